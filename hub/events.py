@@ -1,0 +1,38 @@
+"""The queue: work that waits for somebody of the team."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from realtime.catalogue import server_event
+from realtime.payloads import Id, Payload
+from realtime.rooms import HUB, presence_room
+
+
+class QueueEvent(Payload, frozen=True, kw_only=True):
+    """`group` is the team whose queue it is."""
+
+    group: Id = Id("attendants")
+
+
+def _queue(payload: QueueEvent) -> Sequence[str]:
+    return [presence_room(payload.group)]
+
+
+@server_event("queue:new", namespaces={HUB}, rooms=_queue)
+class QueueNew(QueueEvent, frozen=True, kw_only=True):
+    """Something waits."""
+
+    item_id: Id
+
+
+@server_event("queue:taken", namespaces={HUB}, rooms=_queue)
+class QueueTaken(QueueEvent, frozen=True, kw_only=True):
+    """Somebody took it."""
+
+    item_id: Id
+
+
+@server_event("queue:updated", namespaces={HUB}, rooms=_queue)
+class QueueUpdated(QueueEvent, frozen=True, kw_only=True):
+    """The queue changed in some other way: refetch it."""

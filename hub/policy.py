@@ -1,0 +1,10 @@
+"""Which threads the team may see."""
+
+from __future__ import annotations
+
+from realtime.authentication import Principal
+
+
+async def any_thread(principal: Principal, thread_id: str) -> bool:
+    """All of them."""
+    return True

@@ -1,0 +1,13 @@
+"""Which threads a customer may see."""
+
+from __future__ import annotations
+
+from realtime.authentication import Principal
+
+from portal import grants
+
+
+async def own_threads(principal: Principal, thread_id: str) -> bool:
+    """Those of the token's `threads` claim and those granted over the bus; a revoke beats the claim."""
+    said = await grants.read(principal.user_id, [thread_id])
+    return said.get(thread_id, thread_id in principal.threads)

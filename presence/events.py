@@ -1,0 +1,185 @@
+"""Presence on the wire: what attendants say about themselves, what their groups are told."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, cast
+
+import msgspec
+from msgspec import Meta
+
+from presence import store
+from realtime.bus import Delivery, InvalidMessage
+from realtime.catalogue import BusContext, client_event, control_event, on_bus, server_event
+from realtime.closing import CloseCode
+from realtime.control import PresenceChanged, broadcast
+from realtime.envelope import ErrorCode, EventError
+from realtime.payloads import Empty, Id, Payload
+from realtime.rooms import HUB, presence_room
+
+if TYPE_CHECKING:
+    from hub.consumers import HubConsumer
+
+
+class Attendant(Payload, frozen=True):
+    """Somebody of the team, and since when they are seen like this."""
+
+    user_id: Id
+    name: str
+    status: str
+    since: str
+
+
+@server_event("attendant:online", namespaces={HUB})
+class AttendantOnline(Attendant, frozen=True):
+    """Is available."""
+
+
+@server_event("attendant:away", namespaces={HUB})
+class AttendantAway(Attendant, frozen=True):
+    """Chose to be away, or has not been heard of for a while."""
+
+
+@server_event("attendant:offline", namespaces={HUB})
+class AttendantOffline(Attendant, frozen=True):
+    """Is gone: logged out, or did not come back within the grace period."""
+
+
+class MemberOfGroup(TypedDict):
+    """One line of `presence:state`."""
+
+    user_id: str
+    name: str
+    status: str
+    since: str
+
+
+@server_event("presence:state", namespaces={HUB})
+class PresenceState(Payload, frozen=True):
+    """Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period."""
+
+    group: Id
+    members: list[MemberOfGroup]
+    total: int
+    offset: str
+
+
+@control_event("presence:set")
+class PresenceSet(Payload, frozen=True):
+    """Set a user's status as if they had chosen it."""
+
+    user_id: Id
+    status: Literal["online", "away"]
+
+
+@on_bus("presence:set")
+async def set_presence(payload: PresenceSet, context: BusContext) -> None:
+    await store.apply([{"does": "choose", "user": payload.user_id, "status": payload.status, "reason": "bus"}])
+
+
+# --- From clients --------------------------------------------------------------------------------
+
+
+@client_event("presence:online", namespaces={HUB})
+async def presence_online(connection: HubConsumer, payload: Empty) -> None:
+    """I am available (again)."""
+    await connection.presence.choose(_listed(connection), "online")
+
+
+@client_event("presence:away", namespaces={HUB})
+async def presence_away(connection: HubConsumer, payload: Empty) -> None:
+    """I am away until I say otherwise."""
+    await connection.presence.choose(_listed(connection), "away")
+
+
+@client_event("presence:offline", namespaces={HUB})
+async def presence_offline(connection: HubConsumer, payload: Empty) -> None:
+    """I log out: this connection ends, without grace period."""
+    await connection.presence.logout(connection.connection_id)
+    connection.soon(connection.end, CloseCode.NORMAL)
+
+
+def _listed(connection: HubConsumer) -> str:
+    if not connection.is_listed:
+        raise EventError(
+            ErrorCode.FORBIDDEN, f"role {connection.principal.role!r} is not listed in presence"
+        )
+    return connection.principal.user_id
+
+
+# --- From the stream of transitions to rooms -----------------------------------------------------
+
+
+class Transition(Payload, frozen=True, kw_only=True):
+    """An entry of the stream `realtime:presence`.
+
+    An entry with `from` equal to `to` says that only the user's groups changed: `gained` and `lost`.
+    """
+
+    user_id: Id
+    namespace: str
+    from_status: Literal["offline", "online", "away"] = msgspec.field(name="from")
+    to_status: Literal["offline", "online", "away"] = msgspec.field(name="to")
+    reason: Annotated[str, Meta(max_length=32)]
+    at: datetime
+    name: str
+    groups: list[str]
+    since: datetime | None = None
+    gained: list[str] = []
+    lost: list[str] = []
+
+    @property
+    def is_regrouping(self) -> bool:
+        """The status stays, the groups change."""
+        return self.from_status == self.to_status
+
+
+def parse_transition(raw: bytes) -> Transition:
+    """Decode the field `transition` of a stream entry. Raises `InvalidMessage`."""
+    try:
+        return msgspec.json.decode(raw, type=Transition, dec_hook=lambda kind, value: Id(Id.parse(value)))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidMessage("invalid_transition", str(error)) from error
+
+
+def announcements(raw: bytes) -> list[Delivery]:
+    """Who is told what about a transition. Raises `InvalidMessage`."""
+    transition = parse_transition(raw)
+    if transition.is_regrouping:
+        since = transition.since or transition.at
+        return [
+            _announce(transition, transition.to_status, since, transition.gained),
+            _announce(transition, "offline", transition.at, transition.lost),
+        ]
+    return [_announce(transition, transition.to_status, transition.at, transition.groups)]
+
+
+def _announce(transition: Transition, status: str, since: datetime, groups: list[str]) -> Delivery:
+    data = {
+        "user_id": transition.user_id,
+        "name": transition.name,
+        "status": status,
+        "since": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+    return Delivery(
+        event=f"attendant:{status}",
+        payload=transition,
+        data=data,
+        targets=tuple((HUB, presence_room(group)) for group in groups),
+    )
+
+
+@on_bus("attendant:online")
+@on_bus("attendant:away")
+@on_bus("attendant:offline")
+async def tell_nodes(payload: Payload, context: BusContext) -> None:
+    transition = cast(Transition, payload)
+    if not transition.is_regrouping:
+        await broadcast(
+            PresenceChanged(
+                user_id=transition.user_id,
+                status=transition.to_status,
+                chosen=transition.to_status == "away" and transition.reason in {"chosen", "bus"},
+                since=transition.at.timestamp() * 1000,
+            )
+        )

@@ -1,0 +1,322 @@
+-- Everything that changes presence, atomically: the state and its announcement cannot part.
+--
+-- KEYS[1]  base of all keys, `{realtime:presence}`: the stream's own name as hash tag, so one Cluster slot
+-- KEYS[2]  the stream of transitions, `realtime:presence`
+-- ARGV[1]  JSON {node, epoch, register, seed, lease, grace, away, ttl, operations}; durations in milliseconds
+--
+-- Answers {epoch, 'reset'} without doing anything when `node` has no lease any more or `epoch` is not this
+-- Redis' own: the node must register all its connections first. Else {epoch, 'ok', one answer an operation}.
+--
+-- Kept here (all times are milliseconds of Redis' clock):
+--   epoch        changes when Redis was wiped
+--   nodes        zset  node -> end of its lease          node:<id>   set of its connections
+--   connections  hash  connection -> {node, user, name, groups}
+--   open:<user>  set of the user's connections           user:<id>   hash: the presence record, with a TTL
+--   known        hash  user -> {name, groups}: what is needed to say offline when the record is gone
+--   group:<g>    set of users, those in grace included   deadlines   zset  away|user, grace|user -> when
+--   touched      when anybody last ran this
+
+local base, stream = KEYS[1], KEYS[2]
+local call = cjson.decode(ARGV[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function key(...) return table.concat({base, ...}, ':') end
+local function number(value) return string.format('%.0f', value) end
+
+-- cjson writes an empty table as {}.
+local function list(values)
+  return #values == 0 and '[]' or cjson.encode(values)
+end
+
+-- ISO 8601 in UTC; the calendar after H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
+local function iso(ms)
+  local seconds = math.floor(ms / 1000)
+  local z = math.floor(seconds / 86400) + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local day = doy - math.floor((153 * mp + 2) / 5) + 1
+  local month = mp < 10 and mp + 3 or mp - 9
+  local year = yoe + era * 400 + (month <= 2 and 1 or 0)
+  local rest = seconds % 86400
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day,
+    math.floor(rest / 3600), math.floor(rest % 3600 / 60), rest % 60, ms % 1000)
+end
+
+local function announce(user, from, to, reason, name, groups, more)
+  redis.call('XADD', stream, '*', 'transition', '{"user_id":' .. cjson.encode(user)
+    .. ',"namespace":"hub","from":"' .. from .. '","to":"' .. to .. '","reason":"' .. reason
+    .. '","at":"' .. iso(now) .. '","name":' .. cjson.encode(name) .. ',"groups":' .. list(groups)
+    .. (more or '') .. '}')
+end
+
+local function record(user)
+  local values = redis.call('HMGET', key('user', user), 'status', 'chosen', 'since', 'name', 'lost', 'lost_until')
+  if not values[1] then return nil end
+  return {status = values[1], chosen = values[2] == '1', since = tonumber(values[3]), name = values[4],
+    lost = values[5] or 'grace', lost_until = tonumber(values[6]) or 0}
+end
+
+local function known(user)
+  local value = redis.call('HGET', key('known'), user)
+  return value and cjson.decode(value) or nil
+end
+
+local function remember(user, name, groups)
+  redis.call('HSET', key('known'), user, '{"name":' .. cjson.encode(name) .. ',"groups":' .. list(groups) .. '}')
+end
+
+local function keep(user, extra)
+  redis.call('PEXPIRE', key('user', user), number(call.ttl + (extra or 0)))
+end
+
+local function write(user, status, chosen, since, name)
+  redis.call('HSET', key('user', user), 'status', status, 'chosen', chosen and '1' or '0',
+    'since', number(since), 'name', name)
+end
+
+local function open(user) return redis.call('SCARD', key('open', user)) end
+
+local function watch(user, status)
+  if status == 'online' and open(user) > 0 then
+    redis.call('ZADD', key('deadlines'), number(now + call.away), 'away|' .. user)
+  else
+    redis.call('ZREM', key('deadlines'), 'away|' .. user)
+  end
+end
+
+local function change(user, to, chosen, reason)
+  local was = record(user)
+  write(user, to, chosen, was.status == to and was.since or now, was.name)
+  if was.status ~= to then
+    announce(user, was.status, to, reason, was.name, known(user).groups)
+  end
+  watch(user, to)
+end
+
+local function state(user)
+  local is = record(user)
+  if not is then return '' end
+  return cjson.encode({status = is.status, chosen = is.chosen, since = is.since})
+end
+
+-- The union over the user's open connections, in order of name.
+local function union(user)
+  local seen, groups = {}, {}
+  for _, connection in ipairs(redis.call('SMEMBERS', key('open', user))) do
+    for _, group in ipairs(cjson.decode(redis.call('HGET', key('connections'), connection)).groups) do
+      if not seen[group] then
+        seen[group] = true
+        groups[#groups + 1] = group
+      end
+    end
+  end
+  table.sort(groups)
+  return groups
+end
+
+local function difference(from, to)
+  local has, missing = {}, {}
+  for _, group in ipairs(to) do has[group] = true end
+  for _, group in ipairs(from) do
+    if not has[group] then missing[#missing + 1] = group end
+  end
+  return missing
+end
+
+-- Say it only to the groups that were gained or lost: for all others nothing changed.
+local function regroup(user, reason, silent)
+  local old, groups, is = known(user), union(user), record(user)
+  local gained, lost = difference(groups, old.groups), difference(old.groups, groups)
+  for _, group in ipairs(gained) do redis.call('SADD', key('group', group), user) end
+  for _, group in ipairs(lost) do redis.call('SREM', key('group', group), user) end
+  remember(user, is.name, groups)
+  if not silent and #gained + #lost > 0 then
+    announce(user, is.status, is.status, reason, is.name, groups,
+      ',"since":"' .. iso(is.since) .. '","gained":' .. list(gained) .. ',"lost":' .. list(lost))
+  end
+end
+
+local function offline(user, reason)
+  local was, old = record(user), known(user)
+  if old then
+    for _, group in ipairs(old.groups) do redis.call('SREM', key('group', group), user) end
+    announce(user, was and was.status or 'online', 'offline', reason, old.name, old.groups)
+  end
+  redis.call('HDEL', key('known'), user)
+  redis.call('DEL', key('user', user), key('open', user))
+  redis.call('ZREM', key('deadlines'), 'away|' .. user, 'grace|' .. user)
+end
+
+-- A connection is gone. `at`: since when, for the grace period. No reason: it logged out, there is none.
+local function lose(connection, at, reason)
+  local value = redis.call('HGET', key('connections'), connection)
+  if not value then return end
+  local of = cjson.decode(value)
+  local user = of.user
+  redis.call('HDEL', key('connections'), connection)
+  redis.call('SREM', key('node', of.node), connection)
+  redis.call('SREM', key('open', user), connection)
+  local is = record(user)
+  local until_ = math.max(is and is.lost_until or 0, reason and at + call.grace or 0)
+  if open(user) > 0 then
+    if is then
+      redis.call('HSET', key('user', user), 'lost_until', number(until_))
+      regroup(user, reason or 'logout')
+    end
+  elseif until_ <= now and not reason then
+    offline(user, 'logout')
+  else
+    -- Kept beside the deadline, which outlives the record.
+    if is then redis.call('HSET', key('user', user), 'lost', reason or is.lost) end
+    keep(user, math.max(until_ - now, 0))
+    redis.call('ZREM', key('deadlines'), 'away|' .. user)
+    redis.call('ZADD', key('deadlines'), number(until_), 'grace|' .. user)
+  end
+end
+
+local does = {}
+
+-- {connection, user, name, groups, refreshed?, restored?: {status, chosen, since}, silent?}
+function does.connect(op)
+  local user, is = op.user, record(op.user)
+  local returning = known(user) ~= nil
+  redis.call('HSET', key('connections'), op.connection, '{"node":' .. cjson.encode(call.node)
+    .. ',"user":' .. cjson.encode(user) .. ',"groups":' .. list(op.groups) .. '}')
+  redis.call('SADD', key('node', call.node), op.connection)
+  redis.call('SADD', key('open', user), op.connection)
+  redis.call('ZREM', key('deadlines'), 'grace|' .. user)
+  if is then
+    redis.call('HSET', key('user', user), 'name', op.name)
+    if not op.refreshed then redis.call('HDEL', key('user', user), 'lost', 'lost_until') end
+    if is.status == 'away' and not is.chosen and not op.refreshed and not op.restored then
+      change(user, 'online', false, 'connect')
+    elseif not op.refreshed then
+      watch(user, is.status)
+    end
+    regroup(user, 'connect')
+  else
+    local as = op.silent and op.restored or {status = 'online', chosen = false, since = now}
+    write(user, as.status, as.chosen, as.since, op.name)
+    if not returning then remember(user, op.name, {}) end
+    regroup(user, 'connect', true)
+    watch(user, as.status)
+    if not op.silent and not returning then
+      announce(user, 'offline', as.status, 'connect', op.name, union(user))
+    end
+  end
+  keep(user)
+  return state(user)
+end
+
+-- {connection}
+function does.disconnect(op) lose(op.connection, now, 'grace') return '' end
+function does.logout(op) lose(op.connection, now, nil) return '' end
+
+-- {user}
+function does.heartbeat(op)
+  local is = record(op.user)
+  if not is or open(op.user) == 0 then return '' end
+  if is.status == 'away' and not is.chosen then
+    change(op.user, 'online', false, 'heartbeat')
+  else
+    watch(op.user, is.status)
+  end
+  keep(op.user)
+  return state(op.user)
+end
+
+-- {user, status, reason}
+function does.choose(op)
+  if not record(op.user) then return '' end
+  change(op.user, op.status, op.status == 'away', op.reason)
+  if open(op.user) > 0 then keep(op.user) end
+  return state(op.user)
+end
+
+-- {user, name, groups, restored: {status, chosen, since}, remaining}: was in grace when Redis lost everything
+function does.grace(op)
+  if known(op.user) then return '' end
+  write(op.user, op.restored.status, op.restored.chosen, op.restored.since, op.name)
+  redis.call('HSET', key('user', op.user), 'lost', 'reset')
+  remember(op.user, op.name, op.groups)
+  for _, group in ipairs(op.groups) do redis.call('SADD', key('group', group), op.user) end
+  local remaining = math.max(op.remaining, call.lease)
+  redis.call('ZADD', key('deadlines'), number(now + remaining), 'grace|' .. op.user)
+  keep(op.user, remaining)
+  return ''
+end
+
+-- {user, name, groups, status}: somebody remembers a user as present whom Redis does not know
+function does.forget(op)
+  if known(op.user) or redis.call('SET', key('forgotten', op.user), '1', 'NX', 'PX', number(call.ttl)) == false then
+    return ''
+  end
+  announce(op.user, op.status, 'offline', 'reset', op.name, op.groups)
+  return 'offline'
+end
+
+-- {}: judge what is due
+function does.sweep()
+  local changed = 0
+  for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('nodes'), '-inf', number(now), 'LIMIT', 0, 10)) do
+    local ended = tonumber(redis.call('ZSCORE', key('nodes'), node))
+    for _, connection in ipairs(redis.call('SMEMBERS', key('node', node))) do
+      lose(connection, ended, 'lease')
+      changed = changed + 1
+    end
+    redis.call('ZREM', key('nodes'), node)
+    redis.call('DEL', key('node', node))
+  end
+  for _, due in ipairs(redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', number(now), 'LIMIT', 0, 1000)) do
+    local what, user = due:match('^(%a+)|(.*)$')
+    local is = record(user)
+    if what == 'grace' then
+      offline(user, is and is.lost or 'grace')
+      changed = changed + 1
+    elseif is and is.status == 'online' then
+      change(user, 'away', false, 'timeout')
+      changed = changed + 1
+    else
+      redis.call('ZREM', key('deadlines'), due)
+    end
+  end
+  return tostring(changed)
+end
+
+-- {}: the node ends in good order; its connections have been taken off before
+function does.close()
+  redis.call('ZREM', key('nodes'), call.node)
+  redis.call('DEL', key('node', call.node))
+  return ''
+end
+
+-- Nobody ran this for half a lease: Redis stood still, or everybody else did. What fell due meanwhile may only
+-- be due because nobody could renew it, so all of it gets one lease from now.
+local touched = tonumber(redis.call('GET', key('touched')) or now)
+if now - touched > call.lease / 2 then
+  for _, zset in ipairs({key('nodes'), key('deadlines')}) do
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', number(now + call.lease))) do
+      redis.call('ZADD', zset, number(now + call.lease), member)
+    end
+  end
+end
+redis.call('SET', key('touched'), number(now))
+
+redis.call('SET', key('epoch'), call.seed, 'NX')
+local epoch = redis.call('GET', key('epoch'))
+if call.node ~= '' then
+  if not call.register and (epoch ~= call.epoch or not redis.call('ZSCORE', key('nodes'), call.node)) then
+    return {epoch, 'reset'}
+  end
+  redis.call('ZADD', key('nodes'), number(now + call.lease), call.node)
+end
+
+local answers = {epoch, 'ok'}
+for i, op in ipairs(call.operations) do
+  answers[i + 2] = does[op.does](op)
+end
+return answers

@@ -1,0 +1,145 @@
+"""Presence in Redis: the operations that change it and the questions it answers.
+
+All rules live in `scripts/apply.lua`; this module is how Python speaks to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+from uuid import uuid4
+
+import msgspec
+
+from realtime.conf import conf
+from realtime.envelope import iso
+from realtime.redis import client, key, script, sync_client, sync_script
+
+Status = Literal["online", "away"]
+
+
+class State(msgspec.Struct, frozen=True):
+    """How a user is seen."""
+
+    status: str
+    chosen: bool
+    since: float
+    """Milliseconds since the epoch."""
+
+
+class Member(TypedDict):
+    """One line of `presence:state`."""
+
+    user_id: str
+    name: str
+    status: str
+    since: str
+
+
+class LeaseLost(Exception):
+    """Redis does not know this node (any more): it must register its connections first."""
+
+    def __init__(self, epoch: str) -> None:
+        super().__init__(epoch)
+        self.epoch = epoch
+
+
+_SCRIPTS = Path(__file__).parent / "scripts"
+_apply = script(_SCRIPTS / "apply.lua")
+_snapshot = script(_SCRIPTS / "snapshot.lua")
+_apply_sync = sync_script(_SCRIPTS / "apply.lua")
+_snapshot_sync = sync_script(_SCRIPTS / "snapshot.lua")
+
+Operation = Mapping[str, Any]
+
+
+def stream() -> str:
+    """The stream of transitions."""
+    return key("presence")
+
+
+def base() -> str:
+    """The first part of every presence key: the stream's name as hash tag, so that all live in one slot."""
+    return f"{{{stream()}}}"
+
+
+def _call(operations: Sequence[Operation], node: str, epoch: str, *, register: bool) -> bytes:
+    settings = conf()
+    return msgspec.json.encode(
+        {
+            "node": node,
+            "epoch": epoch,
+            "register": register,
+            "seed": uuid4().hex,
+            "lease": int(settings.node_lease * 1000),
+            "grace": int(settings.grace_period * 1000),
+            "away": int(settings.away_after * 1000),
+            "ttl": int(settings.presence_ttl * 1000),
+            "operations": operations,
+        },
+        enc_hook=str,  # an Id is a str
+    )
+
+
+def _answers(answer: list[bytes]) -> tuple[str, list[str]]:
+    epoch, verdict, *answers = (part.decode() for part in answer)
+    if verdict == "reset":
+        raise LeaseLost(epoch)
+    return epoch, answers
+
+
+async def apply(
+    operations: Sequence[Operation], *, node: str = "", epoch: str = "", register: bool = False
+) -> tuple[str, list[str]]:
+    """Run operations in order, atomically, and renew the node's lease. Returns Redis' epoch and their answers.
+
+    Raises `LeaseLost` (nothing was done) or `redis.RedisError`.
+    """
+    return _answers(
+        await _apply(
+            keys=[base(), stream()], args=[_call(operations, node, epoch, register=register)], client=client()
+        )
+    )
+
+
+def apply_sync(operations: Sequence[Operation]) -> list[str]:
+    """The same from synchronous code, in the name of no node."""
+    arguments = [_call(operations, "", "", register=False)]
+    return _answers(_apply_sync(keys=[base(), stream()], args=arguments, client=sync_client()))[1]
+
+
+async def snapshot(group: str) -> list[Member]:
+    """Everybody present in a group, by name. Raises `redis.RedisError`."""
+    return _members(await _snapshot(keys=[base()], args=[group], client=client()))
+
+
+def snapshot_sync(group: str) -> list[Member]:
+    """The same from synchronous code."""
+    return _members(_snapshot_sync(keys=[base()], args=[group], client=sync_client()))
+
+
+def statuses_sync(user_ids: Sequence[str]) -> dict[str, str]:
+    """The status of each of these users, `offline` for who is not there: one round trip."""
+    pipeline = sync_client().pipeline(transaction=False)
+    for user_id in user_ids:
+        pipeline.hget(f"{base()}:user:{user_id}", "status")
+    found = pipeline.execute()
+    return {
+        user_id: status.decode() if status else "offline"
+        for user_id, status in zip(user_ids, found, strict=True)
+    }
+
+
+def state(answer: str) -> State | None:
+    """The state in an operation's answer, if the user is known."""
+    return msgspec.json.decode(answer, type=State) if answer else None
+
+
+def _members(flat: list[bytes]) -> list[Member]:
+    texts = [value.decode() for value in flat]
+    members = [
+        Member(user_id=user, name=name, status=status, since=iso(float(since) / 1000))
+        for user, name, status, since in zip(texts[::4], texts[1::4], texts[2::4], texts[3::4], strict=True)
+    ]
+    return sorted(members, key=lambda member: (member["name"], member["user_id"]))

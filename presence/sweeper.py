@@ -1,0 +1,37 @@
+"""Judges what is due: leases that ended, grace periods that ran out, heartbeats that stayed away.
+
+Any number may run at once: a judgement is one atomic script, so each is passed once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from redis.exceptions import RedisError
+
+from presence import store
+from realtime.conf import conf
+
+logger = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Sweeps until cancelled."""
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except RedisError as error:
+                logger.warning("sweep failed", extra={"error": repr(error)})
+            await asyncio.sleep(conf().batch_interval * random.uniform(0.8, 1.0))  # noqa: S311
+
+    async def sweep(self) -> int:
+        """Judge once; how many things changed. Raises `redis.RedisError`."""
+        _, answers = await store.apply([{"does": "sweep"}])
+        changed = int(answers[0])
+        if changed:
+            logger.info("presence swept", extra={"changed": changed})
+        return changed

@@ -1,0 +1,14 @@
+"""The socket server as an ASGI application: `runsockets` serves it with uvicorn, `daphne realtime.asgi:application` too."""
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
+
+from channels.routing import ProtocolTypeRouter
+from django.core.asgi import get_asgi_application
+
+http = get_asgi_application()  # sets Django up: what follows may import applications
+
+from realtime.routing import websocket
+
+application = ProtocolTypeRouter({"http": http, "websocket": websocket})

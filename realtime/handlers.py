@@ -1,0 +1,126 @@
+"""What a client may send in both namespaces, and what it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from realtime import revocation
+from realtime.authentication import MAX_TOKEN_LENGTH, AuthenticationFailed, authenticate
+from realtime.catalogue import client_event
+from realtime.envelope import ErrorCode, EventError, iso
+from realtime.events import InThread
+from realtime.payloads import Empty, Payload
+from realtime.rooms import is_room, thread_of, thread_room
+
+if TYPE_CHECKING:
+    from realtime.consumers import NamespaceConsumer
+
+Offset = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class JoinThread(InThread, frozen=True):
+    """`since`: the last offset seen in this room, to get what was missed."""
+
+    since: Offset | None = None
+
+
+class CursorMove(InThread, frozen=True):
+    """`position` is whatever the product wants it to be."""
+
+    position: msgspec.Raw
+
+
+class AuthRefresh(Payload, frozen=True):
+    """A fresh access token of the same user and role."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_LENGTH)]
+
+
+class Resume(Payload, frozen=True):
+    """The last offset seen, by room."""
+
+    rooms: dict[str, Offset]
+
+
+@client_event("heartbeat")
+async def heartbeat(connection: NamespaceConsumer, payload: Empty) -> None:
+    """I am here: keeps the connection and the user's presence alive."""
+    await connection.on_heartbeat()
+
+
+@client_event("join:thread")
+async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> dict[str, Any]:
+    """Enter a thread's room."""
+    room = thread_room(payload.thread_id)
+    if payload.since is None:
+        return {"room": room, "offset": await connection.join(room)}
+    return {"room": room, **await _rejoin(connection, room)}
+
+
+@client_event("leave:thread")
+async def leave_thread(connection: NamespaceConsumer, payload: InThread) -> dict[str, Any]:
+    """Leave a thread's room."""
+    await connection.leave(thread_room(payload.thread_id))
+    return {"room": thread_room(payload.thread_id)}
+
+
+@client_event("typing:start")
+async def typing_start(connection: NamespaceConsumer, payload: InThread) -> None:
+    """I am typing; repeat at least every 5 seconds while it lasts."""
+    await connection.start_typing(_room_of(connection, payload))
+
+
+@client_event("typing:stop")
+async def typing_stop(connection: NamespaceConsumer, payload: InThread) -> None:
+    """I stopped typing."""
+    await connection.stop_typing(_room_of(connection, payload))
+
+
+@client_event("cursor:move")
+async def cursor_move(connection: NamespaceConsumer, payload: CursorMove) -> None:
+    """My cursor is here now."""
+    await connection.emit(_room_of(connection, payload), "thread:cursor", position=payload.position)
+
+
+@client_event("auth:refresh")
+async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> dict[str, Any]:
+    """Go on with a fresh token instead of being closed when the old one expires."""
+    try:
+        principal = await authenticate(payload.token)
+    except AuthenticationFailed as error:
+        raise EventError(ErrorCode.INVALID_PAYLOAD, f"token: {error.message}") from error
+    same = (principal.user_id, principal.role) == (connection.principal.user_id, connection.principal.role)
+    if not same or await revocation.is_revoked(principal):
+        raise EventError(ErrorCode.FORBIDDEN, "the token must be of the same user and role, and not revoked")
+    await connection.renew(principal)
+    return {"expires_at": iso(principal.expires_at)}
+
+
+@client_event("resume")
+async def resume(connection: NamespaceConsumer, payload: Resume) -> dict[str, Any]:
+    """Enter rooms again after a reconnect, with what was missed."""
+    answers: dict[str, dict[str, Any]] = {}
+    for room in payload.rooms:
+        try:
+            if not is_room(room) or (thread_of(room) is None and room not in connection.initial_rooms()):
+                raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
+            answers[room] = await _rejoin(connection, room)
+        except EventError as error:
+            answers[room] = {"error": error.code}
+    return {"rooms": answers}
+
+
+async def _rejoin(connection: NamespaceConsumer, room: str) -> dict[str, Any]:
+    """Leave and join. Nothing is replayed yet: the client is told so and refetches."""
+    await connection.leave(room)
+    return {"recovered": False, "offset": await connection.join(room), "missed": 0}
+
+
+def _room_of(connection: NamespaceConsumer, payload: InThread) -> str:
+    room = thread_room(payload.thread_id)
+    if room not in connection.rooms:
+        raise EventError(ErrorCode.NOT_IN_ROOM, f"join {room} first")
+    return room

@@ -1,0 +1,50 @@
+"""A lease in Redis: at most one holder at a time does a piece of work, and another takes over when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from redis.commands.core import AsyncScript
+from redis.asyncio import Redis
+
+from realtime.redis import client, key
+
+_HOLD = AsyncScript(
+    Redis(),
+    b"""
+    local holder = redis.call('GET', KEYS[1])
+    if holder and holder ~= ARGV[1] then return 0 end
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+    return 1
+    """,
+)
+_RELEASE = AsyncScript(
+    Redis(), b"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+)
+
+
+class Lease:
+    """A named lease of so many seconds, renewed by asking for it again."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
+        self.seconds = seconds
+        self.holder = uuid4().hex
+        self._held_until = 0.0
+
+    async def hold(self) -> bool:
+        """Take or renew the lease; False while somebody else has it. Raises `redis.RedisError`."""
+        now = asyncio.get_running_loop().time()
+        if now < self._held_until - self.seconds * 0.75:
+            return True
+        held = await _HOLD(
+            keys=[key("lease", self.name)], args=[self.holder, int(self.seconds * 1000)], client=client()
+        )
+        self._held_until = now + self.seconds if held else 0.0
+        return bool(held)
+
+    async def release(self) -> None:
+        """Let somebody else have it at once. Raises `redis.RedisError`."""
+        self._held_until = 0.0
+        await _RELEASE(keys=[key("lease", self.name)], args=[self.holder], client=client())

@@ -1,0 +1,49 @@
+"""`manage.py issuetoken`: an access token, for trying things out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from realtime.authentication import issue, roles_of
+from realtime.payloads import Id
+from realtime.rooms import NAMESPACES
+
+
+def _ids(text: str) -> list[str]:
+    return [Id.parse(item.strip()) for item in text.split(",") if item.strip()]
+
+
+class Command(BaseCommand):
+    help = "Print a signed access token, and nothing else."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--user", required=True, help="user id")
+        parser.add_argument("--role", required=True, help="attendant, admin or customer")
+        parser.add_argument("--name", default="", help="shown to others")
+        parser.add_argument("--groups", help="presence groups, comma-separated (default: attendants)")
+        parser.add_argument("--threads", default="", help="a customer's own threads, comma-separated")
+        parser.add_argument("--ttl", type=float, default=3600, help="seconds (default 3600)")
+
+    def handle(
+        self, *, user: str, role: str, name: str, groups: str | None, threads: str, ttl: float, **_: Any
+    ) -> None:
+        roles = sorted({role for namespace in NAMESPACES for role in roles_of(namespace)})
+        if role not in roles:
+            raise CommandError(f"--role must be one of {', '.join(roles)}, got {role!r}", returncode=2)
+        if not 0 < ttl <= 366 * 86400:
+            raise CommandError(f"--ttl must be more than 0 and at most a year, got {ttl:g}", returncode=2)
+        try:
+            token = issue(
+                user_id=Id.parse(user),
+                role=role,
+                name=name,
+                groups=None if groups is None else _ids(groups),
+                threads=_ids(threads),
+                ttl=ttl,
+            )
+        except (ValueError, ImproperlyConfigured) as error:
+            raise CommandError(str(error), returncode=2) from error
+        self.stdout.write(token)

@@ -1,0 +1,14 @@
+"""What `/metrics` tells, in Prometheus' words."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+CONNECTIONS = Gauge("realtime_connections", "Open connections", ["namespace"])
+HANDSHAKES = Counter("realtime_handshakes", "Handshakes by result", ["namespace", "result"])
+FRAMES_IN = Counter("realtime_frames_in", "Valid frames from clients", ["event"])
+FRAMES_OUT = Counter("realtime_frames_out", "Frames to clients", ["kind"])
+ERRORS = Counter("realtime_errors", "Frames refused, by error code", ["code"])
+CLOSES = Counter("realtime_closes", "Connections closed by the server, by close code", ["code"])
+BUS_MESSAGES = Counter("realtime_bus_messages", "Messages the bridge took from the bus", ["result"])
+DEAD_LETTERS = Counter("realtime_dead_letters", "Messages that were not valid", ["reason"])

@@ -1,0 +1,138 @@
+"""One socket process: its open connections, the signals meant for all of them, and the proof that it can deliver."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from channels.layers import get_channel_layer
+
+from realtime.closing import CloseCode
+from realtime.control import PresenceChanged, Signal, ThreadRevoked, TokenRevoked, UserDisconnected, parse
+from realtime.rooms import CONTROL_GROUP, PORTAL, thread_room
+
+if TYPE_CHECKING:
+    from realtime.consumers import NamespaceConsumer
+
+logger = logging.getLogger(__name__)
+
+_nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
+
+
+class Node:
+    """This process, as one event loop sees it."""
+
+    def __init__(self) -> None:
+        self.id = uuid4().hex
+        self.connections: dict[str, NamespaceConsumer] = {}
+        self.on_presence: Callable[[PresenceChanged], None] = lambda signal: None
+        self._layer: Any = get_channel_layer()
+        self._users: dict[tuple[str, str], set[str]] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._probes: dict[str, asyncio.Future[None]] = {}
+        self._probe: asyncio.Task[None] | None = None
+
+    @classmethod
+    def current(cls) -> Node:
+        """The node of the running loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in _nodes:
+            _nodes[loop] = cls()
+        return _nodes[loop]
+
+    async def start(self) -> None:
+        """Join the control group; at the first call only. Raises `redis.RedisError`."""
+        async with self._starting:
+            if self._reader is not None and not self._reader.done():
+                return
+            channel = await self._layer.new_channel()
+            await self._layer.group_add(CONTROL_GROUP, channel)
+            await self._layer.group_add(self._own_group, channel)
+            self._reader = asyncio.create_task(self._read(channel), name="control")
+
+    async def stop(self) -> None:
+        """Leave the control group."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            self._reader = None
+
+    def add(self, connection: NamespaceConsumer) -> None:
+        """From now on signals reach this connection."""
+        self.connections[connection.connection_id] = connection
+        self._users.setdefault(connection.user, set()).add(connection.connection_id)
+
+    def remove(self, connection: NamespaceConsumer) -> None:
+        """Forget a connection."""
+        self.connections.pop(connection.connection_id, None)
+        of_user = self._users.get(connection.user, set())
+        of_user.discard(connection.connection_id)
+        if not of_user:
+            self._users.pop(connection.user, None)
+
+    def connections_of(self, namespace: str, user_id: str) -> Iterator[NamespaceConsumer]:
+        """A user's connections to this process."""
+        for connection_id in tuple(self._users.get((namespace, user_id), ())):
+            yield self.connections[connection_id]
+
+    # --- Signals ---------------------------------------------------------------------------------
+
+    async def _read(self, channel: str) -> None:
+        while True:
+            message = await self._layer.receive(channel)
+            try:
+                if message["type"] == "node.probe":
+                    if (answer := self._probes.pop(message["probe"], None)) and not answer.done():
+                        answer.set_result(None)
+                else:
+                    self._obey(parse(message["signal"]))
+            except Exception:
+                logger.exception("signal not understood", extra={"node": self.id})
+
+    def _obey(self, signal: Signal) -> None:
+        match signal:
+            case UserDisconnected():
+                for connection in self.connections_of(signal.namespace, signal.user_id):
+                    if connection.opened_at <= signal.at:
+                        connection.soon(connection.end, CloseCode.REVOKED)
+            case TokenRevoked():
+                for connection in tuple(self.connections.values()):
+                    if connection.principal.jti == signal.jti:
+                        connection.soon(connection.end, CloseCode.REVOKED)
+            case ThreadRevoked():
+                for connection in self.connections_of(PORTAL, signal.user_id):
+                    connection.soon(connection.leave, thread_room(signal.thread_id), "forbidden")
+            case PresenceChanged():
+                self.on_presence(signal)
+
+    # --- Readiness -------------------------------------------------------------------------------
+
+    @property
+    def _own_group(self) -> str:
+        return f"node.{self.id}"
+
+    async def probe(self, timeout: float) -> None:
+        """Send a message to this process through Redis and wait for it to come back.
+
+        Callers at the same time share one probe. Raises `TimeoutError` after `timeout` seconds, or what the
+        channel layer raises.
+        """
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._send_probe(timeout), name="probe")
+        await asyncio.shield(self._probe)
+
+    async def _send_probe(self, timeout: float) -> None:
+        probe = uuid4().hex
+        answer = self._probes[probe] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.start()
+                await self._layer.group_send(self._own_group, {"type": "node.probe", "probe": probe})
+                await answer
+        finally:
+            self._probes.pop(probe, None)

@@ -1,0 +1,93 @@
+"""What the `data` of an event may be: typed, frozen, validated at the edge."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from realtime.rooms import ID_PATTERN
+
+_ID = re.compile(ID_PATTERN, re.ASCII)
+
+
+class Id(str):
+    """The id of a user, thread, group, …: 1–64 characters out of `A-Z a-z 0-9 _ -`.
+
+    A whole number is accepted wherever an id is and becomes a string.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def parse(value: object) -> str:
+        """The id that `value` is. Raises `ValueError` when it is none."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise ValueError(f"expected an id (string or whole number), got {type(value).__name__}")
+        if not _ID.fullmatch(value):
+            raise ValueError("expected an id of 1-64 characters out of A-Z a-z 0-9 _ -")
+        return value
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every event's `data`. Fields not declared pass through untouched (server events) or are ignored."""
+
+
+class Empty(Payload, frozen=True):
+    """No data."""
+
+
+class InvalidPayload(ValueError):
+    """`data` does not fit its event; the text names the field, what was expected and what it got."""
+
+
+P = TypeVar("P", bound=Payload)
+
+
+def _hook(kind: type, value: object) -> object:
+    if kind is Id:
+        return Id(Id.parse(value))
+    raise NotImplementedError(f"no decoder for {kind}")
+
+
+def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
+    """Decode `data` (a JSON object, or nothing) as `kind`. Raises `InvalidPayload`."""
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind, dec_hook=_hook)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidPayload(_readable(str(error))) from error
+
+
+def merge(payload: Payload, data: bytes | msgspec.Raw) -> dict[str, Any]:
+    """`data` as it came, byte for byte, except that ids are strings now."""
+    raw: dict[str, Any] = msgspec.json.decode(data or b"{}", type=dict[str, msgspec.Raw])
+    for name in _id_fields(type(payload)):
+        if name in raw:
+            raw[name] = getattr(payload, name)
+    return raw
+
+
+_ID_FIELDS: dict[type, tuple[str, ...]] = {}
+
+
+def _id_fields(kind: type[Payload]) -> tuple[str, ...]:
+    if kind not in _ID_FIELDS:
+        hints = get_type_hints(kind)
+        _ID_FIELDS[kind] = tuple(
+            name for name, hint in hints.items() if hint is Id or Id in getattr(hint, "__args__", ())
+        )
+    return _ID_FIELDS[kind]
+
+
+def _readable(message: str) -> str:
+    """msgspec's "Expected `str`, got `int` - at `$.name`" as "name: expected str, got int"."""
+    text, _, path = message.replace("`", "").partition(" - at ")
+    field = path.removeprefix("$").removeprefix(".")
+    if text.startswith("Object missing required field "):
+        missing = text.removeprefix("Object missing required field ")
+        return f"{f'{field}.' if field else ''}{missing}: required"
+    text = text[:1].lower() + text[1:]
+    return f"{field}: {text}" if field else text

@@ -1,0 +1,91 @@
+"""Redis: one client per event loop, bounded, with time-outs and retries of our own choosing, and key names."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import redis
+from redis import asyncio as aioredis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import FullJitterBackoff
+from redis.commands.core import AsyncScript, Script
+from redis.retry import Retry
+
+from realtime.conf import conf
+
+# redis-py's own defaults changed between majors (pool of 100 that raises, 5 s socket timeout): say what we mean.
+TIMEOUT = 5.0
+POOL = 32
+_BACKOFF = FullJitterBackoff(cap=0.5, base=0.05)
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, aioredis.Redis] = WeakKeyDictionary()
+
+
+def client() -> aioredis.Redis:
+    """The asyncio client of the running loop. Waits for a free connection rather than opening ever more."""
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        _clients[loop] = aioredis.Redis(
+            connection_pool=aioredis.BlockingConnectionPool.from_url(
+                conf().redis_url,
+                max_connections=POOL,
+                timeout=TIMEOUT,
+                socket_timeout=TIMEOUT,
+                socket_connect_timeout=TIMEOUT,
+                **({} if conf().redis_url.startswith("unix") else {"socket_keepalive": True}),
+                retry=AsyncRetry(_BACKOFF, 1),
+                health_check_interval=15,
+            )
+        )
+    return _clients[loop]
+
+
+def dedicated(*, timeout: float | None = None) -> aioredis.Redis:
+    """A client of its own for a blocking reader; `timeout` bounds a read in seconds. The caller closes it."""
+    return aioredis.Redis.from_url(
+        conf().redis_url,
+        socket_timeout=timeout,
+        socket_connect_timeout=TIMEOUT,
+        max_connections=2,
+        retry=AsyncRetry(_BACKOFF, 0),
+    )
+
+
+def sync_client() -> redis.Redis:
+    """A client for synchronous code (the web side), from a pool that all threads of the process share."""
+    global _sync
+    if _sync is None or _sync[0] != conf().redis_url:
+        pool = redis.BlockingConnectionPool.from_url(
+            conf().redis_url,
+            max_connections=POOL,
+            timeout=TIMEOUT,
+            socket_timeout=TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+            retry=Retry(_BACKOFF, 3),
+            health_check_interval=15,
+        )
+        _sync = (conf().redis_url, redis.Redis(connection_pool=pool))
+    return _sync[1]
+
+
+_sync: tuple[str, redis.Redis] | None = None
+
+
+def key(*parts: str) -> str:
+    """`key("dead")` -> `realtime:dead`: every key and channel starts with the prefix of the installation."""
+    return ":".join((conf().prefix, *parts))
+
+
+def script(path: Path) -> AsyncScript:
+    """The Lua script of a file, for `await script(...)(keys=…, args=…, client=client())`.
+
+    Called by its hash; when Redis lost it (restart, SCRIPT FLUSH) it is sent again.
+    """
+    return AsyncScript(aioredis.Redis(), path.read_bytes())
+
+
+def sync_script(path: Path) -> Script:
+    """The same for synchronous code."""
+    return Script(redis.Redis(), path.read_bytes())

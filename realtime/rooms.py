@@ -1,0 +1,51 @@
+"""Rooms and the names they go by: the only place that spells a room, a group or a namespace.
+
+A room is `kind:id` (`thread:42`) and lives in one namespace: the hub's `user:7` is not the portal's. In the
+channel layer it is the group `namespace.kind.id`, which every layer accepts (no colon, under 100 characters).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+HUB: Final = "hub"
+PORTAL: Final = "portal"
+NAMESPACES: Final = frozenset({HUB, PORTAL})
+
+CONTROL_GROUP: Final = "control"
+"""The group every process is in: revocations and the like."""
+
+ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
+_ROOM = re.compile(r"(user|thread|presence):[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+def user_room(user_id: str) -> str:
+    """Everything addressed to one user."""
+    return f"user:{user_id}"
+
+
+def thread_room(thread_id: str) -> str:
+    """One conversation."""
+    return f"thread:{thread_id}"
+
+
+def presence_room(group: str) -> str:
+    """A team: who is available, and its queue."""
+    return f"presence:{group}"
+
+
+def is_room(name: str) -> bool:
+    """Whether `name` is a well-formed room name."""
+    return _ROOM.fullmatch(name) is not None
+
+
+def thread_of(room: str) -> str | None:
+    """The thread's id when the room is a thread's."""
+    kind, _, id_ = room.partition(":")
+    return id_ if kind == "thread" else None
+
+
+def group_name(namespace: str, room: str) -> str:
+    """The channel-layer group of a room."""
+    return f"{namespace}.{room.replace(':', '.', 1)}"

@@ -1,0 +1,135 @@
+"""uvicorn as we serve with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+from typing import Any
+
+import uvicorn
+from redis.exceptions import RedisError
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.supervisors import Multiprocess
+from websockets.http11 import Request
+
+from realtime.closing import CloseCode
+from realtime.conf import conf
+
+logger = logging.getLogger(__name__)
+
+PING_SECONDS = 20.0
+"""Between WebSocket pings, and for the pong: a peer that vanished is noticed within twice that."""
+SHUTDOWN_SECONDS = 5
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's protocol, made calm about what a client can send.
+
+    `WebSocketsSansIOProtocol` is no public API: uvicorn's minor version is pinned, and a test fails when it
+    changes.
+    """
+
+    def handle_connect(self, event: Request) -> None:
+        try:
+            super().handle_connect(event)
+        except UnicodeError:
+            # Bytes outside ASCII in the request line or a header's name.
+            self.send_400_response()
+
+    def send_400_response(self) -> None:
+        """Refuse a request that is not HTTP."""
+        self.conn.send_response(self.conn.reject(400, "Bad Request"))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.handshake_complete = self.close_sent = True
+        self.transport.close()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                # uvicorn does the same, and writes a stack trace into the log.
+                self.frames = []
+                self.conn.send_close(CloseCode.INVALID_UTF8)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+
+class Server(uvicorn.Server):
+    """Says `ready` once it accepts, and tells Redis goodbye when it stops."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print("ready", flush=True)  # noqa: T201
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        from presence.node import PresenceNode  # noqa: PLC0415  (needs the app registry)
+        from realtime.node import Node  # noqa: PLC0415
+
+        await super().shutdown(sockets)
+        with contextlib.suppress(RedisError, TimeoutError):
+            async with asyncio.timeout(1):
+                await PresenceNode.current().close()
+        await Node.current().stop()
+
+
+def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
+    """How the socket server is served."""
+    return uvicorn.Config(
+        "realtime.asgi:application",
+        host=host,
+        port=port,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        ws=WebSocketProtocol,
+        ws_max_size=conf().limits.frame_bytes or 2**31 - 1,
+        ws_per_message_deflate=False,  # memory and CPU per connection, for frames of 200 bytes
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket's address, taken. Raises `OSError`."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    sock.set_inheritable(True)
+    return sock
+
+
+def raise_file_limit() -> None:
+    """Every connection is a file: use all that the system allows this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def serve(host: str, port: int, workers: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `OSError` when the address cannot be had."""
+    raise_file_limit()
+    sock = bind(host, port)
+    config = configuration(host, port, workers)
+    server = Server(config)
+    if workers > 1:
+        supervisor: Any = Multiprocess(config, target=server.run, sockets=[sock])
+        supervisor.run()
+    else:
+        server.run(sockets=[sock])
+    sock.close()

@@ -1,0 +1,106 @@
+"""What both sides share. Everything a deployment changes comes from the environment (see README, "Settings")."""
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+from realtime.conf import from_environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent.parent
+RUN_DIR = BASE_DIR / ".run"
+
+# `make run` writes the keys it generated here, so that commands in another terminal share them.
+if (_development := RUN_DIR / "development.env").exists():
+    for _line in _development.read_text().splitlines():
+        _name, _, _value = _line.partition("=")
+        os.environ.setdefault(_name, _value)
+
+
+def _flag(name: str) -> bool:
+    value = os.environ.get(name, "").strip().lower()
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    if value in {"", "0", "false", "no", "off"}:
+        return False
+    raise ImproperlyConfigured(f"{name} must be 1 or 0, got {value!r}")
+
+
+def _number(name: str, default: float) -> float:
+    value = os.environ.get(name) or default
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} must be a number, got {value!r}") from error
+
+
+def _key(name: str) -> str:
+    """A key from the environment; `\\n` stands for a line break, as most secret stores write PEM."""
+    return os.environ.get(name, "").replace("\\n", "\n")
+
+
+DEBUG = _flag("DEBUG")
+SECRET_KEY = os.environ.get("SECRET_KEY", "")
+ALLOWED_HOSTS = [host for host in os.environ.get("ALLOWED_HOSTS", "").split(",") if host] or (
+    ["*"] if DEBUG else []
+)
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+USE_I18N = True
+
+_WEB_PORT = os.environ.get("WEB_PORT") or "8000"
+REALTIME = {
+    "ALLOWED_ORIGINS": [f"http://127.0.0.1:{_WEB_PORT}", f"http://localhost:{_WEB_PORT}"],
+    "QUERY_TOKEN": DEBUG,
+    **from_environment(os.environ),
+}
+
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {
+            "hosts": [{"address": REALTIME.get("REDIS_URL", "redis://127.0.0.1:6379/0")}],
+            "prefix": REALTIME.get("PREFIX", "realtime"),
+        },
+    }
+}
+
+SIMPLE_JWT = {
+    "ALGORITHM": os.environ.get("JWT_ALGORITHM") or "HS256",
+    "SIGNING_KEY": _key("JWT_SIGNING_KEY"),
+    "VERIFYING_KEY": _key("JWT_VERIFYING_KEY"),
+    "JWK_URL": os.environ.get("JWT_JWK_URL") or None,
+    "AUDIENCE": os.environ.get("JWT_AUDIENCE") or None,
+    "ISSUER": os.environ.get("JWT_ISSUER") or None,
+    "LEEWAY": _number("JWT_LEEWAY", 0),
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        },
+        "console": {"()": "realtime.logs.ConsoleFormatter"},
+    },
+    "filters": {"terse": {"()": "realtime.logs.WithoutTraceback"}},
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "formatter": os.environ.get("LOG_FORMAT") or ("console" if DEBUG else "json"),
+        }
+    },
+    "root": {"handlers": ["stderr"], "level": os.environ.get("LOG_LEVEL", "INFO").upper()},
+    "loggers": {
+        # uvicorn writes the path with its query string, and so a token, at INFO.
+        "uvicorn.error": {"level": "WARNING"},
+        "daphne": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+        # A lost Redis is an event, not a bug of ours: one line, no stack.
+        "channels_redis.pubsub": {"filters": ["terse"]},
+    },
+}

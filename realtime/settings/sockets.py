@@ -1,0 +1,20 @@
+"""The socket server and the bridge. No database, no sessions, no users: nothing here may touch one."""
+
+from realtime.settings.base import *  # noqa: F403
+from realtime.settings.base import SECRET_KEY as _SECRET_KEY
+
+DATABASES = {}
+INSTALLED_APPS = [
+    # simplejwt's modules define models on import and so want these two; nothing here queries them.
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "channels",
+    "realtime",
+    "hub",
+    "portal",
+]
+ASGI_APPLICATION = "realtime.asgi.application"
+ROOT_URLCONF = "realtime.endpoints"
+MIDDLEWARE = []
+# Nothing on this side signs with it, but Django insists that there is one.
+SECRET_KEY = _SECRET_KEY or "unused-by-the-socket-side"  # noqa: S105

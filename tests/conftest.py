@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from realtime.embedded import EmbeddedRedis
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A real server: the one that TEST_REDIS_URL names, or one of our own."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+    else:
+        with EmbeddedRedis() as server:
+            yield server.url
+
+
+@pytest.fixture
+def realtime_redis(redis_url: str, settings, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Settings that point at the real server, with a prefix of the test's own; yields the prefix."""
+    from uuid import uuid4
+
+    prefix = f"u{uuid4().hex[:12]}"
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": redis_url, "PREFIX": prefix}
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [{"address": redis_url}], "prefix": prefix},
+        }
+    }
+    yield prefix

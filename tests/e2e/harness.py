@@ -1,0 +1,329 @@
+"""Real processes, a real Redis, and clients that speak the protocol: what the end-to-end tests are written in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from signal import SIGTERM, Signals
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import redis
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from realtime.authentication import issue
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 15.0
+"""Seconds until a test gives up waiting for something that must happen."""
+QUIET = 0.4
+"""Seconds in which something that must not happen is given the chance to."""
+
+
+def unique(prefix: str = "") -> str:
+    """An id no other test uses."""
+    return prefix + uuid4().hex[:12]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def eventually(condition: Callable[[], Any], within: float = PATIENCE) -> Any:
+    """Wait until `condition()` (or its awaited result) is true, and return it."""
+    deadline = time.monotonic() + within
+    while True:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"still not true after {within} s: {condition}"
+        await asyncio.sleep(0.02)
+
+
+class Process:
+    """One process of the system, its output in a file."""
+
+    def __init__(self, name: str, command: list[str], env: dict[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, text: str, within: float = 30.0) -> Self:
+        deadline = time.monotonic() + within
+        while text not in self.output:
+            assert self._popen.poll() is None, f"{self.name} ended with {self._popen.returncode}:\n{self.output}"
+            assert time.monotonic() < deadline, f"{self.name} never said {text!r}:\n{self.output}"
+            time.sleep(0.02)
+        return self
+
+    def signal(self, number: Signals) -> None:
+        self._popen.send_signal(number)
+
+    def stop(self, how: Signals = SIGTERM, within: float = 15.0) -> int:
+        """End it and return its exit status."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(how)
+            try:
+                self._popen.wait(within)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait()
+                raise AssertionError(f"{self.name} did not stop within {within} s:\n{self.output}") from None
+        return self._popen.returncode
+
+
+class Stack:
+    """A whole system with settings of its own: socket servers, bridges, recorders, on one Redis."""
+
+    def __init__(self, directory: Path, redis_url: str, **env: str) -> None:
+        self.directory = directory
+        self.prefix = unique("t")
+        self.port = free_port()
+        self.server = "uvicorn"
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("JWT_", "REALTIME_"))},
+            "REDIS_URL": redis_url,
+            "REALTIME_PREFIX": self.prefix,
+            "DEBUG": "1",
+            "SECRET_KEY": os.environ["SECRET_KEY"],
+            "JWT_SIGNING_KEY": os.environ["JWT_SIGNING_KEY"],
+            "ALLOWED_ORIGINS": "http://app.test",
+            "DATABASE_URL": f"sqlite:///{directory / 'db.sqlite3'}",
+            "LOG_FORMAT": "json",
+            "PYTHONUNBUFFERED": "1",
+            **env,
+        }
+        self.env.pop("DJANGO_SETTINGS_MODULE", None)
+        self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
+        self.processes: list[Process] = []
+
+    def start(self, name: str, *command: str, ready: str = "ready", **env: str) -> Process:
+        """`start("runbridge")` starts `manage.py runbridge`; with a command, that command."""
+        line = [sys.executable, *(command or (str(ROOT / "manage.py"), name))]
+        log = self.directory / f"{len(self.processes)}-{name}.log"
+        process = Process(name, line, {**self.env, **env}, log)
+        self.processes.append(process)
+        return process.wait_for(ready) if ready else process
+
+    def start_sockets(self, port: int | None = None, **env: str) -> Process:
+        """A socket server on `port` (default: the stack's own), by uvicorn or daphne as `self.server` says."""
+        port = port or self.port
+        if self.server == "daphne":
+            return self._start_daphne(port, env)
+        return self.start("runsockets", SOCKETS_PORT=str(port), **env)
+
+    def _start_daphne(self, port: int, env: dict[str, str]) -> Process:
+        process = self.start(
+            "daphne",
+            *("-m", "daphne", "--bind", "127.0.0.1", "--port", str(port), "realtime.asgi:application"),
+            ready="",
+            **env,
+        )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return process
+            time.sleep(0.05)
+        raise AssertionError(f"daphne does not listen:\n{process.output}")
+
+    def start_all(self) -> Self:
+        self.start("runbridge")
+        self.start_sockets()
+        return self
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.stop()
+        self.redis.close()
+
+    @property
+    def logs(self) -> str:
+        return "\n".join(process.output for process in self.processes)
+
+    # --- A backbone ------------------------------------------------------------------------------
+
+    def key(self, name: str) -> str:
+        return f"{self.prefix}:{name}"
+
+    def add(self, event: str, data: dict[str, Any], **more: Any) -> str:
+        """Append to the durable stream; returns the entry's id."""
+        return self.redis.xadd(self.key("stream"), {"message": json.dumps({"event": event, "data": data, **more})})
+
+    def publish(self, event: str, data: dict[str, Any], **more: Any) -> None:
+        """Publish over Redis Pub/Sub."""
+        self.redis.publish(self.key("events"), json.dumps({"event": event, "data": data, **more}))
+
+    def dead_letters(self) -> list[dict[str, str]]:
+        return [fields for _, fields in self.redis.xrange(self.key("dead"))]
+
+    def transitions(self, user_id: str) -> list[dict[str, Any]]:
+        """The user's presence transitions so far."""
+        entries = [json.loads(fields["transition"]) for _, fields in self.redis.xrange(self.key("presence"))]
+        return [entry for entry in entries if entry["user_id"] == user_id]
+
+    # --- Clients ---------------------------------------------------------------------------------
+
+    def url(self, namespace: str, scheme: str = "ws", port: int | None = None) -> str:
+        return f"{scheme}://127.0.0.1:{port or self.port}/{namespace}/"
+
+    def token(self, user_id: str = "7", role: str = "attendant", **claims: Any) -> str:
+        return issue(user_id=user_id, role=role, **claims)
+
+    @contextlib.asynccontextmanager
+    async def client(
+        self,
+        namespace: str = "hub",
+        user_id: str | None = None,
+        role: str | None = None,
+        *,
+        port: int | None = None,
+        token: str | None = None,
+        **claims: Any,
+    ) -> AsyncIterator[Client]:
+        """A connected client that has read its `connection:ready`."""
+        token = token or self.token(
+            user_id or unique("u"), role or ("attendant" if namespace == "hub" else "customer"), **claims
+        )
+        async with connect(
+            self.url(namespace, port=port), additional_headers={"Authorization": f"Bearer {token}"}
+        ) as websocket:
+            client = Client(websocket)
+            try:
+                client.ready = (await client.expect("connection:ready"))["data"]
+                yield client
+            finally:
+                await client.close()
+
+
+class Client:
+    """A native WebSocket client: sends frames, keeps everything it receives in order."""
+
+    def __init__(self, websocket: ClientConnection) -> None:
+        self.websocket = websocket
+        self.ready: dict[str, Any] = {}
+        self.frames: list[dict[str, Any]] = []
+        """Everything received, in order."""
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self._unread: list[dict[str, Any]] = []
+        self._news = asyncio.Event()
+        self._ids = 0
+        self._reader = asyncio.create_task(self._read())
+
+    @property
+    def connection_id(self) -> str:
+        return self.ready["connection_id"]
+
+    @property
+    def user_id(self) -> str:
+        return self.ready["user_id"]
+
+    async def _read(self) -> None:
+        try:
+            async for text in self.websocket:
+                frame = json.loads(text)
+                self.frames.append(frame)
+                self._unread.append(frame)
+                self._news.set()
+        except ConnectionClosed:
+            pass
+        finally:
+            self.close_code = self.websocket.close_code
+            self.close_reason = self.websocket.close_reason or ""
+            self._news.set()
+
+    async def close(self) -> None:
+        await self.websocket.close()
+        await self._reader
+
+    def drop(self) -> None:
+        """Cut the connection without a closing handshake."""
+        self.websocket.transport.abort()
+
+    async def raw(self, frame: str | bytes) -> None:
+        await self.websocket.send(frame)
+
+    async def send(self, event: str, data: dict[str, Any] | None = None, **more: Any) -> None:
+        await self.raw(json.dumps({"event": event, "data": data or {}, **more}))
+
+    async def call(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send with an id and return the data of its ack."""
+        frame = await self._answer(event, data)
+        assert frame["event"] == "ack", frame
+        return frame["data"]
+
+    async def refused(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send with an id and return the data of its error."""
+        frame = await self._answer(event, data)
+        assert frame["event"] == "error", frame
+        return frame["data"]
+
+    async def _answer(self, event: str, data: dict[str, Any] | None) -> dict[str, Any]:
+        self._ids += 1
+        frame_id = f"call-{self._ids}"
+        await self.send(event, data, id=frame_id)
+        return await self._next(lambda frame: frame.get("id") == frame_id, f"an answer to {event}")
+
+    async def expect(self, event: str, within: float = PATIENCE, **data: Any) -> dict[str, Any]:
+        """The next unread frame of this event whose data has these values; frames before it stay unread."""
+        return await self._next(
+            lambda frame: frame["event"] == event
+            and all(frame["data"].get(name) == value for name, value in data.items()),
+            f"{event} {data}",
+            within,
+        )
+
+    async def expect_close(self, within: float = PATIENCE) -> int | None:
+        """Wait for the close; returns its code."""
+        await asyncio.wait_for(asyncio.shield(self._reader), within)
+        return self.close_code
+
+    async def nothing(self, *events: str, within: float = QUIET) -> None:
+        """None of these events (none at all, if none is named) is unread, nor comes within a moment."""
+        await asyncio.sleep(within)
+        found = [frame for frame in self._unread if not events or frame["event"] in events]
+        assert not found, found
+
+    def received(self, event: str) -> list[dict[str, Any]]:
+        """Every frame of this event so far, read or not."""
+        return [frame for frame in self.frames if frame["event"] == event]
+
+    async def _next(
+        self, matches: Callable[[dict[str, Any]], bool], what: str, within: float = PATIENCE
+    ) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    for frame in self._unread:
+                        if matches(frame):
+                            self._unread.remove(frame)
+                            return frame
+                    assert not self._reader.done(), f"closed with {self.close_code} while waiting for {what}"
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise AssertionError(f"{what} did not come; got {self.frames}") from None

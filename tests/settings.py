@@ -1,0 +1,9 @@
+"""Settings of the tests that run inside the test process. Real processes get theirs from the environment."""
+
+import os
+
+os.environ.setdefault("DEBUG", "1")
+os.environ.setdefault("SECRET_KEY", "the tests' own secret, at least fifty characters long, so be it")
+os.environ.setdefault("JWT_SIGNING_KEY", "the tests' own signing key, at least 32 bytes")
+
+from realtime.settings.web import *  # noqa: E402, F403
