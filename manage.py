@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Django's command line. Each command runs with the settings of its side unless DJANGO_SETTINGS_MODULE says otherwise."""
+"""Django's command line. A command runs with its side's settings unless DJANGO_SETTINGS_MODULE says otherwise."""
 
 import os
 import sys

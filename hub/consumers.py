@@ -47,7 +47,10 @@ class HubConsumer(NamespaceConsumer):
             self.presence.heartbeat(self.principal.user_id)
 
     async def on_principal_changed(self, previous: Principal) -> None:
-        if self.is_listed and (previous.groups, previous.name) != (self.principal.groups, self.principal.name):
+        if self.is_listed and (previous.groups, previous.name) != (
+            self.principal.groups,
+            self.principal.name,
+        ):
             await self.presence.connect(self._presentee(), refreshed=True)
         for group in self.principal.groups:
             if group not in previous.groups:

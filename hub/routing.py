@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.urls import re_path
 
 from hub.consumers import HubConsumer
 from realtime.handshake import JWTScopeMiddleware
 from realtime.rooms import HUB
 
-websocket_urlpatterns = [re_path(r"^hub/?$", JWTScopeMiddleware(HubConsumer.as_asgi(), HUB))]
+_application: Any = JWTScopeMiddleware(HubConsumer.as_asgi(), HUB)  # Django's types know views only
+
+websocket_urlpatterns: list[Any] = [re_path(r"^hub/?$", _application)]

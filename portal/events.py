@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from portal import grants
 from realtime.catalogue import BusContext, control_event, on_bus
 from realtime.control import ThreadRevoked, broadcast
 from realtime.events import ChatAccepted, InThread
 from realtime.payloads import Id
-
-from portal import grants
 
 
 class ThreadRight(InThread, frozen=True):

@@ -22,6 +22,4 @@ async def read(user_id: str, threads: Sequence[str]) -> dict[str, bool]:
     if not threads:
         return {}
     values = await client().mget([_key(user_id, thread) for thread in threads])
-    return {
-        thread: value == b"1" for thread, value in zip(threads, values, strict=True) if value is not None
-    }
+    return {thread: value == b"1" for thread, value in zip(threads, values, strict=True) if value is not None}

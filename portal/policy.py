@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from realtime.authentication import Principal
-
 from portal import grants
+from realtime.authentication import Principal
 
 
 async def own_threads(principal: Principal, thread_id: str) -> bool:

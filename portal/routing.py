@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.urls import re_path
 
 from portal.consumers import PortalConsumer
 from realtime.handshake import JWTScopeMiddleware
 from realtime.rooms import PORTAL
 
-websocket_urlpatterns = [re_path(r"^portal/?$", JWTScopeMiddleware(PortalConsumer.as_asgi(), PORTAL))]
+_application: Any = JWTScopeMiddleware(PortalConsumer.as_asgi(), PORTAL)  # Django's types know views only
+
+websocket_urlpatterns: list[Any] = [re_path(r"^portal/?$", _application)]

@@ -74,7 +74,9 @@ class PresenceSet(Payload, frozen=True):
 
 @on_bus("presence:set")
 async def set_presence(payload: PresenceSet, context: BusContext) -> None:
-    await store.apply([{"does": "choose", "user": payload.user_id, "status": payload.status, "reason": "bus"}])
+    await store.apply(
+        [{"does": "choose", "user": payload.user_id, "status": payload.status, "reason": "bus"}]
+    )
 
 
 # --- From clients --------------------------------------------------------------------------------
@@ -101,9 +103,7 @@ async def presence_offline(connection: HubConsumer, payload: Empty) -> None:
 
 def _listed(connection: HubConsumer) -> str:
     if not connection.is_listed:
-        raise EventError(
-            ErrorCode.FORBIDDEN, f"role {connection.principal.role!r} is not listed in presence"
-        )
+        raise EventError(ErrorCode.FORBIDDEN, f"role {connection.principal.role!r} is not listed in presence")
     return connection.principal.user_id
 
 

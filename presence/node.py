@@ -130,10 +130,9 @@ class PresenceNode:
     # --- Batches ---------------------------------------------------------------------------------
 
     async def _ask(self, operation: Operation) -> str:
-        pending = _Pending(operation, asyncio.get_running_loop().create_future())
-        self._submit(pending)
-        assert pending.answer is not None
-        return await pending.answer
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._submit(_Pending(operation, answer))
+        return await answer
 
     def _tell(self, operation: Operation) -> None:
         self._submit(_Pending(operation))

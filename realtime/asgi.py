@@ -1,4 +1,4 @@
-"""The socket server as an ASGI application: `runsockets` serves it with uvicorn, `daphne realtime.asgi:application` too."""
+"""The socket server as an ASGI application, for `runsockets` (uvicorn) and `daphne realtime.asgi:application`."""
 
 import os
 
@@ -9,6 +9,6 @@ from django.core.asgi import get_asgi_application
 
 http = get_asgi_application()  # sets Django up: what follows may import applications
 
-from realtime.routing import websocket
+from realtime.routing import websocket  # noqa: E402
 
 application = ProtocolTypeRouter({"http": http, "websocket": websocket})

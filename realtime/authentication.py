@@ -222,5 +222,7 @@ def issue(
     if groups is not None:
         claims["groups"] = list(groups)
     if not _backend().signing_key:
-        raise ImproperlyConfigured("JWT_SIGNING_KEY is not set: this process can verify tokens but not sign them")
+        raise ImproperlyConfigured(
+            "JWT_SIGNING_KEY is not set: this process can verify tokens but not sign them"
+        )
     return _backend().encode(claims)

@@ -21,7 +21,6 @@ from redis.exceptions import RedisError
 from realtime import bus, metrics, positions
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import BusContext, catalogue
-from realtime.conf import conf
 from realtime.envelope import encode
 from realtime.lease import Lease
 from realtime.redis import client, dedicated, key
@@ -64,7 +63,7 @@ class Bridge:
         self._lease = Lease("bridge", LEASE_SECONDS)
         self._turn = asyncio.Lock()
         self._subscribed = asyncio.Event()
-        self._cursors: dict[bytes, str] = {}
+        self._cursors: dict[Any, Any] = {}
         self._trimmed_at = 0.0
         self._leading = False
 
@@ -89,7 +88,8 @@ class Bridge:
                 failures += 1
                 self._stand_down()
                 logger.warning(
-                    "redis lost, trying again", extra={"while": what, "failures": failures, "error": repr(error)}
+                    "redis lost, trying again",
+                    extra={"while": what, "failures": failures, "error": repr(error)},
                 )
                 await asyncio.sleep(random.uniform(0.05, min(1.0, 0.1 * 2 ** min(failures, 4))))  # noqa: S311
 
@@ -108,7 +108,7 @@ class Bridge:
             self._leading = True
             logger.info("delivering", extra={"cursors": {k.decode(): v for k, v in self._cursors.items()}})
         block = int(READ_BLOCK * 1000) if self.ready.is_set() else None
-        entries = await client().xread(self._cursors, count=READ_COUNT, block=block)
+        entries: Any = await client().xread({**self._cursors}, count=READ_COUNT, block=block)
         for stream, batch in entries:
             for entry_id, fields in batch:
                 if not await self._lease.hold():
@@ -131,7 +131,7 @@ class Bridge:
         """Where to go on; at the beginning when no bridge ever read the stream."""
         cursors = {}
         for stream in self.sources:
-            saved = await client().hget(key("cursors"), stream)
+            saved: Any = await client().hget(key("cursors"), stream)
             cursors[stream] = saved.decode() if saved else "0-0"
         return cursors
 

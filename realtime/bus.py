@@ -94,9 +94,13 @@ def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Ta
     """Every (namespace, room) once. `rooms` replaces the event's routing; `namespaces` only ever narrows."""
     asked = None if message.namespaces is None else frozenset(message.namespaces)
     if asked is not None and not asked <= NAMESPACES:
-        raise InvalidMessage("invalid_message", f"namespaces: some of {sorted(NAMESPACES)}, got {sorted(asked)}")
+        raise InvalidMessage(
+            "invalid_message", f"namespaces: some of {sorted(NAMESPACES)}, got {sorted(asked)}"
+        )
     audience = event.default_namespaces if asked is None else event.namespaces & asked
-    routes: Sequence[Any] = message.rooms if message.rooms is not None else event.rooms(payload) if event.rooms else ()
+    routes: Sequence[Any] = (
+        message.rooms if message.rooms is not None else event.rooms(payload) if event.rooms else ()
+    )
     targets: dict[Target, None] = {}
     for route in routes:
         namespaces, room = (audience, route) if isinstance(route, str) else route
@@ -104,7 +108,9 @@ def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Ta
             raise InvalidMessage("invalid_message", f"rooms: {room[:80]!r} is not a room")
         if asked is not None:
             namespaces = namespaces & asked
-        targets.update(dict.fromkeys((namespace, room) for namespace in sorted(namespaces & event.namespaces)))
+        targets.update(
+            dict.fromkeys((namespace, room) for namespace in sorted(namespaces & event.namespaces))
+        )
     if not targets:
         raise InvalidMessage("no_audience", f"{event.name} never reaches {', '.join(sorted(asked or ()))}")
     return tuple(targets)

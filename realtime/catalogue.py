@@ -11,16 +11,13 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.conf import conf
 from realtime.payloads import Payload
 from realtime.rooms import NAMESPACES
-
-if TYPE_CHECKING:
-    from realtime.consumers import NamespaceConsumer
 
 BUILT_IN = (
     "realtime.events",
@@ -37,7 +34,9 @@ Target = tuple[frozenset[str], str]
 Routing = Callable[[Any], Sequence[str | Target]]
 """Payload -> rooms. A bare room means: in every namespace of the event's default audience."""
 
-ClientHandler = Callable[["NamespaceConsumer", Any], Awaitable[dict[str, Any] | None]]
+ClientHandler = Callable[[Any, Any], Awaitable[dict[str, Any] | None]]
+"""(connection, payload) -> the data of the acknowledgement."""
+
 BusHandler = Callable[[Any, "BusContext"], Awaitable[None]]
 P = TypeVar("P", bound=type[Payload])
 C = TypeVar("C", bound=ClientHandler)
@@ -112,7 +111,9 @@ def catalogue() -> Catalogue:
             try:
                 importlib.import_module(module)
             except ImportError as error:
-                raise ImproperlyConfigured(f"REALTIME['EVENTS']: cannot import {module!r}: {error}") from error
+                raise ImproperlyConfigured(
+                    f"REALTIME['EVENTS']: cannot import {module!r}: {error}"
+                ) from error
             _loaded.add(module)
     return _catalogue
 

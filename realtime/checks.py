@@ -7,7 +7,8 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, register
+from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -77,7 +78,7 @@ def _keys() -> Iterator[CheckMessage]:
                 id="realtime.E006",
             )
         elif len(signing) < 32:
-            yield Warning(
+            yield CheckWarning(
                 f"JWT_SIGNING_KEY has {len(signing)} characters",
                 hint="Use at least 32 random bytes (RFC 7518 §3.2).",
                 id="realtime.W001",

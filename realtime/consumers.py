@@ -76,7 +76,7 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
 
     # --- Life cycle ------------------------------------------------------------------------------
 
-    async def __call__(self, scope: dict[str, Any], receive: handshake.Receive, send: handshake.Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.principal = scope["principal"]
         try:
             await super().__call__(scope, receive, send)
@@ -91,7 +91,7 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
             # Not in disconnect(): Channels skips that when a handler raised or the task was cancelled.
             await self._clean_up()
 
-    async def dispatch(self, message: dict[str, Any]) -> None:
+    async def dispatch(self, message: Any) -> None:
         """Run the handler of one message, contained: what goes wrong in it ends neither this connection nor others.
 
         (Channels' own version also visits a thread before every message to close old database connections.)
@@ -109,7 +109,7 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
                 logger.exception("handler failed", extra={**self.facts, "type": message["type"]})
                 metrics.ERRORS.labels(ErrorCode.INTERNAL).inc()
 
-    async def websocket_connect(self, message: dict[str, Any]) -> None:
+    async def websocket_connect(self, message: Any) -> None:
         try:
             await self.connect()
         except (OSError, StopConsumer):
@@ -197,7 +197,7 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
     async def disconnect(self, code: int) -> None:
         logger.info("connection over", extra={**self.facts, "code": code})
 
-    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+    async def websocket_disconnect(self, message: Any) -> None:
         self._ended = True
         await self.disconnect(message["code"])
         raise StopConsumer
@@ -298,10 +298,12 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
 
     async def _refuse(self, error: EventError, frame_id: str | int | None) -> None:
         metrics.ERRORS.labels(error.code).inc()
-        await self.send_event("error", {"code": error.code, "message": error.message, **error.data}, id=frame_id)
+        await self.send_event(
+            "error", {"code": error.code, "message": error.message, **error.data}, id=frame_id
+        )
         if error.code in _COUNT_AS_INVALID:
             self._invalid_in_a_row += 1
-            if self._invalid_in_a_row >= (limit := conf().limits.invalid_frames) > 0:
+            if self._invalid_in_a_row >= conf().limits.invalid_frames > 0:
                 await self.end(CloseCode.INVALID_FRAMES)
 
     # --- Frames to the client --------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from channels.layers import get_channel_layer
 
@@ -43,10 +45,13 @@ Signal = UserDisconnected | TokenRevoked | ThreadRevoked | PresenceChanged
 
 async def broadcast(signal: Signal) -> None:
     """Tell every socket process. Raises `redis.RedisError` when Redis is down."""
-    layer = get_channel_layer()
-    await layer.group_send(CONTROL_GROUP, {"type": "control.signal", "signal": msgspec.to_builtins(signal, enc_hook=str)})
+    layer: Any = get_channel_layer()
+    await layer.group_send(
+        CONTROL_GROUP, {"type": "control.signal", "signal": msgspec.to_builtins(signal, enc_hook=str)}
+    )
 
 
 def parse(message: object) -> Signal:
     """The signal of a control message."""
-    return msgspec.convert(message, Signal)
+    signal: Signal = msgspec.convert(message, Signal)
+    return signal

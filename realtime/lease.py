@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-from redis.commands.core import AsyncScript
 from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 
 from realtime.redis import client, key
 

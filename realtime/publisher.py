@@ -1,7 +1,7 @@
 """The door for backbones written in Django: publish an event, ask who is available.
 
-    from realtime.publisher import publish
-    publish("thread:message", {"thread_id": 42, "message_id": 7, "body": "hi"})
+from realtime.publisher import publish
+publish("thread:message", {"thread_id": 42, "message_id": 7, "body": "hi"})
 """
 
 from __future__ import annotations

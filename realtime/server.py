@@ -7,12 +7,11 @@ import contextlib
 import logging
 import resource
 import socket
-from typing import Any
 
 import uvicorn
 from redis.exceptions import RedisError
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from websockets.http11 import Request
 
 from realtime.closing import CloseCode
@@ -23,6 +22,7 @@ logger = logging.getLogger(__name__)
 PING_SECONDS = 20.0
 """Between WebSocket pings, and for the pong: a peer that vanished is noticed within twice that."""
 SHUTDOWN_SECONDS = 5
+START_SECONDS = 30.0
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -64,6 +64,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self.announce()
+
+    def announce(self) -> None:
+        """Whoever started us may go on."""
         print("ready", flush=True)  # noqa: T201
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -75,6 +79,30 @@ class Server(uvicorn.Server):
             async with asyncio.timeout(1):
                 await PresenceNode.current().close()
         await Node.current().stop()
+
+
+class _WorkerServer(Server):
+    def announce(self) -> None:
+        """The supervisor does, once all workers accept."""
+
+
+class _Worker(Process):
+    @property
+    def server(self) -> uvicorn.Server:
+        if self._server is None:
+            self._server = _WorkerServer(self.config)
+        return self._server
+
+
+class Workers(Multiprocess):
+    """Several processes on one port; says `ready` once all of them accept."""
+
+    def init_processes(self) -> None:
+        self.processes = [_Worker(self.config, self.sockets) for _ in range(self.processes_num)]
+        for process in self.processes:
+            process.start()
+        if all(process.wait_until_ready(START_SECONDS) for process in self.processes):
+            print("ready", flush=True)  # noqa: T201
 
 
 def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
@@ -101,7 +129,9 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket's address, taken. Raises `OSError`."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -126,10 +156,10 @@ def serve(host: str, port: int, workers: int = 1) -> None:
     raise_file_limit()
     sock = bind(host, port)
     config = configuration(host, port, workers)
-    server = Server(config)
-    if workers > 1:
-        supervisor: Any = Multiprocess(config, target=server.run, sockets=[sock])
-        supervisor.run()
-    else:
-        server.run(sockets=[sock])
-    sock.close()
+    try:
+        if workers > 1:
+            Workers(config, [sock]).run()
+        else:
+            Server(config).run(sockets=[sock])
+    finally:
+        sock.close()

@@ -1,7 +1,8 @@
-"""What both sides share. Everything a deployment changes comes from the environment (see README, "Settings")."""
+"""What both sides share. What a deployment changes comes from the environment (README, "Settings")."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -66,7 +67,7 @@ CHANNEL_LAYERS = {
     }
 }
 
-SIMPLE_JWT = {
+SIMPLE_JWT: dict[str, Any] = {
     "ALGORITHM": os.environ.get("JWT_ALGORITHM") or "HS256",
     "SIGNING_KEY": _key("JWT_SIGNING_KEY"),
     "VERIFYING_KEY": _key("JWT_VERIFYING_KEY"),

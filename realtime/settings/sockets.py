@@ -3,7 +3,7 @@
 from realtime.settings.base import *  # noqa: F403
 from realtime.settings.base import SECRET_KEY as _SECRET_KEY
 
-DATABASES = {}
+DATABASES: dict[str, dict[str, str]] = {}
 INSTALLED_APPS = [
     # simplejwt's modules define models on import and so want these two; nothing here queries them.
     "django.contrib.contenttypes",
@@ -15,6 +15,6 @@ INSTALLED_APPS = [
 ]
 ASGI_APPLICATION = "realtime.asgi.application"
 ROOT_URLCONF = "realtime.endpoints"
-MIDDLEWARE = []
+MIDDLEWARE: list[str] = []
 # Nothing on this side signs with it, but Django insists that there is one.
-SECRET_KEY = _SECRET_KEY or "unused-by-the-socket-side"  # noqa: S105
+SECRET_KEY = _SECRET_KEY or "unused-by-the-socket-side"

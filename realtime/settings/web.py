@@ -1,4 +1,4 @@
-"""The web side: admin, token endpoint, recorder and, in development, the demo. The only side with a database."""
+"""The web side: admin, token endpoint, recorder, in development the demo. The only one with a database."""
 
 from datetime import timedelta
 

@@ -75,7 +75,9 @@ class Process:
     def wait_for(self, text: str, within: float = 30.0) -> Self:
         deadline = time.monotonic() + within
         while text not in self.output:
-            assert self._popen.poll() is None, f"{self.name} ended with {self._popen.returncode}:\n{self.output}"
+            assert self._popen.poll() is None, (
+                f"{self.name} ended with {self._popen.returncode}:\n{self.output}"
+            )
             assert time.monotonic() < deadline, f"{self.name} never said {text!r}:\n{self.output}"
             time.sleep(0.02)
         return self
@@ -105,7 +107,11 @@ class Stack:
         self.port = free_port()
         self.server = "uvicorn"
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("JWT_", "REALTIME_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("JWT_", "REALTIME_"))
+            },
             "REDIS_URL": redis_url,
             "REALTIME_PREFIX": self.prefix,
             "DEBUG": "1",
@@ -171,7 +177,9 @@ class Stack:
 
     def add(self, event: str, data: dict[str, Any], **more: Any) -> str:
         """Append to the durable stream; returns the entry's id."""
-        return self.redis.xadd(self.key("stream"), {"message": json.dumps({"event": event, "data": data, **more})})
+        return self.redis.xadd(
+            self.key("stream"), {"message": json.dumps({"event": event, "data": data, **more})}
+        )
 
     def publish(self, event: str, data: dict[str, Any], **more: Any) -> None:
         """Publish over Redis Pub/Sub."""
@@ -291,8 +299,10 @@ class Client:
     async def expect(self, event: str, within: float = PATIENCE, **data: Any) -> dict[str, Any]:
         """The next unread frame of this event whose data has these values; frames before it stay unread."""
         return await self._next(
-            lambda frame: frame["event"] == event
-            and all(frame["data"].get(name) == value for name, value in data.items()),
+            lambda frame: (
+                frame["event"] == event
+                and all(frame["data"].get(name) == value for name, value in data.items())
+            ),
             f"{event} {data}",
             within,
         )

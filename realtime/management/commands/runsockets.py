@@ -16,7 +16,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=os.environ.get("SOCKETS_HOST") or "127.0.0.1")
         parser.add_argument("--port", type=int, default=os.environ.get("SOCKETS_PORT") or "8001")
-        parser.add_argument("--workers", type=int, default=1, help="processes that share the port (default 1)")
+        parser.add_argument(
+            "--workers", type=int, default=1, help="processes that share the port (default 1)"
+        )
 
     def handle(self, *, host: str, port: int, workers: int, **_: Any) -> None:
         if workers < 1:
