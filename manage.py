@@ -4,7 +4,7 @@
 import os
 import sys
 
-SOCKET_SIDE = {"runsockets", "runbridge", "issuetoken"}
+SOCKET_SIDE = {"runsockets", "runbridge", "issuetoken", "documentevents"}
 
 
 def main() -> None:

@@ -39,3 +39,8 @@ REASONS = {
     CloseCode.RATE_LIMITED: "rate limit exceeded",
 }
 """The reason sent beside the code: fixed words, at most 123 bytes (RFC 6455 §5.5)."""
+
+
+def fitting_reason(reason: str) -> str:
+    """As much of the reason as a close frame has room for."""
+    return reason.encode()[:123].decode(errors="ignore")

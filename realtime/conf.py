@@ -79,36 +79,28 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
         return min(self.node_lease, self.away_after, self.grace_period, self.presence_ttl, 4.0) / 4
 
 
-ENVIRONMENT = frozenset(
-    {
-        "PREFIX",
-        "HEARTBEAT_INTERVAL",
-        "AWAY_AFTER",
-        "GRACE_PERIOD",
-        "PRESENCE_TTL",
-        "NODE_LEASE",
-        "GRANT_TTL",
-        "REQUIRE_ORIGIN",
-        "QUERY_TOKEN",
-        "METRICS_TOKEN",
-    }
-)
-"""Names that are also read from the environment, as `REALTIME_<NAME>`."""
+_LISTS = frozenset({"ALLOWED_ORIGINS", "HUB_ROLES", "PORTAL_ROLES", "PRESENCE_ROLES", "EVENTS"})
+_OWN_NAMES = {"REDIS_URL": "REDIS_URL", "ALLOWED_ORIGINS": "ALLOWED_ORIGINS"}
+"""Settings whose environment variable does not start with `REALTIME_`."""
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The part of `REALTIME` that the environment sets, as text: it is converted and checked by `parse`."""
-    values: dict[str, Any] = {
-        name: environ[f"REALTIME_{name}"] for name in ENVIRONMENT if environ.get(f"REALTIME_{name}")
-    }
-    if url := environ.get("REDIS_URL"):
-        values["REDIS_URL"] = url
-    if "ALLOWED_ORIGINS" in environ:
-        values["ALLOWED_ORIGINS"] = [o.strip() for o in environ["ALLOWED_ORIGINS"].split(",") if o.strip()]
+    """The part of `REALTIME` that the environment sets, as text: it is converted and checked by `parse`.
+
+    Each setting is the variable `REALTIME_<NAME>` (lists comma-separated), each limit `REALTIME_LIMIT_<NAME>`.
+    """
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Conf):
+        name = field.encode_name
+        text = environ.get(_OWN_NAMES.get(name, f"REALTIME_{name}"), "")
+        if text and name != "LIMITS":
+            values[name] = (
+                [item.strip() for item in text.split(",") if item.strip()] if name in _LISTS else text
+            )
     limits = {
-        field.encode_name: environ[f"REALTIME_LIMIT_{field.encode_name}"]
+        field.encode_name: text
         for field in msgspec.structs.fields(Limits)
-        if environ.get(f"REALTIME_LIMIT_{field.encode_name}")
+        if (text := environ.get(f"REALTIME_LIMIT_{field.encode_name}", ""))
     }
     return {**values, "LIMITS": limits} if limits else values
 

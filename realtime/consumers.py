@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from realtime import handshake, metrics, positions, revocation
 from realtime.authentication import SUBPROTOCOL, Principal, leeway
 from realtime.catalogue import catalogue
-from realtime.closing import REASONS, CloseCode
+from realtime.closing import REASONS, CloseCode, fitting_reason
 from realtime.conf import conf
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
 from realtime.node import Node
@@ -184,15 +184,15 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
     async def on_gone(self) -> None:
         """Hook: the connection is over, whatever ended it. Called once, also for one that was refused."""
 
-    async def end(self, code: CloseCode) -> None:
-        """Close from our side."""
+    async def end(self, code: CloseCode, reason: str = "") -> None:
+        """Close from our side; without a reason of its own the code's is sent."""
         if self._ended or not self.accepted:
             self._ended = True
             return
         self._ended = True
         metrics.CLOSES.labels(str(int(code))).inc()
         logger.info("connection closed by server", extra={**self.facts, "code": int(code)})
-        await self.close(code=int(code), reason=REASONS[code])
+        await self.close(code=int(code), reason=fitting_reason(reason) or REASONS[code])
 
     async def disconnect(self, code: int) -> None:
         logger.info("connection over", extra={**self.facts, "code": code})
@@ -378,16 +378,17 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
     # --- Ephemeral events ------------------------------------------------------------------------
 
     async def emit(self, room: str, event: str, **data: Any) -> None:
-        """Send an ephemeral event of this user to a thread's room, in both namespaces, except to this connection.
+        """Send an ephemeral event to a room, signed with who this is, in every namespace the event is meant for.
 
-        Never stored and never replayed. Raises `redis.RedisError`.
+        Never stored, never replayed, not sent to this connection itself. Raises `redis.RedisError`.
         """
-        author = {
-            "thread_id": thread_of(room),
+        author: dict[str, Any] = {
             "user_id": self.principal.user_id,
             "namespace": self.namespace,
             "name": self.principal.name,
         }
+        if thread_id := thread_of(room):
+            author["thread_id"] = thread_id
         text = encode(event, {**author, **data}, room=room)
         for namespace in sorted(catalogue().server[event].namespaces):
             await self.channel_layer.group_send(

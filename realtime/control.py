@@ -16,6 +16,7 @@ class UserDisconnected(msgspec.Struct, frozen=True, tag=True):
     namespace: str
     user_id: str
     at: float
+    reason: str = ""
 
 
 class TokenRevoked(msgspec.Struct, frozen=True, tag=True):

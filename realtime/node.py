@@ -99,7 +99,7 @@ class Node:
             case UserDisconnected():
                 for connection in self.connections_of(signal.namespace, signal.user_id):
                     if connection.opened_at <= signal.at:
-                        connection.soon(connection.end, CloseCode.REVOKED)
+                        connection.soon(connection.end, CloseCode.REVOKED, signal.reason)
             case TokenRevoked():
                 for connection in tuple(self.connections.values()):
                     if connection.principal.jti == signal.jti:

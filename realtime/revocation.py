@@ -43,7 +43,11 @@ async def must_leave(principal: Principal, namespace: str, opened_at: float) -> 
 async def disconnect_user(payload: UserDisconnect, context: BusContext) -> None:
     mark = key("disconnected", payload.namespace, payload.user_id)
     await client().set(mark, repr(context.at), ex=MARK_SECONDS)
-    await broadcast(UserDisconnected(namespace=payload.namespace, user_id=payload.user_id, at=context.at))
+    await broadcast(
+        UserDisconnected(
+            namespace=payload.namespace, user_id=payload.user_id, at=context.at, reason=payload.reason
+        )
+    )
 
 
 @on_bus("token:revoke")

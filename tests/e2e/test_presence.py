@@ -1,0 +1,258 @@
+"""Presence with short timings, through real processes: who is told what, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from signal import SIGCONT, SIGKILL, SIGSTOP
+
+import pytest
+
+from tests.e2e.harness import Client, Stack, eventually, free_port, unique
+
+GRACE = 1.0
+AWAY = 2.0
+
+
+@pytest.fixture(scope="module")
+def quick(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A system whose grace period, lease and patience are a second or two."""
+    stack = Stack(
+        tmp_path_factory.mktemp("quick"),
+        redis_url,
+        REALTIME_HEARTBEAT_INTERVAL="0.5",
+        REALTIME_AWAY_AFTER=str(AWAY),
+        REALTIME_GRACE_PERIOD=str(GRACE),
+        REALTIME_NODE_LEASE="1.0",
+        REALTIME_PRESENCE_TTL="6",
+    ).start_all()
+    yield stack
+    stack.stop()
+    assert "Traceback" not in stack.logs, stack.logs
+
+
+def said(observer: Client, user_id: str) -> list[str]:
+    """What the observer was told about a user, in order."""
+    return [
+        frame["event"].removeprefix("attendant:")
+        for frame in observer.frames
+        if frame["event"].startswith("attendant:") and frame["data"]["user_id"] == user_id
+    ]
+
+
+async def keep_alive(client: Client) -> None:
+    while True:
+        await client.send("heartbeat")
+        await asyncio.sleep(0.4)
+
+
+async def test_state_on_connect_lists_oneself_and_everybody_present_but_no_admin(quick: Stack):
+    group = unique("g")
+    async with quick.client("hub", role="admin", groups=[group]) as admin:
+        assert (await admin.expect("presence:state"))["data"]["members"] == []
+        async with quick.client("hub", name="Ana", groups=[group]) as ana:
+            state = (await ana.expect("presence:state"))["data"]
+            assert [(m["user_id"], m["name"], m["status"]) for m in state["members"]] == [
+                (ana.user_id, "Ana", "online")
+            ]
+            assert (state["group"], state["total"]) == (group, 1)
+            assert state["offset"]
+            frame = await admin.expect("attendant:online", user_id=ana.user_id)
+            assert frame["room"] == f"presence:{group}"
+            assert frame["data"]["since"] == state["members"][0]["since"]
+        await admin.nothing("attendant:offline", within=0.2)
+
+
+async def test_second_tab_is_not_announced_and_closing_one_of_two_neither(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with quick.client("hub", role="admin", groups=[group]) as admin:
+        async with quick.client("hub", user, groups=[group]) as first:
+            await admin.expect("attendant:online", user_id=user)
+            beating = asyncio.create_task(keep_alive(first))
+            async with quick.client("hub", user, groups=[group]):
+                pass
+            await asyncio.sleep(GRACE * 1.5)
+            beating.cancel()
+            assert said(admin, user) == ["online"]
+
+
+async def test_attendant_back_within_grace_period_is_never_announced_offline(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with quick.client("hub", role="admin", groups=[group]) as admin:
+        async with quick.client("hub", user, groups=[group]) as client:
+            client.drop()
+        async with quick.client("hub", user, groups=[group]) as again:
+            beating = asyncio.create_task(keep_alive(again))
+            await asyncio.sleep(GRACE * 1.5)
+            beating.cancel()
+            assert said(admin, user) == ["online"]
+
+
+async def test_offline_is_announced_once_after_the_grace_period(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with quick.client("hub", role="admin", groups=[group]) as admin:
+        async with quick.client("hub", user, groups=[group]):
+            pass
+        await admin.expect("attendant:offline", user_id=user)
+        await admin.nothing("attendant:offline")
+        assert said(admin, user) == ["online", "offline"]
+    assert [(t["from"], t["to"], t["reason"]) for t in quick.transitions(user)] == [
+        ("offline", "online", "connect"),
+        ("online", "offline", "grace"),
+    ]
+
+
+async def test_chosen_away_survives_other_tabs_and_reconnects_until_online_is_chosen(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with quick.client("hub", role="admin", groups=[group]) as admin:
+        async with quick.client("hub", user, groups=[group]) as client:
+            await client.call("presence:away")
+            await admin.expect("attendant:away", user_id=user)
+            async with quick.client("hub", user, groups=[group]) as tab:
+                await tab.call("heartbeat")
+        async with quick.client("hub", user, groups=[group]) as again:
+            state = (await again.expect("presence:state"))["data"]
+            assert [m["status"] for m in state["members"]] == ["away"]
+            await again.call("presence:online")
+            await admin.expect("attendant:online", user_id=user, status="online")
+            await eventually(lambda: said(admin, user) == ["online", "away", "online"])
+
+
+async def test_without_heartbeat_away_by_itself_and_back_with_the_next_one(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with (
+        quick.client("hub", role="admin", groups=[group]) as admin,
+        quick.client("hub", user, groups=[group]) as client,
+    ):
+        await admin.expect("attendant:away", user_id=user)
+        await client.send("heartbeat")
+        await eventually(lambda: said(admin, user) == ["online", "away", "online"])
+    await eventually(lambda: len(quick.transitions(user)) >= 3)
+    assert [t["reason"] for t in quick.transitions(user)][:3] == ["connect", "timeout", "heartbeat"]
+
+
+async def test_logout_is_announced_at_once_and_ends_the_connection(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with (
+        quick.client("hub", role="admin", groups=[group]) as admin,
+        quick.client("hub", user, groups=[group]) as client,
+    ):
+        await client.call("presence:offline")
+        assert await client.expect_close() == 1000
+        await admin.expect("attendant:offline", user_id=user)
+    assert [t["reason"] for t in quick.transitions(user)] == ["connect", "logout"]
+
+
+async def test_logout_of_one_tab_leaves_the_other_present(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with (
+        quick.client("hub", role="admin", groups=[group]) as admin,
+        quick.client("hub", user, groups=[group]) as stays,
+        quick.client("hub", user, groups=[group]) as leaves,
+    ):
+        beating = asyncio.create_task(keep_alive(stays))
+        await leaves.call("presence:offline")
+        await leaves.expect_close()
+        await asyncio.sleep(GRACE * 1.5)
+        beating.cancel()
+        assert said(admin, user) == ["online"]
+
+
+async def test_groups_are_the_union_over_connections_and_only_the_group_concerned_is_told(quick: Stack):
+    sales, support, user = unique("sales"), unique("support"), unique("u")
+    async with (
+        quick.client("hub", role="admin", groups=[sales]) as in_sales,
+        quick.client("hub", role="admin", groups=[support]) as in_support,
+        quick.client("hub", user, groups=[sales]) as first,
+    ):
+        beating = asyncio.create_task(keep_alive(first))
+        await in_sales.expect("attendant:online", user_id=user)
+        async with quick.client("hub", user, groups=[support]):
+            await in_support.expect("attendant:online", user_id=user)
+        await in_support.expect("attendant:offline", user_id=user)
+        beating.cancel()
+        assert said(in_sales, user) == ["online"]
+
+
+async def test_presence_set_over_the_bus_counts_as_chosen(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with (
+        quick.client("hub", role="admin", groups=[group]) as admin,
+        quick.client("hub", user, groups=[group]) as client,
+    ):
+        quick.add("presence:set", {"user_id": user, "status": "away"})
+        await admin.expect("attendant:away", user_id=user)
+        await client.call("heartbeat")
+        quick.add("presence:set", {"user_id": user, "status": "online"})
+        await admin.expect("attendant:online", user_id=user, status="online")
+    assert [t["reason"] for t in quick.transitions(user)][:3] == ["connect", "bus", "bus"]
+
+
+async def test_silent_connection_is_closed(quick: Stack):
+    async with quick.client("portal") as client:
+        assert await client.expect_close() == 4408
+
+
+async def test_any_frame_keeps_a_connection_from_being_silent(quick: Stack):
+    async with quick.client("portal") as client:
+        for _ in range(14):
+            await client.call("heartbeat")
+            await asyncio.sleep(0.5)
+        assert client.close_code is None
+
+
+async def test_admin_may_not_choose_a_status(quick: Stack):
+    async with quick.client("hub", role="admin") as admin:
+        assert (await admin.refused("presence:away"))["code"] == "forbidden"
+
+
+async def test_refreshed_token_with_other_groups_moves_the_user(quick: Stack):
+    old, new, user = unique("old"), unique("new"), unique("u")
+    async with (
+        quick.client("hub", role="admin", groups=[old]) as in_old,
+        quick.client("hub", role="admin", groups=[new]) as in_new,
+        quick.client("hub", user, groups=[old]) as client,
+    ):
+        await in_old.expect("attendant:online", user_id=user)
+        await client.call("auth:refresh", {"token": quick.token(user, groups=[new])})
+        assert (await client.expect("room:left"))["data"] == {"room": f"presence:{old}", "reason": "forbidden"}
+        await in_new.expect("attendant:online", user_id=user)
+        await in_old.expect("attendant:offline", user_id=user)
+        assert user in str((await client.expect("presence:state", group=new))["data"]["members"])
+
+
+async def test_killed_process_loses_its_users_after_lease_and_grace_each_told_once(quick: Stack):
+    group, user, moved = unique("g"), unique("gone"), unique("moved")
+    port = free_port()
+    doomed = quick.start_sockets(port)
+    async with quick.client("hub", role="admin", groups=[group]) as admin:
+        async with (
+            quick.client("hub", user, port=port, groups=[group]),
+            quick.client("hub", moved, port=port, groups=[group]),
+        ):
+            await admin.expect("attendant:online", user_id=moved)
+            doomed.stop(SIGKILL)
+        async with quick.client("hub", moved, groups=[group]) as again:
+            beating = asyncio.create_task(keep_alive(again))
+            await admin.expect("attendant:offline", user_id=user)
+            beating.cancel()
+            assert said(admin, user) == ["online", "offline"]
+            assert said(admin, moved) == ["online"]
+    assert [t["reason"] for t in quick.transitions(user)] == ["connect", "lease"]
+
+
+async def test_process_paused_beyond_its_lease_registers_again_and_nobody_flaps(quick: Stack):
+    group, user = unique("g"), unique("u")
+    port = free_port()
+    process = quick.start_sockets(port)
+    async with quick.client("hub", role="admin", groups=[group]) as admin:
+        async with quick.client("hub", user, port=port, groups=[group]) as client:
+            await client.call("presence:away")
+            await admin.expect("attendant:away", user_id=user)
+            process.signal(SIGSTOP)
+            await asyncio.sleep(1.3)
+            process.signal(SIGCONT)
+            await client.call("heartbeat")
+            await asyncio.sleep(GRACE * 1.5)
+            assert said(admin, user) == ["online", "away"]
+    process.stop()
