@@ -1,0 +1,95 @@
+"""The worked example of docs/adding-an-event.md, run as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import ROOT, Stack, unique
+
+PAGE = (ROOT / "docs" / "adding-an-event.md").read_text()
+
+
+def block(title: str) -> str:
+    found = re.search(rf'```python title="{re.escape(title)}"\n(.*?)```', PAGE, re.DOTALL)
+    assert found, f"docs/adding-an-event.md has no block {title!r}"
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A system whose product brings the module of the page."""
+    directory = tmp_path_factory.mktemp("product")
+    module = directory / "support" / "realtime_events.py"
+    module.parent.mkdir()
+    (module.parent / "__init__.py").touch()
+    module.write_text(block("support/realtime_events.py"))
+    stack = Stack(
+        directory,
+        redis_url,
+        REALTIME_EVENTS="support.realtime_events",
+        PYTHONPATH=os.pathsep.join([str(directory), str(ROOT)]),
+    ).start_all()
+    yield stack
+    stack.stop()
+    assert "Traceback" not in stack.logs, stack.logs
+
+
+async def test_published_event_reaches_the_team_and_no_customer(product: Stack):
+    async with product.client("hub") as attendant, product.client("portal") as customer:
+        script = f"import django; django.setup()\n{block('publish')}"
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"},
+            cwd=ROOT,
+            check=True,
+            timeout=60,
+        )
+        frame = await attendant.expect("ticket:escalated")
+        assert frame["data"] == {"ticket_id": "42", "severity": "high"}
+        assert frame["room"] == "presence:attendants"
+        product.add("ticket:escalated", {"ticket_id": 43}, rooms=[f"user:{customer.user_id}"])
+        await customer.nothing("ticket:escalated")
+
+
+async def test_client_event_runs_its_handler(product: Stack):
+    thread = unique("th")
+    async with product.client("hub", name="Ana") as ana, product.client("hub") as bia:
+        assert (await ana.refused("ticket:watch", {"thread_id": thread}))["code"] == "not_in_room"
+        for client in (ana, bia):
+            await client.call("join:thread", {"thread_id": thread})
+        assert await ana.call("ticket:watch", {"thread_id": thread, "minutes": 5}) == {"watching": True}
+        assert (await bia.expect("ticket:watched"))["data"] == {
+            "thread_id": thread,
+            "user_id": ana.user_id,
+            "namespace": "hub",
+            "name": "Ana",
+            "minutes": 5,
+        }
+        bad = await ana.refused("ticket:watch", {"thread_id": thread, "minutes": "five"})
+        assert (bad["code"], "minutes" in bad["message"]) == ("invalid_payload", True)
+
+
+async def test_client_event_of_the_team_is_forbidden_to_customers(product: Stack):
+    async with product.client("portal") as customer:
+        assert (await customer.refused("ticket:watch", {"thread_id": "1"}))["code"] == "forbidden"
+
+
+def test_example_is_documented_like_every_other_event(product: Stack, tmp_path: Path):
+    page = subprocess.run(
+        [sys.executable, "manage.py", "documentevents"],
+        env=product.env,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    assert "| `ticket:escalated` | ✓ | – | `presence:{group}` |" in page
+    assert "I am looking at this ticket." in page
