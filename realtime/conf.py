@@ -23,7 +23,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
     """Largest client frame; beyond it the connection is closed with 1009."""
     invalid_frames: Count = 50
     """So many invalid frames in a row close the connection with 4400."""
-    handshake_seconds: Annotated[float, Meta(ge=0)] = 5.0
+    handshake_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """A handshake that takes longer than this is cut."""
     bus_bytes: Count = 256 * 1024
     """Largest message on the bus; a larger one becomes a dead letter."""
