@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -32,3 +33,22 @@ def realtime_redis(redis_url: str, settings, request: pytest.FixtureRequest) -> 
         }
     }
     yield prefix
+
+
+@pytest.fixture
+async def process(realtime_redis: str) -> AsyncIterator[str]:
+    """What a socket process keeps per event loop, for one test; yields the prefix."""
+    from channels.layers import get_channel_layer
+
+    from presence import node as presence_node
+    from realtime import node, redis
+
+    yield realtime_redis
+    loop = asyncio.get_running_loop()
+    if loop in presence_node._nodes:
+        await presence_node._nodes.pop(loop).close()
+    if loop in node._nodes:
+        await node._nodes.pop(loop).stop()
+    await get_channel_layer().flush()
+    if loop in redis._clients:
+        await redis._clients.pop(loop).aclose(close_connection_pool=True)

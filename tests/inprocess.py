@@ -1,0 +1,195 @@
+"""The ASGI application in the test's own process, and clients of it: no server, but a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from channels.testing import WebsocketCommunicator
+
+from realtime.asgi import application
+from realtime.authentication import issue
+from realtime.bridge import BUS, Bridge
+from realtime.management.commands.runbridge import PRESENCE
+from realtime.redis import client, key
+
+PATIENCE = 10.0
+QUIET = 0.15
+
+
+async def eventually(condition: Callable[[], Any], within: float = PATIENCE) -> Any:
+    """Wait until `condition()` (or its awaited result) is true, and return it."""
+    deadline = time.monotonic() + within
+    while True:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"still not true after {within} s"
+        await asyncio.sleep(0.01)
+
+
+def bearer(token: str) -> list[tuple[bytes, bytes]]:
+    return [(b"authorization", f"Bearer {token}".encode())]
+
+
+class Refusal:
+    """The HTTP answer to a handshake that was refused."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.error = json.loads(body)["error"]
+
+    @property
+    def code(self) -> str:
+        return self.error["code"]
+
+
+class Connection:
+    """A client: reads frames in order, and keeps those it was not asked for yet."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.communicator = WebsocketCommunicator(application, path, **options)
+        self.communicator.scope["extensions"] = {"websocket.http.response": {}}
+        self.ready: dict[str, Any] = {}
+        self._unread: list[dict[str, Any]] = []
+        self._ids = 0
+
+    async def handshake(self) -> Refusal | str | None:
+        """The refusal, or the sub-protocol that was chosen."""
+        await self.communicator.send_input({"type": "websocket.connect"})
+        answer = await self.communicator.receive_output(PATIENCE)
+        if answer["type"] == "websocket.accept":
+            return answer.get("subprotocol")
+        assert answer["type"] == "websocket.http.response.start", answer
+        body = await self.communicator.receive_output(PATIENCE)
+        await self.communicator.wait(PATIENCE)
+        headers = {name.decode(): value.decode() for name, value in answer["headers"]}
+        return Refusal(answer["status"], headers, body["body"])
+
+    async def raw(self, text: str) -> None:
+        await self.communicator.send_to(text_data=text)
+
+    async def send(self, event: str, data: dict[str, Any] | None = None, **more: Any) -> None:
+        await self.raw(json.dumps({"event": event, "data": data or {}, **more}))
+
+    async def call(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send with an id and return the data of its ack."""
+        frame = await self._answer(event, data)
+        assert frame["event"] == "ack", frame
+        return frame["data"]
+
+    async def refused(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send with an id and return the data of its error."""
+        frame = await self._answer(event, data)
+        assert frame["event"] == "error", frame
+        return frame["data"]
+
+    async def _answer(self, event: str, data: dict[str, Any] | None) -> dict[str, Any]:
+        self._ids += 1
+        frame_id = f"call-{self._ids}"
+        await self.send(event, data, id=frame_id)
+        return await self._next(lambda frame: frame.get("id") == frame_id)
+
+    async def expect(self, event: str, **data: Any) -> dict[str, Any]:
+        """The next unread frame of this event whose data has these values; the frames before it stay unread."""
+        return await self._next(
+            lambda frame: (
+                frame["event"] == event
+                and all(frame["data"].get(name) == value for name, value in data.items())
+            )
+        )
+
+    async def expect_close(self) -> tuple[int, str]:
+        """Wait for the close; returns code and reason."""
+        while True:
+            output = await self.communicator.receive_output(PATIENCE)
+            if output["type"] == "websocket.close":
+                return output["code"], output["reason"]
+            self._unread.append(json.loads(output["text"]))
+
+    async def nothing(self, *events: str) -> None:
+        """None of these events (none at all, if none is named) is unread, nor comes within a moment."""
+        await asyncio.sleep(QUIET)
+        while not self.communicator.output_queue.empty():
+            output = self.communicator.output_queue.get_nowait()
+            assert output["type"] == "websocket.send", output
+            self._unread.append(json.loads(output["text"]))
+        found = [frame for frame in self._unread if not events or frame["event"] in events]
+        assert not found, found
+
+    async def _next(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        for frame in self._unread:
+            if matches(frame):
+                self._unread.remove(frame)
+                return frame
+        while True:
+            output = await self.communicator.receive_output(PATIENCE)
+            assert output["type"] == "websocket.send", output
+            frame = json.loads(output["text"])
+            if matches(frame):
+                return frame
+            self._unread.append(frame)
+
+    async def disconnect(self, code: int = 1001) -> None:
+        if not self.communicator.future.done():
+            await self.communicator.disconnect(code, timeout=PATIENCE)
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    namespace: str = "hub",
+    user_id: str = "7",
+    role: str | None = None,
+    *,
+    token: str | None = None,
+    **claims: Any,
+) -> AsyncIterator[Connection]:
+    """A client that has read its `connection:ready`."""
+    role = role or ("attendant" if namespace == "hub" else "customer")
+    connection = Connection(
+        f"/{namespace}/", headers=bearer(token or issue(user_id=user_id, role=role, **claims))
+    )
+    assert await connection.handshake() is None
+    connection.ready = (await connection.expect("connection:ready"))["data"]
+    try:
+        yield connection
+    finally:
+        await connection.disconnect()
+
+
+async def refusal(path: str, **options: Any) -> Refusal:
+    """The refusal of a handshake that must be refused."""
+    answer = await Connection(path, **options).handshake()
+    assert isinstance(answer, Refusal), answer
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def bridging() -> AsyncIterator[Bridge]:
+    """A bridge that delivers while the block runs."""
+    bridge = Bridge([BUS, PRESENCE])
+    running = asyncio.create_task(bridge.run())
+    await asyncio.wait_for(bridge.ready.wait(), PATIENCE)
+    try:
+        yield bridge
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def add(event: str, data: dict[str, Any], **more: Any) -> str:
+    """Append to the durable stream as a backbone would; returns the entry's id."""
+    message = json.dumps({"event": event, "data": data, **more})
+    return (await client().xadd(key("stream"), {"message": message})).decode()
+
+
+async def dead_letters() -> list[dict[str, str]]:
+    entries: Any = await client().xrange(key("dead"))
+    return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import pytest
+from django.core.checks import run_checks
+
+from realtime.checks import DEVELOPMENT_KEY, check_settings
+
+
+def ids() -> set[str]:
+    return {str(message.id) for message in check_settings(None)}
+
+
+@pytest.fixture
+def set_realtime(settings):
+    def change(**values: object) -> None:
+        settings.REALTIME = {**settings.REALTIME, **values}
+
+    return change
+
+
+@pytest.fixture
+def set_jwt(settings):
+    def change(**values: object) -> None:
+        settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, **values}
+
+    return change
+
+
+def test_default_settings_are_fine():
+    assert check_settings(None) == []
+
+
+def test_checks_run_with_manage_py_check(set_realtime):
+    set_realtime(GRACE_PERIOD="soon")
+    assert "realtime.E001" in {message.id for message in run_checks(tags=["realtime"])}
+
+
+def test_every_error_comes_with_a_hint(set_realtime, set_jwt):
+    set_realtime(AWAY_AFTER=1000, GRACE_PERIOD=1000, EVENTS=["no.such"], HUB_THREAD_POLICY="no.such")
+    set_jwt(SIGNING_KEY="")
+    messages = check_settings(None)
+    assert len(messages) == 5
+    assert all(message.hint for message in messages)
+
+
+# --- E001: the setting itself ------------------------------------------------------------------------
+
+
+def test_wrong_value_is_an_error_that_names_it(set_realtime):
+    set_realtime(GRACE_PERIOD="soon")
+    (error,) = check_settings(None)
+    assert error.id == "realtime.E001"
+    assert "GRACE_PERIOD" in error.msg
+
+
+# --- E002, E003: durations that contradict each other ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "durations",
+    [
+        {"HEARTBEAT_INTERVAL": 75, "AWAY_AFTER": 75},
+        {"HEARTBEAT_INTERVAL": 80, "AWAY_AFTER": 75},
+        {"AWAY_AFTER": 300, "PRESENCE_TTL": 300},
+        {"AWAY_AFTER": 301, "PRESENCE_TTL": 300},
+    ],
+)
+def test_heartbeat_must_be_shorter_than_away_and_away_than_ttl(set_realtime, durations):
+    set_realtime(**durations)
+    assert ids() == {"realtime.E002"}
+
+
+@pytest.mark.parametrize("grace", [290, 295])
+def test_lease_and_grace_must_be_shorter_than_ttl(set_realtime, grace):
+    set_realtime(NODE_LEASE=10, GRACE_PERIOD=grace)
+    assert ids() == {"realtime.E003"}
+
+
+def test_lease_and_grace_just_shorter_than_ttl_is_fine(set_realtime):
+    set_realtime(NODE_LEASE=10, GRACE_PERIOD=289)
+    assert ids() == set()
+
+
+# --- E004, E005: what is imported by name ------------------------------------------------------------
+
+
+def test_module_of_events_that_cannot_be_imported(set_realtime):
+    set_realtime(EVENTS=["no.such.module"])
+    assert ids() == {"realtime.E004"}
+
+
+@pytest.mark.parametrize("name", ["HUB_THREAD_POLICY", "PORTAL_THREAD_POLICY"])
+@pytest.mark.parametrize("path", ["no.such.policy", "hub.policy.no_such", "nodots"])
+def test_policy_that_cannot_be_imported(set_realtime, name, path):
+    set_realtime(**{name: path})
+    assert ids() == {"realtime.E005"}
+
+
+# --- E006, E007, W001: keys --------------------------------------------------------------------------
+
+
+def test_shared_secret_is_required_for_hs(set_jwt):
+    set_jwt(ALGORITHM="HS256", SIGNING_KEY="")
+    assert ids() == {"realtime.E006"}
+
+
+def test_short_shared_secret_is_a_warning(set_jwt):
+    set_jwt(ALGORITHM="HS512", SIGNING_KEY="x" * 31)
+    assert ids() == {"realtime.W001"}
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+def test_public_key_is_required_for_asymmetric_algorithms(set_jwt, algorithm):
+    set_jwt(ALGORITHM=algorithm, SIGNING_KEY="", VERIFYING_KEY="", JWK_URL=None)
+    assert ids() == {"realtime.E006"}
+
+
+@pytest.mark.parametrize("with_key", [{"VERIFYING_KEY": "a PEM"}, {"JWK_URL": "https://id.test/jwks"}])
+def test_socket_server_needs_only_what_verifies(set_jwt, with_key):
+    set_jwt(**{"ALGORITHM": "RS256", "SIGNING_KEY": "", "VERIFYING_KEY": "", "JWK_URL": None, **with_key})
+    assert ids() == set()
+
+
+def test_development_signing_key_is_refused_with_debug_off(settings, set_jwt):
+    settings.DEBUG = False
+    set_jwt(SIGNING_KEY=DEVELOPMENT_KEY + "x" * 50)
+    assert ids() == {"realtime.E007"}
+
+
+def test_development_secret_key_is_refused_with_debug_off(settings):
+    settings.DEBUG = False
+    settings.SECRET_KEY = DEVELOPMENT_KEY + "x" * 50
+    assert ids() == {"realtime.E007"}
+
+
+def test_development_keys_are_fine_with_debug_on(settings, set_jwt):
+    settings.DEBUG = True
+    settings.SECRET_KEY = DEVELOPMENT_KEY + "x" * 50
+    set_jwt(SIGNING_KEY=DEVELOPMENT_KEY + "x" * 50)
+    assert ids() == set()
+
+
+# --- E008: channel layer -----------------------------------------------------------------------------
+
+
+def test_channel_layer_in_memory_is_refused(settings):
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    assert ids() == {"realtime.E008"}

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+
+from realtime.conf import Conf, Limits, conf, from_environment, parse
+
+# --- Defaults ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        ("heartbeat_interval", 30),
+        ("away_after", 75),
+        ("grace_period", 60),
+        ("presence_ttl", 300),
+        ("node_lease", 10),
+        ("grant_ttl", 86400),
+    ],
+)
+def test_default_duration(name: str, seconds: float):
+    assert getattr(parse({}), name) == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("frame_bytes", 65536), ("invalid_frames", 50), ("handshake_seconds", 5), ("bus_bytes", 262144)],
+)
+def test_default_limit(name: str, limit: float):
+    assert getattr(parse({}).limits, name) == limit
+
+
+def test_default_roles():
+    assert set(parse({}).hub_roles) == {"attendant", "admin"}
+    assert parse({}).portal_roles == ("customer",)
+    assert parse({}).presence_roles == ("attendant",)
+
+
+def test_nobody_may_connect_from_a_web_page_unless_its_origin_is_listed():
+    assert parse({}).allowed_origins == ()
+
+
+def test_token_in_the_query_string_is_off_by_default():
+    assert parse({}).query_token is False
+
+
+# --- Environment -------------------------------------------------------------------------------------
+
+
+def test_duration_from_the_environment_may_have_decimals():
+    assert parse(from_environment({"REALTIME_GRACE_PERIOD": "1.5"})).grace_period == 1.5
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HEARTBEAT_INTERVAL", "AWAY_AFTER", "GRACE_PERIOD", "PRESENCE_TTL", "NODE_LEASE", "GRANT_TTL"],
+)
+def test_duration_can_be_set_from_the_environment(name: str):
+    assert from_environment({f"REALTIME_{name}": "7"}) == {name: "7"}
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(Conf), ids=lambda field: field.name)
+def test_every_setting_is_a_variable_of_the_same_name(field: msgspec.structs.FieldInfo):
+    own = {"REDIS_URL": "REDIS_URL", "ALLOWED_ORIGINS": "ALLOWED_ORIGINS"}
+    if field.encode_name != "LIMITS":
+        name = own.get(field.encode_name, f"REALTIME_{field.encode_name}")
+        assert list(from_environment({name: "1"})) == [field.encode_name]
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(Limits), ids=lambda field: field.name)
+def test_every_limit_can_be_set_from_the_environment(field: msgspec.structs.FieldInfo):
+    values = from_environment({f"REALTIME_LIMIT_{field.encode_name}": "3"})
+    assert getattr(parse(values).limits, field.name) == 3
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(Limits), ids=lambda field: field.name)
+def test_every_limit_can_be_switched_off(field: msgspec.structs.FieldInfo):
+    values = from_environment({f"REALTIME_LIMIT_{field.encode_name}": "0"})
+    assert getattr(parse(values).limits, field.name) == 0
+
+
+def test_redis_and_prefix_from_the_environment():
+    current = parse(from_environment({"REDIS_URL": "rediss://r:6380/2", "REALTIME_PREFIX": "shop-1"}))
+    assert (current.redis_url, current.prefix) == ("rediss://r:6380/2", "shop-1")
+
+
+def test_origins_from_the_environment_are_separated_by_commas():
+    values = from_environment({"ALLOWED_ORIGINS": "https://a.test, https://b.test:8443,,"})
+    assert parse(values).allowed_origins == ("https://a.test", "https://b.test:8443")
+
+
+@pytest.mark.parametrize(
+    "name", ["REALTIME_GRACE_PERIOD", "REALTIME_LIMIT_FRAME_BYTES", "REDIS_URL", "ALLOWED_ORIGINS"]
+)
+def test_empty_variable_is_as_good_as_none(name: str):
+    assert from_environment({name: ""}) == {}
+
+
+def test_lists_from_the_environment_are_separated_by_commas():
+    current = parse(from_environment({"REALTIME_HUB_ROLES": "agent, boss", "REALTIME_EVENTS": "a.b"}))
+    assert (current.hub_roles, current.events) == (("agent", "boss"), ("a.b",))
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("true", True), ("0", False), ("false", False)])
+def test_switch_from_the_environment(text: str, value: bool):
+    assert parse(from_environment({"REALTIME_REQUIRE_ORIGIN": text})).require_origin is value
+
+
+def test_variables_of_others_are_ignored():
+    assert from_environment({"GRACE_PERIOD": "1", "REALTIME_UNHEARD_OF": "1", "PATH": "/bin"}) == {}
+
+
+# --- Wrong values ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRACE_PERIOD", "soon"),
+        ("GRACE_PERIOD", 0),
+        ("GRACE_PERIOD", -1),
+        ("GRACE_PERIOD", "nan"),
+        ("GRACE_PERIOD", "inf"),
+        ("PRESENCE_TTL", 400 * 86400),
+        ("PREFIX", ""),
+        ("PREFIX", "with space"),
+        ("PREFIX", "a:b"),
+        ("PREFIX", "x" * 33),
+        ("ALLOWED_ORIGINS", "https://a.test"),
+        ("HUB_ROLES", "attendant"),
+        ("REQUIRE_ORIGIN", "perhaps"),
+    ],
+)
+def test_wrong_value_is_refused_and_named(name: str, value: object):
+    with pytest.raises(ImproperlyConfigured, match=name):
+        parse({name: value})
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "many"])
+def test_wrong_limit_is_refused_and_named(value: object):
+    with pytest.raises(ImproperlyConfigured, match=r"LIMITS\.FRAME_BYTES"):
+        parse({"LIMITS": {"FRAME_BYTES": value}})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", -1])
+def test_wrong_handshake_time_is_refused(value: object):
+    with pytest.raises(ImproperlyConfigured, match=r"LIMITS\.HANDSHAKE_SECONDS"):
+        parse({"LIMITS": {"HANDSHAKE_SECONDS": value}})
+
+
+@pytest.mark.parametrize("values", [{"GRACE": 1}, {"LIMITS": {"FRAMES": 1}}, {"grace_period": 1}])
+def test_misspelt_name_is_refused(values: dict[str, object]):
+    with pytest.raises(ImproperlyConfigured, match="REALTIME.*unknown field"):
+        parse(values)
+
+
+# --- In a process ------------------------------------------------------------------------------------
+
+
+def test_conf_is_the_realtime_setting(settings):
+    settings.REALTIME = {"GRACE_PERIOD": 12}
+    assert conf().grace_period == 12
+
+
+def test_conf_is_validated_once():
+    assert conf() is conf()
+
+
+def test_conf_follows_a_changed_setting(settings):
+    conf()
+    settings.REALTIME = {"GRACE_PERIOD": 13}
+    assert conf().grace_period == 13
+
+
+def test_conf_does_not_care_about_other_settings(settings):
+    before = conf()
+    settings.USE_I18N = not django_settings.USE_I18N
+    assert conf() is before
+
+
+@pytest.mark.parametrize("name", ["NODE_LEASE", "AWAY_AFTER", "GRACE_PERIOD", "PRESENCE_TTL"])
+def test_batches_take_at_most_a_quarter_of_the_shortest_duration(name: str):
+    assert parse({name: 1.5}).batch_interval <= 1.5 / 4
+
+
+def test_batches_take_at_most_a_second():
+    long = dict.fromkeys(("NODE_LEASE", "AWAY_AFTER", "GRACE_PERIOD", "PRESENCE_TTL"), 3600)
+    assert parse(long).batch_interval <= 1
