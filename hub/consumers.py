@@ -42,6 +42,11 @@ class HubConsumer(NamespaceConsumer):
         for group in self.principal.groups:
             await self.send_presence_state(group)
 
+    async def receive(self, *args: Any, **kwargs: Any) -> None:
+        if self.is_listed:
+            self.presence.seen(self.principal.user_id)
+        await super().receive(*args, **kwargs)
+
     async def on_heartbeat(self) -> None:
         if self.is_listed:
             self.presence.heartbeat(self.principal.user_id)

@@ -56,6 +56,8 @@ class PresenceNode:
         self._states: dict[str, State] = {}
         self._in_grace: dict[str, tuple[Presentee, float]] = {}
         self._heard: set[str] = set()
+        self._seen: set[str] = set()
+        self._touch_at = 0.0
         self._pending: list[_Pending] = []
         self._epoch = ""
         self._wake = asyncio.Event()
@@ -103,6 +105,10 @@ class PresenceNode:
     def heartbeat(self, user_id: str) -> None:
         """The user's client sent a sign of life; told with the next batch."""
         self._heard.add(user_id)
+
+    def seen(self, user_id: str) -> None:
+        """The user's client sent some frame: no heartbeat, but its record must not expire."""
+        self._seen.add(user_id)
 
     async def choose(self, user_id: str, status: Status) -> None:
         """The user chose a status. Raises `redis.RedisError`."""
@@ -159,6 +165,10 @@ class PresenceNode:
         """Tell everything that is pending; with nothing pending only the lease is renewed."""
         heard, self._heard = self._heard, set()
         self._pending += [_Pending({"does": "heartbeat", "user": user}) for user in heard]
+        if self._now() >= self._touch_at:
+            self._touch_at = self._now() + conf().presence_ttl / 4
+            seen, self._seen = self._seen - heard, set()
+            self._pending += [_Pending({"does": "touch", "user": user}) for user in seen]
         while True:
             batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
             try:

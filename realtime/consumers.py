@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -23,12 +23,12 @@ from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, dec
 from realtime.node import Node
 from realtime.payloads import InvalidPayload, Payload, parse_payload
 from realtime.rooms import group_name, thread_of, user_room
+from realtime.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 EXPIRY_NOTICE = 60.0
 """Seconds before the token ends at which the client is told (half-way for a shorter life)."""
-LONGEST_TIMER = 86400.0
 TYPING_SECONDS = 10.0
 """A typist who says nothing for so long is reported as stopped."""
 _COUNT_AS_INVALID = frozenset(
@@ -36,7 +36,7 @@ _COUNT_AS_INVALID = frozenset(
 )
 
 
-class NamespaceConsumer(AsyncJsonWebsocketConsumer):
+class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     """A connection to one namespace. Handlers of client events (`@client_event`) get it as their first argument.
 
     Everything that happens to a connection — its frames, what its rooms receive, its timers, signals — happens
@@ -55,14 +55,10 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
         """The rooms this connection is in, each with the position of the last thing it got there."""
         self.accepted = False
         self.node = Node.current()
-        self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._groups: set[str] = set()
         self._typing: set[str] = set()
         self._invalid_in_a_row = 0
         self._heard_at = 0.0
-        self._ended = False
 
     @property
     def user(self) -> tuple[str, str]:
@@ -96,7 +92,7 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
 
         (Channels' own version also visits a thread before every message to close old database connections.)
         """
-        async with self._turn:
+        async with self.turn:
             handler = getattr(self, get_handler_name(message), None)
             if handler is None:
                 logger.error("no handler for message", extra={**self.facts, "type": message["type"]})
@@ -186,10 +182,10 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
 
     async def end(self, code: CloseCode, reason: str = "") -> None:
         """Close from our side; without a reason of its own the code's is sent."""
-        if self._ended or not self.accepted:
-            self._ended = True
+        if self.ended or not self.accepted:
+            self.ended = True
             return
-        self._ended = True
+        self.ended = True
         metrics.CLOSES.labels(str(int(code))).inc()
         logger.info("connection closed by server", extra={**self.facts, "code": int(code)})
         await self.close(code=int(code), reason=fitting_reason(reason) or REASONS[code])
@@ -198,15 +194,13 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
         logger.info("connection over", extra={**self.facts, "code": code})
 
     async def websocket_disconnect(self, message: Any) -> None:
-        self._ended = True
+        self.ended = True
         await self.disconnect(message["code"])
         raise StopConsumer
 
     async def _clean_up(self) -> None:
-        self._ended = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self.ended = True
+        self.cancel_all()
         self.node.remove(self)
         if self.accepted:
             metrics.CONNECTIONS.labels(self.namespace).dec()
@@ -220,38 +214,6 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
         for room in {*self._groups, *self.rooms}:
             await self.channel_layer.group_discard(group_name(self.namespace, room), self.channel_name)
         self.rooms = {}
-
-    # --- In turn ---------------------------------------------------------------------------------
-
-    def soon(self, action: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Do something to this connection from outside (a timer, a signal), in its turn."""
-
-        async def in_turn() -> None:
-            async with self._turn:
-                if self._ended:
-                    return
-                try:
-                    await action(*args)
-                except (RedisError, OSError) as error:
-                    logger.warning("action failed", extra={**self.facts, "error": repr(error)})
-                except Exception:
-                    logger.exception("action failed", extra=self.facts)
-
-        task = asyncio.create_task(in_turn())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def after(self, seconds: float, name: str, action: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Do something in its turn after so many seconds; another timer of the same name replaces this one."""
-        self.cancel(name)
-        self._timers[name] = asyncio.get_running_loop().call_later(
-            min(max(seconds, 0.0), LONGEST_TIMER), self.soon, action, *args
-        )
-
-    def cancel(self, name: str) -> None:
-        """Forget a timer."""
-        if timer := self._timers.pop(name, None):
-            timer.cancel()
 
     # --- Frames from the client ------------------------------------------------------------------
 
@@ -313,7 +275,7 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
         await self._send_text(encode(event, data, id=id), "direct")
 
     async def _send_text(self, text: str, kind: str) -> None:
-        if self._ended:
+        if self.ended:
             return
         metrics.FRAMES_OUT.labels(kind).inc()
         await self.send(text_data=text)
@@ -438,7 +400,7 @@ class NamespaceConsumer(AsyncJsonWebsocketConsumer):
         self.after(remaining + leeway(), "expired", self._expire)
 
     async def _say_expiring(self) -> None:
-        if self.principal.expires_at - time.time() > LONGEST_TIMER:
+        if self.principal.expires_at - time.time() > Turns.LONGEST:
             self._watch_expiry()
             return
         await self.send_event("auth:expiring", {"expires_at": iso(self.principal.expires_at)})

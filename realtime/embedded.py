@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -92,7 +93,7 @@ class EmbeddedRedis:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for us: clients stop first
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+                preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -133,8 +134,12 @@ class EmbeddedRedis:
                 (self.directory / name).unlink(missing_ok=True)
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies, however it dies (PR_SET_PDEATHSIG, prctl(2))."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() == 1:
-        os._exit(1)
+def die_with(parent: int, how: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the kernel to send `how` to this process when its parent dies, however it dies (PR_SET_PDEATHSIG, prctl(2)).
+
+    `parent` is the parent's id, noted before the fork: it may be gone by now. Does nothing where there is no prctl.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, how)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), how)

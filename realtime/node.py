@@ -5,20 +5,44 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from channels.layers import get_channel_layer
 
+from realtime.authentication import Principal
 from realtime.closing import CloseCode
 from realtime.control import PresenceChanged, Signal, ThreadRevoked, TokenRevoked, UserDisconnected, parse
 from realtime.rooms import CONTROL_GROUP, PORTAL, thread_room
-
-if TYPE_CHECKING:
-    from realtime.consumers import NamespaceConsumer
+from realtime.turns import Action
 
 logger = logging.getLogger(__name__)
+
+
+class Connection(Protocol):
+    """What a node must know of a connection."""
+
+    connection_id: str
+    opened_at: float
+
+    @property
+    def user(self) -> tuple[str, str]:
+        """Namespace and user id."""
+
+    @property
+    def principal(self) -> Principal:
+        """Whose it is."""
+
+    def soon(self, action: Action, *args: Any) -> None:
+        """Do something to it in its turn."""
+
+    async def end(self, code: CloseCode, reason: str = "") -> None:
+        """Close it."""
+
+    async def leave(self, room: str, reason: str | None = None) -> None:
+        """Take it out of a room."""
+
 
 _nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
 
@@ -28,7 +52,7 @@ class Node:
 
     def __init__(self) -> None:
         self.id = uuid4().hex
-        self.connections: dict[str, NamespaceConsumer] = {}
+        self.connections: dict[str, Connection] = {}
         self.on_presence: Callable[[PresenceChanged], None] = lambda signal: None
         self._layer: Any = get_channel_layer()
         self._users: dict[tuple[str, str], set[str]] = {}
@@ -62,12 +86,12 @@ class Node:
             await asyncio.gather(self._reader, return_exceptions=True)
             self._reader = None
 
-    def add(self, connection: NamespaceConsumer) -> None:
+    def add(self, connection: Connection) -> None:
         """From now on signals reach this connection."""
         self.connections[connection.connection_id] = connection
         self._users.setdefault(connection.user, set()).add(connection.connection_id)
 
-    def remove(self, connection: NamespaceConsumer) -> None:
+    def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.pop(connection.connection_id, None)
         of_user = self._users.get(connection.user, set())
@@ -75,7 +99,7 @@ class Node:
         if not of_user:
             self._users.pop(connection.user, None)
 
-    def connections_of(self, namespace: str, user_id: str) -> Iterator[NamespaceConsumer]:
+    def connections_of(self, namespace: str, user_id: str) -> Iterator[Connection]:
         """A user's connections to this process."""
         for connection_id in tuple(self._users.get((namespace, user_id), ())):
             yield self.connections[connection_id]

@@ -229,6 +229,12 @@ function does.heartbeat(op)
   return state(op.user)
 end
 
+-- {user}: sent something that is no heartbeat
+function does.touch(op)
+  if open(op.user) > 0 then keep(op.user) end
+  return ''
+end
+
 -- {user, status, reason}
 function does.choose(op)
   if not record(op.user) then return '' end

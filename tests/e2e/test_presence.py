@@ -201,6 +201,17 @@ async def test_any_frame_keeps_a_connection_from_being_silent(quick: Stack):
         assert client.close_code is None
 
 
+async def test_who_sends_frames_but_no_heartbeat_is_away_and_stays_present(quick: Stack):
+    group, user = unique("g"), unique("u")
+    async with quick.client("hub", user, groups=[group]) as client:
+        for _ in range(14):
+            await client.call("leave:thread", {"thread_id": "1"})
+            await asyncio.sleep(0.5)
+        async with quick.client("hub", role="admin", groups=[group]) as admin:
+            state = (await admin.expect("presence:state"))["data"]
+            assert [(m["user_id"], m["status"]) for m in state["members"]] == [(user, "away")]
+
+
 async def test_admin_may_not_choose_a_status(quick: Stack):
     async with quick.client("hub", role="admin") as admin:
         assert (await admin.refused("presence:away"))["code"] == "forbidden"
