@@ -20,8 +20,8 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def realtime_redis(redis_url: str, settings, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Settings that point at the real server, with a prefix of the test's own; yields the prefix."""
+def realtime_redis(redis_url: str, settings) -> str:
+    """Settings that point at the real server, with a prefix of the test's own; returns the prefix."""
     from uuid import uuid4
 
     prefix = f"u{uuid4().hex[:12]}"
@@ -32,7 +32,7 @@ def realtime_redis(redis_url: str, settings, request: pytest.FixtureRequest) -> 
             "CONFIG": {"hosts": [{"address": redis_url}], "prefix": prefix},
         }
     }
-    yield prefix
+    return prefix
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_wrong_handshake_time_is_refused(value: object):
 
 @pytest.mark.parametrize("values", [{"GRACE": 1}, {"LIMITS": {"FRAMES": 1}}, {"grace_period": 1}])
 def test_misspelt_name_is_refused(values: dict[str, object]):
-    with pytest.raises(ImproperlyConfigured, match="REALTIME.*unknown field"):
+    with pytest.raises(ImproperlyConfigured, match=r"REALTIME.*unknown field"):
         parse(values)
 
 

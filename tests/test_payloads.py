@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Literal
 
 import msgspec
@@ -94,10 +95,8 @@ def test_deeply_nested_data_is_refused_like_any_other():
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_payload_or_invalid(data: bytes):
-    try:
+    with contextlib.suppress(InvalidPayload):
         assert isinstance(parse_payload(Thing, data), Thing)
-    except InvalidPayload as error:
-        assert str(error)
 
 
 def test_field_of_a_type_without_decoder_is_a_mistake_of_the_event():
