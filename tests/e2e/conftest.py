@@ -12,11 +12,13 @@ def _run(stack: Stack) -> Iterator[Stack]:
         yield stack.start_all()
     finally:
         stack.stop()
-    assert "Traceback" not in stack.logs, stack.logs
+    stack.assert_calm()
 
 
 @pytest.fixture(scope="session", params=["uvicorn", "daphne"])
-def stack(request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(
+    request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     """The system with default timings, its sockets served by each server we support."""
     stack = Stack(tmp_path_factory.mktemp(request.param), redis_url)
     stack.server = request.param

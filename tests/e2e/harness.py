@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
-from signal import SIGTERM, Signals
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGTERM, Signals
 from typing import Any, Self
 from uuid import uuid4
 
+import jwt
 import redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -98,6 +101,22 @@ class Process:
         return self._popen.returncode
 
 
+@dataclass(frozen=True)
+class Response:
+    """An answer over plain HTTP, to a handshake too."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error of a JSON body."""
+        error: dict[str, Any] = json.loads(self.body)["error"]
+        return error
+
+
 class Stack:
     """A whole system with settings of its own: socket servers, bridges, recorders, on one Redis."""
 
@@ -126,6 +145,8 @@ class Stack:
         self.env.pop("DJANGO_SETTINGS_MODULE", None)
         self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
         self.processes: list[Process] = []
+        self.tokens: set[str] = set()
+        """Every token made here: none of them may turn up in a log."""
 
     def start(self, name: str, *command: str, ready: str = "ready", **env: str) -> Process:
         """`start("runbridge")` starts `manage.py runbridge`; with a command, that command."""
@@ -170,6 +191,13 @@ class Stack:
     def logs(self) -> str:
         return "\n".join(process.output for process in self.processes)
 
+    def assert_calm(self) -> None:
+        """No process wrote a stack trace, or anything of a token."""
+        assert "Traceback" not in self.logs, self.logs
+        signatures = {token.rpartition(".")[2] for token in self.tokens}
+        leaked = [part for part in signatures if len(part) > 20 and part in self.logs]
+        assert not leaked, self.logs
+
     # --- A backbone ------------------------------------------------------------------------------
 
     def key(self, name: str) -> str:
@@ -199,7 +227,100 @@ class Stack:
         return f"{scheme}://127.0.0.1:{port or self.port}/{namespace}/"
 
     def token(self, user_id: str = "7", role: str = "attendant", **claims: Any) -> str:
-        return issue(user_id=user_id, role=role, **claims)
+        token = issue(user_id=user_id, role=role, **claims)
+        self.tokens.add(token)
+        return token
+
+    def sign(
+        self,
+        *,
+        key: Any = None,
+        algorithm: str = "HS256",
+        header: dict[str, Any] | None = None,
+        without: Iterable[str] = (),
+        **claims: Any,
+    ) -> str:
+        """A token signed by hand: an attendant's good one, but for what is asked for."""
+        now = int(time.time())
+        payload = {
+            "token_type": "access",
+            "jti": uuid4().hex,
+            "user_id": "7",
+            "role": "attendant",
+            "iat": now,
+            "exp": now + 3600,
+            **claims,
+        }
+        for name in without:
+            del payload[name]
+        token = jwt.encode(payload, key or self.env["JWT_SIGNING_KEY"], algorithm, headers=header)
+        self.tokens.add(token)
+        return token
+
+    async def http(
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[str, str | bytes]] = (),
+        port: int | None = None,
+        within: float = PATIENCE,
+    ) -> Response:
+        """One request with exactly these headers (and Host)."""
+        return await asyncio.to_thread(
+            self._http, method, path, [("Connection", "close"), *headers], port, within
+        )
+
+    async def handshake(
+        self,
+        path: str = "/hub/",
+        headers: Iterable[tuple[str, str | bytes]] = (),
+        *,
+        token: str | None = None,
+        port: int | None = None,
+        within: float = PATIENCE,
+    ) -> Response:
+        """Ask for a WebSocket and hang up; 101 when it was granted. `token` goes into Authorization."""
+        upgrade: list[tuple[str, str | bytes]] = [
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ]
+        if token is not None:
+            upgrade.append(("Authorization", f"Bearer {token}"))
+        return await asyncio.to_thread(self._http, "GET", path, [*upgrade, *headers], port, within)
+
+    def _http(
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[str, str | bytes]],
+        port: int | None,
+        within: float,
+    ) -> Response:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=within)
+        try:
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            for name, value in headers:
+                connection.putheader(name, value)
+            connection.endheaders()
+            with connection.getresponse() as response:
+                return Response(
+                    response.status,
+                    {name.lower(): value for name, value in response.getheaders()},
+                    response.read(),
+                )
+        finally:
+            connection.close()
+
+    def assert_refused(self, response: Response, status: int, code: str) -> None:
+        """The handshake got this status and error; from daphne it can only be a bare 403."""
+        if self.server == "daphne":
+            assert response.status == 403, response
+        else:
+            assert (response.status, response.error["code"]) == (status, code), response
+            assert isinstance(response.error["message"], str)
+            assert response.headers["content-type"] == "application/json"
 
     @contextlib.asynccontextmanager
     async def client(
