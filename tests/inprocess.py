@@ -9,7 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from channels.testing import WebsocketCommunicator
+from channels.testing import HttpCommunicator, WebsocketCommunicator
+from django.core.handlers.asgi import ASGIHandler
+from django.test import override_settings
 
 from realtime.asgi import application
 from realtime.authentication import issue
@@ -193,3 +195,30 @@ async def add(event: str, data: dict[str, Any], **more: Any) -> str:
 async def dead_letters() -> list[dict[str, str]]:
     entries: Any = await client().xrange(key("dead"))
     return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
+
+
+class Answer:
+    """What the HTTP side answered."""
+
+    def __init__(self, response: dict[str, Any]) -> None:
+        self.status: int = response["status"]
+        self.headers = {name.decode().lower(): value.decode() for name, value in response["headers"]}
+        self.body: bytes = response["body"]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def http(path: str, method: str = "GET", **headers: str) -> Answer:
+    """A request to the socket server's HTTP side."""
+    with override_settings(ROOT_URLCONF="realtime.endpoints", MIDDLEWARE=[]):
+        communicator = HttpCommunicator(
+            ASGIHandler(),
+            method,
+            path,
+            headers=[(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        )
+        answer = Answer(await communicator.get_response(timeout=PATIENCE))
+        await communicator.wait(PATIENCE)
+        return answer
