@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisError
+
+from realtime.embedded import EmbeddedRedis
+from tests.e2e.harness import QUIET, ROOT, Stack, eventually, unique
+
+GRACE, LEASE = "1.5", "1"
+
+
+class Database:
+    """The recorder's database, as anybody else sees it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10)) as connection:
+            return connection.execute(sql).fetchall()
+
+    @property
+    def recorded(self) -> int:
+        return int(self.rows("SELECT count(*) FROM presence_presencetransition")[0][0])
+
+    def has_more_than(self, count: int) -> bool:
+        return self.recorded > count
+
+    @property
+    def entry_ids(self) -> list[str]:
+        return [row[0] for row in self.rows("SELECT entry_id FROM presence_presencetransition ORDER BY id")]
+
+    def status(self, user_id: str) -> str | None:
+        found = dict(self.rows("SELECT user_id, status FROM presence_presencerecord"))
+        return found.get(user_id)
+
+    def changes(self, user_id: str) -> list[tuple[str, str]]:
+        rows = self.rows("SELECT user_id, to_status, reason FROM presence_presencetransition ORDER BY id")
+        return [(status, reason) for found, status, reason in rows if found == user_id]
+
+
+System = tuple[Stack, Database]
+
+
+def build(directory: Path, redis_url: str, **env: str) -> System:
+    """A stack whose database is migrated."""
+    stack = Stack(directory, redis_url, REALTIME_GRACE_PERIOD=GRACE, REALTIME_NODE_LEASE=LEASE, **env)
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=stack.env, check=True
+    )
+    return stack, Database(directory / "db.sqlite3")
+
+
+@pytest.fixture
+def system(tmp_path: Path, redis_url: str) -> Iterator[System]:
+    stack, database = build(tmp_path, redis_url)
+    yield stack, database
+    stack.stop()
+    assert "Traceback" not in stack.logs, stack.logs
+
+
+@pytest.fixture
+def own_redis() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def system_of_its_own(tmp_path: Path, own_redis: EmbeddedRedis) -> Iterator[System]:
+    stack, database = build(tmp_path, own_redis.url)
+    yield stack, database
+    stack.stop()
+    assert "Traceback" not in stack.logs, stack.logs
+
+
+def transition(user_id: str, old: str = "offline", new: str = "online") -> str:
+    return json.dumps(
+        {
+            "user_id": user_id,
+            "namespace": "hub",
+            "from": old,
+            "to": new,
+            "reason": "connect",
+            "at": "2026-03-01T09:00:00.000Z",
+            "name": "Ana",
+            "groups": ["attendants", "sales"],
+        }
+    )
+
+
+class Writer(threading.Thread):
+    """Appends so many transitions, ten at a time."""
+
+    def __init__(self, stack: Stack, count: int) -> None:
+        super().__init__(daemon=True)
+        self.stack = stack
+        self.count = count
+
+    def run(self) -> None:
+        for number in range(self.count):
+            user = f"u{number % 50}"
+            self.stack.redis.xadd(self.stack.key("presence"), {"transition": transition(user, "offline")})
+            if number % 10 == 0:
+                time.sleep(0.01)
+
+    def ids(self) -> list[str]:
+        self.join()
+        entries: Any = self.stack.redis.xrange(self.stack.key("presence"))
+        return [entry_id for entry_id, _ in entries]
+
+
+async def test_everything_is_recorded_exactly_once_however_often_a_recorder_is_killed(system: System):
+    stack, database = system
+    writer = Writer(stack, 3000)
+    writer.start()
+    for _ in range(5):
+        before = database.recorded
+        recorder = stack.start("runrecorder", ready="")
+        await eventually(partial(database.has_more_than, before))
+        time.sleep(random.uniform(0, 0.2))
+        recorder.stop(SIGKILL)
+        if not writer.is_alive():  # keep it in the middle of something
+            writer = Writer(stack, 500)
+            writer.start()
+    stack.start("runrecorder")
+    expected = writer.ids()
+    await eventually(lambda: database.recorded >= len(expected))
+    assert database.entry_ids == expected
+    assert len(database.rows("SELECT id FROM presence_presencerecord")) == 50
+
+
+async def test_several_recorders_record_everything_once(system: System):
+    stack, database = system
+    writer = Writer(stack, 2000)
+    writer.start()
+    for _ in range(3):
+        stack.start("runrecorder", ready="")
+    expected = writer.ids()
+    await eventually(lambda: database.recorded >= len(expected))
+    assert database.entry_ids == expected
+
+
+@pytest.mark.parametrize("how", [SIGTERM, SIGINT])
+def test_recorder_ends_when_it_is_asked_to(system: System, how: Signals):
+    stack, _ = system
+    recorder = stack.start("runrecorder")
+    assert recorder.stop(how) == 0
+
+
+def test_recorder_ends_when_it_is_asked_to_while_redis_hangs(
+    system_of_its_own: System, own_redis: EmbeddedRedis
+):
+    stack, _ = system_of_its_own
+    recorder = stack.start("runrecorder")
+    assert own_redis.process is not None
+    own_redis.process.send_signal(SIGSTOP)
+    try:
+        time.sleep(QUIET)  # now it waits for an answer
+        assert recorder.stop(within=5) == 0
+    finally:
+        own_redis.process.send_signal(SIGCONT)
+
+
+async def test_recorder_starts_before_redis_and_goes_on_after_its_restart(
+    system_of_its_own: System, own_redis: EmbeddedRedis
+):
+    stack, database = system_of_its_own
+    own_redis.stop()
+    recorder = stack.start("runrecorder", ready="").wait_for("cannot record")
+    own_redis.start()
+    recorder.wait_for("ready")
+    for user in ("first", "second"):
+        await eventually(partial(_append, stack, transition(user)))
+        await eventually(partial(database.status, user))
+        own_redis.stop(SIGKILL)
+        own_redis.start()
+
+
+def _append(stack: Stack, text: str) -> bool:
+    try:
+        return bool(stack.redis.xadd(stack.key("presence"), {"transition": text}))
+    except RedisError:
+        return False
+
+
+async def test_recorder_waits_for_a_database_that_is_locked(tmp_path: Path, redis_url: str):
+    stack, database = build(
+        tmp_path, redis_url, DATABASE_URL=f"sqlite:///{tmp_path / 'db.sqlite3'}?timeout=1"
+    )
+    try:
+        recorder = stack.start("runrecorder")
+        with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            stack.redis.xadd(stack.key("presence"), {"transition": transition("7")})
+            recorder.wait_for("cannot record")
+            other.execute("ROLLBACK")
+        await eventually(lambda: database.status("7") == "online")
+        assert database.recorded == 1
+    finally:
+        stack.stop()
+    assert "Traceback" not in stack.logs
+
+
+async def test_attendant_who_comes_and_goes_is_in_the_database(system: System):
+    stack, database = system
+    stack.start_all()
+    stack.start("runrecorder")
+    user = unique("u")
+    async with stack.client("hub", user, groups=["sales"]) as attendant:
+        await eventually(lambda: database.status(user) == "online")
+        await attendant.call("presence:away")
+        await eventually(lambda: database.status(user) == "away")
+    await eventually(lambda: database.status(user) == "offline")
+    assert database.changes(user) == [("online", "connect"), ("away", "chosen"), ("offline", "grace")]
+
+
+async def test_wiped_redis_leaves_no_ghost_online_and_nobody_who_is_there_flaps(system_of_its_own: System):
+    stack, database = system_of_its_own
+    stack.start("runbridge")
+    dying = stack.start_sockets()
+    for _ in range(2):
+        stack.start("runrecorder")
+    ghost = unique("u")
+    async with stack.client("hub", ghost):
+        await eventually(lambda: database.status(ghost) == "online")
+        # Redis forgets everything, and the one process that could tell it again is gone.
+        dying.stop(SIGKILL)
+        stack.redis.flushall()
+    stack.start_sockets()
+    there = unique("u")
+    async with stack.client("hub", there) as attendant:
+        await eventually(lambda: database.status(there) == "online")
+        stack.redis.flushall()
+        await eventually(lambda: database.status(ghost) == "offline")
+        await attendant.call("heartbeat")
+        assert database.status(there) == "online"
+    await eventually(lambda: database.status(there) == "offline")
+    assert Counter(database.changes(ghost)) == {("online", "connect"): 1, ("offline", "reset"): 1}
+    assert database.changes(there) == [("online", "connect"), ("offline", "grace")]
