@@ -1,0 +1,227 @@
+"""Presence in the admin: to look at, with what Redis says now beside it, and to disconnect somebody."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from redis.exceptions import RedisError
+
+from presence import store
+from presence.models import PresenceRecord, PresenceTransition, Status
+from realtime.publisher import publish
+from realtime.rooms import HUB
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+LATEST = 20
+"""Transitions on a record's page."""
+_COLOURS: dict[str, str] = {Status.ONLINE: "#2e9e4f", Status.AWAY: "#d18b00"}
+
+
+def readable(duration: timedelta | None) -> str:
+    """`2 h 5 min`: the two largest units of a duration, `–` for an unknown one."""
+    if duration is None:
+        return "–"
+    seconds = duration.total_seconds()
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), duration.days
+    if hours < 1:
+        return f"{minutes} min {int(seconds % 60)} s"
+    if days < 1:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def _moment(at: datetime) -> str:
+    return timezone.localtime(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _light(status: str) -> str:
+    return format_html('<span style="color: {}">●</span> {}', _COLOURS.get(status, "#999"), status)
+
+
+def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
+    """Fill in `live` of all records by one round trip; a Redis that does not answer is said, not raised."""
+    user_ids = [record.user_id for record in records if record.namespace == HUB]
+    try:
+        statuses = store.statuses_sync(user_ids) if user_ids else {}
+    except RedisError as error:
+        logger.warning("live presence not available", extra={"error": repr(error)})
+        messages.warning(request, "Redis does not answer: who is online right now is unknown.")
+        statuses = {}
+    for record in records:
+        record.live = statuses.get(record.user_id, UNKNOWN) if record.namespace == HUB else UNKNOWN
+
+
+class LiveChangeList(ChangeList):
+    """The rows of one page, with what Redis says now about all of them."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if request.method == "GET":  # an action shows no rows
+            _ask_redis(request, list(self.result_list))
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Recorded facts: nobody adds, changes or deletes them here."""
+
+    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).prefetch_related("groups")
+
+    @admin.display(description="groups")
+    def group_names(self, row: PresenceRecord | PresenceTransition) -> str:
+        """From the prefetched groups, in order of name."""
+        return ", ".join(sorted(group.name for group in row.groups.all()))
+
+
+@admin.register(PresenceRecord)
+class PresenceRecordAdmin(ReadOnlyAdmin):
+    """Who is seen how: as recorded, and live."""
+
+    list_display = ("user_id", "name", "namespace", "recorded", "live_status", "group_names", "since_when")
+    list_filter = ("status", "groups")
+    search_fields = ("user_id", "name")
+    sortable_by = ("user_id", "name", "recorded", "since_when")
+    fields = (
+        "user_id",
+        "name",
+        "namespace",
+        "recorded",
+        "live_status",
+        "group_names",
+        "since_when",
+        "updated",
+    )
+    readonly_fields = fields
+    actions = ("disconnect",)
+
+    @admin.display(description="recorded", ordering="status")
+    def recorded(self, record: PresenceRecord) -> str:
+        """The status in the database."""
+        return _light(record.status)
+
+    @admin.display(description="live")
+    def live_status(self, record: PresenceRecord) -> str:
+        """The status in Redis."""
+        return _light(record.live)
+
+    @admin.display(description="since", ordering="since")
+    def since_when(self, record: PresenceRecord) -> str:
+        """To the second."""
+        return _moment(record.since)
+
+    def get_changelist(self, request: HttpRequest, **_: Any) -> type[ChangeList]:
+        return LiveChangeList
+
+    def render_change_form(  # noqa: PLR0917  (Django's signature)
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        _ask_redis(request, [obj])
+        if request.user.has_perm("presence.view_presencetransition"):
+            context = {**context, **self._history(obj)}
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _history(self, record: PresenceRecord) -> dict[str, Any]:
+        """The latest transitions of the record's user, for its page."""
+        user = {"user_id": record.user_id, "namespace": record.namespace}
+        latest = PresenceTransition.objects.filter(**user)[:LATEST]
+        return {
+            "history": [(_moment(row.at), row, readable(row.duration)) for row in latest],
+            "history_url": f"{reverse('admin:presence_presencetransition_changelist')}?{urlencode(user)}",
+        }
+
+    def has_disconnect_permission(self, request: HttpRequest) -> bool:
+        """Whether this operator may disconnect users."""
+        return request.user.has_perm("presence.disconnect_presencerecord")
+
+    @admin.action(description="Disconnect user", permissions=("disconnect",))
+    def disconnect(self, request: HttpRequest, queryset: QuerySet[PresenceRecord]) -> None:
+        """Close every connection that the selected users have open now."""
+        done = 0
+        try:
+            for record in queryset:
+                publish("user:disconnect", {"user_id": record.user_id, "namespace": record.namespace})
+                self.log_change(request, record, "Disconnected.")
+                done += 1
+        except RedisError as error:
+            logger.warning("user not disconnected", extra={"error": repr(error)})
+            messages.error(request, "Redis does not answer: not everybody was disconnected.")
+        if done:
+            messages.success(request, f"Disconnected {done} user{'' if done == 1 else 's'}.")
+
+
+@admin.register(PresenceTransition)
+class PresenceTransitionAdmin(ReadOnlyAdmin):
+    """Every change of status."""
+
+    list_display = (
+        "when",
+        "user_id",
+        "name",
+        "from_status",
+        "to_status",
+        "reason",
+        "after",
+        "group_names",
+    )
+    list_filter = ("to_status", "reason", "groups")
+    search_fields = ("user_id", "name")
+    sortable_by = ("when", "user_id", "to_status", "reason")
+    date_hierarchy = "at"
+    show_full_result_count = False
+    fields = (
+        "when",
+        "user_id",
+        "name",
+        "namespace",
+        "from_status",
+        "to_status",
+        "reason",
+        "after",
+        "group_names",
+        "entry_id",
+    )
+    readonly_fields = fields
+
+    @admin.display(description="at", ordering="at")
+    def when(self, transition: PresenceTransition) -> str:
+        """To the second."""
+        return _moment(transition.at)
+
+    @admin.display(description="after")
+    def after(self, transition: PresenceTransition) -> str:
+        """How long the status that was left had lasted."""
+        return readable(transition.duration)
