@@ -15,10 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import redis
 
 START_SECONDS = 10.0
+STOP_SECONDS = 3.0
 _LONGEST_SOCKET_PATH = 100
 """A unix socket's path has room for 107 bytes (sun_path, unix(7))."""
 
@@ -54,7 +56,7 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """What goes into `REDIS_URL`."""
-        return f"unix://{self.socket}"
+        return f"unix://{quote(str(self.socket))}"
 
     @property
     def socket(self) -> Path:
@@ -66,6 +68,7 @@ class EmbeddedRedis:
         try:
             self.start()
         except BaseException:
+            self.stop(signal.SIGKILL)
             self._remove()
             raise
         return self
@@ -102,10 +105,14 @@ class EmbeddedRedis:
             time.sleep(0.01)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the server."""
+        """End the server; one that does not listen (paused, say) is killed after `STOP_SECONDS`."""
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
             self.process = None
 
     def client(self) -> redis.Redis:
