@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from jwt import PyJWTError
 
 from realtime.authentication import issue, roles_of
 from realtime.payloads import Id
@@ -44,6 +45,6 @@ class Command(BaseCommand):
                 threads=_ids(threads),
                 ttl=ttl,
             )
-        except (ValueError, ImproperlyConfigured) as error:
+        except (ValueError, ImproperlyConfigured, PyJWTError) as error:
             raise CommandError(str(error), returncode=2) from error
         self.stdout.write(token)

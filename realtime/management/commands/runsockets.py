@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -26,6 +27,7 @@ class Command(BaseCommand):
         if not 0 <= port < 65536:
             raise CommandError(f"--port must be between 0 and 65535, got {port}", returncode=2)
         try:
-            server.serve(host, port, workers)
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
+                server.serve(host, port, workers)
         except OSError as error:
             raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error

@@ -1,0 +1,56 @@
+"""`manage.py publish`: one event, the way a backbone sends it, for trying things out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError  # noqa: TID251  (`publish` asks whether a transaction is open)
+from redis.exceptions import RedisError
+
+from realtime.publisher import InvalidMessage, publish
+
+
+class Command(BaseCommand):
+    help = """Publish an event: manage.py publish thread:message '{"thread_id": "42", "message_id": "1"}'"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("event", help="its name in the catalogue, as in thread:message")
+        parser.add_argument("data", nargs="?", default="{}", help="its data, a JSON object")
+        parser.add_argument("--room", action="append", dest="rooms", help="instead of the event's own rooms")
+        parser.add_argument(
+            "--namespace", action="append", dest="namespaces", help="hub or portal: only there"
+        )
+        parser.add_argument("--id", help="what was published under the same id before is not delivered again")
+        parser.add_argument("--except", dest="exclude", help="a connection_id that is left out")
+
+    def handle(
+        self,
+        *,
+        event: str,
+        data: str,
+        rooms: list[str] | None,
+        namespaces: list[str] | None,
+        id: str | None,
+        exclude: str | None,
+        **_: Any,
+    ) -> None:
+        try:
+            publish(event, _object(data), rooms=rooms, namespaces=namespaces, id=id, exclude=exclude)
+        except InvalidMessage as error:
+            raise CommandError(str(error), returncode=2) from error
+        except (RedisError, OSError) as error:
+            raise CommandError(f"cannot reach Redis: {error}", returncode=2) from error
+        except DatabaseError as error:
+            raise CommandError(f"cannot reach the database: {error}", returncode=2) from error
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"the data is not JSON: {error}", returncode=2) from error
+    if not isinstance(data, dict):
+        raise CommandError(f"the data must be a JSON object, got {text[:80]}", returncode=2)
+    return data

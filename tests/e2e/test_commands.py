@@ -1,0 +1,221 @@
+"""Every command: what it prints, and one sentence instead of a stack trace when it cannot do it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+
+import pytest
+
+from realtime.authentication import verify
+from tests.e2e.harness import ROOT, Stack, free_port, unique
+
+MESSAGE = '{"thread_id": "42", "message_id": "1"}'
+NOBODY = "redis://127.0.0.1:1/0"
+KEYS = {"SECRET_KEY": "k" * 50, "JWT_SIGNING_KEY": "k" * 32}
+
+Manage = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JWT_", "REALTIME_"))
+    }
+    inherited.pop("DJANGO_SETTINGS_MODULE", None)
+    database = tmp_path_factory.mktemp("commands") / "db.sqlite3"
+    return {**inherited, **KEYS, "DEBUG": "1", "REDIS_URL": NOBODY, "DATABASE_URL": f"sqlite:///{database}"}
+
+
+@pytest.fixture(scope="module")
+def manage(environment: dict[str, str]) -> Manage:
+    """`manage(command, arguments…, NAME=value…)`, run to its end."""
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), *arguments],
+            env={**environment, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
+    stack = Stack(tmp_path, redis_url)
+    yield stack
+    stack.stop()
+    stack.assert_calm()
+
+
+# --- Wrong arguments ------------------------------------------------------------------------------------
+
+ATTENDANT = ("--user", "7", "--role", "attendant")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("runsockets", "--port", "http"), "argument --port: invalid int value: 'http'"),
+        (("runsockets", "--port", "65536"), "--port must be between 0 and 65535, got 65536"),
+        (("runsockets", "--workers", "0"), "--workers must be at least 1"),
+        (("runsockets", "--host", "nowhere.invalid"), "cannot listen on nowhere.invalid:8001: "),
+        (("runweb", "--port", "http"), "argument --port: invalid int value: 'http'"),
+        (("runweb", "--port", "-1"), "--port must be between 0 and 65535, got -1"),
+        (("runweb", "--host", "nowhere.invalid"), "cannot listen on nowhere.invalid:8000: "),
+        (("issuetoken", "--role", "admin"), "the following arguments are required: --user"),
+        (("issuetoken", "--user", "7", "--role", "king"), "--role must be one of admin, attendant, customer"),
+        (("issuetoken", "--user", "a b", "--role", "admin"), "expected an id of 1-64 characters"),
+        (("issuetoken", *ATTENDANT, "--groups", "a b"), "expected an id of 1-64 characters"),
+        (("issuetoken", *ATTENDANT, "--threads", "4,ü"), "expected an id of 1-64 characters"),
+        (("issuetoken", *ATTENDANT, "--ttl", "soon"), "argument --ttl: invalid float value: 'soon'"),
+        (("issuetoken", *ATTENDANT, "--ttl", "0"), "--ttl must be more than 0"),
+        (("issuetoken", *ATTENDANT, "--ttl", "nan"), "--ttl must be more than 0"),
+        (("publish",), "the following arguments are required: event"),
+        (("publish", "thread:message", "{"), "the data is not JSON: "),
+        (("publish", "thread:message", "[" * 100_000), "the data is not JSON: "),
+        (("publish", "thread:message", "[]"), "the data must be a JSON object, got []"),
+        (("publish", "thread:message"), "thread_id: required"),
+        (("publish", "thread:massage", MESSAGE), "'thread:massage' is not in the catalogue"),
+        (("publish", "heartbeat", "{}"), "heartbeat goes from clients to the server only"),
+        (("publish", "thread:message", MESSAGE, "--room", "lobby"), "'lobby' is not a room"),
+        (("publish", "thread:message", MESSAGE, "--namespace", "lobby"), "namespaces: "),
+        (("publish", "thread:message", MESSAGE), "cannot reach Redis: "),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
+)
+def test_wrong_arguments_are_said_in_one_sentence(manage: Manage, arguments: tuple[str, ...], sentence: str):
+    done = manage(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["runsockets", "runweb"])
+def test_taken_port_is_said_in_one_sentence(manage: Manage, command: str):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = manage(command, "--port", str(port))
+    assert done.returncode == 2
+    assert done.stderr == f"CommandError: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_unreachable_database_is_said_in_one_sentence(manage: Manage):
+    done = manage("publish", "thread:message", MESSAGE, DATABASE_URL="sqlite:////nowhere/db.sqlite3")
+    assert done.returncode == 2
+    assert done.stderr == "CommandError: cannot reach the database: unable to open database file\n"
+
+
+# --- Wrong settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "id", "message", "hint"),
+    [
+        ({"REALTIME_GRACE_PERIOD": "abc"}, "E001", "REALTIME['GRACE_PERIOD']: ", "See 'Settings'"),
+        ({"REALTIME_HEARTBEAT_INTERVAL": "80"}, "E002", "80, 75, 300", "send a heartbeat before"),
+        ({"REALTIME_GRACE_PERIOD": "295"}, "E003", "10 + 295, 300", "must outlive the grace period"),
+        ({"JWT_SIGNING_KEY": ""}, "E006", "JWT_SIGNING_KEY is not set", "at least 32 random bytes"),
+        ({"DEBUG": "0", "JWT_SIGNING_KEY": "development-" + "k" * 32}, "E007", "DEBUG is off", "of your own"),
+        ({"DEBUG": "0", "SECRET_KEY": "development-" + "k" * 50}, "E007", "DEBUG is off", "of your own"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.startswith("E0") else "",
+)
+def test_wrong_settings_fail_a_numbered_check_with_a_hint(
+    manage: Manage, env: dict[str, str], id: str, message: str, hint: str
+):
+    for command in ("runsockets", "runweb"):
+        done = manage(command, **env)
+        assert done.returncode != 0
+        assert f"(realtime.{id})" in done.stderr
+        assert message in done.stderr
+        assert hint in done.stderr.partition("HINT:")[2]
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "env", "sentence"),
+    [
+        ("runsockets", {"DEBUG": "perhaps"}, "DEBUG must be 1 or 0, got 'perhaps'"),
+        ("runbridge", {"JWT_LEEWAY": "soon"}, "JWT_LEEWAY must be a number, got 'soon'"),
+        ("runweb", {"SECRET_KEY": ""}, "SECRET_KEY is not set; the web side signs sessions with it"),
+    ],
+)
+def test_what_is_not_even_a_setting_is_said_in_one_sentence(
+    manage: Manage, command: str, env: dict[str, str], sentence: str
+):
+    done = manage(command, **env)
+    assert done.returncode != 0
+    assert done.stderr == f"Configuration error: {sentence}\n"
+
+
+# --- What they do ---------------------------------------------------------------------------------------
+
+
+def test_issuetoken_prints_a_token_and_nothing_else(manage: Manage):
+    done = manage(
+        "issuetoken",
+        *(
+            "--user",
+            "7",
+            "--role",
+            "customer",
+            "--name",
+            "Carla",
+            "--groups",
+            "sales, vip",
+            "--threads",
+            "42,43",
+        ),
+        JWT_SIGNING_KEY=os.environ["JWT_SIGNING_KEY"],
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    [token] = done.stdout.splitlines()
+    principal = verify(token)
+    assert (principal.user_id, principal.role, principal.name) == ("7", "customer", "Carla")
+    assert principal.groups == ("sales", "vip")
+    assert principal.threads == {"42", "43"}
+
+
+def test_issuetoken_needs_a_key_that_it_can_sign_with(manage: Manage):
+    done = manage(
+        "issuetoken", *ATTENDANT, JWT_ALGORITHM="RS256", JWT_SIGNING_KEY="junk", JWT_VERIFYING_KEY="junk"
+    )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+async def test_publish_delivers_where_it_is_told_to_once_per_id(stack: Stack, manage: Manage):
+    stack.start_all()
+    options = ("--room", "thread:other", "--namespace", "hub", "--id", unique())
+    async with stack.client("hub") as client:
+        await client.call("join:thread", {"thread_id": "other"})
+        for _ in range(2):
+            assert manage("publish", "thread:message", MESSAGE, *options, **stack.env).returncode == 0
+        frame = await client.expect("thread:message")
+        assert (frame["room"], frame["data"]["thread_id"]) == ("thread:other", "42")
+        await client.nothing("thread:message")
+
+
+@pytest.mark.parametrize("command", ["runsockets", "runbridge", "runrecorder", "runweb"])
+@pytest.mark.parametrize("how", [SIGINT, SIGTERM])
+def test_servers_say_ready_and_stop_calmly(stack: Stack, manage: Manage, command: str, how: Signals):
+    ports = {"SOCKETS_PORT": str(stack.port), "WEB_PORT": str(free_port())}
+    if command == "runrecorder":
+        assert manage("migrate", **stack.env).returncode == 0
+    process = stack.start(command, **ports)
+    assert process.stop(how, within=10) in {0, -how}
+    lines = [line for line in process.output.splitlines() if not line.startswith("{")]
+    assert lines == ["ready"]
