@@ -10,6 +10,7 @@ import socket
 
 import uvicorn
 from redis.exceptions import RedisError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from websockets.http11 import Request
@@ -23,6 +24,46 @@ PING_SECONDS = 20.0
 """Between WebSocket pings, and for the pong: a peer that vanished is noticed within twice that."""
 SHUTDOWN_SECONDS = 5
 START_SECONDS = 30.0
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, that does not wait for ever for the rest of a request.
+
+    `HttpToolsProtocol` is no public API either.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_request()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_request()
+
+    def on_message_complete(self) -> None:
+        self._forget_deadline()
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._forget_deadline()
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        patience = conf().limits.handshake_seconds
+        if patience and self._deadline is None:
+            self._deadline = self.loop.call_later(patience, self.transport.close)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -31,6 +72,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     `WebSocketsSansIOProtocol` is no public API: uvicorn's minor version is pinned, and a test fails when it
     changes.
     """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # The headers are too long or too many. uvicorn would wait for a request that never comes.
+            self.transport.write(b"".join(self.conn.data_to_send()) or BAD_REQUEST)
+            self.handshake_complete = self.close_sent = True
+            self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         try:
@@ -113,7 +162,7 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
         port=port,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=conf().limits.frame_bytes or 2**31 - 1,
         ws_per_message_deflate=False,  # memory and CPU per connection, for frames of 200 bytes
