@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.urls import re_path
@@ -19,6 +20,15 @@ from realtime.rooms import HUB, PORTAL
 
 READY_WITHIN = 0.8
 """Seconds that a readiness answer may take."""
+
+
+def _without_request(record: logging.LogRecord) -> bool:
+    """Django attaches the request to what it logs, whose `repr` has the query string: perhaps a token."""
+    vars(record).pop("request", None)
+    return True
+
+
+logging.getLogger("django.request").addFilter(_without_request)
 
 
 async def healthz(request: HttpRequest) -> HttpResponse:
