@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from uuid import uuid4
 
 from django.core.exceptions import ImproperlyConfigured
+from jwt import PyJWK, PyJWKClient, PyJWKClientError, PyJWTError, get_unverified_header
 
 from realtime.conf import conf
 from realtime.payloads import Id
@@ -29,6 +31,10 @@ BEARER_SUBPROTOCOL = "bearer."
 MAX_TOKEN_LENGTH = 8192
 MAX_NAME_LENGTH = 256
 DEFAULT_GROUPS = ("attendants",)
+KEYS_SECONDS = 300.0
+"""The keys of `JWK_URL` are asked for again after so long: a key taken away there is refused here."""
+REFETCH_SECONDS = 1.0
+"""At least so long between two fetches of `JWK_URL`."""
 
 Scope = Mapping[str, Any]
 
@@ -110,20 +116,58 @@ def _from_query(scope: Scope) -> Iterable[str]:
         raise AuthenticationFailed("token_invalid", "the query string has too many fields") from error
 
 
+class KeySet(PyJWKClient):
+    """The keys of `JWK_URL` by their id.
+
+    A token with a known key never waits for a fetch. One with an unknown key, which anybody can make up, causes
+    one, but they are `REFETCH_SECONDS` apart, also when the endpoint hangs.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        super().__init__(url, cache_jwk_set=False, timeout=timeout)
+        self._keys: dict[str, PyJWK] = {}
+        self._fetched_at = self._tried_at = float("-inf")
+        self._fetching = Lock()
+
+    def knows(self, kid: object) -> bool:
+        """Whether the key can be had without asking."""
+        return kid in self._keys and time.monotonic() < self._fetched_at + KEYS_SECONDS
+
+    def get_signing_key(self, kid: str) -> PyJWK:
+        """The key; asks for it if need be, which blocks. Raises `jwt.PyJWKClientError`."""
+        if not self.knows(kid):
+            self.fetch(kid)
+        if not self.knows(kid):
+            raise PyJWKClientError("the token's key is not known")
+        return self._keys[kid]
+
+    def fetch(self, kid: object) -> None:
+        """Ask for the keys, unless somebody just did. Blocks; failure is logged."""
+        with self._fetching:
+            if self.knows(kid) or time.monotonic() < self._tried_at + REFETCH_SECONDS:
+                return
+            try:
+                self._keys = {str(key.key_id): key for key in self.get_signing_keys()}
+                self._fetched_at = time.monotonic()
+            except (PyJWTError, OSError, ValueError) as error:
+                logger.warning("no answer from JWK_URL", extra={"error": repr(error)})
+            finally:
+                self._tried_at = time.monotonic()
+
+
 @lru_cache(maxsize=1)
 def _backend() -> TokenBackend:
-    """simplejwt's backend as configured by `SIMPLE_JWT`, with a JWKS client of bounded patience."""
-    from jwt import PyJWKClient  # noqa: PLC0415
+    """simplejwt's backend as configured by `SIMPLE_JWT`, with a JWKS client that keeps nobody waiting."""
     from rest_framework_simplejwt.state import token_backend  # noqa: PLC0415  (needs the app registry)
 
     if token_backend.jwks_client is not None:
-        token_backend.jwks_client = PyJWKClient(token_backend.jwks_client.uri, timeout=conf().jwks_timeout)
+        token_backend.jwks_client = KeySet(token_backend.jwks_client.uri, conf().jwks_timeout)
     return token_backend
 
 
 @lru_cache(maxsize=1)
-def _jwks_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=4, thread_name_prefix="jwks")
+def _jwks_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="jwks")
 
 
 def leeway() -> float:
@@ -134,12 +178,24 @@ def leeway() -> float:
 async def authenticate(token: str) -> Principal:
     """Verify an access token. Raises `AuthenticationFailed`.
 
-    Plain keys are checked on the event loop (tens of microseconds). With `JWK_URL` the key may have to be
-    fetched, which blocks: then it happens in a thread.
+    That is done on the event loop (tens of microseconds). With `JWK_URL` the key may have to be fetched first,
+    which blocks: in a thread.
     """
-    if _backend().jwks_client is None:
-        return verify(token)
-    return await asyncio.get_running_loop().run_in_executor(_jwks_threads(), verify, token)
+    keys = _backend().jwks_client
+    if isinstance(keys, KeySet):
+        kid = _key_id(token)
+        if not keys.knows(kid):
+            await asyncio.get_running_loop().run_in_executor(_jwks_thread(), keys.fetch, kid)
+        if not keys.knows(kid):
+            raise AuthenticationFailed("token_invalid", "the token's key is not known")
+    return verify(token)
+
+
+def _key_id(token: str) -> object:
+    try:
+        return get_unverified_header(token).get("kid")
+    except (PyJWTError, ValueError) as error:
+        raise AuthenticationFailed("token_invalid", "the token is not valid") from error
 
 
 def verify(token: str) -> Principal:
