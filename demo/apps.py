@@ -1,0 +1,7 @@
+from django.apps import AppConfig
+
+
+class DemoConfig(AppConfig):
+    """A small support desk that publishes through `realtime.publisher`. Development only."""
+
+    name = "demo"

@@ -1,0 +1,167 @@
+"""The desk's HTTP API, and the page that uses it. Clients write here, never over the socket."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, cast
+
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_safe
+from redis.exceptions import RedisError
+from rest_framework import serializers, status
+from rest_framework.parsers import JSONParser
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework_simplejwt.authentication import JWTAuthentication
+from rest_framework_simplejwt.exceptions import AuthenticationFailed
+from rest_framework_simplejwt.tokens import Token
+from rest_framework_simplejwt.views import TokenObtainPairView
+
+from demo import desk
+from demo.models import Conversation, Status
+from realtime.tokens import TokenSerializer
+
+
+class DeskTokenSerializer(TokenSerializer):
+    """Adds `threads`: a customer may enter the chats that are theirs, also when Redis has forgotten its grants."""
+
+    @classmethod
+    def get_token(cls, user: Any) -> Token:
+        token = super().get_token(user)
+        if token["role"] == "customer":
+            threads = Conversation.objects.filter(customer=user, status=Status.OPEN)
+            token["threads"] = [str(pk) for pk in threads.values_list("pk", flat=True)]
+        return token
+
+
+class DeskTokenView(TokenObtainPairView):
+    """Username and password -> a token for this API and for the socket."""
+
+    # Named here and not in SIMPLE_JWT, because the demo is only a guest in the project's settings.
+    _serializer_class = f"{__name__}.DeskTokenSerializer"
+
+
+class DeskAuthentication(JWTAuthentication):
+    """The socket's token as bearer."""
+
+    def get_user(self, validated_token: Token) -> Any:
+        try:
+            return super().get_user(validated_token)
+        except ValueError as error:  # `issuetoken --user somebody`: good for a socket, but nobody here
+            raise AuthenticationFailed("User not found", code="user_not_found") from error
+
+
+class DeskView(APIView):
+    """JSON in, JSON out, for who has a token."""
+
+    authentication_classes = [DeskAuthentication]
+    permission_classes = [IsAuthenticated]
+    parser_classes = [JSONParser]
+    renderer_classes = [JSONRenderer]
+
+    @property
+    def user(self) -> User:
+        """Who asks."""
+        return cast(User, self.request.user)
+
+    def conversation(self, pk: int) -> Conversation:
+        """404 also for what belongs to somebody else: its existence is nobody's business."""
+        visible = Conversation.objects.visible_to(self.user).select_related("customer", "attendant")
+        return get_object_or_404(visible, pk=pk)
+
+    def handle_exception(self, exc: Exception) -> Response:
+        if isinstance(exc, RedisError):
+            # After the commit: nothing is lost, the others see it when they fetch the next time.
+            detail = "Saved, but it could not be announced: Redis does not answer."
+            return Response({"detail": detail}, status=status.HTTP_503_SERVICE_UNAVAILABLE)
+        return super().handle_exception(exc)
+
+
+class ConversationInput(serializers.Serializer[Any]):
+    """A new chat."""
+
+    topic = serializers.CharField(max_length=200)
+
+
+class MessageInput(serializers.Serializer[Any]):
+    """A new message."""
+
+    body = serializers.CharField(max_length=4000)
+
+
+class ConversationsView(DeskView):
+    """The queue and one's own chats; for a customer the chat that they opened."""
+
+    def get(self, request: Request) -> Response:
+        current = Conversation.objects.current_for(self.user).select_related("customer", "attendant")
+        return Response({"conversations": [conversation.as_data() for conversation in current]})
+
+    def post(self, request: Request) -> Response:
+        data = ConversationInput(data=request.data)
+        data.is_valid(raise_exception=True)
+        conversation = desk.open_chat(self.user, data.validated_data["topic"])
+        return Response(conversation.as_data(), status=status.HTTP_201_CREATED)
+
+
+class ConversationView(DeskView):
+    """A conversation with its messages: what a client fetches first, and again after it missed something."""
+
+    def get(self, request: Request, pk: int) -> Response:
+        conversation = self.conversation(pk)
+        messages = conversation.messages.select_related("author")
+        return Response({**conversation.as_data(), "messages": [message.as_data() for message in messages]})
+
+
+class MessagesView(DeskView):
+    """Writing a message."""
+
+    def post(self, request: Request, pk: int) -> Response:
+        data = MessageInput(data=request.data)
+        data.is_valid(raise_exception=True)
+        message = desk.write(self.conversation(pk), self.user, data.validated_data["body"])
+        return Response(message.as_data(), status=status.HTTP_201_CREATED)
+
+
+class TakeView(DeskView):
+    """Taking a chat out of the queue."""
+
+    def post(self, request: Request, pk: int) -> Response:
+        conversation = self.conversation(pk)
+        desk.take(conversation, self.user)
+        return Response(conversation.as_data())
+
+
+class EndView(DeskView):
+    """Ending a chat."""
+
+    def post(self, request: Request, pk: int) -> Response:
+        conversation = self.conversation(pk)
+        desk.end(conversation, self.user)
+        return Response(conversation.as_data())
+
+
+@require_safe
+def page(request: HttpRequest) -> HttpResponse:
+    """An attendant and a customer side by side."""
+    sockets = sockets_url(request)
+    response = render(request, "demo/index.html", {"sockets_url": sockets})
+    # The page shows what strangers write. Should a mistake ever let markup through, it still runs nothing.
+    response["Content-Security-Policy"] = (
+        f"default-src 'self'; img-src 'self' data:; connect-src 'self' {sockets} {sockets.replace('ws', 'http', 1)}"
+    )
+    return response
+
+
+def sockets_url(request: HttpRequest) -> str:
+    """Where the browser finds the socket server: `SOCKETS_PUBLIC_URL`, else beside this page on `SOCKETS_PORT`."""
+    if url := os.environ.get("SOCKETS_PUBLIC_URL"):
+        return url.rstrip("/")
+    host = re.sub(r":\d+$", "", request.get_host())
+    port = os.environ.get("SOCKETS_PORT") or "8001"
+    return f"{'wss' if request.is_secure() else 'ws'}://{host}:{port}"

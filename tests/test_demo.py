@@ -1,0 +1,369 @@
+"""The demo's desk: who may do what, and what is published about it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from rest_framework.test import APIClient
+
+from demo import desk
+from demo.models import Conversation, Message, Status
+from demo.views import DeskTokenSerializer
+from realtime.authentication import issue, verify
+
+# The demo is only routed while DEBUG is on, which pytest-django turns off.
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("demo.urls")]
+
+CONVERSATIONS = "/demo/conversations/"
+
+
+class Person:
+    """Somebody at the desk, with a token of the socket's kind."""
+
+    def __init__(self, user: User) -> None:
+        self.user = user
+        self.id = str(user.pk)
+        self.http = APIClient()
+        self.http.credentials(HTTP_AUTHORIZATION=f"Bearer {token_of(user)}")
+
+    def get(self, path: str) -> Any:
+        return self.http.get(CONVERSATIONS + path)
+
+    def post(self, path: str, **data: Any) -> Any:
+        return self.http.post(CONVERSATIONS + path, data, format="json")
+
+    def opens(self, topic: str = "My invoice") -> str:
+        """Open a chat; returns its id."""
+        answer = self.post("", topic=topic)
+        assert answer.status_code == 201, answer.json()
+        return answer.json()["thread_id"]
+
+    def sees(self) -> list[str]:
+        return [found["thread_id"] for found in self.get("").json()["conversations"]]
+
+
+def token_of(user: User) -> str:
+    return str(DeskTokenSerializer.get_token(user).access_token)
+
+
+@pytest.fixture(autouse=True)
+def development(settings: Any) -> None:
+    """Static files straight from the applications, none collected; passwords that cost nothing."""
+    settings.WHITENOISE_AUTOREFRESH = True
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def prefix(realtime_redis: str) -> str:
+    return realtime_redis
+
+
+@pytest.fixture
+def people(settings: Any) -> dict[str, Person]:
+    settings.DEBUG = True
+    call_command("createdemo", verbosity=0)
+    settings.DEBUG = False
+    User.objects.create_user("dora", password="demo", first_name="Dora", last_name="Nunes")
+    return {user.username: Person(user) for user in User.objects.all()}
+
+
+@pytest.fixture
+def ana(people: dict[str, Person]) -> Person:
+    return people["ana"]
+
+
+@pytest.fixture
+def bia(people: dict[str, Person]) -> Person:
+    return people["bia"]
+
+
+@pytest.fixture
+def carla(people: dict[str, Person]) -> Person:
+    return people["carla"]
+
+
+@pytest.fixture
+def dora(people: dict[str, Person]) -> Person:
+    """A customer too."""
+    return people["dora"]
+
+
+@pytest.fixture
+def published(redis_url: str, prefix: str) -> Any:
+    """What has been appended to the durable stream so far: (event, data), in order."""
+
+    def read() -> list[tuple[str, dict[str, Any]]]:
+        with redis.Redis.from_url(redis_url) as client:
+            entries = client.xrange(f"{prefix}:stream")
+        messages = [json.loads(fields[b"message"]) for _, fields in entries]
+        return [(message["event"], message["data"]) for message in messages]
+
+    return read
+
+
+# --- What is published ---------------------------------------------------------------------------
+
+
+def test_chat_is_published_from_its_opening_to_its_end(ana: Person, carla: Person, published):
+    thread = carla.opens("My invoice")
+    assert ana.post(f"{thread}/take/").status_code == 200
+    said = carla.post(f"{thread}/messages/", body="Hello?")
+    assert said.status_code == 201
+    assert carla.post(f"{thread}/end/").status_code == 200
+
+    (new, taken, accepted, message, ended, updated) = published()
+    assert new[0] == "queue:new"
+    assert str(new[1]["item_id"]) == thread
+    assert new[1]["conversation"]["topic"] == "My invoice"
+    assert new[1]["conversation"]["customer"] == {"user_id": carla.id, "name": "Carla Reis"}
+    assert taken == ("queue:taken", {"item_id": int(thread), "attendant_id": ana.id})
+    assert accepted[0] == "chat:accepted"
+    assert str(accepted[1]["user_id"]) == carla.id, "the customer, who is granted the thread by it"
+    assert accepted[1]["conversation"]["attendant"] == {"user_id": ana.id, "name": "Ana Lima"}
+    assert message == ("thread:message", said.json()), "the event says what the answer said"
+    assert ended == ("chat:ended", {"thread_id": int(thread), "ended_by": carla.id})
+    assert updated[0] == "queue:updated"
+
+
+def test_nothing_is_published_before_the_commit(ana: Person, carla: Person, published):
+    with transaction.atomic():
+        desk.open_chat(carla.user, "My invoice")
+        assert published() == []
+    assert [event for event, _ in published()] == ["queue:new"]
+
+
+def test_rolled_back_transaction_publishes_nothing(carla: Person, published):
+    with transaction.atomic():
+        desk.open_chat(carla.user, "My invoice")
+        transaction.set_rollback(True)
+    assert published() == []
+    assert not Conversation.objects.exists()
+
+
+def test_refused_request_publishes_nothing(ana: Person, carla: Person, published):
+    thread = carla.opens()
+    before = published()
+    carla.post("", topic="another")
+    carla.post(f"{thread}/take/")
+    carla.post(f"{thread}/messages/", body="too early")
+    ana.post(f"{thread}/end/")
+    assert published() == before
+
+
+def test_message_that_could_not_be_announced_is_saved_and_said_to_be(ana: Person, carla: Person, settings):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
+    answer = carla.post(f"{thread}/messages/", body="Hello?")
+    assert answer.status_code == 503
+    assert "Saved" in answer.json()["detail"]
+    assert Message.objects.get().body == "Hello?"
+
+
+# --- Who sees what -------------------------------------------------------------------------------
+
+
+def test_attendant_sees_the_queue_and_their_own_chats(ana: Person, bia: Person, carla: Person, dora: Person):
+    first, second = carla.opens(), dora.opens()
+    assert ana.sees() == bia.sees() == [first, second]
+    ana.post(f"{first}/take/")
+    assert ana.sees() == [first, second]
+    assert bia.sees() == [second]
+    ana.post(f"{first}/end/")
+    assert ana.sees() == [second]
+
+
+def test_conversation_comes_with_its_messages_in_order(ana: Person, carla: Person):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    for person, body in ((carla, "Hello?"), (ana, "Hello."), (carla, "My invoice…")):
+        person.post(f"{thread}/messages/", body=body)
+    found = carla.get(f"{thread}/").json()
+    assert found["status"] == "open"
+    assert [(message["author"]["user_id"], message["body"]) for message in found["messages"]] == [
+        (carla.id, "Hello?"),
+        (ana.id, "Hello."),
+        (carla.id, "My invoice…"),
+    ]
+
+
+def test_customer_neither_reads_nor_writes_what_belongs_to_another(ana: Person, carla: Person, dora: Person):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    assert dora.sees() == []
+    assert dora.get(f"{thread}/").status_code == 404
+    assert dora.post(f"{thread}/messages/", body="Hello?").status_code == 404
+    assert dora.post(f"{thread}/end/").status_code == 404
+    assert not Message.objects.exists()
+
+
+def test_attendant_reads_but_does_not_write_in_the_chat_of_another(ana: Person, bia: Person, carla: Person):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    assert bia.get(f"{thread}/").status_code == 200
+    assert bia.post(f"{thread}/messages/", body="Hello?").status_code == 403
+    assert bia.post(f"{thread}/end/").status_code == 403
+
+
+def test_roles_do_not_do_each_others_work(ana: Person, carla: Person):
+    assert ana.post("", topic="My invoice").status_code == 403
+    answer = carla.post(f"{carla.opens()}/take/")
+    assert answer.status_code == 403
+    assert answer.json() == {"detail": "Only attendants take chats."}
+
+
+def test_nobody_gets_in_without_a_good_token(ana: Person):
+    stranger = APIClient()
+    assert stranger.get(CONVERSATIONS).status_code == 401
+    for token in (
+        "nonsense",
+        issue(user_id="somebody", role="customer"),
+        issue(user_id="999999", role="customer"),
+        issue(user_id="9" * 60, role="customer"),
+        issue(user_id=ana.id, role="attendant", ttl=-1),
+    ):
+        stranger.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
+        assert stranger.get(CONVERSATIONS).status_code == 401
+
+
+def test_token_names_the_customers_open_chats_and_no_other(ana: Person, carla: Person, dora: Person):
+    thread, _ = carla.opens(), dora.opens()
+    ana.post(f"{thread}/take/")
+    assert verify(token_of(carla.user)).threads == {thread}
+    assert verify(token_of(dora.user)).threads == set(), "hers still waits"
+    assert verify(token_of(ana.user)).threads == set()
+    answer = APIClient().post("/demo/token/", {"username": "carla", "password": "demo"}, format="json")
+    assert verify(answer.json()["access"]).threads == {thread}
+
+
+# --- What cannot be ------------------------------------------------------------------------------
+
+
+def test_chat_is_taken_once(ana: Person, bia: Person, carla: Person):
+    thread = carla.opens()
+    assert ana.post(f"{thread}/take/").status_code == 200
+    answer = bia.post(f"{thread}/take/")
+    assert answer.status_code == 409
+    assert answer.json() == {"detail": "This chat is not waiting."}
+    assert Conversation.objects.get().attendant == ana.user
+
+
+def test_attendant_who_saw_a_chat_waiting_loses_it_to_who_was_quicker(
+    ana: Person, bia: Person, carla: Person
+):
+    carla.opens()
+    seen_by_bia = Conversation.objects.get()
+    desk.take(Conversation.objects.get(), ana.user)
+    with pytest.raises(desk.Conflict):
+        desk.take(seen_by_bia, bia.user)
+
+
+def test_customer_has_one_chat_at_a_time(carla: Person):
+    thread = carla.opens()
+    assert carla.post("", topic="another").status_code == 409
+    carla.post(f"{thread}/end/")
+    assert carla.post("", topic="another").status_code == 201
+
+
+def test_nothing_is_written_before_a_chat_is_taken_nor_after_its_end(ana: Person, carla: Person):
+    thread = carla.opens()
+    assert carla.post(f"{thread}/messages/", body="Hello?").status_code == 409
+    ana.post(f"{thread}/take/")
+    assert ana.post(f"{thread}/end/").status_code == 200
+    for person in (ana, carla):
+        assert person.post(f"{thread}/messages/", body="Hello?").status_code == 409
+        assert person.post(f"{thread}/end/").status_code == 409
+    assert not Message.objects.exists()
+
+
+def test_customer_may_give_up_waiting(ana: Person, carla: Person, published):
+    thread = carla.opens()
+    assert carla.post(f"{thread}/end/").json()["status"] == Status.ENDED
+    assert ana.sees() == []
+    assert [event for event, _ in published()][-1] == "queue:updated"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"body": ""}',
+        '{"body": "   "}',
+        '{"body": null}',
+        '{"body": ["a"]}',
+        '{"body": "' + "x" * 4001 + '"}',
+        r'{"body": "\u0000"}',
+        r'{"body": "\ud800"}',
+        "{}",
+        "[]",
+        '"text"',
+        "{",
+        b"\xff",
+        "",
+    ],
+)
+def test_odd_input_is_answered_with_400_and_json(ana: Person, carla: Person, body: str | bytes):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    path = f"{CONVERSATIONS}{thread}/messages/"
+    answer = carla.http.post(path, body, content_type="application/json")
+    assert answer.status_code == 400
+    assert answer.json()
+
+
+def test_unknown_conversation_is_404_however_large_its_id(ana: Person):
+    for pk in ("0", "999999", "9" * 40):
+        assert ana.get(f"{pk}/").status_code == 404
+
+
+# --- The page and its people ---------------------------------------------------------------------
+
+
+def test_page_says_where_the_sockets_are(client, monkeypatch):
+    monkeypatch.delenv("SOCKETS_PUBLIC_URL", raising=False)
+    monkeypatch.setenv("SOCKETS_PORT", "9001")
+    for host, url in (
+        ("localhost:8000", "ws://localhost:9001"),
+        ("127.0.0.1", "ws://127.0.0.1:9001"),
+        ("[::1]:8000", "ws://[::1]:9001"),
+    ):
+        answer = client.get("/", headers={"host": host})
+        assert f'data-sockets-url="{url}"' in answer.content.decode()
+    monkeypatch.setenv("SOCKETS_PUBLIC_URL", "wss://sockets.example.com/")
+    answer = client.get("/")
+    assert 'data-sockets-url="wss://sockets.example.com"' in answer.content.decode()
+    policy = answer.headers["Content-Security-Policy"]
+    assert "connect-src 'self' wss://sockets.example.com https://sockets.example.com" in policy
+
+
+def test_createdemo_can_run_again_and_again(people: dict[str, Person], settings):
+    people["ana"].user.set_password("forgotten")
+    people["ana"].user.save()
+    settings.DEBUG = True
+    call_command("createdemo", verbosity=0)
+    assert User.objects.count() == len(people)
+    ana = User.objects.get(username="ana")
+    assert ana.check_password("demo")
+    claims = verify(token_of(ana))
+    assert (claims.role, claims.name, claims.groups) == ("attendant", "Ana Lima", ("attendants",))
+    roles = {person.user.username: verify(token_of(person.user)).role for person in people.values()}
+    assert roles == {
+        "ana": "attendant",
+        "bia": "attendant",
+        "carla": "customer",
+        "dora": "customer",
+        "admin": "admin",
+    }
+
+
+def test_createdemo_is_refused_outside_development(settings):
+    settings.DEBUG = False
+    with pytest.raises(CommandError, match="DEBUG is off") as refused:
+        call_command("createdemo")
+    assert refused.value.returncode == 2
+    assert not User.objects.exists()
