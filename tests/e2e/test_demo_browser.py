@@ -1,0 +1,354 @@
+"""The demo's page in a real browser, against real processes: what a newcomer sees first."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any, Self
+
+import pytest
+from playwright.async_api import Browser, Locator, Page, Route, WebSocket, async_playwright, expect
+
+from realtime.authentication import issue, verify
+from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
+
+pytestmark = pytest.mark.needs_browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+RECONNECTED = 30_000
+"""Milliseconds in which a page is certainly back: the longest pause of its back-off, and a handshake."""
+
+
+class Desk(Stack):
+    """The whole system with the demo's web side."""
+
+    sockets: Process
+
+    def __init__(self, directory: Path, redis_url: str) -> None:
+        self.web_port = free_port()
+        super().__init__(directory, redis_url, ALLOWED_ORIGINS=self.page_url, WEB_PORT=str(self.web_port))
+        self.env["SOCKETS_PORT"] = str(self.port)
+
+    @property
+    def page_url(self) -> str:
+        return f"http://127.0.0.1:{self.web_port}"
+
+    def manage(self, *arguments: str) -> None:
+        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.env, check=True)
+
+    def api(self, username: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Call the desk's API: GET, or POST when there is a body."""
+        headers = {"Content-Type": "application/json"}
+        if path != "token/":
+            credentials = {"username": username, "password": "demo"}
+            headers["Authorization"] = f"Bearer {self.api(username, 'token/', credentials)['access']}"
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.page_url}/demo/{path}", content, headers)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
+
+    def end_chats(self) -> None:
+        """Leave nothing to the next test."""
+        for chat in self.api("carla", "conversations/")["conversations"]:
+            self.api("carla", f"conversations/{chat['thread_id']}/end/", {})
+
+
+class Side:
+    """One of the two panes, in the words of who sits in front of it."""
+
+    def __init__(self, page: Page, name: str) -> None:
+        self.pane = page.get_by_role("region", name=name)
+        self.connection = self.pane.locator(".connection")
+        self.log = self.pane.get_by_role("log")
+        self.messages = self.log.get_by_role("listitem")
+        self.typing = self.pane.locator(".typing")
+        self.draft = self.pane.get_by_role("textbox", name="Message")
+        self.state = self.pane.locator(".chat .state")
+
+    def button(self, name: str) -> Locator:
+        return self.pane.get_by_role("button", name=name, exact=True)
+
+    def listed(self, name: str) -> Locator:
+        return self.pane.get_by_role("list", name=name).get_by_role("listitem")
+
+    async def sign_in_as(self, username: str) -> None:
+        await self.pane.get_by_label("Signed in as").select_option(username)
+
+    async def is_connected(self, within: int = 10_000) -> None:
+        await expect(self.connection).to_have_text("connected", timeout=within)
+
+    async def start_chat(self, topic: str) -> None:
+        await self.pane.get_by_label("What is it about?").fill(topic)
+        await self.button("Start chat").click()
+
+    async def write(self, text: str) -> None:
+        await self.draft.fill(text)
+        await self.button("Send").click()
+
+    async def reads(self, text: str, within: int = 10_000) -> None:
+        await expect(self.messages.last).to_contain_text(text, timeout=within)
+
+
+class Screen:
+    """The page, both sides connected."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.attendant = Side(page, "Attendant")
+        self.customer = Side(page, "Customer")
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    async def open(self, url: str) -> Self:
+        await self.page.goto(url)
+        await self.attendant.is_connected()
+        await self.customer.is_connected()
+        return self
+
+    async def chat(self) -> None:
+        """A chat that was started and taken."""
+        topic = unique("about ")
+        await self.customer.start_chat(topic)
+        await self.attendant.listed("Queue").filter(has_text=topic).get_by_role("button", name="Take").click()
+        for side in (self.attendant, self.customer):
+            await expect(side.draft).to_be_enabled()
+
+
+@pytest.fixture(scope="module")
+def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    if not CHROMIUM.exists():
+        missing = f"{CHROMIUM} is missing: apt-get install chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    desk = Desk(tmp_path_factory.mktemp("demo"), redis_url)
+    try:
+        desk.manage("migrate", "--verbosity", "0")
+        desk.manage("createdemo")
+        desk.start("runbridge")
+        desk.sockets = desk.start_sockets()
+        desk.start("runweb")
+        yield desk
+    finally:
+        desk.stop()
+    assert "Traceback" not in desk.logs, desk.logs
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def screen(desk: Desk, browser: Browser) -> AsyncIterator[Screen]:
+    screen = await Screen(await browser.new_page()).open(desk.page_url)
+    yield screen
+    await screen.page.close()
+    desk.end_chats()
+    assert not screen.errors
+
+
+async def test_chat_goes_from_the_queue_to_its_end(screen: Screen):
+    topic = unique("invoice ")
+    await screen.customer.start_chat(topic)
+    await expect(screen.customer.state).to_have_text("waiting for an attendant…")
+    waiting = screen.attendant.listed("Queue").filter(has_text=topic)
+    await expect(waiting).to_contain_text("Carla Reis")
+
+    await waiting.get_by_role("button", name="Take").click()
+    await expect(waiting).to_have_count(0)
+    await expect(screen.customer.state).to_have_text("with Ana Lima")
+    await expect(screen.attendant.state).to_have_text("with Carla Reis")
+
+    await screen.attendant.button("End chat").click()
+    for side in (screen.attendant, screen.customer):
+        await expect(side.state).to_have_text("ended")
+        await expect(side.draft).to_be_disabled()
+    await expect(screen.customer.button("Start chat")).to_be_visible()
+
+
+async def test_waiting_chat_is_gone_from_every_queue_once_its_customer_gives_up(screen: Screen):
+    await screen.customer.start_chat("never mind")
+    waiting = screen.attendant.listed("Queue").filter(has_text="never mind")
+    await expect(waiting).to_have_count(1)
+    await screen.customer.button("End chat").click()
+    await expect(waiting).to_have_count(0)
+
+
+async def test_messages_go_both_ways_and_are_shown_once(screen: Screen):
+    await screen.chat()
+    await screen.customer.write("Hello?")
+    await screen.attendant.reads("Hello?")
+    await screen.attendant.write("Hello, Carla.")
+    await screen.customer.reads("Hello, Carla.")
+    for side in (screen.attendant, screen.customer):
+        await expect(side.messages).to_have_count(2)
+
+
+async def test_each_sees_the_other_typing_until_they_stop(screen: Screen):
+    await screen.chat()
+    for writer, reader, name in (
+        (screen.customer, screen.attendant, "Carla Reis"),
+        (screen.attendant, screen.customer, "Ana Lima"),
+    ):
+        await writer.draft.press_sequentially("Well")
+        await expect(reader.typing).to_have_text(f"{name} is typing…")
+        await expect(writer.typing).to_have_text("")
+        await expect(reader.typing).to_have_text("", timeout=8_000)  # 3 s without a key
+
+
+async def test_message_ends_the_typing_that_came_before_it(screen: Screen):
+    await screen.chat()
+    await screen.customer.draft.press_sequentially("Well")
+    await expect(screen.attendant.typing).to_have_text("Carla Reis is typing…")
+    await screen.customer.button("Send").click()
+    await screen.attendant.reads("Well")
+    await expect(screen.attendant.typing).to_have_text("", timeout=1_000)
+
+
+async def test_attendant_who_is_away_is_seen_as_away_by_the_team(
+    screen: Screen, desk: Desk, browser: Browser
+):
+    other = Screen(await browser.new_page())
+    await other.open(desk.page_url)
+    await other.attendant.sign_in_as("bia")
+    bia = screen.attendant.listed("Team").filter(has_text="Bia Souza")
+    await expect(bia).to_contain_text("online")
+    await other.attendant.button("Away").click()
+    await expect(bia).to_contain_text("away")
+    await expect(other.attendant.button("Away")).to_have_attribute("aria-pressed", "true")
+    await other.attendant.button("Online").click()
+    await expect(bia).to_contain_text("online")
+    await other.attendant.sign_in_as("ana")  # signs Bia out, without grace period
+    await expect(bia).to_have_count(0)
+
+
+async def test_message_written_while_the_sockets_were_down_is_there_after_the_reconnect(
+    screen: Screen, desk: Desk
+):
+    await screen.chat()
+    desk.sockets.stop(SIGKILL)
+    for side in (screen.attendant, screen.customer):
+        await expect(side.connection).not_to_have_text("connected")
+    await screen.attendant.write("Are you still there?")
+    await screen.attendant.reads("Are you still there?")
+    await expect(screen.customer.messages).to_have_count(0)
+
+    desk.sockets = desk.start_sockets()
+    for side in (screen.attendant, screen.customer):
+        await side.is_connected(RECONNECTED)
+    await screen.customer.reads("Are you still there?")
+    await screen.customer.write("I am.")
+    await screen.attendant.reads("I am.")
+    await expect(screen.attendant.messages).to_have_count(2)
+
+
+def connections(page: Page) -> list[WebSocket]:
+    """Every connection that the page opens from now on."""
+    opened: list[WebSocket] = []
+
+    def keep(socket: WebSocket) -> None:
+        opened.append(socket)
+
+    page.on("websocket", keep)
+    return opened
+
+
+def frames_sent(page: Page) -> list[str]:
+    """Every frame that the page sends from now on."""
+    sent: list[str] = []
+
+    def keep(frame: str | bytes) -> None:
+        sent.append(str(frame))
+
+    page.on("websocket", lambda socket: socket.on("framesent", keep))
+    return sent
+
+
+async def hand_out_tokens(page: Page, ttl: float) -> None:
+    """Let the page sign in with access tokens of another life."""
+
+    async def sign_in(route: Route) -> None:
+        response = await route.fetch()
+        tokens = await response.json()
+        who = verify(tokens["access"])
+        tokens["access"] = issue(
+            user_id=who.user_id, role=who.role, name=who.name, groups=who.groups, threads=who.threads, ttl=ttl
+        )
+        await route.fulfill(response=response, json=tokens)
+
+    await page.route("**/demo/token/", sign_in)
+
+
+async def test_expiring_token_is_renewed_on_the_same_connection(desk: Desk, browser: Browser):
+    page = await browser.new_page()
+    opened, sent = connections(page), frames_sent(page)
+    await hand_out_tokens(page, ttl=4)
+    await Screen(page).open(desk.page_url)
+    await eventually(lambda: sum("auth:refresh" in frame for frame in sent) == 2)
+    await asyncio.sleep(3)  # past the end of the tokens it came with
+    assert len(opened) == 2
+    assert not any(socket.is_closed() for socket in opened)
+
+
+async def test_connection_that_ended_with_its_token_comes_back_with_a_fresh_one(desk: Desk, browser: Browser):
+    page = await browser.new_page()
+    opened = connections(page)
+    await hand_out_tokens(page, ttl=3)
+    refused: set[str | None] = set()
+
+    async def refuse_once(route: Route) -> None:
+        token = route.request.post_data
+        if token in refused:
+            await route.continue_()
+        else:
+            refused.add(token)
+            await route.fulfill(status=503, json={})
+
+    await page.route("**/token/refresh/", refuse_once)
+    screen = await Screen(page).open(desk.page_url)
+    await eventually(lambda: len(opened) == 4)
+    for side in (screen.attendant, screen.customer):
+        await side.is_connected(RECONNECTED)
+    assert [socket.is_closed() for socket in opened] == [True, True, False, False]
+
+
+async def test_handshake_refused_for_an_expired_token_is_tried_again_with_a_fresh_one(
+    desk: Desk, browser: Browser
+):
+    page = await browser.new_page()
+    await hand_out_tokens(page, ttl=-10)
+    await Screen(page).open(desk.page_url)
+
+
+async def test_customer_whom_an_operator_disconnected_stays_away(screen: Screen, desk: Desk):
+    await screen.chat()
+    (chat,) = desk.api("carla", "conversations/")["conversations"]
+    desk.add("user:disconnect", {"user_id": chat["customer"]["user_id"], "namespace": "portal"})
+    await expect(screen.customer.connection).to_have_text("disconnected by an operator")
+    await screen.attendant.is_connected()
+
+
+async def test_what_somebody_writes_is_text_and_never_markup(screen: Screen):
+    markup = """<img src=x onerror="document.title='owned'"><b>bold</b>"""
+    await screen.customer.start_chat(markup)
+    await screen.attendant.listed("Queue").filter(has_text=markup).get_by_role("button", name="Take").click()
+    await expect(screen.customer.draft).to_be_enabled()
+    await screen.customer.write(markup)
+    await screen.attendant.reads(markup)
+    assert await screen.page.locator("img, .log b, .queue b").count() == 0
+    assert "owned" not in await screen.page.title()
