@@ -1,0 +1,50 @@
+# One command each, the same on a laptop and in CI. Needs make and python3 >= 3.11; all else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
+	--cov --cov-report term:skip-covered --cov-fail-under 95
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint format clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+run: $(INSTALLED) ## everything in the foreground: Redis, sockets, bridge, recorder, web
+	@$(BIN)/python -m realtime.development
+
+test: lint ## what every change must pass
+	@$(PYTEST) -m "not needs_browser"
+
+test-all: lint ## the same, and what needs a browser (README, "Testing")
+	@$(PYTEST)
+
+lint: $(INSTALLED) ## style, types, direction of imports
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/mypy realtime hub portal presence demo
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## forget everything that was installed or generated
+	@rm -rf $(VENV) .run build static htmlcov .coverage* *.egg-info \
+		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not installed; Python 3.11 or newer is needed." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())')." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+		echo "$(PYTHON) cannot create virtual environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@echo "Setting up $(VENV): installing packages, a minute or so the first time ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+	@echo "$(VENV) is ready."
