@@ -7,3 +7,5 @@ os.environ.setdefault("SECRET_KEY", "the tests' own secret, at least fifty chara
 os.environ.setdefault("JWT_SIGNING_KEY", "the tests' own signing key, at least 32 bytes")
 
 from realtime.settings.web import *  # noqa: E402, F403
+
+WHITENOISE_AUTOREFRESH = True  # no collectstatic before tests
