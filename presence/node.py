@@ -17,6 +17,7 @@ from presence.store import LeaseLost, Member, Operation, State, Status
 from realtime.conf import conf
 from realtime.control import PresenceChanged
 from realtime.node import Node
+from realtime.redis import is_cancelled
 from realtime.rooms import HUB
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class PresenceNode:
             self._runner = asyncio.create_task(self._run(), name="presence")
 
     async def _run(self) -> None:
-        while True:
+        while not is_cancelled():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(conf().batch_interval):
                     await self._wake.wait()

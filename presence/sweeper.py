@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from presence import store
 from realtime.conf import conf
+from realtime.redis import is_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class Sweeper:
     """Sweeps until cancelled."""
 
     async def run(self) -> None:
-        while True:
+        while not is_cancelled():
             try:
                 await self.sweep()
             except RedisError as error:

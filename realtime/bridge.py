@@ -23,7 +23,7 @@ from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import BusContext, catalogue
 from realtime.envelope import encode
 from realtime.lease import Lease
-from realtime.redis import client, dedicated, key
+from realtime.redis import client, dedicated, is_cancelled, key
 from realtime.revocation import now
 from realtime.rooms import group_name
 
@@ -80,7 +80,7 @@ class Bridge:
     async def _forever(self, work: Callable[[], Any], what: str) -> None:
         """Start again after a lost Redis: soon, then later and later up to a second, never all at once."""
         failures = 0
-        while True:
+        while not is_cancelled():
             try:
                 await work()
                 failures = 0
@@ -111,7 +111,7 @@ class Bridge:
         entries: Any = await client().xread({**self._cursors}, count=READ_COUNT, block=block)
         for stream, batch in entries:
             for entry_id, fields in batch:
-                if not await self._lease.hold():
+                if not await self._lease.hold() or is_cancelled():
                     return
                 async with self._turn:
                     await self._take(self.sources[stream], entry_id.decode(), fields)
@@ -177,6 +177,8 @@ class Bridge:
                     self._subscribed.set()
                 elif message["type"] == "message" and self._leading:
                     await self._publish(message["data"])
+                if is_cancelled():
+                    return
 
     async def _publish(self, raw: bytes) -> None:
         try:

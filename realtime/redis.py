@@ -73,6 +73,16 @@ def sync_client() -> redis.Redis:
 _sync: tuple[str, redis.Redis] | None = None
 
 
+def is_cancelled() -> bool:
+    """Whether the running task was asked to end; a loop around Redis calls has to look.
+
+    Before Python 3.12 `asyncio.wait_for`, with which redis-py sends, can swallow a cancellation
+    (https://github.com/python/cpython/issues/86296).
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def key(*parts: str) -> str:
     """`key("dead")` -> `realtime:dead`: every key and channel starts with the prefix of the installation."""
     return ":".join((conf().prefix, *parts))
