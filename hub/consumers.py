@@ -76,8 +76,14 @@ class HubConsumer(NamespaceConsumer):
             self.after(1.0, f"state {group}", self.send_presence_state, group)
             return
         await self.send_event(
-            "presence:state", {"group": group, "members": members, "total": len(members), "offset": offset}
+            "presence:state", {"group": group, "members": members, "total": len(members), "offset": str(offset)}
         )
+
+    async def say_gap(self, room: str, reason: str) -> None:
+        await super().say_gap(room, reason)
+        for group in self.principal.groups:
+            if room == presence_room(group):
+                await self.send_presence_state(group)
 
     def _presentee(self) -> Presentee:
         return Presentee(

@@ -27,17 +27,17 @@ class ThreadRevoke(ThreadRight, frozen=True):
 
 @on_bus("thread:grant")
 async def grant(payload: ThreadGrant, context: BusContext) -> None:
-    await grants.write(payload.user_id, payload.thread_id, granted=True)
+    await grants.write(payload.user_id, payload.thread_id, granted=True, order=context.order)
 
 
 @on_bus("thread:revoke")
 async def revoke(payload: ThreadRevoke, context: BusContext) -> None:
     # Written before it is signalled: who joins in between finds the revoke.
-    await grants.write(payload.user_id, payload.thread_id, granted=False)
+    await grants.write(payload.user_id, payload.thread_id, granted=False, order=context.order)
     await broadcast(ThreadRevoked(user_id=payload.user_id, thread_id=payload.thread_id))
 
 
 @on_bus("chat:accepted")
 async def grant_accepted_chat(payload: ChatAccepted, context: BusContext) -> None:
     if payload.user_id is not None:
-        await grants.write(payload.user_id, payload.thread_id, granted=True)
+        await grants.write(payload.user_id, payload.thread_id, granted=True, order=context.order)

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
 from realtime.conf import conf
 from realtime.redis import client, key
+
+_WRITE = AsyncScript(
+    Redis(),
+    b"""
+    -- The latest word counts: a bridge that was held up must not bring back an older one.
+    local known = redis.call('GET', KEYS[1])
+    if not known or known:sub(3) <= ARGV[2] then
+      redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[3])
+    end
+    """,
+)
 
 
 def _key(user_id: str, thread_id: str) -> str:
     return key("grant", user_id, thread_id)
 
 
-async def write(user_id: str, thread_id: str, *, granted: bool) -> None:
-    """Remember the latest word on this user and thread. Raises `redis.RedisError`."""
-    await client().set(_key(user_id, thread_id), "1" if granted else "0", px=int(conf().grant_ttl * 1000))
+async def write(user_id: str, thread_id: str, *, granted: bool, order: str) -> None:
+    """Remember a word on this user and thread, unless a later one (by `order`) is known.
+
+    Raises `redis.RedisError`.
+    """
+    await _WRITE(
+        keys=[_key(user_id, thread_id)],
+        args=["1" if granted else "0", order, int(conf().grant_ttl * 1000)],
+        client=client(),
+    )
 
 
 async def read(user_id: str, threads: Sequence[str]) -> dict[str, bool]:
@@ -22,4 +43,8 @@ async def read(user_id: str, threads: Sequence[str]) -> dict[str, bool]:
     if not threads:
         return {}
     values = await client().mget([_key(user_id, thread) for thread in threads])
-    return {thread: value == b"1" for thread, value in zip(threads, values, strict=True) if value is not None}
+    return {
+        thread: value.startswith(b"1")
+        for thread, value in zip(threads, values, strict=True)
+        if value is not None
+    }

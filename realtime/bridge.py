@@ -1,8 +1,10 @@
 """From the bus to the rooms.
 
-Bridges take turns by a lease: one delivers, the others stand by. The one that delivers reads the streams in
-order, one entry at a time: position, rooms, then the cursor. When it dies half-way, the next one reads the same
-entry again and gives it the same positions, so that who had it already drops it.
+The streams are read in order, in batches: one batch in flight, the next only after the one before succeeded, and on
+any error the same batch again. What makes a repetition harmless is not the reader but the script that appends
+(`append.lua`): in every room it leaves out what is not above the room's last entry of that stream. So any number of
+bridges may run, and any of them may die at any moment. A lease only spares Redis the work of all but one; who holds
+it is of no matter to correctness, except for what comes over Pub/Sub without an id.
 """
 
 from __future__ import annotations
@@ -11,27 +13,28 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
-from realtime import bus, metrics, positions
+from realtime import bus, metrics, roomlog
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import BusContext, catalogue
-from realtime.envelope import encode
+from realtime.envelope import frame_around_offset
 from realtime.lease import Lease
 from realtime.redis import client, dedicated, is_cancelled, key
 from realtime.revocation import now
-from realtime.rooms import group_name
+from realtime.roomlog import Entry
+from realtime.rooms import group_name, room_of_group
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS = 2.0
-READ_COUNT = 100
-READ_BLOCK = 0.4
+LEASE_SECONDS = 1.0
+READ_COUNT = 500
+READ_BLOCK = 0.2
 """Seconds a read waits for news: under the lease, so that it is renewed in time."""
 KEEP_SECONDS = 600.0
 """Entries behind the cursor are kept for at least so long."""
@@ -61,7 +64,6 @@ class Bridge:
         self.ready = asyncio.Event()
         """Set once subscribed, and either caught up or standing by."""
         self._lease = Lease("bridge", LEASE_SECONDS)
-        self._turn = asyncio.Lock()
         self._subscribed = asyncio.Event()
         self._cursors: dict[Any, Any] = {}
         self._trimmed_at = 0.0
@@ -77,7 +79,7 @@ class Bridge:
             with contextlib.suppress(RedisError):
                 await self._lease.release()
 
-    async def _forever(self, work: Callable[[], Any], what: str) -> None:
+    async def _forever(self, work: Callable[[], Awaitable[None]], what: str) -> None:
         """Start again after a lost Redis: soon, then later and later up to a second, never all at once."""
         failures = 0
         while not is_cancelled():
@@ -88,15 +90,14 @@ class Bridge:
                 failures += 1
                 self._stand_down()
                 logger.warning(
-                    "redis lost, trying again",
-                    extra={"while": what, "failures": failures, "error": repr(error)},
+                    "redis lost, trying again", extra={"while": what, "failures": failures, "error": repr(error)}
                 )
                 await asyncio.sleep(random.uniform(0.05, min(1.0, 0.1 * 2 ** min(failures, 4))))  # noqa: S311
 
     # --- Streams ---------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Read and deliver the next entries, or stand by."""
+        """Read and deliver the next batch, or stand by."""
         if not await self._lease.hold():
             self._stand_down()
             await self._subscribed.wait()
@@ -108,16 +109,15 @@ class Bridge:
             self._leading = True
             logger.info("delivering", extra={"cursors": {k.decode(): v for k, v in self._cursors.items()}})
         block = int(READ_BLOCK * 1000) if self.ready.is_set() else None
-        entries: Any = await client().xread({**self._cursors}, count=READ_COUNT, block=block)
-        for stream, batch in entries:
-            for entry_id, fields in batch:
-                if not await self._lease.hold() or is_cancelled():
-                    return
-                async with self._turn:
-                    await self._take(self.sources[stream], entry_id.decode(), fields)
-                    await client().hset(key("cursors"), stream, entry_id)
-                self._cursors[stream] = entry_id.decode()
-        if not entries:
+        found: Any = await client().xread({**self._cursors}, count=READ_COUNT, block=block)
+        for stream, entries in found:
+            if is_cancelled():
+                return
+            await self._deliver_batch(self.sources[stream], entries)
+            last = entries[-1][0]
+            await client().hset(key("cursors"), stream, last)
+            self._cursors[stream] = last
+        if not found:
             await self._subscribed.wait()
             self.ready.set()
         await self._trim()
@@ -127,34 +127,63 @@ class Bridge:
             logger.info("standing by")
         self._leading = False
 
-    async def _read_cursors(self) -> dict[bytes, str]:
+    async def _read_cursors(self) -> dict[Any, Any]:
         """Where to go on; at the beginning when no bridge ever read the stream."""
-        cursors = {}
-        for stream in self.sources:
-            saved: Any = await client().hget(key("cursors"), stream)
-            cursors[stream] = saved.decode() if saved else "0-0"
-        return cursors
+        saved = await client().hmget(key("cursors"), list(self.sources))
+        return {stream: cursor or b"0-0" for stream, cursor in zip(self.sources, saved, strict=True)}
 
-    async def _take(self, source: Source, entry_id: str, fields: Mapping[bytes, bytes]) -> None:
-        """Deliver one entry, or put it with the dead letters."""
-        raw = fields.get(source.field)
-        milliseconds, _, sequence = entry_id.partition("-")
-        context = BusContext(at=(int(milliseconds) + 1) / 1000)
-        try:
-            if raw is None:
-                raise InvalidMessage("invalid_message", f"the entry has no field {source.field.decode()!r}")
-            deliveries = source.decode(raw)
-        except InvalidMessage as error:
-            await self._bury(error, source.name, raw or repr(dict(fields)).encode())
-            return
-        for delivery in deliveries:
-            await self._deliver(
-                delivery,
-                context,
-                source=source.name,
-                entry=f"{int(milliseconds):020d}-{int(sequence):020d}",
-                raw=raw,
-            )
+    async def _deliver_batch(
+        self, source: Source, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]
+    ) -> None:
+        """Deliver entries in order; what is not valid goes to the dead letters."""
+        batch = Batch()
+        for entry_id, fields in entries:
+            raw = fields.get(source.field)
+            try:
+                if raw is None:
+                    raise InvalidMessage("invalid_message", f"the entry has no field {source.field.decode()!r}")
+                deliveries = source.decode(raw)
+            except InvalidMessage as error:
+                await self._bury(error, source.name, raw or repr(dict(fields)).encode())
+                continue
+            milliseconds, _, sequence = entry_id.decode().partition("-")
+            entry = f"{int(milliseconds):020d}-{int(sequence):020d}"
+            context = BusContext(at=(int(milliseconds) + 1) / 1000, order=entry)
+            for delivery in deliveries:
+                if await self._prepare(delivery, context, source.name, raw, batch):
+                    batch.add(delivery, source=source.name, entry=entry)
+        await batch.submit()
+
+    async def _prepare(
+        self, delivery: Delivery, context: BusContext, source: str, raw: bytes, batch: Batch
+    ) -> bool:
+        """Run the bus handlers of an event before it is delivered, and after all that came before it.
+
+        False: an event with the same id was handled before, leave it out.
+        """
+        handlers = catalogue().bus_handlers.get(delivery.event)
+        if not handlers:
+            return True
+        await batch.submit()
+        if delivery.id and not await self._claim(delivery.id, context.order):
+            metrics.BUS_MESSAGES.labels("duplicate").inc()
+            return False
+        for handler in handlers:
+            try:
+                await handler(delivery.payload, context)
+            except RedisError:
+                raise
+            except Exception as error:
+                logger.exception("bus handler failed", extra={"event": delivery.event})
+                await self._bury(InvalidMessage("handler_failed", repr(error)), source, raw)
+        return True
+
+    async def _claim(self, id: str, order: str) -> bool:
+        """Whether this message is the first of its id; the same message may claim it again."""
+        marker = key("handled", id)
+        if await client().set(marker, order, nx=True, ex=roomlog.MARKER_SECONDS):
+            return True
+        return bool(await client().get(marker) == order.encode())
 
     async def _trim(self) -> None:
         """Forget what is behind the cursor and old enough."""
@@ -163,7 +192,7 @@ class Bridge:
             return
         self._trimmed_at = loop_time
         for stream, source in self.sources.items():
-            cursor = int(self._cursors[stream].partition("-")[0])
+            cursor = int(self._cursors[stream].partition(b"-")[0])
             await client().xtrim(stream, minid=min(cursor, int((await now() - source.keep) * 1000)))
 
     # --- Pub/Sub ---------------------------------------------------------------------------------
@@ -186,42 +215,14 @@ class Bridge:
         except InvalidMessage as error:
             await self._bury(error, CHANNEL, raw)
             return
-        async with self._turn:
-            at = await now()
-            await self._deliver(
-                delivery, BusContext(at=at), source=CHANNEL, entry=f"{int(at * 1e6):020d}", raw=raw
-            )
+        at = await now()
+        context = BusContext(at=at, order=f"{int(at * 1000):020d}-{int(at * 1e6) % 1000:020d}")
+        batch = Batch(("", "") if delivery.id else self._lease.fence)
+        if await self._prepare(delivery, context, CHANNEL, raw, batch):
+            batch.add(delivery)
+            await batch.submit()
 
-    # --- Delivery --------------------------------------------------------------------------------
-
-    async def _deliver(
-        self, delivery: Delivery, context: BusContext, *, source: str, entry: str, raw: bytes
-    ) -> None:
-        """Position, bus handlers, rooms. Raises `redis.RedisError`: then the entry is read again."""
-        found = await positions.assign(delivery.targets, source=source, entry=entry, id=delivery.id)
-        if found is None:
-            metrics.BUS_MESSAGES.labels("duplicate").inc()
-            return
-        for handler in catalogue().bus_handlers.get(delivery.event, ()):
-            try:
-                await handler(delivery.payload, context)
-            except RedisError:
-                raise
-            except Exception as error:
-                logger.exception("bus handler failed", extra={"event": delivery.event})
-                await self._bury(InvalidMessage("handler_failed", repr(error)), source, raw)
-        layer: Any = get_channel_layer()
-        for (namespace, room), offset in found.items():
-            message = {
-                "type": "room.frame",
-                "room": room,
-                "offset": offset,
-                "text": encode(delivery.event, delivery.data, room=room, offset=offset),
-            }
-            if delivery.exclude is not None:
-                message["except"] = delivery.exclude
-            await layer.group_send(group_name(namespace, room), message)
-        metrics.BUS_MESSAGES.labels("delivered").inc()
+    # --- Dead letters ------------------------------------------------------------------------------
 
     async def _bury(self, error: InvalidMessage, source: str, raw: bytes) -> None:
         """Keep what could not be delivered, with the reason."""
@@ -233,3 +234,57 @@ class Bridge:
             {"reason": str(error)[:500], "source": source, "message": raw[:DEAD_LETTER_BYTES]},
             maxlen=DEAD_LETTERS,
         )
+
+
+class Batch:
+    """Deliveries that go out together."""
+
+    def __init__(self, fence: tuple[str, str] = ("", "")) -> None:
+        self._fence = fence
+        self._entries: list[Entry] = []
+
+    def add(self, delivery: Delivery, *, source: str = "", entry: str = "") -> None:
+        """Encode a delivery, once a room, for all the clients there are."""
+        rooms = []
+        for namespace, room in delivery.targets:
+            head, tail = frame_around_offset(delivery.event, delivery.data, room)
+            rooms.append((group_name(namespace, room), head, tail))
+        if rooms:
+            self._entries.append(
+                Entry(
+                    rooms=rooms,
+                    source=source,
+                    entry=entry,
+                    id=delivery.id or "",
+                    exclude=delivery.exclude or "",
+                )
+            )
+
+    async def submit(self) -> None:
+        """Append and publish. Raises `redis.RedisError`: then submit the same again."""
+        if not self._entries:
+            return
+        layer: Any = get_channel_layer()
+        knows_rooms = "rooms" in layer.extensions
+        appended = await roomlog.append(self._entries, lease=self._fence, publish=knows_rooms)
+        for entry, positions in zip(self._entries, appended, strict=False):
+            metrics.BUS_MESSAGES.labels("delivered" if any(positions) else "duplicate").inc()
+            if not knows_rooms:
+                await _send_over(layer, entry, positions)
+        self._entries = []
+
+
+async def _send_over(layer: Any, entry: Entry, positions: Sequence[bytes]) -> None:
+    """To a channel layer that does not know rooms: at most once, as a system check says."""
+    for (group, head, tail), position in zip(entry.rooms, positions, strict=True):
+        if position:
+            await layer.group_send(
+                group,
+                {
+                    "type": "room.frame",
+                    "room": room_of_group(group),
+                    "offset": position.decode(),
+                    "text": (head + position + tail).decode(),
+                    "except": entry.exclude,
+                },
+            )

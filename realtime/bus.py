@@ -12,7 +12,7 @@ from msgspec import Meta
 from realtime.catalogue import ServerEvent, catalogue
 from realtime.conf import conf
 from realtime.payloads import InvalidPayload, Payload, merge, parse_payload
-from realtime.positions import Target
+from realtime.roomlog import Target
 from realtime.rooms import NAMESPACES, is_room
 
 

@@ -51,6 +51,8 @@ class BusContext:
 
     at: float
     """When the entry was added: seconds since the epoch, in Redis' time."""
+    order: str
+    """Sorts like the messages were added: a handler that runs late must not undo what a later message did."""
 
 
 @dataclass(frozen=True, slots=True)

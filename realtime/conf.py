@@ -49,6 +49,13 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     grant_ttl: Seconds = 86400.0
     """How long a grant or revoke of a thread is remembered."""
 
+    history_size: Annotated[int, Meta(ge=0)] = 1000
+    """Publications kept per room."""
+    history_ttl: Seconds = 600.0
+    """How long after the last publication a room's log is kept."""
+    history_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024
+    """Bytes of publications kept per room."""
+
     allowed_origins: tuple[str, ...] = ()
     """Exact `scheme://host[:port]` of the pages that may connect; `null` must be listed to be allowed."""
     require_origin: bool = False

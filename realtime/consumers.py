@@ -14,14 +14,16 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from redis.exceptions import RedisError
 
-from realtime import handshake, metrics, positions, revocation
+from realtime import handshake, metrics, revocation
 from realtime.authentication import SUBPROTOCOL, Principal, leeway
 from realtime.catalogue import catalogue
 from realtime.closing import REASONS, CloseCode, fitting_reason
 from realtime.conf import conf
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
+from realtime.membership import Membership, membership
 from realtime.node import Node
 from realtime.payloads import InvalidPayload, Payload, parse_payload
+from realtime.roomlog import Unrecoverable
 from realtime.rooms import group_name, thread_of, user_room
 from realtime.turns import Turns
 
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 EXPIRY_NOTICE = 60.0
 """Seconds before the token ends at which the client is told (half-way for a shorter life)."""
+RESUME_SECONDS = 5.0
+"""With `?resume=1` the automatic rooms keep still for so long at most."""
 TYPING_SECONDS = 10.0
 """A typist who says nothing for so long is reported as stopped."""
 _COUNT_AS_INVALID = frozenset(
@@ -51,12 +55,15 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.principal: Principal
         self.opened_at = 0.0
         """When the handshake began: seconds of Redis' clock."""
-        self.rooms: dict[str, str] = {}
+        self.rooms: dict[str, int] = {}
         """The rooms this connection is in, each with the position of the last thing it got there."""
         self.accepted = False
+        self.membership: Membership
         self.node = Node.current()
-        self._groups: set[str] = set()
         self._typing: set[str] = set()
+        self._replays: dict[str, int] = {}
+        """Rooms in which something was missed, and since when; they listen once it has been sent."""
+        self._resumes = False
         self._invalid_in_a_row = 0
         self._heard_at = 0.0
 
@@ -141,24 +148,48 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 "role": self.principal.role,
                 "heartbeat_interval": conf().heartbeat_interval,
                 "expires_at": iso(self.principal.expires_at),
-                "rooms": self.rooms,
+                "rooms": {room: str(position) for room, position in self.rooms.items()},
             },
         )
         self._heard_at = asyncio.get_running_loop().time()
         self._watch_expiry()
         self._watch_silence()
+        if self._resumes:
+            self.after(RESUME_SECONDS, "resume", self.release)
+        else:
+            for room in self.rooms:
+                self._listen(room)
         await self.on_ready()
 
+    def resumed(self) -> None:
+        """The first `resume` has come: after its acknowledgement the rooms held back for it go on."""
+        if self._resumes:
+            self._resumes = False
+            self.cancel("resume")
+            self._hold_back()
+
+    def _hold_back(self) -> None:
+        for room in self.initial_rooms():
+            if room in self.rooms and room not in self._replays:
+                self._replays[room] = self.rooms[room]
+
+    async def release(self) -> None:
+        """Let go of the rooms that were held back for a `resume`: what came meanwhile follows."""
+        self.resumed()
+        await self._replay_pending()
+
     async def _enter(self) -> None:
+        self.membership = membership(self.channel_layer, self.namespace, self.channel_name)
+        self._resumes = b"resume=1" in self.scope.get("query_string", b"").split(b"&")
         self.opened_at = await revocation.now()
         await self.node.start()
         self.node.add(self)
         rooms = self.initial_rooms()
-        await self._group_add(rooms)
+        await self.membership.enter(rooms)
         # Joined first, checked second: a revoke in between is either found here or signalled to us.
         if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
             raise handshake.Refused(401, "token_invalid", "the token was revoked or its user disconnected")
-        self.rooms = await self._ends(rooms)
+        self.rooms = await self.membership.positions(rooms)
         await self.on_enter()
 
     def initial_rooms(self) -> list[str]:
@@ -204,15 +235,15 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.node.remove(self)
         if self.accepted:
             metrics.CONNECTIONS.labels(self.namespace).dec()
-        for step in (self._stop_typing_everywhere, self.on_gone, self._leave_groups):
+        for step in (self._stop_typing_everywhere, self.on_gone, self._leave_rooms):
             try:
                 await step()
             except (RedisError, OSError) as error:
                 logger.warning("clean-up incomplete", extra={**self.facts, "error": repr(error)})
 
-    async def _leave_groups(self) -> None:
-        for room in {*self._groups, *self.rooms}:
-            await self.channel_layer.group_discard(group_name(self.namespace, room), self.channel_name)
+    async def _leave_rooms(self) -> None:
+        for room in {*self.initial_rooms(), *self.rooms}:
+            await self.membership.leave(room)
         self.rooms = {}
 
     # --- Frames from the client ------------------------------------------------------------------
@@ -233,6 +264,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self._invalid_in_a_row = 0
         if frame_id is not None:
             await self.send_event("ack", answer, id=frame_id)
+        await self._replay_pending()
 
     async def _handle(self, frame: Envelope) -> Mapping[str, Any]:
         event = catalogue().client.get(frame.event)
@@ -282,13 +314,28 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def room_frame(self, message: dict[str, Any]) -> None:
         """From the channel layer: something was published in a room."""
-        room, offset = message["room"], message["offset"]
+        room, position = message["room"], int(message["offset"])
         known = self.rooms.get(room)
-        if known is None or int(offset) <= int(known):
+        if known is None or position <= known:
             return  # left meanwhile, refused, or had already
-        self.rooms[room] = offset
+        self.rooms[room] = position
         if message.get("except") != self.connection_id:
             await self._send_text(message["text"], "room")
+
+    async def room_gap(self, message: dict[str, Any]) -> None:
+        """From the channel layer: something in a room was lost for good."""
+        room = message["room"]
+        if room in self.rooms:
+            self.rooms[room] = int(message["offset"])
+            await self.say_gap(room, message["reason"])
+
+    async def say_gap(self, room: str, reason: str) -> None:
+        """The client must refetch what it shows of this room; it is live again from here."""
+        await self.send_event("room:gap", {"room": room, "reason": reason})
+
+    async def channel_overflow(self, message: dict[str, Any]) -> None:
+        """From the channel layer: more came than this connection could take."""
+        await self.end(CloseCode.TOO_SLOW)
 
     async def room_ephemeral(self, message: dict[str, Any]) -> None:
         """From the channel layer: typing and the like, for everybody in the room but its sender."""
@@ -303,16 +350,56 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def join(self, room: str) -> str:
         """Enter a room and return its end. Raises `EventError` when that is not allowed."""
-        if room in self.rooms:
-            return self.rooms[room]
-        await self._group_add([room])
-        # Joined first (muted: nothing is passed on for a room not in self.rooms), checked second.
+        if room not in self.rooms:
+            await self._enter_room(room)
+            self._listen(room)
+        return str(self.rooms[room])
+
+    async def rejoin(self, room: str, since: str) -> dict[str, Any]:
+        """Enter a room where an earlier connection stood: what it missed follows the acknowledgement.
+
+        Raises `EventError` when the room is not allowed (any more).
+        """
+        await self.leave(room)
+        await self._enter_room(room)
+        missed = await self.membership.missed(room, since)
+        if missed is None:
+            self._listen(room)
+            return {"recovered": False, "offset": str(self.rooms[room]), "missed": 0}
+        self.rooms[room] = int(since)
+        self._replays[room] = int(since)
+        return {"recovered": True, "offset": since, "missed": missed}
+
+    async def _enter_room(self, room: str) -> None:
+        await self.membership.enter([room])
+        # Joined first (muted: nothing is passed on yet), checked second: a revoke in between is found or signalled.
         thread_id = thread_of(room)
         if thread_id is not None and not await self.may_join(thread_id):
-            await self._group_discard(room)
+            await self.membership.leave(room)
             raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
-        self.rooms |= await self._ends([room])
-        return self.rooms[room]
+        self.rooms |= await self.membership.positions([room])
+
+    def _listen(self, room: str) -> None:
+        position = self.membership.listen(room)
+        if position is not None:
+            self.rooms[room] = position
+
+    async def _replay_pending(self) -> None:
+        """What was missed, room by room; each hands over to live without a gap."""
+        while self._replays:
+            room, position = self._replays.popitem()
+            try:
+                async for publications in self.membership.replay(room, position):
+                    for publication in publications:
+                        if self.ended:
+                            return
+                        self.rooms[room] = publication.position
+                        if publication.exclude != self.connection_id:
+                            await self._send_text(publication.frame.decode(), "replay")
+                self._listen(room)
+            except (Unrecoverable, RedisError, TimeoutError) as error:
+                self._listen(room)
+                await self.say_gap(room, "lost" if isinstance(error, Unrecoverable) else "unavailable")
 
     async def leave(self, room: str, reason: str | None = None) -> None:
         """Leave a room if in it; with a reason the client is told that it had to."""
@@ -320,22 +407,10 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             return
         await self.stop_typing(room)
         del self.rooms[room]
-        await self._group_discard(room)
+        self._replays.pop(room, None)
+        await self.membership.leave(room)
         if reason is not None:
             await self.send_event("room:left", {"room": room, "reason": reason})
-
-    async def _group_add(self, rooms: Iterable[str]) -> None:
-        for room in rooms:
-            self._groups.add(room)
-            await self.channel_layer.group_add(group_name(self.namespace, room), self.channel_name)
-
-    async def _group_discard(self, room: str) -> None:
-        await self.channel_layer.group_discard(group_name(self.namespace, room), self.channel_name)
-        self._groups.discard(room)
-
-    async def _ends(self, rooms: Iterable[str]) -> dict[str, str]:
-        found = await positions.ends((self.namespace, room) for room in rooms)
-        return {room: position for (_, room), position in found.items()}
 
     # --- Ephemeral events ------------------------------------------------------------------------
 
@@ -352,11 +427,11 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if thread_id := thread_of(room):
             author["thread_id"] = thread_id
         text = encode(event, {**author, **data}, room=room)
+        message = {"type": "room.ephemeral", "room": room, "text": text, "sender": self.connection_id}
+        # Our own layer hands it to members of this process at once; any other waits for Redis.
+        send = getattr(self.channel_layer, "emit", self.channel_layer.group_send)
         for namespace in sorted(catalogue().server[event].namespaces):
-            await self.channel_layer.group_send(
-                group_name(namespace, room),
-                {"type": "room.ephemeral", "room": room, "text": text, "sender": self.connection_id},
-            )
+            await send(group_name(namespace, room), message)
 
     async def start_typing(self, room: str) -> None:
         """The others see this user typing, until it stops, leaves, or says nothing for `TYPING_SECONDS`."""

@@ -101,6 +101,12 @@ def encode(
     return _encoder.encode(frame).decode()
 
 
+def frame_around_offset(event: str, data: Mapping[str, Any], room: str) -> tuple[bytes, bytes]:
+    """A frame of a room before and after its offset, which only Redis knows."""
+    head = _encoder.encode({"event": event, "room": room, "offset": ""})
+    return head[:-2], b'","data":' + _encoder.encode(data) + b"}"
+
+
 def iso(seconds: float) -> str:
     """Seconds since the epoch as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

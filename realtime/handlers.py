@@ -57,7 +57,7 @@ async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> dic
     room = thread_room(payload.thread_id)
     if payload.since is None:
         return {"room": room, "offset": await connection.join(room)}
-    return {"room": room, **await _rejoin(connection, room)}
+    return {"room": room, **await connection.rejoin(room, payload.since)}
 
 
 @client_event("leave:thread")
@@ -103,20 +103,15 @@ async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> d
 async def resume(connection: NamespaceConsumer, payload: Resume) -> dict[str, Any]:
     """Enter rooms again after a reconnect, with what was missed."""
     answers: dict[str, dict[str, Any]] = {}
-    for room in payload.rooms:
+    for room, since in payload.rooms.items():
         try:
             if not is_room(room) or (thread_of(room) is None and room not in connection.initial_rooms()):
                 raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
-            answers[room] = await _rejoin(connection, room)
+            answers[room] = await connection.rejoin(room, since)
         except EventError as error:
             answers[room] = {"error": error.code}
+    connection.resumed()
     return {"rooms": answers}
-
-
-async def _rejoin(connection: NamespaceConsumer, room: str) -> dict[str, Any]:
-    """Leave and join. Nothing is replayed yet: the client is told so and refetches."""
-    await connection.leave(room)
-    return {"recovered": False, "offset": await connection.join(room), "missed": 0}
 
 
 def _room_of(connection: NamespaceConsumer, payload: InThread) -> str:

@@ -33,6 +33,11 @@ class Lease:
         self.holder = uuid4().hex
         self._held_until = 0.0
 
+    @property
+    def fence(self) -> tuple[str, str]:
+        """Key and holder, for a script that must not run for a former holder."""
+        return key("lease", self.name), self.holder
+
     async def hold(self) -> bool:
         """Take or renew the lease; False while somebody else has it. Raises `redis.RedisError`."""
         now = asyncio.get_running_loop().time()

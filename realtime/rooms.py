@@ -49,3 +49,10 @@ def thread_of(room: str) -> str | None:
 def group_name(namespace: str, room: str) -> str:
     """The channel-layer group of a room."""
     return f"{namespace}.{room.replace(':', '.', 1)}"
+
+
+def room_of_group(group: str) -> str | None:
+    """The room that a group is, or None for a group of another kind."""
+    namespace, _, rest = group.partition(".")
+    room = rest.replace(".", ":", 1)
+    return room if namespace in NAMESPACES and is_room(room) else None

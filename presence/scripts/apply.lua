@@ -235,9 +235,14 @@ function does.touch(op)
   return ''
 end
 
--- {user, status, reason}
+-- {user, status, reason, order?}: what comes over the bus has an order, and an older one comes too late
 function does.choose(op)
   if not record(op.user) then return '' end
+  if op.order then
+    local last = redis.call('HGET', key('user', op.user), 'order')
+    if last and last >= op.order then return '' end
+    redis.call('HSET', key('user', op.user), 'order', op.order)
+  end
   change(op.user, op.status, op.status == 'away', op.reason)
   if open(op.user) > 0 then keep(op.user) end
   return state(op.user)

@@ -57,15 +57,7 @@ REALTIME: dict[str, Any] = {
     **from_environment(os.environ),
 }
 
-CHANNEL_LAYERS = {
-    "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {
-            "hosts": [{"address": REALTIME.get("REDIS_URL", "redis://127.0.0.1:6379/0")}],
-            "prefix": REALTIME.get("PREFIX", "realtime"),
-        },
-    }
-}
+CHANNEL_LAYERS = {"default": {"BACKEND": "realtime.layers.RoomChannelLayer"}}
 
 SIMPLE_JWT: dict[str, Any] = {
     "ALGORITHM": os.environ.get("JWT_ALGORITHM") or "HS256",

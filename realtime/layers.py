@@ -1,0 +1,635 @@
+"""The channel layer: Channels' specification on Redis Pub/Sub, and rooms that remember.
+
+One SUBSCRIBE a group and process, one decode a message and process, none a connection. Beyond the specification
+it knows *publications* (`realtime.roomlog`): each has a position, so that a process sees by itself when one is
+missing and fetches it from the room's log.
+
+A consumer's channel gets messages through `receive()` as everywhere; one that attached an `Outlet` is called
+directly instead, and no queue, task or thread is woken for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+import msgspec
+from channels.exceptions import ChannelFull
+from channels.layers import BaseChannelLayer
+from redis.exceptions import RedisError
+
+from realtime import metrics, roomlog
+from realtime.conf import conf
+from realtime.redis import client, key
+from realtime.roomlog import Publication, Unrecoverable
+from realtime.rooms import room_of_group
+from realtime.subscription import Message, Subscription
+
+logger = logging.getLogger(__name__)
+
+SLICE = 200
+"""Deliveries between two looks at everything else that the loop has to do."""
+REPAIR_SLICE = 100
+OUTBOX = 20_000
+"""Messages waiting to be published; beyond it `ChannelFull`."""
+PUBLISH_BATCH = 500
+
+
+class Run:
+    """Consecutive publications of one room, handed to many; what all of them need is made once."""
+
+    __slots__ = ("_wire", "excluded", "publications")
+
+    def __init__(self, publications: Sequence[Publication]) -> None:
+        self.publications = publications
+        self.excluded = {p.exclude for p in publications if p.exclude}
+        """Connections that do not get all of it."""
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """All of it as WebSocket frames."""
+        if self._wire is None:
+            self._wire = b"".join(text_frame(p.frame) for p in self.publications)
+        return self._wire
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A whole, unmasked text frame (RFC 6455 §5.2), as a server sends it."""
+    length = len(payload)
+    if length < 126:
+        return bytes((0x81, length)) + payload
+    if length < 1 << 16:
+        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
+
+
+class Outlet(Protocol):
+    """Takes what a channel receives, at once."""
+
+    def publications(self, room: str, run: Run) -> None:
+        """Publications of a room this channel listens to, in order."""
+
+    def message(self, message: dict[str, Any]) -> None:
+        """Anything else."""
+
+
+class _Queue:
+    """A channel without outlet: what it receives waits for `receive()`."""
+
+    __slots__ = ("capacity", "full", "messages", "waiter")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.messages: deque[dict[str, Any]] = deque()
+        self.waiter: asyncio.Future[None] | None = None
+        self.full = False
+
+    def publications(self, room: str, run: Run) -> None:
+        for publication in run.publications:
+            self.message(
+                {
+                    "type": "room.frame",
+                    "room": room,
+                    "offset": str(publication.position),
+                    "text": publication.frame.decode(),
+                    "except": publication.exclude,
+                }
+            )
+
+    def message(self, message: dict[str, Any]) -> None:
+        if self.full:
+            return
+        if len(self.messages) >= self.capacity:
+            # Loss is said: whoever reads this queue learns that it is not complete.
+            self.full = True
+            metrics.DROPPED.inc()
+            message = {"type": "channel.overflow"}
+        self.messages.append(message)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def get(self) -> dict[str, Any]:
+        while not self.messages:
+            self.waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self.waiter
+            finally:
+                self.waiter = None
+        message = self.messages.popleft()
+        self.full = self.full and bool(self.messages)
+        return message
+
+
+class _Group:
+    """A group as this process sees it."""
+
+    __slots__ = (
+        "accepted",
+        "channel",
+        "listening",
+        "lock",
+        "members",
+        "name",
+        "newest",
+        "position",
+        "ready",
+        "repair",
+        "room",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.room = room_of_group(name)
+        self.channel = roomlog.channel(name)
+        self.members: dict[str, Outlet] = {}
+        self.listening: dict[str, Outlet] = {}
+        """Members that get publications."""
+        self.position = 0
+        """Everything up to here has been handed on; 0: not known yet."""
+        self.accepted = 0
+        """Everything up to here has been handed on or is about to be."""
+        self.newest = 0
+        """The newest position seen; above `position`, something is missing."""
+        self.lock = asyncio.Lock()
+        """Held while something is handed on: a large room takes several turns of the loop."""
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.repair: asyncio.Task[None] | None = None
+
+
+class RoomChannelLayer(BaseChannelLayer):
+    """`CHANNEL_LAYERS = {"default": {"BACKEND": "realtime.layers.RoomChannelLayer"}}`.
+
+    Redis and prefix are those of `REALTIME`. `capacity` is the number of messages that may wait for a channel
+    without outlet, `expiry` the seconds that a message to a normal channel (no `!`) waits for a receiver.
+    """
+
+    extensions = ["groups", "flush", "rooms"]
+
+    def __init__(
+        self,
+        expiry: int = 60,
+        capacity: int = 1000,
+        channel_capacity: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(
+            expiry=expiry, capacity=capacity, channel_capacity=self.compile_capacities(channel_capacity or {})
+        )
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Process] = WeakKeyDictionary()
+
+    @property
+    def _here(self) -> _Process:
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            self._loops[loop] = _Process()
+        return self._loops[loop]
+
+    # --- Channels --------------------------------------------------------------------------------
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """A channel of this process. Costs nothing until something is sent to it."""
+        here = self._here
+        name = f"{prefix}.{here.id}!{uuid4().hex}"
+        here.channels[name] = _Queue(self.get_capacity(name))
+        return name
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Send to one channel. Raises `ChannelFull`, or `redis.RedisError`."""
+        self.require_valid_channel_name(channel)
+        _require_message(message)
+        if "!" not in channel:
+            await self._send_normal(channel, message)
+            return
+        here = self._here
+        if here.owns(channel):
+            outlet = here.channels.get(channel)
+            if isinstance(outlet, _Queue) and len(outlet.messages) >= outlet.capacity:
+                raise ChannelFull
+            if outlet is not None:
+                outlet.message(dict(message))
+            return
+        process = channel.partition("!")[0].rpartition(".")[2]
+        await here.publish(_process_channel(process), b"S" + msgspec.msgpack.encode([channel, message]))
+
+    async def _send_normal(self, channel: str, message: dict[str, Any]) -> None:
+        queue = key("channel", channel)
+        if await client().llen(queue) >= self.get_capacity(channel):  # type: ignore[misc]
+            raise ChannelFull
+        async with client().pipeline(transaction=False) as pipeline:
+            pipeline.rpush(queue, msgspec.msgpack.encode(message))
+            pipeline.expire(queue, self.expiry)
+            await pipeline.execute()
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """The next message of a channel; waits for it."""
+        self.require_valid_channel_name(channel)
+        if "!" not in channel:
+            return await self._receive_normal(channel)
+        here = self._here
+        queue = here.channels.get(channel)
+        if queue is None:
+            if not here.owns(channel):
+                raise RuntimeError(f"{channel} belongs to another process")
+            queue = here.channels[channel] = _Queue(self.get_capacity(channel))
+        if not isinstance(queue, _Queue):
+            raise RuntimeError(f"{channel} has an outlet")  # noqa: TRY004
+        try:
+            await here.start()
+            return await queue.get()
+        except asyncio.CancelledError:
+            # Channels has no delete_channel(): a consumer that goes away cancels its receive().
+            here.forget(channel)
+            raise
+
+    async def _receive_normal(self, channel: str) -> dict[str, Any]:
+        while True:
+            found = await client().blpop([key("channel", channel)], timeout=1)  # type: ignore[misc]
+            if found:
+                message: dict[str, Any] = msgspec.msgpack.decode(found[1])
+                return message
+
+    def attach(self, channel: str, outlet: Outlet) -> None:
+        """From now on the channel's messages go to the outlet."""
+        self._here.channels[channel] = outlet
+
+    def detach(self, channel: str) -> None:
+        """The channel is over: it leaves its groups and gets nothing more."""
+        self._here.forget(channel)
+
+    # --- Groups ----------------------------------------------------------------------------------
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel of this process; returns once Redis has confirmed. Raises `redis.RedisError`."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        here = self._here
+        if channel not in here.channels:
+            raise RuntimeError(f"group_add() wants a channel of this process, got {channel!r}")
+        await here.join(group, channel)
+
+    def begin_group_add(self, group: str, channel: str) -> None:
+        """Let several `group_add` share one SUBSCRIBE: begin all of them, then wait for each."""
+        self._here.begin_join(group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out, if it is in."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        self._here.leave(group, channel)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send to every channel of the group. Raises `redis.RedisError`."""
+        self.require_valid_group_name(group)
+        _require_message(message)
+        await self._here.publish(roomlog.channel(group), b"M" + msgspec.msgpack.encode(message))
+
+    async def flush(self) -> None:
+        """Forget every channel and group of this process."""
+        loop = asyncio.get_running_loop()
+        if here := self._loops.pop(loop, None):
+            await here.close()
+
+    # --- Rooms: beyond the specification ------------------------------------------------------------
+
+    def listen(self, group: str, channel: str) -> int:
+        """From here on the channel gets the group's publications: all after the position that is returned."""
+        return self._here.listen(group, channel)
+
+    def position(self, group: str) -> int:
+        """Where this process stands in the group's room."""
+        return self._here.groups[group].position
+
+    async def catch_up(self, group: str) -> None:
+        """Bring this process to the end of the group's log. Raises `redis.RedisError`."""
+        await self._here.repair(self._here.groups[group])
+
+    async def emit(self, group: str, message: dict[str, Any]) -> None:
+        """`group_send` whose local members do not wait for Redis. Raises `redis.RedisError`."""
+        here = self._here
+        encoded = msgspec.msgpack.encode(message)
+        if found := here.groups.get(group):
+            await here.hand_out(found, message)
+        await here.publish(roomlog.channel(group), b"E" + here.id.encode() + encoded)
+
+
+def _require_message(message: object) -> None:
+    if not isinstance(message, dict):
+        raise TypeError(f"a message must be a dict, got {type(message).__name__}")
+
+
+def _process_channel(process: str) -> bytes:
+    return key("process", process).encode()
+
+
+class _Process:
+    """The layer in one event loop."""
+
+    def __init__(self) -> None:
+        self.id = uuid4().hex
+        self.channels: dict[str, Outlet] = {}
+        self.groups: dict[str, _Group] = {}
+        self._by_channel: dict[bytes, _Group] = {}
+        self._memberships: dict[str, set[str]] = {}
+        self._own = _process_channel(self.id)
+        self._subscription = Subscription(self._on_messages, self._on_restored)
+        self._opening: list[_Group] = []
+        self._outbox: list[tuple[bytes, bytes, asyncio.Future[None]]] = []
+        self._publisher: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._canary_at = 0.0
+
+    def owns(self, channel: str) -> bool:
+        """Whether the channel is one of this process."""
+        return f".{self.id}!" in channel
+
+    async def start(self) -> None:
+        """Subscribe to the process's own channel, and watch that the subscription delivers."""
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch(), name="canary")
+            self._spawn(self._subscription.subscribe([self._own]))
+
+    async def close(self) -> None:
+        """Give everything back."""
+        for task in (*self._tasks, self._watcher, self._publisher):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._subscription.close()
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def forget(self, channel: str) -> None:
+        """Take a channel out of everything."""
+        self.channels.pop(channel, None)
+        for group in self._memberships.pop(channel, ()):
+            self._remove(group, channel)
+
+    # --- Membership --------------------------------------------------------------------------------
+
+    async def join(self, name: str, channel: str) -> None:
+        self.begin_join(name, channel)
+        await self.start()
+        await asyncio.shield(self.groups[name].ready)
+
+    def begin_join(self, name: str, channel: str) -> None:
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = _Group(name)
+            self._by_channel[group.channel] = group
+            if not self._opening:
+                asyncio.get_running_loop().call_soon(lambda: self._spawn(self._open()))
+            self._opening.append(group)
+        group.members[channel] = self.channels[channel]
+        self._memberships.setdefault(channel, set()).add(name)
+
+    def leave(self, name: str, channel: str) -> None:
+        self._memberships.get(channel, set()).discard(name)
+        self._remove(name, channel)
+
+    def _remove(self, name: str, channel: str) -> None:
+        if (group := self.groups.get(name)) is None:
+            return
+        group.members.pop(channel, None)
+        group.listening.pop(channel, None)
+        if not group.members:
+            self._drop(group)
+
+    def _drop(self, group: _Group) -> None:
+        self.groups.pop(group.name, None)
+        self._by_channel.pop(group.channel, None)
+        self._subscription.unsubscribe(group.channel)
+        if group.repair is not None:
+            group.repair.cancel()
+
+    def listen(self, name: str, channel: str) -> int:
+        group = self.groups[name]
+        group.listening[channel] = self.channels[channel]
+        return group.position
+
+    async def _open(self) -> None:
+        """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms stand."""
+        groups, self._opening = self._opening, []
+        try:
+            await self._subscription.subscribe([group.channel for group in groups])
+            rooms = [group.name for group in groups if group.room is not None]
+            ends = await roomlog.ends(rooms) if rooms else {}
+        except (RedisError, OSError) as error:
+            for group in groups:
+                if not group.ready.done():
+                    group.ready.set_exception(error if isinstance(error, RedisError) else RedisError(repr(error)))
+                    group.ready.exception()  # it may be that nobody waits any more
+                self._drop(group)
+            return
+        for group in groups:
+            group.position = group.accepted = ends.get(group.name, 0)
+            if not group.ready.done():
+                group.ready.set_result(None)
+            if group.newest > group.position:
+                self._mend(group)
+
+    # --- Publishing --------------------------------------------------------------------------------
+
+    async def publish(self, channel: bytes, payload: bytes) -> None:
+        """PUBLISH, together with whatever else is published in the same moment."""
+        if len(self._outbox) >= OUTBOX:
+            raise ChannelFull
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._outbox.append((channel, payload, done))
+        if self._publisher is None or self._publisher.done():
+            self._publisher = asyncio.create_task(self._publish_outbox(), name="publisher")
+        await done
+
+    async def _publish_outbox(self) -> None:
+        while self._outbox:
+            batch, self._outbox = self._outbox[:PUBLISH_BATCH], self._outbox[PUBLISH_BATCH:]
+            try:
+                async with client().pipeline(transaction=False) as pipeline:
+                    for channel, payload, _ in batch:
+                        pipeline.publish(channel, payload)
+                    await pipeline.execute()
+            except BaseException as error:
+                failure = error if isinstance(error, RedisError) else RedisError(repr(error))
+                for _, _, done in batch:
+                    if not done.done():
+                        done.set_exception(failure)
+                if not isinstance(error, RedisError | OSError):
+                    raise
+            else:
+                for _, _, done in batch:
+                    if not done.done():
+                        done.set_result(None)
+
+    # --- Receiving ---------------------------------------------------------------------------------
+
+    async def _on_messages(self, messages: Sequence[Message]) -> None:
+        """Hand out what has arrived; consecutive publications of a room together, so that they can be joined."""
+        run: list[Publication] = []
+        running: _Group | None = None
+        for channel, payload in messages:
+            group = self._by_channel.get(channel)
+            if group is not running and run and running is not None:
+                await self._hand_on(running, run)
+                run = []
+            running = group
+            try:
+                if group is None:
+                    if channel == self._own:
+                        self._on_own(payload)
+                elif payload.startswith(b"F"):
+                    publication = roomlog.unpack(payload)
+                    if self._is_next(group, publication):
+                        run.append(publication)
+                else:
+                    if run:
+                        await self._hand_on(group, run)
+                        run = []
+                    await self._on_message(group, payload)
+            except (ValueError, IndexError, msgspec.DecodeError):
+                logger.warning("message not understood", extra={"channel": channel.decode(errors="replace")})
+        if run and running is not None:
+            await self._hand_on(running, run)
+
+    def _is_next(self, group: _Group, publication: Publication) -> bool:
+        if publication.position <= group.accepted:
+            return False
+        group.newest = max(group.newest, publication.position)
+        if publication.previous == group.accepted:
+            group.accepted = publication.position
+            return True
+        if group.position:
+            self._mend(group)
+        return False
+
+    async def _hand_on(self, group: _Group, publications: Sequence[Publication]) -> None:
+        async with group.lock:
+            new = [publication for publication in publications if publication.position > group.position]
+            if not new:
+                return
+            # Whoever starts to listen from here on starts behind these.
+            group.position = new[-1].position
+            group.accepted = max(group.accepted, group.position)
+            room, run, listening = group.room or "", Run(new), group.listening
+            metrics.DELIVERIES.inc(len(new) * len(listening))
+            await _in_slices(
+                tuple(listening.items()),
+                lambda channel, outlet: outlet.publications(room, run) if channel in listening else None,
+            )
+
+    async def _on_message(self, group: _Group, payload: bytes) -> None:
+        if payload.startswith(b"M"):
+            await self.hand_out(group, msgspec.msgpack.decode(payload[1:]))
+        elif payload.startswith(b"E") and payload[1:33] != self.id.encode():
+            await self.hand_out(group, msgspec.msgpack.decode(payload[33:]))
+
+    async def hand_out(self, group: _Group, message: dict[str, Any]) -> None:
+        """A message to every member here, each with a copy of its own."""
+        await _in_slices(
+            tuple(group.members.items()),
+            lambda channel, outlet: outlet.message(dict(message)) if channel in group.members else None,
+        )
+
+    def _on_own(self, payload: bytes) -> None:
+        if payload.startswith(b"S"):
+            channel, message = msgspec.msgpack.decode(payload[1:])
+            if outlet := self.channels.get(channel):
+                outlet.message(message)
+        elif payload.startswith(b"C"):
+            self._canary_at = asyncio.get_running_loop().time()
+
+    # --- Missing publications ------------------------------------------------------------------------
+
+    def _mend(self, group: _Group) -> None:
+        if group.repair is None or group.repair.done():
+            group.repair = asyncio.create_task(self.repair(group), name="repair")
+
+    async def repair(self, group: _Group) -> None:
+        """Fetch from the log what did not arrive. What cannot be fetched is said: `room.gap`."""
+        while self.groups.get(group.name) is group:
+            try:
+                found = await roomlog.after(group.name, group.position, REPAIR_SLICE)
+            except Unrecoverable as lost:
+                async with group.lock:
+                    group.position = group.accepted = group.newest = max(lost.end, 1)
+                    metrics.GAPS.inc()
+                    gap = {
+                        "type": "room.gap",
+                        "room": group.room,
+                        "offset": str(group.position),
+                        "reason": "lost",
+                    }
+                    await self.hand_out(group, gap)
+                return
+            except (RedisError, OSError) as error:
+                logger.warning("room not repaired", extra={"room": group.room, "error": repr(error)})
+                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
+                continue
+            await self._hand_on(group, found.publications)
+            if not found.publications:
+                group.newest = group.position
+                return
+
+    def _on_restored(self) -> None:
+        """The subscription is back: whatever was published meanwhile did not reach us."""
+        logger.info("subscription restored", extra={"groups": len(self.groups)})
+        self._spawn(self._compare())
+
+    async def _compare(self) -> None:
+        groups = [group for group in self.groups.values() if group.room is not None and group.ready.done()]
+        for start in range(0, len(groups), PUBLISH_BATCH):
+            part = groups[start : start + PUBLISH_BATCH]
+            while True:
+                try:
+                    ends = await roomlog.ends([group.name for group in part])
+                    break
+                except (RedisError, OSError):
+                    await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
+            for group in part:
+                if ends[group.name] != group.position:
+                    self._mend(group)
+
+    # --- Liveness ------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Send ourselves a message through Redis whenever it was quiet; a connection that does not bring it is dead."""
+        interval = max(min(conf().node_lease / 4, 5.0), 0.2)
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(interval)
+            if loop.time() - self._subscription.heard_at < interval or not self._subscription.is_connected:
+                continue
+            asked_at = loop.time()
+            try:
+                async with asyncio.timeout(interval * 2):
+                    await self.publish(self._own, b"C")
+            except (RedisError, OSError, ChannelFull):
+                continue  # Redis does not take it: nothing is learnt about the subscription
+            await asyncio.sleep(interval)
+            if self._canary_at < asked_at and self._subscription.heard_at < asked_at:
+                logger.warning("subscription does not deliver")
+                self._subscription.reconnect()
+
+
+async def _in_slices(
+    members: Iterable[tuple[str, Outlet]], deliver: Callable[[str, Outlet], Any]
+) -> None:
+    """Call `deliver` for each; a large room in slices, so that pings and handshakes get their turn."""
+    for count, (channel, outlet) in enumerate(members, start=1):
+        try:
+            deliver(channel, outlet)
+        except Exception:
+            logger.exception("outlet failed", extra={"channel": channel})
+        if count % SLICE == 0:
+            await asyncio.sleep(0)
+
+

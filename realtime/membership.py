@@ -1,0 +1,127 @@
+"""A connection's place in its rooms: on our own channel layer with recovery, on any other one without."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from realtime import roomlog
+from realtime.layers import RoomChannelLayer
+from realtime.roomlog import Publication, Unrecoverable
+from realtime.rooms import group_name
+
+REPLAY_SLICE = 50
+"""Publications read from the log at once: a replay holds no more than that, however much was missed."""
+
+
+class Membership(Protocol):
+    """What a consumer asks of its channel layer."""
+
+    async def enter(self, rooms: Sequence[str]) -> None:
+        """Join rooms, muted: publications do not come yet. Raises `redis.RedisError`."""
+
+    async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
+        """Where rooms stand that were entered. Raises `redis.RedisError`."""
+
+    def listen(self, room: str) -> int | None:
+        """Publications come from here on: all after the returned position (None: after what `positions` said)."""
+
+    async def leave(self, room: str) -> None:
+        """No more of this room. Raises `redis.RedisError`."""
+
+    async def missed(self, room: str, since: str) -> int | None:
+        """How many publications came after an offset; None when not all of them are known."""
+
+    def replay(self, room: str, position: int) -> AsyncIterator[Sequence[Publication]]:
+        """What came after a position, in slices, up to where `listen` goes on within the same turn of the loop.
+
+        Raises `Unrecoverable` when it cannot all be had.
+        """
+
+
+class RoomMembership:
+    """On `RoomChannelLayer`."""
+
+    def __init__(self, layer: RoomChannelLayer, namespace: str, channel: str) -> None:
+        self._layer = layer
+        self._namespace = namespace
+        self._channel = channel
+
+    async def enter(self, rooms: Sequence[str]) -> None:
+        for room in rooms:
+            self._layer.begin_group_add(group_name(self._namespace, room), self._channel)
+        for room in rooms:
+            await self._layer.group_add(group_name(self._namespace, room), self._channel)
+
+    async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
+        return {room: self._layer.position(group_name(self._namespace, room)) for room in rooms}
+
+    def listen(self, room: str) -> int | None:
+        return self._layer.listen(group_name(self._namespace, room), self._channel)
+
+    async def leave(self, room: str) -> None:
+        await self._layer.group_discard(group_name(self._namespace, room), self._channel)
+
+    async def missed(self, room: str, since: str) -> int | None:
+        position = roomlog.parse_position(since)
+        if position is None:
+            return None
+        try:
+            return (await roomlog.after(group_name(self._namespace, room), position, 0)).missed
+        except Unrecoverable:
+            return None
+
+    async def replay(self, room: str, position: int) -> AsyncIterator[Sequence[Publication]]:
+        group = group_name(self._namespace, room)
+        while position != self._layer.position(group):
+            if position > self._layer.position(group):
+                # The client has seen more than this process: the room's messages are still on their way here.
+                await self._layer.catch_up(group)
+                if position > (here := self._layer.position(group)):
+                    raise Unrecoverable(here)
+                continue
+            found = await roomlog.after(group, position, REPLAY_SLICE)
+            # Not beyond where this process stands: what it has not handed on yet, it will hand on live.
+            here = self._layer.position(group)
+            publications = [p for p in found.publications if p.position <= here]
+            if not publications:
+                raise Unrecoverable(here)
+            yield publications
+            position = publications[-1].position
+
+
+class GroupMembership:
+    """On any channel layer: `group_add`, and no recovery."""
+
+    def __init__(self, layer: Any, namespace: str, channel: str) -> None:
+        self._layer = layer
+        self._namespace = namespace
+        self._channel = channel
+
+    async def enter(self, rooms: Sequence[str]) -> None:
+        for room in rooms:
+            await self._layer.group_add(group_name(self._namespace, room), self._channel)
+
+    async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
+        found = await roomlog.ends([group_name(self._namespace, room) for room in rooms])
+        return {room: found[group_name(self._namespace, room)] for room in rooms}
+
+    def listen(self, room: str) -> int | None:
+        return None
+
+    async def leave(self, room: str) -> None:
+        await self._layer.group_discard(group_name(self._namespace, room), self._channel)
+
+    async def missed(self, room: str, since: str) -> int | None:
+        return None
+
+    async def replay(self, room: str, position: int) -> AsyncIterator[Sequence[Publication]]:
+        raise Unrecoverable(position)
+        yield ()
+
+
+def membership(layer: Any, namespace: str, channel: str) -> Membership:
+    """The membership that fits the channel layer."""
+    if "rooms" in layer.extensions:
+        return RoomMembership(layer, namespace, channel)
+    return GroupMembership(layer, namespace, channel)

@@ -1,0 +1,157 @@
+"""The log of each room: what was published in it lately, in order, and where it ends.
+
+A position (`offset` on the wire) is a number of microseconds of Redis' clock that is never used twice in a room,
+so that a Redis that lost its newest writes cannot hand out an old one again. Recovery is all or nothing, after
+Centrifugo (research: `recovered` only if everything after the position is still there).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from realtime.conf import conf
+from realtime.redis import client, key, script
+from realtime.rooms import group_name
+
+ROOM_SECONDS = 7 * 86400
+"""A room in which nothing happens is remembered for so long."""
+MARKER_SECONDS = 600
+"""Messages with an `id` delivered within so long before are duplicates."""
+
+_SCRIPTS = Path(__file__).parent / "scripts"
+_append = script(_SCRIPTS / "append.lua")
+_ends = script(_SCRIPTS / "ends.lua")
+_after = script(_SCRIPTS / "after.lua")
+
+_POSITION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+
+Target = tuple[str, str]
+"""Namespace and room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Something published in a room."""
+
+    position: int
+    previous: int
+    exclude: str
+    """A connection that is left out; empty: nobody is."""
+    frame: bytes
+    """The client's text frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something to publish, once, in each of its rooms."""
+
+    rooms: Sequence[tuple[str, bytes, bytes]]
+    """Group, and the frame before and after its offset."""
+    source: str = ""
+    entry: str = ""
+    """Its name within the source, which sorts like the source does."""
+    id: str = ""
+    exclude: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What came after a position."""
+
+    end: int
+    missed: int
+    publications: Sequence[Publication]
+
+
+class Unrecoverable(Exception):
+    """Not everything after the position is known any more. `end` is where the room stands now."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__(end)
+        self.end = end
+
+
+def base(group: str) -> str:
+    """First part of the keys of a group. The braces are Redis Cluster's hash tag: all of them live in one slot."""
+    return key(f"{{{group}}}")
+
+
+def channel(group: str) -> bytes:
+    """The Pub/Sub channel of a group."""
+    return f"{base(group)}:live".encode()
+
+
+def parse_position(text: str) -> int | None:
+    """A client's offset as a position; None when it cannot be one of ours."""
+    return int(text) if _POSITION.fullmatch(text) else None
+
+
+async def append(
+    entries: Sequence[Entry], *, lease: tuple[str, str] = ("", ""), publish: bool = True
+) -> list[list[bytes]]:
+    """Append entries to their rooms' logs and publish them, atomically.
+
+    Returns the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
+    when `lease` (key, holder) is somebody else's. Raises `redis.RedisError`: then nothing, or everything, was
+    done, and the same call again does what is left.
+    """
+    settings = conf()
+    keys: list[str] = []
+    arguments: list[str | bytes | int] = [
+        settings.history_size,
+        int(settings.history_ttl * 1000),
+        settings.history_bytes,
+        ROOM_SECONDS,
+        MARKER_SECONDS,
+        *lease,
+        "PUBLISH" if publish else "",
+    ]
+    for entry in entries:
+        arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, entry.exclude]
+        for group, head, tail in entry.rooms:
+            keys.append(base(group))
+            arguments += [head, tail]
+    return list(await _append(keys=keys, args=arguments, client=client()))
+
+
+async def ends(groups: Iterable[str]) -> dict[str, int]:
+    """The end of each group's room. Raises `redis.RedisError`."""
+    wanted = list(groups)
+    found = await _ends(keys=[base(group) for group in wanted], args=[ROOM_SECONDS], client=client())
+    return {group: int(position) for group, position in zip(wanted, found, strict=True)}
+
+
+async def after(group: str, position: int, most: int) -> After:
+    """What came after a position: their number, and the first `most` of them.
+
+    Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
+    """
+    end, *known = await _after(keys=[base(group)], args=[position, most], client=client())
+    if not known:
+        raise Unrecoverable(int(end or 0))
+    missed, entries = known
+    return After(int(end), missed, [_publication(entry_id, fields) for entry_id, fields in entries])
+
+
+def _publication(entry_id: bytes, fields: list[bytes]) -> Publication:
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    return Publication(
+        position=int(entry_id.partition(b"-")[0]),
+        previous=int(values[b"p"]),
+        exclude=values[b"x"].decode(),
+        frame=values[b"f"],
+    )
+
+
+def unpack(payload: bytes) -> Publication:
+    """A publication as `append.lua` writes it to a room's channel."""
+    length = int(payload[33:35])
+    return Publication(
+        previous=int(payload[1:17]),
+        position=int(payload[17:33]),
+        exclude=payload[35 : 35 + length].decode(),
+        frame=payload[35 + length :],
+    )

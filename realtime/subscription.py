@@ -1,0 +1,200 @@
+"""One Pub/Sub connection of a process: batched, drained, proven alive, and mended when Redis comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import hiredis
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from realtime.redis import dedicated
+
+logger = logging.getLogger(__name__)
+
+BATCH = 512
+"""Channels a SUBSCRIBE."""
+READ_BYTES = 1 << 18
+"""At most so much is taken from the socket at once; the loop gets its turn in between."""
+LONGEST_PAUSE = 1.0
+
+Message = tuple[bytes, bytes]
+"""Channel and payload."""
+
+
+class Subscription:
+    """Keeps its channels subscribed until closed.
+
+    `on_messages` gets everything that has already arrived, in order, and is awaited before more is read.
+    `on_restored` runs when all channels are subscribed again after a loss: what was published meanwhile is lost.
+    """
+
+    def __init__(
+        self,
+        on_messages: Callable[[Sequence[Message]], Awaitable[None]],
+        on_restored: Callable[[], None],
+    ) -> None:
+        self._on_messages = on_messages
+        self._on_restored = on_restored
+        self._confirmed: dict[bytes, asyncio.Future[None]] = {}
+        """Wanted channels; the future is done once Redis has confirmed."""
+        self._outstanding: dict[bytes, int] = {}
+        """SUBSCRIBEs sent and not yet confirmed: an older answer must not pass for the newest."""
+        self._to_subscribe: dict[bytes, None] = {}
+        self._to_unsubscribe: dict[bytes, None] = {}
+        self._scheduled = False
+        self._writer: asyncio.StreamWriter | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self.heard_at = 0.0
+        """Loop time at which anything last came from Redis."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection just now."""
+        return self._writer is not None
+
+    async def subscribe(self, channels: Iterable[bytes]) -> None:
+        """Return once all of them are subscribed, however long that takes."""
+        waiting = []
+        for channel in channels:
+            if channel not in self._confirmed:
+                self._confirmed[channel] = asyncio.get_running_loop().create_future()
+                if channel in self._to_unsubscribe:
+                    del self._to_unsubscribe[channel]
+                    if channel not in self._outstanding:
+                        self._confirmed[channel].set_result(None)
+                else:
+                    self._to_subscribe[channel] = None
+            waiting.append(self._confirmed[channel])
+        self._schedule()
+        for future in waiting:
+            await asyncio.shield(future)
+
+    def unsubscribe(self, channel: bytes) -> None:
+        """No more of this channel."""
+        if future := self._confirmed.pop(channel, None):
+            future.cancel()
+            if channel in self._to_subscribe:
+                del self._to_subscribe[channel]
+            else:
+                self._to_unsubscribe[channel] = None
+                self._schedule()
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+            self._runner = None
+
+    def reconnect(self) -> None:
+        """Drop the connection: it does not deliver."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    # --- Commands --------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run(), name="subscription")
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._send_commands)
+
+    def _send_commands(self) -> None:
+        """Everything asked for in one turn of the loop goes out together."""
+        self._scheduled = False
+        if self._writer is None:
+            return  # a new connection subscribes to all that is wanted
+        unsubscribe, self._to_unsubscribe = list(self._to_unsubscribe), {}
+        subscribe, self._to_subscribe = list(self._to_subscribe), {}
+        self._send(b"UNSUBSCRIBE", unsubscribe)
+        self._send_subscribe(subscribe)
+
+    def _send_subscribe(self, channels: Sequence[bytes]) -> None:
+        for channel in channels:
+            self._outstanding[channel] = self._outstanding.get(channel, 0) + 1
+        self._send(b"SUBSCRIBE", channels)
+
+    def _send(self, command: bytes, channels: Sequence[bytes]) -> None:
+        assert self._writer is not None  # noqa: S101
+        for start in range(0, len(channels), BATCH):
+            self._writer.write(hiredis.pack_command((command, *channels[start : start + BATCH])))
+
+    # --- Reading ---------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        failures = 0
+        lost = False
+        while True:
+            redis = dedicated()
+            try:
+                connected_at = asyncio.get_running_loop().time()
+                await self._serve(redis, restored=lost)
+            except (RedisError, OSError, EOFError) as error:
+                if asyncio.get_running_loop().time() - connected_at > 10:
+                    failures = 0
+                lost = True
+                failures += 1
+                logger.warning("subscription lost", extra={"error": repr(error), "failures": failures})
+            finally:
+                self._writer = None
+                await redis.aclose()
+            # Full jitter (M. Brooker, "Exponential Backoff And Jitter"): many processes lose Redis together.
+            await asyncio.sleep(random.uniform(0.01, min(LONGEST_PAUSE, 0.05 * 2**failures)))  # noqa: S311
+
+    async def _serve(self, redis: Redis, *, restored: bool) -> None:
+        # redis-py connects (TLS, unix sockets, AUTH, SELECT); reading is ours, because its own reader wakes a
+        # task per message and cannot say what else has arrived.
+        connection: Any = redis.connection_pool.make_connection()
+        await connection.connect()
+        try:
+            reader: asyncio.StreamReader = connection._reader
+            self._writer = connection._writer
+            self._outstanding.clear()
+            self._to_subscribe.clear()
+            self._to_unsubscribe.clear()
+            for channel, future in self._confirmed.items():
+                if future.done():
+                    self._confirmed[channel] = asyncio.get_running_loop().create_future()
+            self._send_subscribe(list(self._confirmed))
+            await self._read(reader, restored=restored)
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def _read(self, reader: asyncio.StreamReader, *, restored: bool) -> None:
+        parser = hiredis.Reader()
+        loop = asyncio.get_running_loop()
+        if restored and not self._outstanding:
+            restored = False
+            self._on_restored()
+        while True:
+            data = await reader.read(READ_BYTES)
+            if not data:
+                raise EOFError("redis closed the subscription")
+            self.heard_at = loop.time()
+            parser.feed(data)
+            messages: list[Message] = []
+            while (reply := parser.gets()) is not False:
+                if isinstance(reply, Exception):
+                    raise RedisError(str(reply))
+                if reply[0] == b"message":
+                    messages.append((reply[1], reply[2]))
+                elif reply[0] == b"subscribe":
+                    self._confirm(reply[1])
+            if messages:
+                await self._on_messages(messages)
+            if restored and not self._outstanding:
+                restored = False
+                self._on_restored()
+
+    def _confirm(self, channel: bytes) -> None:
+        left = self._outstanding.pop(channel, 1) - 1
+        if left > 0:
+            self._outstanding[channel] = left
+        elif (future := self._confirmed.get(channel)) and not future.done():
+            future.set_result(None)
