@@ -76,7 +76,8 @@ class HubConsumer(NamespaceConsumer):
             self.after(1.0, f"state {group}", self.send_presence_state, group)
             return
         await self.send_event(
-            "presence:state", {"group": group, "members": members, "total": len(members), "offset": str(offset)}
+            "presence:state",
+            {"group": group, "members": members, "total": len(members), "offset": str(offset)},
         )
 
     async def say_gap(self, room: str, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
@@ -42,7 +43,7 @@ async def read(user_id: str, threads: Sequence[str]) -> dict[str, bool]:
     """The threads with a grant (True) or revoke (False) that still counts. Raises `redis.RedisError`."""
     if not threads:
         return {}
-    values = await client().mget([_key(user_id, thread) for thread in threads])
+    values: Sequence[Any] = await client().mget([_key(user_id, thread) for thread in threads])
     return {
         thread: value.startswith(b"1")
         for thread, value in zip(threads, values, strict=True)

@@ -90,7 +90,8 @@ class Bridge:
                 failures += 1
                 self._stand_down()
                 logger.warning(
-                    "redis lost, trying again", extra={"while": what, "failures": failures, "error": repr(error)}
+                    "redis lost, trying again",
+                    extra={"while": what, "failures": failures, "error": repr(error)},
                 )
                 await asyncio.sleep(random.uniform(0.05, min(1.0, 0.1 * 2 ** min(failures, 4))))  # noqa: S311
 
@@ -141,7 +142,9 @@ class Bridge:
             raw = fields.get(source.field)
             try:
                 if raw is None:
-                    raise InvalidMessage("invalid_message", f"the entry has no field {source.field.decode()!r}")
+                    raise InvalidMessage(
+                        "invalid_message", f"the entry has no field {source.field.decode()!r}"
+                    )
                 deliveries = source.decode(raw)
             except InvalidMessage as error:
                 await self._bury(error, source.name, raw or repr(dict(fields)).encode())

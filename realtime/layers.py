@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from uuid import uuid4
 from weakref import WeakKeyDictionary
@@ -176,11 +176,10 @@ class RoomChannelLayer(BaseChannelLayer):
         self,
         expiry: int = 60,
         capacity: int = 1000,
-        channel_capacity: dict[str, int] | None = None,
+        channel_capacity: dict[Any, int] | None = None,
     ) -> None:
-        super().__init__(
-            expiry=expiry, capacity=capacity, channel_capacity=self.compile_capacities(channel_capacity or {})
-        )
+        compiled: Any = self.compile_capacities(channel_capacity or {})
+        super().__init__(expiry=expiry, capacity=capacity, channel_capacity=compiled)
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Process] = WeakKeyDictionary()
 
     @property
@@ -219,7 +218,7 @@ class RoomChannelLayer(BaseChannelLayer):
 
     async def _send_normal(self, channel: str, message: dict[str, Any]) -> None:
         queue = key("channel", channel)
-        if await client().llen(queue) >= self.get_capacity(channel):  # type: ignore[misc]
+        if await client().llen(queue) >= self.get_capacity(channel):
             raise ChannelFull
         async with client().pipeline(transaction=False) as pipeline:
             pipeline.rpush(queue, msgspec.msgpack.encode(message))
@@ -238,7 +237,7 @@ class RoomChannelLayer(BaseChannelLayer):
                 raise RuntimeError(f"{channel} belongs to another process")
             queue = here.channels[channel] = _Queue(self.get_capacity(channel))
         if not isinstance(queue, _Queue):
-            raise RuntimeError(f"{channel} has an outlet")  # noqa: TRY004
+            raise RuntimeError(f"{channel} has an outlet")
         try:
             await here.start()
             return await queue.get()
@@ -249,7 +248,7 @@ class RoomChannelLayer(BaseChannelLayer):
 
     async def _receive_normal(self, channel: str) -> dict[str, Any]:
         while True:
-            found = await client().blpop([key("channel", channel)], timeout=1)  # type: ignore[misc]
+            found: Any = await client().blpop([key("channel", channel)], timeout=1)
             if found:
                 message: dict[str, Any] = msgspec.msgpack.decode(found[1])
                 return message
@@ -427,7 +426,9 @@ class _Process:
         except (RedisError, OSError) as error:
             for group in groups:
                 if not group.ready.done():
-                    group.ready.set_exception(error if isinstance(error, RedisError) else RedisError(repr(error)))
+                    group.ready.set_exception(
+                        error if isinstance(error, RedisError) else RedisError(repr(error))
+                    )
                     group.ready.exception()  # it may be that nobody waits any more
                 self._drop(group)
             return
@@ -620,9 +621,7 @@ class _Process:
                 self._subscription.reconnect()
 
 
-async def _in_slices(
-    members: Iterable[tuple[str, Outlet]], deliver: Callable[[str, Outlet], Any]
-) -> None:
+async def _in_slices(members: Iterable[tuple[str, Outlet]], deliver: Callable[[str, Outlet], Any]) -> None:
     """Call `deliver` for each; a large room in slices, so that pings and handshakes get their turn."""
     for count, (channel, outlet) in enumerate(members, start=1):
         try:
@@ -631,5 +630,3 @@ async def _in_slices(
             logger.exception("outlet failed", extra={"channel": channel})
         if count % SLICE == 0:
             await asyncio.sleep(0)
-
-

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from realtime.conf import conf
 from realtime.redis import client, key, script
-from realtime.rooms import group_name
 
 ROOM_SECONDS = 7 * 86400
 """A room in which nothing happens is remembered for so long."""

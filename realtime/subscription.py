@@ -123,7 +123,8 @@ class Subscription:
     def _send(self, command: bytes, channels: Sequence[bytes]) -> None:
         assert self._writer is not None  # noqa: S101
         for start in range(0, len(channels), BATCH):
-            self._writer.write(hiredis.pack_command((command, *channels[start : start + BATCH])))
+            arguments: Any = (command, *channels[start : start + BATCH])
+            self._writer.write(hiredis.pack_command(arguments))
 
     # --- Reading ---------------------------------------------------------------------------------
 
@@ -150,7 +151,8 @@ class Subscription:
     async def _serve(self, redis: Redis, *, restored: bool) -> None:
         # redis-py connects (TLS, unix sockets, AUTH, SELECT); reading is ours, because its own reader wakes a
         # task per message and cannot say what else has arrived.
-        connection: Any = redis.connection_pool.make_connection()
+        pool: Any = redis.connection_pool
+        connection = pool.make_connection()
         await connection.connect()
         try:
             reader: asyncio.StreamReader = connection._reader
