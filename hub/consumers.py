@@ -71,7 +71,7 @@ class HubConsumer(NamespaceConsumer):
             return
         try:
             members = await self.presence.snapshot(group)
-            offset = self.rooms[room]
+            offset = self.position(room)
         except (RedisError, TimeoutError):
             self.after(1.0, f"state {group}", self.send_presence_state, group)
             return

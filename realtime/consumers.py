@@ -12,6 +12,7 @@ from uuid import uuid4
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime import handshake, metrics, revocation
@@ -22,6 +23,7 @@ from realtime.conf import conf
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
 from realtime.membership import Membership, membership
 from realtime.node import Node
+from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
 from realtime.payloads import InvalidPayload, Payload, parse_payload
 from realtime.roomlog import Unrecoverable
 from realtime.rooms import group_name, thread_of, user_room
@@ -64,6 +66,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self._replays: dict[str, int] = {}
         """Rooms in which something was missed, and since when; they listen once it has been sent."""
         self._resumes = False
+        self._direct = False
+        """What is published comes through an outlet, past `room_frame`."""
         self._invalid_in_a_row = 0
         self._heard_at = 0.0
 
@@ -82,7 +86,14 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.principal = scope["principal"]
         try:
-            await super().__call__(scope, receive, send)
+            writer = (scope.get("extensions") or {}).get(EXTENSION)
+            layer: Any = get_channel_layer(self.channel_layer_alias)
+            if writer is not None and "rooms" in layer.extensions:
+                await self._serve(scope, receive, send, layer, writer)
+            else:
+                await super().__call__(scope, receive, send)
+        except StopConsumer:
+            pass
         except OSError:
             logger.info("peer gone", extra=self.facts)
         except RedisError as error:
@@ -94,23 +105,41 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             # Not in disconnect(): Channels skips that when a handler raised or the task was cancelled.
             await self._clean_up()
 
+    async def _serve(self, scope: Any, receive: Any, send: Any, layer: Any, writer: FrameWriter) -> None:
+        """What Channels does in `__call__`, without waiting on a channel: the layer calls our outlet instead."""
+        self.scope = scope
+        self.base_send = send
+        self.channel_layer = layer
+        self.channel_name = await layer.new_channel()
+        self._direct = True
+        layer.attach(self.channel_name, ConnectionOutlet(self, writer))
+        try:
+            while True:
+                await self.dispatch(await receive())
+        finally:
+            layer.detach(self.channel_name)
+
     async def dispatch(self, message: Any) -> None:
         """Run the handler of one message, contained: what goes wrong in it ends neither this connection nor others.
 
         (Channels' own version also visits a thread before every message to close old database connections.)
         """
         async with self.turn:
-            handler = getattr(self, get_handler_name(message), None)
-            if handler is None:
-                logger.error("no handler for message", extra={**self.facts, "type": message["type"]})
-                return
-            try:
-                await handler(message)
-            except (StopConsumer, OSError):
-                raise
-            except Exception:
-                logger.exception("handler failed", extra={**self.facts, "type": message["type"]})
-                metrics.ERRORS.labels(ErrorCode.INTERNAL).inc()
+            await self.handle(message)
+
+    async def handle(self, message: Any) -> None:
+        """`dispatch` for who has the turn already."""
+        handler = getattr(self, get_handler_name(message), None)
+        if handler is None:
+            logger.error("no handler for message", extra={**self.facts, "type": message["type"]})
+            return
+        try:
+            await handler(message)
+        except (StopConsumer, OSError):
+            raise
+        except Exception:
+            logger.exception("handler failed", extra={**self.facts, "type": message["type"]})
+            metrics.ERRORS.labels(ErrorCode.INTERNAL).inc()
 
     async def websocket_connect(self, message: Any) -> None:
         try:
@@ -353,7 +382,13 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if room not in self.rooms:
             await self._enter_room(room)
             self._listen(room)
-        return str(self.rooms[room])
+        return str(self.position(room))
+
+    def position(self, room: str) -> int:
+        """Up to where this connection has what was published in a room it is in."""
+        if self._direct and room not in self._replays:
+            return max(self.rooms[room], self.membership.position(room))
+        return self.rooms[room]
 
     async def rejoin(self, room: str, since: str) -> dict[str, Any]:
         """Enter a room where an earlier connection stood: what it missed follows the acknowledgement.

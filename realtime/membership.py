@@ -23,6 +23,9 @@ class Membership(Protocol):
     async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
         """Where rooms stand that were entered. Raises `redis.RedisError`."""
 
+    def position(self, room: str) -> int:
+        """Where this process stands in a room that was entered; 0 if the layer does not know."""
+
     def listen(self, room: str) -> int | None:
         """Publications come from here on: all after the returned position (None: after what `positions` said)."""
 
@@ -54,7 +57,10 @@ class RoomMembership:
             await self._layer.group_add(group_name(self._namespace, room), self._channel)
 
     async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
-        return {room: self._layer.position(group_name(self._namespace, room)) for room in rooms}
+        return {room: self.position(room) for room in rooms}
+
+    def position(self, room: str) -> int:
+        return self._layer.position(group_name(self._namespace, room))
 
     def listen(self, room: str) -> int | None:
         return self._layer.listen(group_name(self._namespace, room), self._channel)
@@ -105,6 +111,9 @@ class GroupMembership:
     async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
         found = await roomlog.ends([group_name(self._namespace, room) for room in rooms])
         return {room: found[group_name(self._namespace, room)] for room in rooms}
+
+    def position(self, room: str) -> int:
+        return 0
 
     def listen(self, room: str) -> int | None:
         return None

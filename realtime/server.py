@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import socket
+from typing import Any
 
 import uvicorn
 from redis.exceptions import RedisError
@@ -17,6 +18,7 @@ from websockets.http11 import Request
 
 from realtime.closing import CloseCode
 from realtime.conf import conf
+from realtime.outlet import EXTENSION
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +86,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         try:
             super().handle_connect(event)
+            if self.handshake_initiated and not self.handshake_complete:
+                extensions: Any = self.scope["extensions"]
+                extensions[EXTENSION] = self
         except UnicodeError:
             # Bytes outside ASCII in the request line or a header's name.
             self.send_400_response()
+
+    def write_frames(self, frames: bytes) -> None:
+        """The extension's frame writer: finished frames go out as they are."""
+        if self.handshake_complete and not (self.close_sent or self.disconnected):
+            self.transport.write(frames)
 
     def send_400_response(self) -> None:
         """Refuse a request that is not HTTP."""

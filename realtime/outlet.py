@@ -1,0 +1,48 @@
+"""Straight from the channel layer to the wire: what a connection receives without queue, task or thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from realtime.layers import Run, text_frame
+
+if TYPE_CHECKING:
+    from realtime.consumers import NamespaceConsumer
+
+EXTENSION = "realtime.frames"
+"""The ASGI extension with which a server offers its frame writer: `scope["extensions"]["realtime.frames"]`."""
+
+
+class FrameWriter(Protocol):
+    """What the server offers: writes finished WebSocket frames, in order with everything else it sends."""
+
+    def write_frames(self, frames: bytes) -> None:
+        """Write whole frames, or nothing when the connection is closing."""
+
+
+class ConnectionOutlet:
+    """The outlet of one connection. Where there is a frame writer it takes the place of `receive()`."""
+
+    __slots__ = ("_connection", "_writer")
+
+    def __init__(self, connection: NamespaceConsumer, writer: FrameWriter) -> None:
+        self._connection = connection
+        self._writer = writer
+
+    def publications(self, room: str, run: Run) -> None:
+        connection = self._connection
+        if room not in connection.rooms:
+            return
+        if connection.connection_id in run.excluded:
+            frames = (p.frame for p in run.publications if p.exclude != connection.connection_id)
+            self._writer.write_frames(b"".join(map(text_frame, frames)))
+        else:
+            self._writer.write_frames(run.wire)
+
+    def message(self, message: dict[str, Any]) -> None:
+        connection = self._connection
+        if message["type"] == "room.ephemeral":
+            if message["room"] in connection.rooms and message["sender"] != connection.connection_id:
+                self._writer.write_frames(text_frame(message["text"].encode()))
+        else:
+            connection.soon(connection.handle, message)
