@@ -41,6 +41,7 @@ class PresenceGroup(models.Model):
 
     class Meta:
         verbose_name = "group"
+        ordering = ("name",)
         default_permissions = ()
 
     def __str__(self) -> str:

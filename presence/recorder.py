@@ -193,7 +193,7 @@ def _forget(record: PresenceRecord) -> dict[str, Any]:
         "does": "forget",
         "user": record.user_id,
         "name": record.name,
-        "groups": sorted(group.name for group in record.groups.all()),
+        "groups": [group.name for group in record.groups.all()],
         "status": record.status,
     }
 

@@ -18,6 +18,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'group',
+                'ordering': ('name',),
                 'default_permissions': (),
             },
         ),
