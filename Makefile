@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
 	--cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint format clean
+.PHONY: help run test test-all lint docs format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -28,6 +28,9 @@ lint: $(INSTALLED) ## style, types, direction of imports
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy realtime hub portal presence demo
 	@$(BIN)/lint-imports
+
+docs: $(INSTALLED) ## write docs/events.md anew from the catalogue
+	@DEBUG=1 $(BIN)/python manage.py documentevents --skip-checks > docs/events.md
 
 format: $(INSTALLED) ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix --quiet .

@@ -55,7 +55,11 @@ def _moment(at: datetime) -> str:
 
 
 def _light(status: str) -> str:
-    return format_html('<span style="color: {}">●</span> {}', _COLOURS.get(status, "#999"), status)
+    return format_html(
+        '<span style="white-space: nowrap"><span style="color: {}">●</span> {}</span>',
+        _COLOURS.get(status, "#999"),
+        status,
+    )
 
 
 def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
@@ -98,7 +102,7 @@ class ReadOnlyAdmin(ModelAdmin):
     @admin.display(description="groups")
     def group_names(self, row: PresenceRecord | PresenceTransition) -> str:
         """From the prefetched groups, in order of name."""
-        return ", ".join(sorted(group.name for group in row.groups.all()))
+        return ", ".join(group.name for group in row.groups.all())
 
 
 @admin.register(PresenceRecord)
@@ -117,7 +121,7 @@ class PresenceRecordAdmin(ReadOnlyAdmin):
         "live_status",
         "group_names",
         "since_when",
-        "updated",
+        "updated_when",
     )
     readonly_fields = fields
     actions = ("disconnect",)
@@ -136,6 +140,11 @@ class PresenceRecordAdmin(ReadOnlyAdmin):
     def since_when(self, record: PresenceRecord) -> str:
         """To the second."""
         return _moment(record.since)
+
+    @admin.display(description="updated")
+    def updated_when(self, record: PresenceRecord) -> str:
+        """The last transition, to the second."""
+        return _moment(record.updated)
 
     def get_changelist(self, request: HttpRequest, **_: Any) -> type[ChangeList]:
         return LiveChangeList

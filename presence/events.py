@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, cast
 
@@ -117,16 +118,16 @@ class Transition(Payload, frozen=True, kw_only=True):
     """
 
     user_id: Id
-    namespace: str
+    namespace: Literal["hub", "portal"]
     from_status: Literal["offline", "online", "away"] = msgspec.field(name="from")
     to_status: Literal["offline", "online", "away"] = msgspec.field(name="to")
     reason: Annotated[str, Meta(max_length=32)]
-    at: datetime
+    at: Annotated[datetime, Meta(tz=True)]
     name: str
-    groups: list[str]
-    since: datetime | None = None
-    gained: list[str] = []
-    lost: list[str] = []
+    groups: list[Id]
+    since: Annotated[datetime, Meta(tz=True)] | None = None
+    gained: list[Id] = []
+    lost: list[Id] = []
 
     @property
     def is_regrouping(self) -> bool:
@@ -138,7 +139,7 @@ def parse_transition(raw: bytes) -> Transition:
     """Decode the field `transition` of a stream entry. Raises `InvalidMessage`."""
     try:
         return msgspec.json.decode(raw, type=Transition, dec_hook=lambda kind, value: Id(Id.parse(value)))
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidMessage("invalid_transition", str(error)) from error
 
 
@@ -154,7 +155,7 @@ def announcements(raw: bytes) -> list[Delivery]:
     return [_announce(transition, transition.to_status, transition.at, transition.groups)]
 
 
-def _announce(transition: Transition, status: str, since: datetime, groups: list[str]) -> Delivery:
+def _announce(transition: Transition, status: str, since: datetime, groups: Sequence[str]) -> Delivery:
     data = {
         "user_id": transition.user_id,
         "name": transition.name,

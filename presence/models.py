@@ -41,6 +41,7 @@ class PresenceGroup(models.Model):
 
     class Meta:
         verbose_name = "group"
+        ordering = ("name",)
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -87,8 +88,8 @@ class PresenceTransition(models.Model):
     namespace = models.CharField(max_length=16)
     user_id = models.CharField("user", max_length=64)
     name = models.CharField(max_length=NAME_LENGTH, blank=True)
-    from_status = models.CharField("from", max_length=8, choices=Status.choices)
-    to_status = models.CharField("to", max_length=8, choices=Status.choices)
+    from_status = models.CharField("from status", max_length=8, choices=Status.choices)
+    to_status = models.CharField("to status", max_length=8, choices=Status.choices)
     reason = models.CharField(max_length=32, choices=Reason.choices)
     at = models.DateTimeField()
     duration = models.DurationField(

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Any, NoReturn
 
 import msgspec
@@ -32,9 +32,8 @@ from realtime import metrics
 from realtime.bridge import DEAD_LETTER_BYTES, DEAD_LETTERS
 from realtime.bus import InvalidMessage
 from realtime.conf import conf
-from realtime.payloads import Id
 from realtime.redis import key, sync_client
-from realtime.rooms import HUB, NAMESPACES
+from realtime.rooms import HUB
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +192,7 @@ def _forget(record: PresenceRecord) -> dict[str, Any]:
         "does": "forget",
         "user": record.user_id,
         "name": record.name,
-        "groups": sorted(group.name for group in record.groups.all()),
+        "groups": [group.name for group in record.groups.all()],
         "status": record.status,
     }
 
@@ -207,28 +206,18 @@ def _parse(fields: Fields) -> Transition:
     """An entry's transition, made fit for every database's columns. Raises `InvalidMessage`."""
     if (raw := fields.get(b"transition")) is None:
         raise InvalidMessage("invalid_transition", "the entry has no field 'transition'")
+    transition = parse_transition(raw)
     try:
-        transition = parse_transition(raw)
-        if transition.namespace not in NAMESPACES:
-            raise ValueError(f"namespace: expected one of {', '.join(sorted(NAMESPACES))}")
         return msgspec.structs.replace(
             transition,
-            at=_utc(transition.at),
-            since=transition.since and _utc(transition.since),
+            at=transition.at.astimezone(UTC),
+            since=transition.since and transition.since.astimezone(UTC),
             name=_text(transition.name)[:NAME_LENGTH],
             reason=_text(transition.reason),
-            groups=sorted({Id.parse(group) for group in transition.groups}),
+            groups=sorted(set(transition.groups)),
         )
-    except InvalidMessage:
-        raise
-    except (ValueError, OverflowError, RecursionError) as error:
+    except OverflowError as error:
         raise InvalidMessage("invalid_transition", str(error)) from error
-
-
-def _utc(value: datetime) -> datetime:
-    if value.tzinfo is None:
-        raise ValueError(f"expected a time with its offset from UTC, got {value.isoformat()}")
-    return value.astimezone(UTC)
 
 
 def _text(value: str) -> str:
@@ -254,7 +243,7 @@ def _write(transitions: Mapping[str, Transition]) -> None:
         if not transition.is_regrouping and entry_id not in written:
             history.append(_history(entry_id, record, transition))
         _follow(record, transition)
-        groups[user] = transition.groups
+        groups[user] = [*transition.groups]
     _save_groups({name for transition in transitions.values() for name in transition.groups})
     _save_history(history, transitions)
     _save_records({user: records[user] for user in groups}, groups)

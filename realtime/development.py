@@ -109,7 +109,7 @@ class Development:
         print("Starting", ", ".join(PROCESSES), "...", flush=True)  # noqa: T201
         manager = _Manager(_Printer(banner(self.sockets, self.web, environment, token.strip())))
         for name, command in PROCESSES.items():
-            manager.add_process(name, self._command(command), env=environment, cwd=str(self.project))
+            manager.add_process(name, self._command(command), env=environment)
         manager.loop()
         if manager.culprit:
             print(f"{manager.culprit}, so everything was stopped.", file=sys.stderr)  # noqa: T201
@@ -125,7 +125,6 @@ class Development:
         done = subprocess.run(  # noqa: S603
             self._command(*arguments),
             env=environment,
-            cwd=self.project,
             capture_output=True,
             text=True,
             check=False,
@@ -331,7 +330,7 @@ class _Printer(Printer):  # type: ignore[misc]
             signal.raise_signal(signal.SIGTERM)
 
 
-def main() -> int:
+def main(project: Path = PROJECT) -> int:
     """The command line: no arguments, everything from the environment. Returns the exit status."""
     if sys.platform == "linux":
         multiprocessing.set_start_method("fork", force=True)  # the watchers' parent must be this process
@@ -342,7 +341,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
-        return Development(PROJECT, os.environ).run()
+        return Development(project, os.environ).run()
     except (CannotRun, NoServer) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2

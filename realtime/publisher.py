@@ -80,7 +80,7 @@ def _encode(
         message["except"] = exclude
     try:
         encoded = msgspec.json.encode(message, enc_hook=str)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessage("invalid_message", f"{event}: cannot be written as JSON: {error}") from error
     bus.parse(encoded)
     return encoded

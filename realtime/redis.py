@@ -63,7 +63,7 @@ def sync_client() -> redis.Redis:
             timeout=TIMEOUT,
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
-            retry=Retry(_BACKOFF, 3),
+            retry=Retry(_BACKOFF, 1),
             health_check_interval=15,
         )
         _sync = (conf().redis_url, redis.Redis(connection_pool=pool))

@@ -18,6 +18,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'group',
+                'ordering': ('name',),
                 'default_permissions': (),
             },
         ),
@@ -60,8 +61,8 @@ class Migration(migrations.Migration):
                 ('namespace', models.CharField(max_length=16)),
                 ('user_id', models.CharField(max_length=64, verbose_name='user')),
                 ('name', models.CharField(blank=True, max_length=256)),
-                ('from_status', models.CharField(choices=[('online', 'online'), ('away', 'away'), ('offline', 'offline')], max_length=8, verbose_name='from')),
-                ('to_status', models.CharField(choices=[('online', 'online'), ('away', 'away'), ('offline', 'offline')], max_length=8, verbose_name='to')),
+                ('from_status', models.CharField(choices=[('online', 'online'), ('away', 'away'), ('offline', 'offline')], max_length=8, verbose_name='from status')),
+                ('to_status', models.CharField(choices=[('online', 'online'), ('away', 'away'), ('offline', 'offline')], max_length=8, verbose_name='to status')),
                 ('reason', models.CharField(choices=[('connect', 'connected'), ('chosen', 'chosen'), ('timeout', 'no heartbeat'), ('heartbeat', 'heartbeat again'), ('grace', 'did not come back'), ('logout', 'logged out'), ('lease', 'server died'), ('reset', 'Redis was reset'), ('bus', 'set by a backbone')], max_length=32)),
                 ('at', models.DateTimeField()),
                 ('duration', models.DurationField(help_text='How long the status that was left had lasted; empty when that is not known.', null=True)),

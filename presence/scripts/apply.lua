@@ -152,7 +152,8 @@ local function offline(user, reason)
 end
 
 -- A connection is gone. `at`: since when, for the grace period. No reason: it logged out, there is none.
-local function lose(connection, at, reason)
+-- `later`: collects the users whose groups may have changed, for when several are lost at once.
+local function lose(connection, at, reason, later)
   local value = redis.call('HGET', key('connections'), connection)
   if not value then return end
   local of = cjson.decode(value)
@@ -165,7 +166,7 @@ local function lose(connection, at, reason)
   if open(user) > 0 then
     if is then
       redis.call('HSET', key('user', user), 'lost_until', number(until_))
-      regroup(user, reason or 'logout')
+      if later then later[#later + 1] = user else regroup(user, reason or 'logout') end
     end
   elseif until_ <= now and not reason then
     offline(user, 'logout')
@@ -275,9 +276,13 @@ function does.sweep()
   local changed = 0
   for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('nodes'), '-inf', number(now), 'LIMIT', 0, 10)) do
     local ended = tonumber(redis.call('ZSCORE', key('nodes'), node))
+    local users = {}
     for _, connection in ipairs(redis.call('SMEMBERS', key('node', node))) do
-      lose(connection, ended, 'lease')
+      lose(connection, ended, 'lease', users)
       changed = changed + 1
+    end
+    for _, user in ipairs(users) do
+      if open(user) > 0 then regroup(user, 'lease') end
     end
     redis.call('ZREM', key('nodes'), node)
     redis.call('DEL', key('node', node))

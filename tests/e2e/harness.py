@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM, Signals
@@ -30,6 +31,7 @@ PATIENCE = 15.0
 """Seconds until a test gives up waiting for something that must happen."""
 QUIET = 0.4
 """Seconds in which something that must not happen is given the chance to."""
+_REQUESTS = ThreadPoolExecutor(32, "request")
 
 
 def unique(prefix: str = "") -> str:
@@ -193,10 +195,13 @@ class Stack:
 
     def assert_calm(self) -> None:
         """No process wrote a stack trace, or anything of a token."""
-        assert "Traceback" not in self.logs, self.logs
+        logs = self.logs
+        traces = logs.split("Traceback (most recent call last)")[1:]
+        assert not traces, f"{len(traces)} stack traces, the first: {traces[0][:4000]}"
         signatures = {token.rpartition(".")[2] for token in self.tokens}
-        leaked = [part for part in signatures if len(part) > 20 and part in self.logs]
-        assert not leaked, self.logs
+        secrets = [part for part in signatures if len(part) > 20]
+        leaks = [line[:500] for line in logs.splitlines() if any(secret in line for secret in secrets)]
+        assert not leaks, leaks[:5]
 
     # --- A backbone ------------------------------------------------------------------------------
 
@@ -266,8 +271,8 @@ class Stack:
         within: float = PATIENCE,
     ) -> Response:
         """One request with exactly these headers (and Host)."""
-        return await asyncio.to_thread(
-            self._http, method, path, [("Connection", "close"), *headers], port, within
+        return await asyncio.get_running_loop().run_in_executor(
+            _REQUESTS, self._http, method, path, [("Connection", "close"), *headers], port, within
         )
 
     async def handshake(
@@ -288,7 +293,9 @@ class Stack:
         ]
         if token is not None:
             upgrade.append(("Authorization", f"Bearer {token}"))
-        return await asyncio.to_thread(self._http, "GET", path, [*upgrade, *headers], port, within)
+        return await asyncio.get_running_loop().run_in_executor(
+            _REQUESTS, self._http, "GET", path, [*upgrade, *headers], port, within
+        )
 
     def _http(
         self,

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
@@ -219,3 +221,22 @@ def test_servers_say_ready_and_stop_calmly(stack: Stack, manage: Manage, command
     assert process.stop(how, within=10) in {0, -how}
     lines = [line for line in process.output.splitlines() if not line.startswith("{")]
     assert lines == ["ready"]
+
+
+def test_runweb_serves_pages_and_static_files_and_answers_probes_by_address(stack: Stack, manage: Manage):
+    assert manage("migrate", **stack.env).returncode == 0
+    port = free_port()
+    process = stack.start("runweb", WEB_PORT=str(port), ALLOWED_HOSTS="support.example.com")
+
+    def get(path: str, host: str) -> int:
+        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        with closing(connection):
+            connection.request("GET", path, headers={"Host": host})
+            return connection.getresponse().status
+
+    assert get("/healthz", "10.0.0.7") == 200
+    assert get("/admin/login/", "support.example.com") == 200
+    assert get("/static/admin/css/base.css", "support.example.com") == 200
+    assert get("/nowhere/?token=secret", "support.example.com") == 404
+    process.stop()
+    assert "secret" not in process.output

@@ -26,23 +26,31 @@ PACKAGES = ("realtime", "hub", "portal", "presence", "demo")
 STOPS_WITHIN = 10.0
 
 
+HERE = "import pathlib, sys; from realtime.development import main; sys.exit(main(pathlib.Path(sys.argv[1])))"
+
+
 class Run:
-    """`make run` after its set-up, in a terminal of its own."""
+    """`make run` after its set-up, in a terminal of its own: in a copy of the project, or with what it keeps in
+    another folder."""
 
     def __init__(self, checkout: Path, **env: str) -> None:
         self.checkout = checkout
+        is_copy = (checkout / "realtime").exists()
         self.sockets, self.web = free_port(), free_port()
         self.log = checkout / f"{self.sockets}.log"
         self.shell = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("JWT_", "REALTIME_", "DJANGO_"))
+            if not name.startswith(("JWT_", "REALTIME_", "DJANGO_", "COVERAGE_" if is_copy else "JWT_"))
             and name not in {"DEBUG", "SECRET_KEY", "REDIS_URL", "DATABASE_URL"}
         }
+        if not is_copy:
+            env = {"DATABASE_URL": f"sqlite:///{checkout / 'db.sqlite3'}", **env}
+        command = ["-m", "realtime.development"] if is_copy else ["-c", HERE, str(checkout)]
         with self.log.open("wb") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "realtime.development"],
-                cwd=checkout,
+                [sys.executable, *command],
+                cwd=checkout if is_copy else ROOT,
                 env={
                     **self.shell,
                     "SOCKETS_PORT": str(self.sockets),
@@ -84,21 +92,29 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project: a run keeps its keys and its database beside manage.py."""
-    copy = tmp_path_factory.mktemp("checkout")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, as a clone has it."""
+    copy = tmp_path_factory.mktemp("copy")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "manage.py", copy)
     return copy
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this project's code keeps what else stands beside manage.py: keys and the database."""
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "manage.py").symlink_to(ROOT / "manage.py")
+    return folder
+
+
 @pytest.fixture
-def make_run(checkout: Path) -> Iterator[Callable[..., Run]]:
+def make_run(folder: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def start(**env: str) -> Run:
-        runs.append(Run(checkout, **env))
+    def start(where: Path = folder, **env: str) -> Run:
+        runs.append(Run(where, **env))
         return runs[-1]
 
     yield start
@@ -150,8 +166,10 @@ def left_in(checkout: Path) -> set[str]:
     return {path.name for path in (checkout / ".run").iterdir()}
 
 
-async def test_printed_commands_send_a_message_to_the_printed_token_and_ctrl_c_leaves_nothing(make_run):
-    run = make_run()
+async def test_printed_commands_send_a_message_to_the_printed_token_and_ctrl_c_leaves_nothing(
+    make_run, copy: Path
+):
+    run = make_run(copy)
     await run.says("Ctrl-C stops it")
     for line in ("ana / demo", f"http://127.0.0.1:{run.web}/admin/", f"ws://127.0.0.1:{run.sockets}/portal/"):
         assert line in run.output
@@ -185,8 +203,8 @@ async def test_printed_commands_send_a_message_to_the_printed_token_and_ctrl_c_l
     assert left_in(run.checkout) == {"development.env"}
 
 
-async def test_keys_survive_and_everything_ends_when_one_process_does(make_run, checkout: Path):
-    file = checkout / ".run/development.env"
+async def test_keys_survive_and_everything_ends_when_one_process_does(make_run, folder: Path):
+    file = folder / ".run/development.env"
     before = read_environment(file)
     run = make_run()
     await run.says("Ctrl-C stops it")

@@ -1,0 +1,84 @@
+"""An identity provider's key set on a local port, that can rotate, fail and hang."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from jwt.algorithms import RSAAlgorithm
+
+
+class JwksServer:
+    """Serves `keys` (private RSA keys by their key id) as a JWKS document."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Any] = {}
+        self.fails = False
+        """Answer 500."""
+        self._answering = threading.Event()
+        self._answering.set()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}/keys"
+
+    @property
+    def document(self) -> bytes:
+        public = [
+            {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig", "alg": "RS256"}
+            for kid, key in self.keys.items()
+        ]
+        return json.dumps({"keys": public}).encode()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Accepts connections, and answers none of them while this lasts."""
+        self._answering.clear()
+        try:
+            yield
+        finally:
+            self._answering.set()
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Answers 500 while this lasts."""
+        self.fails = True
+        try:
+            yield
+        finally:
+            self.fails = False
+
+    def stop(self) -> None:
+        self._answering.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                owner._answering.wait(30)
+                body = b"out of order" if owner.fails else owner.document
+                try:
+                    self.send_response(500 if owner.fails else 200)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                except OSError:
+                    pass  # the asker lost patience
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        return Handler

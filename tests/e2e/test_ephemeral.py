@@ -1,0 +1,149 @@
+"""§6: typing and cursors, straight from one socket to the room."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.harness import Client, Stack, unique
+
+
+class Thread:
+    """A thread with a customer in two tabs and two attendants, all of them in the room."""
+
+    def __init__(self, id: str, tab: Client, other_tab: Client, ana: Client, bob: Client) -> None:
+        self.id = id
+        self.tab, self.other_tab, self.ana, self.bob = tab, other_tab, ana, bob
+        self.everybody = (tab, other_tab, ana, bob)
+
+
+@pytest.fixture
+async def thread(stack: Stack) -> AsyncIterator[Thread]:
+    id, customer = unique("th"), unique("u")
+    async with contextlib.AsyncExitStack() as clients:
+        thread = Thread(
+            id,
+            *[
+                await clients.enter_async_context(stack.client("portal", customer, name="Cy", threads=[id]))
+                for _ in range(2)
+            ],
+            *[await clients.enter_async_context(stack.client("hub", name=name)) for name in ("Ana", "Bob")],
+        )
+        for client in thread.everybody:
+            await client.call("join:thread", {"thread_id": id})
+        yield thread
+
+
+async def test_typing_reaches_everybody_else_in_both_namespaces(thread: Thread):
+    for typist, namespace, name in ((thread.tab, "portal", "Cy"), (thread.ana, "hub", "Ana")):
+        for event, typing in (("typing:start", True), ("typing:stop", False)):
+            await typist.call(event, {"thread_id": thread.id})
+            for client in thread.everybody:
+                if client is not typist:
+                    frame = await client.expect("thread:typing", typing=typing)
+                    assert frame["data"] == {
+                        "thread_id": thread.id,
+                        "user_id": typist.user_id,
+                        "namespace": namespace,
+                        "name": name,
+                        "typing": typing,
+                    }
+        await typist.nothing("thread:typing", within=0.1)
+
+
+@pytest.mark.parametrize(
+    "position", [None, 0, 1.5, "end", [1, [2, {}]], {"x": 1, "y": None, "ü": "🎈"}, True, ""], ids=repr
+)
+async def test_cursor_reaches_everybody_else_with_any_position(thread: Thread, position: Any):
+    await thread.ana.call("cursor:move", {"thread_id": thread.id, "position": position})
+    for client in (thread.tab, thread.other_tab, thread.bob):
+        frame = await client.expect("thread:cursor")
+        assert frame["data"] == {
+            "thread_id": thread.id,
+            "user_id": thread.ana.user_id,
+            "namespace": "hub",
+            "name": "Ana",
+            "position": position,
+        }
+    await thread.ana.nothing("thread:cursor", within=0.1)
+
+
+async def test_sender_cannot_sign_with_another_name(thread: Thread):
+    forged = {"user_id": "1", "namespace": "hub", "name": "Boss", "typing": "x"}
+    await thread.tab.call("typing:start", {"thread_id": thread.id, **forged})
+    data = (await thread.ana.expect("thread:typing"))["data"]
+    assert (data["user_id"], data["namespace"], data["name"]) == (thread.tab.user_id, "portal", "Cy")
+    assert data["typing"] is True
+
+
+async def test_typist_who_disconnects_is_reported_as_stopped(thread: Thread):
+    await thread.tab.call("typing:start", {"thread_id": thread.id})
+    await thread.ana.expect("thread:typing", typing=True)
+    thread.tab.drop()
+    for client in (thread.ana, thread.bob, thread.other_tab):
+        await client.expect("thread:typing", typing=False, user_id=thread.other_tab.user_id)
+
+
+async def test_typist_who_leaves_the_room_is_reported_as_stopped(thread: Thread):
+    await thread.ana.call("typing:start", {"thread_id": thread.id})
+    await thread.ana.call("leave:thread", {"thread_id": thread.id})
+    await thread.tab.expect("thread:typing", typing=True)
+    await thread.tab.expect("thread:typing", typing=False)
+    assert (await thread.ana.refused("typing:start", {"thread_id": thread.id}))["code"] == "not_in_room"
+
+
+async def test_typist_who_falls_silent_is_reported_as_stopped_after_ten_seconds(thread: Thread):
+    await thread.ana.call("typing:start", {"thread_id": thread.id})
+    await thread.tab.expect("thread:typing", typing=True)
+    started = time.monotonic()
+    await thread.bob.call("typing:start", {"thread_id": thread.id})
+    await asyncio.sleep(5)
+    await thread.bob.call("typing:start", {"thread_id": thread.id})  # repeated: goes on
+    await thread.tab.expect("thread:typing", typing=False, user_id=thread.ana.user_id)
+    assert time.monotonic() - started > 9
+    stopped = [frame["data"]["user_id"] for frame in thread.tab.received("thread:typing")]
+    assert stopped.count(thread.ana.user_id) == 2
+    assert not [
+        frame
+        for frame in thread.tab.received("thread:typing")
+        if frame["data"]["user_id"] == thread.bob.user_id and not frame["data"]["typing"]
+    ]
+
+
+async def test_ephemeral_frames_have_no_offset_and_are_not_replayed(stack: Stack, thread: Thread):
+    await thread.ana.call("typing:start", {"thread_id": thread.id})
+    frame = await thread.tab.expect("thread:typing")
+    assert "offset" not in frame
+    before = await thread.bob.call("join:thread", {"thread_id": thread.id})
+    async with stack.client("hub") as late:
+        assert (await late.call("join:thread", {"thread_id": thread.id}))["offset"] == before["offset"]
+        await late.nothing("thread:typing", within=0.2)
+
+
+async def test_ephemeral_frames_stay_in_their_thread(stack: Stack, thread: Thread):
+    async with stack.client("hub") as outsider:
+        await outsider.call("join:thread", {"thread_id": unique("th")})
+        await thread.ana.call("typing:start", {"thread_id": thread.id})
+        await thread.ana.call("cursor:move", {"thread_id": thread.id, "position": 1})
+        await thread.tab.expect("thread:cursor")
+        await outsider.nothing("thread:typing", "thread:cursor")
+
+
+async def test_ephemeral_frames_never_touch_the_bus(stack: Stack, thread: Thread):
+    before = stack.redis.xlen(stack.key("stream"))
+    await thread.ana.call("cursor:move", {"thread_id": thread.id, "position": 1})
+    await thread.tab.expect("thread:cursor")
+    assert stack.redis.xlen(stack.key("stream")) == before
+
+
+async def test_one_has_to_be_in_the_room(stack: Stack):
+    thread = unique("th")
+    async with stack.client("hub") as client:
+        for event in ("typing:start", "typing:stop", "cursor:move"):
+            error = await client.refused(event, {"thread_id": thread, "position": 1})
+            assert error["code"] == "not_in_room"

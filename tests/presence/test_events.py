@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presence.events import announcements, parse_transition
+from realtime.bus import InvalidMessage
+from realtime.catalogue import catalogue
+
+TRANSITION = {
+    "user_id": "7",
+    "namespace": "hub",
+    "from": "online",
+    "to": "away",
+    "reason": "timeout",
+    "at": "2024-02-29T12:00:00.250Z",
+    "name": "Ana",
+    "groups": ["attendants", "sales"],
+}
+
+
+def encoded(**changes: Any) -> bytes:
+    return json.dumps({**TRANSITION, **changes}).encode()
+
+
+# --- Reading the stream ------------------------------------------------------------------------------
+
+
+def test_transition_is_typed():
+    transition = parse_transition(encoded())
+    assert (transition.user_id, transition.from_status, transition.to_status) == ("7", "online", "away")
+    assert transition.at == datetime.fromisoformat("2024-02-29T12:00:00.250+00:00")
+    assert not transition.is_regrouping
+
+
+def test_fields_added_later_do_not_matter():
+    assert parse_transition(encoded(new_field=1)).user_id == "7"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"user_id": "a b"},
+        {"user_id": None},
+        {"from": "asleep"},
+        {"to": "busy"},
+        {"at": "yesterday"},
+        {"at": 5},
+        {"name": None},
+        {"groups": "attendants"},
+        {"groups": {}},
+        {"reason": "x" * 33},
+    ],
+    ids=repr,
+)
+def test_what_is_no_transition_is_refused(changes: dict[str, Any]):
+    with pytest.raises(InvalidMessage, match="invalid_transition"):
+        parse_transition(encoded(**changes))
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_refused(raw: bytes):
+    with pytest.raises(InvalidMessage):
+        announcements(raw)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_refused_and_no_worse(raw: bytes):
+    with pytest.raises(InvalidMessage):
+        parse_transition(raw)
+
+
+# --- Telling the groups ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["online", "away", "offline"])
+def test_change_is_told_to_every_group_of_the_user(status: str):
+    before = "away" if status == "online" else "online"
+    (delivery,) = announcements(encoded(**{"from": before, "to": status}))
+    assert delivery.event == f"attendant:{status}"
+    assert set(delivery.targets) == {("hub", "presence:attendants"), ("hub", "presence:sales")}
+    assert delivery.data == {
+        "user_id": "7",
+        "name": "Ana",
+        "status": status,
+        "since": "2024-02-29T12:00:00.250Z",
+    }
+
+
+def test_change_of_a_user_without_groups_is_told_to_nobody():
+    (delivery,) = announcements(encoded(groups=[]))
+    assert delivery.targets == ()
+
+
+def test_group_gained_hears_of_the_user_as_it_is_and_group_lost_that_it_is_offline():
+    gained, lost = announcements(
+        encoded(
+            **{"from": "away", "to": "away"},
+            since="2024-02-29T11:00:00.000Z",
+            gained=["vip"],
+            lost=["sales"],
+        )
+    )
+    assert (gained.event, gained.targets) == ("attendant:away", (("hub", "presence:vip"),))
+    assert gained.data["since"] == "2024-02-29T11:00:00.000Z"
+    assert (lost.event, lost.targets) == ("attendant:offline", (("hub", "presence:sales"),))
+    assert lost.data["since"] == "2024-02-29T12:00:00.250Z"
+
+
+def test_regrouping_without_since_counts_from_the_regrouping():
+    gained, _ = announcements(encoded(**{"from": "away", "to": "away"}, gained=["vip"]))
+    assert gained.data["since"] == "2024-02-29T12:00:00.250Z"
+
+
+def test_announcement_has_the_data_the_catalogue_promises():
+    (delivery,) = announcements(encoded())
+    msgspec.convert(
+        dict(delivery.data), catalogue().server[delivery.event].payload, dec_hook=lambda k, v: k(v)
+    )

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from asgiref.sync import sync_to_async
+from django.db import transaction
+
+from presence import store
+from realtime.payloads import Id
+from realtime.publisher import InvalidMessage, aonline, apublish, online, publish
+from realtime.redis import key, sync_client
+from tests.inprocess import bridging, connected
+
+pytestmark = pytest.mark.usefixtures("realtime_redis")
+MESSAGE = {"thread_id": 42, "message_id": 7}
+
+
+def published() -> list[dict[str, Any]]:
+    return [json.loads(fields[b"message"]) for _, fields in sync_client().xrange(key("stream"))]
+
+
+@pytest.mark.django_db
+class TestPublish:
+    """Outside a transaction in spirit: pytest-django's own is committed by the fixture."""
+
+    @pytest.fixture(autouse=True)
+    def committing(self, django_capture_on_commit_callbacks):
+        self.commit = lambda: django_capture_on_commit_callbacks(execute=True)
+
+    def test_message_goes_into_the_durable_stream(self):
+        with self.commit():
+            publish("thread:message", {**MESSAGE, "body": "hi"})
+        (message,) = published()
+        assert message["event"] == "thread:message"
+        assert message["data"] == {"thread_id": 42, "message_id": 7, "body": "hi"}
+
+    def test_options_are_those_of_the_bus(self):
+        with self.commit():
+            publish(
+                "thread:message",
+                MESSAGE,
+                rooms=("user:1",),
+                namespaces={"hub"},
+                id="order-7",
+                exclude="c1",
+            )
+        (message,) = published()
+        assert message == {
+            "event": "thread:message",
+            "data": MESSAGE,
+            "rooms": ["user:1"],
+            "namespaces": ["hub"],
+            "id": "order-7",
+            "except": "c1",
+        }
+
+    def test_every_message_has_an_id_so_that_a_write_that_is_retried_stays_one(self):
+        with self.commit():
+            publish("thread:message", MESSAGE)
+            publish("thread:message", MESSAGE)
+        one, two = (message["id"] for message in published())
+        assert one != two
+        assert 1 <= len(one) <= 128
+
+    def test_options_that_are_not_given_are_left_out(self):
+        with self.commit():
+            publish("thread:message", MESSAGE)
+        assert set(published()[0]) == {"event", "data", "id"}
+
+    def test_usual_values_of_a_backbone_can_be_published(self):
+        with self.commit():
+            publish(
+                "thread:message",
+                {
+                    "thread_id": Id("42"),
+                    "message_id": 7,
+                    "price": Decimal("1.10"),
+                    "at": dt.datetime(2024, 2, 29, tzinfo=dt.UTC),
+                    "uuid": UUID(int=1),
+                },
+            )
+        data = published()[0]["data"]
+        assert data["price"] == "1.10"
+        assert data["at"] == "2024-02-29T00:00:00Z"
+        assert data["uuid"] == str(UUID(int=1))
+
+    def test_message_waits_for_the_commit(self):
+        with self.commit():
+            publish("thread:message", MESSAGE)
+            assert published() == []
+        assert len(published()) == 1
+
+    def test_rollback_takes_it_back(self):
+        def fail() -> None:
+            with transaction.atomic():
+                publish("thread:message", MESSAGE)
+                raise ZeroDivisionError
+
+        with self.commit(), pytest.raises(ZeroDivisionError):
+            fail()
+        assert published() == []
+
+    @pytest.mark.parametrize(
+        ("event", "data", "options", "code"),
+        [
+            ("thread:massage", MESSAGE, {}, "unknown_event"),
+            ("join:thread", {"thread_id": 1}, {}, "client_event"),
+            ("thread:typing", {}, {}, "not_publishable"),
+            ("thread:message", {"thread_id": 42}, {}, "invalid_payload"),
+            ("thread:message", {**MESSAGE, "thread_id": "a b"}, {}, "invalid_payload"),
+            ("thread:message", {**MESSAGE, "body": "x" * 300_000}, {}, "too_large"),
+            ("thread:message", MESSAGE, {"id": ""}, "invalid_message"),
+            ("thread:message", MESSAGE, {"rooms": []}, "invalid_message"),
+            ("thread:message", MESSAGE, {"rooms": ["lobby"]}, "invalid_message"),
+            ("thread:message", MESSAGE, {"namespaces": ["lobby"]}, "invalid_message"),
+            ("queue:new", {"item_id": 1}, {"namespaces": ["portal"]}, "no_audience"),
+            ("thread:message", {**MESSAGE, "t": "\ud800"}, {}, "invalid_message"),
+        ],
+    )
+    def test_what_is_not_valid_is_refused_at_once(self, event, data, options, code):
+        with self.commit(), pytest.raises(InvalidMessage) as caught:
+            publish(event, data, **options)
+        assert caught.value.code == code
+        assert published() == []
+
+    def test_data_that_holds_itself_is_refused(self):
+        data: dict[str, Any] = dict(MESSAGE)
+        data["self"] = data
+        with pytest.raises(InvalidMessage, match="cannot be written as JSON"):
+            publish("thread:message", data)
+
+    def test_control_events_can_be_published(self):
+        with self.commit():
+            publish("user:disconnect", {"user_id": 7, "namespace": "hub"})
+        assert published()[0]["event"] == "user:disconnect"
+
+
+@pytest.mark.django_db(transaction=True)
+class TestOutsideATransaction:
+    def test_message_is_stored_when_publish_returns(self):
+        publish("thread:message", MESSAGE)
+        assert len(published()) == 1
+
+    def test_message_in_a_transaction_waits_for_its_end(self):
+        with transaction.atomic():
+            publish("thread:message", MESSAGE)
+            assert published() == []
+        assert len(published()) == 1
+
+    def test_redis_that_is_down_is_said(self, settings):
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
+        with pytest.raises(redis.RedisError):
+            publish("thread:message", MESSAGE)
+
+    async def test_asynchronous_code_publishes_too(self, process):
+        await apublish("thread:message", MESSAGE)
+        assert len(published()) == 1
+
+    async def test_published_message_reaches_its_room(self, process):
+        async with bridging(), connected() as ana:
+            await ana.call("join:thread", {"thread_id": 42})
+            await apublish("thread:message", MESSAGE, id="m-7")
+            await apublish("thread:message", MESSAGE, id="m-7")
+            assert (await ana.expect("thread:message"))["data"] == {"thread_id": "42", "message_id": "7"}
+            await ana.nothing("thread:message")
+
+
+# --- Who is available --------------------------------------------------------------------------------
+
+
+def present(user: str, *groups: str, status: str = "online") -> None:
+    store.apply_sync(
+        [
+            {
+                "does": "connect",
+                "connection": f"c-{user}",
+                "user": user,
+                "name": user.title(),
+                "groups": groups,
+            },
+            {"does": "choose", "user": user, "status": status, "reason": "chosen"},
+        ]
+    )
+
+
+def test_online_is_who_is_in_the_group_and_not_away():
+    present("ana", "sales", "support")
+    present("bob", "sales", status="away")
+    present("cem", "support")
+    assert online("sales") == ["ana"]
+    assert sorted(online("support")) == ["ana", "cem"]
+    assert online("nobody") == []
+
+
+async def test_asynchronous_code_can_ask_too():
+    await sync_to_async(present)("ana", "sales")
+    assert await aonline("sales") == ["ana"]
