@@ -271,6 +271,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 logger.warning("clean-up incomplete", extra={**self.facts, "error": repr(error)})
 
     async def _leave_rooms(self) -> None:
+        if not self.opened_at:
+            return  # it never got so far as to enter any
         for room in {*self.initial_rooms(), *self.rooms}:
             await self.membership.leave(room)
         self.rooms = {}

@@ -88,6 +88,10 @@ def parse_position(text: str) -> int | None:
     return int(text) if _POSITION.fullmatch(text) else None
 
 
+def _room_seconds() -> int:
+    return max(ROOM_SECONDS, int(conf().history_ttl) + 1)  # never forgotten before its log
+
+
 async def append(
     entries: Sequence[Entry], *, lease: tuple[str, str] = ("", ""), publish: bool = True
 ) -> list[list[bytes]]:
@@ -103,7 +107,7 @@ async def append(
         settings.history_size,
         int(settings.history_ttl * 1000),
         settings.history_bytes,
-        ROOM_SECONDS,
+        _room_seconds(),
         MARKER_SECONDS,
         *lease,
         "PUBLISH" if publish else "",
@@ -119,7 +123,7 @@ async def append(
 async def ends(groups: Iterable[str]) -> dict[str, int]:
     """The end of each group's room. Raises `redis.RedisError`."""
     wanted = list(groups)
-    found = await _ends(keys=[base(group) for group in wanted], args=[ROOM_SECONDS], client=client())
+    found = await _ends(keys=[base(group) for group in wanted], args=[_room_seconds()], client=client())
     return {group: int(position) for group, position in zip(wanted, found, strict=True)}
 
 
@@ -147,10 +151,10 @@ def _publication(entry_id: bytes, fields: list[bytes]) -> Publication:
 
 def unpack(payload: bytes) -> Publication:
     """A publication as `append.lua` writes it to a room's channel."""
-    length = int(payload[33:35])
+    length = int(payload[33:39])
     return Publication(
         previous=int(payload[1:17]),
         position=int(payload[17:33]),
-        exclude=payload[35 : 35 + length].decode(),
-        frame=payload[35 + length :],
+        exclude=payload[39 : 39 + length].decode(),
+        frame=payload[39 + length :],
     )

@@ -27,4 +27,6 @@ else
   if not first or field(first, 'p') ~= since then return {last} end
   missed = count - tonumber(field(first, 'n')) + 1
 end
+-- COUNT 0 would be answered with nil.
+if ARGV[2] == '0' then return {last, missed, {}} end
 return {last, missed, redis.call('XRANGE', log, '(' .. since, '+', 'COUNT', ARGV[2])}

@@ -24,14 +24,24 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local oldest = string.format('%.0f', math.max(now - ttl * 1000, 0))
 
--- The counter also counts what MAXLEN and age have trimmed: look closely only when it says too much.
+-- A room that was forgotten, or that nobody knew. Its log, if there is one, is connected to nothing that comes now;
+-- its positions are still not used again, even if the clock was set back.
+local function beginning(log)
+  local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if not newest then return string.format('%.0f', now - 1) end
+  redis.call('DEL', log)
+  return string.format('%.0f', math.max(now - 1, tonumber((string.match(newest[1], '%d+'))) + 1))
+end
+
+-- The counter also counts what MAXLEN and age have trimmed: look closely only when it says too much, and then make
+-- some room, or a full log would be read through at every entry.
 local function shrink(room, log)
   local entries = redis.call('XRANGE', log, '-', '+')
   local total = 0
   for i = #entries, 1, -1 do
     local fields = entries[i][2]
     total = total + #fields[#fields]
-    if total > bytes and i < #entries then
+    if total > bytes * 0.9 and i < #entries then
       redis.call('XTRIM', log, 'MINID', entries[i + 1][1])
       total = total - #fields[#fields]
       break
@@ -48,7 +58,7 @@ local function append(base, source, entry, id, excluded, head, tail)
     if source ~= '' then redis.call('HSET', room, source, entry) end
     return ''
   end
-  local before = known[1] or string.format('%.0f', now - 1)
+  local before = known[1] or beginning(log)
   local position = string.format('%.0f', math.max(tonumber(before) + 1, now))
   local count = tonumber(known[2] or 0) + 1
   local frame = head .. position .. tail
@@ -60,7 +70,7 @@ local function append(base, source, entry, id, excluded, head, tail)
   redis.call('EXPIRE', room, keep_room)
   if redis.call('HINCRBY', room, 'bytes', #frame) > bytes then shrink(room, log) end
   if publish ~= '' then
-    redis.call(publish, base .. ':live', string.format('F%s%s%02d%s', before, position, #excluded, excluded) .. frame)
+    redis.call(publish, base .. ':live', string.format('F%s%s%06d%s', before, position, #excluded, excluded) .. frame)
   end
   return position
 end

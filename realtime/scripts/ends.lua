@@ -6,7 +6,15 @@ local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
 local ends = {}
 for i, base in ipairs(KEYS) do
-  redis.call('HSETNX', base .. ':room', 'position', now)
+  if redis.call('HSETNX', base .. ':room', 'position', now) == 1 then
+    -- A log that outlived its room is connected to nothing that comes now (append.lua).
+    local newest = redis.call('XREVRANGE', base .. ':log', '+', '-', 'COUNT', 1)[1]
+    if newest then
+      local position = math.max(tonumber(now), tonumber((string.match(newest[1], '%d+'))) + 1)
+      redis.call('HSET', base .. ':room', 'position', string.format('%.0f', position))
+      redis.call('DEL', base .. ':log')
+    end
+  end
   redis.call('EXPIRE', base .. ':room', ARGV[1])
   ends[i] = redis.call('HGET', base .. ':room', 'position')
 end
