@@ -62,12 +62,15 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.accepted = False
         self.membership: Membership
         self.node = Node.current()
-        self._typing: set[str] = set()
+        self._typing: dict[str, None] = {}
         self._replays: dict[str, int] = {}
         """Rooms in which something was missed, and since when; they listen once it has been sent."""
         self._resumes = False
         self._direct = False
         """What is published comes through an outlet, past `room_frame`."""
+        self._handed_over = False
+        """The server calls us for each event; nothing waits for the end of the connection."""
+        self._gone = False
         self._invalid_in_a_row = 0
         self._heard_at = 0.0
 
@@ -103,21 +106,28 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 await handshake.deny(scope, send, handshake.unavailable(), self.namespace)
         finally:
             # Not in disconnect(): Channels skips that when a handler raised or the task was cancelled.
-            await self._clean_up()
+            if not self._handed_over:
+                await self._clean_up()
 
     async def _serve(self, scope: Any, receive: Any, send: Any, layer: Any, writer: FrameWriter) -> None:
-        """What Channels does in `__call__`, without waiting on a channel: the layer calls our outlet instead."""
+        """What Channels does in `__call__`, without waiting: layer and server call us when there is something."""
         self.scope = scope
         self.base_send = send
         self.channel_layer = layer
         self.channel_name = await layer.new_channel()
-        self._direct = True
         layer.attach(self.channel_name, ConnectionOutlet(self, writer))
+        self._direct = True
+        await self.dispatch(await receive())
+        kept: Any = {name: scope[name] for name in ("type", "path", "client", "principal")}
+        self.scope = kept
+        self._handed_over = True
+        writer.hand_over(self._take)
+
+    async def _take(self, message: Any) -> None:
         try:
-            while True:
-                await self.dispatch(await receive())
-        finally:
-            layer.detach(self.channel_name)
+            await self.dispatch(message)
+        except StopConsumer:
+            await self._clean_up()
 
     async def dispatch(self, message: Any) -> None:
         """Run the handler of one message, contained: what goes wrong in it ends neither this connection nor others.
@@ -259,7 +269,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         raise StopConsumer
 
     async def _clean_up(self) -> None:
-        self.ended = True
+        if self._gone:
+            return
+        self._gone = self.ended = True
         self.cancel_all()
         self.node.remove(self)
         if self.accepted:
@@ -269,6 +281,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 await step()
             except (RedisError, OSError) as error:
                 logger.warning("clean-up incomplete", extra={**self.facts, "error": repr(error)})
+        if self._direct:
+            layer: Any = self.channel_layer
+            layer.detach(self.channel_name)
 
     async def _leave_rooms(self) -> None:
         if not self.opened_at:
@@ -472,14 +487,14 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def start_typing(self, room: str) -> None:
         """The others see this user typing, until it stops, leaves, or says nothing for `TYPING_SECONDS`."""
-        self._typing.add(room)
+        self._typing[room] = None
         self.after(TYPING_SECONDS, f"typing {room}", self.stop_typing, room)
         await self.emit(room, "thread:typing", typing=True)
 
     async def stop_typing(self, room: str) -> None:
         """Tell the others, if they saw it typing."""
         if room in self._typing:
-            self._typing.remove(room)
+            del self._typing[room]
             self.cancel(f"typing {room}")
             await self.emit(room, "thread:typing", typing=False)
 

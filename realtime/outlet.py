@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from realtime.layers import Run, text_frame
@@ -18,6 +19,9 @@ class FrameWriter(Protocol):
 
     def write_frames(self, frames: bytes) -> None:
         """Write whole frames, or nothing when the connection is closing."""
+
+    def hand_over(self, take: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        """Give every further event to `take`, so that the application may return."""
 
 
 class ConnectionOutlet:

@@ -11,6 +11,9 @@ from redis.exceptions import RedisError
 
 logger = logging.getLogger(__name__)
 
+_running: set[asyncio.Task[None]] = set()
+"""The loop itself holds tasks by weak references only."""
+
 Action = Callable[..., Awaitable[None]]
 
 
@@ -25,7 +28,6 @@ class Turns:
         self.turn = asyncio.Lock()
         self.ended = False
         """Once true, whatever still waits for its turn is left out."""
-        self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @property
@@ -36,8 +38,8 @@ class Turns:
     def soon(self, action: Action, *args: Any) -> None:
         """Do something from outside (a timer, a signal), in its turn."""
         task = asyncio.create_task(self._in_turn(action, *args))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        _running.add(task)
+        task.add_done_callback(_running.discard)
 
     def after(self, seconds: float, name: str, action: Action, *args: Any) -> None:
         """Do something in its turn after so many seconds; another timer of the same name replaces this one."""

@@ -1,0 +1,214 @@
+"""uvicorn's protocols, made calm about what a client can send, and light for who stays connected.
+
+`HttpToolsProtocol` and `WebSocketsSansIOProtocol` are no public API: uvicorn's minor version is pinned, and a test
+fails when what is relied on here changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+from realtime.closing import CloseCode
+from realtime.conf import conf
+from realtime.outlet import EXTENSION
+
+Take = Callable[[dict[str, Any]], Awaitable[None]]
+
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, that does not wait for ever for the rest of a request.
+
+    `HttpToolsProtocol` is no public API either.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_request()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_request()
+
+    def on_message_complete(self) -> None:
+        self._forget_deadline()
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._forget_deadline()
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        patience = conf().limits.handshake_seconds
+        if patience and self._deadline is None:
+            self._deadline = self.loop.call_later(patience, self.transport.close)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Gate:
+    """`asyncio.Event` without the 600 bytes of a queue for waiters that hardly ever wait."""
+
+    __slots__ = ("_closed",)
+
+    def __init__(self) -> None:
+        self._closed: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Let everybody through."""
+        if self._closed is not None:
+            if not self._closed.done():
+                self._closed.set_result(None)
+            self._closed = None
+
+    def clear(self) -> None:
+        """Let nobody through."""
+        if self._closed is None:
+            self._closed = asyncio.get_running_loop().create_future()
+
+    def is_set(self) -> bool:
+        """Whether it is open."""
+        return self._closed is None
+
+    async def wait(self) -> None:
+        """Return once it is open."""
+        while self._closed is not None:
+            await asyncio.shield(self._closed)
+
+
+class Inbox:
+    """Takes the place of a connection's queue: an event starts a task of its own, which ends with it."""
+
+    __slots__ = ("_open", "_protocol", "_take")
+
+    def __init__(self, protocol: WebSocketProtocol, take: Take) -> None:
+        self._protocol = protocol
+        self._take = take
+        self._open = 0
+
+    def put_nowait(self, message: dict[str, Any]) -> None:
+        """Deal with an event, after those before it (`take` sees to the order)."""
+        self._open += 1
+        task = self._protocol.loop.create_task(self._deal_with(message))
+        self._protocol.tasks.add(task)
+        task.add_done_callback(self._protocol.tasks.discard)
+
+    async def _deal_with(self, message: dict[str, Any]) -> None:
+        try:
+            await self._take(message)
+        except ClientDisconnected:
+            pass
+        except Exception:
+            self._protocol.logger.exception("Exception in ASGI application")
+            self._protocol.transport.close()
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._protocol.read_on()
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's protocol, made calm about what a client can send.
+
+    `WebSocketsSansIOProtocol` is no public API: uvicorn's minor version is pinned, and a test fails when it
+    changes.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # The headers are too long or too many. uvicorn would wait for a request that never comes.
+            self.transport.write(b"".join(self.conn.data_to_send()) or BAD_REQUEST)
+            self.handshake_complete = self.close_sent = True
+            self.transport.close()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.writable = Gate()  # type: ignore[assignment]
+
+    def handle_connect(self, event: Request) -> None:
+        try:
+            super().handle_connect(event)
+            if self.handshake_initiated and not self.handshake_complete:
+                extensions: Any = self.scope["extensions"]
+                extensions[EXTENSION] = self
+        except UnicodeError:
+            # Bytes outside ASCII in the request line or a header's name.
+            self.send_400_response()
+
+    # --- The extension `realtime.frames` -------------------------------------------------------------
+
+    def write_frames(self, frames: bytes) -> None:
+        """Finished frames go out as they are."""
+        if self.handshake_complete and not (self.close_sent or self.disconnected):
+            self.transport.write(frames)
+
+    def hand_over(self, take: Take) -> None:
+        """From now on every event goes to `take`; the ASGI application may return without ending the connection.
+
+        What waits on `receive()` for the life of a connection (a task, a queue, the frames of all middleware,
+        scopes with their headers) is most of its memory, and none of it is needed any more.
+        """
+        before: Any = self.queue
+        inbox: Any = Inbox(self, take)
+        self.queue = inbox
+        while not before.empty():
+            inbox.put_nowait(before.get_nowait())
+        nothing: Any = None
+        self.scope = self.request = self.response = self.app_state = nothing
+
+    async def run_asgi(self) -> None:
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except BaseException:
+            self.logger.exception("Exception in ASGI application")
+            self.send_500_response()
+        if self.close_timer is None and not isinstance(self.queue, Inbox):
+            self.transport.close()
+
+    def read_on(self) -> None:
+        """What was read has been dealt with."""
+        if self.read_paused:
+            self.read_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # --- What a client can send ------------------------------------------------------------------------
+
+    def send_400_response(self) -> None:
+        """Refuse a request that is not HTTP."""
+        self.conn.send_response(self.conn.reject(400, "Bad Request"))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.handshake_complete = self.close_sent = True
+        self.transport.close()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                # uvicorn does the same, and writes a stack trace into the log.
+                self.frames = []
+                self.conn.send_close(CloseCode.INVALID_UTF8)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
