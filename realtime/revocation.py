@@ -7,6 +7,8 @@ through.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -15,6 +17,7 @@ from realtime.catalogue import BusContext, on_bus
 from realtime.control import TokenRevoked, UserDisconnected, broadcast
 from realtime.events import TokenRevoke, UserDisconnect
 from realtime.redis import client, key
+from realtime.together import Together
 
 MARK_SECONDS = 60
 """How long a handshake may be under way when its user is disconnected."""
@@ -22,8 +25,7 @@ MARK_SECONDS = 60
 
 async def now() -> float:
     """Redis' clock in seconds: the only one that all processes share. Raises `redis.RedisError`."""
-    seconds, microseconds = await client().time()
-    return float(seconds) + float(microseconds) / 1e6
+    return await _clock.ask(None)
 
 
 async def is_revoked(principal: Principal) -> bool:
@@ -33,10 +35,27 @@ async def is_revoked(principal: Principal) -> bool:
 
 async def must_leave(principal: Principal, namespace: str, opened_at: float) -> bool:
     """Whether a connection opened at `opened_at` (Redis' clock) was disconnected or its token revoked since."""
-    revoked, mark = await client().mget(
-        [key("revoked", principal.jti), key("disconnected", namespace, principal.user_id)]
+    revoked, mark = await _marks.ask(
+        (key("revoked", principal.jti), key("disconnected", namespace, principal.user_id))
     )
     return revoked is not None or (mark is not None and float(mark) >= opened_at)
+
+
+async def _read_clock(askers: Sequence[None]) -> list[float]:
+    seconds, microseconds = await client().time()
+    return [float(seconds) + float(microseconds) / 1e6] * len(askers)
+
+
+async def _read_marks(keys: Sequence[tuple[str, str]]) -> list[Marks]:
+    found = await client().mget([key for pair in keys for key in pair])
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+Marks = tuple[Any, Any]
+
+# Every handshake asks both: in a storm of them, together.
+_clock: Together[None, float] = Together(_read_clock)
+_marks: Together[tuple[str, str], Marks] = Together(_read_marks)
 
 
 @on_bus("user:disconnect")
