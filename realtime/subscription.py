@@ -12,7 +12,7 @@ import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from realtime.redis import dedicated
+from realtime.redis import TIMEOUT, dedicated
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,8 @@ class Subscription:
     def unsubscribe(self, channel: bytes) -> None:
         """No more of this channel."""
         if future := self._confirmed.pop(channel, None):
-            future.cancel()
+            if not future.done():
+                future.set_result(None)  # who waits for it may wait for others too
             if channel in self._to_subscribe:
                 del self._to_subscribe[channel]
             else:
@@ -136,7 +137,9 @@ class Subscription:
             try:
                 connected_at = asyncio.get_running_loop().time()
                 await self._serve(redis, restored=lost)
-            except (RedisError, OSError, EOFError) as error:
+            except Exception as error:
+                if not isinstance(error, RedisError | OSError | EOFError):
+                    logger.exception("subscription failed")
                 if asyncio.get_running_loop().time() - connected_at > 10:
                     failures = 0
                 lost = True
@@ -153,8 +156,9 @@ class Subscription:
         # task per message and cannot say what else has arrived.
         pool: Any = redis.connection_pool
         connection = pool.make_connection()
-        await connection.connect()
         try:
+            async with asyncio.timeout(TIMEOUT):  # also for the answers to HELLO and AUTH
+                await connection.connect()
             reader: asyncio.StreamReader = connection._reader
             self._writer = connection._writer
             self._outstanding.clear()
@@ -163,18 +167,20 @@ class Subscription:
             for channel, future in self._confirmed.items():
                 if future.done():
                     self._confirmed[channel] = asyncio.get_running_loop().create_future()
-            self._send_subscribe(list(self._confirmed))
-            await self._read(reader, restored=restored)
+            wanted = list(self._confirmed)
+            self._send_subscribe(wanted)
+            await self._read(reader, set(wanted) if restored else None)
         finally:
             await connection.disconnect(nowait=True)
 
-    async def _read(self, reader: asyncio.StreamReader, *, restored: bool) -> None:
+    async def _read(self, reader: asyncio.StreamReader, lost: set[bytes] | None) -> None:
+        """Read until the connection ends; `lost` are the channels without which nothing is restored."""
         parser = hiredis.Reader()
         loop = asyncio.get_running_loop()
-        if restored and not self._outstanding:
-            restored = False
-            self._on_restored()
         while True:
+            if lost is not None and not lost:
+                lost = None
+                self._on_restored()
             data = await reader.read(READ_BYTES)
             if not data:
                 raise EOFError("redis closed the subscription")
@@ -188,11 +194,10 @@ class Subscription:
                     messages.append((reply[1], reply[2]))
                 elif reply[0] == b"subscribe":
                     self._confirm(reply[1])
+                    if lost is not None:
+                        lost.discard(reply[1])
             if messages:
                 await self._on_messages(messages)
-            if restored and not self._outstanding:
-                restored = False
-                self._on_restored()
 
     def _confirm(self, channel: bytes) -> None:
         left = self._outstanding.pop(channel, 1) - 1
