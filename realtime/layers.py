@@ -14,7 +14,8 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from copy import deepcopy
 from typing import Any, Protocol
 from uuid import uuid4
 from weakref import WeakKeyDictionary
@@ -26,7 +27,7 @@ from redis.exceptions import RedisError
 
 from realtime import metrics, roomlog
 from realtime.conf import conf
-from realtime.redis import client, key
+from realtime.redis import TIMEOUT, client, dedicated, key
 from realtime.roomlog import Publication, Unrecoverable
 from realtime.rooms import room_of_group
 from realtime.subscription import Message, Subscription
@@ -39,6 +40,7 @@ REPAIR_SLICE = 100
 OUTBOX = 20_000
 """Messages waiting to be published; beyond it `ChannelFull`."""
 PUBLISH_BATCH = 500
+START_SECONDS = 1.0
 
 
 class Run:
@@ -194,6 +196,7 @@ class RoomChannelLayer(BaseChannelLayer):
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel of this process. Costs nothing until something is sent to it."""
         here = self._here
+        await here.start()
         name = f"{prefix}.{here.id}!{uuid4().hex}"
         here.channels[name] = _Queue(self.get_capacity(name))
         return name
@@ -211,7 +214,7 @@ class RoomChannelLayer(BaseChannelLayer):
             if isinstance(outlet, _Queue) and len(outlet.messages) >= outlet.capacity:
                 raise ChannelFull
             if outlet is not None:
-                outlet.message(dict(message))
+                outlet.message(_copy(message))
             return
         process = channel.partition("!")[0].rpartition(".")[2]
         await here.publish(_process_channel(process), b"S" + msgspec.msgpack.encode([channel, message]))
@@ -247,8 +250,15 @@ class RoomChannelLayer(BaseChannelLayer):
             raise
 
     async def _receive_normal(self, channel: str) -> dict[str, Any]:
+        queue = key("channel", channel)
         while True:
-            found: Any = await client().blpop([key("channel", channel)], timeout=1)
+            popping = self._here.spawn(_pop(queue))
+            try:
+                found = await asyncio.shield(popping)
+            except asyncio.CancelledError:
+                if not popping.cancelled():
+                    self._here.spawn(_put_back(queue, popping))
+                raise
             if found:
                 message: dict[str, Any] = msgspec.msgpack.decode(found[1])
                 return message
@@ -322,6 +332,26 @@ def _require_message(message: object) -> None:
         raise TypeError(f"a message must be a dict, got {type(message).__name__}")
 
 
+async def _pop(queue: str) -> Any:
+    return await client().blpop([queue], timeout=1)
+
+
+async def _put_back(queue: str, popping: Awaitable[Any]) -> None:
+    """Redis may have handed out a message that nobody waits for any more."""
+    if found := await popping:
+        await client().lpush(queue, found[1])
+
+
+def _copy(message: dict[str, Any]) -> dict[str, Any]:
+    """A copy that its receiver may change."""
+    return {
+        name: value if isinstance(value, _IMMUTABLE) else deepcopy(value) for name, value in message.items()
+    }
+
+
+_IMMUTABLE = (str, bytes, int, float, type(None))
+
+
 def _process_channel(process: str) -> bytes:
     return key("process", process).encode()
 
@@ -337,11 +367,14 @@ class _Process:
         self._memberships: dict[str, set[str]] = {}
         self._own = _process_channel(self.id)
         self._subscription = Subscription(self._on_messages, self._on_restored)
+        self._redis = dedicated(timeout=TIMEOUT)
+        """For publishing: never tries twice, since what failed may have been done."""
         self._opening: list[_Group] = []
         self._outbox: list[tuple[bytes, bytes, asyncio.Future[None]]] = []
         self._publisher: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._reachable: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._canary_at = 0.0
 
     def owns(self, channel: str) -> bool:
@@ -349,10 +382,15 @@ class _Process:
         return f".{self.id}!" in channel
 
     async def start(self) -> None:
-        """Subscribe to the process's own channel, and watch that the subscription delivers."""
-        if self._watcher is None:
+        """Subscribe to the process's own channel, and watch that the subscription delivers.
+
+        Waits until other processes can send to channels of this one, but not long for a Redis that is away.
+        """
+        if self._reachable is None:
             self._watcher = asyncio.create_task(self._watch(), name="canary")
-            self._spawn(self._subscription.subscribe([self._own]))
+            self._reachable = self.spawn(self._subscription.subscribe([self._own]))
+        if not self._reachable.done():
+            await asyncio.wait([self._reachable], timeout=START_SECONDS)
 
     async def close(self) -> None:
         """Give everything back."""
@@ -361,9 +399,11 @@ class _Process:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         await self._subscription.close()
+        await self._redis.aclose()
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work)
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something on the side; it ends with the layer."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -387,7 +427,7 @@ class _Process:
             group = self.groups[name] = _Group(name)
             self._by_channel[group.channel] = group
             if not self._opening:
-                asyncio.get_running_loop().call_soon(lambda: self._spawn(self._open()))
+                asyncio.get_running_loop().call_soon(lambda: self.spawn(self._open()))
             self._opening.append(group)
         group.members[channel] = self.channels[channel]
         self._memberships.setdefault(channel, set()).add(name)
@@ -405,7 +445,9 @@ class _Process:
             self._drop(group)
 
     def _drop(self, group: _Group) -> None:
-        self.groups.pop(group.name, None)
+        if self.groups.get(group.name) is not group:
+            return  # left, and entered again by somebody else
+        del self.groups[group.name]
         self._by_channel.pop(group.channel, None)
         self._subscription.unsubscribe(group.channel)
         if group.repair is not None:
@@ -418,7 +460,13 @@ class _Process:
 
     async def _open(self) -> None:
         """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms stand."""
-        groups, self._opening = self._opening, []
+        opening, self._opening = self._opening, []
+        groups = []
+        for group in opening:
+            if self.groups.get(group.name) is group:
+                groups.append(group)
+            else:
+                group.ready.set_result(None)  # left again already
         try:
             await self._subscription.subscribe([group.channel for group in groups])
             rooms = [group.name for group in groups if group.room is not None]
@@ -455,7 +503,7 @@ class _Process:
         while self._outbox:
             batch, self._outbox = self._outbox[:PUBLISH_BATCH], self._outbox[PUBLISH_BATCH:]
             try:
-                async with client().pipeline(transaction=False) as pipeline:
+                async with self._redis.pipeline(transaction=False) as pipeline:
                     for channel, payload, _ in batch:
                         pipeline.publish(channel, payload)
                     await pipeline.execute()
@@ -537,7 +585,7 @@ class _Process:
         """A message to every member here, each with a copy of its own."""
         await _in_slices(
             tuple(group.members.items()),
-            lambda channel, outlet: outlet.message(dict(message)) if channel in group.members else None,
+            lambda channel, outlet: outlet.message(_copy(message)) if channel in group.members else None,
         )
 
     def _on_own(self, payload: bytes) -> None:
@@ -583,7 +631,7 @@ class _Process:
     def _on_restored(self) -> None:
         """The subscription is back: whatever was published meanwhile did not reach us."""
         logger.info("subscription restored", extra={"groups": len(self.groups)})
-        self._spawn(self._compare())
+        self.spawn(self._compare())
 
     async def _compare(self) -> None:
         groups = [group for group in self.groups.values() if group.room is not None and group.ready.done()]
