@@ -1,0 +1,1321 @@
+"""What Channels asks of a channel layer, held against every layer one may configure; then what ours promises beyond."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import Any, Self
+
+import pytest
+from channels.exceptions import ChannelFull
+from channels.layers import InMemoryChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from redis.exceptions import RedisError
+
+from realtime import layers as layers_module
+from realtime import redis as redis_module
+from realtime import roomlog, subscription
+from realtime.embedded import EmbeddedRedis
+from realtime.layers import SLICE, RoomChannelLayer, Run
+from realtime.redis import client
+from realtime.roomlog import Entry
+from tests.inprocess import PATIENCE, QUIET, eventually
+
+# --- The layers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A channel layer, and what of Channels' specification it does not promise, each with the reason."""
+
+    name: str
+    make: Callable[..., Any]
+    lacks: dict[str, str] = field(default_factory=dict)
+
+
+OURS = Backend("ours", lambda url, prefix, **options: RoomChannelLayer(**options))
+PUBSUB = Backend(
+    "pubsub",
+    lambda url, prefix, **options: RedisPubSubChannelLayer(hosts=[url], prefix=prefix, **options),
+    {
+        "buffer": "a channel exists from the moment that somebody receives from it",
+        "capacity": "its queues have no bound",
+        "capacity by name": "its queues have no bound",
+        "expiry": "it keeps no messages outside the receiving process",
+        "names": "it takes any name",
+        "messages": "it sends whatever msgpack takes",
+        "cancel": "a receive() that is cancelled ends the channel, whatever its name",
+    },
+)
+MEMORY = Backend(
+    "memory",
+    lambda url, prefix, **options: InMemoryChannelLayer(**options),
+    {
+        "processes": "it is the memory of one process",
+        "capacity by name": "it expects the patterns compiled, which Channels does not do for it",
+    },
+)
+BACKENDS = (OURS, PUBSUB, MEMORY)
+
+
+def promised(*promises: str) -> pytest.MarkDecorator:
+    """Run the test over the backends that promise this."""
+    fitting = [backend for backend in BACKENDS if not set(promises) & set(backend.lacks)]
+    return pytest.mark.parametrize("backend", fitting, ids=lambda backend: backend.name)
+
+
+class Layers:
+    """The layer of this process, and those of others, on one installation."""
+
+    def __init__(self, backend: Backend, url: str, prefix: str) -> None:
+        self._backend = backend
+        self._made: list[Any] = []
+        self._make = lambda **options: backend.make(url, prefix, **options)
+
+    def make(self, **options: Any) -> Any:
+        """A layer of its own, as another process would have it."""
+        self._made.append(self._make(**options))
+        return self._made[-1]
+
+    def another(self, layer: Any) -> Any:
+        """A layer of another process, where there can be one."""
+        return layer if "processes" in self._backend.lacks else self.make()
+
+    async def flush(self) -> None:
+        for layer in self._made:
+            await layer.flush()
+
+
+@pytest.fixture
+def backend() -> Backend:
+    """Ours, unless a test runs over several."""
+    return OURS
+
+
+@pytest.fixture
+async def layers(backend: Backend, redis_url: str, process: str) -> AsyncIterator[Layers]:
+    layers = Layers(backend, redis_url, process)
+    yield layers
+    await layers.flush()
+
+
+@pytest.fixture
+def layer(layers: Layers) -> Any:
+    return layers.make()
+
+
+async def receive(layer: Any, channel: str) -> dict[str, Any]:
+    """The next message, which must come."""
+    return await asyncio.wait_for(layer.receive(channel), PATIENCE)
+
+
+async def receive_several(layer: Any, channel: str, count: int) -> list[Any]:
+    """The numbers that the next messages carry."""
+    return [(await receive(layer, channel))["n"] for _ in range(count)]
+
+
+def message(n: Any = 1) -> dict[str, Any]:
+    return {"type": "test.message", "n": n}
+
+
+END = message("end")
+
+
+async def members(layer: Any, count: int, *groups: str) -> list[str]:
+    """Channels in all of these groups."""
+    channels = [await layer.new_channel() for _ in range(count)]
+    await asyncio.gather(*(layer.group_add(group, channel) for group in groups for channel in channels))
+    return channels
+
+
+# --- The specification: channels ---------------------------------------------------------------------
+
+
+@promised()
+async def test_extensions_are_declared(layer: Any):
+    assert {"groups", "flush"} <= set(layer.extensions)
+
+
+@promised()
+async def test_message_sent_to_a_channel_is_received_from_it(layer: Any):
+    channel = await layer.new_channel()
+    await layer.send(channel, message())
+    assert await receive(layer, channel) == message()
+
+
+@promised()
+async def test_receive_waits_for_a_message(layer: Any):
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(receive(layer, channel))
+    await asyncio.sleep(0)
+    assert not receiving.done()
+    await layer.send(channel, message())
+    assert await receiving == message()
+
+
+@promised()
+async def test_messages_of_a_channel_come_in_the_order_they_were_sent(layer: Any):
+    channel = await layer.new_channel()
+    for n in range(90):
+        await layer.send(channel, message(n))
+    assert await receive_several(layer, channel, 90) == list(range(90))
+
+
+@promised()
+async def test_channels_do_not_mix(layer: Any):
+    one, other = await layer.new_channel(), await layer.new_channel()
+    await layer.send(one, message("for one"))
+    await layer.send(other, message("for other"))
+    assert await receive_several(layer, other, 1) == ["for other"]
+    assert await receive_several(layer, one, 1) == ["for one"]
+
+
+@promised()
+async def test_every_new_channel_is_another_one(layer: Any):
+    channels = [await layer.new_channel() for _ in range(50)]
+    assert len(set(channels)) == 50
+
+
+@promised("names")
+async def test_new_channel_has_a_valid_name_of_this_process_alone(layer: Any):
+    for channel in (await layer.new_channel(), await layer.new_channel("a-prefix-of-its-own")):
+        assert layer.require_valid_channel_name(channel)
+        assert "!" in channel
+    assert (await layer.new_channel("a-prefix-of-its-own")).startswith("a-prefix-of-its-own.")
+
+
+@promised()
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "ünï©ode \N{GRINNING FACE}",
+        b"\x00\xff",
+        0,
+        -1,
+        2**53,
+        1.5,
+        True,
+        None,
+        [],
+        [1, [2, {"a": None}]],
+        {"a": {}},
+    ],
+    ids=repr,
+)
+async def test_values_arrive_as_they_were_sent(layers: Layers, value: Any):
+    layer = layers.make()
+    sender = layers.another(layer)
+    (channel,) = await members(layer, 1, "group")
+    await sender.send(channel, message(value))
+    await sender.group_send("group", message(value))
+    assert await receive_several(layer, channel, 2) == [value, value]
+
+
+@promised()
+async def test_what_its_sender_changes_later_does_not_change_the_message(layer: Any):
+    (channel,) = await members(layer, 1, "group")
+    sent = {"type": "test.message", "n": 1, "nested": {"list": [1]}}
+    await layer.send(channel, sent)
+    sent["n"] = 2
+    sent["nested"]["list"].append(2)  # type: ignore[index]
+    assert await receive(layer, channel) == {"type": "test.message", "n": 1, "nested": {"list": [1]}}
+
+
+@promised()
+async def test_each_receiver_may_change_its_message(layer: Any):
+    channels = await members(layer, 3, "group")
+    await layer.group_send("group", {"type": "test.message", "nested": {"list": [1]}})
+    for channel in channels:
+        received = await receive(layer, channel)
+        assert received == {"type": "test.message", "nested": {"list": [1]}}
+        received["nested"]["list"].append(2)
+        received["type"] = "changed"
+
+
+@promised("messages")
+@pytest.mark.parametrize("wrong", [None, "text", b"bytes", 7, ["list"], [("a", 1)]], ids=repr)
+async def test_message_that_is_no_dict_is_refused(layer: Any, wrong: Any):
+    (channel,) = await members(layer, 1, "group")
+    with pytest.raises((TypeError, AssertionError)):
+        await layer.send(channel, wrong)
+    with pytest.raises((TypeError, AssertionError)):
+        await layer.group_send("group", wrong)
+
+
+BAD_NAMES = ["", "a b", "a:b", "a/b", "a@b", "ä", "x" * 100, b"bytes", None, 7, ["a"]]
+
+
+@promised("names")
+@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+async def test_bad_name_is_a_type_error(layer: Any, name: Any):
+    (channel,) = await members(layer, 1, "group")
+    for refused in (
+        layer.send(name, message()),
+        layer.receive(name),
+        layer.group_add(name, channel),
+        layer.group_add("group", name),
+        layer.group_discard(name, channel),
+        layer.group_discard("group", name),
+        layer.group_send(name, message()),
+    ):
+        with pytest.raises(TypeError):
+            await refused
+
+
+@promised("names")
+@pytest.mark.parametrize("name", ["a", "A-Z_0.9", "x" * 99])
+async def test_good_name_is_taken(layer: Any, name: str):
+    (channel,) = await members(layer, 1, name)
+    await layer.group_send(name, message())
+    assert await receive(layer, channel) == message()
+    await layer.group_discard(name, channel)
+
+
+@promised("processes")
+async def test_another_process_can_send_to_a_channel_as_soon_as_it_is_new(layers: Layers):
+    here, there = layers.make(), layers.make()
+    await there.group_send("nobody", message())  # it is connected
+    channel = await here.new_channel()
+    await there.send(channel, message())
+    assert await receive(here, channel) == message()
+
+
+@promised()
+async def test_sending_to_a_channel_that_is_gone_is_fine(layers: Layers):
+    here = layers.make()
+    channel = await here.new_channel()
+    receiving = asyncio.create_task(here.receive(channel))
+    await asyncio.sleep(0)
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    await here.send(channel, message())
+    await layers.another(here).send(channel, message())
+
+
+# --- The specification: channels that belong to no process ---------------------------------------------
+
+
+@promised("buffer")
+async def test_message_waits_on_a_normal_channel_until_somebody_receives(layer: Any):
+    await layer.send("work", message(1))
+    await layer.send("work", message(2))
+    assert await receive_several(layer, "work", 2) == [1, 2]
+
+
+@promised("buffer", "processes")
+async def test_normal_channel_is_one_for_all_processes(layers: Layers):
+    await layers.make().send("work", message(1))
+    await layers.make().send("work", message(2))
+    assert await receive_several(layers.make(), "work", 2) == [1, 2]
+
+
+@promised("buffer")
+async def test_message_on_a_normal_channel_is_received_once_whoever_waits(layer: Any):
+    receiving = [asyncio.create_task(receive(layer, "work")) for _ in range(20)]
+    await asyncio.sleep(0)
+    for n in range(20):
+        await layer.send("work", message(n))
+    received = [answer["n"] for answer in await asyncio.gather(*receiving)]
+    assert sorted(received) == list(range(20))
+
+
+@promised("buffer", "cancel")
+async def test_receive_cancelled_at_any_moment_loses_no_message_of_a_normal_channel(layer: Any):
+    chance = random.Random(1)
+    received: set[int] = set()
+    for n in range(60):
+        receiving = asyncio.create_task(layer.receive("work"))
+        await asyncio.sleep(chance.choice((0, 0, 0.0005, 0.001)))
+        sending = asyncio.create_task(layer.send("work", message(n)))
+        await asyncio.sleep(chance.choice((0, 0, 0.0002, 0.0005, 0.001)))
+        receiving.cancel()
+        await sending
+        with contextlib.suppress(asyncio.CancelledError):
+            received.add((await receiving)["n"])
+    while len(received) < 60:
+        received.add((await receive(layer, "work"))["n"])
+    assert received == set(range(60))
+
+
+@promised("expiry")
+async def test_message_on_a_normal_channel_expires(layers: Layers):
+    layer = layers.make(expiry=1)
+    await layer.send("work", message("old"))
+    await asyncio.sleep(1.1)
+    await layer.send("work", message("new"))
+    assert await receive_several(layer, "work", 1) == ["new"]
+
+
+# --- The specification: capacity -----------------------------------------------------------------------
+
+
+@promised("capacity")
+@pytest.mark.parametrize("normal", [False, True], ids=["of a process", "normal"])
+async def test_channel_that_is_full_refuses_messages_until_one_is_received(layers: Layers, normal: bool):
+    layer = layers.make(capacity=3)
+    channel = "work" if normal else await layer.new_channel()
+    for n in range(3):
+        await layer.send(channel, message(n))
+    with pytest.raises(ChannelFull):
+        await layer.send(channel, message("too many"))
+    assert await receive_several(layer, channel, 1) == [0]
+    await layer.send(channel, message(3))
+    assert await receive_several(layer, channel, 3) == [1, 2, 3]
+
+
+@promised("capacity by name")
+async def test_capacity_may_be_of_channels_by_name(layers: Layers):
+    layer = layers.make(capacity=1, channel_capacity={"large.*": 2})
+    await layer.send("large.one", message())
+    await layer.send("large.one", message())
+    await layer.send("small.one", message())
+    for channel in ("large.one", "small.one"):
+        with pytest.raises(ChannelFull):
+            await layer.send(channel, message())
+
+
+@promised("capacity")
+async def test_member_that_is_full_is_not_the_senders_business_and_not_the_other_members(layers: Layers):
+    layer = layers.make(capacity=3)
+    slow, quick = await members(layer, 2, "group")
+    for n in range(10):
+        await layer.group_send("group", message(n))
+        assert await receive_several(layer, quick, 1) == [n]
+    assert await receive_several(layer, slow, 3) == [0, 1, 2]
+
+
+# --- The specification: groups -------------------------------------------------------------------------
+
+
+@promised()
+async def test_every_member_of_a_group_gets_what_is_sent_to_it(layer: Any):
+    channels = await members(layer, 5, "group")
+    await layer.group_send("group", message())
+    for channel in channels:
+        assert await receive(layer, channel) == message()
+
+
+@promised()
+async def test_nobody_else_gets_it(layer: Any):
+    (outside,) = await members(layer, 1, "another-group")
+    await members(layer, 2, "group")
+    await layer.group_send("group", message())
+    await layer.send(outside, END)
+    assert await receive(layer, outside) == END
+
+
+@promised()
+async def test_channel_may_be_in_several_groups(layer: Any):
+    (channel,) = await members(layer, 1, "one", "two", "three")
+    for group in ("three", "one", "two"):
+        await layer.group_send(group, message(group))
+        assert await receive(layer, channel) == message(group)
+
+
+@promised()
+async def test_channel_added_twice_gets_it_once_and_is_out_when_discarded_once(layer: Any):
+    (channel,) = await members(layer, 1, "group", "group")
+    await layer.group_send("group", message())
+    await layer.group_send("group", END)
+    assert await receive_several(layer, channel, 2) == [1, "end"]
+    await layer.group_discard("group", channel)
+    await layer.group_send("group", message())
+    await layer.send(channel, END)
+    assert await receive(layer, channel) == END
+
+
+@promised()
+async def test_discarded_channel_gets_nothing_more_and_the_others_do(layer: Any):
+    gone, stays = await members(layer, 2, "group")
+    await layer.group_discard("group", gone)
+    await layer.group_send("group", message())
+    assert await receive(layer, stays) == message()
+    await layer.send(gone, END)
+    assert await receive(layer, gone) == END
+
+
+@promised()
+async def test_discarding_from_one_group_leaves_the_others(layer: Any):
+    (channel,) = await members(layer, 1, "one", "two")
+    await layer.group_discard("one", channel)
+    await layer.group_send("one", message("one"))
+    await layer.group_send("two", message("two"))
+    assert await receive(layer, channel) == message("two")
+
+
+@promised()
+async def test_discarding_who_is_not_in_is_fine(layer: Any):
+    (channel,) = await members(layer, 1, "group")
+    await layer.group_discard("never-heard-of", channel)
+    await layer.group_discard("group", await layer.new_channel())
+    await layer.group_discard("group", channel)
+    await layer.group_discard("group", channel)
+
+
+@promised()
+async def test_channel_may_come_back(layer: Any):
+    (channel,) = await members(layer, 1, "group")
+    for n in range(20):
+        await layer.group_discard("group", channel)
+        await layer.group_add("group", channel)
+        await layer.group_send("group", message(n))
+        assert await receive(layer, channel) == message(n)
+
+
+@promised()
+async def test_sending_to_a_group_without_members_is_fine(layer: Any):
+    await layer.group_send("nobody", message())
+
+
+@promised()
+async def test_group_and_channel_of_the_same_name_are_different(layer: Any):
+    (channel,) = await members(layer, 1, "name")
+    receiving = asyncio.create_task(layer.receive("name"))
+    await asyncio.sleep(0)
+    await layer.group_send("name", message())
+    assert await receive(layer, channel) == message()
+    assert not receiving.done()
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+
+
+@promised()
+async def test_messages_to_a_group_come_in_the_order_they_were_sent(layer: Any):
+    channels = await members(layer, 5, "group")
+    for n in range(80):
+        await layer.group_send("group", message(n))
+    for channel in channels:
+        assert await receive_several(layer, channel, 80) == list(range(80))
+
+
+@promised("processes")
+async def test_group_is_one_for_all_processes(layers: Layers):
+    processes = [layers.make() for _ in range(3)]
+    channels = [(await members(layer, 2, "group"), layer) for layer in processes]
+    for n, sender in enumerate(processes):
+        await sender.group_send("group", message(n))
+        for own, layer in channels:
+            for channel in own:
+                assert await receive(layer, channel) == message(n)
+
+
+@promised("processes")
+async def test_process_without_members_can_send_to_a_group(layers: Layers):
+    here, there = layers.make(), layers.make()
+    (channel,) = await members(here, 1, "group")
+    await there.group_send("group", message())
+    assert await receive(here, channel) == message()
+
+
+@promised()
+async def test_two_hundred_join_at_once_and_all_of_them_are_in(layer: Any):
+    channels = [await layer.new_channel() for _ in range(200)]
+    await asyncio.gather(*(layer.group_add(f"group.{n}", channel) for n, channel in enumerate(channels)))
+    await asyncio.gather(*(layer.group_add("all", channel) for channel in channels))
+    await asyncio.gather(*(layer.group_send(f"group.{n}", message(n)) for n in range(200)))
+    assert [(await receive(layer, channel))["n"] for channel in channels] == list(range(200))
+    await layer.group_send("all", END)
+    assert [await receive(layer, channel) for channel in channels] == [END] * 200
+
+
+@promised()
+async def test_hundred_receivers_wait_at_once_and_each_gets_everything(layer: Any):
+    channels = await members(layer, 100, "group")
+    receiving = [asyncio.create_task(receive_several(layer, channel, 20)) for channel in channels]
+    await asyncio.sleep(0)
+    for n in range(20):
+        await layer.group_send("group", message(n))
+    assert await asyncio.gather(*receiving) == [list(range(20))] * 100
+
+
+# --- The specification: ends ---------------------------------------------------------------------------
+
+
+@promised()
+async def test_receive_can_be_cancelled_at_any_moment(layer: Any):
+    for n in range(100):
+        (channel,) = await members(layer, 1, "group")
+        await layer.send(channel, message())
+        receiving = asyncio.create_task(layer.receive(channel))
+        await asyncio.sleep(n * 0.00002)
+        receiving.cancel()
+        await asyncio.wait_for(asyncio.gather(receiving, return_exceptions=True), PATIENCE)
+
+
+@promised()
+async def test_flushed_layer_is_like_new(layer: Any):
+    (before,) = await members(layer, 1, "group")
+    await layer.send(before, message("old"))
+    await layer.flush()
+    (channel,) = await members(layer, 1, "group")
+    await layer.group_send("group", END)
+    assert await receive(layer, channel) == END
+
+
+@promised()
+def test_layer_works_in_one_event_loop_after_another(backend: Backend, redis_url: str, realtime_redis: str):
+    layer = backend.make(redis_url, realtime_redis)
+
+    async def use() -> None:
+        channels = await members(layer, 3, "group")
+        await layer.group_send("group", message())
+        for channel in channels:
+            assert await receive(layer, channel) == message()
+        await layer.flush()
+        if redis := redis_module._clients.pop(asyncio.get_running_loop(), None):
+            await redis.aclose()
+
+    for _ in range(3):
+        asyncio.run(use())
+
+
+# --- Ours: what it asks of Redis -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(realtime_redis: str, settings) -> Iterator[EmbeddedRedis]:
+    """A Redis of the test's own, with nothing in it."""
+    with EmbeddedRedis() as server:
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": server.url}
+        yield server
+
+
+@pytest.fixture
+async def alone(process: str, server: EmbeddedRedis) -> AsyncIterator[Layers]:
+    """Ours, on a Redis of its own."""
+    layers = Layers(OURS, server.url, process)
+    yield layers
+    await layers.flush()
+
+
+def calls(server: EmbeddedRedis, command: str) -> int:
+    with server.client() as redis:
+        statistics: Any = redis.info("commandstats")
+        return statistics.get(f"cmdstat_{command}", {}).get("calls", 0)
+
+
+def subscriptions(server: EmbeddedRedis) -> list[int]:
+    """Channels subscribed to, by connection."""
+    with server.client() as redis:
+        return sorted(int(found["sub"]) for found in redis.client_list() if int(found["sub"]))
+
+
+async def test_group_costs_one_subscription_however_many_are_in_it(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    await members(layer, 300, "hub.thread.1", "hub.thread.2")
+    assert subscriptions(server) == [3]  # and the process's own channel
+
+
+async def test_channels_alone_cost_nothing(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    for _ in range(300):
+        await layer.new_channel()
+    assert subscriptions(server) == [1]
+    assert calls(server, "subscribe") == 1
+
+
+async def test_groups_joined_at_once_are_subscribed_to_at_once(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    channel = await layer.new_channel()
+    before = calls(server, "subscribe"), calls(server, "evalsha")
+    await asyncio.gather(*(layer.group_add(f"hub.user.{n}", channel) for n in range(500)))
+    assert subscriptions(server) == [501]
+    assert calls(server, "subscribe") - before[0] == 1
+    assert calls(server, "evalsha") - before[1] <= 2
+
+
+async def test_last_member_that_leaves_ends_the_subscription(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    one, other = await members(layer, 2, "hub.thread.1", "hub.thread.2")
+    await layer.group_discard("hub.thread.1", one)
+    await layer.group_discard("hub.thread.2", one)
+    await layer.group_discard("hub.thread.2", other)
+    await eventually(lambda: subscriptions(server) == [2])
+
+
+async def test_messages_published_at_once_travel_together(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    (channel,) = await members(layer, 1, "group")
+
+    def reads() -> int:
+        with server.client() as redis:
+            statistics: Any = redis.info("stats")
+            return statistics["total_reads_processed"]
+
+    before = reads()
+    await asyncio.gather(*(layer.group_send("group", message(n)) for n in range(500)))
+    assert reads() - before < 50
+    assert await receive_several(layer, channel, 500) == list(range(500))
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_leaves_before_redis_has_confirmed_does_not_hold_up_who_joined_with_it(
+    alone: Layers, server: EmbeddedRedis, turns: int
+):
+    layer = alone.make()
+    leaves, stays = await layer.new_channel(), await layer.new_channel()
+    joining = [
+        asyncio.create_task(layer.group_add("hub.thread.1", leaves)),
+        asyncio.create_task(layer.group_add("hub.thread.2", stays)),
+    ]
+    for _ in range(turns + 1):
+        await asyncio.sleep(0)
+    layer.detach(leaves)
+    await asyncio.wait_for(asyncio.gather(*joining), PATIENCE)
+    await layer.group_send("hub.thread.2", message())
+    assert await receive(layer, stays) == message()
+    await eventually(lambda: subscriptions(server) == [2])
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_group_left_and_joined_again_in_any_moment_is_joined(layer: Any, turns: int):
+    channel = await layer.new_channel()
+    for n in range(20):
+        joining = asyncio.create_task(layer.group_add("hub.thread.1", channel))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await layer.group_discard("hub.thread.1", channel)
+        await layer.group_add("hub.thread.1", channel)
+        await layer.group_send("hub.thread.1", message(n))
+        assert await receive(layer, channel) == message(n)
+        await asyncio.wait_for(joining, PATIENCE)
+
+
+# --- Ours: outlets and queues ----------------------------------------------------------------------------
+
+
+class Ears:
+    """An outlet that writes down what it is given."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        """Publications as the text they were published with, anything else as the message."""
+        self.positions: list[int] = []
+
+    @classmethod
+    async def in_rooms(cls, layer: RoomChannelLayer, *groups: str) -> Self:
+        """An outlet that listens to rooms."""
+        ears = cls()
+        channel = ears.channel = await layer.new_channel()
+        layer.attach(channel, ears)
+        await asyncio.gather(*(layer.group_add(group, channel) for group in groups))
+        for group in groups:
+            layer.listen(group, channel)
+        return ears
+
+    def publications(self, room: str, run: Run) -> None:
+        self.positions += [publication.position for publication in run.publications]
+        self.heard += [publication.frame.partition(b"@")[0].decode() for publication in run.publications]
+
+    def message(self, message: dict[str, Any]) -> None:
+        self.heard.append(message)
+
+    async def hear(self, *expected: Any) -> None:
+        """Wait until this, and only this, was heard."""
+        with contextlib.suppress(AssertionError):
+            await eventually(lambda: len(self.heard) >= len(expected))
+        assert self.heard == list(expected)
+
+    @property
+    def gaps(self) -> list[dict[str, Any]]:
+        return [heard for heard in self.heard if isinstance(heard, dict) and heard["type"] == "room.gap"]
+
+
+ROOM = "hub.thread.42"
+
+
+async def publish(*texts: Any, group: str = ROOM) -> int:
+    """Publish in a room as a bridge does; the last position."""
+    found = await roomlog.append([Entry(rooms=[(group, f"{text}@".encode(), b"")]) for text in texts])
+    return int(found[-1][0])
+
+
+async def test_outlet_is_called_with_messages_and_publications(layer: Any):
+    ears = await Ears.in_rooms(layer, ROOM)
+    await layer.group_send(ROOM, message(1))
+    await layer.send(ears.channel, message(2))
+    await publish("hello", "again")
+    await ears.hear(message(1), message(2), "hello", "again")
+
+
+async def test_no_task_is_woken_for_an_outlet(layer: Any):
+    everybody = [await Ears.in_rooms(layer, ROOM) for _ in range(100)]
+    before = len(asyncio.all_tasks())
+    await publish(*range(10))
+    await eventually(lambda: all(len(ears.heard) == 10 for ears in everybody))
+    assert len(asyncio.all_tasks()) <= before + 1  # Redis' own
+
+
+async def test_channel_with_an_outlet_is_not_received_from(layer: Any):
+    ears = await Ears.in_rooms(layer, ROOM)
+    with pytest.raises(RuntimeError):
+        await layer.receive(ears.channel)
+
+
+async def test_detached_outlet_hears_nothing_more(layer: Any):
+    gone, stays = await Ears.in_rooms(layer, ROOM), await Ears.in_rooms(layer, ROOM)
+    layer.detach(gone.channel)
+    await publish("hello")
+    await layer.group_send(ROOM, message())
+    await layer.send(gone.channel, message())
+    await stays.hear("hello", message())
+    await gone.hear()
+
+
+async def test_outlet_that_fails_is_not_the_others_problem(layer: Any, caplog):
+    before, broken, after = [await Ears.in_rooms(layer, ROOM) for _ in range(3)]
+    broken.publications = broken.message = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
+    await publish("hello")
+    await layer.group_send(ROOM, message())
+    for ears in (before, after):
+        await ears.hear("hello", message())
+    assert "outlet failed" in caplog.text
+
+
+async def test_member_that_does_not_listen_gets_messages_but_no_publications(layer: Any):
+    ears = Ears()
+    channel = await layer.new_channel()
+    layer.attach(channel, ears)
+    await layer.group_add(ROOM, channel)
+    await publish("too early")
+    await eventually(lambda: layer.position(ROOM))
+    await layer.group_send(ROOM, message())
+    await ears.hear(message())
+
+
+async def test_who_listens_gets_exactly_what_comes_after_the_position_it_was_told(layer: Any):
+    """While others publish at full speed."""
+    publishing = asyncio.create_task(keep_publishing(300))
+    joined: list[tuple[Ears, int]] = []
+    while not publishing.done():
+        ears = Ears()
+        channel = await layer.new_channel()
+        layer.attach(channel, ears)
+        await layer.group_add(ROOM, channel)
+        joined.append((ears, layer.listen(ROOM, channel)))
+        await asyncio.sleep(0.001)
+    positions = await publishing
+    assert len(joined) > 5
+    for ears, position in joined:
+        expected = [p for p in positions if p > position]
+        await eventually(lambda ears=ears, expected=expected: len(ears.positions) >= len(expected))
+        assert ears.positions == expected
+
+
+async def keep_publishing(count: int, *, group: str = ROOM, at_once: int = 1) -> list[int]:
+    """Publish the numbers below `count`, as fast as Redis takes them; all the positions."""
+    positions = []
+    for start in range(0, count, at_once):
+        entries = [Entry(rooms=[(group, f"{n}@".encode(), b"")]) for n in range(start, start + at_once)]
+        positions += [int(found[0]) for found in await roomlog.append(entries)]
+    return positions
+
+
+async def test_publication_that_leaves_somebody_out_says_whom(layer: Any):
+    runs: list[Run] = []
+    ears = await Ears.in_rooms(layer, ROOM)
+    ears.publications = lambda room, run: runs.append(run)  # type: ignore[method-assign]
+    await roomlog.append([Entry(rooms=[(ROOM, b"a", b"")], exclude="me"), Entry(rooms=[(ROOM, b"b", b"")])])
+    await eventually(lambda: sum(len(run.publications) for run in runs) == 2)
+    assert [p.exclude for run in runs for p in run.publications] == ["me", ""]
+    assert set().union(*(run.excluded for run in runs)) == {"me"}
+
+
+async def test_queue_gets_publications_as_messages(layer: Any):
+    (channel,) = await members(layer, 1, ROOM)
+    layer.listen(ROOM, channel)
+    position = await publish("hello")
+    assert await receive(layer, channel) == {
+        "type": "room.frame",
+        "room": "thread:42",
+        "offset": str(position),
+        "text": f"hello@{position}",
+        "except": "",
+    }
+
+
+async def test_queue_that_overflows_says_so_and_goes_on_once_it_was_read(layers: Layers):
+    layer = layers.make(capacity=3)
+    slow, quick = await members(layer, 2, ROOM)
+    for n in range(10):
+        await layer.group_send(ROOM, message(n))
+        await receive(layer, quick)
+    assert await receive_several(layer, slow, 3) == [0, 1, 2]
+    assert await receive(layer, slow) == {"type": "channel.overflow"}
+    await layer.group_send(ROOM, END)
+    assert await receive(layer, slow) == END
+
+
+async def test_queue_that_overflows_with_publications_says_so(layers: Layers):
+    layer = layers.make(capacity=3)
+    slow, quick = await members(layer, 2, ROOM)
+    layer.listen(ROOM, slow)
+    await publish(*range(10))
+    await layer.group_send(ROOM, END)
+    assert await receive(layer, quick) == END
+    types = [(await receive(layer, slow))["type"] for _ in range(4)]
+    assert types == ["room.frame"] * 3 + ["channel.overflow"]
+
+
+async def test_channel_of_another_process_is_not_received_from_nor_added(layers: Layers):
+    here, there = layers.make(), layers.make()
+    channel = await there.new_channel()
+    with pytest.raises(RuntimeError):
+        await here.receive(channel)
+    with pytest.raises(RuntimeError):
+        await here.group_add("group", channel)
+
+
+async def test_large_room_is_served_in_slices_so_that_the_loop_has_time_for_others(layer: Any):
+    turn = 0
+    served: list[int] = []
+    count = 5 * SLICE
+
+    class Clock(Ears):
+        def publications(self, room: str, run: Run) -> None:
+            served.append(turn)
+
+        def message(self, message: dict[str, Any]) -> None:
+            served.append(turn)
+
+    for _ in range(count):
+        await Clock.in_rooms(layer, ROOM)
+    for send in (
+        lambda: publish("hello"),
+        lambda: layer.group_send(ROOM, END),
+        lambda: layer.emit(ROOM, END),
+    ):
+        served.clear()
+        sending = asyncio.create_task(send())
+        while len(served) < count:
+            turn += 1
+            await asyncio.sleep(0)
+        await sending
+        assert max(served.count(n) for n in set(served)) <= SLICE
+
+
+async def test_outbox_that_is_full_refuses(layer: Any, monkeypatch):
+    monkeypatch.setattr(layers_module, "OUTBOX", 10)
+    answers = await asyncio.gather(
+        *(layer.group_send("group", message(n)) for n in range(20)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [type(None)] * 10 + [ChannelFull] * 10
+
+
+# --- Ours: ephemeral events ------------------------------------------------------------------------------
+
+
+async def test_emitted_message_reaches_every_process_once(layers: Layers):
+    here, there = layers.make(), layers.make()
+    near, far = await Ears.in_rooms(here, ROOM), await Ears.in_rooms(there, ROOM)
+    for n in range(20):
+        await here.emit(ROOM, message(n))
+    await here.group_send(ROOM, END)
+    expected = [message(n) for n in range(20)] + [END]
+    await near.hear(*expected)
+    await far.hear(*expected)
+
+
+async def test_emitted_message_reaches_local_members_before_redis_has_it(
+    alone: Layers, server: EmbeddedRedis
+):
+    layer = alone.make()
+    ears = await Ears.in_rooms(layer, ROOM)
+    assert server.process is not None
+    server.process.send_signal(SIGSTOP)
+    try:
+        emitting = asyncio.create_task(layer.emit(ROOM, message()))
+        await ears.hear(message())
+        assert not emitting.done()
+    finally:
+        server.process.send_signal(SIGCONT)
+    await emitting
+    await layer.group_send(ROOM, END)
+    await ears.hear(message(), END)
+
+
+async def test_emitted_message_reaches_local_members_without_redis(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    ears = await Ears.in_rooms(layer, ROOM)
+    server.stop(SIGKILL)
+    with pytest.raises(RedisError):
+        await layer.emit(ROOM, message(1))
+    server.start()
+    await eventually(lambda: subscriptions(server) == [2])
+    await layer.group_send(ROOM, END)
+    await eventually(lambda: END in ears.heard)
+    assert [heard for heard in ears.heard if heard["type"] == "test.message"] == [message(1), END]
+
+
+async def test_message_whose_connection_was_lost_is_not_sent_twice(alone: Layers, server: EmbeddedRedis):
+    layer, sender = alone.make(), alone.make()
+    ears = await Ears.in_rooms(layer, "group")
+
+    async def send() -> int:
+        failed = 0
+        for n in range(400):
+            with contextlib.suppress(RedisError):
+                await sender.group_send("group", message(n))
+                continue
+            failed += 1
+        return failed
+
+    sending = asyncio.create_task(send())
+    with server.client() as redis:
+        while not sending.done():
+            redis.client_kill_filter(_type="normal", skipme=True)
+            await asyncio.sleep(0.005)
+    failed = await sending
+    await sender.group_send("group", END)
+    await eventually(lambda: END in ears.heard)
+    heard = [each["n"] for each in ears.heard[:-1]]
+    assert heard == sorted(set(heard))
+    assert len(heard) >= 400 - failed
+
+
+# --- Ours: nothing is lost in silence ----------------------------------------------------------------------
+
+
+class Proxy:
+    """Stands between us and Redis, and can go deaf without a word."""
+
+    def __init__(self, server: EmbeddedRedis) -> None:
+        self._server = server
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._subscribers: set[asyncio.StreamWriter] = set()
+        self._deaf: set[asyncio.StreamWriter] = set()
+        self.swallows_connections = False
+        """New connections are accepted and never answered."""
+        self.accepted = 0
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+
+    def go_deaf(self) -> int:
+        """Nothing more comes through for whoever is subscribed now; returns their number."""
+        self._deaf |= self._subscribers
+        return len(self._deaf)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+        self._writers.append(writer)
+        if self.swallows_connections:
+            self._deaf.add(writer)
+        theirs, ours = await asyncio.open_unix_connection(str(self._server.socket))
+        self._writers.append(ours)
+        with contextlib.suppress(OSError):
+            await asyncio.gather(self._pass(reader, ours, writer), self._pass(theirs, writer, writer))
+        writer.close()
+        ours.close()
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65536):
+            if b"SUBSCRIBE" in data:
+                self._subscribers.add(who)
+            if who not in self._deaf:
+                writer.write(data)
+        writer.close()
+
+
+@pytest.fixture
+async def proxy(server: EmbeddedRedis) -> AsyncIterator[Proxy]:
+    async with Proxy(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def behind(process: str, settings, proxy: Proxy) -> AsyncIterator[Layers]:
+    """Ours, on a Redis of its own behind a proxy, with a short lease: what is dead is found out soon."""
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": proxy.url, "NODE_LEASE": 0.8}
+    layers = Layers(OURS, proxy.url, process)
+    yield layers
+    await layers.flush()
+
+
+async def test_subscription_that_died_in_silence_is_noticed_and_what_it_missed_is_fetched(
+    behind: Layers, proxy: Proxy, caplog
+):
+    layer = behind.make()
+    ears = await Ears.in_rooms(layer, ROOM)
+    await publish("before")
+    await ears.hear("before")
+    assert proxy.go_deaf() == 1
+    await publish("while deaf", "and more")
+    await ears.hear("before", "while deaf", "and more")
+    await publish("after")
+    await ears.hear("before", "while deaf", "and more", "after")
+    assert "subscription does not deliver" in caplog.text
+    assert not ears.gaps
+
+
+async def test_connection_that_is_accepted_and_never_answered_does_not_end_the_attempts(
+    behind: Layers, proxy: Proxy, monkeypatch
+):
+    monkeypatch.setattr(subscription, "TIMEOUT", 0.3)
+    layer = behind.make()
+    ears = await Ears.in_rooms(layer, ROOM)
+    await layer.group_send("group", message())
+    await publish("before")
+    proxy.swallows_connections = True
+    accepted = proxy.accepted
+    proxy.go_deaf()
+    await eventually(lambda: proxy.accepted > accepted + 1)
+    proxy.swallows_connections = False
+    await publish("after")
+    await ears.hear("before", "after")
+
+
+async def test_subscription_that_is_merely_quiet_is_left_alone(behind: Layers, proxy: Proxy, caplog):
+    layer = behind.make()
+    await Ears.in_rooms(layer, ROOM)
+    accepted = proxy.accepted
+    process = layer._here
+    for _ in range(3):
+        seen = process._canary_at
+        await eventually(lambda seen=seen: process._canary_at > seen)
+    assert proxy.accepted <= accepted + 1  # for the canaries, the first time
+    assert "subscription" not in caplog.text
+
+
+@pytest.mark.parametrize("at_once", [1, 7])
+async def test_subscription_killed_again_and_again_loses_nothing_and_repeats_nothing(
+    alone: Layers, server: EmbeddedRedis, at_once: int
+):
+    layer = alone.make()
+    rooms = [f"hub.thread.{n}" for n in range(3)]
+    everybody = {room: [await Ears.in_rooms(layer, room) for _ in range(3)] for room in rooms}
+    publishing = [asyncio.create_task(keep_publishing(420, group=room, at_once=at_once)) for room in rooms]
+    kills = 0
+    with server.client() as redis:
+        while not all(task.done() for task in publishing):
+            kills += redis.client_kill_filter(_type="pubsub")
+            await asyncio.sleep(0.02)
+    assert kills
+    for room, task in zip(rooms, publishing, strict=True):
+        positions = await task
+        for ears in everybody[room]:
+            await eventually(lambda ears=ears: len(ears.heard) >= 420)
+            assert ears.heard == [str(n) for n in range(420)]
+            assert ears.positions == positions
+
+
+async def test_room_without_news_while_the_subscription_was_lost_says_nothing(
+    alone: Layers, server: EmbeddedRedis
+):
+    layer = alone.make()
+    busy, quiet = await Ears.in_rooms(layer, ROOM), await Ears.in_rooms(layer, "hub.thread.quiet")
+    with server.client() as redis:
+        redis.client_kill_filter(_type="pubsub")
+    await publish("hello")
+    await busy.hear("hello")
+    await publish("hello", group="hub.thread.quiet")
+    await quiet.hear("hello")
+
+
+async def test_hole_that_the_log_no_longer_fills_is_said(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    ears = await Ears.in_rooms(layer, ROOM)
+    other = await Ears.in_rooms(layer, "hub.thread.other")
+    await publish("before")
+    await ears.hear("before")
+    with server.client() as redis:
+        await roomlog.append([Entry(rooms=[(ROOM, b"lost@", b"")])], publish=False)
+        redis.delete(f"{roomlog.base(ROOM)}:log")
+    end = await publish("not before the gap")
+    gap = {"type": "room.gap", "room": "thread:42", "offset": str(end), "reason": "lost"}
+    await ears.hear("before", gap)
+    await publish("after")
+    await ears.hear("before", gap, "after")
+    await other.hear()
+
+
+async def test_hole_that_was_published_to_somebody_else_only_is_filled(layer: Any):
+    """A message that the subscription did not bring (it may have been cut in that moment) is missed at the next one."""
+    ears = await Ears.in_rooms(layer, ROOM)
+    await publish("1")
+    await roomlog.append(
+        [Entry(rooms=[(ROOM, b"2@", b"")]), Entry(rooms=[(ROOM, b"3@", b"")])], publish=False
+    )
+    await publish("4")
+    await ears.hear("1", "2", "3", "4")
+
+
+async def test_hole_larger_than_one_slice_is_filled_in_order_while_more_is_published(layer: Any):
+    ears = await Ears.in_rooms(layer, ROOM)
+    silent = [Entry(rooms=[(ROOM, f"{n}@".encode(), b"")]) for n in range(350)]
+    await roomlog.append(silent, publish=False)
+    await asyncio.gather(*(publish(f"later {n}") for n in range(50)))
+    await eventually(lambda: len(ears.heard) >= 400)
+    assert ears.heard[:350] == [str(n) for n in range(350)]
+    assert sorted(ears.heard[350:]) == sorted(f"later {n}" for n in range(50))
+    assert ears.positions == sorted(set(ears.positions))
+
+
+async def test_redis_restarted_empty_is_said_in_every_room(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    spoken, silent = await Ears.in_rooms(layer, ROOM), await Ears.in_rooms(layer, "hub.thread.silent")
+    (member,) = await members(layer, 1, "group-that-is-no-room")
+    before = await publish("before")
+    await spoken.hear("before")
+    server.stop(SIGKILL)
+    server.start()
+    await eventually(lambda: spoken.gaps and silent.gaps)
+    assert int(spoken.gaps[0]["offset"]) > before
+    await publish("after")
+    await publish("after", group="hub.thread.silent")
+    await spoken.hear("before", *spoken.gaps[:1], "after")
+    await silent.hear(*silent.gaps[:1], "after")
+    await layer.group_send("group-that-is-no-room", END)
+    assert await receive(layer, member) == END
+
+
+async def test_data_wiped_without_a_lost_connection_is_said_at_the_next_publication(
+    alone: Layers, server: EmbeddedRedis
+):
+    layer = alone.make()
+    ears = await Ears.in_rooms(layer, ROOM)
+    await publish("before")
+    await ears.hear("before")
+    with server.client() as redis:
+        redis.flushall()
+    await publish("not before the gap")
+    await eventually(lambda: ears.gaps)
+    await publish("after")
+    await ears.hear("before", *ears.gaps[:1], "after")
+
+
+async def test_joins_begun_while_redis_is_away_succeed_when_it_is_back(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    await Ears.in_rooms(layer, ROOM)
+    server.stop(SIGKILL)
+    joining = asyncio.create_task(Ears.in_rooms(layer, "hub.thread.1", "hub.thread.2"))
+    await asyncio.sleep(QUIET)
+    assert not joining.done()
+    server.start()
+    ears = await asyncio.wait_for(joining, PATIENCE)
+    await publish("hello", group="hub.thread.1")
+    await ears.hear("hello")
+
+
+async def test_send_without_redis_raises(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    await layer.group_send("group", message())
+    server.stop(SIGKILL)
+    with pytest.raises(RedisError):
+        await layer.group_send("group", message())
+    server.start()
+    await layer.group_send("group", message())
+
+
+async def test_what_is_not_understood_is_left_out(layer: Any, caplog):
+    ears = await Ears.in_rooms(layer, ROOM)
+    for garbage in (b"", b"F", b"F" + b"x" * 50, b"M", b"M\xc1", b"E", b"?", b"F1"):
+        await client().publish(roomlog.channel(ROOM), garbage)
+    await client().publish(f"{layer._here._own.decode()}", b"S\xc1")
+    await layer.group_send(ROOM, END)
+    await publish("hello")
+    await ears.hear(END, "hello")
+    assert "message not understood" in caplog.text
+
+
+async def test_mistake_of_ours_does_not_end_the_subscription(layer: Any, monkeypatch, caplog):
+    ears = await Ears.in_rooms(layer, ROOM)
+    unpack, mistakes = roomlog.unpack, iter([True])
+
+    def unpack_or_fail(payload: bytes) -> roomlog.Publication:
+        if next(mistakes, False):
+            raise RuntimeError("a mistake")
+        return unpack(payload)
+
+    monkeypatch.setattr(roomlog, "unpack", unpack_or_fail)
+    await publish("hello")
+    await ears.hear("hello")
+    assert "subscription failed" in caplog.text
+
+
+# --- Ours: nothing stays -------------------------------------------------------------------------------------
+
+
+async def test_thousand_channels_that_came_and_went_leave_nothing_behind(
+    alone: Layers, server: EmbeddedRedis
+):
+    layer = alone.make()
+    stays = await Ears.in_rooms(layer, ROOM)
+    process = layer._here
+
+    async def come_and_go(n: int) -> None:
+        if n % 2:
+            ears = await Ears.in_rooms(layer, ROOM, f"hub.user.{n}")
+            layer.detach(ears.channel)
+        else:
+            channel = await layer.new_channel()
+            receiving = asyncio.create_task(layer.receive(channel))
+            await layer.group_add(ROOM, channel)
+            await layer.group_add(f"hub.user.{n}", channel)
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+
+    def kept() -> list[int]:
+        gc.collect()
+        subscribed = process._subscription
+        return [
+            len(each)
+            for each in (
+                process.channels,
+                process.groups,
+                process._by_channel,
+                process._memberships,
+                process._tasks,
+                process._opening,
+                process._outbox,
+                subscribed._confirmed,
+                subscribed._outstanding,
+                subscribed._to_subscribe,
+                subscribed._to_unsubscribe,
+                process.groups[ROOM].members,
+                process.groups[ROOM].listening,
+            )
+        ]
+
+    await come_and_go(0)
+    await eventually(lambda: subscriptions(server) == [2])
+    before, tasks = kept(), len(asyncio.all_tasks())
+    for start in range(0, 1000, 100):
+        await asyncio.gather(*(come_and_go(n) for n in range(start, start + 100)))
+    await eventually(lambda: subscriptions(server) == [2])
+    await publish("hello")
+    await stays.hear("hello")
+    await eventually(lambda: kept() == before)
+    assert len(asyncio.all_tasks()) <= tasks
+
+
+async def test_flushed_layer_leaves_no_task_and_no_connection(alone: Layers, server: EmbeddedRedis):
+    before = asyncio.all_tasks()
+    layer = alone.make()
+    await Ears.in_rooms(layer, ROOM)
+    await members(layer, 10, "group")
+    await layer.group_send("group", message())
+    await layer.flush()
+    assert {task for task in asyncio.all_tasks() - before if not task.done()} == set()
+    await eventually(lambda: subscriptions(server) == [])
