@@ -208,6 +208,40 @@ async def test_bytes_outside_ascii_in_a_handshake_are_a_bad_request(port: int, r
     assert errors(caplog) == []
 
 
+class Wire(asyncio.Transport):
+    """What a protocol writes, without a network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [b"GET /hub/\xff HTTP/1.1\r\n", b"GET /hub/?token=\xff HTTP/1.1\r\n"],
+    ids=["path", "query"],
+)
+async def test_protocol_does_not_rely_on_the_http_parser_to_refuse_them(process: str, request_line: bytes):
+    config = configuration("127.0.0.1", 0)
+    config.load()
+    protocol, wire = WebSocketProtocol(config, uvicorn.server.ServerState(), {}), Wire()
+    protocol.connection_made(wire)
+    protocol.data_received(request_line + UPGRADE + b"\r\n")
+    assert wire.written.startswith(b"HTTP/1.1 400")
+    assert wire.closed
+    protocol.connection_lost(None)
+
+
 async def test_handshake_with_endless_headers_is_refused_at_once(port: int, caplog):
     many = b"".join(b"X-%d: y\r\n" % n for n in range(500))
     started = asyncio.get_running_loop().time()
