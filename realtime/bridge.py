@@ -196,7 +196,9 @@ class Bridge:
         self._trimmed_at = loop_time
         for stream, source in self.sources.items():
             cursor = int(self._cursors[stream].partition(b"-")[0])
-            await client().xtrim(stream, minid=min(cursor, int((await now() - source.keep) * 1000)))
+            oldest = min(cursor, int((await now() - source.keep) * 1000))
+            # Without a limit of its own, Redis stops after 10,000 entries: less than a busy minute brings.
+            await client().xtrim(stream, minid=oldest, limit=0)
 
     # --- Pub/Sub ---------------------------------------------------------------------------------
 

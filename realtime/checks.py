@@ -11,6 +11,9 @@ from django.core.checks import CheckMessage, Error, register
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
+from jwt.algorithms import get_default_algorithms
+from jwt.exceptions import PyJWTError
+from redis.connection import parse_url
 
 from realtime.catalogue import catalogue
 from realtime.conf import Conf, conf
@@ -26,7 +29,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         current = conf()
     except ImproperlyConfigured as error:
         return [Error(str(error), hint="See 'Settings' in the README.", id="realtime.E001")]
-    return [*_durations(current), *_imports(current), *_keys(), *_layers()]
+    return [*_durations(current), *_redis(current), *_imports(current), *_keys(), *_layers()]
 
 
 def _durations(current: Conf) -> Iterator[CheckMessage]:
@@ -68,26 +71,34 @@ def _imports(current: Conf) -> Iterator[CheckMessage]:
 
 def _keys() -> Iterator[CheckMessage]:
     jwt: dict[str, Any] = settings.SIMPLE_JWT
-    algorithm = str(jwt["ALGORITHM"])
-    signing, verifying = jwt.get("SIGNING_KEY") or "", jwt.get("VERIFYING_KEY") or ""
-    if algorithm.startswith("HS"):
-        if not signing:
-            yield Error(
-                f"JWT_SIGNING_KEY is not set; {algorithm} verifies with it",
-                hint="Set JWT_SIGNING_KEY to at least 32 random bytes, the same on every process.",
-                id="realtime.E006",
-            )
-        elif len(signing) < 32:
-            yield CheckWarning(
-                f"JWT_SIGNING_KEY has {len(signing)} characters",
-                hint="Use at least 32 random bytes (RFC 7518 §3.2).",
-                id="realtime.W001",
-            )
-    elif not verifying and not jwt.get("JWK_URL"):
+    algorithm, signing = str(jwt["ALGORITHM"]), str(jwt.get("SIGNING_KEY") or "")
+    symmetric = algorithm.startswith("HS")
+    verifying = signing if symmetric else str(jwt.get("VERIFYING_KEY") or "")
+    if algorithm == "none" or algorithm not in get_default_algorithms():
+        yield Error(
+            f"JWT_ALGORITHM {algorithm!r} is not known",
+            hint="For example HS256, RS256, ES256 or EdDSA.",
+            id="realtime.E009",
+        )
+    elif verifying:
+        yield from _usable(algorithm, verifying, "JWT_SIGNING_KEY" if symmetric else "JWT_VERIFYING_KEY")
+    elif symmetric:
+        yield Error(
+            f"JWT_SIGNING_KEY is not set; {algorithm} verifies with it",
+            hint="Set JWT_SIGNING_KEY to at least 32 random bytes, the same on every process.",
+            id="realtime.E006",
+        )
+    elif not jwt.get("JWK_URL"):
         yield Error(
             f"Neither JWT_VERIFYING_KEY nor JWT_JWK_URL is set; {algorithm} verifies with one of them",
             hint="The socket server needs the public key only.",
             id="realtime.E006",
+        )
+    if symmetric and 0 < len(signing) < 32:
+        yield CheckWarning(
+            f"JWT_SIGNING_KEY has {len(signing)} characters",
+            hint="Use at least 32 random bytes (RFC 7518 §3.2).",
+            id="realtime.W001",
         )
     if not settings.DEBUG and any(
         str(key).startswith(DEVELOPMENT_KEY) for key in (settings.SECRET_KEY, signing)
@@ -96,6 +107,31 @@ def _keys() -> Iterator[CheckMessage]:
             "DEBUG is off and a key is one that was made for development",
             hint="Set SECRET_KEY and JWT_SIGNING_KEY to secrets of your own.",
             id="realtime.E007",
+        )
+
+
+def _usable(algorithm: str, key: str, name: str) -> Iterator[CheckMessage]:
+    try:
+        get_default_algorithms()[algorithm].prepare_key(key)
+    except (ValueError, TypeError, PyJWTError):
+        # What the library says may quote the key.
+        yield Error(
+            f"{name} is no key that {algorithm} can use",
+            hint="Expected PEM (line breaks may be written as \\n), or for HS* a plain secret.",
+            id="realtime.E009",
+        )
+
+
+def _redis(current: Conf) -> Iterator[CheckMessage]:
+    try:
+        parse_url(current.redis_url)  # type: ignore[no-untyped-call]
+    except ValueError:
+        # The address may hold a password.
+        scheme = current.redis_url.partition("://")[0] if "://" in current.redis_url else ""
+        yield Error(
+            f"REDIS_URL with scheme {scheme!r} is not one that can be used",
+            hint="Expected redis://, rediss:// or unix://, and a number as port and database.",
+            id="realtime.E010",
         )
 
 

@@ -527,8 +527,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.after(remaining + leeway(), "expired", self._expire)
 
     async def _say_expiring(self) -> None:
-        if self.principal.expires_at - time.time() > Turns.LONGEST:
-            self._watch_expiry()
+        if self.principal.expires_at > time.time() + EXPIRY_NOTICE + 0.5:
+            self._watch_expiry()  # further away than a timer reaches, or the clock was set back
             return
         await self.send_event("auth:expiring", {"expires_at": iso(self.principal.expires_at)})
 

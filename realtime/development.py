@@ -339,7 +339,8 @@ def main(project: Path = PROJECT) -> int:
     stop: Callable[..., None] = signal.default_int_handler
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` wants it
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         return Development(project, os.environ).run()
     except (CannotRun, NoServer) as error:

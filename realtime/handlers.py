@@ -10,6 +10,7 @@ from msgspec import Meta
 from realtime import revocation
 from realtime.authentication import MAX_TOKEN_LENGTH, AuthenticationFailed, authenticate
 from realtime.catalogue import client_event
+from realtime.closing import CloseCode
 from realtime.envelope import ErrorCode, EventError, iso
 from realtime.events import InThread
 from realtime.payloads import Empty, Payload
@@ -96,6 +97,9 @@ async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> d
     if not same or await revocation.is_revoked(principal):
         raise EventError(ErrorCode.FORBIDDEN, "the token must be of the same user and role, and not revoked")
     await connection.renew(principal)
+    if await revocation.is_revoked(principal):
+        # Revoked after the look above, and signalled before the connection was known by this token.
+        connection.soon(connection.end, CloseCode.REVOKED)
     return {"expires_at": iso(principal.expires_at)}
 
 

@@ -41,7 +41,10 @@ def publish(
     fit; `redis.RedisError` when it cannot be stored (inside a transaction: after the commit).
     """
     message = _encode(event, data, rooms=rooms, namespaces=namespaces, id=id, exclude=exclude)
-    transaction.on_commit(lambda: _append(message))
+    if transaction.get_connection().in_atomic_block:
+        transaction.on_commit(lambda: _append(message))
+    else:
+        _append(message)  # on_commit() would open a database connection for nothing
 
 
 apublish = sync_to_async(publish)

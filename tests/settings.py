@@ -6,6 +6,6 @@ os.environ.setdefault("DEBUG", "1")
 os.environ.setdefault("SECRET_KEY", "the tests' own secret, at least fifty characters long, so be it")
 os.environ.setdefault("JWT_SIGNING_KEY", "the tests' own signing key, at least 32 bytes")
 
-from realtime.settings.web import *  # noqa: E402, F403
+from realtime.settings.web import *  # noqa: F403
 
 WHITENOISE_AUTOREFRESH = True  # no collectstatic before tests

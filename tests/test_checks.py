@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from django.core.checks import run_checks
 
 from realtime.checks import DEVELOPMENT_KEY, check_settings
@@ -115,7 +117,17 @@ def test_public_key_is_required_for_asymmetric_algorithms(set_jwt, algorithm):
     assert ids() == {"realtime.E006"}
 
 
-@pytest.mark.parametrize("with_key", [{"VERIFYING_KEY": "a PEM"}, {"JWK_URL": "https://id.test/jwks"}])
+PUBLIC_KEY = (
+    rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    .public_key()
+    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
+
+
+@pytest.mark.parametrize(
+    "with_key", [{"VERIFYING_KEY": PUBLIC_KEY}, {"JWK_URL": "https://id.test/jwks"}], ids=["key", "jwks"]
+)
 def test_socket_server_needs_only_what_verifies(set_jwt, with_key):
     set_jwt(**{"ALGORITHM": "RS256", "SIGNING_KEY": "", "VERIFYING_KEY": "", "JWK_URL": None, **with_key})
     assert ids() == set()
@@ -146,3 +158,20 @@ def test_development_keys_are_fine_with_debug_on(settings, set_jwt):
 def test_channel_layer_in_memory_is_refused(settings):
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
     assert ids() == {"realtime.E008"}
+
+
+@pytest.mark.parametrize("url", ["foo://x", "redis://host:port/0", "redis"])
+def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url: str):
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"{url}?password=secret"}
+    found = [message for message in check_settings(None) if message.id == "realtime.E010"]
+    assert len(found) == 1
+    assert "secret" not in str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "key"),
+    [("RS256", "junk"), ("ES256", "-----BEGIN PUBLIC KEY-----\nxx"), ("none", ""), ("XX1", "x")],
+)
+def test_key_or_algorithm_that_cannot_be_used_is_an_error(settings, algorithm: str, key: str):
+    settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "ALGORITHM": algorithm, "VERIFYING_KEY": key}
+    assert "realtime.E009" in [message.id for message in check_settings(None)]

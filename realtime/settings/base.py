@@ -35,6 +35,14 @@ def _number(name: str, default: float) -> float:
         raise ImproperlyConfigured(f"{name} must be a number, got {value!r}") from error
 
 
+def _choice(name: str, choices: tuple[str, ...], default: str) -> str:
+    value = os.environ.get(name) or default
+    for choice in choices:
+        if value.lower() == choice.lower():
+            return choice
+    raise ImproperlyConfigured(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
 def _key(name: str) -> str:
     """A key from the environment; `\\n` stands for a line break, as most secret stores write PEM."""
     return os.environ.get(name, "").replace("\\n", "\n")
@@ -69,6 +77,9 @@ SIMPLE_JWT: dict[str, Any] = {
     "LEEWAY": _number("JWT_LEEWAY", 0),
 }
 
+_LOG_FORMAT = _choice("LOG_FORMAT", ("console", "json"), "console" if DEBUG else "json")
+_LOG_LEVEL = _choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "INFO")
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -84,14 +95,16 @@ LOGGING = {
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
-            "formatter": os.environ.get("LOG_FORMAT") or ("console" if DEBUG else "json"),
+            "formatter": _LOG_FORMAT,
         }
     },
-    "root": {"handlers": ["stderr"], "level": os.environ.get("LOG_LEVEL", "INFO").upper()},
+    "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
     "loggers": {
         # uvicorn writes the path with its query string, and so a token, at INFO.
         "uvicorn.error": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
+        # Django's own handler would say it a second time.
+        "django": {"level": "INFO", "handlers": []},
         "httpx": {"level": "WARNING"},
         # A lost Redis is an event, not a bug of ours: one line, no stack.
         "channels_redis.pubsub": {"filters": ["terse"]},

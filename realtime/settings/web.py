@@ -11,11 +11,14 @@ from realtime.settings.base import BASE_DIR, DEBUG, SECRET_KEY, SIMPLE_JWT
 if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY is not set; the web side signs sessions with it")
 
-DATABASES = {
-    "default": dj_database_url.config(
-        default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}", conn_max_age=60, conn_health_checks=True
-    )
-}
+try:
+    DATABASES = {
+        "default": dj_database_url.config(
+            default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}", conn_max_age=60, conn_health_checks=True
+        )
+    }
+except ValueError as error:
+    raise ImproperlyConfigured("DATABASE_URL is not one: expected postgres://… or sqlite:///…") from error
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Web and recorder write to the same file: wait for each other from the start of a transaction.
     DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE", "timeout": 20}

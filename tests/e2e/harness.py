@@ -145,7 +145,9 @@ class Stack:
             **env,
         }
         self.env.pop("DJANGO_SETTINGS_MODULE", None)
-        self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
+        self.redis = redis.Redis.from_url(
+            redis_url, decode_responses=True, encoding_errors="backslashreplace"
+        )
         self.processes: list[Process] = []
         self.tokens: set[str] = set()
         """Every token made here: none of them may turn up in a log."""
@@ -338,14 +340,16 @@ class Stack:
         *,
         port: int | None = None,
         token: str | None = None,
+        query: str = "",
         **claims: Any,
     ) -> AsyncIterator[Client]:
-        """A connected client that has read its `connection:ready`."""
+        """A connected client that has read its `connection:ready`. `query` is that of its URL."""
         token = token or self.token(
             user_id or unique("u"), role or ("attendant" if namespace == "hub" else "customer"), **claims
         )
         async with connect(
-            self.url(namespace, port=port), additional_headers={"Authorization": f"Bearer {token}"}
+            f"{self.url(namespace, port=port)}?{query}",
+            additional_headers={"Authorization": f"Bearer {token}"},
         ) as websocket:
             client = Client(websocket)
             try:
@@ -363,6 +367,8 @@ class Client:
         self.ready: dict[str, Any] = {}
         self.frames: list[dict[str, Any]] = []
         """Everything received, in order."""
+        self.texts: list[str] = []
+        """The same as it came."""
         self.close_code: int | None = None
         self.close_reason = ""
         self._unread: list[dict[str, Any]] = []
@@ -382,6 +388,7 @@ class Client:
         try:
             async for text in self.websocket:
                 frame = json.loads(text)
+                self.texts.append(text)
                 self.frames.append(frame)
                 self._unread.append(frame)
                 self._news.set()

@@ -112,10 +112,15 @@ def test_taken_port_is_said_in_one_sentence(manage: Manage, command: str):
     assert done.stderr == f"CommandError: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
-def test_unreachable_database_is_said_in_one_sentence(manage: Manage):
-    done = manage("publish", "thread:message", MESSAGE, DATABASE_URL="sqlite:////nowhere/db.sqlite3")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"), ("DATABASE_URL", "foo://x"), ("JWT_LEEWAY", "soon")],
+)
+def test_setting_that_cannot_be_read_is_one_sentence(manage: Manage, name: str, value: str):
+    done = manage("publish", "thread:message", MESSAGE, **{name: value})
     assert done.returncode == 2
-    assert done.stderr == "CommandError: cannot reach the database: unable to open database file\n"
+    assert done.stderr.startswith(f"Configuration error: {name} ")
+    assert done.stderr.count("\n") == 1
 
 
 # --- Wrong settings -------------------------------------------------------------------------------------

@@ -22,8 +22,9 @@ class Thread:
         self.everybody = (tab, other_tab, ana, bob)
 
 
-@pytest.fixture
-async def thread(stack: Stack) -> AsyncIterator[Thread]:
+@contextlib.asynccontextmanager
+async def in_thread(stack: Stack) -> AsyncIterator[Thread]:
+    """Everybody connected and in a new thread."""
     id, customer = unique("th"), unique("u")
     async with contextlib.AsyncExitStack() as clients:
         thread = Thread(
@@ -36,6 +37,12 @@ async def thread(stack: Stack) -> AsyncIterator[Thread]:
         )
         for client in thread.everybody:
             await client.call("join:thread", {"thread_id": id})
+        yield thread
+
+
+@pytest.fixture
+async def thread(stack: Stack) -> AsyncIterator[Thread]:
+    async with in_thread(stack) as thread:
         yield thread
 
 
@@ -97,22 +104,23 @@ async def test_typist_who_leaves_the_room_is_reported_as_stopped(thread: Thread)
     assert (await thread.ana.refused("typing:start", {"thread_id": thread.id}))["code"] == "not_in_room"
 
 
-async def test_typist_who_falls_silent_is_reported_as_stopped_after_ten_seconds(thread: Thread):
-    await thread.ana.call("typing:start", {"thread_id": thread.id})
-    await thread.tab.expect("thread:typing", typing=True)
-    started = time.monotonic()
-    await thread.bob.call("typing:start", {"thread_id": thread.id})
-    await asyncio.sleep(5)
-    await thread.bob.call("typing:start", {"thread_id": thread.id})  # repeated: goes on
-    await thread.tab.expect("thread:typing", typing=False, user_id=thread.ana.user_id)
-    assert time.monotonic() - started > 9
-    stopped = [frame["data"]["user_id"] for frame in thread.tab.received("thread:typing")]
-    assert stopped.count(thread.ana.user_id) == 2
-    assert not [
-        frame
-        for frame in thread.tab.received("thread:typing")
-        if frame["data"]["user_id"] == thread.bob.user_id and not frame["data"]["typing"]
-    ]
+async def test_typist_who_falls_silent_is_reported_as_stopped_after_ten_seconds(uvicorn_stack: Stack):
+    async with in_thread(uvicorn_stack) as thread:
+        await thread.ana.call("typing:start", {"thread_id": thread.id})
+        await thread.tab.expect("thread:typing", typing=True)
+        started = time.monotonic()
+        await thread.bob.call("typing:start", {"thread_id": thread.id})
+        await asyncio.sleep(5)
+        await thread.bob.call("typing:start", {"thread_id": thread.id})  # repeated: goes on
+        await thread.tab.expect("thread:typing", typing=False, user_id=thread.ana.user_id)
+        assert time.monotonic() - started > 9
+        stopped = [frame["data"]["user_id"] for frame in thread.tab.received("thread:typing")]
+        assert stopped.count(thread.ana.user_id) == 2
+        assert not [
+            frame
+            for frame in thread.tab.received("thread:typing")
+            if frame["data"]["user_id"] == thread.bob.user_id and not frame["data"]["typing"]
+        ]
 
 
 async def test_ephemeral_frames_have_no_offset_and_are_not_replayed(stack: Stack, thread: Thread):

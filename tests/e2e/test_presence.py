@@ -65,15 +65,17 @@ async def test_state_on_connect_lists_oneself_and_everybody_present_but_no_admin
 
 async def test_second_tab_is_not_announced_and_closing_one_of_two_neither(quick: Stack):
     group, user = unique("g"), unique("u")
-    async with quick.client("hub", role="admin", groups=[group]) as admin:
-        async with quick.client("hub", user, groups=[group]) as first:
-            await admin.expect("attendant:online", user_id=user)
-            beating = asyncio.create_task(keep_alive(first))
-            async with quick.client("hub", user, groups=[group]):
-                pass
-            await asyncio.sleep(GRACE * 1.5)
-            beating.cancel()
-            assert said(admin, user) == ["online"]
+    async with (
+        quick.client("hub", role="admin", groups=[group]) as admin,
+        quick.client("hub", user, groups=[group]) as first,
+    ):
+        await admin.expect("attendant:online", user_id=user)
+        beating = asyncio.create_task(keep_alive(first))
+        async with quick.client("hub", user, groups=[group]):
+            pass
+        await asyncio.sleep(GRACE * 1.5)
+        beating.cancel()
+        assert said(admin, user) == ["online"]
 
 
 async def test_attendant_back_within_grace_period_is_never_announced_offline(quick: Stack):
@@ -226,7 +228,10 @@ async def test_refreshed_token_with_other_groups_moves_the_user(quick: Stack):
     ):
         await in_old.expect("attendant:online", user_id=user)
         await client.call("auth:refresh", {"token": quick.token(user, groups=[new])})
-        assert (await client.expect("room:left"))["data"] == {"room": f"presence:{old}", "reason": "forbidden"}
+        assert (await client.expect("room:left"))["data"] == {
+            "room": f"presence:{old}",
+            "reason": "forbidden",
+        }
         await in_new.expect("attendant:online", user_id=user)
         await in_old.expect("attendant:offline", user_id=user)
         assert user in str((await client.expect("presence:state", group=new))["data"]["members"])
@@ -256,14 +261,16 @@ async def test_process_paused_beyond_its_lease_registers_again_and_nobody_flaps(
     group, user = unique("g"), unique("u")
     port = free_port()
     process = quick.start_sockets(port)
-    async with quick.client("hub", role="admin", groups=[group]) as admin:
-        async with quick.client("hub", user, port=port, groups=[group]) as client:
-            await client.call("presence:away")
-            await admin.expect("attendant:away", user_id=user)
-            process.signal(SIGSTOP)
-            await asyncio.sleep(1.3)
-            process.signal(SIGCONT)
-            await client.call("heartbeat")
-            await asyncio.sleep(GRACE * 1.5)
-            assert said(admin, user) == ["online", "away"]
+    async with (
+        quick.client("hub", role="admin", groups=[group]) as admin,
+        quick.client("hub", user, port=port, groups=[group]) as client,
+    ):
+        await client.call("presence:away")
+        await admin.expect("attendant:away", user_id=user)
+        process.signal(SIGSTOP)
+        await asyncio.sleep(1.3)
+        process.signal(SIGCONT)
+        await client.call("heartbeat")
+        await asyncio.sleep(GRACE * 1.5)
+        assert said(admin, user) == ["online", "away"]
     process.stop()

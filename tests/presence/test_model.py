@@ -184,8 +184,8 @@ def test_any_history_follows_the_rules():
     run_state_machine_as_test(
         Presence,
         settings=hypothesis_settings(
-            max_examples=60,
-            stateful_step_count=40,
+            max_examples=40,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

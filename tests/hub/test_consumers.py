@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisDown
+
+from presence import store
+from presence.node import PresenceNode
+from realtime.authentication import Principal, issue
+from realtime.closing import CloseCode
+from realtime.consumers import NamespaceConsumer
+from tests.inprocess import add, bearer, bridging, connected, eventually, refusal
+from tests.presence.world import World
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+@pytest.fixture
+def world(process: str) -> World:
+    return World()
+
+
+def members(frame: dict[str, Any]) -> dict[str, str]:
+    return {member["user_id"]: member["status"] for member in frame["data"]["members"]}
+
+
+# --- Presence ----------------------------------------------------------------------------------------
+
+
+async def test_attendant_sees_oneself_and_the_others_after_ready(world: World):
+    async with (
+        connected("hub", "7", name="Ana", groups=["sales"]),
+        connected("hub", "8", name="Bob", groups=["sales"]) as bob,
+    ):
+        state = await bob.expect("presence:state")
+        assert members(state) == {"7": "online", "8": "online"}
+        data = state["data"]
+        assert (data["group"], data["total"]) == ("sales", 2)
+        assert [member["name"] for member in data["members"]] == ["Ana", "Bob"]
+        assert data["offset"] == bob.ready["rooms"]["presence:sales"]
+
+
+async def test_state_comes_for_every_group():
+    async with connected("hub", groups=["sales", "vip"]) as ana:
+        groups = [(await ana.expect("presence:state"))["data"]["group"] for _ in range(2)]
+        assert groups == ["sales", "vip"]
+
+
+async def test_attendant_without_groups_gets_no_state():
+    async with connected("hub", groups=[]) as ana:
+        await ana.nothing("presence:state")
+
+
+async def test_state_holds_who_is_in_grace(world: World):
+    async with connected("hub", "7"):
+        pass
+    await eventually(lambda: world.deadline("grace", "7") is not None)
+    async with connected("hub", "8") as bob:
+        assert members(await bob.expect("presence:state")) == {"7": "online", "8": "online"}
+
+
+async def test_admin_watches_without_being_seen():
+    async with bridging(), connected("hub", "1", "admin") as admin:
+        assert members(await admin.expect("presence:state")) == {}
+        async with connected("hub", "7"):
+            await admin.expect("attendant:online", user_id="7")
+        await admin.call("heartbeat")
+
+
+@pytest.mark.parametrize("event", ["presence:online", "presence:away"])
+async def test_admin_has_no_status_to_choose(event: str):
+    async with connected("hub", "1", "admin") as admin:
+        assert (await admin.refused(event))["code"] == "forbidden"
+
+
+async def test_admin_may_log_out(world: World):
+    async with connected("hub", "1", "admin") as admin:
+        await admin.call("presence:offline")
+        assert (await admin.expect_close())[0] == CloseCode.NORMAL
+    assert world.news() == []
+
+
+async def test_chosen_status_is_told_to_the_group():
+    async with bridging(), connected("hub", "7") as ana, connected("hub", "8") as bob:
+        await ana.call("presence:away")
+        frame = await bob.expect("attendant:away", user_id="7")
+        assert frame["room"] == "presence:attendants"
+        assert int(frame["offset"]) > 0
+        await ana.call("presence:online")
+        await bob.expect("attendant:online", user_id="7")
+
+
+async def test_second_tab_is_not_announced():
+    async with bridging(), connected("hub", "8") as bob:
+        await bob.expect("attendant:online", user_id="8")
+        async with connected("hub", "7"):
+            await bob.expect("attendant:online", user_id="7")
+            async with connected("hub", "7"):
+                await bob.nothing("attendant:online", "attendant:offline")
+        await bob.nothing("attendant:offline")
+
+
+async def test_log_out_ends_the_connection_and_is_told_at_once():
+    async with bridging(), connected("hub", "8") as bob, connected("hub", "7") as ana:
+        await ana.call("presence:offline")
+        assert (await ana.expect_close())[0] == CloseCode.NORMAL
+        await bob.expect("attendant:offline", user_id="7")
+
+
+async def test_log_out_with_another_tab_open_is_told_to_nobody():
+    async with (
+        bridging(),
+        connected("hub", "8") as bob,
+        connected("hub", "7"),
+        connected("hub", "7") as second,
+    ):
+        await second.call("presence:offline")
+        await second.expect_close()
+        await bob.nothing("attendant:offline")
+
+
+async def test_heartbeat_brings_back_who_was_away_by_itself(world: World, settings):
+    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4}
+    async with connected("hub", "7") as ana:
+        world.silence("7")
+        assert world.status("7") == "away"
+        await ana.call("heartbeat")
+        await eventually(lambda: world.status("7") == "online")
+
+
+async def test_frame_that_is_no_heartbeat_keeps_the_record_but_not_the_status(world: World, settings):
+    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4, "PRESENCE_TTL": 2}
+    async with connected("hub", "7") as ana:
+        world.silence("7")
+        record = f"{store.base()}:user:7"
+        world.redis.pexpire(record, 60_000)
+        await ana.call("leave:thread", {"thread_id": 1})
+        await eventually(lambda: world.redis.pttl(record) <= 2_000)
+        assert world.status("7") == "away"
+
+
+async def test_status_set_over_the_bus():
+    async with bridging(), connected("hub", "7") as ana:
+        await add("presence:set", {"user_id": 7, "status": "away"})
+        await ana.expect("attendant:away", user_id="7")
+
+
+async def test_process_remembers_what_the_bridge_tells(world: World):
+    async with bridging(), connected("hub", "7"):
+        await add("presence:set", {"user_id": 7, "status": "away"})
+        node = PresenceNode.current()
+        await eventually(lambda: node._states["7"].status == "away")
+        assert node._states["7"].chosen
+        await add("presence:set", {"user_id": 7, "status": "online"})
+        await eventually(lambda: node._states["7"].status == "online")
+        assert not node._states["7"].chosen
+
+
+async def test_nobody_is_let_in_unseen_while_presence_cannot_be_told(monkeypatch):
+    async def down(*args: Any, **kwargs: Any) -> Any:
+        raise RedisDown("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "apply", down)
+        answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (503, "unavailable")
+
+
+async def test_refused_handshake_leaves_again(world: World, monkeypatch):
+    """It was told to presence before it was refused: it must go again."""
+
+    async def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(NamespaceConsumer, "accept", fail)
+    await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    await eventually(lambda: world.deadline("grace", "7") is not None)
+
+
+async def test_state_that_cannot_be_read_comes_later(monkeypatch):
+    read = store.snapshot
+
+    async def down(group: str) -> Any:
+        monkeypatch.setattr(store, "snapshot", read)
+        raise RedisDown("gone")
+
+    monkeypatch.setattr(store, "snapshot", down)
+    async with connected("hub", "7") as ana:
+        await ana.nothing("presence:state")
+        assert members(await ana.expect("presence:state")) == {"7": "online"}
+
+
+async def test_state_of_a_group_that_was_left_meanwhile_is_not_sent():
+    async with connected("hub", "7") as ana:
+        await ana.expect("presence:state")
+        (inside,) = PresenceNode.current().node.connections.values()
+        await inside.send_presence_state("vip")  # type: ignore[attr-defined]
+        await ana.nothing("presence:state")
+
+
+# --- Fresh tokens ------------------------------------------------------------------------------------
+
+
+async def test_new_groups_are_joined_and_old_ones_left(world: World):
+    async with (
+        bridging(),
+        connected("hub", "8", groups=["vip"]) as vip,
+        connected("hub", "9", groups=["sales"]) as sales,
+        connected("hub", "7", groups=["sales"]) as ana,
+    ):
+        await sales.expect("attendant:online", user_id="7")
+        fresh = issue(user_id="7", role="attendant", groups=["vip"])
+        await ana.call("auth:refresh", {"token": fresh})
+        frame = await ana.expect("room:left")
+        assert frame["data"] == {"room": "presence:sales", "reason": "forbidden"}
+        await vip.expect("attendant:online", user_id="7")
+        await sales.expect("attendant:offline", user_id="7")
+        await ana.expect("presence:state", group="sales")
+        assert members(await ana.expect("presence:state", group="vip")) == {"7": "online", "8": "online"}
+
+
+async def test_same_claims_again_change_nothing(world: World):
+    async with connected("hub", "7") as ana:
+        await ana.expect("presence:state")
+        world.transitions()
+        await ana.call("auth:refresh", {"token": issue(user_id="7", role="attendant")})
+        await ana.nothing("presence:state", "room:left")
+        assert world.news() == []
+
+
+async def test_refresh_of_an_admin_is_not_seen_in_presence(world: World):
+    async with connected("hub", "1", "admin") as admin:
+        await admin.call("auth:refresh", {"token": issue(user_id="1", role="admin", groups=["vip"])})
+        await admin.expect("presence:state", group="vip")
+    assert world.news() == []
+
+
+# --- Rooms -------------------------------------------------------------------------------------------
+
+
+async def test_queue_reaches_the_team_it_is_for():
+    async with (
+        bridging(),
+        connected("hub", "7", groups=["sales"]) as sales,
+        connected("hub", "8") as attendant,
+        connected("portal", "9") as customer,
+    ):
+        await add("queue:new", {"item_id": 1, "group": "sales"})
+        frame = await sales.expect("queue:new")
+        assert (frame["room"], frame["data"]["item_id"]) == ("presence:sales", "1")
+        await add("queue:taken", {"item_id": 2})
+        await attendant.expect("queue:taken")
+        await attendant.nothing("queue:new")
+        await sales.nothing("queue:taken")
+        await customer.nothing()
+
+
+async def test_notification_reaches_every_tab_of_the_hubs_user_and_not_the_portals():
+    async with (
+        bridging(),
+        connected("hub", "7") as one,
+        connected("hub", "7") as two,
+        connected("portal", "7") as other,
+    ):
+        await add("user:notification", {"user_id": 7, "text": "hi"})
+        for tab in (one, two):
+            assert (await tab.expect("user:notification"))["data"] == {"user_id": "7", "text": "hi"}
+        await add("user:notification", {"user_id": 7, "text": "both"}, namespaces=["portal"])
+        await other.expect("user:notification", text="both")
+        await one.nothing("user:notification")
+
+
+async def only_thread_42(principal: Principal, thread_id: str) -> bool:
+    return principal.role == "admin" or thread_id == "42"
+
+
+async def test_policy_decides_which_threads_the_team_may_join(settings):
+    settings.REALTIME = {
+        **settings.REALTIME,
+        "HUB_THREAD_POLICY": "tests.hub.test_consumers.only_thread_42",
+    }
+    async with connected("hub", "7") as ana, connected("hub", "1", "admin") as admin:
+        await ana.call("join:thread", {"thread_id": 42})
+        assert (await ana.refused("join:thread", {"thread_id": 43}))["code"] == "forbidden"
+        await admin.call("join:thread", {"thread_id": 43})
+
+
+async def test_by_default_the_team_may_join_any_thread():
+    async with connected("hub", "7") as ana:
+        await ana.call("join:thread", {"thread_id": "any-thread_1"})

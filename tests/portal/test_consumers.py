@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pytest
+
+from portal import grants
+from realtime.authentication import Principal, issue
+from realtime.redis import client
+from tests.inprocess import add, bridging, connected, eventually
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+# --- Own threads -------------------------------------------------------------------------------------
+
+
+async def test_customer_may_join_the_threads_of_the_token_only():
+    async with connected("portal", "9", threads=["42"]) as customer:
+        assert (await customer.call("join:thread", {"thread_id": 42}))["room"] == "thread:42"
+        assert (await customer.refused("join:thread", {"thread_id": 43}))["code"] == "forbidden"
+
+
+async def test_customer_is_in_no_room_but_their_own():
+    async with connected("portal", "9", groups=["attendants"]) as customer:
+        assert set(customer.ready["rooms"]) == {"user:9"}
+
+
+@pytest.mark.parametrize("event", ["presence:online", "presence:away", "presence:offline"])
+async def test_presence_is_not_for_the_portal(event: str):
+    async with connected("portal") as customer:
+        assert (await customer.refused(event))["code"] == "forbidden"
+
+
+async def test_hubs_user_of_the_same_id_is_somebody_else():
+    async with bridging(), connected("portal", "7") as customer, connected("hub", "7") as attendant:
+        await add("user:notification", {"user_id": 7})
+        await attendant.expect("user:notification")
+        await customer.nothing("user:notification")
+
+
+async def no_thread(principal: Principal, thread_id: str) -> bool:
+    return False
+
+
+async def test_policy_is_pluggable(settings):
+    settings.REALTIME = {**settings.REALTIME, "PORTAL_THREAD_POLICY": "tests.portal.test_consumers.no_thread"}
+    async with connected("portal", "9", threads=["42"]) as customer:
+        assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
+
+
+# --- Grants ------------------------------------------------------------------------------------------
+
+
+async def granted(user_id: str, thread_id: str) -> bool | None:
+    return (await grants.read(user_id, [thread_id])).get(thread_id)
+
+
+async def test_granted_thread_may_be_joined():
+    async with bridging(), connected("portal", "9") as customer:
+        await add("thread:grant", {"user_id": 9, "thread_id": 42})
+        await eventually(lambda: granted("9", "42"))
+        await customer.call("join:thread", {"thread_id": 42})
+
+
+async def test_grant_is_for_that_user_only():
+    async with bridging(), connected("portal", "8") as other:
+        await add("thread:grant", {"user_id": 9, "thread_id": 42})
+        await eventually(lambda: granted("9", "42"))
+        assert (await other.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
+
+
+async def test_accepted_chat_grants_its_thread_and_is_told_in_person():
+    async with bridging(), connected("portal", "9") as customer:
+        await add("chat:accepted", {"thread_id": 42, "attendant_id": 7, "user_id": 9})
+        frame = await customer.expect("chat:accepted")
+        assert frame["room"] == "user:9"
+        assert frame["data"] == {"thread_id": "42", "attendant_id": "7", "user_id": "9"}
+        await customer.call("join:thread", {"thread_id": 42})
+
+
+async def test_accepted_chat_without_a_user_grants_nothing():
+    async with bridging(), connected("portal", "9") as customer, connected("hub", "7") as attendant:
+        await attendant.call("join:thread", {"thread_id": 42})
+        await add("chat:accepted", {"thread_id": 42, "attendant_id": 7})
+        await attendant.expect("chat:accepted")
+        assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
+
+
+async def test_revoke_takes_live_connections_out_of_the_room():
+    async with (
+        bridging(),
+        connected("portal", "9", threads=["42"]) as one,
+        connected("portal", "9", threads=["42"]) as two,
+        connected("hub", "7") as attendant,
+    ):
+        for connection in (one, two, attendant):
+            await connection.call("join:thread", {"thread_id": 42})
+        await add("thread:revoke", {"user_id": 9, "thread_id": 42})
+        for connection in (one, two):
+            frame = await connection.expect("room:left")
+            assert frame["data"] == {"room": "thread:42", "reason": "forbidden"}
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        await attendant.expect("thread:message")
+        await one.nothing("thread:message")
+
+
+async def test_revoke_beats_the_claim_until_a_later_grant():
+    async with bridging(), connected("portal", "9", threads=["42"]) as customer:
+        await add("thread:revoke", {"user_id": 9, "thread_id": 42})
+
+        async def revoked() -> bool:
+            return await granted("9", "42") is False
+
+        await eventually(revoked)
+        assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
+        await add("thread:grant", {"user_id": 9, "thread_id": 42})
+        await eventually(lambda: granted("9", "42"))
+        await customer.call("join:thread", {"thread_id": 42})
+
+
+async def test_revoke_beats_the_claim_of_a_fresh_token():
+    async with bridging(), connected("portal", "9") as customer:
+        await grants.write("9", "42", granted=False)
+        await customer.call("auth:refresh", {"token": issue(user_id="9", role="customer", threads=["42"])})
+        assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
+
+
+async def test_revoke_of_a_room_one_is_not_in_is_told_to_nobody():
+    async with bridging(), connected("portal", "9", threads=["42"]) as customer:
+        await add("thread:revoke", {"user_id": 9, "thread_id": 42})
+
+        async def revoked() -> bool:
+            return await granted("9", "42") is False
+
+        await eventually(revoked)
+        await customer.nothing("room:left")
+
+
+async def test_grants_and_revokes_are_remembered_for_the_grant_ttl(settings):
+    settings.REALTIME = {**settings.REALTIME, "GRANT_TTL": 100.5}
+    for thread, allowed in (("42", True), ("43", False)):
+        await grants.write("9", thread, granted=allowed)
+        assert 99_000 < await client().pttl(grants._key("9", thread)) <= 100_500
+
+
+async def test_reading_grants_tells_what_is_known():
+    await grants.write("9", "42", granted=True)
+    await grants.write("9", "43", granted=False)
+    assert await grants.read("9", ["42", "43", "44"]) == {"42": True, "43": False}
+    assert await grants.read("9", []) == {}

@@ -1,0 +1,193 @@
+"""Nothing near a socket touches the database: not by import, not by a query, not in a review."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SOCKET_SIDE = [
+    "realtime.asgi",
+    "realtime.bridge",
+    "realtime.endpoints",
+    "realtime.server",
+    "realtime.management.commands.runsockets",
+    "realtime.management.commands.runbridge",
+    "hub.consumers",
+    "hub.events",
+    "hub.policy",
+    "hub.routing",
+    "portal.consumers",
+    "portal.events",
+    "portal.grants",
+    "portal.policy",
+    "portal.routing",
+    "presence.events",
+    "presence.node",
+    "presence.store",
+    "presence.sweeper",
+]
+
+WEB_SIDE = [
+    "presence.admin",
+    "presence.models",
+    "presence.recorder",
+    "realtime.publisher",
+    "realtime.tokens",
+    "realtime.urls",
+    "channels.auth",
+    "channels.sessions",
+    "django.contrib.admin",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "rest_framework.views",
+    "django.db.backends.sqlite3",
+    "django.db.backends.postgresql",
+]
+
+
+def on_the_socket_side(program: str) -> str:
+    """What a process with the settings of the socket server prints."""
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("COV")},
+        "DJANGO_SETTINGS_MODULE": "realtime.settings.sockets",
+        "DEBUG": "1",
+    }
+    env.pop("DATABASE_URL", None)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+# --- Imports -----------------------------------------------------------------------------------------
+
+
+def test_socket_side_imports_nothing_of_the_web_side():
+    loaded = json.loads(
+        on_the_socket_side(
+            "import importlib, json, sys\n"
+            "import realtime.asgi\n"
+            "from realtime.catalogue import catalogue\n"
+            f"for name in {SOCKET_SIDE}: importlib.import_module(name)\n"
+            "catalogue()\n"
+            "print(json.dumps(sorted(sys.modules)))"
+        )
+    )
+    assert set(SOCKET_SIDE) <= set(loaded)
+    assert not set(WEB_SIDE) & set(loaded)
+
+
+def test_verifying_a_token_imports_nothing_of_the_web_side():
+    loaded = json.loads(
+        on_the_socket_side(
+            "import json, sys\n"
+            "import realtime.asgi\n"
+            "from realtime.authentication import issue, verify\n"
+            "assert verify(issue(user_id='7', role='attendant')).user_id == '7'\n"
+            "print(json.dumps(sorted(sys.modules)))"
+        )
+    )
+    assert not set(WEB_SIDE) & set(loaded)
+
+
+def test_socket_side_has_no_database():
+    engines = on_the_socket_side(
+        "import realtime.asgi\n"
+        "from django.conf import settings\n"
+        "from django.db import connections\n"
+        "assert not settings.DATABASES or set(settings.DATABASES) == {'default'}\n"
+        "print([c.settings_dict['ENGINE'] for c in connections.all()])"
+    )
+    assert engines.strip() == "['django.db.backends.dummy']"
+
+
+# --- Queries -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "from django.contrib.auth.models import User; User.objects.first()",
+        "from django.contrib.contenttypes.models import ContentType; ContentType.objects.count()",
+        "from django.db import connection; connection.cursor()",
+    ],
+)
+def test_query_there_fails_loudly(query: str):
+    said = on_the_socket_side(
+        "import realtime.asgi\n"
+        "from django.core.exceptions import ImproperlyConfigured\n"
+        "try:\n"
+        f"    {query}\n"
+        "except ImproperlyConfigured as error:\n"
+        "    print('refused', error)"
+    )
+    assert said.startswith("refused")
+
+
+# --- Reviews -----------------------------------------------------------------------------------------
+
+
+def banned(path: str, source: str) -> bool:
+    """Whether ruff, as the project configures it, refuses this source at this path."""
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "TID251"),
+            *("--output-format", "concise", "--stdin-filename", path, "-"),
+        ],
+        cwd=ROOT,
+        input=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode in {0, 1}, result.stderr
+    return "TID251" in result.stdout
+
+
+IMPORTS = [
+    "from django.db import models\n",
+    "from django.db.models import F\n",
+    "import django.db\n",
+    "from django.contrib.auth.models import User\n",
+    "from django.contrib.sessions.models import Session\n",
+    "from channels.db import database_sync_to_async\n",
+    "from channels.auth import AuthMiddlewareStack\n",
+    "from channels.sessions import SessionMiddlewareStack\n",
+    "def late():\n    from django.db import connection\n",
+]
+
+
+@pytest.mark.parametrize("source", IMPORTS)
+@pytest.mark.parametrize("path", ["realtime/x.py", "hub/consumers.py", "portal/x.py", "presence/store.py"])
+def test_linter_refuses_database_imports_near_a_socket(path: str, source: str):
+    assert banned(path, source)
+
+
+@pytest.mark.parametrize("path", ["presence/models.py", "presence/recorder.py", "realtime/publisher.py"])
+def test_linter_allows_them_on_the_web_side(path: str):
+    assert not banned(path, "from django.db import models\n")
+
+
+def test_ban_is_part_of_what_the_linter_checks_by_default():
+    result = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename", "hub/x.py", "-"],
+        cwd=ROOT,
+        input="from django.db import models\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "TID251" in result.stdout

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from channels.layers import get_channel_layer
+
+from realtime.closing import CloseCode, fitting_reason
+from realtime.control import (
+    PresenceChanged,
+    Signal,
+    ThreadRevoked,
+    TokenRevoked,
+    UserDisconnected,
+    broadcast,
+)
+from realtime.endpoints import reasons_not_ready
+from realtime.node import Node
+from realtime.redis import client
+from realtime.rooms import CONTROL_GROUP
+from tests.inprocess import eventually, http
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+class Connection:
+    """What a node knows of a connection, and what it was told to do."""
+
+    def __init__(
+        self,
+        connection_id: str,
+        user_id: str = "7",
+        namespace: str = "hub",
+        jti: str = "j",
+        at: float = 100.0,
+    ) -> None:
+        self.connection_id = connection_id
+        self.user = (namespace, user_id)
+        self.principal: Any = type("Principal", (), {"jti": jti})
+        self.opened_at = at
+        self.told: list[tuple[str, tuple[Any, ...]]] = []
+
+    def soon(self, action: Any, *args: Any) -> None:
+        self.told.append((action.__name__, args))
+
+    async def end(self, code: CloseCode, reason: str = "") -> None: ...
+
+    async def leave(self, room: str, reason: str | None = None) -> None: ...
+
+
+@pytest.fixture
+async def node() -> Node:
+    node = Node.current()
+    await node.start()
+    return node
+
+
+async def tell(node: Node, signal: Signal) -> None:
+    """Broadcast, and wait until this node has obeyed."""
+    await broadcast(signal)
+    await node.probe(5)
+
+
+# --- Connections -------------------------------------------------------------------------------------
+
+
+async def test_loop_has_one_node(node: Node):
+    assert Node.current() is node
+
+
+async def test_connections_are_found_by_user_and_namespace(node: Node):
+    one, two = Connection("c1"), Connection("c2")
+    other_user, other_namespace = Connection("c3", user_id="8"), Connection("c4", namespace="portal")
+    for connection in (one, two, other_user, other_namespace):
+        node.add(connection)
+    assert set(node.connections_of("hub", "7")) == {one, two}
+    assert set(node.connections_of("portal", "7")) == {other_namespace}
+    assert set(node.connections_of("portal", "8")) == set()
+
+
+async def test_removed_connection_is_forgotten(node: Node):
+    one = Connection("c1")
+    node.add(one)
+    node.remove(one)
+    node.remove(one)
+    assert not node.connections
+    assert not node._users
+
+
+# --- Signals -----------------------------------------------------------------------------------------
+
+
+async def test_disconnected_user_leaves_with_the_operators_reason(node: Node):
+    older, same, newer = (Connection(f"c{at}", at=at) for at in (99.0, 100.0, 101.0))
+    other_namespace = Connection("p", namespace="portal", at=99.0)
+    for connection in (older, same, newer, other_namespace):
+        node.add(connection)
+    await tell(node, UserDisconnected(namespace="hub", user_id="7", at=100.0, reason="shift is over"))
+    told = [("end", (CloseCode.REVOKED, "shift is over"))]
+    assert (older.told, same.told) == (told, told)
+    assert (newer.told, other_namespace.told) == ([], [])
+
+
+async def test_revoked_token_ends_what_it_opened_and_nothing_else(node: Node):
+    theirs, other = Connection("c1", jti="j1"), Connection("c2", jti="j2")
+    node.add(theirs)
+    node.add(other)
+    await tell(node, TokenRevoked(jti="j1"))
+    assert [name for name, _ in theirs.told] == ["end"]
+    assert other.told == []
+
+
+async def test_revoked_thread_is_left_by_that_portal_user_only(node: Node):
+    theirs, hub_user = Connection("c1", namespace="portal"), Connection("c2", namespace="hub")
+    other = Connection("c3", user_id="8", namespace="portal")
+    for connection in (theirs, hub_user, other):
+        node.add(connection)
+    await tell(node, ThreadRevoked(user_id="7", thread_id="42"))
+    assert theirs.told == [("leave", ("thread:42", "forbidden"))]
+    assert (hub_user.told, other.told) == ([], [])
+
+
+async def test_presence_is_passed_on(node: Node):
+    heard: list[PresenceChanged] = []
+    node.on_presence = heard.append
+    signal = PresenceChanged(user_id="7", status="away", chosen=True, since=1.0)
+    await tell(node, signal)
+    assert heard == [signal]
+
+
+async def test_signal_nobody_understands_does_no_harm(node: Node, caplog):
+    """From a newer version, in a rolling update."""
+    layer: Any = get_channel_layer()
+    await layer.group_send(CONTROL_GROUP, {"type": "control.signal", "signal": {"type": "FromTheFuture"}})
+    theirs = Connection("c1", jti="j1")
+    node.add(theirs)
+    await tell(node, TokenRevoked(jti="j1"))
+    assert theirs.told
+    assert "signal not understood" in caplog.text
+
+
+async def test_node_that_stopped_hears_nothing(node: Node):
+    theirs = Connection("c1", jti="j1")
+    node.add(theirs)
+    await node.stop()
+    await broadcast(TokenRevoked(jti="j1"))
+    await asyncio.sleep(0.1)
+    assert theirs.told == []
+    await node.stop()
+
+
+async def test_node_starts_once_however_many_connect(node: Node):
+    reader = node._reader
+    await asyncio.gather(*(node.start() for _ in range(10)))
+    assert node._reader is reader
+
+
+@pytest.mark.parametrize("reason", ["", "shift is over", "é" * 100, "🦊" * 100, "x" * 200])
+def test_reason_fits_into_a_close_frame(reason: str):
+    fitting = fitting_reason(reason)
+    assert len(fitting.encode()) <= 123
+    assert reason.startswith(fitting)
+    assert len(fitting.encode()) >= min(len(reason.encode()), 120)
+
+
+# --- Readiness ---------------------------------------------------------------------------------------
+
+
+async def test_probe_comes_back_through_the_subscription():
+    await Node.current().probe(5)
+
+
+async def test_callers_at_the_same_time_share_a_probe(node: Node, monkeypatch):
+    sent = 0
+    real: Any = node._layer
+
+    class Layer:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        async def group_send(self, *args: Any) -> None:
+            nonlocal sent
+            sent += 1
+            await real.group_send(*args)
+
+    monkeypatch.setattr(node, "_layer", Layer())
+    await asyncio.gather(*(node.probe(5) for _ in range(20)))
+    assert sent == 1
+    await node.probe(5)
+    assert sent == 2
+
+
+async def test_probe_that_does_not_come_back_times_out(node: Node):
+    assert node._reader is not None
+    node._reader.cancel()
+    await asyncio.gather(node._reader, return_exceptions=True)
+
+    async def deaf(channel: str) -> None:
+        await asyncio.sleep(60)
+
+    node._read = deaf  # type: ignore[method-assign]
+    with pytest.raises(TimeoutError):
+        await node.probe(0.1)
+    assert not node._probes
+
+
+async def test_stale_answer_to_a_probe_is_ignored(node: Node):
+    await node._layer.group_send(node._own_group, {"type": "node.probe", "probe": "long ago"})
+    await node.probe(5)
+
+
+# --- Health, over HTTP -------------------------------------------------------------------------------
+
+
+async def test_process_that_can_deliver_is_ready():
+    answer = await http("/readyz")
+    assert (answer.status, answer.json) == (200, {"status": "ready", "reasons": []})
+
+
+async def test_process_without_redis_is_not_ready_but_alive(settings):
+    dead = "redis://127.0.0.1:1/0"
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": dead}
+    answer = await http("/readyz")
+    assert answer.status == 503
+    assert answer.json["reasons"] == ["redis does not answer"]
+    assert (await http("/healthz")).status == 200
+
+
+async def test_process_that_hears_nothing_is_not_ready(monkeypatch):
+    async def deaf(timeout: float) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Node.current(), "probe", deaf)
+    answer = await http("/readyz")
+    assert answer.status == 503
+    assert answer.json["reasons"] == ["a probe did not come back through the subscription"]
+
+
+async def test_mistake_in_the_probe_is_not_hidden(monkeypatch):
+    async def broken(timeout: float) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Node.current(), "probe", broken)
+    with pytest.raises(ZeroDivisionError):
+        await reasons_not_ready()
+
+
+async def test_readiness_does_not_wait_for_redis_for_long(monkeypatch):
+    async def hang(*args: Any, **kwargs: Any) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(client(), "ping", hang)
+    started = asyncio.get_running_loop().time()
+    assert (await http("/readyz")).status == 503
+    assert asyncio.get_running_loop().time() - started < 1
+
+
+# --- Metrics -----------------------------------------------------------------------------------------
+
+
+async def test_metrics_are_prometheus_text():
+    answer = await http("/metrics")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert b"realtime_connections" in answer.body
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [({}, 401), ({"Authorization": "Bearer wrong"}, 401), ({"Authorization": "s3cret"}, 401)],
+)
+async def test_metrics_want_their_token_when_there_is_one(settings, given: dict[str, str], status: int):
+    settings.REALTIME = {**settings.REALTIME, "METRICS_TOKEN": "s3cret"}
+    answer = await http("/metrics", **given)
+    assert (answer.status, answer.headers["www-authenticate"]) == (status, "Bearer")
+    assert (await http("/metrics", Authorization="Bearer s3cret")).status == 200
+
+
+async def test_signals_reach_a_node_that_starts_with_its_first_probe():
+    node = Node.current()
+    await node.probe(5)
+    theirs = Connection("c1", jti="j1")
+    node.add(theirs)
+    await broadcast(TokenRevoked(jti="j1"))
+    await eventually(lambda: theirs.told)
