@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := bench/peers
 
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
 	--cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint docs format clean
+.PHONY: help run test test-all bench lint docs format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -22,6 +23,9 @@ test: lint ## what every change must pass
 
 test-all: lint ## the same, and what needs a browser (README, "Testing")
 	@$(PYTEST)
+
+bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## this project and its peers, side by side (docs/benchmark.md)
+	@$(BIN)/python -m bench $(BENCH_ARGUMENTS)
 
 lint: $(INSTALLED) ## style, types, direction of imports
 	@$(BIN)/ruff check --quiet .
@@ -51,3 +55,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 	@echo "$(VENV) is ready."
+
+$(PEERS)/node_modules/.installed: $(PEERS)/package.json $(PEERS)/package-lock.json
+	@command -v npm > /dev/null || { echo "npm is not installed; the benchmark's Socket.IO needs Node 20 or newer." >&2; exit 1; }
+	@npm ci --prefix $(PEERS) --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(PEERS)/.venv/.installed: $(PEERS)/requirements.txt $(INSTALLED)
+	@$(PYTHON) -m venv $(PEERS)/.venv
+	@$(PEERS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@

@@ -1,0 +1,1 @@
+"""`make bench`: this project and its peers side by side, on one machine, in one run, under one load generator."""

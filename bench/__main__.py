@@ -1,0 +1,151 @@
+"""`python -m bench`: the arguments, and the order of things."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench import load, machine
+from bench.report import Report, Run
+from bench.scenarios import BUSY, QUICK, SCENARIOS, Outcome, Sizes
+from bench.systems import PEERS, Peer, Running
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 1 when a message got lost or came twice anywhere, else 0."""
+    options = _parse(arguments)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    sizes = QUICK if options.quick else Sizes()
+    machine.raise_file_limit(sizes.idle_connections + 500 if "e" in options.scenarios else 8000)
+    options.output.mkdir(parents=True, exist_ok=True)
+    peers = _installed([PEERS[name] for name in options.peers], console)
+    report = Report(datetime.now(UTC), machine.describe(), sizes, [peer.name for peer in peers])
+    with _progress(console) as progress:
+        session = Session(report, options.output, progress, profile=options.profile)
+        try:
+            for scenario, number, peer in _schedule(options.scenarios, options.runs, peers):
+                session.run(scenario, number, peer)
+        except KeyboardInterrupt:
+            console.print("stopped; what was measured so far follows")
+    if not options.profile:
+        sys.stdout.write(report.markdown())
+    console.print(f"written: {options.output}/results.json, table.md, chart.svg")
+    return 0 if report.complete else 1
+
+
+def _schedule(scenarios: Iterable[str], runs: int, peers: Sequence[Peer]) -> Iterator[tuple[str, int, Peer]]:
+    """Peers in turn, so that whatever else happens on the machine happens to all of them."""
+    for scenario in scenarios:
+        for number in range(runs):
+            for peer in peers:
+                again = number > 0
+                if scenario in peer.scenarios and not (again and peer.slow and SCENARIOS[scenario].heavy):
+                    yield scenario, number, peer
+
+
+@dataclass
+class Session:
+    """What happens while it is measured: a bar, a line for each run, and everything kept."""
+
+    report: Report
+    output: Path
+    progress: Progress
+    profile: bool = False
+
+    def run(self, scenario: str, number: int, peer: Peer) -> None:
+        """One scenario, once, against one peer that is started for it."""
+        name = f"{scenario}, run {number + 1}, {peer.title}"
+        task = self.progress.add_task(name, total=None)
+        folder = self.output / f"{scenario}-{peer.name}"
+        folder.mkdir(exist_ok=True)
+        try:
+            with Running(peer, scenario, folder) as running:
+                outcome = load.apply(
+                    running,
+                    self.report.sizes,
+                    lambda done, total: self.progress.update(task, advance=done, total=total),
+                    profiles=folder if self.profile else None,
+                )
+        except (load.LoadFailed, RuntimeError) as error:
+            outcome = Outcome(missing=1, notes=[str(error)[-1500:]])
+        self.progress.remove_task(task)
+        run = Run(scenario, peer.name, number, outcome)
+        self.report.runs.append(run)
+        self.report.write(self.output)
+        self._say(f"{name}: {run.summary()}", *(f"  [red]{escape(note)}" for note in outcome.notes))
+        if outcome.load.get("core_busy", 0.0) > BUSY:
+            self._say(
+                f"  [yellow]the load generator's core was {outcome.load['core_busy']:.0%} busy "
+                f"(generator {outcome.load['generator_cpu']:.0%}, Redis {outcome.load['redis_cpu']:.0%}): "
+                "CPU figures hold, times may be worse than they are"
+            )
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self.progress.console.print(line)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="This project and its peers, side by side."
+    )
+    names = [peer.name for peer in PEERS.values() if not peer.reference]
+    parser.add_argument(
+        "--scenarios", type=_choice(SCENARIOS), default=os.environ.get("BENCH_SCENARIOS") or list(SCENARIOS),
+        help=f"comma-separated, of {','.join(SCENARIOS)} (BENCH_SCENARIOS)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peers", type=_choice(PEERS), default=os.environ.get("BENCH_PEERS") or names,
+        help=f"comma-separated, of {','.join(PEERS)} (BENCH_PEERS; default: all but baseline)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--runs", type=int, default=os.environ.get("BENCH_RUNS") or 3, help="medians of so many (BENCH_RUNS)"
+    )
+    parser.add_argument("--quick", action="store_true", help="small numbers: does it work at all?")
+    parser.add_argument(
+        "--profile", action="store_true", help="profile instead of measuring (py-spy on PATH)"
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for results and logs")
+    return parser.parse_args(arguments)
+
+
+def _choice(known: Container[str]) -> Callable[[str], list[str]]:
+    def choose(text: str) -> list[str]:
+        chosen = [name.strip() for name in text.split(",") if name.strip()]
+        if unknown := [name for name in chosen if name not in known]:
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
+        return chosen
+
+    return choose
+
+
+def _installed(peers: Sequence[Peer], console: Console) -> list[Peer]:
+    """Those that can be started; the others are named, with what they lack."""
+    found = []
+    for peer in peers:
+        if lacks := peer.missing():
+            console.print(f"[yellow]{peer.title} is left out: it needs {lacks} (make bench sees to it)")
+        else:
+            found.append(peer)
+    return found
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,288 @@
+"""The load generator's connections.
+
+They must cost less than the servers they measure. So a connection only keeps what the kernel hands over, with the
+time of each read, and looks into it later (`read`): a read costs about a microsecond, however many frames it brought.
+uvloop does the I/O; frames to be sent are prepared once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from bench.frames import Opcode, client_frame, parse
+from bench.wires import MESSAGE, TYPING, Kind, Position, Refused, User, Wire, mark
+
+PATIENCE = 60.0
+"""Seconds for one handshake, or one answer."""
+SOURCES = 8
+"""Loopback addresses that connections come from, in turn: one has but 28,000 ports, and closed ones rest a minute."""
+
+
+class Connection(asyncio.Protocol):
+    """One client."""
+
+    __slots__ = (
+        "_answer", "_chunks", "_rest", "_transport", "_upgraded", "attentive", "closed", "hello", "last_event",
+        "latencies", "on_event", "position", "ready", "received_bytes", "sequences", "typing", "user", "wire",
+    )  # fmt: skip
+
+    def __init__(self, wire: Wire, user: User, position: Position | None = None) -> None:
+        self.wire = wire
+        self.user = user
+        self.position = position
+        self.attentive = True
+        """Look into everything at once: while it is answered to."""
+        self.closed = False
+        self.hello = b""
+        self.last_event = b""
+        self.received_bytes = 0
+        self.sequences = array("L")
+        """Messages received, in order."""
+        self.latencies = array("q")
+        """Nanoseconds from publishing to the read that brought it, for each of `sequences`."""
+        self.typing: list[tuple[bytes, bool, int]] = []
+        """Who typed or stopped, and when that came."""
+        self.on_event: Callable[[], None] | None = None
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[None] | None = None
+        self._chunks: list[tuple[int, bytes]] = []
+        self._rest = b""
+        self._upgraded = False
+        self._transport: asyncio.Transport
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._transport.write(
+            (
+                f"GET {self.wire.path(self.user, self.position)} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{self.wire.headers(self.user)}\r\n"
+            ).encode()
+        )
+
+    def data_received(self, data: bytes) -> None:
+        self._chunks.append((time.monotonic_ns(), data))
+        self.received_bytes += len(data)
+        if self.attentive or any(ping in data for ping in self.wire.pings):
+            self.read()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._fail(Refused(f"connection lost: {exc or 'closed by the server'}"))
+
+    # --- What a client does --------------------------------------------------------------------------
+
+    def send(self, payload: bytes) -> None:
+        if not self.closed:
+            self._transport.write(client_frame(payload))
+
+    async def ask(self, payload: bytes) -> None:
+        """Send, and wait for the answer. Raises `Refused`."""
+        self.attentive = True
+        self._answer = asyncio.get_running_loop().create_future()
+        self.send(payload)
+        async with asyncio.timeout(PATIENCE):
+            await self._answer
+
+    def drop(self) -> None:
+        """Cut the connection without goodbye."""
+        self._transport.abort()
+
+    # --- What it received ----------------------------------------------------------------------------
+
+    def has_seen(self, sequence: int) -> bool:
+        """Whether this message is what came last."""
+        if self.sequences and self.sequences[-1] == sequence:
+            return True
+        tail = (self._rest + b"".join(data[-1024:] for _, data in self._chunks[-4:]))[-1024:]
+        return any(text in tail for text in mark(sequence))
+
+    def read(self) -> None:
+        """Look into what has come, answer pings, count events."""
+        chunks, self._chunks = self._chunks, []
+        for at, data in chunks:
+            buffer = self._rest + data if self._rest else data
+            if not self._upgraded:
+                head, end, buffer = buffer.partition(b"\r\n\r\n")
+                if not end:
+                    self._rest = head
+                    continue
+                if b" 101 " not in head[:20]:
+                    self._fail(Refused((head + b"\n" + buffer)[:300].decode(errors="replace")))
+                    return
+                self._upgraded = True
+            done = 0
+            for opcode, payload, done in parse(buffer):  # noqa: B007
+                if opcode == Opcode.TEXT:
+                    self._text(payload, at)
+                elif opcode == Opcode.PING:
+                    self._transport.write(client_frame(payload, Opcode.PONG))
+                elif opcode == Opcode.CLOSE:
+                    self._fail(Refused(f"closed with {int.from_bytes(payload[:2], 'big')} {payload[2:]!r}"))
+            self._rest = buffer[done:]
+
+    def _text(self, payload: bytes, at: int) -> None:
+        try:
+            kind, answer = self.wire.receive(payload, self.user, self.position)
+        except Refused as refused:
+            self._fail(refused)
+            return
+        if kind is Kind.EVENT:
+            self._count(payload, at)
+        elif kind is Kind.READY:
+            self.hello = payload
+            if not self.ready.done():
+                self.ready.set_result(None)
+        elif kind is Kind.ANSWER and self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
+        if answer is not None:
+            self.send(answer)
+
+    def _count(self, payload: bytes, at: int) -> None:
+        if found := MESSAGE.search(payload):
+            self.sequences.append(int(found[1]))
+            self.latencies.append(at - int(found[2]))
+            self.last_event = payload
+            if self.on_event is not None:
+                self.on_event()
+        elif found := TYPING.search(payload):
+            self.typing.append((found[1], found[2] == b"true", at))
+
+    def _fail(self, error: Refused) -> None:
+        for future in (self.ready, self._answer):
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()  # it may be that nobody waits
+
+
+@dataclass
+class Crowd:
+    """Many connections."""
+
+    wire: Wire
+    port: int
+    connections: list[Connection] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    _opened: int = 0
+
+    async def open(
+        self, users: Iterable[User], *, at_once: int = 64, positions: Sequence[Position | None] | None = None,
+        created: Callable[[Connection], None] = lambda _: None, tick: Callable[[int], None] = lambda _: None,
+    ) -> list[float]:  # fmt: skip
+        """Connect everybody, `at_once` at a time; returns how long each took until ready, in seconds."""
+        todo = iter(zip(users, positions or _nothing(), strict=False))
+        times: list[float] = []
+
+        async def work() -> None:
+            for user, position in todo:
+                started = time.perf_counter()
+                try:
+                    await self.connect(user, position, created)
+                except (Refused, OSError) as error:  # TimeoutError is an OSError
+                    self.refused[str(error)[:200]] += 1
+                times.append(time.perf_counter() - started)
+                tick(1)
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(at_once):
+                workers.create_task(work())
+        return times
+
+    async def connect(
+        self, user: User, position: Position | None, created: Callable[[Connection], None]
+    ) -> Connection:
+        """Raises `Refused`, `OSError`."""
+        self._opened += 1
+        source = f"127.0.0.{1 + self._opened % SOURCES}"
+
+        def make() -> Connection:
+            connection = Connection(self.wire, user, position)
+            created(connection)
+            return connection
+
+        async with asyncio.timeout(PATIENCE):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                make,
+                "127.0.0.1",
+                self.port,
+                local_addr=(source, 0),
+            )
+            self.connections.append(connection)
+            await connection.ready
+        if position is not None and (frame := self.wire.recovery(user, position)) is not None:
+            connection.send(frame)
+        return connection
+
+    async def join(self, at_once: int = 64) -> None:
+        """Everybody joins their thread."""
+        todo = iter(self.connections)
+
+        async def work() -> None:
+            for connection in todo:
+                await connection.ask(self.wire.join(connection.user))
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(at_once):
+                workers.create_task(work())
+
+    def listen(self) -> None:
+        """From now on only keep what comes; `read` looks into it."""
+        for connection in self.connections:
+            connection.attentive = False
+
+    def read(self) -> None:
+        """Look into everything that has come."""
+        for connection in self.connections:
+            connection.read()
+
+    @property
+    def received_bytes(self) -> int:
+        return sum(connection.received_bytes for connection in self.connections)
+
+    async def last(
+        self, sequence: int, *, quiet: float, tick: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Wait until everybody has got this message, or nobody has got anything for `quiet` seconds."""
+        waiting = list(self.connections)
+        received, since = -1, time.monotonic()
+        while waiting and time.monotonic() - since < quiet:
+            await asyncio.sleep(0.05)
+            before = len(waiting)
+            waiting = [connection for connection in waiting if not connection.has_seen(sequence)]
+            tick(before - len(waiting))
+            if (now := self.received_bytes) != received:
+                received, since = now, time.monotonic()
+
+    async def silence(self, quiet: float) -> None:
+        """Wait until nobody has got anything for `quiet` seconds."""
+        await self.last(10**7, quiet=quiet)
+
+    async def close(self) -> None:
+        for connection in self.connections:
+            if not connection.closed:
+                connection.drop()
+        await asyncio.sleep(0.1)  # until the server's end has gone, too
+        self.connections.clear()
+
+
+def _nothing() -> Iterable[None]:
+    while True:
+        yield None
+
+
+@asynccontextmanager
+async def crowd(wire: Wire, port: int) -> AsyncIterator[Crowd]:
+    """A crowd that is gone at the end."""
+    people = Crowd(wire, port)
+    try:
+        yield people
+    finally:
+        await people.close()

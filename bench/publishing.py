@@ -1,0 +1,43 @@
+"""The backbone: writes events into Redis as fast as Redis takes them, or at a pace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+
+import hiredis
+
+Command = tuple[str | bytes, ...]
+
+
+class Publisher:
+    """A connection to Redis that sends commands in pipelines. Context manager."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._replies = hiredis.Reader()
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+
+    async def __aenter__(self) -> Self:
+        self._reader, self._writer = await asyncio.open_unix_connection(self._path)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._writer.close()
+
+    async def send(self, commands: Sequence[bytes]) -> None:
+        """Send packed commands in one go, and wait until Redis has taken all of them."""
+        self._writer.write(b"".join(commands))
+        for _ in commands:
+            while (reply := self._replies.gets()) is False:
+                self._replies.feed(await self._reader.read(1 << 16))
+            if isinstance(reply, Exception):
+                raise reply
+
+
+def pack(command: Command) -> bytes:
+    """A command as Redis wants it on the wire."""
+    packed: bytes = hiredis.pack_command(command)
+    return packed

@@ -1,0 +1,15 @@
+"""Who is measured: how each is started, spoken to, and published into."""
+
+from bench.systems.base import Peer, Running
+from bench.systems.baseline import Baseline
+from bench.systems.channels import ChannelsOnDaphne, ChannelsOnUvicorn
+from bench.systems.ours import Ours
+from bench.systems.python_socketio import PythonSocketIO
+from bench.systems.socketio import SocketIO
+
+__all__ = ["PEERS", "Peer", "Running"]
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (Ours(), SocketIO(), PythonSocketIO(), ChannelsOnUvicorn(), ChannelsOnDaphne(), Baseline())
+}

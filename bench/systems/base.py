@@ -1,0 +1,186 @@
+"""A system under measurement, and one that runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import jwt
+
+from bench import machine
+from bench.publishing import Command
+from bench.wires import User, Wire
+from realtime.embedded import EmbeddedRedis, die_with
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "bench" / "peers"
+KEY = "benchmark-benchmark-benchmark-benchmark-key"
+"""What signs every token: HS256 everywhere."""
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One process of a peer."""
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    ready: str = ""
+    """What it prints once it is ready. Empty: when its port accepts."""
+
+
+class Peer(ABC):
+    """A system: stateless, so that it can be sent to the load generator's process."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    wire: ClassVar[Wire]
+    guarantee: ClassVar[str] = "at most once"
+    scenarios: ClassVar[str] = "abcdef"
+    """What it can take part in; g needs recovery."""
+    slow: ClassVar[bool] = False
+    """So slow that a burst is measured once, not several times."""
+    reference: ClassVar[bool] = False
+    """No peer but a floor: only measured when asked for."""
+
+    @abstractmethod
+    def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
+        """What to start; the process that holds the connections first."""
+
+    @abstractmethod
+    def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
+        """How a backbone publishes an event to the room of `data["thread_id"]`."""
+
+    def missing(self) -> str | None:
+        """What has to be installed first, if anything."""
+        return None
+
+    def user(self, index: int, thread: str) -> User:
+        """A user who may join this thread, and whose token says so."""
+        now = int(time.time())
+        claims = {
+            "token_type": "access",
+            "jti": f"{index:032x}",
+            "user_id": f"user-{index}",
+            "role": "customer",
+            "name": f"User {index}",
+            "threads": [thread],
+            "iat": now,
+            "exp": now + 86400,
+        }
+        return User(f"user-{index}", jwt.encode(claims, KEY, "HS256"), thread)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Running:
+    """A peer with its own Redis, pinned: the peer to one core, Redis to the other. Context manager."""
+
+    def __init__(self, peer: Peer, scenario: str, logs: Path) -> None:
+        self.peer = peer
+        self.port = free_port()
+        self.scenario = scenario
+        self._logs = logs
+        self._redis = EmbeddedRedis()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        server_core, other_core = machine.cores()
+        self._redis.__enter__()
+        try:
+            machine.pin(self.redis_pid, other_core)
+            programs = self.peer.programs(self.scenario, self.port, self._redis.socket)
+            for program in programs:
+                self._start(program, server_core)
+            for program in programs:
+                self._wait(program)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._redis.__exit__(kind, error, stack)
+
+    @property
+    def redis_pid(self) -> int:
+        assert self._redis.process is not None  # noqa: S101  (it runs)
+        return self._redis.process.pid
+
+    @property
+    def redis_socket(self) -> Path:
+        return self._redis.socket
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of every process that counts as the system; the one that holds the connections first."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def _log(self, program: Program) -> Path:
+        return self._logs / f"{program.name}.log"
+
+    def _start(self, program: Program, core: int) -> None:
+        with self._log(program).open("wb") as output:
+            self._processes[program.name] = subprocess.Popen(  # noqa: S603
+                program.command,
+                cwd=ROOT,
+                env={**_environment(), **program.env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=partial(_prepare, os.getpid(), core),  # noqa: PLW1509
+            )
+
+    def _wait(self, program: Program) -> None:
+        process, log = self._processes[program.name], self._log(program)
+        deadline = time.monotonic() + START_SECONDS
+        while not (program.ready in log.read_text(errors="replace") if program.ready else self._accepts()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"{self.peer.title}: {program.name} did not start:\n{log.read_text(errors='replace')[-2000:]}"
+                )
+            time.sleep(0.05)
+
+    def _accepts(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would configure a server behind our back."""
+    mine = ("JWT_", "REALTIME_", "REDIS_", "SOCKETS_", "NODE_", "DJANGO_", "COVERAGE_", "COV_", "LOG_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+    return {**env, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def _prepare(parent: int, core: int) -> None:
+    die_with(parent)
+    os.sched_setaffinity(0, {core})

@@ -1,0 +1,45 @@
+"""python-socketio with its Redis manager, on uvicorn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import wires
+from bench.peers import uvicorn_arguments
+from bench.publishing import Command
+from bench.systems.base import KEY, PROGRAMS, Peer, Program
+
+PYTHON = PROGRAMS / ".venv" / "bin" / "python"
+
+
+class PythonSocketIO(Peer):
+    name = "python-socketio"
+    title = "python-socketio"
+    wire = wires.SocketIO()
+    slow = True
+
+    def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
+        env = {"BENCH_REDIS": str(redis), "BENCH_KEY": KEY}
+        arguments = uvicorn_arguments("bench.peers.python_socketio:application", port)
+        return [Program("uvicorn", (str(PYTHON), *arguments), env)]
+
+    def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
+        # What AsyncRedisManager(write_only=True).emit() publishes.
+        message = {
+            "method": "emit",
+            "event": event,
+            "data": [data],
+            "binary": False,
+            "namespace": "/",
+            "room": f"thread:{data['thread_id']}",
+            "skip_sid": None,
+            "callback": None,
+            "host_id": "backbone",
+        }
+        return "PUBLISH", "socketio", json.dumps(message, separators=(",", ":"))
+
+    def missing(self) -> str | None:
+        return None if PYTHON.exists() else f"{PYTHON} with {PROGRAMS / 'requirements.txt'}"

@@ -1,0 +1,205 @@
+"""What each system says over a WebSocket: how to get in, to join, to type, to come back."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+
+class Kind(Enum):
+    """What a text frame from a server is to the load generator."""
+
+    READY = auto()
+    """Authenticated; the connection may be used."""
+    ANSWER = auto()
+    """To what this client asked."""
+    EVENT = auto()
+    """To be counted."""
+    NOISE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who connects, and the one thread that they may join."""
+
+    id: str
+    token: str
+    thread: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What a client knows when it comes back: the session's id and the last offset it saw."""
+
+    session: str
+    offset: str
+
+
+class Refused(Exception):
+    """The server did not let a client in, or refused what it asked."""
+
+
+class Wire(ABC):
+    """A protocol, spoken by the load generator. Without state: one serves all connections."""
+
+    pings: tuple[bytes, ...] = (b"\x89\x00", b"\x89\x04")
+    """What the bytes of a ping contain: received bytes are not looked into at once unless they hold one of these."""
+
+    @abstractmethod
+    def path(self, user: User, position: Position | None) -> str: ...
+
+    def headers(self, user: User) -> str:
+        return f"Authorization: Bearer {user.token}\r\n"
+
+    @abstractmethod
+    def receive(self, payload: bytes, user: User, position: Position | None) -> tuple[Kind, bytes | None]:
+        """What a text frame is, and what must be answered to it. Raises `Refused`."""
+
+    @abstractmethod
+    def join(self, user: User) -> bytes: ...
+
+    @abstractmethod
+    def typing(self, user: User, typing: bool) -> bytes: ...
+
+    def heartbeat(self) -> bytes | None:
+        """What an idle client sends by itself, if anything."""
+        return None
+
+    def recovery(self, user: User, position: Position) -> bytes | None:
+        """What a client sends once it is ready again, to get what it missed. None: said in the handshake."""
+        return None
+
+    def position(self, hello: bytes, last_event: bytes) -> Position:
+        """Where a client stands, from the ready frame and the last event it got."""
+        raise NotImplementedError
+
+
+class Ours(Wire):
+    def path(self, user: User, position: Position | None) -> str:
+        return "/portal/" if position is None else "/portal/?resume=1"
+
+    def receive(self, payload: bytes, user: User, position: Position | None) -> tuple[Kind, bytes | None]:
+        if payload.startswith(b'{"event":"thread:'):
+            return Kind.EVENT, None
+        if payload.startswith(b'{"event":"connection:ready"'):
+            return Kind.READY, None
+        if payload.startswith(b'{"event":"ack"'):
+            return Kind.ANSWER, None
+        if payload.startswith(b'{"event":"error"') or b'"room:gap"' in payload:
+            raise Refused(payload.decode())
+        return Kind.NOISE, None
+
+    def join(self, user: User) -> bytes:
+        return b'{"event":"join:thread","data":{"thread_id":"%s"},"id":1}' % user.thread.encode()
+
+    def typing(self, user: User, typing: bool) -> bytes:
+        return b'{"event":"typing:%s","data":{"thread_id":"%s"}}' % (
+            b"start" if typing else b"stop",
+            user.thread.encode(),
+        )
+
+    def heartbeat(self) -> bytes | None:
+        return b'{"event":"heartbeat"}'
+
+    def recovery(self, user: User, position: Position) -> bytes | None:
+        rooms = {f"thread:{user.thread}": position.offset}
+        return json.dumps({"event": "resume", "data": {"rooms": rooms}, "id": 2}).encode()
+
+    def position(self, hello: bytes, last_event: bytes) -> Position:
+        return Position("", str(json.loads(last_event)["offset"]))
+
+
+class SocketIO(Wire):
+    """Engine.IO 4 and Socket.IO 5, over WebSocket from the start."""
+
+    pings = (b"\x81\x012", *Wire.pings)
+
+    def path(self, user: User, position: Position | None) -> str:
+        return "/socket.io/?EIO=4&transport=websocket"
+
+    def headers(self, user: User) -> str:
+        return ""
+
+    def receive(self, payload: bytes, user: User, position: Position | None) -> tuple[Kind, bytes | None]:
+        match payload[:2]:
+            case b"42":
+                return Kind.EVENT, None
+            case b"2":
+                return Kind.NOISE, b"3"
+            case b"0{":
+                auth = {"token": user.token}
+                if position is not None:
+                    auth |= {"pid": position.session, "offset": position.offset}
+                return Kind.NOISE, b"40" + json.dumps(auth).encode()
+            case b"40":
+                return Kind.READY, None
+            case b"43":
+                if b'"ok"' not in payload:
+                    raise Refused(payload.decode())
+                return Kind.ANSWER, None
+            case b"41" | b"44":
+                raise Refused(payload.decode())
+        return Kind.NOISE, None
+
+    def join(self, user: User) -> bytes:
+        return b'420["join",{"thread_id":"%s"}]' % user.thread.encode()
+
+    def typing(self, user: User, typing: bool) -> bytes:
+        return b'42["typing",{"thread_id":"%s","typing":%s}]' % (
+            user.thread.encode(),
+            b"true" if typing else b"false",
+        )
+
+    def position(self, hello: bytes, last_event: bytes) -> Position:
+        return Position(json.loads(hello[2:])["pid"], json.loads(last_event[2:])[-1])
+
+
+class PlainChannels(Wire):
+    def path(self, user: User, position: Position | None) -> str:
+        return "/ws/"
+
+    def receive(self, payload: bytes, user: User, position: Position | None) -> tuple[Kind, bytes | None]:
+        if payload.startswith(b'{"event": "thread:'):
+            return Kind.EVENT, None
+        match json.loads(payload)["event"]:
+            case "ready":
+                return Kind.READY, None
+            case "joined":
+                return Kind.ANSWER, None
+        raise Refused(payload.decode())
+
+    def join(self, user: User) -> bytes:
+        return b'{"event": "join", "thread_id": "%s"}' % user.thread.encode()
+
+    def typing(self, user: User, typing: bool) -> bytes:
+        return b'{"event": "typing", "thread_id": "%s", "typing": %s}' % (
+            user.thread.encode(),
+            b"true" if typing else b"false",
+        )
+
+
+# --- What is counted -------------------------------------------------------------------------------
+
+MESSAGE = re.compile(rb'"seq": ?"(\d+)", ?"sent": ?"(\d+)"')
+TYPING = re.compile(rb'"user_id": ?"([^"]+)".*"typing": ?(true|false)')
+_BODY = "x" * 44
+
+
+def message(thread: str, sequence: int, sent: int = 0) -> dict[str, Any]:
+    """The data of one event: some 140 bytes of JSON, so a frame of some 170 with what each system adds."""
+    return {
+        "thread_id": thread,
+        "message_id": str(sequence),
+        "seq": f"{sequence:07d}",
+        "sent": f"{sent:020d}",
+        "body": _BODY,
+    }
+
+
+def mark(sequence: int) -> tuple[bytes, ...]:
+    """What the bytes of the frame with this message contain."""
+    return b'"seq":"%07d"' % sequence, b'"seq": "%07d"' % sequence

@@ -1,0 +1,79 @@
+"""The benchmark, with numbers too small to mean anything: does it run, count, and say so?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.profiling import summary
+from bench.report import number
+from bench.wires import Refused, SocketIO, User
+from tests.e2e.harness import ROOT
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("bench")
+    command = ["-m", "bench", "--quick", "--runs", "1", "--peers", "ours", "--output", str(folder)]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "table.md").read_text() == done.stdout
+    assert (folder / "chart.svg").read_text().startswith("<svg")
+    read: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return read
+
+
+def test_every_scenario_is_measured_and_complete(results: dict[str, Any]) -> None:
+    assert results["complete"]
+    assert [run["scenario"] for run in results["runs"]] == list("abcdefg")
+    for run in results["runs"]:
+        assert run["complete"], run
+        assert run["expected"] > 0
+        assert run["metrics"]
+        assert all(value is not None and value >= 0 for value in run["metrics"].values()), run
+
+
+def test_results_say_where_and_when_they_are_from(results: dict[str, Any]) -> None:
+    assert results["at"]
+    assert results["machine"]["cpu"]
+    assert results["machine"]["cores"] >= 1
+
+
+def test_a_peer_that_loses_a_message_fails_the_benchmark(tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from bench.report import Report, Run
+    from bench.scenarios import Outcome, Sizes
+
+    report = Report(datetime.now(UTC), {"cpu": "", "cores": 2, "python": "", "node": ""}, Sizes(), ["ours"])
+    report.runs.append(Run("a", "ours", 0, Outcome({"deliveries_per_cpu_second": 1.0}, 100, missing=1)))
+    assert not report.complete
+    assert "1, 0" in report.markdown()
+
+
+def test_socket_io_is_spoken_to_the_end() -> None:
+    user, wire = User("7", "token", "42"), SocketIO()
+    assert wire.receive(b"2", user, None)[1] == b"3"
+    assert wire.receive(b'0{"sid":"x"}', user, None)[1] == b'40{"token": "token"}'
+    with pytest.raises(Refused):
+        wire.receive(b'44{"message":"jwt malformed"}', user, None)
+
+
+def test_numbers_have_three_digits() -> None:
+    assert [number(value) for value in (0.01234, 1.2345, 12345.6, float("inf"))] == [
+        "0.0123",
+        "1.23",
+        "12,346",
+        "∞",
+    ]
+
+
+def test_profile_counts_functions_not_lines() -> None:
+    assert "100.0%  send (a.py)" in summary("main (m.py:1);send (a.py:1) 1\nmain (m.py:1);send (a.py:2) 3\n")
