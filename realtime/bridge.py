@@ -108,7 +108,9 @@ class Bridge:
         if not self._leading:
             self._cursors = await self._read_cursors()
             self._leading = True
-            logger.info("delivering", extra={"cursors": {k.decode(): v for k, v in self._cursors.items()}})
+            logger.info(
+                "delivering", extra={"cursors": {k.decode(): v.decode() for k, v in self._cursors.items()}}
+            )
         block = int(READ_BLOCK * 1000) if self.ready.is_set() else None
         found: Any = await client().xread({**self._cursors}, count=READ_COUNT, block=block)
         for stream, entries in found:
