@@ -99,11 +99,11 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(Conf):
         name = field.encode_name
-        text = environ.get(_OWN_NAMES.get(name, f"REALTIME_{name}"), "")
-        if text and name != "LIMITS":
-            values[name] = (
-                [item.strip() for item in text.split(",") if item.strip()] if name in _LISTS else text
-            )
+        text = environ.get(_OWN_NAMES.get(name, f"REALTIME_{name}"), "")  # empty is as good as not set
+        if text and name in _LISTS:
+            values[name] = [item.strip() for item in text.split(",") if item.strip()]
+        elif text and name != "LIMITS":
+            values[name] = text
     limits = {
         field.encode_name: text
         for field in msgspec.structs.fields(Limits)

@@ -356,7 +356,13 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if self.ended:
             return
         metrics.FRAMES_OUT.labels(kind).inc()
-        await self.send(text_data=text)
+        try:
+            await self.send(text_data=text)
+        except OSError:
+            raise
+        except Exception as error:
+            # daphne has an exception of its own for a peer that is gone (autobahn's Disconnected).
+            raise ConnectionResetError(repr(error)) from error
 
     async def room_frame(self, message: dict[str, Any]) -> None:
         """From the channel layer: something was published in a room."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,7 +85,7 @@ class EmbeddedRedis:
         """Start the server and wait until it answers. Raises `NoServer` when it does not."""
         server = find_server()
         log = self.directory / "redis.log"
-        with log.open("ab") as output:
+        with log.open("ab") as output, _held_signals():
             self.process = subprocess.Popen(  # noqa: S603
                 [
                     server,
@@ -96,7 +98,7 @@ class EmbeddedRedis:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for us: clients stop first
-                preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509
+                preexec_fn=partial(_prepare_child, os.getpid()),  # noqa: PLW1509
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -139,6 +141,24 @@ class EmbeddedRedis:
         else:
             for name in ("redis.sock", "redis.log"):
                 (self.directory / name).unlink(missing_ok=True)
+
+
+_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[None]:
+    """Keep a Ctrl-C waiting: between the start of a process and our note of it, it would leave it behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare_child(parent: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    die_with(parent)
 
 
 def die_with(parent: int, how: signal.Signals = signal.SIGTERM) -> None:

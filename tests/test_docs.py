@@ -47,7 +47,9 @@ def test_limit_is_documented(field: msgspec.structs.FieldInfo):
     assert f"REALTIME_LIMIT_{field.encode_name}" in (DOCS / "settings.md").read_text()
 
 
-@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [README, *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name
+)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
