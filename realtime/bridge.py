@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from channels.layers import get_channel_layer
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from realtime import bus, metrics, roomlog
 from realtime.bus import Delivery, InvalidMessage
@@ -93,6 +93,8 @@ class Bridge:
                     "redis lost, trying again",
                     extra={"while": what, "failures": failures, "error": repr(error)},
                 )
+                if isinstance(error, OutOfMemoryError):
+                    await self._make_room()
                 await asyncio.sleep(random.uniform(0.05, min(1.0, 0.1 * 2 ** min(failures, 4))))  # noqa: S311
 
     # --- Streams ---------------------------------------------------------------------------------
@@ -196,8 +198,16 @@ class Bridge:
         if loop_time < self._trimmed_at + 60:
             return
         self._trimmed_at = loop_time
+        await self._forget_the_past(self._cursors)
+
+    async def _make_room(self) -> None:
+        """Redis is full, perhaps of what was delivered long ago: forgetting is what it still allows."""
+        with contextlib.suppress(RedisError):
+            await self._forget_the_past(await self._read_cursors())
+
+    async def _forget_the_past(self, cursors: Mapping[bytes, bytes]) -> None:
         for stream, source in self.sources.items():
-            cursor = int(self._cursors[stream].partition(b"-")[0])
+            cursor = int(cursors[stream].partition(b"-")[0])
             oldest = min(cursor, int((await now() - source.keep) * 1000))
             # Without a limit of its own, Redis stops after 10,000 entries: less than a busy minute brings.
             await client().xtrim(stream, minid=oldest, limit=0)
