@@ -9,6 +9,7 @@ from django.core.asgi import get_asgi_application
 
 http = get_asgi_application()  # sets Django up: what follows may import applications
 
+from realtime.lifespan import lifespan  # noqa: E402
 from realtime.routing import websocket  # noqa: E402
 
-application = ProtocolTypeRouter({"http": http, "websocket": websocket})
+application = ProtocolTypeRouter({"http": http, "websocket": websocket, "lifespan": lifespan})

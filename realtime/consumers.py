@@ -73,6 +73,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self._gone = False
         self._invalid_in_a_row = 0
         self._heard_at = 0.0
+        self._notice_at = 0.0
+        """When `auth:expiring` is due, in seconds since the epoch; 0: it has been said."""
 
     @property
     def user(self) -> tuple[str, str]:
@@ -191,8 +193,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             },
         )
         self._heard_at = asyncio.get_running_loop().time()
-        self._watch_expiry()
-        self._watch_silence()
+        self._note_expiry()
         if self._resumes:
             self.after(RESUME_SECONDS, "resume", self.release)
         else:
@@ -513,7 +514,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def renew(self, principal: Principal) -> None:
         """Go on with a fresh token: enter what it newly allows, leave what it no longer does."""
         previous, self.principal = self.principal, principal
-        self._watch_expiry()
+        self._note_expiry()
         for room in list(self.rooms):
             thread_id = thread_of(room)
             if thread_id is not None and not await self.may_join(thread_id):
@@ -526,32 +527,30 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             await self.join(room)
         await self.on_principal_changed(previous)
 
-    def _watch_expiry(self) -> None:
+    # --- Time ------------------------------------------------------------------------------------
+
+    def _note_expiry(self) -> None:
+        """The token is new: when is its end to be told?"""
         remaining = self.principal.expires_at - time.time()
-        notice = EXPIRY_NOTICE if remaining > EXPIRY_NOTICE else remaining / 2
-        self.after(remaining - notice, "expiring", self._say_expiring)
-        self.after(remaining + leeway(), "expired", self._expire)
+        self._notice_at = self.principal.expires_at - (
+            EXPIRY_NOTICE if remaining > EXPIRY_NOTICE else remaining / 2
+        )
+        self._watch()
 
-    async def _say_expiring(self) -> None:
-        if self.principal.expires_at > time.time() + EXPIRY_NOTICE + 0.5:
-            self._watch_expiry()  # further away than a timer reaches, or the clock was set back
-            return
-        await self.send_event("auth:expiring", {"expires_at": iso(self.principal.expires_at)})
-
-    async def _expire(self) -> None:
-        if self.principal.expires_at + leeway() > time.time() + 0.5:
-            self._watch_expiry()  # further away than a timer reaches, or the clock was set back
-            return
-        await self.end(CloseCode.TOKEN_EXPIRED)
-
-    # --- Silence ---------------------------------------------------------------------------------
-
-    def _watch_silence(self) -> None:
+    def _watch(self) -> None:
+        """One timer for whatever comes first: the notice, the end of the token, silence."""
         silent = asyncio.get_running_loop().time() - self._heard_at
-        self.after(conf().presence_ttl - silent, "silence", self._check_silence)
+        ends = self.principal.expires_at + leeway() - time.time()
+        notice = self._notice_at - time.time() if self._notice_at else ends
+        self.after(min(conf().presence_ttl - silent, ends, notice), "watch", self._look_at_the_clock)
 
-    async def _check_silence(self) -> None:
-        if asyncio.get_running_loop().time() - self._heard_at >= conf().presence_ttl:
+    async def _look_at_the_clock(self) -> None:
+        if time.time() >= self.principal.expires_at + leeway():
+            await self.end(CloseCode.TOKEN_EXPIRED)
+        elif asyncio.get_running_loop().time() - self._heard_at >= conf().presence_ttl:
             await self.end(CloseCode.SILENT)
         else:
-            self._watch_silence()
+            if self._notice_at and time.time() >= self._notice_at:
+                self._notice_at = 0.0
+                await self.send_event("auth:expiring", {"expires_at": iso(self.principal.expires_at)})
+            self._watch()

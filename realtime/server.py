@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import resource
 import socket
 
 import uvicorn
-from redis.exceptions import RedisError
-from uvicorn.supervisors.multiprocess import Multiprocess, Process
+from uvicorn.supervisors import Multiprocess
 
 from realtime.conf import conf
 from realtime.protocol import HttpProtocol, WebSocketProtocol
@@ -24,47 +22,18 @@ START_SECONDS = 30.0
 
 
 class Server(uvicorn.Server):
-    """Says `ready` once it accepts, and tells Redis goodbye when it stops."""
+    """Says `ready` once it accepts."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.announce()
-
-    def announce(self) -> None:
-        """Whoever started us may go on."""
         print("ready", flush=True)  # noqa: T201
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        from presence.node import PresenceNode  # noqa: PLC0415  (needs the app registry)
-        from realtime.node import Node  # noqa: PLC0415
-
-        await super().shutdown(sockets)
-        with contextlib.suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(1):
-                await PresenceNode.current().close()
-        await Node.current().stop()
-
-
-class _WorkerServer(Server):
-    def announce(self) -> None:
-        """The supervisor does, once all workers accept."""
-
-
-class _Worker(Process):
-    @property
-    def server(self) -> uvicorn.Server:
-        if self._server is None:
-            self._server = _WorkerServer(self.config)
-        return self._server
 
 
 class Workers(Multiprocess):
     """Several processes on one port; says `ready` once all of them accept."""
 
     def init_processes(self) -> None:
-        self.processes = [_Worker(self.config, self.sockets) for _ in range(self.processes_num)]
-        for process in self.processes:
-            process.start()
+        super().init_processes()
         if all(process.wait_until_ready(START_SECONDS) for process in self.processes):
             print("ready", flush=True)  # noqa: T201
 
@@ -83,7 +52,7 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
         ws_per_message_deflate=False,  # memory and CPU per connection, for frames of 200 bytes
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,
-        lifespan="off",
+        lifespan="on",
         proxy_headers=False,
         access_log=False,
         log_config=None,

@@ -26,12 +26,7 @@ def realtime_redis(redis_url: str, settings) -> str:
 
     prefix = f"u{uuid4().hex[:12]}"
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": redis_url, "PREFIX": prefix}
-    settings.CHANNEL_LAYERS = {
-        "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [{"address": redis_url}], "prefix": prefix},
-        }
-    }
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "realtime.layers.RoomChannelLayer"}}
     return prefix
 
 

@@ -10,7 +10,7 @@ from channels.layers import get_channel_layer
 from redis.exceptions import ConnectionError as RedisDown
 
 from hub.consumers import HubConsumer
-from realtime import catalogue, consumers, metrics, positions
+from realtime import catalogue, consumers, metrics, roomlog
 from realtime.authentication import issue, verify
 from realtime.catalogue import ClientEvent
 from realtime.closing import CloseCode
@@ -18,7 +18,7 @@ from realtime.envelope import iso
 from realtime.node import Node
 from realtime.payloads import Empty
 from realtime.redis import client, key
-from realtime.rooms import NAMESPACES
+from realtime.rooms import NAMESPACES, group_name
 from tests.inprocess import Connection, add, bearer, bridging, connected, eventually, refusal
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -74,8 +74,8 @@ async def test_ready_is_the_first_frame_and_says_who_and_where_one_is(namespace,
 
 async def test_ready_says_where_each_room_ends():
     async with connected() as ana:
-        ends = await positions.ends([("hub", room) for room in ana.ready["rooms"]])
-        assert ana.ready["rooms"] == {room: position for (_, room), position in ends.items()}
+        ends = await roomlog.ends([group_name("hub", room) for room in ana.ready["rooms"]])
+        assert ana.ready["rooms"] == {room: str(ends[group_name("hub", room)]) for room in ana.ready["rooms"]}
 
 
 async def test_open_connections_are_counted():
@@ -292,8 +292,8 @@ async def test_application_that_is_cancelled_cleans_up_too():
 async def test_joining_answers_with_the_room_and_its_end():
     async with connected() as ana:
         answer = await ana.call("join:thread", {"thread_id": 42})
-        end = (await positions.ends([("hub", "thread:42")]))["hub", "thread:42"]
-        assert answer == {"room": "thread:42", "offset": end}
+        ends = await roomlog.ends(["hub.thread.42"])
+        assert answer == {"room": "thread:42", "offset": str(ends["hub.thread.42"])}
 
 
 async def test_joining_twice_is_fine():

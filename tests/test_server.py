@@ -18,6 +18,7 @@ import uvicorn
 from django.core.management import CommandError, call_command
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.supervisors import multiprocess
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -141,11 +142,6 @@ UPGRADE = (
 
 async def test_server_says_ready_once_it_accepts(port: int, capsys: pytest.CaptureFixture[str]):
     await (await opened(port)).close()
-
-
-def test_server_announces_itself_with_one_word(capsys: pytest.CaptureFixture[str]):
-    Server.announce(Server.__new__(Server))
-    assert capsys.readouterr().out == "ready\n"
 
 
 async def test_refusal_reaches_the_client_as_http(port: int):
@@ -353,21 +349,13 @@ def test_supervisor_says_ready_once_all_workers_accept(monkeypatch, capsys, acce
         def wait_until_ready(self, timeout: float) -> bool:
             return self.started and accepts
 
-    monkeypatch.setattr(server, "_Worker", Worker)
+    monkeypatch.setattr(multiprocess, "Process", Worker)
     workers = Workers.__new__(Workers)
     workers.config, workers.sockets, workers.processes_num = configuration("127.0.0.1", 0), [], 3
+    workers.processes = []
     workers.init_processes()
     assert len(workers.processes) == 3
     assert capsys.readouterr().out == said
-
-
-def test_worker_leaves_it_to_the_supervisor_to_say_ready(capsys):
-    worker = server._Worker.__new__(server._Worker)
-    worker._server, worker.config = None, configuration("127.0.0.1", 0)
-    assert isinstance(worker.server, Server)
-    assert worker.server is worker.server
-    worker.server.announce()
-    assert capsys.readouterr().out == ""
 
 
 # --- runsockets --------------------------------------------------------------------------------------

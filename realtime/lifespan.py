@@ -1,0 +1,36 @@
+"""What a socket process does when it starts and stops, as ASGI's lifespan protocol has it (daphne does not)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from channels.layers import get_channel_layer
+from redis.exceptions import RedisError
+
+from presence.node import PresenceNode
+from realtime.handshake import Receive, Send
+from realtime.node import Node
+
+GOODBYE_SECONDS = 1.0
+
+
+async def lifespan(scope: Any, receive: Receive, send: Send) -> None:
+    """The ASGI application of the lifespan scope."""
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await goodbye()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def goodbye() -> None:
+    """All connections are closed: tell Redis what is still pending, and give everything back."""
+    with contextlib.suppress(RedisError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            await PresenceNode.current().close()
+    await Node.current().stop()
+    layer: Any = get_channel_layer()
+    with contextlib.suppress(RedisError, OSError):
+        await layer.flush()
