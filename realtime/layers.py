@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 SLICE = 200
 """Deliveries between two looks at everything else that the loop has to do."""
 REPAIR_SLICE = 100
+JOIN_SECONDS = 5.0
+"""Longest wait for Redis to confirm a subscription."""
 OUTBOX = 20_000
 """Messages waiting to be published; beyond it `ChannelFull`."""
 PUBLISH_BATCH = 500
@@ -417,11 +419,18 @@ class _Process:
     # --- Membership --------------------------------------------------------------------------------
 
     async def join(self, name: str, channel: str) -> None:
-        self.begin_join(name, channel)
+        group = self.begin_join(name, channel)
         await self.start()
-        await asyncio.shield(self.groups[name].ready)
+        try:
+            if self._subscription.is_lost and not group.ready.done():
+                raise RedisError("the subscription is lost; trying again")
+            async with asyncio.timeout(JOIN_SECONDS):
+                await asyncio.shield(group.ready)
+        except BaseException:
+            self.leave(name, channel)
+            raise
 
-    def begin_join(self, name: str, channel: str) -> None:
+    def begin_join(self, name: str, channel: str) -> _Group:
         group = self.groups.get(name)
         if group is None:
             group = self.groups[name] = _Group(name)
@@ -431,6 +440,7 @@ class _Process:
             self._opening.append(group)
         group.members[channel] = self.channels[channel]
         self._memberships.setdefault(channel, set()).add(name)
+        return group
 
     def leave(self, name: str, channel: str) -> None:
         self._memberships.get(channel, set()).discard(name)
@@ -605,28 +615,36 @@ class _Process:
     async def repair(self, group: _Group) -> None:
         """Fetch from the log what did not arrive. What cannot be fetched is said: `room.gap`."""
         while self.groups.get(group.name) is group:
+            position = group.position
             try:
-                found = await roomlog.after(group.name, group.position, REPAIR_SLICE)
-            except Unrecoverable as lost:
-                async with group.lock:
-                    group.position = group.accepted = group.newest = max(lost.end, 1)
-                    metrics.GAPS.inc()
-                    gap = {
-                        "type": "room.gap",
-                        "room": group.room,
-                        "offset": str(group.position),
-                        "reason": "lost",
-                    }
-                    await self.hand_out(group, gap)
-                return
+                found = await self._after(group)
             except (RedisError, OSError) as error:
                 logger.warning("room not repaired", extra={"room": group.room, "error": repr(error)})
                 await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
                 continue
+            if isinstance(found, int):
+                async with group.lock:
+                    if group.position != position:
+                        continue  # somebody else repaired it meanwhile: this is no longer what is missing
+                    await self._say_gap(group, found)
+                return
             await self._hand_on(group, found.publications)
             if not found.publications:
                 group.newest = group.position
                 return
+
+    async def _after(self, group: _Group) -> roomlog.After | int:
+        """What the group has not got yet; the room's end when that cannot be had."""
+        try:
+            return await roomlog.after(group.name, group.position, REPAIR_SLICE)
+        except Unrecoverable as lost:
+            return lost.end or (await roomlog.ends([group.name]))[group.name]
+
+    async def _say_gap(self, group: _Group, end: int) -> None:
+        group.position = group.accepted = group.newest = end
+        metrics.GAPS.inc()
+        gap = {"type": "room.gap", "room": group.room, "offset": str(end), "reason": "lost"}
+        await self.hand_out(group, gap)
 
     def _on_restored(self) -> None:
         """The subscription is back: whatever was published meanwhile did not reach us."""

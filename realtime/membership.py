@@ -72,9 +72,13 @@ class RoomMembership:
         position = roomlog.parse_position(since)
         if position is None:
             return None
+        group = group_name(self._namespace, room)
         try:
-            return (await roomlog.after(group_name(self._namespace, room), position, 0)).missed
-        except Unrecoverable:
+            return (await roomlog.after(group, position, 0)).missed
+        except Unrecoverable as lost:
+            if lost.end > self._layer.position(group):
+                # "You are live from the room's end": then this process has to be there.
+                await self._layer.catch_up(group)
             return None
 
     async def replay(self, room: str, position: int) -> AsyncIterator[Sequence[Publication]]:
