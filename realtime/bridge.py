@@ -53,6 +53,9 @@ class Source:
     keep: float = KEEP_SECONDS
 
 
+_DELIVERED = metrics.BUS_MESSAGES.labels("delivered")
+_DUPLICATE = metrics.BUS_MESSAGES.labels("duplicate")
+
 BUS = Source("stream", b"message", lambda raw: [bus.parse(raw)])
 
 
@@ -118,10 +121,8 @@ class Bridge:
         for stream, entries in found:
             if is_cancelled():
                 return
-            await self._deliver_batch(self.sources[stream], entries)
-            last = entries[-1][0]
-            await client().hset(key("cursors"), stream, last)
-            self._cursors[stream] = last
+            await self._deliver_batch(stream, entries)
+            self._cursors[stream] = entries[-1][0]
         if not found:
             await self._subscribed.wait()
             self.ready.set()
@@ -138,9 +139,10 @@ class Bridge:
         return {stream: cursor or b"0-0" for stream, cursor in zip(self.sources, saved, strict=True)}
 
     async def _deliver_batch(
-        self, source: Source, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]
+        self, stream: bytes, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]
     ) -> None:
-        """Deliver entries in order; what is not valid goes to the dead letters."""
+        """Deliver entries in order and move the cursor; what is not valid goes to the dead letters."""
+        source = self.sources[stream]
         batch = Batch()
         for entry_id, fields in entries:
             raw = fields.get(source.field)
@@ -159,7 +161,7 @@ class Bridge:
             for delivery in deliveries:
                 if await self._prepare(delivery, context, source.name, raw, batch):
                     batch.add(delivery, source=source.name, entry=entry)
-        await batch.submit()
+        await batch.submit(cursor=(key("cursors"), stream, entries[-1][0]))
 
     async def _prepare(
         self, delivery: Delivery, context: BusContext, source: str, raw: bytes, batch: Batch
@@ -173,7 +175,7 @@ class Bridge:
             return True
         await batch.submit()
         if delivery.id and not await self._claim(delivery.id, context.order):
-            metrics.BUS_MESSAGES.labels("duplicate").inc()
+            _DUPLICATE.inc()
             return False
         for handler in handlers:
             try:
@@ -277,15 +279,17 @@ class Batch:
                 )
             )
 
-    async def submit(self) -> None:
-        """Append and publish. Raises `redis.RedisError`: then submit the same again."""
-        if not self._entries:
+    async def submit(self, *, cursor: tuple[str, bytes, bytes] = ("", b"", b"")) -> None:
+        """Append and publish, and move the cursor. Raises `redis.RedisError`: then submit the same again."""
+        if not self._entries and not cursor[0]:
             return
         layer: Any = get_channel_layer()
         knows_rooms = "rooms" in layer.extensions
-        appended = await roomlog.append(self._entries, lease=self._fence, publish=knows_rooms)
+        appended = await roomlog.append(self._entries, lease=self._fence, cursor=cursor, publish=knows_rooms)
+        delivered = sum(1 for positions in appended if any(positions))
+        _DELIVERED.inc(delivered)
+        _DUPLICATE.inc(len(appended) - delivered)
         for entry, positions in zip(self._entries, appended, strict=False):
-            metrics.BUS_MESSAGES.labels("delivered" if any(positions) else "duplicate").inc()
             if not knows_rooms:
                 await _send_over(layer, entry, positions)
         self._entries = []

@@ -93,9 +93,13 @@ def _room_seconds() -> int:
 
 
 async def append(
-    entries: Sequence[Entry], *, lease: tuple[str, str] = ("", ""), publish: bool = True
+    entries: Sequence[Entry],
+    *,
+    lease: tuple[str, str] = ("", ""),
+    cursor: tuple[str, bytes, bytes] = ("", b"", b""),
+    publish: bool = True,
 ) -> list[list[bytes]]:
-    """Append entries to their rooms' logs and publish them, atomically.
+    """Append entries to their rooms' logs and publish them, atomically; then set a cursor (key, stream, entry).
 
     Returns the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
     when `lease` (key, holder) is somebody else's. Raises `redis.RedisError`: then nothing, or everything, was
@@ -111,6 +115,7 @@ async def append(
         MARKER_SECONDS,
         *lease,
         "PUBLISH" if publish else "",
+        *cursor,
     ]
     for entry in entries:
         arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, entry.exclude]

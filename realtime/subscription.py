@@ -49,8 +49,14 @@ class Subscription:
         self._scheduled = False
         self._writer: asyncio.StreamWriter | None = None
         self._runner: asyncio.Task[None] | None = None
+        self._lost = False
         self.heard_at = 0.0
         """Loop time at which anything last came from Redis."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there was a connection, or an attempt at one, that failed, and none since."""
+        return self._lost
 
     @property
     def is_connected(self) -> bool:
@@ -144,6 +150,7 @@ class Subscription:
                     failures = 0
                 lost = True
                 failures += 1
+                self._lost = True
                 logger.warning("subscription lost", extra={"error": repr(error), "failures": failures})
             finally:
                 self._writer = None
@@ -161,6 +168,7 @@ class Subscription:
                 await connection.connect()
             reader: asyncio.StreamReader = connection._reader
             self._writer = connection._writer
+            self._lost = False
             self._outstanding.clear()
             self._to_subscribe.clear()
             self._to_unsubscribe.clear()

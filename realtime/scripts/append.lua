@@ -7,6 +7,7 @@
 --        :id:…  markers of idempotency ids
 -- ARGV   size, ttl ms, bytes, seconds to keep :room, seconds to keep a marker,
 --        lease key ('' = none), lease holder, publish command ('' = publish nothing),
+--        cursors' key ('' = none), stream, its new cursor,
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection,
 --        then for each of its rooms: the frame before and after its offset
 --
@@ -35,7 +36,7 @@ end
 
 -- The counter also counts what MAXLEN and age have trimmed: look closely only when it says too much, and then make
 -- some room, or a full log would be read through at every entry.
-local function shrink(room, log)
+local function shrink(log)
   local entries = redis.call('XRANGE', log, '-', '+')
   local total = 0
   for i = #entries, 1, -1 do
@@ -47,45 +48,82 @@ local function shrink(room, log)
       break
     end
   end
-  redis.call('HSET', room, 'bytes', total)
+  return total
 end
 
-local function append(base, source, entry, id, excluded, head, tail)
-  local room, log = base .. ':room', base .. ':log'
-  local known = redis.call('HMGET', room, 'position', 'count', source)
-  if source ~= '' and known[3] and known[3] >= entry then return '' end
-  if id ~= '' and not redis.call('SET', base .. ':id:' .. id, '1', 'NX', 'EX', keep_marker) then
-    if source ~= '' then redis.call('HSET', room, source, entry) end
+-- A room as it is now; read once and written once, however many entries of it there are.
+local rooms, touched = {}, {}
+local function room_of(base)
+  local room = rooms[base]
+  if not room then
+    local key, log = base .. ':room', base .. ':log'
+    local known = redis.call('HMGET', key, 'position', 'count', 'bytes')
+    room = {key = key, log = log, live = base .. ':live', ids = base .. ':id:', sources = {},
+      position = known[1] or beginning(log), count = tonumber(known[2] or 0), bytes = tonumber(known[3] or 0)}
+    rooms[base] = room
+  end
+  return room
+end
+
+local function touch(room)
+  if not room.touched then
+    room.touched = true
+    touched[#touched + 1] = room
+  end
+end
+
+local function append(room, source, entry, id, excluded, head, tail)
+  if source ~= '' then
+    local last = room.sources[source] or redis.call('HGET', room.key, source)
+    if last and last >= entry then return '' end
+    room.sources[source] = entry
+    touch(room)
+  end
+  if id ~= '' and not redis.call('SET', room.ids .. id, '1', 'NX', 'EX', keep_marker) then
     return ''
   end
-  local before = known[1] or beginning(log)
-  local position = string.format('%.0f', math.max(tonumber(before) + 1, now))
-  local count = tonumber(known[2] or 0) + 1
-  local frame = head .. position .. tail
-  redis.call('XADD', log, 'MAXLEN', size, position .. '-0', 'p', before, 'n', count, 'x', excluded, 'f', frame)
-  redis.call('XTRIM', log, 'MINID', oldest)
-  redis.call('PEXPIRE', log, ttl)
-  redis.call('HSET', room, 'position', position, 'count', count)
-  if source ~= '' then redis.call('HSET', room, source, entry) end
-  redis.call('EXPIRE', room, keep_room)
-  if redis.call('HINCRBY', room, 'bytes', #frame) > bytes then shrink(room, log) end
+  touch(room)
+  local before = room.position
+  room.position = string.format('%.0f', math.max(tonumber(before) + 1, now))
+  room.count = room.count + 1
+  local frame = head .. room.position .. tail
+  redis.call('XADD', room.log, 'MAXLEN', size, room.position .. '-0',
+    'p', before, 'n', room.count, 'x', excluded, 'f', frame)
+  room.bytes = room.bytes + #frame
+  room.appended = true
   if publish ~= '' then
-    redis.call(publish, base .. ':live', string.format('F%s%s%06d%s', before, position, #excluded, excluded) .. frame)
+    redis.call(publish, room.live,
+      string.format('F%s%s%06d%s', before, room.position, #excluded, excluded) .. frame)
   end
-  return position
+  return room.position
 end
 
-local appended = {}
-local argument, key = 9, 1
+local answers = {}
+local argument, key = 12, 1
 while argument <= #ARGV do
-  local rooms, source, entry, id, excluded = unpack(ARGV, argument, argument + 4)
+  local number, source, entry, id, excluded = unpack(ARGV, argument, argument + 4)
   argument = argument + 5
   local positions = {}
-  for _ = 1, tonumber(rooms) do
-    positions[#positions + 1] = append(KEYS[key], source, entry, id, excluded, ARGV[argument], ARGV[argument + 1])
+  for _ = 1, tonumber(number) do
+    positions[#positions + 1] =
+      append(room_of(KEYS[key]), source, entry, id, excluded, ARGV[argument], ARGV[argument + 1])
     argument = argument + 2
     key = key + 1
   end
-  appended[#appended + 1] = positions
+  answers[#answers + 1] = positions
 end
-return appended
+
+for _, room in ipairs(touched) do
+  if room.appended then
+    redis.call('XTRIM', room.log, 'MINID', oldest)
+    redis.call('PEXPIRE', room.log, ttl)
+    if room.bytes > bytes then room.bytes = shrink(room.log) end
+  end
+  redis.call('HSET', room.key, 'position', room.position, 'count', room.count, 'bytes', room.bytes)
+  for source, entry in pairs(room.sources) do
+    redis.call('HSET', room.key, source, entry)
+  end
+  redis.call('EXPIRE', room.key, keep_room)
+end
+if ARGV[9] ~= '' then redis.call('HSET', ARGV[9], ARGV[10], ARGV[11]) end
+return answers

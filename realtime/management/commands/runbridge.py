@@ -7,6 +7,7 @@ import contextlib
 import signal
 from typing import Any
 
+import uvloop
 from django.core.management.base import BaseCommand
 
 from presence.events import announcements
@@ -21,7 +22,7 @@ class Command(BaseCommand):
 
     def handle(self, **_: Any) -> None:
         with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
-            asyncio.run(self._run())
+            uvloop.run(self._run())
 
     async def _run(self) -> None:
         bridge = Bridge([BUS, PRESENCE])
