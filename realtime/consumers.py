@@ -21,6 +21,7 @@ from realtime.catalogue import catalogue
 from realtime.closing import REASONS, CloseCode, fitting_reason
 from realtime.conf import conf
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
+from realtime.layers import Run
 from realtime.membership import Membership, membership
 from realtime.node import Node
 from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
@@ -66,8 +67,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self._replays: dict[str, int] = {}
         """Rooms in which something was missed, and since when; they listen once it has been sent."""
         self._resumes = False
-        self._direct = False
-        """What is published comes through an outlet, past `room_frame`."""
+        self._outlet: ConnectionOutlet | None = None
+        """What is published comes through it, past `room_frame`."""
         self._handed_over = False
         """The server calls us for each event; nothing waits for the end of the connection."""
         self._gone = False
@@ -117,8 +118,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.base_send = send
         self.channel_layer = layer
         self.channel_name = await layer.new_channel()
-        layer.attach(self.channel_name, ConnectionOutlet(self, writer))
-        self._direct = True
+        self._outlet = ConnectionOutlet(self, writer)
+        layer.attach(self.channel_name, self._outlet)
         await self.dispatch(await receive())
         kept: Any = {name: scope[name] for name in ("type", "path", "client", "principal")}
         self.scope = kept
@@ -282,7 +283,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 await step()
             except (RedisError, OSError) as error:
                 logger.warning("clean-up incomplete", extra={**self.facts, "error": repr(error)})
-        if self._direct:
+        if self._outlet is not None:
             layer: Any = self.channel_layer
             layer.detach(self.channel_name)
 
@@ -410,7 +411,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     def position(self, room: str) -> int:
         """Up to where this connection has what was published in a room it is in."""
-        if self._direct and room not in self._replays:
+        if self._outlet is not None and room not in self._replays:
             return max(self.rooms[room], self.membership.position(room))
         return self.rooms[room]
 
@@ -448,17 +449,24 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         while self._replays:
             room, position = self._replays.popitem()
             try:
-                async for publications in self.membership.replay(room, position):
-                    for publication in publications:
-                        if self.ended:
-                            return
-                        self.rooms[room] = publication.position
-                        if publication.exclude != self.connection_id:
-                            await self._send_text(publication.frame.decode(), "replay")
+                async for run in self.membership.replay(room, position):
+                    if self.ended:
+                        return
+                    self.rooms[room] = run.publications[-1].position
+                    await self._send_run(room, run)
                 self._listen(room)
             except (Unrecoverable, RedisError, TimeoutError) as error:
                 self._listen(room)
                 await self.say_gap(room, "lost" if isinstance(error, Unrecoverable) else "unavailable")
+
+    async def _send_run(self, room: str, run: Run) -> None:
+        if self._outlet is not None:
+            self._outlet.publications(room, run)
+            await self._outlet.drained()
+        else:
+            for publication in run.publications:
+                if publication.exclude != self.connection_id:
+                    await self._send_text(publication.frame.decode(), "replay")
 
     async def leave(self, room: str, reason: str | None = None) -> None:
         """Leave a room if in it; with a reason the client is told that it had to."""

@@ -28,7 +28,7 @@ from redis.exceptions import RedisError
 from realtime import metrics, roomlog
 from realtime.conf import conf
 from realtime.redis import TIMEOUT, client, dedicated, key
-from realtime.roomlog import Publication, Unrecoverable
+from realtime.roomlog import After, Publication, Unrecoverable
 from realtime.rooms import room_of_group
 from realtime.subscription import Message, Subscription
 
@@ -320,6 +320,15 @@ class RoomChannelLayer(BaseChannelLayer):
         """Bring this process to the end of the group's log. Raises `redis.RedisError`."""
         await self._here.repair(self._here.groups[group])
 
+    async def read(self, group: str, position: int, most: int) -> tuple[After, Run]:
+        """`roomlog.after`, once for all who ask for the same at the same time, as after an outage they do."""
+        return await self._here.read(group, position, most)
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups with members in this process."""
+        return set(self._here.groups)
+
     async def emit(self, group: str, message: dict[str, Any]) -> None:
         """`group_send` whose local members do not wait for Redis. Raises `redis.RedisError`."""
         here = self._here
@@ -377,6 +386,7 @@ class _Process:
         self._watcher: asyncio.Task[None] | None = None
         self._reachable: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._reading: dict[tuple[str, int, int], asyncio.Task[tuple[After, Run]]] = {}
         self._canary_at = 0.0
 
     def owns(self, channel: str) -> bool:
@@ -606,6 +616,13 @@ class _Process:
         elif payload.startswith(b"C"):
             self._canary_at = asyncio.get_running_loop().time()
 
+    async def read(self, group: str, position: int, most: int) -> tuple[After, Run]:
+        key = (group, position, most)
+        if (reading := self._reading.get(key)) is None:
+            reading = self._reading[key] = asyncio.create_task(_read(*key), name="read")
+            reading.add_done_callback(lambda _: self._reading.pop(key, None))
+        return await asyncio.shield(reading)
+
     # --- Missing publications ------------------------------------------------------------------------
 
     def _mend(self, group: _Group) -> None:
@@ -685,6 +702,11 @@ class _Process:
             if self._canary_at < asked_at and self._subscription.heard_at < asked_at:
                 logger.warning("subscription does not deliver")
                 self._subscription.reconnect()
+
+
+async def _read(group: str, position: int, most: int) -> tuple[After, Run]:
+    found = await roomlog.after(group, position, most)
+    return found, Run(found.publications)
 
 
 async def _in_slices(members: Iterable[tuple[str, Outlet]], deliver: Callable[[str, Outlet], Any]) -> None:

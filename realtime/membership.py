@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from realtime import roomlog
-from realtime.layers import RoomChannelLayer
-from realtime.roomlog import Publication, Unrecoverable
+from realtime.layers import RoomChannelLayer, Run
+from realtime.roomlog import Unrecoverable
 from realtime.rooms import group_name
 
-REPLAY_SLICE = 50
+REPLAY_SLICE = 100
 """Publications read from the log at once: a replay holds no more than that, however much was missed."""
 
 
@@ -35,7 +35,7 @@ class Membership(Protocol):
     async def missed(self, room: str, since: str) -> int | None:
         """How many publications came after an offset; None when not all of them are known."""
 
-    def replay(self, room: str, position: int) -> AsyncIterator[Sequence[Publication]]:
+    def replay(self, room: str, position: int) -> AsyncIterator[Run]:
         """What came after a position, in slices, up to where `listen` goes on within the same turn of the loop.
 
         Raises `Unrecoverable` when it cannot all be had.
@@ -74,14 +74,14 @@ class RoomMembership:
             return None
         group = group_name(self._namespace, room)
         try:
-            return (await roomlog.after(group, position, 0)).missed
+            return (await self._layer.read(group, position, REPLAY_SLICE))[0].missed
         except Unrecoverable as lost:
-            if lost.end > self._layer.position(group):
+            if lost.end != self._layer.position(group):
                 # "You are live from the room's end": then this process has to be there.
                 await self._layer.catch_up(group)
             return None
 
-    async def replay(self, room: str, position: int) -> AsyncIterator[Sequence[Publication]]:
+    async def replay(self, room: str, position: int) -> AsyncIterator[Run]:
         group = group_name(self._namespace, room)
         while position != self._layer.position(group):
             if position > self._layer.position(group):
@@ -90,13 +90,13 @@ class RoomMembership:
                 if position > (here := self._layer.position(group)):
                     raise Unrecoverable(here)
                 continue
-            found = await roomlog.after(group, position, REPLAY_SLICE)
+            found, run = await self._layer.read(group, position, REPLAY_SLICE)
             # Not beyond where this process stands: what it has not handed on yet, it will hand on live.
             here = self._layer.position(group)
             publications = [p for p in found.publications if p.position <= here]
             if not publications:
                 raise Unrecoverable(here)
-            yield publications
+            yield run if len(publications) == len(found.publications) else Run(publications)
             position = publications[-1].position
 
 
@@ -128,9 +128,9 @@ class GroupMembership:
     async def missed(self, room: str, since: str) -> int | None:
         return None
 
-    async def replay(self, room: str, position: int) -> AsyncIterator[Sequence[Publication]]:
+    async def replay(self, room: str, position: int) -> AsyncIterator[Run]:
         raise Unrecoverable(position)
-        yield ()
+        yield Run(())
 
 
 def membership(layer: Any, namespace: str, channel: str) -> Membership:

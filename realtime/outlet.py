@@ -20,6 +20,9 @@ class FrameWriter(Protocol):
     def write_frames(self, frames: bytes) -> None:
         """Write whole frames, or nothing when the connection is closing."""
 
+    async def drained(self) -> None:
+        """Return once the peer keeps up with what is written."""
+
     def hand_over(self, take: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         """Give every further event to `take`, so that the application may return."""
 
@@ -42,6 +45,10 @@ class ConnectionOutlet:
             self._writer.write_frames(b"".join(map(text_frame, frames)))
         else:
             self._writer.write_frames(run.wire)
+
+    async def drained(self) -> None:
+        """Return once the client keeps up."""
+        await self._writer.drained()
 
     def message(self, message: dict[str, Any]) -> None:
         connection = self._connection

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
@@ -18,6 +19,11 @@ from websockets.http11 import Request
 from realtime.closing import CloseCode
 from realtime.conf import conf
 from realtime.outlet import EXTENSION
+
+PING_SECONDS = 15
+"""Between two looks at a connection: one that has vanished is noticed within three times that."""
+PING_FRAME = b"\x89\x00"
+"""A ping without payload (RFC 6455 §5.5.2), as a server sends it."""
 
 Take = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -124,6 +130,40 @@ class Inbox:
                 self._protocol.read_on()
 
 
+class Keepalive:
+    """Pings for all connections of a loop from one timer; who was heard from lately is not asked.
+
+    uvicorn's own costs two timers and two frame objects a connection and ping, more than all heartbeats together.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._buckets: list[set[WebSocketProtocol]] = [set() for _ in range(PING_SECONDS)]
+        self._next = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, protocol: WebSocketProtocol) -> None:
+        """Look after a connection. It joins the bucket that was just done, and so has its whole time."""
+        self._buckets[self._next - 1].add(protocol)
+        if self._timer is None:
+            self._timer = self._loop.call_later(1, self._tick)
+
+    def discard(self, protocol: WebSocketProtocol) -> None:
+        """Look after it no longer."""
+        for bucket in self._buckets:
+            bucket.discard(protocol)
+
+    def _tick(self) -> None:
+        bucket = self._buckets[self._next]
+        self._next = (self._next + 1) % PING_SECONDS
+        for protocol in tuple(bucket):
+            protocol.check_alive()
+        self._timer = self._loop.call_later(1, self._tick) if any(self._buckets) else None
+
+
+_keepalives: WeakKeyDictionary[asyncio.AbstractEventLoop, Keepalive] = WeakKeyDictionary()
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol, made calm about what a client can send.
 
@@ -131,17 +171,19 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     changes.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.writable = Gate()  # type: ignore[assignment]
+        self._heard = self._asked = False
+
     def data_received(self, data: bytes) -> None:
+        self._heard = True
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             # The headers are too long or too many. uvicorn would wait for a request that never comes.
             self.transport.write(b"".join(self.conn.data_to_send()) or BAD_REQUEST)
             self.handshake_complete = self.close_sent = True
             self.transport.close()
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.writable = Gate()  # type: ignore[assignment]
 
     def handle_connect(self, event: Request) -> None:
         try:
@@ -153,12 +195,38 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # Bytes outside ASCII in the request line or a header's name.
             self.send_400_response()
 
+    # --- Alive? ----------------------------------------------------------------------------------
+
+    def start_keepalive(self) -> None:
+        if self.ping_interval:
+            if self.loop not in _keepalives:
+                _keepalives[self.loop] = Keepalive(self.loop)
+            _keepalives[self.loop].add(self)
+
+    def stop_keepalive(self) -> None:
+        if keepalive := _keepalives.get(self.loop):
+            keepalive.discard(self)
+
+    def check_alive(self) -> None:
+        """Nothing heard since the last look: ask. Asked, and still nothing: it is gone."""
+        if self._heard:
+            self._heard = self._asked = False
+        elif self._asked:
+            self.keepalive_timeout()
+        else:
+            self._asked = True
+            self.write_frames(PING_FRAME)
+
     # --- The extension `realtime.frames` -------------------------------------------------------------
 
     def write_frames(self, frames: bytes) -> None:
         """Finished frames go out as they are."""
         if self.handshake_complete and not (self.close_sent or self.disconnected):
             self.transport.write(frames)
+
+    async def drained(self) -> None:
+        """Return once the peer keeps up."""
+        await self.writable.wait()
 
     def hand_over(self, take: Take) -> None:
         """From now on every event goes to `take`; the ASGI application may return without ending the connection.

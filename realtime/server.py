@@ -11,12 +11,10 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from realtime.conf import conf
-from realtime.protocol import HttpProtocol, WebSocketProtocol
+from realtime.protocol import PING_SECONDS, HttpProtocol, WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
-PING_SECONDS = 20.0
-"""Between WebSocket pings, and for the pong: a peer that vanished is noticed within twice that."""
 SHUTDOWN_SECONDS = 5
 START_SECONDS = 30.0
 
