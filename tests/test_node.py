@@ -223,7 +223,10 @@ async def test_process_without_redis_is_not_ready_but_alive(settings):
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": dead}
     answer = await http("/readyz")
     assert answer.status == 503
-    assert answer.json["reasons"] == ["redis does not answer"]
+    assert answer.json["reasons"] == [
+        "redis does not answer",
+        "a probe did not come back through the subscription",
+    ]
     assert (await http("/healthz")).status == 200
 
 
