@@ -80,8 +80,7 @@ class HubConsumer(NamespaceConsumer):
             {"group": group, "members": members, "total": len(members), "offset": str(offset)},
         )
 
-    async def say_gap(self, room: str, reason: str) -> None:
-        await super().say_gap(room, reason)
+    async def on_gap(self, room: str) -> None:
         for group in self.principal.groups:
             if room == presence_room(group):
                 await self.send_presence_state(group)

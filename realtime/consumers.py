@@ -246,6 +246,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def on_heartbeat(self) -> None:
         """Hook: the client sent `heartbeat`."""
 
+    async def on_gap(self, room: str) -> None:
+        """Hook: the client was told that something in this room was lost."""
+
     async def on_principal_changed(self, previous: Principal) -> None:
         """Hook: the token was refreshed, with other claims perhaps."""
 
@@ -386,6 +389,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def say_gap(self, room: str, reason: str) -> None:
         """The client must refetch what it shows of this room; it is live again from here."""
         await self.send_event("room:gap", {"room": room, "reason": reason})
+        await self.on_gap(room)
 
     async def channel_overflow(self, message: dict[str, Any]) -> None:
         """From the channel layer: more came than this connection could take."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from realtime.envelope import encode
 from realtime.layers import Run, text_frame
 
 if TYPE_CHECKING:
@@ -55,5 +56,12 @@ class ConnectionOutlet:
         if message["type"] == "room.ephemeral":
             if message["room"] in connection.rooms and message["sender"] != connection.connection_id:
                 self._writer.write_frames(text_frame(message["text"].encode()))
+        elif message["type"] == "room.gap":
+            # Written here and now: what comes after the gap must not overtake it.
+            if (room := message["room"]) in connection.rooms:
+                connection.rooms[room] = int(message["offset"])
+                gap = encode("room:gap", {"room": room, "reason": message["reason"]})
+                self._writer.write_frames(text_frame(gap.encode()))
+                connection.soon(connection.on_gap, room)
         else:
             connection.soon(connection.handle, message)
