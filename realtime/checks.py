@@ -18,6 +18,7 @@ from redis.connection import parse_url
 from realtime.catalogue import catalogue
 from realtime.conf import Conf, conf
 
+OWN_LAYER = "realtime.layers.RoomChannelLayer"
 DEVELOPMENT_KEY = "development-"
 """`make run` starts every key it makes up with this."""
 
@@ -142,4 +143,10 @@ def _layers() -> Iterator[CheckMessage]:
             "The in-memory channel layer cannot connect the bridge with the socket server",
             hint="Use a channel layer on Redis.",
             id="realtime.E008",
+        )
+    elif backend != OWN_LAYER:
+        yield CheckWarning(
+            f"With the channel layer {backend!r} messages are delivered at most once, and nothing is recovered",
+            hint=f"{OWN_LAYER} delivers once, in order, and says what was lost.",
+            id="realtime.W002",
         )
