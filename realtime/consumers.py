@@ -198,8 +198,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if self._resumes:
             self.after(RESUME_SECONDS, "resume", self.release)
         else:
-            for room in self.rooms:
-                self._listen(room)
+            # Like who comes back: what was published since the ends above were read must not be left out.
+            self._hold_back()
+            await self._replay_pending()
         await self.on_ready()
 
     def resumed(self) -> None:

@@ -10,6 +10,7 @@ from channels.layers import get_channel_layer
 from redis.exceptions import ConnectionError as RedisDown
 
 from hub.consumers import HubConsumer
+from portal.consumers import PortalConsumer
 from realtime import catalogue, consumers, metrics, roomlog
 from realtime.authentication import issue, verify
 from realtime.catalogue import ClientEvent
@@ -649,3 +650,19 @@ async def test_ending_twice_closes_once():
         await inside.end(CloseCode.SILENT)
         assert await ana.expect_close() == (CloseCode.REVOKED, "revoked")
         assert await ana.communicator.receive_nothing()
+
+
+# --- Between the handshake and live ------------------------------------------------------------------
+
+
+async def test_what_is_published_while_the_handshake_ends_follows_the_ready_frame(monkeypatch):
+    async def publish_meanwhile(self: consumers.NamespaceConsumer) -> None:
+        before = self.membership.position("user:9")
+        frame = (b'{"event":"user:notification","room":"user:9","offset":"', b'","data":{"user_id":"9"}}')
+        await roomlog.append([roomlog.Entry(rooms=[("portal.user.9", *frame)])])
+        await eventually(lambda: self.membership.position("user:9") > before)
+
+    monkeypatch.setattr(PortalConsumer, "on_enter", publish_meanwhile)
+    async with connected("portal", "9") as customer:
+        frame = await customer.expect("user:notification")
+        assert int(frame["offset"]) > int(customer.ready["rooms"]["user:9"])

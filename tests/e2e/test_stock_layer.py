@@ -44,5 +44,11 @@ async def test_nothing_is_recovered_and_that_is_said(stock: Stack):
         await client.expect("thread:message", message_id="after")
 
 
+async def test_rooms_asked_to_keep_still_for_a_resume_have_no_gap(stock: Stack):
+    async with stock.client("hub", query="resume=1") as client:
+        await client.call("resume", {"rooms": {}})
+        await client.nothing("room:gap")
+
+
 def test_a_system_check_says_so(stock: Stack):
     assert "realtime.W002" in stock.logs
