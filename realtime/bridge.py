@@ -23,8 +23,9 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from realtime import bus, metrics, roomlog
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import BusContext, catalogue
-from realtime.envelope import frame_around_offset
+from realtime.envelope import frame_head, frame_tail
 from realtime.lease import Lease
+from realtime.pipe import Pipe
 from realtime.redis import client, dedicated, is_cancelled, key
 from realtime.revocation import now
 from realtime.roomlog import Entry
@@ -68,7 +69,9 @@ class Bridge:
         """Set once subscribed, and either caught up or standing by."""
         self._lease = Lease("bridge", LEASE_SECONDS)
         self._subscribed = asyncio.Event()
-        self._cursors: dict[Any, Any] = {}
+        self._cursors: dict[bytes, bytes] = {}
+        self._in_flight: Batch | None = None
+        self._handled = catalogue().bus_handlers
         self._trimmed_at = 0.0
         self._leading = False
 
@@ -91,7 +94,6 @@ class Bridge:
                 failures = 0
             except (RedisError, OSError) as error:
                 failures += 1
-                self._stand_down()
                 logger.warning(
                     "redis lost, trying again",
                     extra={"while": what, "failures": failures, "error": repr(error)},
@@ -103,49 +105,85 @@ class Bridge:
     # --- Streams ---------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Read and deliver the next batch, or stand by."""
-        if not await self._lease.hold():
-            self._stand_down()
-            await self._subscribed.wait()
-            self.ready.set()
-            await asyncio.sleep(READ_BLOCK * random.uniform(0.5, 1.0))  # noqa: S311
+        """Stand by, or deliver for as long as the lease is ours."""
+        if await self._lease.hold():
+            await self._lead()
             return
-        if not self._leading:
+        await self._subscribed.wait()
+        self.ready.set()
+        await asyncio.sleep(READ_BLOCK * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _lead(self) -> None:
+        pipe = Pipe()
+        self._in_flight = None
+        try:
+            await roomlog.prepare(pipe)
             self._cursors = await self._read_cursors()
             self._leading = True
             logger.info(
                 "delivering", extra={"cursors": {k.decode(): v.decode() for k, v in self._cursors.items()}}
             )
-        block = int(READ_BLOCK * 1000) if self.ready.is_set() else None
-        found: Any = await client().xread({**self._cursors}, count=READ_COUNT, block=block)
-        for stream, entries in found:
-            if is_cancelled():
-                return
-            await self._deliver_batch(stream, entries)
-            self._cursors[stream] = entries[-1][0]
-        if not found:
-            await self._subscribed.wait()
-            self.ready.set()
-        await self._trim()
+            reading = self._read(pipe)
+            while await self._lease.hold() and not is_cancelled():
+                reading = await self._deliver(pipe, await reading)
+        finally:
+            self._stand_down()
+            pipe.close()
 
     def _stand_down(self) -> None:
         if self._leading:
             logger.info("standing by")
         self._leading = False
 
-    async def _read_cursors(self) -> dict[Any, Any]:
+    async def _read_cursors(self) -> dict[bytes, bytes]:
         """Where to go on; at the beginning when no bridge ever read the stream."""
-        saved = await client().hmget(key("cursors"), list(self.sources))
+        saved: Sequence[Any] = await client().hmget(key("cursors"), list(self.sources))
         return {stream: cursor or b"0-0" for stream, cursor in zip(self.sources, saved, strict=True)}
 
-    async def _deliver_batch(
-        self, stream: bytes, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]
-    ) -> None:
-        """Deliver entries in order and move the cursor; what is not valid goes to the dead letters."""
+    def _read(self, pipe: Pipe, *, wait: bool = False) -> asyncio.Future[Any]:
+        """Ask for what is behind the cursors."""
+        block = ("BLOCK", int(READ_BLOCK * 1000)) if wait else ()
+        return pipe.send(
+            "XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *self._cursors, *self._cursors.values()
+        )
+
+    async def _deliver(self, pipe: Pipe, found: Any) -> asyncio.Future[Any]:
+        """Deliver what was read; returns the next read, which is on its way meanwhile."""
+        batches: list[tuple[bytes, list[Any]]] = list(
+            found.items() if isinstance(found, dict) else found or ()
+        )
+        for stream, entries in batches:
+            self._cursors[stream] = entries[-1][0]
+        more = any(len(entries) == READ_COUNT for _, entries in batches)
+        reading = self._read(pipe) if more else None
+        for stream, entries in batches:
+            batch = await self._decode(pipe, stream, entries)
+            # One batch in flight, the next only after the one before succeeded.
+            await self._settle()
+            batch.send(pipe, cursor=(key("cursors"), stream, entries[-1][0]))
+            self._in_flight = batch
+        if reading is not None:
+            return reading
+        if not batches:
+            await self._subscribed.wait()
+            self.ready.set()
+        await self._trim()
+        # In the same write as the batch: what comes alone costs one round trip.
+        reading = self._read(pipe, wait=self.ready.is_set())
+        await self._settle()
+        return reading
+
+    async def _settle(self) -> None:
+        if self._in_flight is not None:
+            batch, self._in_flight = self._in_flight, None
+            await batch.settle()
+
+    async def _decode(self, pipe: Pipe, stream: bytes, entries: Sequence[tuple[bytes, list[bytes]]]) -> Batch:
+        """Entries as deliveries, in order; what is not valid goes to the dead letters."""
         source = self.sources[stream]
         batch = Batch()
         for entry_id, fields in entries:
-            raw = fields.get(source.field)
+            raw = _field(fields, source.field)
             try:
                 if raw is None:
                     raise InvalidMessage(
@@ -153,31 +191,29 @@ class Bridge:
                     )
                 deliveries = source.decode(raw)
             except InvalidMessage as error:
-                await self._bury(error, source.name, raw or repr(dict(fields)).encode())
+                await self._bury(error, source.name, raw or repr(fields).encode())
                 continue
-            milliseconds, _, sequence = entry_id.decode().partition("-")
-            entry = f"{int(milliseconds):020d}-{int(sequence):020d}"
-            context = BusContext(at=(int(milliseconds) + 1) / 1000, order=entry)
+            order = entry_order(entry_id)
             for delivery in deliveries:
-                if await self._prepare(delivery, context, source.name, raw, batch):
-                    batch.add(delivery, source=source.name, entry=entry)
-        await batch.submit(cursor=(key("cursors"), stream, entries[-1][0]))
+                if delivery.event in self._handled:
+                    # After all that came before it.
+                    await self._settle()
+                    await batch.submit(pipe)
+                    context = BusContext(at=(int(entry_id.partition(b"-")[0]) + 1) / 1000, order=order)
+                    if not await self._handle(delivery, context, source.name, raw):
+                        continue
+                batch.add(delivery, source=source.name, entry=order)
+        return batch
 
-    async def _prepare(
-        self, delivery: Delivery, context: BusContext, source: str, raw: bytes, batch: Batch
-    ) -> bool:
-        """Run the bus handlers of an event before it is delivered, and after all that came before it.
+    async def _handle(self, delivery: Delivery, context: BusContext, source: str, raw: bytes) -> bool:
+        """Run the bus handlers of an event before it is delivered.
 
         False: an event with the same id was handled before, leave it out.
         """
-        handlers = catalogue().bus_handlers.get(delivery.event)
-        if not handlers:
-            return True
-        await batch.submit()
         if delivery.id and not await self._claim(delivery.id, context.order):
             _DUPLICATE.inc()
             return False
-        for handler in handlers:
+        for handler in self._handled[delivery.event]:
             try:
                 await handler(delivery.payload, context)
             except RedisError:
@@ -218,28 +254,34 @@ class Bridge:
 
     async def _listen(self) -> None:
         """Deliver what is published, while leading. What comes while nobody leads is lost, as Pub/Sub goes."""
-        async with dedicated() as redis, redis.pubsub(ignore_subscribe_messages=False) as subscription:
-            await subscription.subscribe(key(CHANNEL))
-            async for message in subscription.listen():
-                if message["type"] == "subscribe":
-                    self._subscribed.set()
-                elif message["type"] == "message" and self._leading:
-                    await self._publish(message["data"])
-                if is_cancelled():
-                    return
+        pipe = Pipe()  # tries nothing twice: without an id nothing else keeps a message from coming twice
+        try:
+            async with dedicated() as redis, redis.pubsub(ignore_subscribe_messages=False) as subscription:
+                await subscription.subscribe(key(CHANNEL))
+                async for message in subscription.listen():
+                    if message["type"] == "subscribe":
+                        self._subscribed.set()
+                    elif message["type"] == "message" and self._leading:
+                        await self._publish(pipe, message["data"])
+                    if is_cancelled():
+                        return
+        finally:
+            pipe.close()
 
-    async def _publish(self, raw: bytes) -> None:
+    async def _publish(self, pipe: Pipe, raw: bytes) -> None:
         try:
             delivery = bus.parse(raw)
         except InvalidMessage as error:
             await self._bury(error, CHANNEL, raw)
             return
-        at = await now()
-        context = BusContext(at=at, order=f"{int(at * 1000):020d}-{int(at * 1e6) % 1000:020d}")
-        batch = Batch(("", "") if delivery.id else self._lease.fence)
-        if await self._prepare(delivery, context, CHANNEL, raw, batch):
-            batch.add(delivery)
-            await batch.submit()
+        if delivery.event in self._handled:
+            at = await now()
+            context = BusContext(at=at, order=f"{int(at * 1000):020d}-{int(at * 1e6) % 1000:020d}")
+            if not await self._handle(delivery, context, CHANNEL, raw):
+                return
+        batch = Batch()
+        batch.add(delivery)
+        await batch.submit(pipe, lease=("", "") if delivery.id else self._lease.fence)
 
     # --- Dead letters ------------------------------------------------------------------------------
 
@@ -258,41 +300,61 @@ class Bridge:
 class Batch:
     """Deliveries that go out together."""
 
-    def __init__(self, fence: tuple[str, str] = ("", "")) -> None:
-        self._fence = fence
+    def __init__(self) -> None:
+        layer: Any = get_channel_layer()
+        self._layer = layer
+        self._knows_rooms = "rooms" in layer.extensions
         self._entries: list[Entry] = []
+        self._answer: Awaitable[list[list[bytes]]] | None = None
 
     def add(self, delivery: Delivery, *, source: str = "", entry: str = "") -> None:
         """Encode a delivery, once a room, for all the clients there are."""
-        rooms = []
-        for namespace, room in delivery.targets:
-            head, tail = frame_around_offset(delivery.event, delivery.data, room)
-            rooms.append((group_name(namespace, room), head, tail))
-        if rooms:
-            self._entries.append(
-                Entry(
-                    rooms=rooms,
-                    source=source,
-                    entry=entry,
-                    id=delivery.id or "",
-                    exclude=delivery.exclude or "",
-                )
-            )
-
-    async def submit(self, *, cursor: tuple[str, bytes, bytes] = ("", b"", b"")) -> None:
-        """Append and publish, and move the cursor. Raises `redis.RedisError`: then submit the same again."""
-        if not self._entries and not cursor[0]:
+        if not delivery.targets:
             return
-        layer: Any = get_channel_layer()
-        knows_rooms = "rooms" in layer.extensions
-        appended = await roomlog.append(self._entries, lease=self._fence, cursor=cursor, publish=knows_rooms)
+        rooms = []
+        tail = frame_tail(delivery.data)
+        for namespace, room in delivery.targets:
+            rooms.append((group_name(namespace, room), frame_head(delivery.event, room), tail))
+        self._entries.append(
+            Entry(
+                rooms=rooms, source=source, entry=entry, id=delivery.id or "", exclude=delivery.exclude or ""
+            )
+        )
+
+    async def submit(self, pipe: Pipe, *, lease: roomlog.Lease = ("", "")) -> None:
+        """Append and publish what is there so far. Raises `redis.RedisError`: then submit the same again."""
+        if self._entries:
+            entries, publish = self._entries, self._knows_rooms
+            self._answer = roomlog.append(entries, pipe=pipe, lease=lease, publish=publish)
+            await self.settle()
+
+    def send(self, pipe: Pipe, *, cursor: roomlog.Cursor) -> None:
+        """Begin to append and publish, and to move the cursor; `settle` tells how that went."""
+        self._answer = roomlog.send_append(pipe, self._entries, cursor=cursor, publish=self._knows_rooms)
+
+    async def settle(self) -> None:
+        """Return once it is done. Raises `redis.RedisError`: then submit the same again."""
+        assert self._answer is not None  # noqa: S101  (sent)
+        appended, entries = await self._answer, self._entries
+        self._entries = []
         delivered = sum(1 for positions in appended if any(positions))
         _DELIVERED.inc(delivered)
-        _DUPLICATE.inc(len(appended) - delivered)
-        for entry, positions in zip(self._entries, appended, strict=False):
-            if not knows_rooms:
-                await _send_over(layer, entry, positions)
-        self._entries = []
+        if delivered < len(appended):
+            _DUPLICATE.inc(len(appended) - delivered)
+        if not self._knows_rooms:
+            for entry, positions in zip(entries, appended, strict=False):
+                await _send_over(self._layer, entry, positions)
+
+
+def _field(fields: Sequence[bytes], name: bytes) -> bytes | None:
+    """A field of a stream's entry, which is a list of names and values."""
+    return fields[1] if fields[0] == name else dict(zip(fields[::2], fields[1::2], strict=True)).get(name)
+
+
+def entry_order(entry_id: bytes) -> str:
+    """The id of a stream's entry as text that sorts like it."""
+    milliseconds, _, sequence = entry_id.decode().partition("-")
+    return f"{milliseconds:0>20}-{sequence:0>20}"
 
 
 async def _send_over(layer: Any, entry: Entry, positions: Sequence[bytes]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -35,8 +34,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     exclude: str | None = msgspec.field(default=None, name="except")
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """A valid message and everybody it goes to; a control event goes to nobody."""
 
     event: str

@@ -500,10 +500,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             author["thread_id"] = thread_id
         text = encode(event, {**author, **data}, room=room)
         message = {"type": "room.ephemeral", "room": room, "text": text, "sender": self.connection_id}
-        # Our own layer hands it to members of this process at once; any other waits for Redis.
-        send = getattr(self.channel_layer, "emit", self.channel_layer.group_send)
-        for namespace in sorted(catalogue().server[event].namespaces):
-            await send(group_name(namespace, room), message)
+        groups = [group_name(namespace, room) for namespace in sorted(catalogue().server[event].namespaces)]
+        await self.membership.emit(groups, message)
 
     async def start_typing(self, room: str) -> None:
         """The others see this user typing, until it stops, leaves, or says nothing for `TYPING_SECONDS`."""

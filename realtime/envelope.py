@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -101,10 +102,15 @@ def encode(
     return _encoder.encode(frame).decode()
 
 
-def frame_around_offset(event: str, data: Mapping[str, Any], room: str) -> tuple[bytes, bytes]:
-    """A frame of a room before and after its offset, which only Redis knows."""
-    head = _encoder.encode({"event": event, "room": room, "offset": ""})
-    return head[:-2], b'","data":' + _encoder.encode(data) + b"}"
+@lru_cache(maxsize=4096)
+def frame_head(event: str, room: str) -> bytes:
+    """A frame of a room up to its offset, which only Redis knows."""
+    return _encoder.encode({"event": event, "room": room, "offset": ""})[:-2]
+
+
+def frame_tail(data: Mapping[str, Any]) -> bytes:
+    """A frame of a room from behind its offset."""
+    return b'","data":' + _encoder.encode(data) + b"}"
 
 
 def iso(seconds: float) -> str:

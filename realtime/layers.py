@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 from uuid import uuid4
@@ -27,7 +27,8 @@ from redis.exceptions import RedisError
 
 from realtime import metrics, roomlog
 from realtime.conf import conf
-from realtime.redis import TIMEOUT, client, dedicated, key
+from realtime.pipe import Pipe
+from realtime.redis import client, key
 from realtime.roomlog import After, Publication, Unrecoverable
 from realtime.rooms import room_of_group
 from realtime.subscription import Message, Subscription
@@ -40,8 +41,8 @@ REPAIR_SLICE = 100
 JOIN_SECONDS = 5.0
 """Longest wait for Redis to confirm a subscription."""
 OUTBOX = 20_000
-"""Messages waiting to be published; beyond it `ChannelFull`."""
-PUBLISH_BATCH = 500
+"""Messages on their way to Redis; beyond it `ChannelFull`."""
+COMPARE_BATCH = 500
 START_SECONDS = 1.0
 
 
@@ -329,13 +330,17 @@ class RoomChannelLayer(BaseChannelLayer):
         """The groups with members in this process."""
         return set(self._here.groups)
 
-    async def emit(self, group: str, message: dict[str, Any]) -> None:
-        """`group_send` whose local members do not wait for Redis. Raises `redis.RedisError`."""
+    async def emit(self, groups: Iterable[str], message: dict[str, Any]) -> None:
+        """`group_send` to several groups, whose local members do not wait for Redis. Raises `redis.RedisError`."""
         here = self._here
-        encoded = msgspec.msgpack.encode(message)
-        if found := here.groups.get(group):
-            await here.hand_out(found, message)
-        await here.publish(roomlog.channel(group), b"E" + here.id.encode() + encoded)
+        payload = b"E" + here.id.encode() + msgspec.msgpack.encode(message)
+        published = []
+        for group in groups:
+            if found := here.groups.get(group):
+                await here.hand_out(found, message)
+            published.append(here.begin_publish(roomlog.channel(group), payload))
+        for done in published:
+            await done
 
 
 def _require_message(message: object) -> None:
@@ -372,17 +377,15 @@ class _Process:
 
     def __init__(self) -> None:
         self.id = uuid4().hex
+        self._origin = self.id.encode()
         self.channels: dict[str, Outlet] = {}
         self.groups: dict[str, _Group] = {}
         self._by_channel: dict[bytes, _Group] = {}
         self._memberships: dict[str, set[str]] = {}
         self._own = _process_channel(self.id)
         self._subscription = Subscription(self._on_messages, self._on_restored)
-        self._redis = dedicated(timeout=TIMEOUT)
-        """For publishing: never tries twice, since what failed may have been done."""
+        self._pipe = Pipe()
         self._opening: list[_Group] = []
-        self._outbox: list[tuple[bytes, bytes, asyncio.Future[None]]] = []
-        self._publisher: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._reachable: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -406,12 +409,12 @@ class _Process:
 
     async def close(self) -> None:
         """Give everything back."""
-        for task in (*self._tasks, self._watcher, self._publisher):
+        for task in (*self._tasks, *self._reading.values(), self._watcher):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         await self._subscription.close()
-        await self._redis.aclose()
+        self._pipe.close()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something on the side; it ends with the layer."""
@@ -511,44 +514,35 @@ class _Process:
 
     async def publish(self, channel: bytes, payload: bytes) -> None:
         """PUBLISH, together with whatever else is published in the same moment."""
-        if len(self._outbox) >= OUTBOX:
-            raise ChannelFull
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox.append((channel, payload, done))
-        if self._publisher is None or self._publisher.done():
-            self._publisher = asyncio.create_task(self._publish_outbox(), name="publisher")
-        await done
+        await self.begin_publish(channel, payload)
 
-    async def _publish_outbox(self) -> None:
-        while self._outbox:
-            batch, self._outbox = self._outbox[:PUBLISH_BATCH], self._outbox[PUBLISH_BATCH:]
-            try:
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for channel, payload, _ in batch:
-                        pipeline.publish(channel, payload)
-                    await pipeline.execute()
-            except BaseException as error:
-                failure = error if isinstance(error, RedisError) else RedisError(repr(error))
-                for _, _, done in batch:
-                    if not done.done():
-                        done.set_exception(failure)
-                if not isinstance(error, RedisError | OSError):
-                    raise
-            else:
-                for _, _, done in batch:
-                    if not done.done():
-                        done.set_result(None)
+    def begin_publish(self, channel: bytes, payload: bytes) -> asyncio.Future[Any]:
+        if len(self._pipe) >= OUTBOX:
+            raise ChannelFull
+        return self._pipe.send(b"PUBLISH", channel, payload)
 
     # --- Receiving ---------------------------------------------------------------------------------
 
-    async def _on_messages(self, messages: Sequence[Message]) -> None:
-        """Hand out what has arrived; consecutive publications of a room together, so that they can be joined."""
+    def _on_messages(self, messages: Sequence[Message]) -> Awaitable[None] | None:
+        """Hand out what has arrived. What would take the loop too long is left to be awaited."""
+        steps = self._steps(messages)
+        for slow in steps:
+            return self._finish(slow, steps)
+        return None
+
+    async def _finish(self, first: Awaitable[None], steps: Iterable[Awaitable[None]]) -> None:
+        await first
+        for slow in steps:
+            await slow
+
+    def _steps(self, messages: Sequence[Message]) -> Iterator[Awaitable[None]]:
+        """Consecutive publications of a room are handed on together, so that they can be joined."""
         run: list[Publication] = []
         running: _Group | None = None
         for channel, payload in messages:
             group = self._by_channel.get(channel)
             if group is not running and run and running is not None:
-                await self._hand_on(running, run)
+                yield from self._pass(running, run)
                 run = []
             running = group
             try:
@@ -559,15 +553,37 @@ class _Process:
                     publication = roomlog.unpack(payload)
                     if self._is_next(group, publication):
                         run.append(publication)
-                else:
+                elif message := self._message(payload):
                     if run:
-                        await self._hand_on(group, run)
+                        yield from self._pass(group, run)
                         run = []
-                    await self._on_message(group, payload)
+                    yield from self._pass_message(group, message)
             except (ValueError, IndexError, msgspec.DecodeError):
                 logger.warning("message not understood", extra={"channel": channel.decode(errors="replace")})
         if run and running is not None:
-            await self._hand_on(running, run)
+            yield from self._pass(running, run)
+
+    def _pass(self, group: _Group, publications: Sequence[Publication]) -> Iterator[Awaitable[None]]:
+        if len(group.listening) > SLICE or group.lock.locked():
+            yield self._hand_on(group, publications)
+        elif run := self._new(group, publications):
+            for channel, outlet in tuple(group.listening.items()):
+                _deliver(channel, outlet.publications, group.room or "", run)
+
+    def _pass_message(self, group: _Group, message: dict[str, Any]) -> Iterator[Awaitable[None]]:
+        if len(group.members) > SLICE:
+            yield self.hand_out(group, message)
+        else:
+            for channel, outlet in tuple(group.members.items()):
+                _deliver(channel, outlet.message, _copy(message))
+
+    def _message(self, payload: bytes) -> dict[str, Any] | None:
+        """A message that is not a publication; None for our own, whose members had it at once."""
+        if payload.startswith(b"M"):
+            return _decode(payload[1:])
+        if payload.startswith(b"E") and not payload.startswith(self._origin, 1):
+            return _decode(payload[33:])
+        return None
 
     def _is_next(self, group: _Group, publication: Publication) -> bool:
         if publication.position <= group.accepted:
@@ -580,33 +596,27 @@ class _Process:
             self._mend(group)
         return False
 
+    def _new(self, group: _Group, publications: Sequence[Publication]) -> Run | None:
+        """What of these has not been handed on; whoever starts to listen from here on starts behind it."""
+        publications = [each for each in publications if each.position > group.position]
+        if not publications:
+            return None
+        group.position = publications[-1].position
+        group.accepted = max(group.accepted, group.position)
+        metrics.DELIVERIES.inc(len(publications) * len(group.listening))
+        return Run(publications)
+
     async def _hand_on(self, group: _Group, publications: Sequence[Publication]) -> None:
         async with group.lock:
-            new = [publication for publication in publications if publication.position > group.position]
-            if not new:
-                return
-            # Whoever starts to listen from here on starts behind these.
-            group.position = new[-1].position
-            group.accepted = max(group.accepted, group.position)
-            room, run, listening = group.room or "", Run(new), group.listening
-            metrics.DELIVERIES.inc(len(new) * len(listening))
-            await _in_slices(
-                tuple(listening.items()),
-                lambda channel, outlet: outlet.publications(room, run) if channel in listening else None,
-            )
-
-    async def _on_message(self, group: _Group, payload: bytes) -> None:
-        if payload.startswith(b"M"):
-            await self.hand_out(group, msgspec.msgpack.decode(payload[1:]))
-        elif payload.startswith(b"E") and payload[1:33] != self.id.encode():
-            await self.hand_out(group, msgspec.msgpack.decode(payload[33:]))
+            if run := self._new(group, publications):
+                room, listening = group.room or "", group.listening
+                async for channel, outlet in _in_slices(listening):
+                    _deliver(channel, outlet.publications, room, run)
 
     async def hand_out(self, group: _Group, message: dict[str, Any]) -> None:
         """A message to every member here, each with a copy of its own."""
-        await _in_slices(
-            tuple(group.members.items()),
-            lambda channel, outlet: outlet.message(_copy(message)) if channel in group.members else None,
-        )
+        async for channel, outlet in _in_slices(group.members):
+            _deliver(channel, outlet.message, _copy(message))
 
     def _on_own(self, payload: bytes) -> None:
         if payload.startswith(b"S"):
@@ -670,8 +680,8 @@ class _Process:
 
     async def _compare(self) -> None:
         groups = [group for group in self.groups.values() if group.room is not None and group.ready.done()]
-        for start in range(0, len(groups), PUBLISH_BATCH):
-            part = groups[start : start + PUBLISH_BATCH]
+        for start in range(0, len(groups), COMPARE_BATCH):
+            part = groups[start : start + COMPARE_BATCH]
             while True:
                 try:
                     ends = await roomlog.ends([group.name for group in part])
@@ -709,12 +719,23 @@ async def _read(group: str, position: int, most: int) -> tuple[After, Run]:
     return found, Run(found.publications)
 
 
-async def _in_slices(members: Iterable[tuple[str, Outlet]], deliver: Callable[[str, Outlet], Any]) -> None:
-    """Call `deliver` for each; a large room in slices, so that pings and handshakes get their turn."""
-    for count, (channel, outlet) in enumerate(members, start=1):
-        try:
-            deliver(channel, outlet)
-        except Exception:
-            logger.exception("outlet failed", extra={"channel": channel})
+async def _in_slices(members: dict[str, Outlet]) -> AsyncIterator[tuple[str, Outlet]]:
+    """Who is a member now and stays one; a large room in slices, so that pings and handshakes get their turn."""
+    for count, (channel, outlet) in enumerate(tuple(members.items()), start=1):
+        if channel in members:
+            yield channel, outlet
         if count % SLICE == 0:
             await asyncio.sleep(0)
+
+
+def _deliver(channel: str, deliver: Callable[..., None], *what: Any) -> None:
+    """One outlet's trouble is not another's."""
+    try:
+        deliver(*what)
+    except Exception:
+        logger.exception("outlet failed", extra={"channel": channel})
+
+
+def _decode(payload: bytes) -> dict[str, Any]:
+    message: dict[str, Any] = msgspec.msgpack.decode(payload)
+    return message

@@ -41,6 +41,9 @@ class Membership(Protocol):
         Raises `Unrecoverable` when it cannot all be had.
         """
 
+    async def emit(self, groups: Sequence[str], message: dict[str, Any]) -> None:
+        """Send what is stored nowhere. Raises `redis.RedisError`."""
+
 
 class RoomMembership:
     """On `RoomChannelLayer`."""
@@ -99,6 +102,10 @@ class RoomMembership:
             yield run if len(publications) == len(found.publications) else Run(publications)
             position = publications[-1].position
 
+    async def emit(self, groups: Sequence[str], message: dict[str, Any]) -> None:
+        # To members of this process at once, without waiting for Redis.
+        await self._layer.emit(groups, message)
+
 
 class GroupMembership:
     """On any channel layer: `group_add`, and no recovery."""
@@ -131,6 +138,10 @@ class GroupMembership:
     async def replay(self, room: str, position: int) -> AsyncIterator[Run]:
         return  # nothing was held back: this layer passes everything on from the moment of entering
         yield Run(())
+
+    async def emit(self, groups: Sequence[str], message: dict[str, Any]) -> None:
+        for group in groups:
+            await self._layer.group_send(group, message)
 
 
 def membership(layer: Any, namespace: str, channel: str) -> Membership:

@@ -7,12 +7,17 @@ Centrifugo (research: `recovered` only if everything after the position is still
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import msgspec
+
 from realtime.conf import conf
+from realtime.pipe import Argument, Pipe
 from realtime.redis import client, key, script
 
 ROOM_SECONDS = 7 * 86400
@@ -29,10 +34,13 @@ _POSITION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 Target = tuple[str, str]
 """Namespace and room."""
+Lease = tuple[str, str]
+"""Key and holder (`realtime.lease`)."""
+Cursor = tuple[str, bytes, bytes]
+"""A hash, a field of it, and the entry up to which its stream has been delivered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True):
     """Something published in a room."""
 
     position: int
@@ -43,8 +51,7 @@ class Publication:
     """The client's text frame."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Something to publish, once, in each of its rooms."""
 
     rooms: Sequence[tuple[str, bytes, bytes]]
@@ -73,9 +80,14 @@ class Unrecoverable(Exception):
         self.end = end
 
 
+@lru_cache(maxsize=4096)
+def _base(prefix: str, group: str) -> str:
+    return f"{prefix}:{{{group}}}"
+
+
 def base(group: str) -> str:
     """First part of the keys of a group. The braces are Redis Cluster's hash tag: all of them live in one slot."""
-    return key(f"{{{group}}}")
+    return _base(conf().prefix, group)
 
 
 def channel(group: str) -> bytes:
@@ -95,19 +107,45 @@ def _room_seconds() -> int:
 async def append(
     entries: Sequence[Entry],
     *,
-    lease: tuple[str, str] = ("", ""),
-    cursor: tuple[str, bytes, bytes] = ("", b"", b""),
+    pipe: Pipe | None = None,
+    lease: Lease = ("", ""),
+    cursor: Cursor = ("", b"", b""),
     publish: bool = True,
 ) -> list[list[bytes]]:
-    """Append entries to their rooms' logs and publish them, atomically; then set a cursor (key, stream, entry).
+    """Append entries to their rooms' logs and publish them, atomically; then set a cursor.
 
     Returns the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
-    when `lease` (key, holder) is somebody else's. Raises `redis.RedisError`: then nothing, or everything, was
-    done, and the same call again does what is left.
+    when `lease` is somebody else's. Raises `redis.RedisError`: then nothing, or everything, was done, and the same
+    call again does what is left.
     """
+    keys, arguments = _arguments(entries, lease, cursor, publish)
+    if pipe is None:
+        return list(await _append(keys=keys, args=arguments, client=client()))
+    return list(await pipe.run(_append, keys, arguments))
+
+
+def send_append(
+    pipe: Pipe, entries: Sequence[Entry], *, cursor: Cursor, publish: bool
+) -> asyncio.Future[list[list[bytes]]]:
+    """`append` that has been sent when this returns, so that more can follow in the same write.
+
+    Fails when Redis does not know the script: `prepare` first.
+    """
+    keys, arguments = _arguments(entries, ("", ""), cursor, publish)
+    return pipe.send("EVALSHA", _append.sha, len(keys), *keys, *arguments)
+
+
+async def prepare(pipe: Pipe) -> None:
+    """Make Redis know what `send_append` runs. Raises `redis.RedisError`."""
+    await pipe.send("SCRIPT", "LOAD", _append.script)
+
+
+def _arguments(
+    entries: Sequence[Entry], lease: Lease, cursor: Cursor, publish: bool
+) -> tuple[list[str], list[Argument]]:
     settings = conf()
     keys: list[str] = []
-    arguments: list[str | bytes | int] = [
+    arguments: list[Argument] = [
         settings.history_size,
         int(settings.history_ttl * 1000),
         settings.history_bytes,
@@ -116,13 +154,14 @@ async def append(
         *lease,
         "PUBLISH" if publish else "",
         *cursor,
+        key("id", ""),
     ]
     for entry in entries:
         arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, entry.exclude]
         for group, head, tail in entry.rooms:
             keys.append(base(group))
             arguments += [head, tail]
-    return list(await _append(keys=keys, args=arguments, client=client()))
+    return keys, arguments
 
 
 async def ends(groups: Iterable[str]) -> dict[str, int]:
@@ -140,26 +179,13 @@ async def after(group: str, position: int, most: int) -> After:
     end, *known = await _after(keys=[base(group)], args=[position, most], client=client())
     if not known:
         raise Unrecoverable(int(end or 0))
-    missed, entries = known
-    return After(int(end), missed, [_publication(entry_id, fields) for entry_id, fields in entries])
+    missed, publications = known
+    return After(int(end), missed, [unpack(publication) for publication in publications])
 
 
-def _publication(entry_id: bytes, fields: list[bytes]) -> Publication:
-    values = dict(zip(fields[::2], fields[1::2], strict=True))
+def unpack(publication: bytes) -> Publication:
+    """A publication as `append.lua` writes it into a room's log and its channel."""
+    start = 51 + int(publication[45:51])
     return Publication(
-        position=int(entry_id.partition(b"-")[0]),
-        previous=int(values[b"p"]),
-        exclude=values[b"x"].decode(),
-        frame=values[b"f"],
-    )
-
-
-def unpack(payload: bytes) -> Publication:
-    """A publication as `append.lua` writes it to a room's channel."""
-    length = int(payload[33:39])
-    return Publication(
-        previous=int(payload[1:17]),
-        position=int(payload[17:33]),
-        exclude=payload[39 : 39 + length].decode(),
-        frame=payload[39 + length :],
+        int(publication[17:33]), int(publication[1:17]), publication[51:start].decode(), publication[start:]
     )

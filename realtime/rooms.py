@@ -7,6 +7,7 @@ channel layer it is the group `namespace.kind.id`, which every layer accepts (no
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 HUB: Final = "hub"
@@ -46,11 +47,13 @@ def thread_of(room: str) -> str | None:
     return id_ if kind == "thread" else None
 
 
+@lru_cache(maxsize=4096)
 def group_name(namespace: str, room: str) -> str:
     """The channel-layer group of a room."""
     return f"{namespace}.{room.replace(':', '.', 1)}"
 
 
+@lru_cache(maxsize=4096)
 def room_of_group(group: str) -> str | None:
     """The room that a group is, or None for a group of another kind."""
     namespace, _, rest = group.partition(".")

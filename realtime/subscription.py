@@ -9,17 +9,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import hiredis
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from realtime.redis import TIMEOUT, dedicated
+from realtime.pipe import connect
 
 logger = logging.getLogger(__name__)
 
 BATCH = 512
 """Channels a SUBSCRIBE."""
-READ_BYTES = 1 << 18
-"""At most so much is taken from the socket at once; the loop gets its turn in between."""
 LONGEST_PAUSE = 1.0
 
 Message = tuple[bytes, bytes]
@@ -29,13 +26,13 @@ Message = tuple[bytes, bytes]
 class Subscription:
     """Keeps its channels subscribed until closed.
 
-    `on_messages` gets everything that has already arrived, in order, and is awaited before more is read.
+    `on_messages` gets everything that has already arrived, in order; what it returns is awaited before more is read.
     `on_restored` runs when all channels are subscribed again after a loss: what was published meanwhile is lost.
     """
 
     def __init__(
         self,
-        on_messages: Callable[[Sequence[Message]], Awaitable[None]],
+        on_messages: Callable[[Sequence[Message]], Awaitable[None] | None],
         on_restored: Callable[[], None],
     ) -> None:
         self._on_messages = on_messages
@@ -50,6 +47,8 @@ class Subscription:
         self._writer: asyncio.StreamWriter | None = None
         self._runner: asyncio.Task[None] | None = None
         self._lost = False
+        self._missing: set[bytes] | None = None
+        """After a loss: the channels without which nothing is restored."""
         self.heard_at = 0.0
         """Loop time at which anything last came from Redis."""
 
@@ -139,12 +138,11 @@ class Subscription:
         failures = 0
         lost = False
         while True:
-            redis = dedicated()
+            connected_at = asyncio.get_running_loop().time()
             try:
-                connected_at = asyncio.get_running_loop().time()
-                await self._serve(redis, restored=lost)
+                await self._serve(restored=lost)
             except Exception as error:
-                if not isinstance(error, RedisError | OSError | EOFError):
+                if not isinstance(error, RedisError | OSError):
                     logger.exception("subscription failed")
                 if asyncio.get_running_loop().time() - connected_at > 10:
                     failures = 0
@@ -154,20 +152,15 @@ class Subscription:
                 logger.warning("subscription lost", extra={"error": repr(error), "failures": failures})
             finally:
                 self._writer = None
-                await redis.aclose()
             # Full jitter (M. Brooker, "Exponential Backoff And Jitter"): many processes lose Redis together.
             await asyncio.sleep(random.uniform(0.01, min(LONGEST_PAUSE, 0.05 * 2**failures)))  # noqa: S311
 
-    async def _serve(self, redis: Redis, *, restored: bool) -> None:
-        # redis-py connects (TLS, unix sockets, AUTH, SELECT); reading is ours, because its own reader wakes a
-        # task per message and cannot say what else has arrived.
-        pool: Any = redis.connection_pool
-        connection = pool.make_connection()
+    async def _serve(self, *, restored: bool) -> None:
+        """One connection, until it is lost."""
+        receiver = _Receiver(self._on_replies)
+        self._writer = await connect(receiver)
+        receiver.transport = self._writer.transport
         try:
-            async with asyncio.timeout(TIMEOUT):  # also for the answers to HELLO and AUTH
-                await connection.connect()
-            reader: asyncio.StreamReader = connection._reader
-            self._writer = connection._writer
             self._lost = False
             self._outstanding.clear()
             self._to_subscribe.clear()
@@ -176,36 +169,25 @@ class Subscription:
                 if future.done():
                     self._confirmed[channel] = asyncio.get_running_loop().create_future()
             wanted = list(self._confirmed)
+            self._missing = set(wanted) if restored else None
             self._send_subscribe(wanted)
-            await self._read(reader, set(wanted) if restored else None)
+            self._look_whether_restored()
+            await receiver.over
         finally:
-            await connection.disconnect(nowait=True)
+            self._writer.transport.abort()
+            receiver.stop()
 
-    async def _read(self, reader: asyncio.StreamReader, lost: set[bytes] | None) -> None:
-        """Read until the connection ends; `lost` are the channels without which nothing is restored."""
-        parser = hiredis.Reader()
-        loop = asyncio.get_running_loop()
-        while True:
-            if lost is not None and not lost:
-                lost = None
-                self._on_restored()
-            data = await reader.read(READ_BYTES)
-            if not data:
-                raise EOFError("redis closed the subscription")
-            self.heard_at = loop.time()
-            parser.feed(data)
-            messages: list[Message] = []
-            while (reply := parser.gets()) is not False:
-                if isinstance(reply, Exception):
-                    raise RedisError(str(reply))
-                if reply[0] == b"message":
-                    messages.append((reply[1], reply[2]))
-                elif reply[0] == b"subscribe":
-                    self._confirm(reply[1])
-                    if lost is not None:
-                        lost.discard(reply[1])
-            if messages:
-                await self._on_messages(messages)
+    def _on_replies(self, replies: Iterable[Any]) -> Awaitable[None] | None:
+        self.heard_at = asyncio.get_running_loop().time()
+        messages: list[Message] = []
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise RedisError(str(reply))
+            if reply[0] == b"message":
+                messages.append((reply[1], reply[2]))
+            elif reply[0] == b"subscribe":
+                self._confirm(reply[1])
+        return self._on_messages(messages) if messages else None
 
     def _confirm(self, channel: bytes) -> None:
         left = self._outstanding.pop(channel, 1) - 1
@@ -213,3 +195,57 @@ class Subscription:
             self._outstanding[channel] = left
         elif (future := self._confirmed.get(channel)) and not future.done():
             future.set_result(None)
+        if self._missing is not None:
+            self._missing.discard(channel)
+            self._look_whether_restored()
+
+    def _look_whether_restored(self) -> None:
+        if self._missing is not None and not self._missing:
+            self._missing = None
+            self._on_restored()
+
+
+class _Receiver(asyncio.Protocol):
+    """Reads replies, and reads on only when what they ask for has been done."""
+
+    def __init__(self, on_replies: Callable[[Iterable[Any]], Awaitable[None] | None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.transport: Any
+        self.over: asyncio.Future[None] = loop.create_future()
+        """Fails when the connection is lost, or something else went wrong."""
+        self._on_replies = on_replies
+        self._reader = hiredis.Reader()
+        self._rest: asyncio.Task[None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            rest = self._on_replies(iter(self._reader.gets, False))
+        except Exception as error:
+            self._end(error)
+            return
+        if rest is not None:
+            self.transport.pause_reading()
+            self._rest = asyncio.ensure_future(rest)
+            self._rest.add_done_callback(self._read_on)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc or ConnectionError("redis closed the subscription"))
+
+    def stop(self) -> None:
+        """No more of what was read."""
+        if self._rest is not None:
+            self._rest.cancel()
+        self._end(ConnectionError("stopped"))
+        self.over.exception()
+
+    def _read_on(self, rest: asyncio.Task[None]) -> None:
+        self._rest = None
+        if not rest.cancelled() and (error := rest.exception()):
+            self._end(error)
+        elif not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _end(self, error: BaseException) -> None:
+        if not self.over.done():
+            self.over.set_exception(error)

@@ -18,8 +18,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.exceptions import RedisError
 
 from realtime import layers as layers_module
+from realtime import pipe, roomlog
 from realtime import redis as redis_module
-from realtime import roomlog, subscription
 from realtime.embedded import EmbeddedRedis
 from realtime.layers import SLICE, RoomChannelLayer, Run
 from realtime.redis import client
@@ -889,7 +889,7 @@ async def test_large_room_is_served_in_slices_so_that_the_loop_has_time_for_othe
     for send in (
         lambda: publish("hello"),
         lambda: layer.group_send(ROOM, END),
-        lambda: layer.emit(ROOM, END),
+        lambda: layer.emit([ROOM], END),
     ):
         served.clear()
         sending = asyncio.create_task(send())
@@ -915,7 +915,7 @@ async def test_emitted_message_reaches_every_process_once(layers: Layers):
     here, there = layers.make(), layers.make()
     near, far = await Ears.in_rooms(here, ROOM), await Ears.in_rooms(there, ROOM)
     for n in range(20):
-        await here.emit(ROOM, message(n))
+        await here.emit([ROOM], message(n))
     await here.group_send(ROOM, END)
     expected = [message(n) for n in range(20)] + [END]
     await near.hear(*expected)
@@ -930,7 +930,7 @@ async def test_emitted_message_reaches_local_members_before_redis_has_it(
     assert server.process is not None
     server.process.send_signal(SIGSTOP)
     try:
-        emitting = asyncio.create_task(layer.emit(ROOM, message()))
+        emitting = asyncio.create_task(layer.emit([ROOM], message()))
         await ears.hear(message())
         assert not emitting.done()
     finally:
@@ -945,7 +945,7 @@ async def test_emitted_message_reaches_local_members_without_redis(alone: Layers
     ears = await Ears.in_rooms(layer, ROOM)
     server.stop(SIGKILL)
     with pytest.raises(RedisError):
-        await layer.emit(ROOM, message(1))
+        await layer.emit([ROOM], message(1))
     server.start()
     await eventually(lambda: subscriptions(server) == [2])
     await layer.group_send(ROOM, END)
@@ -1072,7 +1072,7 @@ async def test_subscription_that_died_in_silence_is_noticed_and_what_it_missed_i
 async def test_connection_that_is_accepted_and_never_answered_does_not_end_the_attempts(
     behind: Layers, proxy: Proxy, monkeypatch
 ):
-    monkeypatch.setattr(subscription, "TIMEOUT", 0.3)
+    monkeypatch.setattr(pipe, "TIMEOUT", 0.3)
     layer = behind.make()
     ears = await Ears.in_rooms(layer, ROOM)
     await layer.group_send("group", message())
@@ -1295,7 +1295,7 @@ async def test_thousand_channels_that_came_and_went_leave_nothing_behind(
                 process._memberships,
                 process._tasks,
                 process._opening,
-                process._outbox,
+                process._pipe,
                 subscribed._confirmed,
                 subscribed._outstanding,
                 subscribed._to_subscribe,

@@ -2,8 +2,8 @@
 --
 -- KEYS[1] the room's base   ARGV position, most entries
 --
--- Returns {end}: not all of it is known. Else {end, missed, entries}: the number after the position, and the
--- first of them. A position counts as known when it is the room's end, when its entry is in the log, or when it
+-- Returns {end}: not all of it is known. Else {end, missed, publications}: the number after the position, and
+-- the first of them. A position counts as known when it is the room's end, when its entry is in the log, or when it
 -- stands right before the log's first entry.
 
 local room, log, since = KEYS[1] .. ':room', KEYS[1] .. ':log', ARGV[1]
@@ -12,21 +12,23 @@ local last, count = known[1], tonumber(known[2] or 0)
 if not last then return {''} end
 if last == since then return {last, 0, {}} end
 
-local function field(entry, name)
-  for i = 1, #entry[2], 2 do
-    if entry[2][i] == name then return entry[2][i + 1] end
-  end
-end
+-- A publication's running number, and the position before it (append.lua).
+local function number(entry) return tonumber(entry[2][2]:sub(34, 45)) end
+local function before(entry) return entry[2][2]:sub(2, 17) end
 
 local missed
 local found = redis.call('XRANGE', log, since, since)
 if found[1] then
-  missed = count - tonumber(field(found[1], 'n'))
+  missed = count - number(found[1])
 else
   local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  if not first or field(first, 'p') ~= since then return {last} end
-  missed = count - tonumber(field(first, 'n')) + 1
+  if not first or before(first) ~= since then return {last} end
+  missed = count - number(first) + 1
 end
 -- COUNT 0 would be answered with nil.
 if ARGV[2] == '0' then return {last, missed, {}} end
-return {last, missed, redis.call('XRANGE', log, '(' .. since, '+', 'COUNT', ARGV[2])}
+local publications = {}
+for i, entry in ipairs(redis.call('XRANGE', log, '(' .. since, '+', 'COUNT', ARGV[2])) do
+  publications[i] = entry[2][2]
+end
+return {last, missed, publications}

@@ -2,21 +2,23 @@
 --
 -- KEYS   one base `<prefix>:{<group>}` a room of an entry, in the order of the entries; of it are made
 --        :room  hash  position, count, bytes, and per source the last entry taken from it
---        :log   stream: id = position, p = the position before, n = running number, x = left out, f = the frame
---        :live  the Pub/Sub channel
---        :id:…  markers of idempotency ids
+--        :log   stream: id = position, p = the publication
+--        :live  the Pub/Sub channel: the publication
 -- ARGV   size, ttl ms, bytes, seconds to keep :room, seconds to keep a marker,
 --        lease key ('' = none), lease holder, publish command ('' = publish nothing),
---        cursors' key ('' = none), stream, its new cursor,
+--        cursors' key ('' = none), stream, its new cursor, first part of the keys that mark an id as delivered,
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection,
 --        then for each of its rooms: the frame before and after its offset
 --
 -- Returns for each entry its position in each of its rooms, '' where it was left out. An entry whose source is not above the room's last
 -- one of that source, or whose id was delivered before, is left out: whoever submits it again does no harm.
 -- Positions are microseconds of Redis' clock and never go back: max(last + 1, now).
+--
+-- A publication is one string: 'F', the position before (16 digits), its own (16), its running number in the room (12), the
+-- length of the connection id that is left out (6), that id, and the frame. (realtime/roomlog.py reads it.)
 
 local size, ttl, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local keep_room, keep_marker, publish = ARGV[4], ARGV[5], ARGV[8]
+local keep_room, keep_marker, publish, ids = ARGV[4], ARGV[5], ARGV[8], ARGV[12]
 if ARGV[6] ~= '' and redis.call('GET', ARGV[6]) ~= ARGV[7] then
   return {}
 end
@@ -40,11 +42,11 @@ local function shrink(log)
   local entries = redis.call('XRANGE', log, '-', '+')
   local total = 0
   for i = #entries, 1, -1 do
-    local fields = entries[i][2]
-    total = total + #fields[#fields]
+    local size = #entries[i][2][2]
+    total = total + size
     if total > bytes * 0.9 and i < #entries then
       redis.call('XTRIM', log, 'MINID', entries[i + 1][1])
-      total = total - #fields[#fields]
+      total = total - size
       break
     end
   end
@@ -53,60 +55,62 @@ end
 
 -- A room as it is now; read once and written once, however many entries of it there are.
 local rooms, touched = {}, {}
-local function room_of(base)
+local function room_of(base, source)
   local room = rooms[base]
   if not room then
     local key, log = base .. ':room', base .. ':log'
-    local known = redis.call('HMGET', key, 'position', 'count', 'bytes')
-    room = {key = key, log = log, live = base .. ':live', ids = base .. ':id:', sources = {},
-      position = known[1] or beginning(log), count = tonumber(known[2] or 0), bytes = tonumber(known[3] or 0)}
+    local known = redis.call('HMGET', key, 'position', 'count', 'bytes', source)
+    local position = known[1] or beginning(log)
+    room = {key = key, log = log, live = base .. ':live', position = position, last = tonumber(position),
+      count = tonumber(known[2] or 0), bytes = tonumber(known[3] or 0), sources = {[source] = known[4]}}
     rooms[base] = room
+  elseif room.sources[source] == nil then
+    room.sources[source] = redis.call('HGET', room.key, source)
   end
   return room
 end
 
-local function touch(room)
+-- Whether the room has not had this entry yet; from now on it has.
+local function take(room, source, entry)
   if not room.touched then
     room.touched = true
     touched[#touched + 1] = room
   end
+  if source == '' then return true end
+  local last = room.sources[source]
+  if last and last >= entry then return false end
+  room.sources[source] = entry
+  return true
 end
 
-local function append(room, source, entry, id, excluded, head, tail)
-  if source ~= '' then
-    local last = room.sources[source] or redis.call('HGET', room.key, source)
-    if last and last >= entry then return '' end
-    room.sources[source] = entry
-    touch(room)
-  end
-  if id ~= '' and not redis.call('SET', room.ids .. id, '1', 'NX', 'EX', keep_marker) then
-    return ''
-  end
-  touch(room)
+local function append(room, excluded, head, tail)
   local before = room.position
-  room.position = string.format('%.0f', math.max(tonumber(before) + 1, now))
+  room.last = math.max(room.last + 1, now)
+  local position = string.format('%.0f', room.last)
+  room.position = position
   room.count = room.count + 1
-  local frame = head .. room.position .. tail
-  redis.call('XADD', room.log, 'MAXLEN', size, room.position .. '-0',
-    'p', before, 'n', room.count, 'x', excluded, 'f', frame)
-  room.bytes = room.bytes + #frame
-  room.appended = true
-  if publish ~= '' then
-    redis.call(publish, room.live,
-      string.format('F%s%s%06d%s', before, room.position, #excluded, excluded) .. frame)
-  end
-  return room.position
+  local publication = string.format('F%s%s%012d%06d', before, position, room.count, #excluded)
+    .. excluded .. head .. position .. tail
+  redis.call('XADD', room.log, position .. '-0', 'p', publication)
+  room.bytes = room.bytes + #publication
+  if publish ~= '' then redis.call(publish, room.live, publication) end
+  return position
 end
 
 local answers = {}
-local argument, key = 12, 1
+local argument, key = 13, 1
 while argument <= #ARGV do
   local number, source, entry, id, excluded = unpack(ARGV, argument, argument + 4)
   argument = argument + 5
-  local positions = {}
-  for _ = 1, tonumber(number) do
-    positions[#positions + 1] =
-      append(room_of(KEYS[key]), source, entry, id, excluded, ARGV[argument], ARGV[argument + 1])
+  local positions, is_new = {}, id == '' or nil
+  for i = 1, tonumber(number) do
+    local room = room_of(KEYS[key], source)
+    local position = ''
+    if take(room, source, entry) then
+      if is_new == nil then is_new = redis.call('SET', ids .. id, '1', 'NX', 'EX', keep_marker) end
+      if is_new then position = append(room, excluded, ARGV[argument], ARGV[argument + 1]) end
+    end
+    positions[i] = position
     argument = argument + 2
     key = key + 1
   end
@@ -114,15 +118,18 @@ while argument <= #ARGV do
 end
 
 for _, room in ipairs(touched) do
-  if room.appended then
-    redis.call('XTRIM', room.log, 'MINID', oldest)
-    redis.call('PEXPIRE', room.log, ttl)
-    if room.bytes > bytes then room.bytes = shrink(room.log) end
-  end
-  redis.call('HSET', room.key, 'position', room.position, 'count', room.count, 'bytes', room.bytes)
+  redis.call('XTRIM', room.log, 'MAXLEN', size)
+  redis.call('XTRIM', room.log, 'MINID', oldest)
+  redis.call('PEXPIRE', room.log, ttl)
+  if room.bytes > bytes then room.bytes = shrink(room.log) end
+  local fields = {'position', room.position, 'count', room.count, 'bytes', room.bytes}
   for source, entry in pairs(room.sources) do
-    redis.call('HSET', room.key, source, entry)
+    if source ~= '' and entry then
+      fields[#fields + 1] = source
+      fields[#fields + 1] = entry
+    end
   end
+  redis.call('HSET', room.key, unpack(fields))
   redis.call('EXPIRE', room.key, keep_room)
 end
 if ARGV[9] ~= '' then redis.call('HSET', ARGV[9], ARGV[10], ARGV[11]) end

@@ -270,11 +270,11 @@ async def test_redis_that_is_full_for_a_while_loses_nothing_that_it_took(
 
 
 async def test_redis_that_is_full_of_what_was_delivered_long_ago_gets_room_again(system: Stack):
+    bridge = system.start("runbridge")  # and has trimmed for the first time; the next time is a minute away
     stream = system.key("stream")
     long_ago = int((system.redis.time()[0] - KEEP_SECONDS - 100) * 1000)
     for n in range(1000):
         system.redis.xadd(stream, {"message": "x" * 5000}, id=f"{long_ago + n}-0")
-    bridge = system.start("runbridge")
     async with Conversation.of(system, seed=6) as conversation:
         conversation.say(10)
         await conversation.assert_everybody_got_everything_once_and_in_order()
