@@ -34,7 +34,9 @@ from realtime.rooms import group_name, room_of_group
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 1.0
-READ_COUNT = 500
+READ_COUNT = 250
+BUSY = 50
+"""A batch so large is not the last one: the next is fetched while this one is prepared."""
 READ_BLOCK = 0.2
 """Seconds a read waits for news: under the lease, so that it is renewed in time."""
 KEEP_SECONDS = 600.0
@@ -154,8 +156,8 @@ class Bridge:
         )
         for stream, entries in batches:
             self._cursors[stream] = entries[-1][0]
-        more = any(len(entries) == READ_COUNT for _, entries in batches)
-        reading = self._read(pipe) if more else None
+        busy = any(len(entries) >= BUSY for _, entries in batches)
+        reading = self._read(pipe) if busy else None
         for stream, entries in batches:
             batch = await self._decode(pipe, stream, entries)
             # One batch in flight, the next only after the one before succeeded.

@@ -214,10 +214,11 @@ class Recovery(RuleBasedStateMachine):
             group = group_name(HUB, room)
             batch.append(Entry(rooms=[(group, b"", b"")], source="stream", entry=f"{self.entries:020d}"))
         appended = await again(lambda: roomlog.append(batch, publish=not silent))
-        self.published[room] += [int(position) for (position,) in appended]
+        # Nothing is kept of a room that nobody has entered yet.
+        self.published[room] += [int(position) for (position,) in appended if position != b"0"]
         if twice:
             again_appended = await again(lambda: roomlog.append(batch))
-            assert again_appended == [[b""]] * count
+            assert again_appended == [[b"0" if position == b"0" else b""] for (position,) in appended]
 
     @rule(room=rooms, count=st.integers(1, 8), twice=st.booleans())
     def bridge_publishes(self, room: str, count: int, twice: bool) -> None:

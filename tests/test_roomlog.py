@@ -27,9 +27,10 @@ def entry(
     return Entry(rooms=rooms, source=source if name else "", entry=f"{name:0>20}", id=id, exclude=exclude)
 
 
-async def put(*entries: Entry, **options) -> list[list[int]]:
-    """Append; the positions, 0 where an entry was left out."""
-    return [[int(position or 0) for position in found] for found in await append(entries, **options)]
+async def put(*entries: Entry, publish: bool = False, **options) -> list[list[int]]:
+    """Append, to rooms that nobody need have entered; the positions, 0 where an entry was left out."""
+    appended = await append(entries, publish=publish, **options)
+    return [[int(position or 0) for position in found] for found in appended]
 
 
 async def one(name: str, *groups: str, **options) -> int:
@@ -137,6 +138,37 @@ async def test_concurrent_entries_never_share_a_position():
     assert 0 not in found
 
 
+# --- Rooms that nobody has entered ---------------------------------------------------------------------
+
+
+async def test_nothing_is_kept_of_what_nobody_could_ever_ask_for():
+    assert await append([entry("1", id="order-7")]) == [[b"0"]]
+    assert await client().keys(f"{roomlog.base(HERE)}*") == []
+
+
+async def test_room_that_was_entered_is_kept_though_nobody_is_in_it():
+    end = (await ends([HERE]))[HERE]
+    ((position,),) = await put(entry("1"), publish=True)
+    assert position > end
+    assert names_of((await after(HERE, end, EVERYTHING)).publications) == ["1"]
+
+
+async def test_room_that_redis_forgot_is_kept_for_who_is_in_it():
+    async with client().pubsub() as subscription:
+        await subscription.subscribe(roomlog.channel(HERE))
+        await subscription.get_message(timeout=5)
+        assert await put(entry("1"), publish=True) != [[0]]
+
+
+async def test_entry_is_delivered_where_somebody_was_and_nowhere_else():
+    await ends([THERE])
+    ((here, there),) = await put(entry("1", HERE, THERE, id="order-7"), publish=True)
+    assert (here, bool(there)) == (0, True)
+    await ends([HERE])  # who comes later does not get it when a bridge submits it again
+    assert await put(entry("1", HERE, THERE, id="order-7"), publish=True) == [[0, 0]]
+    assert await names() == []
+
+
 # --- Ends --------------------------------------------------------------------------------------------
 
 
@@ -187,7 +219,8 @@ async def test_what_is_published_is_what_is_in_the_log():
     async with client().pubsub() as subscription:
         await subscription.subscribe(roomlog.channel(HERE))
         await subscription.get_message(timeout=5)
-        await put(entry("1", exclude="somebody"), entry("2", body="ünïcode".encode()), entry("3"))
+        entries = entry("1", exclude="somebody"), entry("2", body="ünïcode".encode()), entry("3")
+        await put(*entries, publish=True)
         published = []
         while len(published) < 3:
             message = await subscription.get_message(ignore_subscribe_messages=True, timeout=5)
@@ -205,7 +238,7 @@ async def test_excluded_connection_is_passed_on_whatever_it_is_called(exclude: s
     async with client().pubsub() as subscription:
         await subscription.subscribe(roomlog.channel(HERE))
         await subscription.get_message(timeout=5)
-        await one("1", exclude=exclude)
+        await put(entry("1", exclude=exclude), publish=True)
         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=5)
     assert message is not None
     (publication,) = await logged()
@@ -541,7 +574,7 @@ async def test_batch_that_found_redis_full_is_delivered_once_when_it_is_submitte
                 fill(other)
             while True:
                 try:
-                    await append(batch)
+                    await put(*batch)
                     break
                 except OutOfMemoryError:
                     refused += 1
@@ -564,7 +597,7 @@ async def test_batch_in_the_middle_of_which_redis_gets_full_is_delivered_once_wh
         for batch in batches:
             while True:
                 try:
-                    await append(batch)
+                    await put(*batch)
                     break
                 except OutOfMemoryError:
                     refused += 1

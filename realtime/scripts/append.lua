@@ -10,7 +10,8 @@
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection,
 --        then for each of its rooms: the frame before and after its offset
 --
--- Returns for each entry its position in each of its rooms, '' where it was left out. An entry whose source is not above the room's last
+-- Returns for each entry its position in each of its rooms, '' where it was left out, '0' in a room that nobody has entered
+-- (in the time it is remembered): nobody has an offset of it, so nobody can ever ask for what is published now. An entry whose source is not above the room's last
 -- one of that source, or whose id was delivered before, is left out: whoever submits it again does no harm.
 -- Positions are microseconds of Redis' clock and never go back: max(last + 1, now).
 --
@@ -59,12 +60,17 @@ local function room_of(base, source)
   local room = rooms[base]
   if not room then
     local key, log = base .. ':room', base .. ':log'
+    local live = base .. ':live'
     local known = redis.call('HMGET', key, 'position', 'count', 'bytes', source)
-    local position = known[1] or beginning(log)
-    room = {key = key, log = log, live = base .. ':live', position = position, last = tonumber(position),
-      count = tonumber(known[2] or 0), bytes = tonumber(known[3] or 0), sources = {[source] = known[4]}}
+    if not known[1] and publish ~= '' and redis.call('PUBSUB', 'NUMSUB', live)[2] == 0 then
+      room = {is_unknown = true}
+    else
+      local position = known[1] or beginning(log)
+      room = {key = key, log = log, live = live, position = position, last = tonumber(position),
+        count = tonumber(known[2] or 0), bytes = tonumber(known[3] or 0), sources = {[source] = known[4]}}
+    end
     rooms[base] = room
-  elseif room.sources[source] == nil then
+  elseif not room.is_unknown and room.sources[source] == nil then
     room.sources[source] = redis.call('HGET', room.key, source)
   end
   return room
@@ -106,7 +112,9 @@ while argument <= #ARGV do
   for i = 1, tonumber(number) do
     local room = room_of(KEYS[key], source)
     local position = ''
-    if take(room, source, entry) then
+    if room.is_unknown then
+      position = '0'
+    elseif take(room, source, entry) then
       if is_new == nil then is_new = redis.call('SET', ids .. id, '1', 'NX', 'EX', keep_marker) end
       if is_new then position = append(room, excluded, ARGV[argument], ARGV[argument + 1]) end
     end
