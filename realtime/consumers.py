@@ -20,8 +20,8 @@ from realtime.authentication import SUBPROTOCOL, Principal, leeway
 from realtime.catalogue import catalogue
 from realtime.closing import REASONS, CloseCode, fitting_reason
 from realtime.conf import conf
+from realtime.delivery import Ephemeral, Run
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
-from realtime.layers import Run
 from realtime.membership import Membership, membership
 from realtime.node import Node
 from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
@@ -498,10 +498,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         }
         if thread_id := thread_of(room):
             author["thread_id"] = thread_id
-        text = encode(event, {**author, **data}, room=room)
-        message = {"type": "room.ephemeral", "room": room, "text": text, "sender": self.connection_id}
+        frame = encode(event, {**author, **data}, room=room).encode()
         groups = [group_name(namespace, room) for namespace in sorted(catalogue().server[event].namespaces)]
-        await self.membership.emit(groups, message)
+        await self.membership.emit(groups, Ephemeral(room, frame, self.connection_id))
 
     async def start_typing(self, room: str) -> None:
         """The others see this user typing, until it stops, leaves, or says nothing for `TYPING_SECONDS`."""

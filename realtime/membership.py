@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from realtime import roomlog
-from realtime.layers import RoomChannelLayer, Run
+from realtime.delivery import Ephemeral, Run
+from realtime.layers import RoomChannelLayer
 from realtime.roomlog import Unrecoverable
 from realtime.rooms import group_name
 
@@ -41,8 +42,8 @@ class Membership(Protocol):
         Raises `Unrecoverable` when it cannot all be had.
         """
 
-    async def emit(self, groups: Sequence[str], message: dict[str, Any]) -> None:
-        """Send what is stored nowhere. Raises `redis.RedisError`."""
+    async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
+        """Say what is stored nowhere. Raises `redis.RedisError`."""
 
 
 class RoomMembership:
@@ -102,9 +103,8 @@ class RoomMembership:
             yield run if len(publications) == len(found.publications) else Run(publications)
             position = publications[-1].position
 
-    async def emit(self, groups: Sequence[str], message: dict[str, Any]) -> None:
-        # To members of this process at once, without waiting for Redis.
-        await self._layer.emit(groups, message)
+    async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
+        await self._layer.emit(groups, ephemeral)
 
 
 class GroupMembership:
@@ -139,9 +139,9 @@ class GroupMembership:
         return  # nothing was held back: this layer passes everything on from the moment of entering
         yield Run(())
 
-    async def emit(self, groups: Sequence[str], message: dict[str, Any]) -> None:
+    async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         for group in groups:
-            await self._layer.group_send(group, message)
+            await self._layer.group_send(group, ephemeral.message())
 
 
 def membership(layer: Any, namespace: str, channel: str) -> Membership:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from realtime.delivery import Ephemeral, Run, text_frame
 from realtime.envelope import encode
-from realtime.layers import Run, text_frame
 
 if TYPE_CHECKING:
     from realtime.consumers import NamespaceConsumer
@@ -47,16 +47,18 @@ class ConnectionOutlet:
         else:
             self._writer.write_frames(run.wire)
 
+    def ephemeral(self, ephemeral: Ephemeral) -> None:
+        connection = self._connection
+        if ephemeral.room in connection.rooms and ephemeral.sender != connection.connection_id:
+            self._writer.write_frames(ephemeral.wire)
+
     async def drained(self) -> None:
         """Return once the client keeps up."""
         await self._writer.drained()
 
     def message(self, message: dict[str, Any]) -> None:
         connection = self._connection
-        if message["type"] == "room.ephemeral":
-            if message["room"] in connection.rooms and message["sender"] != connection.connection_id:
-                self._writer.write_frames(text_frame(message["text"].encode()))
-        elif message["type"] == "room.gap":
+        if message["type"] == "room.gap":
             # Written here and now: what comes after the gap must not overtake it.
             if (room := message["room"]) in connection.rooms:
                 connection.rooms[room] = int(message["offset"])

@@ -39,9 +39,14 @@ async def connect(protocol: asyncio.Protocol) -> asyncio.StreamWriter:
         connection = pool.make_connection()
         async with asyncio.timeout(TIMEOUT):  # also for the answers to HELLO and AUTH
             await connection.connect()
+        reader: asyncio.StreamReader = connection._reader
         writer: asyncio.StreamWriter = connection._writer
         connection._reader = connection._writer = None  # it is not redis-py's any more
         writer.transport.set_protocol(protocol)
+        if reader.at_eof() or writer.is_closing():
+            # Its end was told to redis-py's protocol, and will not be told again.
+            writer.transport.abort()
+            raise exceptions.ConnectionError("redis closed the connection")
         return writer
     finally:
         await redis.aclose()

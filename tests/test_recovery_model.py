@@ -21,8 +21,9 @@ from redis.exceptions import RedisError
 
 from realtime import redis as redis_module
 from realtime import roomlog
+from realtime.delivery import Run
 from realtime.embedded import EmbeddedRedis
-from realtime.layers import RoomChannelLayer, Run
+from realtime.layers import RoomChannelLayer
 from realtime.membership import RoomMembership
 from realtime.redis import client
 from realtime.roomlog import Entry, Unrecoverable

@@ -1,0 +1,461 @@
+"""The channel layer in one event loop: who of this process is in which group, and what reaches them from Redis.
+
+Publications (`realtime.roomlog`) have positions, so that a missing one is noticed here and fetched from the room's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from channels.exceptions import ChannelFull
+from redis.exceptions import RedisError
+
+from realtime import metrics, roomlog
+from realtime.conf import conf
+from realtime.delivery import Ephemeral, Outlet, Run, copy
+from realtime.pipe import Pipe
+from realtime.redis import key
+from realtime.roomlog import After, Publication, Unrecoverable
+from realtime.rooms import room_of_group
+from realtime.subscription import Message, Subscription
+
+logger = logging.getLogger(__name__)
+
+SLICE = 200
+"""Deliveries between two looks at everything else that the loop has to do."""
+REPAIR_SLICE = 100
+JOIN_SECONDS = 5.0
+"""Longest wait for Redis to confirm a subscription."""
+OUTBOX = 20_000
+"""Messages on their way to Redis; beyond it `ChannelFull`."""
+COMPARE_BATCH = 500
+START_SECONDS = 1.0
+
+
+class Group:
+    """A group as this process sees it."""
+
+    __slots__ = (
+        "accepted",
+        "channel",
+        "listening",
+        "lock",
+        "members",
+        "name",
+        "newest",
+        "position",
+        "ready",
+        "repair",
+        "room",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.room = room_of_group(name)
+        self.channel = roomlog.channel(name)
+        self.members: dict[str, Outlet] = {}
+        self.listening: dict[str, Outlet] = {}
+        """Members that get publications."""
+        self.position = 0
+        """Everything up to here has been handed on; 0: not known yet."""
+        self.accepted = 0
+        """Everything up to here has been handed on or is about to be."""
+        self.newest = 0
+        """The newest position seen; above `position`, something is missing."""
+        self.lock = asyncio.Lock()
+        """Held while something is handed on: a large room takes several turns of the loop."""
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.repair: asyncio.Task[None] | None = None
+
+
+def process_channel(process: str) -> bytes:
+    return key("process", process).encode()
+
+
+class Process:
+    """The layer in one event loop."""
+
+    def __init__(self) -> None:
+        self.id = uuid4().hex
+        self._origin = self.id.encode()
+        self.channels: dict[str, Outlet] = {}
+        self.groups: dict[str, Group] = {}
+        self._by_channel: dict[bytes, Group] = {}
+        self._memberships: dict[str, set[str]] = {}
+        self._own = process_channel(self.id)
+        self._subscription = Subscription(self._on_messages, self._on_restored)
+        self._pipe = Pipe()
+        self._opening: list[Group] = []
+        self._watcher: asyncio.Task[None] | None = None
+        self._reachable: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reading: dict[tuple[str, int, int], asyncio.Task[tuple[After, Run]]] = {}
+        self._canary_at = 0.0
+
+    def owns(self, channel: str) -> bool:
+        """Whether the channel is one of this process."""
+        return f".{self.id}!" in channel
+
+    async def start(self) -> None:
+        """Subscribe to the process's own channel, and watch that the subscription delivers.
+
+        Waits until other processes can send to channels of this one, but not long for a Redis that is away.
+        """
+        if self._reachable is None:
+            self._watcher = asyncio.create_task(self._watch(), name="canary")
+            self._reachable = self.spawn(self._subscription.subscribe([self._own]))
+        if not self._reachable.done():
+            await asyncio.wait([self._reachable], timeout=START_SECONDS)
+
+    async def close(self) -> None:
+        """Give everything back."""
+        for task in (*self._tasks, *self._reading.values(), self._watcher):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._subscription.close()
+        self._pipe.close()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something on the side; it ends with the layer."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def forget(self, channel: str) -> None:
+        """Take a channel out of everything."""
+        self.channels.pop(channel, None)
+        for group in self._memberships.pop(channel, ()):
+            self._remove(group, channel)
+
+    # --- Membership --------------------------------------------------------------------------------
+
+    async def join(self, name: str, channel: str) -> None:
+        group = self.begin_join(name, channel)
+        await self.start()
+        try:
+            if self._subscription.is_lost and not group.ready.done():
+                raise RedisError("the subscription is lost; trying again")
+            async with asyncio.timeout(JOIN_SECONDS):
+                await asyncio.shield(group.ready)
+        except BaseException:
+            self.leave(name, channel)
+            raise
+
+    def begin_join(self, name: str, channel: str) -> Group:
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = Group(name)
+            self._by_channel[group.channel] = group
+            if not self._opening:
+                asyncio.get_running_loop().call_soon(lambda: self.spawn(self._open()))
+            self._opening.append(group)
+        group.members[channel] = self.channels[channel]
+        self._memberships.setdefault(channel, set()).add(name)
+        return group
+
+    def leave(self, name: str, channel: str) -> None:
+        self._memberships.get(channel, set()).discard(name)
+        self._remove(name, channel)
+
+    def _remove(self, name: str, channel: str) -> None:
+        if (group := self.groups.get(name)) is None:
+            return
+        group.members.pop(channel, None)
+        group.listening.pop(channel, None)
+        if not group.members:
+            self._drop(group)
+
+    def _drop(self, group: Group) -> None:
+        if self.groups.get(group.name) is not group:
+            return  # left, and entered again by somebody else
+        del self.groups[group.name]
+        self._by_channel.pop(group.channel, None)
+        self._subscription.unsubscribe(group.channel)
+        if group.repair is not None:
+            group.repair.cancel()
+
+    def listen(self, name: str, channel: str) -> int:
+        group = self.groups[name]
+        group.listening[channel] = self.channels[channel]
+        return group.position
+
+    async def _open(self) -> None:
+        """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms stand."""
+        opening, self._opening = self._opening, []
+        groups = []
+        for group in opening:
+            if self.groups.get(group.name) is group:
+                groups.append(group)
+            else:
+                group.ready.set_result(None)  # left again already
+        try:
+            await self._subscription.subscribe([group.channel for group in groups])
+            rooms = [group.name for group in groups if group.room is not None]
+            ends = await roomlog.ends(rooms) if rooms else {}
+        except (RedisError, OSError) as error:
+            for group in groups:
+                if not group.ready.done():
+                    group.ready.set_exception(
+                        error if isinstance(error, RedisError) else RedisError(repr(error))
+                    )
+                    group.ready.exception()  # it may be that nobody waits any more
+                self._drop(group)
+            return
+        for group in groups:
+            group.position = group.accepted = ends.get(group.name, 0)
+            if not group.ready.done():
+                group.ready.set_result(None)
+            if group.newest > group.position:
+                self._mend(group)
+
+    # --- Publishing --------------------------------------------------------------------------------
+
+    async def publish(self, channel: bytes, payload: bytes) -> None:
+        """PUBLISH, together with whatever else is published in the same moment."""
+        await self.begin_publish(channel, payload)
+
+    def begin_publish(self, channel: bytes, payload: bytes) -> asyncio.Future[Any]:
+        if len(self._pipe) >= OUTBOX:
+            raise ChannelFull
+        return self._pipe.send(b"PUBLISH", channel, payload)
+
+    # --- Receiving ---------------------------------------------------------------------------------
+
+    def _on_messages(self, messages: Sequence[Message]) -> Awaitable[None] | None:
+        """Hand out what has arrived. What would take the loop too long is left to be awaited."""
+        steps = self._steps(messages)
+        for slow in steps:
+            return self._finish(slow, steps)
+        return None
+
+    async def _finish(self, first: Awaitable[None], steps: Iterable[Awaitable[None]]) -> None:
+        await first
+        for slow in steps:
+            await slow
+
+    def _steps(self, messages: Sequence[Message]) -> Iterator[Awaitable[None]]:
+        """Consecutive publications of a room are handed on together, so that they can be joined."""
+        run: list[Publication] = []
+        running: Group | None = None
+        for channel, payload in messages:
+            group = self._by_channel.get(channel)
+            if group is not running and run and running is not None:
+                yield from self._pass(running, run)
+                run = []
+            running = group
+            try:
+                if group is None:
+                    if channel == self._own:
+                        self._on_own(payload)
+                elif payload.startswith(b"F"):
+                    publication = roomlog.unpack(payload)
+                    if self._is_next(group, publication):
+                        run.append(publication)
+                else:
+                    if run:
+                        yield from self._pass(group, run)
+                        run = []
+                    yield from self._pass_other(group, payload)
+            except (ValueError, IndexError, msgspec.DecodeError):
+                logger.warning("message not understood", extra={"channel": channel.decode(errors="replace")})
+        if run and running is not None:
+            yield from self._pass(running, run)
+
+    def _pass(self, group: Group, publications: Sequence[Publication]) -> Iterator[Awaitable[None]]:
+        if len(group.listening) > SLICE or group.lock.locked():
+            yield self._hand_on(group, publications)
+        elif run := self._new(group, publications):
+            for channel, outlet in tuple(group.listening.items()):
+                _deliver(channel, outlet.publications, group.room or "", run)
+
+    def _pass_other(self, group: Group, payload: bytes) -> Iterator[Awaitable[None]]:
+        if payload.startswith(b"E"):
+            if len(payload) < 65:
+                raise ValueError(payload)
+            if not payload.startswith(self._origin, 1):  # whoever is here had our own at once
+                ephemeral = Ephemeral(group.room or "", payload[65:], payload[33:65].rstrip().decode())
+                yield from self._each(group, "ephemeral", lambda: ephemeral)
+        elif payload.startswith(b"M"):
+            message = msgspec.msgpack.decode(payload[1:])
+            yield from self._each(group, "message", lambda: copy(message))
+
+    def _each(self, group: Group, method: str, what: Callable[[], Any]) -> Iterator[Awaitable[None]]:
+        """Call every member here. A large group is left to be awaited."""
+        if len(group.members) > SLICE:
+            yield self._each_in_slices(group, method, what)
+        else:
+            for channel, outlet in tuple(group.members.items()):
+                _deliver(channel, getattr(outlet, method), what())
+
+    async def _each_in_slices(self, group: Group, method: str, what: Callable[[], Any]) -> None:
+        async for channel, outlet in _in_slices(group.members):
+            _deliver(channel, getattr(outlet, method), what())
+
+    async def hand_out(self, group: Group, message: dict[str, Any]) -> None:
+        """A message to every member here, each with a copy of its own."""
+        for slow in self._each(group, "message", lambda: copy(message)):
+            await slow
+
+    async def emit(self, groups: Iterable[str], ephemeral: Ephemeral) -> None:
+        payload = b"E%b%-32b%b" % (self._origin, ephemeral.sender.encode(), ephemeral.frame)
+        published = []
+        for name in groups:
+            if group := self.groups.get(name):
+                for slow in self._each(group, "ephemeral", lambda: ephemeral):
+                    await slow
+            published.append(self.begin_publish(roomlog.channel(name), payload))
+        for done in published:
+            await done
+
+    def _is_next(self, group: Group, publication: Publication) -> bool:
+        if publication.position <= group.accepted:
+            return False
+        group.newest = max(group.newest, publication.position)
+        if publication.previous == group.accepted:
+            group.accepted = publication.position
+            return True
+        if group.position:
+            self._mend(group)
+        return False
+
+    def _new(self, group: Group, publications: Sequence[Publication]) -> Run | None:
+        """What of these has not been handed on; whoever starts to listen from here on starts behind it."""
+        publications = [each for each in publications if each.position > group.position]
+        if not publications:
+            return None
+        group.position = publications[-1].position
+        group.accepted = max(group.accepted, group.position)
+        metrics.DELIVERIES.inc(len(publications) * len(group.listening))
+        return Run(publications)
+
+    async def _hand_on(self, group: Group, publications: Sequence[Publication]) -> None:
+        async with group.lock:
+            if run := self._new(group, publications):
+                room, listening = group.room or "", group.listening
+                async for channel, outlet in _in_slices(listening):
+                    _deliver(channel, outlet.publications, room, run)
+
+    def _on_own(self, payload: bytes) -> None:
+        if payload.startswith(b"S"):
+            channel, message = msgspec.msgpack.decode(payload[1:])
+            if outlet := self.channels.get(channel):
+                outlet.message(message)
+        elif payload.startswith(b"C"):
+            self._canary_at = asyncio.get_running_loop().time()
+
+    async def read(self, group: str, position: int, most: int) -> tuple[After, Run]:
+        key = (group, position, most)
+        if (reading := self._reading.get(key)) is None:
+            reading = self._reading[key] = asyncio.create_task(_read(*key), name="read")
+            reading.add_done_callback(lambda _: self._reading.pop(key, None))
+        return await asyncio.shield(reading)
+
+    # --- Missing publications ------------------------------------------------------------------------
+
+    def _mend(self, group: Group) -> None:
+        if group.repair is None or group.repair.done():
+            group.repair = asyncio.create_task(self.repair(group), name="repair")
+
+    async def repair(self, group: Group) -> None:
+        """Fetch from the log what did not arrive. What cannot be fetched is said: `room.gap`."""
+        while self.groups.get(group.name) is group:
+            position = group.position
+            try:
+                found = await self._after(group)
+            except (RedisError, OSError) as error:
+                logger.warning("room not repaired", extra={"room": group.room, "error": repr(error)})
+                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
+                continue
+            if isinstance(found, int):
+                async with group.lock:
+                    if group.position != position:
+                        continue  # somebody else repaired it meanwhile: this is no longer what is missing
+                    await self._say_gap(group, found)
+                return
+            await self._hand_on(group, found.publications)
+            if not found.publications:
+                group.newest = group.position
+                return
+
+    async def _after(self, group: Group) -> roomlog.After | int:
+        """What the group has not got yet; the room's end when that cannot be had."""
+        try:
+            return await roomlog.after(group.name, group.position, REPAIR_SLICE)
+        except Unrecoverable as lost:
+            return lost.end or (await roomlog.ends([group.name]))[group.name]
+
+    async def _say_gap(self, group: Group, end: int) -> None:
+        group.position = group.accepted = group.newest = end
+        metrics.GAPS.inc()
+        gap = {"type": "room.gap", "room": group.room, "offset": str(end), "reason": "lost"}
+        await self.hand_out(group, gap)
+
+    def _on_restored(self) -> None:
+        """The subscription is back: whatever was published meanwhile did not reach us."""
+        logger.info("subscription restored", extra={"groups": len(self.groups)})
+        self.spawn(self._compare())
+
+    async def _compare(self) -> None:
+        groups = [group for group in self.groups.values() if group.room is not None and group.ready.done()]
+        for start in range(0, len(groups), COMPARE_BATCH):
+            part = groups[start : start + COMPARE_BATCH]
+            while True:
+                try:
+                    ends = await roomlog.ends([group.name for group in part])
+                    break
+                except (RedisError, OSError):
+                    await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
+            for group in part:
+                if ends[group.name] != group.position:
+                    self._mend(group)
+
+    # --- Liveness ------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Send ourselves a message through Redis whenever it was quiet; a connection that does not bring it is dead."""
+        interval = max(min(conf().node_lease / 4, 5.0), 0.2)
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(interval)
+            if loop.time() - self._subscription.heard_at < interval or not self._subscription.is_connected:
+                continue
+            asked_at = loop.time()
+            try:
+                async with asyncio.timeout(interval * 2):
+                    await self.publish(self._own, b"C")
+            except (RedisError, OSError, ChannelFull):
+                continue  # Redis does not take it: nothing is learnt about the subscription
+            await asyncio.sleep(interval)
+            if self._canary_at < asked_at and self._subscription.heard_at < asked_at:
+                logger.warning("subscription does not deliver")
+                self._subscription.reconnect()
+
+
+async def _read(group: str, position: int, most: int) -> tuple[After, Run]:
+    found = await roomlog.after(group, position, most)
+    return found, Run(found.publications)
+
+
+async def _in_slices(members: dict[str, Outlet]) -> AsyncIterator[tuple[str, Outlet]]:
+    """Who is a member now and stays one; a large room in slices, so that pings and handshakes get their turn."""
+    for count, (channel, outlet) in enumerate(tuple(members.items()), start=1):
+        if channel in members:
+            yield channel, outlet
+        if count % SLICE == 0:
+            await asyncio.sleep(0)
+
+
+def _deliver(channel: str, deliver: Callable[..., None], *what: Any) -> None:
+    """One outlet's trouble is not another's."""
+    try:
+        deliver(*what)
+    except Exception:
+        logger.exception("outlet failed", extra={"channel": channel})
