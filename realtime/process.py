@@ -367,7 +367,7 @@ class Process:
     async def repair(self, group: Group) -> None:
         """Fetch from the log what did not arrive. What cannot be fetched is said: `room.gap`."""
         while self.groups.get(group.name) is group:
-            position = group.position
+            position, newest = group.position, group.newest
             try:
                 found = await self._after(group)
             except (RedisError, OSError) as error:
@@ -379,9 +379,10 @@ class Process:
                     if group.position != position:
                         continue  # somebody else repaired it meanwhile: this is no longer what is missing
                     await self._say_gap(group, found)
-                return
-            await self._hand_on(group, found.publications)
-            if not found.publications:
+            elif found.publications:
+                await self._hand_on(group, found.publications)
+                continue
+            if group.newest == newest:  # else something came meanwhile that does not follow what is here
                 group.newest = group.position
                 return
 
@@ -393,7 +394,7 @@ class Process:
             return lost.end or (await roomlog.ends([group.name]))[group.name]
 
     async def _say_gap(self, group: Group, end: int) -> None:
-        group.position = group.accepted = group.newest = end
+        group.position = group.accepted = end
         metrics.GAPS.inc()
         gap = {"type": "room.gap", "room": group.room, "offset": str(end), "reason": "lost"}
         await self.hand_out(group, gap)

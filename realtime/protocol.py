@@ -22,6 +22,8 @@ from realtime.outlet import EXTENSION
 
 PING_SECONDS = 15
 """Between two looks at a connection: one that has vanished is noticed within three times that."""
+MOST_OPEN = 8
+"""With so many frames of a connection not dealt with, no more are read from it."""
 PING_FRAME = b"\x89\x00"
 """A ping without payload (RFC 6455 §5.5.2), as a server sends it."""
 
@@ -102,16 +104,17 @@ class Gate:
 class Inbox:
     """Takes the place of a connection's queue: an event starts a task of its own, which ends with it."""
 
-    __slots__ = ("_open", "_protocol", "_take")
+    __slots__ = ("_protocol", "_take", "open")
 
     def __init__(self, protocol: WebSocketProtocol, take: Take) -> None:
         self._protocol = protocol
         self._take = take
-        self._open = 0
+        self.open = 0
+        """Events that are not done with yet."""
 
     def put_nowait(self, message: dict[str, Any]) -> None:
         """Deal with an event, after those before it (`take` sees to the order)."""
-        self._open += 1
+        self.open += 1
         task = self._protocol.loop.create_task(self._deal_with(message))
         self._protocol.tasks.add(task)
         task.add_done_callback(self._protocol.tasks.discard)
@@ -125,8 +128,8 @@ class Inbox:
             self._protocol.logger.exception("Exception in ASGI application")
             self._protocol.transport.close()
         finally:
-            self._open -= 1
-            if not self._open:
+            self.open -= 1
+            if self.open <= MOST_OPEN / 2:
                 self._protocol.read_on()
 
 
@@ -272,11 +275,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
-                b"".join(self.frames).decode()
+                text = b"".join(self.frames).decode()
             except UnicodeDecodeError:
                 # uvicorn does the same, and writes a stack trace into the log.
                 self.frames = []
                 self.conn.send_close(CloseCode.INVALID_UTF8)
                 self.handle_parser_exception()
+                return
+            inbox: Any = self.queue
+            if isinstance(inbox, Inbox):
+                # uvicorn stops reading for every frame: two system calls, where a limit does.
+                self.frames = []
+                inbox.put_nowait({"type": "websocket.receive", "text": text})
+                if inbox.open >= MOST_OPEN and not self.read_paused:
+                    self.read_paused = True
+                    self.transport.pause_reading()
                 return
         super().send_receive_event_to_app()

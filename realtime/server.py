@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import resource
 import socket
@@ -24,6 +25,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        spare_the_collector()
         print("ready", flush=True)  # noqa: T201
 
 
@@ -73,6 +75,17 @@ def bind(host: str, port: int) -> socket.socket:
         raise
     sock.set_inheritable(True)
     return sock
+
+
+def spare_the_collector() -> None:
+    """What was loaded stays, and connections live long: look for cyclic garbage less often than by default.
+
+    By default Python looks after every 700 new objects, some dozen connections, and again and again through all
+    that live: a tenth of what connecting costs.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def raise_file_limit() -> None:

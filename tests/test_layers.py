@@ -964,6 +964,30 @@ async def test_emitted_message_reaches_local_members_without_redis(alone: Layers
     assert [heard for heard in ears.heard if heard["type"] != "room.gap"] == [said("hello").message(), END]
 
 
+async def test_what_comes_while_a_gap_is_found_out_is_not_forgotten(layer: Any, monkeypatch):
+    """The log's end is asked for over one connection, what is published meanwhile comes over another."""
+    ears = await Ears.in_rooms(layer, ROOM)
+    await publish("first")
+    await ears.hear("first")
+    after, heard_of = roomlog.after, layer._here.groups[ROOM]
+
+    async def slow(*args: Any) -> Any:
+        try:
+            return await after(*args)
+        except roomlog.Unrecoverable:
+            monkeypatch.setattr(roomlog, "after", after)
+            newest = heard_of.newest
+            await publish("meanwhile")
+            await eventually(lambda: heard_of.newest > newest)
+            raise
+
+    monkeypatch.setattr(roomlog, "after", slow)
+    await client().delete(f"{roomlog.base(ROOM)}:room", f"{roomlog.base(ROOM)}:log")
+    await publish("lost")
+    await eventually(lambda: ears.heard[-1] == "meanwhile")
+    assert len(ears.gaps) == 1
+
+
 async def test_message_whose_connection_was_lost_is_not_sent_twice(alone: Layers, server: EmbeddedRedis):
     layer, sender = alone.make(), alone.make()
     ears = await Ears.in_rooms(layer, "group")
