@@ -425,8 +425,10 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
         Raises `EventError` when the room is not allowed (any more).
         """
-        await self.leave(room)
-        await self._enter_room(room)
+        keeps_still = self._resumes and thread_of(room) is None and room in self.rooms
+        if not keeps_still:
+            await self.leave(room)
+            await self._enter_room(room)
         missed = await self.membership.missed(room, since)
         if missed is None:
             self._listen(room)

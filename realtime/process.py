@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -199,7 +199,7 @@ class Process:
         try:
             await self._subscription.subscribe([group.channel for group in groups])
             rooms = [group.name for group in groups if group.room is not None]
-            ends = await roomlog.ends(rooms) if rooms else {}
+            ends = await roomlog.ends(rooms, self._pipe) if rooms else {}
         except (RedisError, OSError) as error:
             for group in groups:
                 if not group.ready.done():
@@ -273,8 +273,7 @@ class Process:
         if len(group.listening) > SLICE or group.lock.locked():
             yield self._hand_on(group, publications)
         elif run := self._new(group, publications):
-            for channel, outlet in tuple(group.listening.items()):
-                _deliver(channel, outlet.publications, group.room or "", run)
+            _to_all(group.listening, "publications", lambda: (group.room or "", run))
 
     def _pass_other(self, group: Group, payload: bytes) -> Iterator[Awaitable[None]]:
         if payload.startswith(b"E"):
@@ -282,26 +281,14 @@ class Process:
                 raise ValueError(payload)
             if not payload.startswith(self._origin, 1):  # whoever is here had our own at once
                 ephemeral = Ephemeral(group.room or "", payload[65:], payload[33:65].rstrip().decode())
-                yield from self._each(group, "ephemeral", lambda: ephemeral)
+                yield from _to_members(group, "ephemeral", lambda: (ephemeral,))
         elif payload.startswith(b"M"):
             message = msgspec.msgpack.decode(payload[1:])
-            yield from self._each(group, "message", lambda: copy(message))
-
-    def _each(self, group: Group, method: str, what: Callable[[], Any]) -> Iterator[Awaitable[None]]:
-        """Call every member here. A large group is left to be awaited."""
-        if len(group.members) > SLICE:
-            yield self._each_in_slices(group, method, what)
-        else:
-            for channel, outlet in tuple(group.members.items()):
-                _deliver(channel, getattr(outlet, method), what())
-
-    async def _each_in_slices(self, group: Group, method: str, what: Callable[[], Any]) -> None:
-        async for channel, outlet in _in_slices(group.members):
-            _deliver(channel, getattr(outlet, method), what())
+            yield from _to_members(group, "message", lambda: (copy(message),))
 
     async def hand_out(self, group: Group, message: dict[str, Any]) -> None:
         """A message to every member here, each with a copy of its own."""
-        for slow in self._each(group, "message", lambda: copy(message)):
+        for slow in _to_members(group, "message", lambda: (copy(message),)):
             await slow
 
     async def emit(self, groups: Iterable[str], ephemeral: Ephemeral) -> None:
@@ -309,7 +296,7 @@ class Process:
         published = []
         for name in groups:
             if group := self.groups.get(name):
-                for slow in self._each(group, "ephemeral", lambda: ephemeral):
+                for slow in _to_members(group, "ephemeral", lambda: (ephemeral,)):
                     await slow
             published.append(self.begin_publish(roomlog.channel(name), payload))
         for done in published:
@@ -339,9 +326,7 @@ class Process:
     async def _hand_on(self, group: Group, publications: Sequence[Publication]) -> None:
         async with group.lock:
             if run := self._new(group, publications):
-                room, listening = group.room or "", group.listening
-                async for channel, outlet in _in_slices(listening):
-                    _deliver(channel, outlet.publications, room, run)
+                await _to_each(group.listening, "publications", lambda: (group.room or "", run))
 
     def _on_own(self, payload: bytes) -> None:
         if payload.startswith(b"S"):
@@ -354,9 +339,13 @@ class Process:
     async def read(self, group: str, position: int, most: int) -> tuple[After, Run]:
         key = (group, position, most)
         if (reading := self._reading.get(key)) is None:
-            reading = self._reading[key] = asyncio.create_task(_read(*key), name="read")
+            reading = self._reading[key] = asyncio.create_task(self._read(*key), name="read")
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
         return await asyncio.shield(reading)
+
+    async def _read(self, group: str, position: int, most: int) -> tuple[After, Run]:
+        found = await roomlog.after(group, position, most, self._pipe)
+        return found, Run(found.publications)
 
     # --- Missing publications ------------------------------------------------------------------------
 
@@ -389,9 +378,9 @@ class Process:
     async def _after(self, group: Group) -> roomlog.After | int:
         """What the group has not got yet; the room's end when that cannot be had."""
         try:
-            return await roomlog.after(group.name, group.position, REPAIR_SLICE)
+            return await roomlog.after(group.name, group.position, REPAIR_SLICE, self._pipe)
         except Unrecoverable as lost:
-            return lost.end or (await roomlog.ends([group.name]))[group.name]
+            return lost.end or (await roomlog.ends([group.name], self._pipe))[group.name]
 
     async def _say_gap(self, group: Group, end: int) -> None:
         group.position = group.accepted = end
@@ -410,7 +399,7 @@ class Process:
             part = groups[start : start + COMPARE_BATCH]
             while True:
                 try:
-                    ends = await roomlog.ends([group.name for group in part])
+                    ends = await roomlog.ends([group.name for group in part], self._pipe)
                     break
                 except (RedisError, OSError):
                     await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
@@ -440,23 +429,33 @@ class Process:
                 self._subscription.reconnect()
 
 
-async def _read(group: str, position: int, most: int) -> tuple[After, Run]:
-    found = await roomlog.after(group, position, most)
-    return found, Run(found.publications)
+What = Callable[[], tuple[Any, ...]]
+"""Makes what is handed to one outlet."""
 
 
-async def _in_slices(members: dict[str, Outlet]) -> AsyncIterator[tuple[str, Outlet]]:
-    """Who is a member now and stays one; a large room in slices, so that pings and handshakes get their turn."""
-    for count, (channel, outlet) in enumerate(tuple(members.items()), start=1):
-        if channel in members:
-            yield channel, outlet
-        if count % SLICE == 0:
-            await asyncio.sleep(0)
+def _to_members(group: Group, method: str, what: What) -> Iterator[Awaitable[None]]:
+    """Call every member here. A large group is left to be awaited."""
+    if len(group.members) > SLICE:
+        yield _to_each(group.members, method, what)
+    else:
+        _to_all(group.members, method, what)
 
 
-def _deliver(channel: str, deliver: Callable[..., None], *what: Any) -> None:
+async def _to_each(members: dict[str, Outlet], method: str, what: What) -> None:
+    """In slices, so that pings and handshakes get their turn; who has left meanwhile is left out."""
+    everybody = tuple(members)
+    for start in range(0, len(everybody), SLICE):
+        part = {
+            channel: members[channel] for channel in everybody[start : start + SLICE] if channel in members
+        }
+        _to_all(part, method, what)
+        await asyncio.sleep(0)
+
+
+def _to_all(members: dict[str, Outlet], method: str, what: What) -> None:
     """One outlet's trouble is not another's."""
-    try:
-        deliver(*what)
-    except Exception:
-        logger.exception("outlet failed", extra={"channel": channel})
+    for channel, outlet in tuple(members.items()):
+        try:
+            getattr(outlet, method)(*what())
+        except Exception:
+            logger.exception("outlet failed", extra={"channel": channel})

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
 from realtime.pipe import Argument, Pipe
@@ -92,7 +94,12 @@ def base(group: str) -> str:
 
 def channel(group: str) -> bytes:
     """The Pub/Sub channel of a group."""
-    return f"{base(group)}:live".encode()
+    return _channel(base(group))
+
+
+@lru_cache(maxsize=4096)
+def _channel(base: str) -> bytes:
+    return f"{base}:live".encode()
 
 
 def parse_position(text: str) -> int | None:
@@ -118,10 +125,14 @@ async def append(
     when `lease` is somebody else's. Raises `redis.RedisError`: then nothing, or everything, was done, and the same
     call again does what is left.
     """
-    keys, arguments = _arguments(entries, lease, cursor, publish)
+    return list(await _run(_append, *_arguments(entries, lease, cursor, publish), pipe))
+
+
+async def _run(script: AsyncScript, keys: list[str], arguments: list[Argument], pipe: Pipe | None) -> Any:
+    """Over a pipe, which is quick, or over the shared client."""
     if pipe is None:
-        return list(await _append(keys=keys, args=arguments, client=client()))
-    return list(await pipe.run(_append, keys, arguments))
+        return await script(keys=keys, args=arguments, client=client())
+    return await pipe.run(script, keys, arguments)
 
 
 def send_append(
@@ -164,19 +175,19 @@ def _arguments(
     return keys, arguments
 
 
-async def ends(groups: Iterable[str]) -> dict[str, int]:
+async def ends(groups: Iterable[str], pipe: Pipe | None = None) -> dict[str, int]:
     """The end of each group's room. Raises `redis.RedisError`."""
     wanted = list(groups)
-    found = await _ends(keys=[base(group) for group in wanted], args=[_room_seconds()], client=client())
+    found = await _run(_ends, [base(group) for group in wanted], [_room_seconds()], pipe)
     return {group: int(position) for group, position in zip(wanted, found, strict=True)}
 
 
-async def after(group: str, position: int, most: int) -> After:
+async def after(group: str, position: int, most: int, pipe: Pipe | None = None) -> After:
     """What came after a position: their number, and the first `most` of them.
 
     Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
     """
-    end, *known = await _after(keys=[base(group)], args=[position, most], client=client())
+    end, *known = await _run(_after, [base(group)], [position, most], pipe)
     if not known:
         raise Unrecoverable(int(end or 0))
     missed, publications = known
