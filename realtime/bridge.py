@@ -34,7 +34,7 @@ from realtime.rooms import group_name, room_of_group
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 1.0
-READ_COUNT = 250
+READ_COUNT = 500
 BUSY = 50
 """A batch so large is not the last one: the next is fetched while this one is prepared."""
 READ_BLOCK = 0.2

@@ -460,15 +460,15 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                     if self.ended:
                         return
                     self.rooms[room] = run.publications[-1].position
-                    await self._send_run(room, run)
+                    await self._send_run(run)
                 self._listen(room)
             except (Unrecoverable, RedisError, TimeoutError) as error:
                 self._listen(room)
                 await self.say_gap(room, "lost" if isinstance(error, Unrecoverable) else "unavailable")
 
-    async def _send_run(self, room: str, run: Run) -> None:
+    async def _send_run(self, run: Run) -> None:
         if self._outlet is not None:
-            self._outlet.publications(room, run)
+            self._outlet.publications(run)
             await self._outlet.drained()
         else:
             for publication in run.publications:

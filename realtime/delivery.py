@@ -15,20 +15,30 @@ from realtime.roomlog import Publication
 class Run:
     """Consecutive publications of one room, handed to many; what all of them need is made once."""
 
-    __slots__ = ("_wire", "excluded", "publications")
+    __slots__ = ("_wire", "excluded", "publications", "room")
 
-    def __init__(self, publications: Sequence[Publication]) -> None:
+    def __init__(self, room: str, publications: Sequence[Publication]) -> None:
+        self.room = room
         self.publications = publications
         self.excluded = {p.exclude for p in publications if p.exclude}
         """Connections that do not get all of it."""
-        self._wire: bytes | None = None
+        self._wire = b""
 
-    @property
     def wire(self) -> bytes:
         """All of it as WebSocket frames."""
-        if self._wire is None:
-            self._wire = b"".join(text_frame(p.frame) for p in self.publications)
+        if not self._wire:
+            self._wire = b"".join([text_frame(p.frame) for p in self.publications])
         return self._wire
+
+    def wire_for(self, connection_id: str) -> bytes:
+        """What of it a connection gets."""
+        if connection_id not in self.excluded:
+            return self.wire()
+        return b"".join([text_frame(p.frame) for p in self.publications if p.exclude != connection_id])
+
+    def give(self, outlet: Outlet) -> None:
+        """Hand it over."""
+        outlet.publications(self)
 
 
 class Ephemeral:
@@ -41,6 +51,10 @@ class Ephemeral:
         self.frame = frame
         self.sender = sender
         self._wire: bytes | None = None
+
+    def give(self, outlet: Outlet) -> None:
+        """Hand it over."""
+        outlet.ephemeral(self)
 
     @property
     def wire(self) -> bytes:
@@ -68,7 +82,7 @@ def text_frame(payload: bytes) -> bytes:
 class Outlet(Protocol):
     """Takes what a channel receives, at once."""
 
-    def publications(self, room: str, run: Run) -> None:
+    def publications(self, run: Run) -> None:
         """Publications of a room this channel listens to, in order."""
 
     def ephemeral(self, ephemeral: Ephemeral) -> None:
@@ -89,12 +103,12 @@ class Queue:
         self.waiter: asyncio.Future[None] | None = None
         self.full = False
 
-    def publications(self, room: str, run: Run) -> None:
+    def publications(self, run: Run) -> None:
         for publication in run.publications:
             self.message(
                 {
                     "type": "room.frame",
-                    "room": room,
+                    "room": run.room,
                     "offset": str(publication.position),
                     "text": publication.frame.decode(),
                     "except": publication.exclude,

@@ -102,7 +102,7 @@ class RoomMembership:
             publications = [p for p in found.publications if p.position <= here]
             if not publications:
                 raise Unrecoverable(here)
-            yield run if len(publications) == len(found.publications) else Run(publications)
+            yield run if len(publications) == len(found.publications) else Run(room, publications)
             position = publications[-1].position
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
@@ -139,7 +139,7 @@ class GroupMembership:
 
     async def replay(self, room: str, position: int) -> AsyncIterator[Run]:
         return  # nothing was held back: this layer passes everything on from the moment of entering
-        yield Run(())
+        yield Run(room, ())
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         for group in groups:

@@ -37,15 +37,10 @@ class ConnectionOutlet:
         self._connection = connection
         self._writer = writer
 
-    def publications(self, room: str, run: Run) -> None:
-        connection = self._connection
-        if room not in connection.rooms:
-            return
-        if connection.connection_id in run.excluded:
-            frames = (p.frame for p in run.publications if p.exclude != connection.connection_id)
-            self._writer.write_frames(b"".join(map(text_frame, frames)))
-        else:
-            self._writer.write_frames(run.wire)
+    def publications(self, run: Run) -> None:
+        self._writer.write_frames(
+            run.wire_for(self._connection.connection_id) if run.excluded else run.wire()
+        )
 
     def ephemeral(self, ephemeral: Ephemeral) -> None:
         connection = self._connection

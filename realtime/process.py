@@ -273,7 +273,7 @@ class Process:
         if len(group.listening) > SLICE or group.lock.locked():
             yield self._hand_on(group, publications)
         elif run := self._new(group, publications):
-            _to_all(group.listening, "publications", lambda: (group.room or "", run))
+            _to_all(tuple(group.listening.items()), run.give)
 
     def _pass_other(self, group: Group, payload: bytes) -> Iterator[Awaitable[None]]:
         if payload.startswith(b"E"):
@@ -281,14 +281,14 @@ class Process:
                 raise ValueError(payload)
             if not payload.startswith(self._origin, 1):  # whoever is here had our own at once
                 ephemeral = Ephemeral(group.room or "", payload[65:], payload[33:65].rstrip().decode())
-                yield from _to_members(group, "ephemeral", lambda: (ephemeral,))
+                yield from _to_members(group, ephemeral.give)
         elif payload.startswith(b"M"):
             message = msgspec.msgpack.decode(payload[1:])
-            yield from _to_members(group, "message", lambda: (copy(message),))
+            yield from _to_members(group, lambda outlet: outlet.message(copy(message)))
 
     async def hand_out(self, group: Group, message: dict[str, Any]) -> None:
         """A message to every member here, each with a copy of its own."""
-        for slow in _to_members(group, "message", lambda: (copy(message),)):
+        for slow in _to_members(group, lambda outlet: outlet.message(copy(message))):
             await slow
 
     async def emit(self, groups: Iterable[str], ephemeral: Ephemeral) -> None:
@@ -296,7 +296,7 @@ class Process:
         published = []
         for name in groups:
             if group := self.groups.get(name):
-                for slow in _to_members(group, "ephemeral", lambda: (ephemeral,)):
+                for slow in _to_members(group, ephemeral.give):
                     await slow
             published.append(self.begin_publish(roomlog.channel(name), payload))
         for done in published:
@@ -321,12 +321,12 @@ class Process:
         group.position = publications[-1].position
         group.accepted = max(group.accepted, group.position)
         metrics.DELIVERIES.inc(len(publications) * len(group.listening))
-        return Run(publications)
+        return Run(group.room or "", publications)
 
     async def _hand_on(self, group: Group, publications: Sequence[Publication]) -> None:
         async with group.lock:
             if run := self._new(group, publications):
-                await _to_each(group.listening, "publications", lambda: (group.room or "", run))
+                await _to_each(group.listening, run.give)
 
     def _on_own(self, payload: bytes) -> None:
         if payload.startswith(b"S"):
@@ -345,7 +345,7 @@ class Process:
 
     async def _read(self, group: str, position: int, most: int) -> tuple[After, Run]:
         found = await roomlog.after(group, position, most, self._pipe)
-        return found, Run(found.publications)
+        return found, Run(room_of_group(group) or "", found.publications)
 
     # --- Missing publications ------------------------------------------------------------------------
 
@@ -429,33 +429,30 @@ class Process:
                 self._subscription.reconnect()
 
 
-What = Callable[[], tuple[Any, ...]]
-"""Makes what is handed to one outlet."""
+Give = Callable[[Outlet], None]
+"""Hands something to one outlet."""
 
 
-def _to_members(group: Group, method: str, what: What) -> Iterator[Awaitable[None]]:
-    """Call every member here. A large group is left to be awaited."""
+def _to_members(group: Group, give: Give) -> Iterator[Awaitable[None]]:
+    """To every member here. A large group is left to be awaited."""
     if len(group.members) > SLICE:
-        yield _to_each(group.members, method, what)
+        yield _to_each(group.members, give)
     else:
-        _to_all(group.members, method, what)
+        _to_all(tuple(group.members.items()), give)
 
 
-async def _to_each(members: dict[str, Outlet], method: str, what: What) -> None:
+async def _to_each(members: dict[str, Outlet], give: Give) -> None:
     """In slices, so that pings and handshakes get their turn; who has left meanwhile is left out."""
-    everybody = tuple(members)
+    everybody = tuple(members.items())
     for start in range(0, len(everybody), SLICE):
-        part = {
-            channel: members[channel] for channel in everybody[start : start + SLICE] if channel in members
-        }
-        _to_all(part, method, what)
+        _to_all([member for member in everybody[start : start + SLICE] if member[0] in members], give)
         await asyncio.sleep(0)
 
 
-def _to_all(members: dict[str, Outlet], method: str, what: What) -> None:
+def _to_all(members: Iterable[tuple[str, Outlet]], give: Give) -> None:
     """One outlet's trouble is not another's."""
-    for channel, outlet in tuple(members.items()):
+    for channel, outlet in members:
         try:
-            getattr(outlet, method)(*what())
+            give(outlet)
         except Exception:
             logger.exception("outlet failed", extra={"channel": channel})

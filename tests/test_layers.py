@@ -711,7 +711,7 @@ class Ears:
             layer.listen(group, channel)
         return ears
 
-    def publications(self, room: str, run: Run) -> None:
+    def publications(self, run: Run) -> None:
         self.positions += [publication.position for publication in run.publications]
         self.heard += [publication.frame.partition(b"@")[0].decode() for publication in run.publications]
 
@@ -825,7 +825,7 @@ async def keep_publishing(count: int, *, group: str = ROOM, at_once: int = 1) ->
 async def test_publication_that_leaves_somebody_out_says_whom(layer: Any):
     runs: list[Run] = []
     ears = await Ears.in_rooms(layer, ROOM)
-    ears.publications = lambda room, run: runs.append(run)  # type: ignore[method-assign]
+    ears.publications = lambda run: runs.append(run)  # type: ignore[method-assign]
     await roomlog.append([Entry(rooms=[(ROOM, b"a", b"")], exclude="me"), Entry(rooms=[(ROOM, b"b", b"")])])
     await eventually(lambda: sum(len(run.publications) for run in runs) == 2)
     assert [p.exclude for run in runs for p in run.publications] == ["me", ""]
@@ -883,7 +883,7 @@ async def test_large_room_is_served_in_slices_so_that_the_loop_has_time_for_othe
     count = 5 * SLICE
 
     class Clock(Ears):
-        def publications(self, room: str, run: Run) -> None:
+        def publications(self, run: Run) -> None:
             served.append(turn)
 
         def message(self, message: object) -> None:

@@ -104,9 +104,9 @@ class Connection:
 
     # The outlet:
 
-    def publications(self, room: str, run: Run) -> None:
-        if room in self.rooms:
-            self.seen[room] += [publication.position for publication in run.publications]
+    def publications(self, run: Run) -> None:
+        if run.room in self.rooms:
+            self.seen[run.room] += [publication.position for publication in run.publications]
 
     def message(self, message: dict[str, Any]) -> None:
         if message["room"] in self.rooms:
