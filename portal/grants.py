@@ -10,6 +10,7 @@ from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
 from realtime.redis import client, key
+from realtime.together import Together
 
 _WRITE = AsyncScript(
     Redis(),
@@ -39,13 +40,15 @@ async def write(user_id: str, thread_id: str, *, granted: bool, order: str) -> N
     )
 
 
-async def read(user_id: str, threads: Sequence[str]) -> dict[str, bool]:
-    """The threads with a grant (True) or revoke (False) that still counts. Raises `redis.RedisError`."""
-    if not threads:
-        return {}
-    values: Sequence[Any] = await client().mget([_key(user_id, thread) for thread in threads])
-    return {
-        thread: value.startswith(b"1")
-        for thread, value in zip(threads, values, strict=True)
-        if value is not None
-    }
+async def read(user_id: str, thread_id: str) -> bool | None:
+    """Granted (True), revoked (False), or no word that still counts. Raises `redis.RedisError`."""
+    return await _words.ask(_key(user_id, thread_id))
+
+
+async def _read(keys: Sequence[str]) -> list[bool | None]:
+    values: Sequence[Any] = await client().mget(keys)
+    return [None if value is None else value.startswith(b"1") for value in values]
+
+
+_words: Together[str, bool | None] = Together(_read)
+"""After an outage everybody joins at once: one round trip for hundreds."""

@@ -8,5 +8,5 @@ from realtime.authentication import Principal
 
 async def own_threads(principal: Principal, thread_id: str) -> bool:
     """Those of the token's `threads` claim and those granted over the bus; a revoke beats the claim."""
-    said = await grants.read(principal.user_id, [thread_id])
-    return said.get(thread_id, thread_id in principal.threads)
+    said = await grants.read(principal.user_id, thread_id)
+    return thread_id in principal.threads if said is None else said

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
-from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -45,13 +44,17 @@ class RoomChannelLayer(BaseChannelLayer):
         compiled: Any = self.compile_capacities(channel_capacity or {})
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=compiled)
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Process] = WeakKeyDictionary()
+        self._recent: Any = (None, None)
+        """The loop that asked last: in a server there is only one."""
 
     @property
     def _here(self) -> Process:
         loop = asyncio.get_running_loop()
-        here = self._loops.get(loop)
-        if here is None:
-            here = self._loops[loop] = Process()
+        if loop is not self._recent[0]:
+            if loop not in self._loops:
+                self._loops[loop] = Process()
+            self._recent = loop, self._loops[loop]
+        here: Process = self._recent[1]
         return here
 
     # --- Channels --------------------------------------------------------------------------------
@@ -60,7 +63,7 @@ class RoomChannelLayer(BaseChannelLayer):
         """A channel of this process. Costs nothing until something is sent to it."""
         here = self._here
         await here.start()
-        name = f"{prefix}.{here.id}!{uuid4().hex}"
+        name = f"{prefix}.{here.id}!{next(here.numbers)}"
         here.channels[name] = Queue(self.get_capacity(name))
         return name
 
@@ -163,8 +166,8 @@ class RoomChannelLayer(BaseChannelLayer):
 
     async def flush(self) -> None:
         """Forget every channel and group of this process."""
-        loop = asyncio.get_running_loop()
-        if here := self._loops.pop(loop, None):
+        self._recent = (None, None)
+        if here := self._loops.pop(asyncio.get_running_loop(), None):
             await here.close()
 
     # --- Rooms: beyond the specification ------------------------------------------------------------

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -84,6 +85,8 @@ class Process:
     def __init__(self) -> None:
         self.id = uuid4().hex
         self._origin = self.id.encode()
+        self.numbers = count()
+        """For the names of channels."""
         self.channels: dict[str, Outlet] = {}
         self.groups: dict[str, Group] = {}
         self._by_channel: dict[bytes, Group] = {}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from portal import grants
@@ -51,7 +53,7 @@ async def test_policy_is_pluggable(settings):
 
 
 async def granted(user_id: str, thread_id: str) -> bool | None:
-    return (await grants.read(user_id, [thread_id])).get(thread_id)
+    return await grants.read(user_id, thread_id)
 
 
 async def test_granted_thread_may_be_joined():
@@ -145,13 +147,13 @@ async def test_grants_and_revokes_are_remembered_for_the_grant_ttl(settings):
 async def test_reading_grants_tells_what_is_known():
     await grants.write("9", "42", granted=True, order="1")
     await grants.write("9", "43", granted=False, order="1")
-    assert await grants.read("9", ["42", "43", "44"]) == {"42": True, "43": False}
-    assert await grants.read("9", []) == {}
+    said = await asyncio.gather(*(grants.read("9", thread) for thread in ("42", "43", "44")))
+    assert said == [True, False, None]
 
 
 async def test_word_that_comes_late_does_not_undo_a_later_one():
     await grants.write("9", "42", granted=True, order="2")
     await grants.write("9", "42", granted=False, order="1")
-    assert await grants.read("9", ["42"]) == {"42": True}
+    assert await grants.read("9", "42") is True
     await grants.write("9", "42", granted=False, order="3")
-    assert await grants.read("9", ["42"]) == {"42": False}
+    assert await grants.read("9", "42") is False
