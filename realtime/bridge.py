@@ -167,12 +167,15 @@ class Bridge:
         if reading is not None:
             return reading
         if not batches:
+            await self._settle()
             await self._subscribed.wait()
             self.ready.set()
         await self._trim()
-        # In the same write as the batch: what comes alone costs one round trip.
+        # In the same write as the batch: what comes alone costs one round trip. How the batch went is looked at
+        # before the next one, or when nothing has come for a while.
         reading = self._read(pipe, wait=self.ready.is_set())
-        await self._settle()
+        if self._in_flight is not None and self._in_flight.is_half_way:
+            await self._settle()
         return reading
 
     async def _settle(self) -> None:
@@ -308,6 +311,11 @@ class Batch:
         self._knows_rooms = "rooms" in layer.extensions
         self._entries: list[Entry] = []
         self._answer: Awaitable[list[list[bytes]]] | None = None
+
+    @property
+    def is_half_way(self) -> bool:
+        """Whether `settle` does the publishing, since the channel layer does not know rooms."""
+        return not self._knows_rooms
 
     def add(self, delivery: Delivery, *, source: str = "", entry: str = "") -> None:
         """Encode a delivery, once a room, for all the clients there are."""

@@ -328,7 +328,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             payload: Payload = parse_payload(event.payload, frame.data)
         except InvalidPayload as error:
             raise EventError(ErrorCode.INVALID_PAYLOAD, str(error)) from error
-        metrics.FRAMES_IN.labels(event.name).inc()
+        metrics.frames_in(event.name).inc()
         try:
             return await event.handler(self, payload) or {}
         except EventError:
@@ -361,7 +361,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def _send_text(self, text: str, kind: str) -> None:
         if self.ended:
             return
-        metrics.FRAMES_OUT.labels(kind).inc()
+        metrics.frames_out(kind).inc()
         try:
             await self.send(text_data=text)
         except OSError:

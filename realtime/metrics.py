@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge
 
 CONNECTIONS = Gauge("realtime_connections", "Open connections", ["namespace"])
@@ -15,3 +17,15 @@ DEAD_LETTERS = Counter("realtime_dead_letters", "Messages that were not valid", 
 DROPPED = Counter("realtime_channel_overflows", "Channels whose queue was full")
 GAPS = Counter("realtime_gaps", "Rooms in which something was lost for good")
 DELIVERIES = Counter("realtime_deliveries", "Publications handed to connections")
+
+
+@cache
+def frames_in(event: str) -> Counter:
+    """`FRAMES_IN` of one event of the catalogue, looked up once."""
+    return FRAMES_IN.labels(event)
+
+
+@cache
+def frames_out(kind: str) -> Counter:
+    """`FRAMES_OUT` of one kind, looked up once."""
+    return FRAMES_OUT.labels(kind)

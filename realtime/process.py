@@ -296,14 +296,14 @@ class Process:
 
     async def emit(self, groups: Iterable[str], ephemeral: Ephemeral) -> None:
         payload = b"E%b%-32b%b" % (self._origin, ephemeral.sender.encode(), ephemeral.frame)
-        published = []
+        done: asyncio.Future[Any] | None = None
         for name in groups:
             if group := self.groups.get(name):
                 for slow in _to_members(group, ephemeral.give):
                     await slow
-            published.append(self.begin_publish(roomlog.channel(name), payload))
-        for done in published:
-            await done
+            done = self.begin_publish(roomlog.channel(name), payload)
+        if done is not None:
+            await done  # answers come in order: those before it are done, or failed with it
 
     def _is_next(self, group: Group, publication: Publication) -> bool:
         if publication.position <= group.accepted:

@@ -408,3 +408,45 @@ async def test_slow_jwks_endpoint_does_not_hold_up_the_event_loop(use_jwt, priva
     await asyncio.sleep(0.01)
     assert time.monotonic() - started < 0.15
     assert (await verifying).user_id == "7"
+
+
+# --- Tokens that come again ---------------------------------------------------------------------------
+
+
+async def test_token_that_comes_again_is_recognised(monkeypatch: pytest.MonkeyPatch):
+    token = sign()
+    principal = await authenticate(token)
+    monkeypatch.setattr(authentication, "verify", None)  # would fail
+    assert await authenticate(token) is principal
+
+
+async def test_token_that_comes_again_after_its_end_has_expired(monkeypatch: pytest.MonkeyPatch):
+    token = sign(exp=int(time.time()) + 60)
+    await authenticate(token)
+    later = time.time() + 61
+    monkeypatch.setattr(authentication.time, "time", lambda: later)
+    assert authentication._recognise(token) is None
+
+
+async def test_token_that_differs_in_one_character_is_not_recognised():
+    token = sign()
+    await authenticate(token)
+    for place in (5, len(token) // 2, len(token) - 3):
+        forged = token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :]
+        with pytest.raises(AuthenticationFailed):
+            await authenticate(forged)
+
+
+async def test_token_that_was_refused_is_refused_again():
+    token = sign(role="nobody")
+    for _ in range(2):
+        with pytest.raises(AuthenticationFailed):
+            await authenticate(token)
+
+
+async def test_only_so_many_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(authentication, "VERIFIED", 3)
+    tokens = [sign(jti=str(number)) for number in range(5)]
+    for token in tokens:
+        await authenticate(token)
+    assert [authentication._recognise(token) is not None for token in tokens] == [False] * 2 + [True] * 3
