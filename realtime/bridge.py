@@ -41,6 +41,7 @@ READ_BLOCK = 0.2
 """Seconds a read waits for news: under the lease, so that it is renewed in time."""
 KEEP_SECONDS = 600.0
 """Entries behind the cursor are kept for at least so long."""
+TRIM_SECONDS = 60.0
 DEAD_LETTERS = 1000
 DEAD_LETTER_BYTES = 4096
 CHANNEL = "events"
@@ -70,11 +71,12 @@ class Bridge:
         self.ready = asyncio.Event()
         """Set once subscribed, and either caught up or standing by."""
         self._lease = Lease("bridge", LEASE_SECONDS)
+        self._layer: Any = get_channel_layer()
         self._subscribed = asyncio.Event()
         self._cursors: dict[bytes, bytes] = {}
         self._in_flight: Batch | None = None
         self._handled = catalogue().bus_handlers
-        self._trimmed_at = 0.0
+        self._trim_at = 0.0
         self._leading = False
 
     async def run(self) -> None:
@@ -126,7 +128,7 @@ class Bridge:
                 "delivering", extra={"cursors": {k.decode(): v.decode() for k, v in self._cursors.items()}}
             )
             reading = self._read(pipe)
-            while await self._lease.hold() and not is_cancelled():
+            while (self._lease.is_fresh or await self._lease.hold()) and not is_cancelled():
                 reading = await self._deliver(pipe, await reading)
         finally:
             self._stand_down()
@@ -170,10 +172,12 @@ class Bridge:
             await self._settle()
             await self._subscribed.wait()
             self.ready.set()
-        await self._trim()
+        if asyncio.get_running_loop().time() >= self._trim_at:
+            await self._trim()
         # In the same write as the batch: what comes alone costs one round trip. How the batch went is looked at
         # before the next one, or when nothing has come for a while.
         reading = self._read(pipe, wait=self.ready.is_set())
+        pipe.flush()
         if self._in_flight is not None and self._in_flight.is_half_way:
             await self._settle()
         return reading
@@ -186,7 +190,7 @@ class Bridge:
     async def _decode(self, pipe: Pipe, stream: bytes, entries: Sequence[tuple[bytes, list[bytes]]]) -> Batch:
         """Entries as deliveries, in order; what is not valid goes to the dead letters."""
         source = self.sources[stream]
-        batch = Batch()
+        batch = Batch(self._layer)
         for entry_id, fields in entries:
             raw = _field(fields, source.field)
             try:
@@ -237,10 +241,7 @@ class Bridge:
 
     async def _trim(self) -> None:
         """Forget what is behind the cursor and old enough."""
-        loop_time = asyncio.get_running_loop().time()
-        if loop_time < self._trimmed_at + 60:
-            return
-        self._trimmed_at = loop_time
+        self._trim_at = asyncio.get_running_loop().time() + TRIM_SECONDS
         await self._forget_the_past(self._cursors)
 
     async def _make_room(self) -> None:
@@ -284,7 +285,7 @@ class Bridge:
             context = BusContext(at=at, order=f"{int(at * 1000):020d}-{int(at * 1e6) % 1000:020d}")
             if not await self._handle(delivery, context, CHANNEL, raw):
                 return
-        batch = Batch()
+        batch = Batch(self._layer)
         batch.add(delivery)
         await batch.submit(pipe, lease=("", "") if delivery.id else self._lease.fence)
 
@@ -305,8 +306,7 @@ class Bridge:
 class Batch:
     """Deliveries that go out together."""
 
-    def __init__(self) -> None:
-        layer: Any = get_channel_layer()
+    def __init__(self, layer: Any) -> None:
         self._layer = layer
         self._knows_rooms = "rooms" in layer.extensions
         self._entries: list[Entry] = []
@@ -347,10 +347,10 @@ class Batch:
         assert self._answer is not None  # noqa: S101  (sent)
         appended, entries = await self._answer, self._entries
         self._entries = []
-        delivered = sum(1 for positions in appended if any(positions))
-        _DELIVERED.inc(delivered)
-        if delivered < len(appended):
-            _DUPLICATE.inc(len(appended) - delivered)
+        duplicates = sum([not any(positions) for positions in appended])
+        _DELIVERED.inc(len(appended) - duplicates)
+        if duplicates:
+            _DUPLICATE.inc(duplicates)
         if not self._knows_rooms:
             for entry, positions in zip(entries, appended, strict=False):
                 await _send_over(self._layer, entry, positions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -39,7 +40,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     event: str
     payload: Payload
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] | msgspec.Raw
+    """JSON, or what becomes JSON."""
     targets: tuple[Target, ...] = ()
     id: str | None = None
     exclude: str | None = None
@@ -102,13 +104,16 @@ def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Ta
     targets: dict[Target, None] = {}
     for route in routes:
         namespaces, room = (audience, route) if isinstance(route, str) else route
-        if not is_room(room):
-            raise InvalidMessage("invalid_message", f"rooms: {room[:80]!r} is not a room")
         if asked is not None:
             namespaces = namespaces & asked
-        targets.update(
-            dict.fromkeys((namespace, room) for namespace in sorted(namespaces & event.namespaces))
-        )
+        targets.update(_in_each(namespaces & event.namespaces, room))
     if not targets:
         raise InvalidMessage("no_audience", f"{event.name} never reaches {', '.join(sorted(asked or ()))}")
     return tuple(targets)
+
+
+@lru_cache(maxsize=4096)
+def _in_each(namespaces: frozenset[str], room: str) -> Mapping[Target, None]:
+    if not is_room(room):
+        raise InvalidMessage("invalid_message", f"rooms: {room[:80]!r} is not a room")
+    return dict.fromkeys((namespace, room) for namespace in sorted(namespaces))

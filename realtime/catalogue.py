@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -99,7 +100,6 @@ class Catalogue:
 
 
 _catalogue = Catalogue()
-_loaded: set[str] = set()
 
 
 def catalogue() -> Catalogue:
@@ -108,15 +108,16 @@ def catalogue() -> Catalogue:
     Raises `ImproperlyConfigured` when a module of `REALTIME["EVENTS"]` cannot be imported or registers an event
     twice.
     """
-    for module in (*BUILT_IN, *conf().events):
-        if module not in _loaded:
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                raise ImproperlyConfigured(
-                    f"REALTIME['EVENTS']: cannot import {module!r}: {error}"
-                ) from error
-            _loaded.add(module)
+    return _load(conf().events)
+
+
+@lru_cache(maxsize=1)
+def _load(modules: tuple[str, ...]) -> Catalogue:
+    for module in (*BUILT_IN, *modules):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ImproperlyConfigured(f"REALTIME['EVENTS']: cannot import {module!r}: {error}") from error
     return _catalogue
 
 

@@ -27,7 +27,7 @@ from realtime.node import Node
 from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
 from realtime.payloads import InvalidPayload, Payload, parse_payload
 from realtime.roomlog import Unrecoverable
-from realtime.rooms import group_name, thread_of, user_room
+from realtime.rooms import groups_of, thread_of, user_room
 from realtime.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -501,7 +501,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if thread_id := thread_of(room):
             author["thread_id"] = thread_id
         frame = encode(event, {**author, **data}, room=room).encode()
-        groups = [group_name(namespace, room) for namespace in sorted(catalogue().server[event].namespaces)]
+        groups = groups_of(catalogue().server[event].namespaces, room)
         await self.membership.emit(groups, Ephemeral(room, frame, self.connection_id))
 
     async def start_typing(self, room: str) -> None:

@@ -108,7 +108,7 @@ def frame_head(event: str, room: str) -> bytes:
     return _encoder.encode({"event": event, "room": room, "offset": ""})[:-2]
 
 
-def frame_tail(data: Mapping[str, Any]) -> bytes:
+def frame_tail(data: Mapping[str, Any] | msgspec.Raw) -> bytes:
     """A frame of a room from behind its offset."""
     return b'","data":' + _encoder.encode(data) + b"}"
 

@@ -194,9 +194,10 @@ class RoomChannelLayer(BaseChannelLayer):
         return set(self._here.groups)
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
-        """Say something that is stored nowhere; members in this process do not wait for Redis.
+        """Say something that is stored nowhere. Nobody waits for Redis: it may be lost on its way there.
 
-        Its sender's name has 32 characters at most. Raises `redis.RedisError`.
+        Its sender's name has 32 characters at most. Raises `redis.RedisError` when it is known that only the members
+        in this process got it.
         """
         await self._here.emit(groups, ephemeral)
 

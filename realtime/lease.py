@@ -38,11 +38,16 @@ class Lease:
         """Key and holder, for a script that must not run for a former holder."""
         return key("lease", self.name), self.holder
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is held and need not be renewed yet."""
+        return asyncio.get_running_loop().time() < self._held_until - self.seconds * 0.75
+
     async def hold(self) -> bool:
         """Take or renew the lease; False while somebody else has it. Raises `redis.RedisError`."""
-        now = asyncio.get_running_loop().time()
-        if now < self._held_until - self.seconds * 0.75:
+        if self.is_fresh:
             return True
+        now = asyncio.get_running_loop().time()
         held = await _HOLD(
             keys=[key("lease", self.name)], args=[self.holder, int(self.seconds * 1000)], client=client()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
@@ -32,6 +33,12 @@ class Id(str):
         return value
 
 
+class _Number(Id):
+    """An id that came as a whole number."""
+
+    __slots__ = ()
+
+
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every event's `data`. Fields not declared pass through untouched (server events) or are ignored."""
 
@@ -49,25 +56,31 @@ P = TypeVar("P", bound=Payload)
 
 def _hook(kind: type, value: object) -> object:
     if kind is Id:
-        return Id(Id.parse(value))
+        return Id(Id.parse(value)) if isinstance(value, str) else _Number(Id.parse(value))
     raise NotImplementedError(f"no decoder for {kind}")
 
 
 def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
     """Decode `data` (a JSON object, or nothing) as `kind`. Raises `InvalidPayload`."""
     try:
-        return msgspec.json.decode(data or b"{}", type=kind, dec_hook=_hook)
+        payload: P = _decoder(kind).decode(data or b"{}")
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidPayload(_readable(str(error))) from error
+    return payload
 
 
-def merge(payload: Payload, data: bytes | msgspec.Raw) -> dict[str, Any]:
+@cache
+def _decoder(kind: type[Payload]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind, dec_hook=_hook)
+
+
+def merge(payload: Payload, data: bytes | msgspec.Raw) -> msgspec.Raw | dict[str, Any]:
     """`data` as it came, byte for byte, except that ids are strings now."""
-    raw: dict[str, Any] = msgspec.json.decode(data or b"{}", type=dict[str, msgspec.Raw])
-    for name in _id_fields(type(payload)):
-        if name in raw:
-            raw[name] = getattr(payload, name)
-    return raw
+    numbers = [name for name in _id_fields(type(payload)) if type(getattr(payload, name)) is _Number]
+    if not numbers:
+        return msgspec.Raw(data or b"{}")
+    raw: dict[str, Any] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    return raw | {name: getattr(payload, name) for name in numbers}
 
 
 _ID_FIELDS: dict[type, tuple[str, ...]] = {}

@@ -56,6 +56,7 @@ class Pipe:
     """Connects when something is sent. What is sent in one turn of the loop is one write."""
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._link: _Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []
@@ -66,7 +67,9 @@ class Pipe:
 
     def send(self, *command: Argument) -> asyncio.Future[Any]:
         """Send a command. The future has its answer, or a `redis.RedisError`: then it may have been done or not."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = self._loop.create_future()
         arguments: Any = command
         packed = hiredis.pack_command(arguments)
         if self._link is not None and self._link.is_open:
@@ -76,6 +79,11 @@ class Pipe:
             if self._connecting is None or self._connecting.done():
                 self._connecting = asyncio.create_task(self._connect(), name="pipe")
         return future
+
+    def flush(self) -> None:
+        """Write what was sent now, not at the end of this turn of the loop."""
+        if self._link is not None:
+            self._link.flush()
 
     async def run(self, script: AsyncScript, keys: list[str], arguments: list[Argument]) -> Any:
         """Run a Lua script; when Redis does not know it (any more), send it whole. Raises `redis.RedisError`."""
@@ -128,7 +136,7 @@ class _Link(asyncio.Protocol):
 
     def send(self, packed: bytes, future: asyncio.Future[Any]) -> None:
         if not self._outgoing:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._outgoing.append(packed)
         self.pending.append((future, self._loop.time()))
         if not self._watching:
@@ -156,9 +164,9 @@ class _Link(asyncio.Protocol):
         while self.pending:
             _refuse(self.pending.popleft()[0], error)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if self.is_open:
+        if outgoing and self.is_open:
             self._writer.write(b"".join(outgoing))
 
     def _watch(self) -> None:

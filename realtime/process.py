@@ -294,16 +294,19 @@ class Process:
         for slow in _to_members(group, lambda outlet: outlet.message(copy(message))):
             await slow
 
-    async def emit(self, groups: Iterable[str], ephemeral: Ephemeral) -> None:
+    async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         payload = b"E%b%-32b%b" % (self._origin, ephemeral.sender.encode(), ephemeral.frame)
-        done: asyncio.Future[Any] | None = None
         for name in groups:
-            if group := self.groups.get(name):
+            if (group := self.groups.get(name)) is not None:
                 for slow in _to_members(group, ephemeral.give):
                     await slow
-            done = self.begin_publish(roomlog.channel(name), payload)
-        if done is not None:
-            await done  # answers come in order: those before it are done, or failed with it
+        if self._subscription.is_lost or len(self._pipe) >= OUTBOX:
+            raise RedisError("only heard in this process: Redis does not answer")
+        for name in groups:
+            group = self.groups.get(name)
+            # Not awaited: what is stored nowhere may be lost on its way.
+            self._pipe.send(b"PUBLISH", group.channel if group else roomlog.channel(name), payload)
+        self._pipe.flush()
 
     def _is_next(self, group: Group, publication: Publication) -> bool:
         if publication.position <= group.accepted:

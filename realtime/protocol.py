@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # compiled, where it can be
 from websockets.http11 import Request
+from websockets.protocol import OPEN
 
 from realtime.closing import CloseCode
 from realtime.conf import conf
@@ -181,6 +183,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        if isinstance(self.queue, Inbox) and self._take_short_text(data):
+            return
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             # The headers are too long or too many. uvicorn would wait for a request that never comes.
@@ -272,6 +276,40 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.handshake_complete = self.close_sent = True
         self.transport.close()
 
+    def _take_short_text(self, data: bytes) -> bool:
+        """Deal with exactly one whole, short text frame, as nearly all that clients send is (RFC 6455 §5.2).
+
+        `websockets` is ready for everything, which costs several times what the rest of a typing event costs.
+        Whatever is not just this is left to it.
+        """
+        conn = self.conn
+        if (
+            len(data) < 6
+            or data[0] != 0x81
+            or not 0x80 <= data[1] < 0xFE
+            or len(data) != data[1] - 0x80 + 6
+            or len(data) - 6 > self.config.ws_max_size
+            or conn.reader.buffer
+            or conn.current_size is not None
+            or conn.state is not OPEN
+            or self.close_sent
+        ):
+            return False
+        try:
+            text = apply_mask(data[6:], data[2:6]).decode()
+        except UnicodeDecodeError:
+            return False
+        self._receive(text)
+        return True
+
+    def _receive(self, text: str) -> None:
+        """uvicorn stops reading for every frame: two system calls, where a limit does."""
+        inbox: Any = self.queue
+        inbox.put_nowait({"type": "websocket.receive", "text": text})
+        if inbox.open >= MOST_OPEN and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
@@ -282,13 +320,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self.conn.send_close(CloseCode.INVALID_UTF8)
                 self.handle_parser_exception()
                 return
-            inbox: Any = self.queue
-            if isinstance(inbox, Inbox):
-                # uvicorn stops reading for every frame: two system calls, where a limit does.
+            if isinstance(self.queue, Inbox):
                 self.frames = []
-                inbox.put_nowait({"type": "websocket.receive", "text": text})
-                if inbox.open >= MOST_OPEN and not self.read_paused:
-                    self.read_paused = True
-                    self.transport.pause_reading()
+                self._receive(text)
                 return
         super().send_receive_event_to_app()

@@ -54,6 +54,12 @@ def group_name(namespace: str, room: str) -> str:
 
 
 @lru_cache(maxsize=4096)
+def groups_of(namespaces: frozenset[str], room: str) -> tuple[str, ...]:
+    """The groups of a room in several namespaces."""
+    return tuple(group_name(namespace, room) for namespace in sorted(namespaces))
+
+
+@lru_cache(maxsize=4096)
 def room_of_group(group: str) -> str | None:
     """The room that a group is, or None for a group of another kind."""
     namespace, _, rest = group.partition(".")

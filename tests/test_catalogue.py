@@ -236,7 +236,7 @@ def own_module(tmp_path, monkeypatch: pytest.MonkeyPatch, settings) -> Iterator[
     settings.REALTIME = {**settings.REALTIME, "EVENTS": ["shop_events"]}
     yield "shop_events"
     sys.modules.pop("shop_events", None)
-    module._loaded.discard("shop_events")
+    module._load.cache_clear()
     module._catalogue.server.pop("shop:opened", None)
 
 

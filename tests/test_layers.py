@@ -744,7 +744,8 @@ async def publish(*texts: Any, group: str = ROOM) -> int:
 async def test_outlet_is_called_with_messages_and_publications(layer: Any):
     ears = await Ears.in_rooms(layer, ROOM)
     await layer.group_send(ROOM, message(1))
-    await layer.send(ears.channel, message(2))
+    await ears.hear(message(1))
+    await layer.send(ears.channel, message(2))  # does not go through Redis: it would overtake the first
     await publish("hello", "again")
     await ears.hear(message(1), message(2), "hello", "again")
 
@@ -941,12 +942,10 @@ async def test_emitted_message_reaches_local_members_before_redis_has_it(
     assert server.process is not None
     server.process.send_signal(SIGSTOP)
     try:
-        emitting = asyncio.create_task(layer.emit([ROOM], said("hello")))
+        await layer.emit([ROOM], said("hello"))
         await ears.hear(said("hello").message())
-        assert not emitting.done()
     finally:
         server.process.send_signal(SIGCONT)
-    await emitting
     await layer.group_send(ROOM, END)
     await ears.hear(said("hello").message(), END)
 
@@ -955,13 +954,24 @@ async def test_emitted_message_reaches_local_members_without_redis(alone: Layers
     layer = alone.make()
     ears = await Ears.in_rooms(layer, ROOM)
     server.stop(SIGKILL)
-    with pytest.raises(RedisError):
-        await layer.emit([ROOM], said("hello"))
+    told = 0
+
+    async def is_noticed() -> bool:
+        nonlocal told
+        told += 1
+        try:
+            await layer.emit([ROOM], said("hello"))
+        except RedisError:
+            return True
+        return False
+
+    await eventually(is_noticed)
     server.start()
     await eventually(lambda: subscriptions(server) == [2])
     await layer.group_send(ROOM, END)
     await eventually(lambda: END in ears.heard)
-    assert [heard for heard in ears.heard if heard["type"] != "room.gap"] == [said("hello").message(), END]
+    heard = [heard for heard in ears.heard if heard["type"] != "room.gap"]
+    assert heard == [*[said("hello").message()] * told, END]
 
 
 async def test_what_comes_while_a_gap_is_found_out_is_not_forgotten(layer: Any, monkeypatch):

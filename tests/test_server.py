@@ -22,6 +22,7 @@ from uvicorn.supervisors import multiprocess
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 
 from presence import store
 from realtime import server
@@ -73,6 +74,8 @@ def test_state_we_touch_in_uvicorns_protocol_is_there(realtime_redis: str):
     assert protocol.frames == []
     assert protocol.close_sent is protocol.handshake_complete is protocol.handshake_initiated is False
     assert protocol.conn.handshake_exc is None
+    assert protocol.conn.current_size is None
+    assert protocol.conn.reader.buffer == b""
 
 
 # --- A server in this process ------------------------------------------------------------------------
@@ -181,6 +184,52 @@ async def test_character_split_over_two_fragments_is_valid(port: int):
             pass
     assert frame["data"]["code"] == "unknown_event"
     await websocket.close()
+
+
+def frame(text: str, opcode: Opcode = Opcode.TEXT, *, fin: bool = True) -> bytes:
+    return Frame(opcode, text.encode(), fin).serialize(mask=True)
+
+
+ONE, TWO = frame('{"event":"a:b","id":1}'), frame('{"event":"a:b","id":2}')
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [ONE, TWO],
+        [ONE + TWO],
+        [ONE[:9], ONE[9:] + TWO],
+        [ONE + TWO[:1], TWO[1:]],
+        [
+            frame('{"event":"a:b"', fin=False),
+            frame("", Opcode.PING),
+            frame(',"id":1}', Opcode.CONT),
+            TWO,
+        ],
+        [frame("x" * 125), frame("x" * 126), frame(""), ONE, TWO],
+    ],
+)
+async def test_frames_are_the_same_however_they_arrive(port: int, pieces: list[bytes]):
+    websocket = await opened(port)
+    for piece in pieces:
+        websocket.transport.write(piece)
+        await asyncio.sleep(0.02)  # so that they are not read together
+    answered = []
+    async with asyncio.timeout(PATIENCE):
+        while len(answered) < 2:
+            answer = json.loads(await websocket.recv())
+            if answer.get("id"):
+                answered.append((answer["id"], answer["data"]["code"]))
+    assert answered == [(1, "unknown_event"), (2, "unknown_event")]
+    await websocket.close()
+
+
+async def test_new_message_amid_a_fragmented_one_is_1002(port: int):
+    websocket = await opened(port)
+    websocket.transport.write(frame("{", fin=False))
+    await asyncio.sleep(0.02)
+    websocket.transport.write(frame("{}"))
+    assert await closed(websocket) == 1002
 
 
 async def test_connection_survives_what_is_no_text(port: int):

@@ -481,7 +481,7 @@ async def test_dead_letters_are_capped(stack: Stack):
         for number in range(1200):
             pipe.xadd(stack.key("stream"), {"message": f"no json {number}"})
         pipe.execute()
-    await eventually(lambda: stack.dead_letters()[-1]["message"] == "no json 1199")
+    await eventually(lambda: "no json 1199" in [letter["message"] for letter in stack.dead_letters()[-1:]])
     assert 1000 <= stack.redis.xlen(stack.key("dead")) <= 1100  # Redis trims in blocks of 100
 
 
