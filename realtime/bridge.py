@@ -191,6 +191,7 @@ class Bridge:
         """Entries as deliveries, in order; what is not valid goes to the dead letters."""
         source = self.sources[stream]
         batch = Batch(self._layer)
+        buried: list[Awaitable[Any]] = []
         for entry_id, fields in entries:
             raw = _field(fields, source.field)
             try:
@@ -200,7 +201,7 @@ class Bridge:
                     )
                 deliveries = source.decode(raw)
             except InvalidMessage as error:
-                await self._bury(error, source.name, raw or repr(fields).encode())
+                buried.append(self._bury(pipe, error, source.name, raw or repr(fields).encode()))
                 continue
             order = entry_order(entry_id)
             for delivery in deliveries:
@@ -208,13 +209,18 @@ class Bridge:
                     # After all that came before it.
                     await self._settle()
                     await batch.submit(pipe)
+                    await self._lease.hold()  # many of these take longer than the lease lasts
                     context = BusContext(at=(int(entry_id.partition(b"-")[0]) + 1) / 1000, order=order)
-                    if not await self._handle(delivery, context, source.name, raw):
+                    if not await self._handle(pipe, delivery, context, source.name, raw):
                         continue
                 batch.add(delivery, source=source.name, entry=order)
+        for letter in buried:
+            await letter  # before the cursor moves on
         return batch
 
-    async def _handle(self, delivery: Delivery, context: BusContext, source: str, raw: bytes) -> bool:
+    async def _handle(
+        self, pipe: Pipe, delivery: Delivery, context: BusContext, source: str, raw: bytes
+    ) -> bool:
         """Run the bus handlers of an event before it is delivered.
 
         False: an event with the same id was handled before, leave it out.
@@ -229,7 +235,7 @@ class Bridge:
                 raise
             except Exception as error:
                 logger.exception("bus handler failed", extra={"event": delivery.event})
-                await self._bury(InvalidMessage("handler_failed", repr(error)), source, raw)
+                await self._bury(pipe, InvalidMessage("handler_failed", repr(error)), source, raw)
         return True
 
     async def _claim(self, id: str, order: str) -> bool:
@@ -278,12 +284,12 @@ class Bridge:
         try:
             delivery = bus.parse(raw)
         except InvalidMessage as error:
-            await self._bury(error, CHANNEL, raw)
+            await self._bury(pipe, error, CHANNEL, raw)
             return
         if delivery.event in self._handled:
             at = await now()
             context = BusContext(at=at, order=f"{int(at * 1000):020d}-{int(at * 1e6) % 1000:020d}")
-            if not await self._handle(delivery, context, CHANNEL, raw):
+            if not await self._handle(pipe, delivery, context, CHANNEL, raw):
                 return
         batch = Batch(self._layer)
         batch.add(delivery)
@@ -291,15 +297,15 @@ class Bridge:
 
     # --- Dead letters ------------------------------------------------------------------------------
 
-    async def _bury(self, error: InvalidMessage, source: str, raw: bytes) -> None:
-        """Keep what could not be delivered, with the reason."""
+    def _bury(self, pipe: Pipe, error: InvalidMessage, source: str, raw: bytes) -> Awaitable[Any]:
+        """Keep what could not be delivered, with the reason. On its way when this returns; await it to be sure."""
         metrics.BUS_MESSAGES.labels("dead").inc()
         metrics.DEAD_LETTERS.labels(error.code).inc()
         logger.warning("dead letter", extra={"source": source, "reason": str(error)[:500]})
-        await client().xadd(
-            key("dead"),
-            {"reason": str(error)[:500], "source": source, "message": raw[:DEAD_LETTER_BYTES]},
-            maxlen=DEAD_LETTERS,
+        return pipe.send(
+            *("XADD", key("dead"), "MAXLEN", "~", DEAD_LETTERS, "*"),
+            *("reason", str(error)[:500].encode(errors="backslashreplace"), "source", source),
+            *("message", raw[:DEAD_LETTER_BYTES]),
         )
 
 

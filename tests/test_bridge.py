@@ -111,6 +111,23 @@ async def test_exclusion_travels_with_the_frame(room: Room):
         assert not (await room.next())["except"]
 
 
+async def test_what_is_published_amid_dead_letters_and_control_events_is_delivered(room: Room, monkeypatch):
+    """Working through them takes longer than the lease lasts: it is renewed meanwhile."""
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.2)
+
+    async def slow(payload: Any, context: BusContext) -> None:
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setitem(catalogue.catalogue().bus_handlers, "chat:ended", [slow])
+    async with bridging():
+        for n in range(20):
+            await add("chat:ended", {"thread_id": 43})
+            await client().xadd(key("stream"), {"message": f"no json {n}"})
+        await asyncio.sleep(0.5)
+        await publish("thread:message", MESSAGE)
+        assert await room.message_ids(1) == ["7"]
+
+
 async def test_same_id_is_delivered_once_over_both_ways_in(room: Room):
     async with bridging():
         await add("thread:message", {**MESSAGE, "message_id": 1}, id="m")
