@@ -21,8 +21,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
 
     frame_bytes: Count = 64 * 1024
     """Largest client frame; beyond it the connection is closed with 1009."""
+    rate: Annotated[float, Meta(ge=0)] = 50.0
+    """Frames a second and connection; beyond it `rate_limited`, and 4429 after 10 s of it."""
+    burst: Count = 100
+    """So many frames may come at once."""
     invalid_frames: Count = 50
     """So many invalid frames in a row close the connection with 4400."""
+    rooms: Count = 200
+    """Rooms a connection may be in; beyond it `limit_exceeded`."""
+    connections: Count = 0
+    """Connections of a process; beyond it handshakes get 503 `at_capacity`."""
+    handshakes: Annotated[float, Meta(ge=0)] = 5000.0
+    """Handshakes a second and process; beyond it they get 503 `at_capacity`."""
+    unsent_bytes: Count = 1024 * 1024
+    """What may wait for a client that does not read; beyond it the connection is closed with 4413."""
     handshake_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """A handshake that takes longer than this is cut."""
     bus_bytes: Count = 256 * 1024
@@ -46,6 +58,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     """A connection without any frame for so long is closed with 4408; also the expiry of presence records."""
     node_lease: Seconds = 10.0
     """A socket process that stops renewing for so long is dead."""
+    drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 20.0
+    """On SIGTERM everybody is closed within so long, not all at once."""
     grant_ttl: Seconds = 86400.0
     """How long a grant or revoke of a thread is remembered."""
 

@@ -22,6 +22,7 @@ from realtime.closing import REASONS, CloseCode, fitting_reason
 from realtime.conf import conf
 from realtime.delivery import Ephemeral, Run
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
+from realtime.limits import Bucket
 from realtime.membership import Membership, membership
 from realtime.node import Node
 from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
@@ -73,6 +74,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """The server calls us for each event; nothing waits for the end of the connection."""
         self._gone = False
         self._invalid_in_a_row = 0
+        self._rate: Bucket | None = None
         self._heard_at = 0.0
         self._notice_at = 0.0
         """When `auth:expiring` is due, in seconds since the epoch; 0: it has been said."""
@@ -225,6 +227,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self._resumes = b"resume=1" in self.scope.get("query_string", b"").split(b"&")
         self.opened_at = await revocation.now()
         await self.node.start()
+        handshake.check_capacity()  # nobody came in between: the next line takes the place
         self.node.add(self)
         rooms = self.initial_rooms()
         await self.membership.enter(rooms)
@@ -271,7 +274,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def websocket_disconnect(self, message: Any) -> None:
         self.ended = True
-        await self.disconnect(message["code"])
+        if not self._gone:  # the server may have cut it off before the peer hung up
+            await self.disconnect(message["code"])
         raise StopConsumer
 
     async def _clean_up(self) -> None:
@@ -309,14 +313,32 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 raise InvalidFrame(ErrorCode.INVALID_ENVELOPE, "expected a text frame, got a binary one")
             frame = decode(text_data)
             frame_id = frame.id
+            self._check_rate()
             answer = await self._handle(frame)
         except EventError as error:
-            await self._refuse(error, error.id if isinstance(error, InvalidFrame) else frame_id)
+            if isinstance(error, InvalidFrame):
+                frame_id = error.id
+                error = self._too_fast() or error
+            await self._refuse(error, frame_id)
             return
         self._invalid_in_a_row = 0
         if frame_id is not None:
             await self.send_event("ack", answer, id=frame_id)
         await self._replay_pending()
+
+    def _too_fast(self) -> EventError | None:
+        """The refusal of one frame more than this connection may send now."""
+        limits = conf().limits
+        if self._rate is None:
+            self._rate = Bucket()
+        wait = self._rate.take(self._heard_at, limits.rate, limits.burst)
+        if not wait:
+            return None
+        return EventError(ErrorCode.RATE_LIMITED, "too many frames", retry_after=round(wait, 3))
+
+    def _check_rate(self) -> None:
+        if refusal := self._too_fast():
+            raise refusal
 
     async def _handle(self, frame: Envelope) -> Mapping[str, Any]:
         event = catalogue().client.get(frame.event)
@@ -351,6 +373,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             self._invalid_in_a_row += 1
             if self._invalid_in_a_row >= conf().limits.invalid_frames > 0:
                 await self.end(CloseCode.INVALID_FRAMES)
+        elif error.code == ErrorCode.RATE_LIMITED and self._rate and self._rate.is_persistent:
+            await self.end(CloseCode.RATE_LIMITED)
 
     # --- Frames to the client --------------------------------------------------------------------
 
@@ -438,6 +462,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         return {"recovered": True, "offset": since, "missed": missed}
 
     async def _enter_room(self, room: str) -> None:
+        if len(self.rooms) >= (most := conf().limits.rooms) > 0:
+            raise EventError(ErrorCode.LIMIT_EXCEEDED, f"at most {most} rooms a connection")
         await self.membership.enter([room])
         # Joined first (muted: nothing is passed on yet), checked second: a revoke in between is found or signalled.
         thread_id = thread_of(room)
@@ -468,8 +494,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def _send_run(self, run: Run) -> None:
         if self._outlet is not None:
-            self._outlet.publications(run)
-            await self._outlet.drained()
+            await self._outlet.replay(run)
         else:
             for publication in run.publications:
                 if publication.exclude != self.connection_id:

@@ -46,6 +46,8 @@ async def readyz(request: HttpRequest) -> HttpResponse:
 
 async def reasons_not_ready() -> list[str]:
     """Why this process cannot deliver now; empty when it can."""
+    if Node.current().is_draining:
+        return ["draining"]
 
     async def ping() -> None:
         async with asyncio.timeout(READY_WITHIN):

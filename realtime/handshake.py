@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -23,6 +24,8 @@ from realtime.authentication import (
     headers_of,
 )
 from realtime.conf import conf
+from realtime.limits import Bucket
+from realtime.node import Node
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Any], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
+_handshakes = Bucket()
 RETRY_AFTER = 2
 """Seconds a client is asked to wait when the server cannot take it now."""
 
@@ -64,6 +68,19 @@ def unavailable(message: str = "the server cannot take connections now; try agai
     return Refused(503, "unavailable", message, retry_after=RETRY_AFTER)
 
 
+def at_capacity() -> Refused:
+    """503: this process has as many connections, or handshakes, as it may have."""
+    return Refused(503, "at_capacity", "this server is full; try again", retry_after=RETRY_AFTER)
+
+
+def check_capacity() -> None:
+    """Raises `Refused` when this process may not have one more connection."""
+    if Node.current().is_draining:
+        raise Refused(503, "draining", "this server is about to stop; try again", retry_after=RETRY_AFTER)
+    if 0 < conf().limits.connections <= len(Node.current().connections):
+        raise at_capacity()
+
+
 def check_origin(scope: Scope) -> None:
     """Raises `Refused` unless the Origin is one of ours, or absent (native clients; browsers always send one)."""
     origins = headers_of(scope, b"origin")
@@ -87,6 +104,7 @@ def _normalised(origin: str) -> str:
 
 async def judge(scope: Scope, namespace: str) -> Principal:
     """Who may enter. CPU only, unless a JWKS key has to be fetched. Raises `Refused`."""
+    check_capacity()
     check_origin(scope)
     try:
         principal = await authenticate(credential(scope))
@@ -109,6 +127,9 @@ class JWTScopeMiddleware:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         try:
+            rate = conf().limits.handshakes
+            if _handshakes.take(time.monotonic(), rate, rate):
+                raise at_capacity()
             principal = await judge(scope, self.namespace)
         except Refused as refused:
             await receive()

@@ -20,7 +20,10 @@ async def lifespan(scope: Any, receive: Receive, send: Send) -> None:
     """The ASGI application of the lifespan scope."""
     await receive()
     await send({"type": "lifespan.startup.complete"})
-    await receive()
+    try:
+        await receive()
+    except asyncio.CancelledError:
+        return  # a second signal: no time for a goodbye
     await goodbye()
     await send({"type": "lifespan.shutdown.complete"})
 

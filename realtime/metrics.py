@@ -16,6 +16,9 @@ BUS_MESSAGES = Counter("realtime_bus_messages", "Messages the bridge took from t
 DEAD_LETTERS = Counter("realtime_dead_letters", "Messages that were not valid", ["reason"])
 DROPPED = Counter("realtime_channel_overflows", "Channels whose queue was full")
 GAPS = Counter("realtime_gaps", "Rooms in which something was lost for good")
+EPHEMERAL_DROPPED = Counter(
+    "realtime_ephemeral_dropped", "Typing and the like not sent to clients that do not keep up"
+)
 DELIVERIES = Counter("realtime_deliveries", "Publications handed to connections")
 
 

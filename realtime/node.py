@@ -53,6 +53,8 @@ class Node:
     def __init__(self) -> None:
         self.id = uuid4().hex
         self.connections: dict[str, Connection] = {}
+        self.is_draining = False
+        """Nobody is let in any more."""
         self.on_presence: Callable[[PresenceChanged], None] = lambda signal: None
         self._layer: Any = get_channel_layer()
         self._users: dict[tuple[str, str], set[str]] = {}

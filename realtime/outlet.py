@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from realtime import metrics
 from realtime.delivery import Ephemeral, Run, text_frame
 from realtime.envelope import encode
 
@@ -14,9 +15,16 @@ if TYPE_CHECKING:
 EXTENSION = "realtime.frames"
 """The ASGI extension with which a server offers its frame writer: `scope["extensions"]["realtime.frames"]`."""
 
+REPLAY_BYTES = 64 * 1024
+"""Written of a replay before it is looked whether the client keeps up."""
+
 
 class FrameWriter(Protocol):
     """What the server offers: writes finished WebSocket frames, in order with everything else it sends."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for a peer that does not keep up; 0 for one that does."""
 
     def write_frames(self, frames: bytes) -> None:
         """Write whole frames, or nothing when the connection is closing."""
@@ -44,12 +52,21 @@ class ConnectionOutlet:
 
     def ephemeral(self, ephemeral: Ephemeral) -> None:
         connection = self._connection
-        if ephemeral.room in connection.rooms and ephemeral.sender != connection.connection_id:
+        if self._writer.unsent:
+            metrics.EPHEMERAL_DROPPED.inc()  # whoever does not keep up gets what matters first
+        elif ephemeral.room in connection.rooms and ephemeral.sender != connection.connection_id:
             self._writer.write_frames(ephemeral.wire)
 
-    async def drained(self) -> None:
-        """Return once the client keeps up."""
-        await self._writer.drained()
+    async def replay(self, run: Run) -> None:
+        """What the client missed, as fast as it reads: this never counts as unsent."""
+        part: list[bytes] = []
+        for publication in run.publications:
+            if publication.exclude != self._connection.connection_id:
+                part.append(text_frame(publication.frame))
+            if sum(map(len, part)) >= REPLAY_BYTES or publication is run.publications[-1]:
+                self._writer.write_frames(b"".join(part))
+                part.clear()
+                await self._writer.drained()
 
     def message(self, message: dict[str, Any]) -> None:
         connection = self._connection

@@ -18,12 +18,16 @@ from websockets.frames import apply_mask  # type: ignore[attr-defined]  # compil
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 
-from realtime.closing import CloseCode
+from realtime import metrics
+from realtime.closing import REASONS, CloseCode
 from realtime.conf import conf
 from realtime.outlet import EXTENSION
 
 PING_SECONDS = 15
 """Between two looks at a connection: one that has vanished is noticed within three times that."""
+BEHIND_SECONDS = 0.1
+CUT_SECONDS = 2.0
+"""A peer that is cut off has so long to read the close frame."""
 MOST_OPEN = 8
 """With so many frames of a connection not dealt with, no more are read from it."""
 PING_FRAME = b"\x89\x00"
@@ -180,6 +184,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.writable = Gate()  # type: ignore[assignment]
         self._heard = self._asked = False
+        self._behind_since = 0.0
+        """Loop time from which on more waits to be sent than the transport likes to hold; 0: it does not."""
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
@@ -227,9 +233,34 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     # --- The extension `realtime.frames` -------------------------------------------------------------
 
     def write_frames(self, frames: bytes) -> None:
-        """Finished frames go out as they are."""
+        """Finished frames go out as they are, unless too much waits already."""
         if self.handshake_complete and not (self.close_sent or self.disconnected):
-            self.transport.write(frames)
+            if self._behind_since and self.unsent > conf().limits.unsent_bytes > 0:
+                self.cut(CloseCode.TOO_SLOW)
+            else:
+                self.transport.write(frames)
+
+    @property
+    def unsent(self) -> int:
+        # One turn of the loop may write much to a peer that keeps up.
+        if not self._behind_since or self.loop.time() - self._behind_since < BEHIND_SECONDS:
+            return 0
+        return self.transport.get_write_buffer_size()
+
+    def pause_writing(self) -> None:
+        self._behind_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._behind_since = 0.0
+        super().resume_writing()
+
+    def cut(self, code: CloseCode) -> None:
+        """Close, and do not wait for ever until the peer has read what is on its way, the close frame with it."""
+        metrics.CLOSES.labels(str(int(code))).inc()
+        self.conn.send_close(code, REASONS[code])
+        self.handle_parser_exception()
+        self.loop.call_later(CUT_SECONDS, self.transport.abort)
 
     async def drained(self) -> None:
         """Return once the peer keeps up."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging
+import os
 import resource
+import signal
 import socket
+from types import FrameType
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import Multiprocess, multiprocess
 
 from realtime.conf import conf
+from realtime.drain import drain
 from realtime.protocol import PING_SECONDS, HttpProtocol, WebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -21,21 +26,65 @@ START_SECONDS = 30.0
 
 
 class Server(uvicorn.Server):
-    """Says `ready` once it accepts."""
+    """Says `ready` once it accepts; drains before it stops. A second signal stops it at once."""
+
+    def __init__(self, config: uvicorn.Config, *, says_ready: bool = True) -> None:
+        super().__init__(config)
+        self._says_ready = says_ready
+        self._asked_to_stop = False
+        self._drain: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         spare_the_collector()
-        print("ready", flush=True)  # noqa: T201
+        if self._says_ready:
+            print("ready", flush=True)  # noqa: T201
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not handed to uvicorn, which would raise the signal again once it has stopped: the exit status is 0.
+        if self._asked_to_stop:
+            self.should_exit = self.force_exit = True
+        self._asked_to_stop = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._asked_to_stop and self._drain is None:
+            self._drain = asyncio.create_task(drain(), name="drain")
+        if self._drain is not None and self._drain.done():
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+class Worker(multiprocess.Process):
+    """One of several processes: the same server."""
+
+    @property
+    def server(self) -> Server:
+        if self._server is None:
+            self._server = Server(self.config, says_ready=False)
+        return self._server  # type: ignore[return-value]
+
+
+multiprocess.Process = Worker  # type: ignore[misc]  # uvicorn asks nobody which server its workers run
 
 
 class Workers(Multiprocess):
-    """Several processes on one port; says `ready` once all of them accept."""
+    """Several processes on one port; says `ready` once all of them accept, and passes a second signal on."""
 
     def init_processes(self) -> None:
         super().init_processes()
         if all(process.wait_until_ready(START_SECONDS) for process in self.processes):
             print("ready", flush=True)  # noqa: T201
+
+    def join_all(self) -> None:
+        self.signal_queue.clear()
+        while any(process.exitcode is None for process in self.processes):
+            for process in self.processes:
+                process.process.join(0.1)
+            if self.signal_queue:
+                self.signal_queue.clear()
+                for process in self.processes:
+                    if process.exitcode is None and process.pid is not None:
+                        os.kill(process.pid, signal.SIGTERM)
 
 
 def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:

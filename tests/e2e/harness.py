@@ -90,6 +90,10 @@ class Process:
     def signal(self, number: Signals) -> None:
         self._popen.send_signal(number)
 
+    def wait(self, within: float = 15.0) -> int:
+        """Wait for its end and return its exit status."""
+        return self._popen.wait(within)
+
     def stop(self, how: Signals = SIGTERM, within: float = 15.0) -> int:
         """End it and return its exit status."""
         if self._popen.poll() is None:
@@ -142,6 +146,7 @@ class Stack:
             "DATABASE_URL": f"sqlite:///{directory / 'db.sqlite3'}",
             "LOG_FORMAT": "json",
             "PYTHONUNBUFFERED": "1",
+            "REALTIME_DRAIN_SECONDS": "0",
             **env,
         }
         self.env.pop("DJANGO_SETTINGS_MODULE", None)

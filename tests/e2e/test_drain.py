@@ -1,0 +1,134 @@
+"""A socket server that is told to stop: nobody is let in, everybody is told, nothing is lost, nobody flaps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+from tests.e2e.harness import ROOT, Client, Stack, eventually, free_port, unique
+
+
+@pytest.fixture
+async def stack(redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    stack = Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="2")
+    try:
+        stack.start("runbridge")
+        yield stack
+    finally:
+        stack.stop()
+    stack.assert_calm()
+
+
+@contextlib.asynccontextmanager
+async def people(stack: Stack, count: int) -> AsyncIterator[list[Client]]:
+    async with contextlib.AsyncExitStack() as everybody:
+        yield [await everybody.enter_async_context(stack.client("hub")) for _ in range(count)]
+
+
+async def test_nobody_is_let_in_while_everybody_leaves(stack: Stack):
+    server = stack.start_sockets()
+    token = stack.token(unique("u"), "attendant")
+    async with people(stack, 20) as clients:
+        assert (await stack.http("GET", "/readyz")).status == 200
+        server.signal(SIGTERM)
+        await eventually(lambda: '"draining"' in server.output)
+        ready = await stack.http("GET", "/readyz")
+        assert (ready.status, b"draining" in ready.body) == (503, True)
+        assert (await stack.http("GET", "/healthz")).status == 200
+        refused = await stack.handshake(token=token)
+        stack.assert_refused(refused, 503, "draining")
+        assert int(refused.headers["retry-after"]) > 0
+        assert (await stack.http("GET", "/hub/", [("Authorization", f"Bearer {token}")])).status == 503
+        assert {await client.expect_close() for client in clients} == {1012}
+    assert server.wait() == 0
+
+
+async def test_clients_are_not_closed_all_at_once(stack: Stack):
+    server = stack.start_sockets()
+    async with people(stack, 20) as clients:
+        server.signal(SIGTERM)
+        closes = [asyncio.create_task(client.expect_close()) for client in clients]
+        await asyncio.wait(closes, return_when=asyncio.FIRST_COMPLETED)
+        assert any(client.close_code is None for client in clients)
+        assert set(await asyncio.gather(*closes)) == {1012}
+    assert server.wait() == 0
+
+
+async def test_second_signal_ends_it_at_once(redis_url: str, tmp_path: Path):
+    stack = Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="300")
+    try:
+        server = stack.start_sockets()
+        async with people(stack, 5):
+            server.signal(SIGTERM)
+            await eventually(lambda: '"draining"' in server.output)
+            assert server.stop() == 0  # sends it again
+    finally:
+        stack.stop()
+
+
+async def test_every_worker_drains(stack: Stack):
+    command = (str(ROOT / "manage.py"), "runsockets", "--workers", "2")
+    server = stack.start("workers", *command, SOCKETS_PORT=str(stack.port))
+    async with people(stack, 10) as clients:
+        server.signal(SIGTERM)
+        assert {await client.expect_close() for client in clients} == {1012}
+    assert server.wait() == 0
+
+
+async def test_rolling_restart_loses_nothing_and_announces_nobody(stack: Stack):
+    other = free_port()
+    old = stack.start_sockets()
+    stack.start_sockets(other)
+    thread, users = unique("th"), [unique("u") for _ in range(8)]
+    seen: dict[str, list[str]] = {user: [] for user in users}
+    over = asyncio.Event()
+    sent: list[str] = []
+
+    async def use(user: str) -> None:
+        """A client that comes back wherever there is somebody, and says where it was."""
+        offset: str | None = None
+        ports = [stack.port, other]
+        while True:
+            async with stack.client("hub", user, port=ports[0]) as client:
+                since = {"since": offset} if offset else {}
+                ack = await client.call("join:thread", {"thread_id": thread, **since})
+                assert ack.get("recovered", True)
+                offset = ack["offset"]
+                joined.add(user)
+                closing = asyncio.create_task(client.expect_close(60))
+                await asyncio.wait([closing, ended], return_when=asyncio.FIRST_COMPLETED)
+                if over.is_set():
+                    await eventually(
+                        lambda: len(client.received("thread:message")) + len(seen[user]) >= len(sent)
+                    )
+                frames = client.received("thread:message")
+                seen[user] += [frame["data"]["message_id"] for frame in frames]
+                offset = frames[-1]["offset"] if frames else offset
+                if over.is_set():
+                    closing.cancel()
+                    await asyncio.gather(closing, return_exceptions=True)
+                    return
+                assert await closing == 1012
+            ports.reverse()
+
+    joined: set[str] = set()
+    ended = asyncio.create_task(over.wait())
+    using = [asyncio.create_task(use(user)) for user in users]
+    await eventually(lambda: len(joined) == len(users))
+    for number in range(200):
+        if number == 40:
+            old.signal(SIGTERM)
+        sent.append(str(number))
+        stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
+        await asyncio.sleep(0.02)
+    assert old.wait() == 0
+    over.set()
+    await asyncio.gather(*using)
+    for user in users:
+        assert seen[user] == sent, user
+        assert [entry["to"] for entry in stack.transitions(user)] == ["online"]
