@@ -31,6 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     peers = _installed([PEERS[name] for name in options.peers], console)
     report = Report(datetime.now(UTC), machine.describe(), sizes, [peer.name for peer in peers])
+    if options.add and (options.output / "results.json").exists():
+        try:
+            report.add(options.output / "results.json")
+        except ValueError as error:
+            console.print(f"[red]{escape(str(error))}")
+            return 2
+        for scenario, _, peer in _schedule(options.scenarios, 1, peers):
+            report.forget(scenario, peer.name)
     with _progress(console) as progress:
         session = Session(report, options.output, progress, profile=options.profile)
         try:
@@ -111,6 +119,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--runs", type=int, default=os.environ.get("BENCH_RUNS") or 3, help="medians of so many (BENCH_RUNS)"
+    )
+    parser.add_argument(
+        "--add", action="store_true", help="keep what results.json has of other peers and scenarios"
     )
     parser.add_argument("--quick", action="store_true", help="small numbers: does it work at all?")
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,28 @@ class Report:
             for key in SCENARIOS
             if any(run.scenario == key for run in self.runs)
         }
+
+    def add(self, file: Path) -> None:
+        """Take over what was measured before, but for what is measured anew.
+
+        Raises `ValueError` when that was on another machine or in another size.
+        """
+        before = json.loads(file.read_text())
+        mine = json.loads(json.dumps({"machine": self.machine, "sizes": asdict(self.sizes)}))
+        if {name: before[name] for name in mine} != mine:
+            raise ValueError(f"{file} was measured on another machine, or in other sizes")
+        for entry in before["runs"]:
+            outcome = Outcome(**{each.name: entry[each.name] for each in fields(Outcome)})
+            outcome.metrics = {
+                name: math.inf if value is None else value for name, value in outcome.metrics.items()
+            }
+            self.runs.append(Run(entry["scenario"], entry["peer"], entry["number"], outcome))
+        known = {run.peer for run in self.runs} | set(self.peers)
+        self.peers = [name for name in PEERS if name in known]
+
+    def forget(self, scenario: str, peer: str) -> None:
+        """It is going to be measured anew."""
+        self.runs = [run for run in self.runs if (run.scenario, run.peer) != (scenario, peer)]
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -69,6 +69,10 @@ class HubConsumer(NamespaceConsumer):
         room = presence_room(group)
         if room not in self.rooms:
             return
+        if self.is_behind:
+            # It replaces what is known: the one that comes when the client keeps up will do.
+            self.after(1.0, f"state {group}", self.send_presence_state, group)
+            return
         try:
             members = await self.presence.snapshot(group)
             offset = self.position(room)

@@ -15,6 +15,7 @@ from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import PyJWTError
 from redis.connection import parse_url
 
+from realtime.addresses import networks
 from realtime.catalogue import catalogue
 from realtime.conf import Conf, conf
 
@@ -30,7 +31,14 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         current = conf()
     except ImproperlyConfigured as error:
         return [Error(str(error), hint="See 'Settings' in the README.", id="realtime.E001")]
-    return [*_durations(current), *_redis(current), *_imports(current), *_keys(), *_layers()]
+    return [
+        *_durations(current),
+        *_redis(current),
+        *_proxies(current),
+        *_imports(current),
+        *_keys(),
+        *_layers(),
+    ]
 
 
 def _durations(current: Conf) -> Iterator[CheckMessage]:
@@ -133,6 +141,17 @@ def _redis(current: Conf) -> Iterator[CheckMessage]:
             f"REDIS_URL with scheme {scheme!r} is not one that can be used",
             hint="Expected redis://, rediss:// or unix://, and a number as port and database.",
             id="realtime.E010",
+        )
+
+
+def _proxies(current: Conf) -> Iterator[CheckMessage]:
+    try:
+        networks(current.trusted_proxies)
+    except ValueError as error:
+        yield Error(
+            f"TRUSTED_PROXIES: {error}",
+            hint="Expected addresses or networks, for example 10.0.0.0/8,127.0.0.1.",
+            id="realtime.E011",
         )
 
 

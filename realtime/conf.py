@@ -29,10 +29,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
     """So many invalid frames in a row close the connection with 4400."""
     rooms: Count = 200
     """Rooms a connection may be in; beyond it `limit_exceeded`."""
+    user_connections: Count = 20
+    """Connections of a user in a namespace, over all processes; beyond it the oldest is closed with 4409."""
     connections: Count = 0
     """Connections of a process; beyond it handshakes get 503 `at_capacity`."""
     handshakes: Annotated[float, Meta(ge=0)] = 5000.0
     """Handshakes a second and process; beyond it they get 503 `at_capacity`."""
+    address_handshakes: Annotated[float, Meta(ge=0)] = 50.0
+    """The same an address, four times as many at once. Only with `TRUSTED_PROXIES`: without, a proxy is everybody."""
     unsent_bytes: Count = 1024 * 1024
     """What may wait for a client that does not read; beyond it the connection is closed with 4413."""
     handshake_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
@@ -74,6 +78,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     """Exact `scheme://host[:port]` of the pages that may connect; `null` must be listed to be allowed."""
     require_origin: bool = False
     """Refuse a handshake without Origin. Native clients send none, browsers always do."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies whose X-Forwarded-For is believed."""
     query_token: bool = False
     """Accept `?token=` as a credential (tools only: an URL ends up in the logs of proxies)."""
     jwks_timeout: Seconds = 3.0
@@ -100,8 +106,10 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
         return min(self.node_lease, self.away_after, self.grace_period, self.presence_ttl, 4.0) / 4
 
 
-_LISTS = frozenset({"ALLOWED_ORIGINS", "HUB_ROLES", "PORTAL_ROLES", "PRESENCE_ROLES", "EVENTS"})
-_OWN_NAMES = {"REDIS_URL": "REDIS_URL", "ALLOWED_ORIGINS": "ALLOWED_ORIGINS"}
+_LISTS = frozenset(
+    {"ALLOWED_ORIGINS", "TRUSTED_PROXIES", "HUB_ROLES", "PORTAL_ROLES", "PRESENCE_ROLES", "EVENTS"}
+)
+_OWN_NAMES = {name: name for name in ("REDIS_URL", "ALLOWED_ORIGINS", "TRUSTED_PROXIES")}
 """Settings whose environment variable does not start with `REALTIME_`."""
 
 

@@ -15,7 +15,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
-from realtime import handshake, metrics, revocation
+from realtime import handshake, metrics, revocation, seats
 from realtime.authentication import SUBPROTOCOL, Principal, leeway
 from realtime.catalogue import catalogue
 from realtime.closing import REASONS, CloseCode, fitting_reason
@@ -29,6 +29,7 @@ from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
 from realtime.payloads import InvalidPayload, Payload, parse_payload
 from realtime.roomlog import Unrecoverable
 from realtime.rooms import groups_of, thread_of, user_room
+from realtime.seats import Seat
 from realtime.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ EXPIRY_NOTICE = 60.0
 """Seconds before the token ends at which the client is told (half-way for a shorter life)."""
 RESUME_SECONDS = 5.0
 """With `?resume=1` the automatic rooms keep still for so long at most."""
+TYPING_PAUSE = 3.0
+"""Who is known to be typing is not announced again for so long: clients repeat themselves every 5 s."""
 TYPING_SECONDS = 10.0
 """A typist who says nothing for so long is reported as stopped."""
 _COUNT_AS_INVALID = frozenset(
@@ -64,7 +67,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.accepted = False
         self.membership: Membership
         self.node = Node.current()
-        self._typing: dict[str, None] = {}
+        self._typing: dict[str, float] = {}
+        """Rooms in which the others see this user typing, and when (loop time) they were last told."""
+        self._seat: Seat | None = None
         self._replays: dict[str, int] = {}
         """Rooms in which something was missed, and since when; they listen once it has been sent."""
         self._resumes = False
@@ -235,6 +240,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
             raise handshake.Refused(401, "token_invalid", "the token was revoked or its user disconnected")
         self.rooms = await self.membership.positions(rooms)
+        self._seat = Seat(*self.user, self.channel_name, self.opened_at)
+        await seats.take(self._seat)
         await self.on_enter()
 
     def initial_rooms(self) -> list[str]:
@@ -286,7 +293,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.node.remove(self)
         if self.accepted:
             metrics.CONNECTIONS.labels(self.namespace).dec()
-        for step in (self._stop_typing_everywhere, self.on_gone, self._leave_rooms):
+        for step in (self._stop_typing_everywhere, self.on_gone, self._leave_rooms, self._give_up_seat):
             try:
                 await step()
             except (RedisError, OSError) as error:
@@ -294,6 +301,10 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if self._outlet is not None:
             layer: Any = self.channel_layer
             layer.detach(self.channel_name)
+
+    async def _give_up_seat(self) -> None:
+        if self._seat is not None:
+            await seats.give_up(self._seat)
 
     async def _leave_rooms(self) -> None:
         if not self.opened_at:
@@ -376,6 +387,11 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         elif error.code == ErrorCode.RATE_LIMITED and self._rate and self._rate.is_persistent:
             await self.end(CloseCode.RATE_LIMITED)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client does not read what is sent to it."""
+        return self._outlet is not None and self._outlet.is_behind
+
     # --- Frames to the client --------------------------------------------------------------------
 
     async def send_event(self, event: str, data: Mapping[str, Any], *, id: str | int | None = None) -> None:
@@ -415,6 +431,10 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """The client must refetch what it shows of this room; it is live again from here."""
         await self.send_event("room:gap", {"room": room, "reason": reason})
         await self.on_gap(room)
+
+    async def connection_replaced(self, message: dict[str, Any]) -> None:
+        """From another connection of the same user, who has one too many: this is the oldest."""
+        await self.end(CloseCode.REPLACED)
 
     async def channel_overflow(self, message: dict[str, Any]) -> None:
         """From the channel layer: more came than this connection could take."""
@@ -531,9 +551,11 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def start_typing(self, room: str) -> None:
         """The others see this user typing, until it stops, leaves, or says nothing for `TYPING_SECONDS`."""
-        self._typing[room] = None
+        now = asyncio.get_running_loop().time()
         self.after(TYPING_SECONDS, f"typing {room}", self.stop_typing, room)
-        await self.emit(room, "thread:typing", typing=True)
+        if now - self._typing.get(room, -TYPING_PAUSE) >= TYPING_PAUSE:
+            self._typing[room] = now
+            await self.emit(room, "thread:typing", typing=True)
 
     async def stop_typing(self, room: str) -> None:
         """Tell the others, if they saw it typing."""

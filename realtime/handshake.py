@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from realtime import metrics
+from realtime.addresses import Addresses, client_address
 from realtime.authentication import (
     BEARER_SUBPROTOCOL,
     AuthenticationFailed,
@@ -35,6 +36,7 @@ Send = Callable[[Any], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 _handshakes = Bucket()
+_addresses = Addresses()
 RETRY_AFTER = 2
 """Seconds a client is asked to wait when the server cannot take it now."""
 
@@ -79,6 +81,18 @@ def check_capacity() -> None:
         raise Refused(503, "draining", "this server is about to stop; try again", retry_after=RETRY_AFTER)
     if 0 < conf().limits.connections <= len(Node.current().connections):
         raise at_capacity()
+
+
+def check_rate(scope: Scope) -> None:
+    """Raises `Refused` when handshakes come too fast: all of them, or those from one address."""
+    now, limits, proxies = time.monotonic(), conf().limits, conf().trusted_proxies
+    if _handshakes.take(now, limits.handshakes, limits.handshakes):
+        raise at_capacity()
+    if proxies:
+        peer = (scope.get("client") or ("",))[0]
+        address = client_address(peer, ",".join(headers_of(scope, b"x-forwarded-for")), proxies)
+        if _addresses.take(address, now, limits.address_handshakes):
+            raise at_capacity()
 
 
 def check_origin(scope: Scope) -> None:
@@ -127,9 +141,7 @@ class JWTScopeMiddleware:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         try:
-            rate = conf().limits.handshakes
-            if _handshakes.take(time.monotonic(), rate, rate):
-                raise at_capacity()
+            check_rate(scope)
             principal = await judge(scope, self.namespace)
         except Refused as refused:
             await receive()

@@ -45,6 +45,11 @@ class ConnectionOutlet:
         self._connection = connection
         self._writer = writer
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client does not read what is sent to it."""
+        return self._writer.unsent > 0
+
     def publications(self, run: Run) -> None:
         self._writer.write_frames(
             run.wire_for(self._connection.connection_id) if run.excluded else run.wire()
@@ -52,7 +57,7 @@ class ConnectionOutlet:
 
     def ephemeral(self, ephemeral: Ephemeral) -> None:
         connection = self._connection
-        if self._writer.unsent:
+        if self.is_behind:
             metrics.EPHEMERAL_DROPPED.inc()  # whoever does not keep up gets what matters first
         elif ephemeral.room in connection.rooms and ephemeral.sender != connection.connection_id:
             self._writer.write_frames(ephemeral.wire)

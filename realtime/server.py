@@ -64,9 +64,6 @@ class Worker(multiprocess.Process):
         return self._server  # type: ignore[return-value]
 
 
-multiprocess.Process = Worker  # type: ignore[misc]  # uvicorn asks nobody which server its workers run
-
-
 class Workers(Multiprocess):
     """Several processes on one port; says `ready` once all of them accept, and passes a second signal on."""
 
@@ -152,6 +149,8 @@ def serve(host: str, port: int, workers: int = 1) -> None:
     config = configuration(host, port, workers)
     try:
         if workers > 1:
+            # uvicorn asks nobody which server its workers run.
+            multiprocess.Process = Worker  # type: ignore[misc]
             Workers(config, [sock]).run()
         else:
             Server(config).run(sockets=[sock])

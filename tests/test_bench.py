@@ -58,6 +58,31 @@ def test_a_peer_that_loses_a_message_fails_the_benchmark(tmp_path: Path) -> None
     assert "1, 0" in report.markdown()
 
 
+def test_what_was_measured_before_is_kept_but_for_what_is_measured_anew(tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from bench.report import Report, Run
+    from bench.scenarios import Outcome, Sizes
+
+    machine = {"cpu": "", "cores": 2, "python": "", "node": ""}
+    before = Report(datetime.now(UTC), machine, Sizes(), ["ours", "socketio"])
+    for peer in before.peers:
+        before.runs.append(Run("a", peer, 0, Outcome({"deliveries_per_cpu_second": float("inf")})))
+    before.write(tmp_path)
+
+    now = Report(datetime.now(UTC), machine, Sizes(), ["channels-daphne", "ours"])
+    now.add(tmp_path / "results.json")
+    now.forget("a", "ours")
+    assert now.peers == ["ours", "socketio", "channels-daphne"]
+    assert [(run.peer, run.outcome.metrics) for run in now.runs] == [
+        ("socketio", {"deliveries_per_cpu_second": float("inf")})
+    ]
+
+    elsewhere = Report(datetime.now(UTC), machine | {"cpu": "another"}, Sizes(), ["ours"])
+    with pytest.raises(ValueError, match="another machine"):
+        elsewhere.add(tmp_path / "results.json")
+
+
 def test_socket_io_is_spoken_to_the_end() -> None:
     user, wire = User("7", "token", "42"), SocketIO()
     assert wire.receive(b"2", user, None)[1] == b"3"

@@ -168,6 +168,12 @@ def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url
     assert "secret" not in str(found[0])
 
 
+@pytest.mark.parametrize("proxies", ["10.0.0.0/33", "proxy", "10.0.0.1/8"])
+def test_trusted_proxy_that_is_no_network_is_an_error(settings, proxies: str):
+    settings.REALTIME = {**settings.REALTIME, "TRUSTED_PROXIES": ["127.0.0.1", proxies]}
+    assert ids() == {"realtime.E011"}
+
+
 @pytest.mark.parametrize(
     ("algorithm", "key"),
     [("RS256", "junk"), ("ES256", "-----BEGIN PUBLIC KEY-----\nxx"), ("none", ""), ("XX1", "x")],

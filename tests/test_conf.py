@@ -64,7 +64,7 @@ def test_duration_can_be_set_from_the_environment(name: str):
 
 @pytest.mark.parametrize("field", msgspec.structs.fields(Conf), ids=lambda field: field.name)
 def test_every_setting_is_a_variable_of_the_same_name(field: msgspec.structs.FieldInfo):
-    own = {"REDIS_URL": "REDIS_URL", "ALLOWED_ORIGINS": "ALLOWED_ORIGINS"}
+    own = {name: name for name in ("REDIS_URL", "ALLOWED_ORIGINS", "TRUSTED_PROXIES")}
     if field.encode_name != "LIMITS":
         name = own.get(field.encode_name, f"REALTIME_{field.encode_name}")
         assert list(from_environment({name: "1"})) == [field.encode_name]

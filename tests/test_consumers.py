@@ -195,7 +195,7 @@ async def test_forbidden_frames_are_not_invalid(settings):
 
 
 async def test_limit_of_invalid_frames_can_be_switched_off(settings):
-    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"INVALID_FRAMES": 0}}
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"INVALID_FRAMES": 0, "RATE": 0}}
     async with connected() as ana:
         for _ in range(100):
             await ana.raw("hello")
@@ -474,17 +474,20 @@ async def test_typist_who_goes_is_reported_as_stopped(how: str, monkeypatch):
         await bob.nothing("thread:typing")
 
 
-async def test_repeated_start_keeps_the_typist_typing(monkeypatch):
+@pytest.mark.parametrize(("pause", "announced"), [(0.0, 4), (60.0, 1)])
+async def test_repeated_start_keeps_the_typist_typing_and_is_not_announced_too_often(
+    monkeypatch, pause: float, announced: int
+):
     monkeypatch.setattr(consumers, "TYPING_SECONDS", 0.3)
+    monkeypatch.setattr(consumers, "TYPING_PAUSE", pause)
     async with connected("hub", "8") as bob, connected("hub", "7") as ana:
         for one in (ana, bob):
             await one.call("join:thread", {"thread_id": 42})
         for _ in range(4):
             await ana.call("typing:start", {"thread_id": 42})
             await asyncio.sleep(0.15)
-        for _ in range(4):
-            await bob.expect("thread:typing", typing=True)
-        await bob.expect("thread:typing", typing=False)
+        seen = [(await bob.expect("thread:typing"))["data"]["typing"] for _ in range(announced + 1)]
+        assert seen == [True] * announced + [False]
 
 
 @pytest.mark.parametrize("position", [7, "end", None, {"line": 3, "big": 12345678901234567890}, [1, 2.50]])

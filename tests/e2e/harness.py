@@ -419,7 +419,7 @@ class Client:
         await self.raw(json.dumps({"event": event, "data": data or {}, **more}))
 
     async def call(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send with an id and return the data of its ack."""
+        """Send with an id, as fast as it is allowed, and return the data of its ack."""
         frame = await self._answer(event, data)
         assert frame["event"] == "ack", frame
         return frame["data"]
@@ -431,9 +431,16 @@ class Client:
         return frame["data"]
 
     async def _answer(self, event: str, data: dict[str, Any] | None) -> dict[str, Any]:
-        self._ids += 1
-        frame_id = f"call-{self._ids}"
-        await self.send(event, data, id=frame_id)
+        while True:
+            self._ids += 1
+            frame_id = f"call-{self._ids}"
+            await self.send(event, data, id=frame_id)
+            frame = await self._answer_to(frame_id, event)
+            if frame["data"].get("code") != "rate_limited":
+                return frame
+            await asyncio.sleep(frame["data"]["retry_after"])
+
+    async def _answer_to(self, frame_id: str, event: str) -> dict[str, Any]:
         return await self._next(lambda frame: frame.get("id") == frame_id, f"an answer to {event}")
 
     async def expect(self, event: str, within: float = PATIENCE, **data: Any) -> dict[str, Any]:

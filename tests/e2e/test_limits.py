@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from signal import SIGKILL
 
+import jwt
 import pytest
 
-from tests.e2e.harness import Client, Stack, eventually, unique
+from tests.e2e.harness import Client, Stack, eventually, free_port, unique
 
 
 @contextlib.contextmanager
@@ -110,6 +112,81 @@ async def test_handshakes_beyond_the_rate_are_refused(redis_url: str, tmp_path: 
         assert {answer.error["code"] for answer in answers if answer.status == 503} == {"at_capacity"}
         await asyncio.sleep(1)
         assert (await stack.handshake(token=token)).status == 101
+
+
+# --- Connections of a user ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
+    with limited(tmp_path, redis_url, USER_CONNECTIONS="2") as stack:
+        yield stack
+
+
+async def test_oldest_connection_of_a_user_makes_room_wherever_it_is(few: Stack):
+    other, user = free_port(), unique("u")
+    few.start_sockets(other)
+    async with (
+        few.client("hub", user) as first,
+        few.client("hub", user, port=other) as second,
+        few.client("portal", user, "customer") as elsewhere,
+        few.client("hub", user, port=other) as third,
+    ):
+        assert await first.expect_close() == 4409
+        async with few.client("hub", user) as fourth:
+            assert await second.expect_close() == 4409
+            for client in (elsewhere, third, fourth):
+                await client.call("heartbeat")
+    assert [entry["to"] for entry in few.transitions(user)] == ["online"]
+    await eventually(lambda: not few.redis.keys(few.key("seats:*")))
+
+
+async def test_connections_of_a_killed_process_do_not_count(few: Stack):
+    other, user = free_port(), unique("u")
+    killed = few.start_sockets(other)
+    async with few.client("hub", user) as first, few.client("hub", user, port=other) as second:
+        killed.stop(SIGKILL)
+        await second.expect_close()
+        async with few.client("hub", user) as third:
+            await third.call("heartbeat")
+            await first.call("heartbeat")
+            async with few.client("hub", user):
+                assert await first.expect_close() == 4409
+
+
+async def test_refused_handshake_takes_no_place(few: Stack):
+    user = unique("u")
+    async with few.client("hub", user) as first, few.client("hub", user) as second:
+        token = few.token(user, "attendant")
+        few.redis.set(
+            few.key(f"revoked:{jwt.decode(token, options={'verify_signature': False})['jti']}"), "1"
+        )
+        assert (await few.handshake(token=token)).status == 401
+        for client in (first, second):
+            await client.call("heartbeat")
+
+
+# --- Handshakes of an address --------------------------------------------------------------------------
+
+
+async def test_handshakes_from_one_address_do_not_keep_another_one_out(redis_url: str, tmp_path: Path):
+    proxies = {"TRUSTED_PROXIES": "127.0.0.1"}
+    with limited(tmp_path, redis_url, proxies, ADDRESS_HANDSHAKES="1") as stack:
+        token = stack.token(unique("u"), "attendant")
+
+        async def status(address: str) -> int:
+            return (await stack.handshake(headers=[("X-Forwarded-For", address)], token=token)).status
+
+        assert [await status("198.51.100.1") for _ in range(6)] == [101] * 4 + [503] * 2
+        assert await status("6.6.6.6, 198.51.100.1") == 503
+        assert await status("198.51.100.2") == 101
+
+
+async def test_without_trusted_proxies_nobody_is_counted_by_address(redis_url: str, tmp_path: Path):
+    with limited(tmp_path, redis_url, ADDRESS_HANDSHAKES="1") as stack:
+        token = stack.token(unique("u"), "attendant")
+        answers = [await stack.handshake(token=token) for _ in range(10)]
+        assert {answer.status for answer in answers} == {101}
 
 
 # --- Slow clients -------------------------------------------------------------------------------------
