@@ -6,6 +6,7 @@ Publications (`realtime.roomlog`) have positions, so that a missing one is notic
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -100,6 +101,11 @@ class Process:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reading: dict[tuple[str, int, int], asyncio.Task[tuple[After, Run]]] = {}
         self._canary_at = 0.0
+        self._everybody = key("processes").encode()
+        self.is_alone = False
+        """No other process has this layer, so that whoever is in a group is here."""
+        self._has_met = False
+        """Somebody introduced themselves since we last looked."""
 
     def owns(self, channel: str) -> bool:
         """Whether the channel is one of this process."""
@@ -112,9 +118,26 @@ class Process:
         """
         if self._reachable is None:
             self._watcher = asyncio.create_task(self._watch(), name="canary")
-            self._reachable = self.spawn(self._subscription.subscribe([self._own]))
+            self._reachable = self.spawn(self._introduce())
         if not self._reachable.done():
             await asyncio.wait([self._reachable], timeout=START_SECONDS)
+
+    async def _introduce(self) -> None:
+        """Become reachable, and tell every other process that it is not alone (any more)."""
+        await self._subscription.subscribe([self._own, self._everybody])
+        with contextlib.suppress(RedisError, OSError):
+            await self.publish(self._everybody, self._origin)
+            await self._look_around()
+
+    async def _look_around(self) -> None:
+        """See who else is there; who comes from now on introduces itself."""
+        self._has_met = False
+        _, listeners = await self._pipe.send("PUBSUB", "NUMSUB", self._everybody)
+        self.is_alone = listeners == 1 and not self._has_met
+
+    def _meet(self) -> None:
+        self._has_met = True
+        self.is_alone = False
 
     async def close(self) -> None:
         """Give everything back."""
@@ -190,6 +213,10 @@ class Process:
         group.listening[channel] = self.channels[channel]
         return group.position
 
+    def mute(self, name: str, channel: str) -> None:
+        if group := self.groups.get(name):
+            group.listening.pop(channel, None)
+
     async def _open(self) -> None:
         """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms stand."""
         opening, self._opening = self._opening, []
@@ -258,6 +285,8 @@ class Process:
                 if group is None:
                     if channel == self._own:
                         self._on_own(payload)
+                    elif channel == self._everybody and payload != self._origin:
+                        self._meet()
                 elif payload.startswith(b"F"):
                     publication = roomlog.unpack(payload)
                     if self._is_next(group, publication):
@@ -302,6 +331,8 @@ class Process:
                     await slow
         if self._subscription.is_lost or len(self._pipe) >= OUTBOX:
             raise RedisError("only heard in this process: Redis does not answer")
+        if self.is_alone:
+            return
         for name in groups:
             group = self.groups.get(name)
             # Not awaited: what is stored nowhere may be lost on its way.
@@ -397,6 +428,7 @@ class Process:
     def _on_restored(self) -> None:
         """The subscription is back: whatever was published meanwhile did not reach us."""
         logger.info("subscription restored", extra={"groups": len(self.groups)})
+        self._meet()  # perhaps; nobody could tell us
         self.spawn(self._compare())
 
     async def _compare(self) -> None:
@@ -421,6 +453,10 @@ class Process:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(interval)
+            if self._subscription.is_connected:
+                with contextlib.suppress(RedisError, OSError):  # TimeoutError is an OSError
+                    async with asyncio.timeout(interval):
+                        await self._look_around()
             if loop.time() - self._subscription.heard_at < interval or not self._subscription.is_connected:
                 continue
             asked_at = loop.time()

@@ -611,14 +611,14 @@ def subscriptions(server: EmbeddedRedis) -> list[int]:
 async def test_group_costs_one_subscription_however_many_are_in_it(alone: Layers, server: EmbeddedRedis):
     layer = alone.make()
     await members(layer, 300, "hub.thread.1", "hub.thread.2")
-    assert subscriptions(server) == [3]  # and the process's own channel
+    assert subscriptions(server) == [4]  # and the process's own channel, and that of all processes
 
 
 async def test_channels_alone_cost_nothing(alone: Layers, server: EmbeddedRedis):
     layer = alone.make()
     for _ in range(300):
         await layer.new_channel()
-    assert subscriptions(server) == [1]
+    assert subscriptions(server) == [2]
     assert calls(server, "subscribe") == 1
 
 
@@ -627,7 +627,7 @@ async def test_groups_joined_at_once_are_subscribed_to_at_once(alone: Layers, se
     channel = await layer.new_channel()
     before = calls(server, "subscribe"), calls(server, "evalsha")
     await asyncio.gather(*(layer.group_add(f"hub.user.{n}", channel) for n in range(500)))
-    assert subscriptions(server) == [501]
+    assert subscriptions(server) == [502]
     assert calls(server, "subscribe") - before[0] == 1
     assert calls(server, "evalsha") - before[1] <= 2
 
@@ -638,7 +638,7 @@ async def test_last_member_that_leaves_ends_the_subscription(alone: Layers, serv
     await layer.group_discard("hub.thread.1", one)
     await layer.group_discard("hub.thread.2", one)
     await layer.group_discard("hub.thread.2", other)
-    await eventually(lambda: subscriptions(server) == [2])
+    await eventually(lambda: subscriptions(server) == [3])
 
 
 async def test_messages_published_at_once_travel_together(alone: Layers, server: EmbeddedRedis):
@@ -672,7 +672,7 @@ async def test_who_leaves_before_redis_has_confirmed_does_not_hold_up_who_joined
     await asyncio.wait_for(asyncio.gather(*joining), PATIENCE)
     await layer.group_send("hub.thread.2", message())
     assert await receive(layer, stays) == message()
-    await eventually(lambda: subscriptions(server) == [2])
+    await eventually(lambda: subscriptions(server) == [3])
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -950,6 +950,35 @@ async def test_emitted_message_reaches_local_members_before_redis_has_it(
     await ears.hear(said("hello").message(), END)
 
 
+def published(server: EmbeddedRedis) -> int:
+    """How often anything was published so far."""
+    with server.client() as redis:
+        return redis.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"]
+
+
+async def test_process_that_is_alone_keeps_what_it_emits_to_itself(alone: Layers, server: EmbeddedRedis):
+    layer = alone.make()
+    ears = await Ears.in_rooms(layer, ROOM)
+    await eventually(lambda: layer._here.is_alone)
+    before = published(server)
+    await layer.emit([ROOM], said("hello"))
+    await ears.hear(said("hello").message())
+    assert published(server) == before
+
+
+async def test_process_is_not_alone_from_the_moment_another_one_is_there(
+    alone: Layers, server: EmbeddedRedis
+):
+    layer, other = alone.make(), alone.make()
+    await Ears.in_rooms(layer, ROOM)
+    await eventually(lambda: layer._here.is_alone)
+    ears = await Ears.in_rooms(other, ROOM)
+    await layer.emit([ROOM], said("hello"))
+    await ears.hear(said("hello").message())
+    await other.flush()
+    await eventually(lambda: layer._here.is_alone)
+
+
 async def test_emitted_message_reaches_local_members_without_redis(alone: Layers, server: EmbeddedRedis):
     layer = alone.make()
     ears = await Ears.in_rooms(layer, ROOM)
@@ -967,7 +996,7 @@ async def test_emitted_message_reaches_local_members_without_redis(alone: Layers
 
     await eventually(is_noticed)
     server.start()
-    await eventually(lambda: subscriptions(server) == [2])
+    await eventually(lambda: subscriptions(server) == [3])
     await layer.group_send(ROOM, END)
     await eventually(lambda: END in ears.heard)
     heard = [heard for heard in ears.heard if heard["type"] != "room.gap"]
@@ -1351,11 +1380,11 @@ async def test_thousand_channels_that_came_and_went_leave_nothing_behind(
         ]
 
     await come_and_go(0)
-    await eventually(lambda: subscriptions(server) == [2])
+    await eventually(lambda: subscriptions(server) == [3])
     before, tasks = kept(), len(asyncio.all_tasks())
     for start in range(0, 1000, 100):
         await asyncio.gather(*(come_and_go(n) for n in range(start, start + 100)))
-    await eventually(lambda: subscriptions(server) == [2])
+    await eventually(lambda: subscriptions(server) == [3])
     await publish("hello")
     await stays.hear("hello")
     await eventually(lambda: kept() == before)
