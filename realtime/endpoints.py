@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from realtime import handshake, revocation
 from realtime.authentication import headers_of
 from realtime.conf import conf
+from realtime.metrics import TASKS
 from realtime.node import Node
 from realtime.redis import client
 from realtime.rooms import HUB, PORTAL
@@ -70,7 +71,13 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     given = request.headers.get("Authorization", "")
     if conf().metrics_token and not hmac.compare_digest(given.encode(), expected.encode()):
         return HttpResponse(status=401, headers={"WWW-Authenticate": "Bearer"})
+    TASKS.set(len(asyncio.all_tasks()))
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+
+
+async def nothing_here(request: HttpRequest) -> HttpResponse:
+    """404, without the page that Django makes with DEBUG on: it looks at headers that may be anything."""
+    return HttpResponse(status=404)
 
 
 async def verdict(request: HttpRequest, namespace: str) -> HttpResponse:
@@ -117,4 +124,5 @@ urlpatterns = [
     re_path(r"^metrics$", metrics),
     re_path(r"^hub/?$", verdict, {"namespace": HUB}),
     re_path(r"^portal/?$", verdict, {"namespace": PORTAL}),
+    re_path(r"", nothing_here),
 ]

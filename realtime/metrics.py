@@ -22,6 +22,9 @@ EPHEMERAL_DROPPED = Counter(
 DELIVERIES = Counter("realtime_deliveries", "Publications handed to connections")
 
 
+TASKS = Gauge("realtime_tasks", "Tasks in the event loop of this process")
+
+
 @cache
 def frames_in(event: str) -> Counter:
     """`FRAMES_IN` of one event of the catalogue, looked up once."""

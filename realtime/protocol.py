@@ -291,6 +291,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.close_timer is None and not isinstance(self.queue, Inbox):
             self.transport.close()
 
+    async def send(self, message: Any) -> None:
+        if self.handshake_complete and self.close_sent:
+            # Closed from here (a frame against the protocol) while the frames before it are still being answered.
+            raise ClientDisconnected
+        await super().send(message)
+
     def read_on(self) -> None:
         """What was read has been dealt with."""
         if self.read_paused:

@@ -27,6 +27,7 @@ from websockets.frames import Frame, Opcode
 from presence import store
 from realtime import server
 from realtime.authentication import issue
+from realtime.protocol import Inbox, _keepalives
 from realtime.redis import client
 from realtime.server import Server, WebSocketProtocol, Workers, bind, configuration, raise_file_limit
 from tests.inprocess import PATIENCE, eventually
@@ -48,6 +49,7 @@ def test_uvicorn_is_pinned_to_the_minor_version_these_tests_know():
         (WebSocketsSansIOProtocol, "handle_connect", "fc648c2161ff8e13"),
         (WebSocketsSansIOProtocol, "send_receive_event_to_app", "a2b10de91477dc1d"),
         (WebSocketsSansIOProtocol, "handle_parser_exception", "ff5cf13c764fb332"),
+        (WebSocketsSansIOProtocol, "send", "d4919ed760ce9f7b"),
         (HttpToolsProtocol, "connection_made", "6efb565ff3d36b91"),
         (HttpToolsProtocol, "on_message_begin", "96d377fdc7c2baef"),
         (HttpToolsProtocol, "on_message_complete", "1fbad42dc31fc01f"),
@@ -222,6 +224,17 @@ async def test_frames_are_the_same_however_they_arrive(port: int, pieces: list[b
                 answered.append((answer["id"], answer["data"]["code"]))
     assert answered == [(1, "unknown_event"), (2, "unknown_event")]
     await websocket.close()
+
+
+async def test_what_is_answered_after_the_connection_was_closed_is_forgotten(port: int, caplog):
+    websocket = await opened(port)
+    (protocol,) = set().union(*_keepalives[asyncio.get_running_loop()]._buckets)
+    await eventually(lambda: isinstance(protocol.queue, Inbox))
+    protocol.data_received(ONE)
+    protocol.data_received(b"\xff\xff\xff\xff")  # before anything of the first was dealt with
+    assert await closed(websocket) == 1002
+    await asyncio.sleep(0.1)
+    assert errors(caplog) == []
 
 
 async def test_new_message_amid_a_fragmented_one_is_1002(port: int):

@@ -1,7 +1,8 @@
-"""§12 and §2: what an operator sees, also while Redis is away."""
+"""What an operator sees, also while Redis is away."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from signal import SIGCONT, SIGSTOP
@@ -9,7 +10,7 @@ from signal import SIGCONT, SIGSTOP
 import pytest
 
 from realtime.embedded import EmbeddedRedis
-from tests.e2e.harness import Client, Stack, eventually, unique
+from tests.e2e.harness import PATIENCE, Client, Stack, eventually, unique
 
 
 async def test_process_that_lives_says_so(stack: Stack):
@@ -173,3 +174,15 @@ async def test_server_starts_without_redis_and_becomes_ready(
         finally:
             stack.stop()
         stack.assert_calm()
+
+
+@pytest.mark.parametrize("host", ["x,x", "127.0.0.1:999999", "\xff", "a" * 3000])
+async def test_unknown_path_is_a_plain_404_whatever_the_host(uvicorn_stack: Stack, host: str):
+    """With DEBUG on, too, where Django would make a page of what was asked."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", uvicorn_stack.port)
+    writer.write(f"GET /nothing HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("latin-1"))
+    async with asyncio.timeout(PATIENCE):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert answer.endswith(b"\r\n\r\n")
