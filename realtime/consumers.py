@@ -67,6 +67,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.accepted = False
         self.membership: Membership
         self.node = Node.current()
+        self._expelled: set[str] = set()
+        """Rooms that are about to be left: nothing of them is sent any more."""
         self._typing: dict[str, float] = {}
         """Rooms in which the others see this user typing, and when (loop time) they were last told."""
         self._seat: Seat | None = None
@@ -414,7 +416,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """From the channel layer: something was published in a room."""
         room, position = message["room"], int(message["offset"])
         known = self.rooms.get(room)
-        if known is None or position <= known:
+        if known is None or position <= known or room in self._expelled:
             return  # left meanwhile, refused, or had already
         self.rooms[room] = position
         if message.get("except") != self.connection_id:
@@ -442,7 +444,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def room_ephemeral(self, message: dict[str, Any]) -> None:
         """From the channel layer: typing and the like, for everybody in the room but its sender."""
-        if message["room"] in self.rooms and message["sender"] != self.connection_id:
+        if self.hears(message["room"]) and message["sender"] != self.connection_id:
             await self._send_text(message["text"], "ephemeral")
 
     # --- Rooms -----------------------------------------------------------------------------------
@@ -493,6 +495,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.rooms |= await self.membership.positions([room])
 
     def _listen(self, room: str) -> None:
+        if room in self._expelled:
+            return
         position = self.membership.listen(room)
         if position is not None:
             self.rooms[room] = position
@@ -505,6 +509,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 async for run in self.membership.replay(room, position):
                     if self.ended:
                         return
+                    if room in self._expelled:
+                        break
                     self.rooms[room] = run.publications[-1].position
                     await self._send_run(run)
                 self._listen(room)
@@ -520,14 +526,26 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 if publication.exclude != self.connection_id:
                     await self._send_text(publication.frame.decode(), "replay")
 
+    def hears(self, room: str) -> bool:
+        """Whether what is said in a room may be passed on."""
+        return room in self.rooms and room not in self._expelled
+
+    def expel(self, room: str, reason: str) -> None:
+        """Take this connection out of a room: it gets nothing of it from now on, and is told so in its turn."""
+        self._expelled.add(room)
+        self.membership.mute(room)
+        self.soon(self.leave, room, reason)
+
     async def leave(self, room: str, reason: str | None = None) -> None:
         """Leave a room if in it; with a reason the client is told that it had to."""
         if room not in self.rooms:
+            self._expelled.discard(room)
             return
         await self.stop_typing(room)
         del self.rooms[room]
         self._replays.pop(room, None)
         await self.membership.leave(room)
+        self._expelled.discard(room)
         if reason is not None:
             await self.send_event("room:left", {"room": room, "reason": reason})
 

@@ -176,6 +176,10 @@ class RoomChannelLayer(BaseChannelLayer):
         """From here on the channel gets the group's publications: all after the position that is returned."""
         return self._here.listen(group, channel)
 
+    def mute(self, group: str, channel: str) -> None:
+        """No more publications to the channel, which stays in the group. Nothing happens when it is not in it."""
+        self._here.mute(group, channel)
+
     def position(self, group: str) -> int:
         """Where this process stands in the group's room."""
         return self._here.groups[group].position

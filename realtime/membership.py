@@ -30,6 +30,9 @@ class Membership(Protocol):
     def listen(self, room: str) -> int | None:
         """Publications come from here on: all after the returned position (None: after what `positions` said)."""
 
+    def mute(self, room: str) -> None:
+        """Publications do not come any more, if the layer can hold them back."""
+
     async def leave(self, room: str) -> None:
         """No more of this room. Raises `redis.RedisError`."""
 
@@ -68,6 +71,9 @@ class RoomMembership:
 
     def listen(self, room: str) -> int | None:
         return self._layer.listen(group_name(self._namespace, room), self._channel)
+
+    def mute(self, room: str) -> None:
+        self._layer.mute(group_name(self._namespace, room), self._channel)
 
     async def leave(self, room: str) -> None:
         await self._layer.group_discard(group_name(self._namespace, room), self._channel)
@@ -130,6 +136,9 @@ class GroupMembership:
 
     def listen(self, room: str) -> int | None:
         return None
+
+    def mute(self, room: str) -> None:
+        """It cannot."""
 
     async def leave(self, room: str) -> None:
         await self._layer.group_discard(group_name(self._namespace, room), self._channel)

@@ -40,8 +40,8 @@ class Connection(Protocol):
     async def end(self, code: CloseCode, reason: str = "") -> None:
         """Close it."""
 
-    async def leave(self, room: str, reason: str | None = None) -> None:
-        """Take it out of a room."""
+    def expel(self, room: str, reason: str) -> None:
+        """Take it out of a room; from now on it gets nothing of it."""
 
 
 _nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
@@ -58,7 +58,9 @@ class Node:
         self.on_presence: Callable[[PresenceChanged], None] = lambda signal: None
         self._layer: Any = get_channel_layer()
         self._users: dict[tuple[str, str], set[str]] = {}
+        self._channel: str | None = None
         self._reader: asyncio.Task[None] | None = None
+        """Where the channel layer does not call us."""
         self._starting = asyncio.Lock()
         self._probes: dict[str, asyncio.Future[None]] = {}
         self._probe: asyncio.Task[None] | None = None
@@ -74,12 +76,16 @@ class Node:
     async def start(self) -> None:
         """Join the control group; at the first call only. Raises `redis.RedisError`."""
         async with self._starting:
-            if self._reader is not None and not self._reader.done():
+            if self._channel is not None:
                 return
             channel = await self._layer.new_channel()
+            if "rooms" in self._layer.extensions:
+                self._layer.attach(channel, self)
             await self._layer.group_add(CONTROL_GROUP, channel)
             await self._layer.group_add(self._own_group, channel)
-            self._reader = asyncio.create_task(self._read(channel), name="control")
+            if "rooms" not in self._layer.extensions:
+                self._reader = asyncio.create_task(self._read(channel), name="control")
+            self._channel = channel
 
     async def stop(self) -> None:
         """Leave the control group."""
@@ -87,6 +93,9 @@ class Node:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
             self._reader = None
+        elif self._channel is not None:
+            self._layer.detach(self._channel)
+        self._channel = None
 
     def add(self, connection: Connection) -> None:
         """From now on signals reach this connection."""
@@ -110,15 +119,24 @@ class Node:
 
     async def _read(self, channel: str) -> None:
         while True:
-            message = await self._layer.receive(channel)
-            try:
-                if message["type"] == "node.probe":
-                    if (answer := self._probes.pop(message["probe"], None)) and not answer.done():
-                        answer.set_result(None)
-                else:
-                    self._obey(parse(message["signal"]))
-            except Exception:
-                logger.exception("signal not understood", extra={"node": self.id})
+            self.message(await self._layer.receive(channel))
+
+    def message(self, message: dict[str, Any]) -> None:
+        """An `Outlet` of the channel layer: a signal takes effect before anything that is published after it."""
+        try:
+            if message["type"] == "node.probe":
+                if (answer := self._probes.pop(message["probe"], None)) and not answer.done():
+                    answer.set_result(None)
+            else:
+                self._obey(parse(message["signal"]))
+        except Exception:
+            logger.exception("signal not understood", extra={"node": self.id})
+
+    def publications(self, run: Any) -> None:
+        """Nothing is published to the groups of a node."""
+
+    def ephemeral(self, ephemeral: Any) -> None:
+        """Nor said in them."""
 
     def _obey(self, signal: Signal) -> None:
         match signal:
@@ -132,7 +150,7 @@ class Node:
                         connection.soon(connection.end, CloseCode.REVOKED)
             case ThreadRevoked():
                 for connection in self.connections_of(PORTAL, signal.user_id):
-                    connection.soon(connection.leave, thread_room(signal.thread_id), "forbidden")
+                    connection.expel(thread_room(signal.thread_id), "forbidden")
             case PresenceChanged():
                 self.on_presence(signal)
 

@@ -59,7 +59,7 @@ class ConnectionOutlet:
         connection = self._connection
         if self.is_behind:
             metrics.EPHEMERAL_DROPPED.inc()  # whoever does not keep up gets what matters first
-        elif ephemeral.room in connection.rooms and ephemeral.sender != connection.connection_id:
+        elif connection.hears(ephemeral.room) and ephemeral.sender != connection.connection_id:
             self._writer.write_frames(ephemeral.wire)
 
     async def replay(self, run: Run) -> None:
