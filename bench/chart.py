@@ -1,4 +1,4 @@
-"""A bar chart as SVG, drawn by hand: it needs to look right in a README, light or dark, and nothing else."""
+"""Charts as SVG, drawn by hand: they need to look right in a README, light or dark, and nothing else."""
 
 from __future__ import annotations
 
@@ -56,4 +56,37 @@ def chart(title: str, subtitle: str, rows: Sequence[tuple[str, Mapping[str, floa
         f'<text x="20" y="22" font-size="16" font-weight="600">{escape(title)}</text>'
         f'<text x="20" y="40">{escape(subtitle)}</text>'
         f"{''.join(legend)}{''.join(grid)}{''.join(parts)}</svg>\n"
+    )
+
+
+def lines(title: str, unit: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Lines over time, from zero up; `unit` is that of the time."""
+    points = [(1e-9, 1e-9), *(point for each in series.values() for point in each)]
+    longest, highest = max(x for x, _ in points), max(y for _, y in points)
+    left, top, width, height = 60, 60, WIDTH - 80, 240
+
+    def place(x: float, y: float) -> str:
+        return f"{left + width * x / longest:.1f},{top + height * (1 - y / highest):.1f}"
+
+    parts = []
+    for number, (name, each) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        path = " ".join(place(x, y) for x, y in each)
+        parts.append(
+            f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{path}"/>'
+            f'<text x="{left + number * 220}" y="44" fill="{colour}">{escape(name)}</text>'
+        )
+    for share in (0, 0.5, 1):
+        parts.append(
+            f'<text x="{left - 6}" y="{top + height * (1 - share) + 4:.0f}" text-anchor="end">'
+            f"{highest * share:.0f}</text>"
+            f'<text x="{left + width * share:.0f}" y="{top + height + 18}" text-anchor="middle">'
+            f"{longest * share:.0f}{f' {unit}' if share == 1 else ''}</text>"
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + height + 30}" '
+        'font-family="system-ui, sans-serif" font-size="12" fill="#777">'
+        f'<text x="20" y="22" font-size="16" font-weight="600">{escape(title)}</text>'
+        f'<path d="M{left} {top} V{top + height} H{left + width}" fill="none" stroke="#999"/>'
+        f"{''.join(parts)}</svg>\n"
     )

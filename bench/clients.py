@@ -96,6 +96,10 @@ class Connection(asyncio.Protocol):
         async with asyncio.timeout(PATIENCE):
             await self._answer
 
+    def stop_reading(self) -> None:
+        """Take nothing more from the kernel."""
+        self._transport.pause_reading()
+
     def drop(self) -> None:
         """Cut the connection without goodbye."""
         self._transport.abort()

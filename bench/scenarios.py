@@ -54,6 +54,11 @@ class Sizes:
     recover_connections: int = 2000
     recover_messages: int = 20
     recover_at_once: int = 500
+    slow_connections: int = 1000
+    slow_rate: float = 20.0
+    slow_bytes: int = 4000
+    """What each event carries."""
+    slow_seconds: float = 10.0
     recover_pause: float = 3.0
     """Between the drop and the way back: a server needs to notice it."""
 
@@ -62,7 +67,8 @@ QUICK = Sizes(
     burst_connections=20, burst_events=50, paced_connections=20, paced_seconds=1.0,
     threads=10, chat_messages=40, chat_typing=40, chat_seconds=1.0,
     storm_connections=40, storm_at_once=8, idle_connections=40, idle_seconds=1.0, heartbeat_seconds=0.5,
-    bridge_events=300, recover_connections=20, recover_messages=5, recover_at_once=10, recover_pause=0.5,
+    bridge_events=300, slow_connections=20, slow_seconds=1.0,
+    recover_connections=20, recover_messages=5, recover_at_once=10, recover_pause=0.5,
 )  # fmt: skip
 
 
@@ -118,9 +124,9 @@ class Context:
     def publisher(self) -> Publisher:
         return Publisher(str(self.redis_socket))
 
-    def packed(self, sequence: int, thread: str = THREAD, sent: int = 0) -> bytes:
+    def packed(self, sequence: int, thread: str = THREAD, sent: int = 0, padding: int = 0) -> bytes:
         """The command that publishes one message."""
-        data = wires.message(thread, sequence, sent)
+        data = wires.message(thread, sequence, sent) | ({"padding": "x" * padding} if padding else {})
         return pack(self.peer.command(self.scenario, EVENT, data))
 
     @asynccontextmanager
@@ -446,6 +452,43 @@ async def reconnect_storm(context: Context) -> None:
         }
 
 
+# --- h: a slow reader --------------------------------------------------------------------------------
+
+
+async def slow_reader(context: Context) -> None:
+    """The same pace twice; the second time one more is in the room, who does not read."""
+    sizes = context.sizes
+    events = round(sizes.slow_rate * sizes.slow_seconds)
+    pid = next(iter(context.pids.values()))
+    async with context.crowd() as people, context.crowd() as others, context.publisher() as publisher:
+        await gather(context, people, sizes.slow_connections)
+        found: list[dict[str, float]] = []
+        for first in (0, events):
+
+            async def publish(turn: int, first: int = first) -> None:
+                now = time.monotonic_ns()
+                await publisher.send([context.packed(first + turn, sent=now, padding=sizes.slow_bytes)])
+                context.tick(1, 2 * events)
+
+            async with context.measured():
+                await at_pace(events, sizes.slow_rate, publish)
+                await people.last(first + events - 1, quiet=QUIET)
+            people.read()
+            latencies = array("q")
+            for connection in people.connections:
+                latencies.extend(connection.latencies[first:])
+            found.append(percentiles(latencies))
+            if not first:
+                await gather(context, others, 1, context.users(sizes.slow_connections + 1)[-1:])
+                others.connections[0].stop_reading()
+        context.check(people.connections, lambda _: range(2 * events))
+        context.outcome.metrics = {
+            "p99_ms": found[1]["p99_ms"],
+            "p99_without_ms": found[0]["p99_ms"],
+            "rss_mib": machine.resident_bytes(pid) / 2**20,
+        }
+
+
 # --- Common ----------------------------------------------------------------------------------------
 
 
@@ -572,6 +615,16 @@ SCENARIOS = {
                 Metric("seconds_to_last", "time to the last", "s", False, 1.0, 0.5),
                 Metric("recovered_percent", "recovered", "%", True, 1.0),
                 Metric("cpu_us_per_client", "CPU per client", "µs"),
+            ),
+        ),
+        Scenario(
+            "h",
+            "slow reader: {slow_connections:,} at {slow_rate:g} events/s of {slow_bytes:,} bytes, one more is deaf",
+            slow_reader,
+            (
+                Metric("p99_ms", "latency p99 of the others", "ms"),
+                Metric("p99_without_ms", "the same without it", "ms"),
+                Metric("rss_mib", "memory of the server process", "MiB"),
             ),
         ),
     )

@@ -32,7 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_scenario_is_measured_and_complete(results: dict[str, Any]) -> None:
     assert results["complete"]
-    assert [run["scenario"] for run in results["runs"]] == list("abcdefg")
+    assert [run["scenario"] for run in results["runs"]] == list("abcdefgh")
     for run in results["runs"]:
         assert run["complete"], run
         assert run["expected"] > 0

@@ -3,7 +3,7 @@
 from bench.systems.base import Peer, Running
 from bench.systems.baseline import Baseline
 from bench.systems.channels import ChannelsOnDaphne, ChannelsOnUvicorn
-from bench.systems.ours import Ours
+from bench.systems.ours import Ours, OursWithAnother
 from bench.systems.python_socketio import PythonSocketIO
 from bench.systems.socketio import SocketIO
 
@@ -11,5 +11,13 @@ __all__ = ["PEERS", "Peer", "Running"]
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
-    for peer in (Ours(), SocketIO(), PythonSocketIO(), ChannelsOnUvicorn(), ChannelsOnDaphne(), Baseline())
+    for peer in (
+        Ours(),
+        SocketIO(),
+        PythonSocketIO(),
+        ChannelsOnUvicorn(),
+        ChannelsOnDaphne(),
+        OursWithAnother(),
+        Baseline(),
+    )
 }

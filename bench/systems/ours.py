@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from bench import wires
 from bench.publishing import Command
-from bench.systems.base import KEY, ROOT, Peer, Program
+from bench.systems.base import KEY, ROOT, Peer, Program, free_port
 
 
 class Ours(Peer):
@@ -19,7 +20,7 @@ class Ours(Peer):
     title = "this project"
     wire = wires.Ours()
     guarantee = "exactly once, in order, recoverable"
-    scenarios = "abcdefg"
+    scenarios = "abcdefgh"
 
     def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
         env = {
@@ -40,3 +41,18 @@ class Ours(Peer):
         # What `realtime.publisher.publish` writes: durable, with an id of its own.
         message = {"event": event, "data": data, "id": uuid4().hex}
         return "XADD", "bench:stream", "*", "message", json.dumps(message, separators=(",", ":"))
+
+
+class OursWithAnother(Ours):
+    """The same beside a second socket server without clients: typing has to go through Redis, as in a cluster."""
+
+    name = "ours-two"
+    title = "this project, one of two servers"
+    scenarios = "c"
+    reference = True
+
+    def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
+        programs = super().programs(scenario, port, redis)
+        sockets = programs[0]
+        second = {**sockets.env, "SOCKETS_PORT": str(free_port())}
+        return [*programs, replace(sockets, name="second", env=second)]

@@ -21,7 +21,7 @@ class SocketIO(Peer):
     name = "socketio"
     title = "Socket.IO"
     wire = wires.SocketIO()
-    scenarios = "abcdefg"
+    scenarios = "abcdefgh"
 
     def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
         env = {
