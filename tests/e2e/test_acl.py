@@ -1,0 +1,176 @@
+"""docs/security.md gives each part of the system a Redis user of its own: all runs with them, and is held by them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.exceptions import NoPermissionError
+
+from realtime.embedded import EmbeddedRedis
+from tests.e2e.harness import ROOT, Stack, eventually, unique
+
+RECIPE = re.findall(r"^ACL SETUSER .*$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
+SECRET = "a-password"
+
+
+class Users:
+    """A Redis with the users of the recipe, in an installation of its own."""
+
+    def __init__(self, server: EmbeddedRedis) -> None:
+        self.server = server
+        with server.client() as client:
+            for line in RECIPE:
+                client.execute_command(*line.replace("PASSWORD", SECRET).split())
+
+    def url(self, user: str) -> str:
+        return self.server.url.replace("unix://", f"unix://{user}:{SECRET}@")
+
+    def client(self, user: str) -> redis.Redis:
+        return redis.Redis.from_url(self.url(user))
+
+
+@pytest.fixture(scope="module")
+def users() -> Iterator[Users]:
+    with EmbeddedRedis() as server:
+        yield Users(server)
+
+
+@pytest.fixture(scope="module")
+def restricted(users: Users, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(
+        tmp_path_factory.mktemp("acl"), users.server.url, REALTIME_GRACE_PERIOD="0.5", REALTIME_NODE_LEASE="1"
+    )
+    stack.prefix = "realtime"
+    stack.env |= {"REALTIME_PREFIX": "realtime", "REDIS_URL": users.url("sockets")}
+    try:
+        yield stack.start_all()
+    finally:
+        stack.stop()
+    stack.assert_calm()
+    assert "NoPermission" not in stack.logs
+    assert "NOPERM" not in stack.logs
+
+
+def manage(stack: Stack, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **stack.env, "REDIS_URL": url}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), *arguments],
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+async def test_system_runs_with_the_users_of_the_recipe(restricted: Stack, users: Users, tmp_path: Path):
+    thread, customer = unique("th"), unique("c")
+    async with (
+        restricted.client("hub", groups=["attendants"]) as attendant,
+        restricted.client("portal", customer, "customer") as client,
+    ):
+        backbone = users.url("backbone")
+        granted = manage(
+            restricted,
+            backbone,
+            "publish",
+            "thread:grant",
+            f'{{"thread_id":"{thread}","user_id":"{customer}"}}',
+        )
+        assert granted.returncode == 0, granted.stderr
+        await eventually(lambda: restricted.redis.exists(f"realtime:grant:{customer}:{thread}"))
+        for each in (attendant, client):
+            await each.call("join:thread", {"thread_id": thread})
+        said = manage(
+            restricted, backbone, "publish", "thread:message", f'{{"thread_id":"{thread}","message_id":"1"}}'
+        )
+        assert said.returncode == 0, said.stderr
+        for each in (attendant, client):
+            await each.expect("thread:message", message_id="1")
+        await attendant.call("typing:start", {"thread_id": thread})
+        await client.expect("thread:typing", typing=True)
+        await attendant.call("presence:away")
+        async with restricted.client("hub", role="admin") as admin:
+            members = (await admin.expect("presence:state"))["data"]["members"]
+            assert [member["status"] for member in members] == ["away"]
+        users.client("backbone").publish(
+            "realtime:events",
+            f'{{"event":"thread:message","data":{{"thread_id":"{thread}","message_id":"2"}}}}',
+        )
+        await client.expect("thread:message", message_id="2")
+        offset = (await attendant.call("join:thread", {"thread_id": thread}))["offset"]
+        assert (await attendant.call("join:thread", {"thread_id": thread, "since": offset}))["recovered"]
+        restricted.redis.xadd("realtime:stream", {"message": "no json"})
+        await eventually(lambda: restricted.redis.xlen("realtime:dead"))
+
+
+def test_backbone_is_told_who_is_online(restricted: Stack, users: Users):
+    asked = manage(
+        restricted,
+        users.url("backbone"),
+        *("shell", "--no-imports", "-c", "from realtime.publisher import online; print(online('nobody'))"),
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.strip().endswith("[]")
+
+
+def test_recorder_and_admin_run_as_web(restricted: Stack, users: Users, tmp_path: Path):
+    env = {"DATABASE_URL": f"sqlite:///{tmp_path / 'acl.sqlite3'}", "REDIS_URL": users.url("web")}
+    stack_env = {**restricted.env, **env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"}
+    migrated = subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), "migrate", "--verbosity", "0"],
+        env=stack_env, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert migrated.returncode == 0, migrated.stderr
+    recorder = restricted.start("runrecorder", **env)
+    recorder.stop()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("PUBLISH", "realtime:{hub.thread.42}:live", "F"),
+        ("PUBLISH", "realtime:{hub.control}:live", "M"),
+        ("SUBSCRIBE", "realtime:{hub.thread.42}:live"),
+        ("PSUBSCRIBE", "*"),
+        ("XADD", "realtime:presence", "*", "transition", "{}"),
+        ("XRANGE", "realtime:stream", "-", "+"),
+        ("SET", "realtime:grant:7:42", "1"),
+        ("DEL", "realtime:stream"),
+        ("HSET", "{realtime:presence}:user:7", "status", "online"),
+        ("EVAL", "return redis.call('SET', KEYS[1], '1')", "1", "realtime:revoked:x"),
+        ("CONFIG", "SET", "requirepass", "x"),
+        ("FLUSHALL",),
+        ("KEYS", "*"),
+    ],
+    ids=" ".join,
+)
+def test_backbone_can_do_nothing_else(users: Users, command: tuple[str, ...]):
+    with (
+        users.client("backbone") as client,
+        pytest.raises((NoPermissionError, redis.ResponseError), match="ermission"),
+    ):
+        client.execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("GET", "somebody:else"),
+        ("SET", "realtimes", "1"),
+        ("CONFIG", "GET", "*"),
+        ("FLUSHALL",),
+        ("SHUTDOWN",),
+        ("SUBSCRIBE", "somebody:else"),
+    ],
+    ids=" ".join,
+)
+def test_sockets_touch_nothing_of_anybody_else(users: Users, command: tuple[str, ...]):
+    with (
+        users.client("sockets") as client,
+        pytest.raises((NoPermissionError, redis.ResponseError), match="ermission"),
+    ):
+        client.execute_command(*command)
