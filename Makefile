@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
 	--cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all bench lint docs format clean
+.PHONY: help run test test-all bench soak audit lint docs format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -19,7 +19,7 @@ run: $(INSTALLED) ## everything in the foreground: Redis, sockets, bridge, recor
 	@$(BIN)/python -m realtime.development
 
 test: lint ## what every change must pass
-	@$(PYTEST) -m "not needs_browser"
+	@$(PYTEST) -m "not needs_browser and not faults"
 
 test-all: lint ## the same, and what needs a browser (README, "Testing")
 	@$(PYTEST)
@@ -27,11 +27,20 @@ test-all: lint ## the same, and what needs a browser (README, "Testing")
 bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## this project and its peers, side by side (docs/benchmark.md)
 	@$(BIN)/python -m bench $(BENCH_ARGUMENTS)
 
+soak: $(INSTALLED) ## two thousand people and something that breaks all the time, for MINUTES (docs/reliability.md)
+	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),30)
+
 lint: $(INSTALLED) ## style, types, direction of imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy realtime hub portal presence demo
 	@$(BIN)/lint-imports
+
+audit: $(INSTALLED) ## ask the registries for known vulnerabilities
+	@$(PYTHON) -m venv .run/audit
+	@.run/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@.run/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	@npm audit --prefix $(PEERS)
 
 docs: $(INSTALLED) ## write docs/events.md anew from the catalogue
 	@DEBUG=1 $(BIN)/python manage.py documentevents --skip-checks > docs/events.md

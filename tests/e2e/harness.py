@@ -74,6 +74,10 @@ class Process:
         return self._popen.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._popen.poll() is None
+
+    @property
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 

@@ -1,4 +1,4 @@
-"""§7 and §8: from the backbone to the clients, once and in order; what is not valid is kept with the reason."""
+"""From the backbone to the clients, once and in order; what is not valid is kept with the reason."""
 
 from __future__ import annotations
 

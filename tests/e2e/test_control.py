@@ -1,4 +1,4 @@
-"""§8: what a backbone says to the socket server itself."""
+"""What a backbone says to the socket server itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""§4: what a frame may be, and that it is answered exactly once."""
+"""What a frame may be, and that it is answered exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""§6: typing and cursors, straight from one socket to the room."""
+"""Typing and cursors, straight from one socket to the room."""
 
 from __future__ import annotations
 

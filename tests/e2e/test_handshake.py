@@ -1,4 +1,4 @@
-"""§3: who gets in, who does not, and what they are told."""
+"""Who gets in, who does not, and what they are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""§5 and §6: who is in which room, and how one gets in and out."""
+"""Who is in which room, and how one gets in and out."""
 
 from __future__ import annotations
 

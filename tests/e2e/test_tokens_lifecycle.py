@@ -1,4 +1,4 @@
-"""§3: what happens to a connection while its token ages."""
+"""What happens to a connection while its token ages."""
 
 from __future__ import annotations
 

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from realtime.embedded import EmbeddedRedis
+from tests.faults.world import World
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.faults)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A product on a Redis of its own, not started yet."""
+    (tmp_path / "redis").mkdir()
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        world = World(tmp_path, server)
+        try:
+            yield world
+        finally:
+            await world.stop()
+        world.stack.assert_calm()

@@ -1,0 +1,272 @@
+"""Something breaks while people are connected and the backbone writes. What may they see of it?
+
+docs/reliability.md is this file in prose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+
+import pytest
+
+from tests.e2e.harness import eventually
+from tests.faults.proxy import Proxy, to_port, to_socket
+from tests.faults.world import GRACE, LEASE, World
+
+Break = Callable[[World], Awaitable[None]]
+
+
+async def restart_sockets(world: World, number: int) -> None:
+    world.sockets[number] = await asyncio.to_thread(world.stack.start_sockets, world.ports[number])
+
+
+# --- Nobody sees anything but a reconnect ------------------------------------------------------------
+
+
+async def socket_server_is_killed(world: World) -> None:
+    world.sockets[0].signal(SIGKILL)
+    await asyncio.sleep(0.5)
+    await restart_sockets(world, 0)
+
+
+async def socket_servers_are_restarted_one_by_one(world: World) -> None:
+    for number, process in enumerate(world.sockets):
+        process.signal(SIGTERM)
+        assert await asyncio.to_thread(process.wait) == 0
+        await restart_sockets(world, number)
+        await world.everybody_is_present()
+
+
+async def bridges_are_killed_in_turn(world: World) -> None:
+    for _ in range(3):
+        world.bridges.pop(0).signal(SIGKILL)
+        world.bridges.append(await asyncio.to_thread(world.stack.start, "runbridge"))
+
+
+async def all_bridges_are_down_for_a_while(world: World) -> None:
+    for bridge in world.bridges:
+        bridge.signal(SIGKILL)
+    await asyncio.sleep(1)
+    await asyncio.to_thread(world.stack.start, "runbridge")
+
+
+async def subscriptions_are_cut(world: World) -> None:
+    for _ in range(3):
+        world.stack.redis.client_kill_filter(_type="pubsub")
+        await asyncio.sleep(0.5)
+
+
+async def every_redis_connection_is_cut(world: World) -> None:
+    for _ in range(3):
+        world.stack.redis.client_kill_filter(skipme=True)
+        await asyncio.sleep(0.4)
+
+
+async def redis_stands_still(world: World) -> None:
+    """For longer than lease and grace period."""
+    assert world.server.process is not None
+    world.server.process.send_signal(SIGSTOP)
+    await asyncio.sleep(LEASE + GRACE + 0.5)
+    world.server.process.send_signal(SIGCONT)
+
+
+async def redis_restarts_with_everything(world: World) -> None:
+    world.stack.redis.config_set("save", "3600 1")  # then it saves when it is told to end
+    await asyncio.to_thread(world.server.stop, SIGTERM)
+    await asyncio.sleep(0.3)
+    await asyncio.to_thread(world.server.start)
+
+
+async def redis_is_full(world: World) -> None:
+    used = world.stack.redis.info("memory")["used_memory"]
+    world.stack.redis.config_set("maxmemory", used - 100_000)
+    await asyncio.sleep(1.5)
+    world.stack.redis.config_set("maxmemory", 0)
+
+
+async def clients_drop_again_and_again(world: World) -> None:
+    for _ in range(6):
+        for person in random.sample(world.people, 3):
+            person.drop()
+        await asyncio.sleep(0.4)
+
+
+async def event_loop_stalls(world: World) -> None:
+    """A socket server does nothing for longer than its lease."""
+    world.sockets[0].signal(SIGSTOP)
+    await asyncio.sleep(LEASE * 2.5)
+    world.sockets[0].signal(SIGCONT)
+
+
+HARMLESS: list[Break] = [
+    socket_server_is_killed,
+    socket_servers_are_restarted_one_by_one,
+    bridges_are_killed_in_turn,
+    all_bridges_are_down_for_a_while,
+    subscriptions_are_cut,
+    every_redis_connection_is_cut,
+    redis_stands_still,
+    redis_restarts_with_everything,
+    redis_is_full,
+    clients_drop_again_and_again,
+    event_loop_stalls,
+]
+
+
+@pytest.mark.parametrize("breaks", HARMLESS, ids=lambda breaks: breaks.__name__)
+async def test_nothing_is_lost_or_doubled_and_nobody_flaps(world: World, breaks: Break, record_property):
+    await asyncio.to_thread(world.start)
+    await world.gather()
+    async with world.traffic():
+        await breaks(world)
+    account = await world.settle()
+    record_property("account", str(account))
+    assert account.is_perfect, account
+    assert world.flaps() == []
+    await world.part()
+
+
+# --- Redis itself loses something: then it is said ----------------------------------------------------
+
+
+async def redis_is_wiped(world: World) -> None:
+    world.stack.redis.flushall()
+
+
+async def redis_restarts_empty(world: World) -> None:
+    await asyncio.to_thread(world.server.stop, SIGKILL)
+    await asyncio.sleep(0.3)
+    await asyncio.to_thread(world.server.start)
+
+
+async def redis_comes_back_as_it_was_a_while_ago(world: World) -> None:
+    world.stack.redis.save()
+    await asyncio.sleep(1)
+    await asyncio.to_thread(world.server.stop, SIGKILL)
+    await asyncio.to_thread(world.server.start)
+
+
+LOSES: list[Break] = [redis_is_wiped, redis_restarts_empty, redis_comes_back_as_it_was_a_while_ago]
+
+
+@pytest.mark.parametrize("breaks", LOSES, ids=lambda breaks: breaks.__name__)
+async def test_whoever_may_have_missed_something_is_told(world: World, breaks: Break, record_property):
+    await asyncio.to_thread(world.start)
+    await world.gather()
+    async with world.traffic():
+        await breaks(world)
+    account = await world.settle()
+    record_property("account", str(account))
+    assert account.gaps > 0, account
+    assert account.unsaid == 0, account
+    assert world.flaps() == []
+    await world.part()
+
+
+# --- Networks -------------------------------------------------------------------------------------------
+
+
+async def test_slow_redis_makes_everything_late_and_nothing_else(world: World, record_property):
+    async with Proxy(to_socket(world.server.socket)) as network:
+        network.delay = 0.05
+        slow = {"REDIS_URL": f"redis://127.0.0.1:{network.port}/0"}
+        await asyncio.to_thread(world.start, **slow)
+        await world.gather()
+        async with world.traffic(after=2):
+            network.delay = 0.15
+            await asyncio.sleep(1.5)
+            network.delay = 0.05
+        account = await world.settle()
+        record_property("account", str(account))
+        assert account.is_perfect, account
+        assert world.flaps() == []
+        await world.part()
+
+
+async def test_redis_that_vanishes_without_a_word_is_noticed(world: World, record_property):
+    """The connections stay open, and nothing comes through them any more; new ones work."""
+    world.stack.env["REALTIME_GRACE_PERIOD"] = "20"  # longer than it takes to notice
+    async with Proxy(to_socket(world.server.socket)) as network:
+        way = {"REDIS_URL": f"redis://127.0.0.1:{network.port}/0"}
+        await asyncio.to_thread(world.start, **way)
+        await world.gather()
+        async with world.traffic():
+            network.swallow()
+            await eventually(lambda: "subscription does not deliver" in world.stack.logs, 30)
+        account = await world.settle()
+        record_property("account", str(account))
+        assert account.is_perfect, account
+        assert world.flaps() == []
+
+
+async def test_client_whose_connection_died_without_a_word_comes_back_and_has_everything(
+    world: World, record_property
+):
+    await asyncio.to_thread(world.start)
+    async with Proxy(to_port(world.ports[0])) as network:
+        await world.gather([network.port])
+        async with world.traffic():
+            network.swallow()
+            await asyncio.sleep(1)
+            # Somebody's phone: it has another network now, and its old connection stays open here.
+            for person in world.people:
+                person.ports = (world.ports[1],)
+                person.move()
+            await world.everybody_is_present()
+        account = await world.settle()
+        record_property("account", str(account))
+        assert account.is_perfect, account
+        assert world.flaps() == []
+
+
+async def test_reader_at_one_kilobyte_a_second_holds_up_nobody(world: World, record_property):
+    await asyncio.to_thread(world.start)
+    async with Proxy(to_port(world.ports[0])) as network:
+        network.narrow = 1000
+        await world.gather(count=3)
+        slow = world.people.pop()
+        slow.ports = (network.port,)
+        slow.drop()
+        await asyncio.sleep(1)
+        async with world.traffic():
+            await asyncio.sleep(1)
+        account = await world.settle()
+        record_property("account", str(account))
+        assert account.is_perfect, account
+        network.narrow = 0
+        world.people.append(slow)
+        account = await world.settle()
+        assert account.is_perfect, account
+
+
+# --- Clocks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [600, -600])
+async def test_clock_of_a_host_that_jumps_matters_to_nobody(world: World, tmp_path: Path, seconds: int):
+    libraries = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    assert libraries, "needs the Debian package faketime"
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    skewed = {
+        "LD_PRELOAD": str(libraries[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    await asyncio.to_thread(world.start, **skewed)
+    bridge = await asyncio.to_thread(world.stack.start, "runbridge", **skewed)
+    for other in world.bridges:
+        other.signal(SIGKILL)
+    world.bridges = [bridge]
+    await world.gather()
+    async with world.traffic():
+        clock.write_text(f"{seconds:+d}")
+        await asyncio.sleep(1.5)
+    account = await world.settle()
+    assert account.is_perfect, account
+    assert world.flaps() == []

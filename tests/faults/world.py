@@ -1,0 +1,322 @@
+"""A running product: three socket servers, two bridges, people who come back after every loss, and a backbone that
+writes. What everybody saw is compared with what was written, client by client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+from uuid import uuid4
+
+import redis
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from realtime.embedded import EmbeddedRedis
+from tests.e2e.harness import Process, Stack, eventually, free_port, unique
+
+GRACE = 3.0
+LEASE = 1.0
+PEOPLE = 6
+THREADS = 3
+RATE = 60.0
+"""Messages a second, over all threads."""
+PATIENCE = 30.0
+
+
+@dataclass
+class Person:
+    """A client as products have them: comes back after every loss, resumes, and notes what it saw and was told."""
+
+    stack: Stack
+    ports: Sequence[int]
+    group: str
+    threads: Sequence[str]
+    user_id: str = field(default_factory=lambda: unique("u"))
+    seen: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Message ids by thread, in order."""
+    told: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Why a thread has to be fetched anew, each time that was said."""
+    endings: Counter[str] = field(default_factory=Counter)
+    """How connections ended."""
+    present: bool = False
+    """In all threads, just now."""
+
+    def __post_init__(self) -> None:
+        self._offsets: dict[str, str] = {}
+        self._leaving = False
+        self._websocket: Any = None
+        self._visiting: asyncio.Task[None] | None = None
+        self._token = self.stack.token(self.user_id, "attendant", groups=[self.group])
+
+    async def stay(self) -> None:
+        """Be there until told to leave."""
+        for number in itertools.count():
+            if self._leaving:
+                return
+            visiting = self._visiting = asyncio.create_task(self._visit(self.ports[number % len(self.ports)]))
+            try:
+                await asyncio.wait([visiting])
+            finally:
+                visiting.cancel()
+            self.present = False
+            self.endings[self._why(visiting)] += 1
+            await asyncio.sleep(random.uniform(0.02, 0.3))
+
+    @staticmethod
+    def _why(visit: asyncio.Task[None]) -> str:
+        if visit.cancelled():
+            return "moved"
+        match visit.exception():
+            case None:
+                return "left"
+            case ConnectionClosed(rcvd=rcvd):
+                return str(rcvd.code if rcvd else 1006)
+            case InvalidHandshake() | OSError() as error:
+                return type(error).__name__
+            case error:
+                raise error
+
+    async def leave(self) -> None:
+        """Go, and do not come back."""
+        self._leaving = True
+        if self._websocket is not None:
+            await self._websocket.close()
+
+    def move(self) -> None:
+        """Come again by another way, without ending the old one."""
+        if self._visiting is not None:
+            self._visiting.cancel()
+
+    async def type(self) -> None:
+        """Start to type in some thread, or stop."""
+        if self._websocket is not None and self.present:
+            event = random.choice(["typing:start", "typing:stop"])
+            frame = {"event": event, "data": {"thread_id": random.choice(list(self.threads))}}
+            with contextlib.suppress(ConnectionClosed):
+                await self._websocket.send(json.dumps(frame))
+
+    def drop(self) -> None:
+        """Lose the connection without a word."""
+        if self._websocket is not None:
+            self._websocket.transport.abort()
+
+    async def _visit(self, port: int) -> None:
+        async with connect(
+            self.stack.url("hub", port=port),
+            additional_headers={"Authorization": f"Bearer {self._token}"},
+            open_timeout=5,
+            close_timeout=0.5,
+            ping_interval=None,
+            compression=None,
+        ) as websocket:
+            self._websocket = websocket
+            try:
+                for thread in self.threads:
+                    since = {"since": self._offsets[thread]} if thread in self._offsets else {}
+                    data = {"thread_id": thread, **since}
+                    await websocket.send(json.dumps({"event": "join:thread", "id": thread, "data": data}))
+                waiting = set(self.threads)
+                async for text in websocket:
+                    frame = json.loads(text)
+                    self._take(frame)
+                    if frame["event"] == "error":
+                        raise OSError(frame["data"]["code"])  # Redis is away: come again
+                    waiting.discard(frame.get("id"))
+                    self.present = not waiting
+            finally:
+                self._websocket = None
+
+    def _take(self, frame: dict[str, Any]) -> None:
+        data = frame["data"]
+        match frame["event"]:
+            case "ack":
+                if data.get("recovered") is False:
+                    self.told[frame["id"]].append("not recovered")
+                self._offsets[frame["id"]] = data["offset"]
+            case "thread:message":
+                self.seen[data["thread_id"]].append(data["message_id"])
+                self._offsets[data["thread_id"]] = frame["offset"]
+            case "room:gap" if data["room"].startswith("thread:"):
+                self.told[data["room"].removeprefix("thread:")].append(data["reason"])
+
+
+@dataclass
+class Account:
+    """What was written against what was seen."""
+
+    expected: int = 0
+    lost: int = 0
+    doubled: int = 0
+    misordered: int = 0
+    unsaid: int = 0
+    """Lost or doubled, and nobody was told that this could be."""
+    gaps: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_perfect(self) -> bool:
+        return not (self.lost or self.doubled or self.misordered or self.gaps)
+
+
+class World:
+    """All of it. `directory` keeps the logs."""
+
+    def __init__(self, directory: Path, server: EmbeddedRedis, *, threads: int = THREADS, **env: str) -> None:
+        self.server = server
+        self.stack = Stack(
+            directory,
+            server.url,
+            REALTIME_GRACE_PERIOD=str(GRACE),
+            REALTIME_NODE_LEASE=str(LEASE),
+            REALTIME_AWAY_AFTER="120",
+            REALTIME_PRESENCE_TTL="240",
+            **{"REALTIME_DRAIN_SECONDS": "1", **env},
+        )
+        self.ports = (self.stack.port, free_port(), free_port())
+        self.group = unique("g")
+        self.threads = [unique("th") for _ in range(threads)]
+        self.written: dict[str, list[str]] = {thread: [] for thread in self.threads}
+        self.people: list[Person] = []
+        self.sockets: list[Process] = []
+        self.bridges: list[Process] = []
+        self._lives: list[asyncio.Task[None]] = []
+        self.patience = PATIENCE
+
+    def start(self, ports: Sequence[int] = (), **sockets_env: str) -> None:
+        """The processes."""
+        self.bridges = [self.stack.start("runbridge") for _ in range(2)]
+        self.sockets = [self.stack.start_sockets(port, **sockets_env) for port in ports or self.ports]
+
+    async def gather(self, ports: Sequence[int] = (), count: int = PEOPLE, each: int = 0) -> None:
+        """Everybody comes, to the servers in turn. `each` is in so many threads (0: in all)."""
+        ports = ports or self.ports
+        for number in range(count):
+            turned = [*ports[number % len(ports) :], *ports[: number % len(ports)]]
+            threads = random.sample(self.threads, each) if each else self.threads
+            self.people.append(Person(self.stack, turned, self.group, threads))
+        self._lives = [asyncio.create_task(person.stay()) for person in self.people]
+        await self.everybody_is_present()
+
+    async def everybody_is_present(self) -> None:
+        await eventually(lambda: all(person.present for person in self.people), self.patience)
+
+    @contextlib.asynccontextmanager
+    async def traffic(self, before: float = 0.7, after: float = 1.0) -> AsyncIterator[None]:
+        """The backbone writes while the block runs, and a while before and after it."""
+        over = asyncio.Event()
+        writing = asyncio.create_task(self._write(over))
+        await asyncio.sleep(before)
+        try:
+            yield
+            await asyncio.sleep(after)
+        finally:
+            over.set()
+            await writing
+
+    async def _write(self, over: asyncio.Event) -> None:
+        client = redis.asyncio.Redis.from_url(self.stack.env["REDIS_URL"], socket_timeout=10)
+        try:
+            for number in itertools.count():
+                if over.is_set():
+                    return
+                await self._say(client, self.threads[number % len(self.threads)])
+                await asyncio.sleep(1 / RATE)
+        finally:
+            await client.aclose()
+
+    async def _say(self, client: redis.asyncio.Redis, thread: str) -> None:
+        """Write one message; as a backbone's outbox does, the same one again until Redis has taken it."""
+        message_id = str(len(self.written[thread]))
+        message = {
+            "event": "thread:message",
+            "id": uuid4().hex,
+            "data": {"thread_id": thread, "message_id": message_id},
+        }
+        self.written[thread].append(message_id)
+        while True:
+            try:
+                await client.xadd(self.stack.key("stream"), {"message": json.dumps(message)})
+                return
+            except (redis.RedisError, OSError):
+                await asyncio.sleep(0.05)
+
+    async def settle(self) -> Account:
+        """Say one more thing in each thread, wait until everybody has heard it, and count."""
+        await self.everybody_is_present()
+        client = redis.asyncio.Redis.from_url(self.stack.env["REDIS_URL"])
+        try:
+            for thread in self.threads:
+                await self._say(client, thread)
+        finally:
+            await client.aclose()
+        await eventually(
+            lambda: all(
+                self.written[thread][-1] in person.seen[thread][-3:]
+                for person in self.people
+                for thread in person.threads
+            ),
+            self.patience,
+        )
+        await asyncio.sleep(0.3)  # for what would come twice
+        return self.account()
+
+    def account(self) -> Account:
+        account = Account()
+        for person in self.people:
+            account.endings += person.endings
+            for thread in person.threads:
+                written, seen = Counter(self.written[thread]), Counter(person.seen[thread])
+                lost, doubled = (written - seen).total(), (seen - written).total()
+                numbers = [int(number) for number in person.seen[thread]]
+                account.expected += written.total()
+                account.lost += lost
+                account.doubled += doubled
+                account.misordered += sum(a > b for a, b in itertools.pairwise(numbers))
+                account.gaps += len(person.told[thread])
+                account.unsaid += lost + doubled if not person.told[thread] else 0
+        return account
+
+    def flaps(self) -> list[dict[str, Any]]:
+        """Transitions of people who are here that say they are not."""
+        return [
+            entry
+            for person in self.people
+            for entry in self.stack.transitions(person.user_id)
+            if entry["to"] != "online" or entry["from"] not in {"offline", "online"}
+        ]
+
+    async def members(self) -> set[str]:
+        """Who is present, as an admin who connects now is told."""
+        async with self.stack.client("hub", role="admin", groups=[self.group], port=self.ports[-1]) as admin:
+            state = await admin.expect("presence:state")
+            return {member["user_id"] for member in state["data"]["members"]}
+
+    async def part(self) -> None:
+        """Everybody leaves; after the grace period nobody is listed any more."""
+        for person in self.people:
+            await person.leave()
+        await asyncio.gather(*self._lives)
+        await eventually(self._is_empty, self.patience)
+
+    async def _is_empty(self) -> bool:
+        return not await self.members()
+
+    async def stop(self) -> None:
+        for life in self._lives:
+            life.cancel()
+        await asyncio.gather(*self._lives, return_exceptions=True)
+        await asyncio.to_thread(self._stop_processes)
+
+    def _stop_processes(self) -> None:
+        for process in reversed(self.stack.processes):
+            process.stop(SIGKILL)
+        self.stack.redis.close()
