@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from realtime import metrics, roomlog
 from realtime.conf import conf
 from realtime.delivery import Ephemeral, Outlet, Run, copy
+from realtime.groups import SLICE, Group, to_all, to_each, to_members
 from realtime.pipe import Pipe
 from realtime.redis import key
 from realtime.roomlog import After, Publication, Unrecoverable
@@ -29,8 +30,6 @@ from realtime.subscription import Message, Subscription
 
 logger = logging.getLogger(__name__)
 
-SLICE = 200
-"""Deliveries between two looks at everything else that the loop has to do."""
 REPAIR_SLICE = 100
 JOIN_SECONDS = 5.0
 """Longest wait for Redis to confirm a subscription."""
@@ -38,42 +37,6 @@ OUTBOX = 20_000
 """Messages on their way to Redis; beyond it `ChannelFull`."""
 COMPARE_BATCH = 500
 START_SECONDS = 1.0
-
-
-class Group:
-    """A group as this process sees it."""
-
-    __slots__ = (
-        "accepted",
-        "channel",
-        "listening",
-        "lock",
-        "members",
-        "name",
-        "newest",
-        "position",
-        "ready",
-        "repair",
-        "room",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.room = room_of_group(name)
-        self.channel = roomlog.channel(name)
-        self.members: dict[str, Outlet] = {}
-        self.listening: dict[str, Outlet] = {}
-        """Members that get publications."""
-        self.position = 0
-        """Everything up to here has been handed on; 0: not known yet."""
-        self.accepted = 0
-        """Everything up to here has been handed on or is about to be."""
-        self.newest = 0
-        """The newest position seen; above `position`, something is missing."""
-        self.lock = asyncio.Lock()
-        """Held while something is handed on: a large room takes several turns of the loop."""
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.repair: asyncio.Task[None] | None = None
 
 
 def process_channel(process: str) -> bytes:
@@ -305,7 +268,7 @@ class Process:
         if len(group.listening) > SLICE or group.lock.locked():
             yield self._hand_on(group, publications)
         elif run := self._new(group, publications):
-            _to_all(tuple(group.listening.items()), run.give)
+            to_all(tuple(group.listening.items()), run.give)
 
     def _pass_other(self, group: Group, payload: bytes) -> Iterator[Awaitable[None]]:
         if payload.startswith(b"E"):
@@ -313,21 +276,21 @@ class Process:
                 raise ValueError(payload)
             if not payload.startswith(self._origin, 1):  # whoever is here had our own at once
                 ephemeral = Ephemeral(group.room or "", payload[65:], payload[33:65].rstrip().decode())
-                yield from _to_members(group, ephemeral.give)
+                yield from to_members(group, ephemeral.give)
         elif payload.startswith(b"M"):
             message = msgspec.msgpack.decode(payload[1:])
-            yield from _to_members(group, lambda outlet: outlet.message(copy(message)))
+            yield from to_members(group, lambda outlet: outlet.message(copy(message)))
 
     async def hand_out(self, group: Group, message: dict[str, Any]) -> None:
         """A message to every member here, each with a copy of its own."""
-        for slow in _to_members(group, lambda outlet: outlet.message(copy(message))):
+        for slow in to_members(group, lambda outlet: outlet.message(copy(message))):
             await slow
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         payload = b"E%b%-32b%b" % (self._origin, ephemeral.sender.encode(), ephemeral.frame)
         for name in groups:
             if (group := self.groups.get(name)) is not None:
-                for slow in _to_members(group, ephemeral.give):
+                for slow in to_members(group, ephemeral.give):
                     await slow
         if self._subscription.is_lost or len(self._pipe) >= OUTBOX:
             raise RedisError("only heard in this process: Redis does not answer")
@@ -363,7 +326,7 @@ class Process:
     async def _hand_on(self, group: Group, publications: Sequence[Publication]) -> None:
         async with group.lock:
             if run := self._new(group, publications):
-                await _to_each(group.listening, run.give)
+                await to_each(group.listening, run.give)
 
     def _on_own(self, payload: bytes) -> None:
         if payload.startswith(b"S"):
@@ -469,32 +432,3 @@ class Process:
             if self._canary_at < asked_at and self._subscription.heard_at < asked_at:
                 logger.warning("subscription does not deliver")
                 self._subscription.reconnect()
-
-
-Give = Callable[[Outlet], None]
-"""Hands something to one outlet."""
-
-
-def _to_members(group: Group, give: Give) -> Iterator[Awaitable[None]]:
-    """To every member here. A large group is left to be awaited."""
-    if len(group.members) > SLICE:
-        yield _to_each(group.members, give)
-    else:
-        _to_all(tuple(group.members.items()), give)
-
-
-async def _to_each(members: dict[str, Outlet], give: Give) -> None:
-    """In slices, so that pings and handshakes get their turn; who has left meanwhile is left out."""
-    everybody = tuple(members.items())
-    for start in range(0, len(everybody), SLICE):
-        _to_all([member for member in everybody[start : start + SLICE] if member[0] in members], give)
-        await asyncio.sleep(0)
-
-
-def _to_all(members: Iterable[tuple[str, Outlet]], give: Give) -> None:
-    """One outlet's trouble is not another's."""
-    for channel, outlet in members:
-        try:
-            give(outlet)
-        except Exception:
-            logger.exception("outlet failed", extra={"channel": channel})
