@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
 	--cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all bench soak audit lint docs format clean
+.PHONY: help run test test-all test-client bench soak audit lint docs format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -21,8 +21,15 @@ run: $(INSTALLED) ## everything in the foreground: Redis, sockets, bridge, recor
 test: lint ## what every change must pass
 	@$(PYTEST) -m "not needs_browser and not faults"
 
-test-all: lint ## the same, and what needs a browser (README, "Testing")
+test-all: lint test-client ## the same, and what needs more (README, "Testing")
 	@$(PYTEST)
+
+test-client: client/node_modules/.installed ## types, tests, size and package of the TypeScript client
+	@npm run --prefix client --silent check
+	@npm test --prefix client --silent
+	@npm run --prefix client --silent size
+	@npm run --prefix client --silent build
+	@cd client && npm pack --dry-run --silent > /dev/null
 
 bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## this project and its peers, side by side (docs/benchmark.md)
 	@$(BIN)/python -m bench $(BENCH_ARGUMENTS)
@@ -42,8 +49,9 @@ audit: $(INSTALLED) ## ask the registries for known vulnerabilities
 	@.run/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 	@npm audit --prefix $(PEERS)
 
-docs: $(INSTALLED) ## write docs/events.md anew from the catalogue
+docs: $(INSTALLED) ## write docs/events.md and client/src/events.ts anew from the catalogue
 	@DEBUG=1 $(BIN)/python manage.py documentevents --skip-checks > docs/events.md
+	@DEBUG=1 $(BIN)/python manage.py generateclient --skip-checks > client/src/events.ts
 
 format: $(INSTALLED) ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix --quiet .
@@ -52,7 +60,7 @@ format: $(INSTALLED) ## let ruff rewrite what it can
 clean: ## forget everything that was installed or generated
 	@rm -rf $(VENV) .run build static htmlcov .coverage* *.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
-		bench/results bench/peers/node_modules bench/peers/.venv
+		bench/results bench/peers/node_modules bench/peers/.venv client/node_modules client/dist
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not installed; Python 3.11 or newer is needed." >&2; exit 1; }
@@ -65,6 +73,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 	@echo "$(VENV) is ready."
+
+client/node_modules/.installed: client/package.json client/package-lock.json
+	@command -v npm > /dev/null || { echo "npm is not installed; the TypeScript client needs Node 20 or newer." >&2; exit 1; }
+	@# Not "npm ci": it wants the packages of every other platform in the lock file, too.
+	@npm install --prefix client --no-save --no-audit --no-fund --loglevel=error
+	@touch $@
 
 $(PEERS)/node_modules/.installed: $(PEERS)/package.json $(PEERS)/package-lock.json
 	@command -v npm > /dev/null || { echo "npm is not installed; the benchmark's Socket.IO needs Node 20 or newer." >&2; exit 1; }

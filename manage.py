@@ -4,7 +4,7 @@
 import os
 import sys
 
-SOCKET_SIDE = {"runsockets", "runbridge", "issuetoken", "documentevents"}
+SOCKET_SIDE = {"runsockets", "runbridge", "issuetoken", "documentevents", "generateclient"}
 
 
 def main() -> None:

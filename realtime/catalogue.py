@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import typing
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ Target = tuple[frozenset[str], str]
 Routing = Callable[[Any], Sequence[str | Target]]
 """Payload -> rooms. A bare room means: in every namespace of the event's default audience."""
 
-ClientHandler = Callable[[Any, Any], Awaitable[dict[str, Any] | None]]
+ClientHandler = Callable[[Any, Any], Awaitable[Mapping[str, object] | None]]
 """(connection, payload) -> the data of the acknowledgement."""
 
 BusHandler = Callable[[Any, "BusContext"], Awaitable[None]]
@@ -78,6 +79,8 @@ class ClientEvent:
     payload: type[Payload]
     namespaces: frozenset[str]
     handler: ClientHandler
+    ack: Any
+    """The type of the acknowledgement's data, None for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,11 @@ def client_event(name: str, *, namespaces: Iterable[str] = NAMESPACES) -> Callab
 
     def register(handler: C) -> C:
         _catalogue.client[_new(name, _catalogue.client)] = ClientEvent(
-            name=name, payload=_payload_of(handler), namespaces=_namespaces(name, namespaces), handler=handler
+            name=name,
+            payload=_payload_of(handler),
+            namespaces=_namespaces(name, namespaces),
+            handler=handler,
+            ack=_ack_of(handler),
         )
         return handler
 
@@ -205,6 +212,14 @@ def _namespaces(name: str, namespaces: Iterable[str]) -> frozenset[str]:
             f"event {name!r}: namespaces must be some of {sorted(NAMESPACES)}, got {sorted(given)}"
         )
     return given
+
+
+def _ack_of(handler: ClientHandler) -> Any:
+    """The annotation of what a handler returns: a `TypedDict`, `None`, or anything else."""
+    annotation = inspect.signature(handler).return_annotation
+    if isinstance(annotation, str):
+        annotation = inspect.unwrap(handler).__globals__.get(annotation)
+    return annotation if typing.is_typeddict(annotation) else None
 
 
 def _payload_of(handler: ClientHandler) -> type[Payload]:

@@ -16,6 +16,7 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime import handshake, metrics, revocation, seats
+from realtime.acks import Resumption
 from realtime.authentication import SUBPROTOCOL, Principal, leeway
 from realtime.catalogue import catalogue
 from realtime.closing import REASONS, CloseCode, fitting_reason
@@ -353,7 +354,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if refusal := self._too_fast():
             raise refusal
 
-    async def _handle(self, frame: Envelope) -> Mapping[str, Any]:
+    async def _handle(self, frame: Envelope) -> Mapping[str, object]:
         event = catalogue().client.get(frame.event)
         if event is None:
             raise EventError(ErrorCode.UNKNOWN_EVENT, f"unknown event {frame.event[:64]!r}")
@@ -396,7 +397,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     # --- Frames to the client --------------------------------------------------------------------
 
-    async def send_event(self, event: str, data: Mapping[str, Any], *, id: str | int | None = None) -> None:
+    async def send_event(
+        self, event: str, data: Mapping[str, object], *, id: str | int | None = None
+    ) -> None:
         """Send a frame to this connection alone."""
         await self._send_text(encode(event, data, id=id), "direct")
 
@@ -466,7 +469,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             return max(self.rooms[room], self.membership.position(room))
         return self.rooms[room]
 
-    async def rejoin(self, room: str, since: str) -> dict[str, Any]:
+    async def rejoin(self, room: str, since: str) -> Resumption:
         """Enter a room where an earlier connection stood: what it missed follows the acknowledgement.
 
         Raises `EventError` when the room is not allowed (any more).

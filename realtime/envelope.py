@@ -84,7 +84,7 @@ def decode(text: str) -> Envelope:
 
 def encode(
     event: str,
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     *,
     id: str | int | None = None,
     room: str | None = None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 
 from realtime import revocation
+from realtime.acks import Joined, Left, Refreshed, Refusal, Resumed, Resumption
 from realtime.authentication import MAX_TOKEN_LENGTH, AuthenticationFailed, authenticate
 from realtime.catalogue import client_event
 from realtime.closing import CloseCode
@@ -53,7 +54,7 @@ async def heartbeat(connection: NamespaceConsumer, payload: Empty) -> None:
 
 
 @client_event("join:thread")
-async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> dict[str, Any]:
+async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> Joined:
     """Enter a thread's room."""
     room = thread_room(payload.thread_id)
     if payload.since is None:
@@ -62,7 +63,7 @@ async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> dic
 
 
 @client_event("leave:thread")
-async def leave_thread(connection: NamespaceConsumer, payload: InThread) -> dict[str, Any]:
+async def leave_thread(connection: NamespaceConsumer, payload: InThread) -> Left:
     """Leave a thread's room."""
     await connection.leave(thread_room(payload.thread_id))
     return {"room": thread_room(payload.thread_id)}
@@ -87,7 +88,7 @@ async def cursor_move(connection: NamespaceConsumer, payload: CursorMove) -> Non
 
 
 @client_event("auth:refresh")
-async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> dict[str, Any]:
+async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> Refreshed:
     """Go on with a fresh token instead of being closed when the old one expires."""
     try:
         principal = await authenticate(payload.token)
@@ -104,9 +105,9 @@ async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> d
 
 
 @client_event("resume")
-async def resume(connection: NamespaceConsumer, payload: Resume) -> dict[str, Any]:
+async def resume(connection: NamespaceConsumer, payload: Resume) -> Resumed:
     """Enter rooms again after a reconnect, with what was missed."""
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, Resumption | Refusal] = {}
     for room, since in payload.rooms.items():
         try:
             if not is_room(room) or (thread_of(room) is None and room not in connection.initial_rooms()):

@@ -1,0 +1,16 @@
+// What an application pays for the core: bundled, minified, gzipped.
+import { gzipSync } from "node:zlib";
+import { build } from "esbuild";
+
+const LIMIT = 6 * 1024;
+const { outputFiles } = await build({
+  entryPoints: ["src/index.ts"],
+  bundle: true,
+  minify: true,
+  format: "esm",
+  target: "es2022",
+  write: false,
+});
+const size = gzipSync(outputFiles[0].contents, { level: 9 }).length;
+console.log(`core: ${size} bytes gzipped, at most ${LIMIT}`);
+process.exit(size > LIMIT ? 1 : 0);

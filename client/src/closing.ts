@@ -1,0 +1,9 @@
+/** What a client does when its connection was closed (docs/protocol.md, "Close codes"). */
+export type Consequence = "stop" | "reconnect" | "fresh token";
+
+const STOP = new Set([1000, 1002, 1007, 1009, 4400, 4403, 4409]);
+
+export function consequence(code: number): Consequence {
+  if (STOP.has(code)) return "stop";
+  return code === 4401 ? "fresh token" : "reconnect";
+}

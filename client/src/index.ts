@@ -1,0 +1,7 @@
+export { Backoff, type BackoffOptions } from "./backoff.js";
+export { SocketError } from "./calls.js";
+export type { Handler, Where } from "./emitter.js";
+export { consequence, type Consequence } from "./closing.js";
+export * from "./events.js";
+export { Socket, type Gap, type SocketEvents, type SocketOptions, type Status } from "./socket.js";
+export type { GetToken } from "./token.js";

@@ -1,0 +1,452 @@
+import { Backoff } from "./backoff.js";
+import { Calls, SocketError } from "./calls.js";
+import { consequence } from "./closing.js";
+import { Emitter, type Handler } from "./emitter.js";
+import type { Acks, ClientEvents, ServerEvents } from "./events.js";
+import { Rooms, threadOf } from "./rooms.js";
+import { type GetToken, Tokens } from "./token.js";
+import { watch } from "./wakeups.js";
+
+/**
+ * `offline`: there is no connection, another attempt is coming. `denied`: the server said no, and trying again would
+ * not change that. `stopped`: nobody wants a connection (any more).
+ */
+export type Status = "connecting" | "connected" | "offline" | "denied" | "stopped";
+
+/** Something in a room may have been missed: fetch what you show of it anew. You are live from here. */
+export interface Gap {
+  room: string;
+  reason: string;
+}
+
+export interface SocketOptions {
+  /** `wss://host/hub/` or `wss://host/portal/`. */
+  url: string;
+  /** The access token; asked for again shortly before the last one ends. */
+  getToken: GetToken;
+  /** Connect at once (default: true); else `connect()`. */
+  autoConnect?: boolean;
+  /** Milliseconds that the first wait before a reconnect is at most (default: 500). */
+  reconnectionDelay?: number;
+  /** Milliseconds that any wait is at most (default: 20,000). */
+  reconnectionDelayMax?: number;
+  /** Attempts in a row before it gives up (default: Infinity). */
+  reconnectionAttempts?: number;
+  /** Milliseconds until a handshake counts as failed (default: 10,000). */
+  connectTimeout?: number;
+  /** Milliseconds until a call without an answer fails (default: 10,000). */
+  ackTimeout?: number;
+  /** Frames that wait while there is no connection (default: 100). Typing and cursors never wait. */
+  queueSize?: number;
+  /** For tests, and where there is no global one. */
+  WebSocket?: typeof WebSocket;
+  fetch?: typeof fetch;
+  random?: () => number;
+}
+
+/** What happens to a connection, beside the server's events. */
+export interface SocketEvents {
+  status: Status;
+  gap: Gap;
+  /** A thread that was wanted is not allowed (any more). */
+  left: { room: string; reason: string };
+  /** The server refused a frame that nobody waits for, or sent something odd. */
+  error: SocketError;
+}
+
+type Frame = {
+  event: string;
+  data: Record<string, unknown>;
+  id?: unknown;
+  room?: string;
+  offset?: string;
+};
+
+const EPHEMERAL = new Set(["typing:start", "typing:stop", "cursor:move", "heartbeat"]);
+/** Milliseconds after which a connection counts as stable, and the next loss starts with a short wait again. */
+const STABLE = 10_000;
+/** Milliseconds in which a connection that may be dead has to answer. */
+const PROBE = 5_000;
+
+/** One connection to one namespace, for as long as it is wanted. */
+export class Socket {
+  readonly #options: Required<SocketOptions>;
+  readonly #tokens: Tokens;
+  readonly #backoff: Backoff;
+  readonly #calls = new Calls();
+  readonly #rooms = new Rooms();
+  readonly #events = new Emitter<ServerEvents>();
+  readonly #own = new Emitter<SocketEvents>();
+  readonly #queue: string[] = [];
+  #status: Status = "stopped";
+  #websocket: WebSocket | undefined;
+  #connectionId: string | undefined;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+  #timers: ReturnType<typeof setTimeout>[] = [];
+  #unwatch: (() => void) | undefined;
+  #attempt = 0;
+
+  constructor(options: SocketOptions) {
+    this.#options = {
+      autoConnect: true,
+      reconnectionDelay: 500,
+      reconnectionDelayMax: 20_000,
+      reconnectionAttempts: Infinity,
+      connectTimeout: 10_000,
+      ackTimeout: 10_000,
+      queueSize: 100,
+      WebSocket: globalThis.WebSocket,
+      fetch: (...request) => globalThis.fetch(...request),
+      random: Math.random,
+      ...options,
+    };
+    this.#tokens = new Tokens(options.getToken);
+    this.#backoff = new Backoff(this.#options, this.#options.random);
+    if (this.#options.autoConnect) this.connect();
+  }
+
+  get status(): Status {
+    return this.#status;
+  }
+
+  get connected(): boolean {
+    return this.#status === "connected";
+  }
+
+  /** The server's name for this connection, to be left out of what one publishes oneself (`except`). */
+  get connectionId(): string | undefined {
+    return this.#connectionId;
+  }
+
+  /** Calls `handler` for every such event of the server, once each, until the function that is returned is called. */
+  on<Name extends keyof ServerEvents>(name: Name, handler: Handler<ServerEvents[Name]>): () => void {
+    return this.#events.on(name, handler);
+  }
+
+  /** The same for what happens to the connection. */
+  when<Name extends keyof SocketEvents>(name: Name, handler: Handler<SocketEvents[Name]>): () => void {
+    return this.#own.on(name, handler);
+  }
+
+  // --- Life ------------------------------------------------------------------------------------
+
+  /** Connects, and stays connected until `disconnect()`. */
+  connect(): void {
+    if (this.#status !== "stopped" && this.#status !== "denied") return;
+    this.#unwatch ??= watch({
+      wake: () => this.#wake(),
+      offline: () => {
+        this.#drop("offline");
+        this.#later(); // some browsers say so, and never that it is over
+      },
+      freeze: () => this.#drop("offline"),
+    });
+    this.#backoff.reset();
+    void this.#open();
+  }
+
+  /** Ends the connection, and does not come back by itself. */
+  disconnect(): void {
+    this.#unwatch?.();
+    this.#unwatch = undefined;
+    this.#drop("stopped");
+    this.#queue.length = 0;
+  }
+
+  async #open(fresh = false): Promise<void> {
+    const attempt = ++this.#attempt;
+    clearTimeout(this.#retry);
+    this.#become("connecting");
+    let token: string;
+    try {
+      token = await (fresh ? this.#tokens.fresh() : this.#tokens.get());
+    } catch (error) {
+      if (attempt !== this.#attempt) return;
+      this.#own.emit("error", new SocketError("token", `getToken failed: ${String(error)}`));
+      this.#later();
+      return;
+    }
+    if (attempt !== this.#attempt) return; // disconnected meanwhile
+    const resuming = Object.keys(this.#rooms.offsets).length > 0;
+    const websocket = new this.#options.WebSocket(`${this.#options.url}${resuming ? "?resume=1" : ""}`, [
+      "realtime.v1",
+      `bearer.${token}`,
+    ]);
+    this.#websocket = websocket;
+    let ready = false;
+    const patience = setTimeout(() => websocket.close(), this.#options.connectTimeout);
+    this.#timers.push(patience);
+    websocket.onmessage = ({ data }: MessageEvent<unknown>) => {
+      if (websocket !== this.#websocket) return;
+      const frame = this.#parse(data);
+      if (frame === undefined) return;
+      if (frame.event === "connection:ready") {
+        ready = true;
+        clearTimeout(patience);
+        this.#start(frame);
+      }
+      this.#take(frame);
+    };
+    websocket.onclose = ({ code }: CloseEvent) => {
+      if (websocket !== this.#websocket) return;
+      this.#forget();
+      if (ready) this.#closed(code);
+      else void this.#refused(token, fresh);
+    };
+  }
+
+  /** The first frame has come: go on where the last connection ended. */
+  #start(frame: Frame): void {
+    const ready = frame.data as unknown as ServerEvents["connection:ready"];
+    this.#connectionId = ready.connection_id;
+    const known = this.#rooms.offsets;
+    for (const [room, offset] of Object.entries(ready.rooms)) {
+      if (!(room in known)) this.#rooms.hasSeen(room, offset);
+    }
+    this.#timers.push(setTimeout(() => this.#backoff.reset(), STABLE));
+    this.#beat(ready.heartbeat_interval * 1000);
+    this.#become("connected");
+    if (Object.keys(known).length > 0) void this.#resume(known);
+    for (const thread of this.#rooms.threads) {
+      if (!(`thread:${thread}` in known)) void this.#enter(thread);
+    }
+    for (const text of this.#queue.splice(0)) this.#websocket?.send(text);
+  }
+
+  async #resume(offsets: Record<string, string>): Promise<void> {
+    try {
+      const { rooms } = await this.call("resume", { rooms: offsets });
+      for (const [room, found] of Object.entries(rooms)) {
+        if ("error" in found) this.#expelled(room, found.error);
+        else if (!found.recovered) {
+          this.#rooms.hasSeen(room, found.offset);
+          this.#own.emit("gap", { room, reason: "not recovered" });
+        }
+      }
+    } catch (error) {
+      this.#complain(error);
+    }
+  }
+
+  /** Heartbeats; the first one somewhere in the interval, so that not all clients send theirs together. */
+  #beat(interval: number): void {
+    const again = (wait: number): void => {
+      this.#timers.push(
+        setTimeout(() => {
+          this.#timers.splice(0, this.#timers.length - 8); // those that are long over
+          this.#send("heartbeat", {});
+          again(interval);
+        }, wait),
+      );
+    };
+    again(interval * (0.5 + this.#options.random() / 2));
+  }
+
+  // --- Losing it -------------------------------------------------------------------------------
+
+  #closed(code: number): void {
+    const next = consequence(code);
+    if (next === "stop") {
+      this.#unwatch?.();
+      this.#unwatch = undefined;
+      this.#become(code === 1000 ? "stopped" : "denied");
+    } else if (next === "fresh token") {
+      this.#tokens.forget();
+      this.#later();
+    } else {
+      this.#later();
+    }
+  }
+
+  /** A browser cannot see why a handshake failed: ask. */
+  async #refused(token: string, fresh: boolean): Promise<void> {
+    const attempt = this.#attempt;
+    this.#become("offline");
+    let wait = 0;
+    try {
+      const address = this.#options.url.replace(/^ws/, "http");
+      const verdict = await this.#options.fetch(address, { headers: { Authorization: `Bearer ${token}` } });
+      if (attempt !== this.#attempt) return;
+      if (verdict.status === 401 && !fresh) {
+        // Perhaps it is only too old.
+        this.#tokens.forget();
+        void this.#open(true);
+        return;
+      }
+      if ([401, 403, 404].includes(verdict.status)) {
+        this.#become("denied");
+        return;
+      }
+      wait = Number(verdict.headers.get("Retry-After") ?? 0) * 1000;
+    } catch {
+      if (attempt !== this.#attempt) return; // no network either
+    }
+    this.#later(wait);
+  }
+
+  #later(least = 0): void {
+    if (this.#backoff.attempts >= this.#options.reconnectionAttempts) {
+      this.#become("stopped");
+      return;
+    }
+    this.#become("offline");
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(() => void this.#open(), least + this.#backoff.next());
+  }
+
+  #drop(status: Status): void {
+    this.#attempt += 1;
+    clearTimeout(this.#retry);
+    const websocket = this.#websocket;
+    this.#forget();
+    websocket?.close(1000);
+    if (this.#status !== "denied" || status === "stopped") this.#become(status);
+  }
+
+  #forget(): void {
+    this.#websocket = undefined;
+    this.#connectionId = undefined;
+    for (const timer of this.#timers.splice(0)) clearTimeout(timer);
+    this.#calls.rejectAll(new SocketError("closed", "the connection was lost"));
+  }
+
+  /** Network or page are back: connect now, or see whether the connection is still one. */
+  #wake(): void {
+    if (this.#status === "offline") {
+      this.#backoff.reset();
+      void this.#open();
+    } else if (this.#status === "connected") {
+      const websocket = this.#websocket;
+      this.call("heartbeat", {}, { timeout: PROBE }).catch(() => {
+        if (websocket !== undefined && websocket === this.#websocket) {
+          this.#drop("offline");
+          void this.#open();
+        }
+      });
+    }
+  }
+
+  // --- Frames ----------------------------------------------------------------------------------
+
+  /** Sends an event. While there is no connection it waits for one, unless it is worth nothing later (typing). */
+  emit<Name extends keyof ClientEvents>(event: Name, data: ClientEvents[Name]): void {
+    if (!this.#send(event, data) && !EPHEMERAL.has(event)) {
+      if (this.#queue.length >= this.#options.queueSize) {
+        this.#own.emit("error", new SocketError("queue_full", `${event} was not sent: too much waits already`));
+      } else {
+        this.#queue.push(JSON.stringify({ event, data }));
+      }
+    }
+  }
+
+  /** Sends an event and waits for its acknowledgement. Rejects with `SocketError`. */
+  call<Name extends keyof ClientEvents>(
+    event: Name,
+    data: ClientEvents[Name],
+    { timeout = this.#options.ackTimeout }: { timeout?: number } = {},
+  ): Promise<Acks[Name]> {
+    const { id, answer } = this.#calls.open<Acks[Name]>(timeout);
+    if (!this.#send(event, data, id)) this.#calls.reject(id, new SocketError("closed", "there is no connection"));
+    return answer;
+  }
+
+  #send(event: string, data: object, id?: number): boolean {
+    if (!this.connected || this.#websocket === undefined) return false;
+    this.#websocket.send(JSON.stringify(id === undefined ? { event, data } : { event, data, id }));
+    return true;
+  }
+
+  #parse(data: unknown): Frame | undefined {
+    try {
+      return JSON.parse(String(data)) as Frame;
+    } catch {
+      this.#own.emit("error", new SocketError("invalid_json", "the server sent something that is no JSON"));
+      return undefined;
+    }
+  }
+
+  #take(frame: Frame): void {
+    const { event, data, id, room, offset } = frame;
+    if (event === "ack") {
+      this.#calls.resolve(id, data);
+      return;
+    }
+    if (event === "error") {
+      const error = new SocketError(String(data.code), String(data.message), data.retry_after as number | undefined);
+      if (id === undefined) this.#own.emit("error", error);
+      else this.#calls.reject(id, error);
+      return;
+    }
+    if (room !== undefined && offset !== undefined) this.#rooms.hasSeen(room, offset);
+    if (event === "room:gap") {
+      this.#rooms.lose(String(data.room));
+      this.#own.emit("gap", { room: String(data.room), reason: String(data.reason) });
+    } else if (event === "room:left") {
+      this.#expelled(String(data.room), String(data.reason));
+    } else if (event === "auth:expiring") {
+      void this.#refresh();
+    }
+    this.#events.emit(event as keyof ServerEvents, data as never, {
+      ...(room === undefined ? {} : { room }),
+      ...(offset === undefined ? {} : { offset }),
+    });
+  }
+
+  async #refresh(): Promise<void> {
+    try {
+      await this.call("auth:refresh", { token: await this.#tokens.fresh() });
+    } catch (error) {
+      this.#complain(error); // the connection ends with 4401, and the next one asks again
+    }
+  }
+
+  // --- Threads ---------------------------------------------------------------------------------
+
+  /** Enters a thread, as often as it is called; the function that is returned leaves it as often. */
+  join(threadId: string): () => void {
+    if (this.#rooms.enter(threadId) && this.connected) void this.#enter(threadId);
+    let left = false;
+    return () => {
+      if (left) return;
+      left = true;
+      if (this.#rooms.leave(threadId)) this.#send("leave:thread", { thread_id: threadId });
+    };
+  }
+
+  async #enter(threadId: string): Promise<void> {
+    const missed = this.#rooms.wasIn(`thread:${threadId}`); // and nobody knows what
+    try {
+      const { room, offset } = await this.call("join:thread", { thread_id: threadId });
+      if (!this.#rooms.wants(threadId)) return;
+      if (!this.#rooms.isKnown(room)) this.#rooms.hasSeen(room, offset);
+      if (missed) this.#own.emit("gap", { room, reason: "joined anew" });
+    } catch (error) {
+      if (error instanceof SocketError && ["forbidden", "limit_exceeded", "invalid_payload"].includes(error.code)) {
+        this.#expelled(`thread:${threadId}`, error.code);
+      } else if (error instanceof SocketError && error.code !== "closed" && this.#rooms.wants(threadId)) {
+        // `unavailable`, `timeout`, `rate_limited`: it is still wanted.
+        this.#timers.push(setTimeout(() => void this.#enter(threadId), (error.retryAfter ?? 1) * 1000));
+      }
+    }
+  }
+
+  #expelled(room: string, reason: string): void {
+    const thread = threadOf(room);
+    if (thread === undefined) this.#rooms.lose(room);
+    else this.#rooms.forget(thread);
+    this.#own.emit("left", { room, reason });
+  }
+
+  // --- Status ----------------------------------------------------------------------------------
+
+  #become(status: Status): void {
+    if (status === this.#status) return;
+    this.#status = status;
+    this.#own.emit("status", status);
+  }
+
+  #complain(error: unknown): void {
+    if (error instanceof SocketError && error.code === "closed") return;
+    this.#own.emit("error", error instanceof SocketError ? error : new SocketError("internal", String(error)));
+  }
+}

@@ -1,0 +1,117 @@
+/** A server in this process: scripted, deterministic, and as picky as the real one. */
+
+import { Socket, type SocketOptions } from "../src/index.js";
+
+type Sent = { event: string; data: Record<string, unknown>; id?: number };
+
+export class FakeWebSocket {
+  static made: FakeWebSocket[] = [];
+  /** What happens to the next handshakes: `accept` (default), or `refuse`. */
+  static script: ("accept" | "refuse" | "hang")[] = [];
+
+  onmessage: ((event: { data: unknown }) => void) | null = null;
+  onclose: ((event: { code: number }) => void) | null = null;
+  readonly sent: Sent[] = [];
+  /** Acks for events by name; a function answers from the data, `null` does not answer. */
+  answers: Record<string, unknown> = {};
+  rooms: Record<string, string> = { "user:7": "100" };
+  closed = false;
+  number: number;
+
+  constructor(
+    readonly url: string,
+    readonly protocols: string[],
+  ) {
+    this.number = FakeWebSocket.made.push(this);
+    const fate = FakeWebSocket.script.shift() ?? "accept";
+    if (fate === "refuse") setTimeout(() => this.fail(1006), 0);
+    if (fate === "accept") {
+      setTimeout(() => {
+        if (this.closed) return;
+        this.say("connection:ready", {
+          connection_id: `c${this.number}`,
+          namespace: "hub",
+          user_id: "7",
+          role: "attendant",
+          heartbeat_interval: 30,
+          expires_at: "2030-01-01T00:00:00.000Z",
+          rooms: this.rooms,
+        });
+      }, 0);
+    }
+  }
+
+  static get last(): FakeWebSocket {
+    const last = FakeWebSocket.made.at(-1);
+    if (last === undefined) throw new Error("nobody connected");
+    return last;
+  }
+
+  static get open(): FakeWebSocket[] {
+    return FakeWebSocket.made.filter((each) => !each.closed);
+  }
+
+  static reset(): void {
+    FakeWebSocket.made = [];
+    FakeWebSocket.script = [];
+  }
+
+  send(text: string): void {
+    const frame = JSON.parse(text) as Sent;
+    this.sent.push(frame);
+    if (frame.id === undefined) return;
+    const answers = frame.event in this.answers ? this.answers : defaults;
+    const answer = frame.event in answers ? answers[frame.event] : {};
+    if (answer === null) return;
+    const data = typeof answer === "function" ? (answer as (data: unknown) => unknown)(frame.data) : answer;
+    if (typeof data === "object" && data !== null && "code" in data) this.say("error", data, { id: frame.id });
+    else this.say("ack", data as object, { id: frame.id });
+  }
+
+  say(event: string, data: object, more: object = {}): void {
+    this.onmessage?.({ data: JSON.stringify({ event, data, ...more }) });
+  }
+
+  message(thread: string, offset: string, id = offset): void {
+    this.say("thread:message", { thread_id: thread, message_id: id }, { room: `thread:${thread}`, offset });
+  }
+
+  fail(code: number): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.onclose?.({ code });
+  }
+
+  close(code = 1005): void {
+    this.fail(code);
+  }
+
+  events(name: string): Sent[] {
+    return this.sent.filter((frame) => frame.event === name);
+  }
+}
+
+const defaults: Record<string, unknown> = {
+  "join:thread": ({ thread_id }: { thread_id: string }) => ({ room: `thread:${thread_id}`, offset: "200" }),
+  resume: ({ rooms }: { rooms: Record<string, string> }) => ({
+    rooms: Object.fromEntries(
+      Object.entries(rooms).map(([room, offset]) => [room, { recovered: true, offset, missed: 0 }]),
+    ),
+  }),
+  "auth:refresh": { expires_at: "2031-01-01T00:00:00.000Z" },
+};
+
+export function token(exp = Date.now() / 1000 + 3600, mark = "x"): string {
+  return `${mark}.${btoa(JSON.stringify({ exp }))}.sig`;
+}
+
+export function connectTo(options: Partial<SocketOptions> = {}): Socket {
+  return new Socket({
+    url: "ws://server/hub/",
+    getToken: () => token(),
+    WebSocket: FakeWebSocket as unknown as typeof WebSocket,
+    fetch: () => Promise.reject(new Error("no network")),
+    random: () => 1,
+    ...options,
+  });
+}

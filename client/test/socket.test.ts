@@ -1,0 +1,358 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { SocketError, type Gap, type Socket } from "../src/index.js";
+import { FakeWebSocket, connectTo, token } from "./fake.js";
+
+let socket: Socket;
+
+const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
+
+beforeEach(() => {
+  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
+  FakeWebSocket.reset();
+});
+
+afterEach(() => {
+  socket.disconnect();
+  expect(FakeWebSocket.open).toEqual([]);
+  expect(vi.getTimerCount()).toBe(0);
+  vi.useRealTimers();
+});
+
+async function connected(options: Parameters<typeof connectTo>[0] = {}): Promise<FakeWebSocket> {
+  socket = connectTo(options);
+  await soon();
+  expect(socket.status).toBe("connected");
+  return FakeWebSocket.last;
+}
+
+function verdict(status: number, headers: Record<string, string> = {}): typeof fetch {
+  return () => Promise.resolve(new Response(null, { status, headers }));
+}
+
+describe("connecting", () => {
+  test("sends the token as a sub-protocol, never in the address", async () => {
+    const server = await connected({ getToken: () => token(9e9, "secret") });
+    expect(server.protocols).toEqual(["realtime.v1", `bearer.${token(9e9, "secret")}`]);
+    expect(server.url).toBe("ws://server/hub/");
+    expect(socket.connectionId).toBe("c1");
+  });
+
+  test("asks for one token at a time and keeps it until shortly before it ends", async () => {
+    const getToken = vi.fn(() => token(Date.now() / 1000 + 60));
+    const server = await connected({ getToken });
+    server.fail(1006);
+    await soon(501);
+    expect(FakeWebSocket.made).toHaveLength(2);
+    expect(getToken).toHaveBeenCalledTimes(1);
+    await soon(55_000);
+    FakeWebSocket.last.fail(1006);
+    await soon(501);
+    expect(getToken).toHaveBeenCalledTimes(2);
+  });
+
+  test("tries again when there is no token to be had", async () => {
+    let failures = 1;
+    socket = connectTo({
+      getToken: () => {
+        if (failures-- > 0) throw new Error("session server is down");
+        return token();
+      },
+    });
+    await soon();
+    expect(socket.status).toBe("offline");
+    await soon(501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("gives up a handshake that hangs", async () => {
+    FakeWebSocket.script = ["hang"];
+    socket = connectTo({ connectTimeout: 3000 });
+    await soon(3000);
+    expect(socket.status).toBe("offline");
+    await soon(501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("that was told to stop meanwhile leaves nothing behind", async () => {
+    let give: (token: string) => void = () => undefined;
+    socket = connectTo({ getToken: () => new Promise((resolve) => (give = resolve)) });
+    await soon();
+    socket.disconnect();
+    give(token());
+    await soon(60_000);
+    expect(FakeWebSocket.made).toEqual([]);
+  });
+});
+
+describe("a refused handshake", () => {
+  test("is tried once more with a fresh token when the token is refused", async () => {
+    const getToken = vi.fn(() => token());
+    FakeWebSocket.script = ["refuse"];
+    socket = connectTo({ getToken, fetch: verdict(401) });
+    await soon(5);
+    expect(getToken).toHaveBeenCalledTimes(2);
+    expect(socket.status).toBe("connected");
+  });
+
+  test.each([401, 403, 404])("ends in denied when the verdict is %i", async (status) => {
+    FakeWebSocket.script = ["refuse", "refuse", "refuse"];
+    socket = connectTo({ fetch: verdict(status) });
+    await soon(60_000);
+    expect(socket.status).toBe("denied");
+    expect(FakeWebSocket.made.length).toBeLessThanOrEqual(2);
+  });
+
+  test("is tried again after as long as the server asks", async () => {
+    FakeWebSocket.script = ["refuse"];
+    socket = connectTo({ fetch: verdict(503, { "Retry-After": "7" }) });
+    await soon(7000);
+    expect(FakeWebSocket.made).toHaveLength(1);
+    await soon(501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("is offline while there is no network", async () => {
+    FakeWebSocket.script = ["refuse"];
+    socket = connectTo();
+    await soon(5);
+    expect(socket.status).toBe("offline");
+    await soon(501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("can be asked to try again", async () => {
+    FakeWebSocket.script = ["refuse"];
+    socket = connectTo({ fetch: verdict(403) });
+    await soon(5);
+    expect(socket.status).toBe("denied");
+    socket.connect();
+    await soon();
+    expect(socket.status).toBe("connected");
+  });
+});
+
+describe("a lost connection", () => {
+  test.each([1001, 1006, 1011, 1012, 4408, 4413, 4429])("with %i comes back", async (code) => {
+    const server = await connected();
+    server.fail(code);
+    expect(socket.status).toBe("offline");
+    await soon(501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test.each([1002, 1007, 1009, 4400, 4403, 4409])("with %i does not", async (code) => {
+    const server = await connected();
+    server.fail(code);
+    await soon(120_000);
+    expect(socket.status).toBe("denied");
+    expect(FakeWebSocket.made).toHaveLength(1);
+  });
+
+  test("with 4401 comes back with a fresh token", async () => {
+    const getToken = vi.fn(() => token());
+    const server = await connected({ getToken });
+    server.fail(4401);
+    await soon(501);
+    expect(socket.status).toBe("connected");
+    expect(getToken).toHaveBeenCalledTimes(2);
+  });
+
+  test("waits longer each time, up to the cap, and shortly again after ten stable seconds", async () => {
+    const server = await connected();
+    FakeWebSocket.script = Array<"refuse">(8).fill("refuse");
+    const times: number[] = [];
+    const started = Date.now();
+    server.fail(1006);
+    while (FakeWebSocket.made.length < 9) {
+      const before = FakeWebSocket.made.length;
+      await soon(100);
+      if (FakeWebSocket.made.length > before) times.push(Date.now() - started);
+    }
+    const waits = times.map((time, index) => Math.round((time - (times[index - 1] ?? 0)) / 500) * 500);
+    expect(waits).toEqual([500, 1000, 2000, 4000, 8000, 16_000, 20_000, 20_000]);
+    await soon(20_100);
+    expect(socket.status).toBe("connected");
+    FakeWebSocket.last.fail(1006);
+    await soon(600);
+    expect(socket.status).toBe("offline"); // not stable yet
+    await soon(20_000);
+    await soon(10_000);
+    FakeWebSocket.last.fail(1006);
+    await soon(600);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("is given up after as many attempts as it is told", async () => {
+    const server = await connected({ reconnectionAttempts: 5, reconnectionDelay: 1000 });
+    FakeWebSocket.script = Array<"refuse">(10).fill("refuse");
+    server.fail(1006);
+    await soon(300_000);
+    expect(FakeWebSocket.made).toHaveLength(6);
+    expect(socket.status).toBe("stopped");
+  });
+
+  test("fails what waits for an answer", async () => {
+    const server = await connected();
+    server.answers = { "presence:away": null };
+    const call = socket.call("presence:away", {});
+    server.fail(1006);
+    await expect(call).rejects.toMatchObject({ code: "closed" });
+  });
+});
+
+describe("heartbeats", () => {
+  test("begin somewhere in the interval and then keep it", async () => {
+    const server = await connected({ random: () => 0 });
+    await soon(14_998);
+    expect(server.events("heartbeat")).toHaveLength(0);
+    await soon(1);
+    expect(server.events("heartbeat")).toHaveLength(1);
+    await soon(30_000 * 100);
+    expect(server.events("heartbeat")).toHaveLength(101);
+  });
+});
+
+describe("frames", () => {
+  test("a call has the data of its acknowledgement, or the error", async () => {
+    const server = await connected();
+    server.answers = { "presence:away": { code: "rate_limited", message: "too many frames", retry_after: 2 } };
+    await expect(socket.call("join:thread", { thread_id: 42 })).resolves.toEqual({ room: "thread:42", offset: "200" });
+    const refused = await socket.call("presence:away", {}).catch((error: unknown) => error);
+    expect(refused).toBeInstanceOf(SocketError);
+    expect(refused).toMatchObject({ code: "rate_limited", retryAfter: 2 });
+  });
+
+  test("a call without an answer times out", async () => {
+    const server = await connected({ ackTimeout: 2000 });
+    server.answers = { "presence:away": null };
+    const call = expect(socket.call("presence:away", {})).rejects.toMatchObject({ code: "timeout" });
+    await soon(2000);
+    await call;
+  });
+
+  test("wait for a connection, but for typing, and not without end", async () => {
+    socket = connectTo({ queueSize: 2 });
+    const errors: SocketError[] = [];
+    socket.when("error", (error) => errors.push(error));
+    socket.emit("typing:start", { thread_id: "42" });
+    for (let n = 0; n < 3; n++) socket.emit("presence:away", {});
+    await soon();
+    expect(FakeWebSocket.last.sent.map((frame) => frame.event)).toEqual(["presence:away", "presence:away"]);
+    expect(errors.map((error) => error.code)).toEqual(["queue_full"]);
+  });
+
+  test("reach every handler once, also beside one that throws", async () => {
+    const server = await connected();
+    const seen: string[] = [];
+    const uncaught: (() => void)[] = [];
+    vi.stubGlobal("queueMicrotask", (callback: () => void) => uncaught.push(callback));
+    socket.on("thread:message", () => {
+      throw new Error("a mistake of the page");
+    });
+    const off = socket.on("thread:message", ({ message_id }) => seen.push(message_id));
+    server.message("42", "201");
+    off();
+    server.message("42", "202");
+    vi.unstubAllGlobals();
+    expect(seen).toEqual(["201"]);
+    expect(uncaught[0]).toThrow("a mistake of the page");
+  });
+});
+
+describe("threads", () => {
+  test("are entered once and left with the last who wanted them", async () => {
+    const server = await connected();
+    const [first, second] = [socket.join("42"), socket.join("42")];
+    await soon();
+    expect(server.events("join:thread")).toHaveLength(1);
+    first();
+    first();
+    expect(server.events("leave:thread")).toHaveLength(0);
+    second();
+    expect(server.events("leave:thread")).toHaveLength(1);
+  });
+
+  test("that were wanted before there was a connection are entered when there is one", async () => {
+    socket = connectTo();
+    const gaps: Gap[] = [];
+    socket.when("gap", (gap) => gaps.push(gap));
+    socket.join("42");
+    await soon();
+    expect(FakeWebSocket.last.events("join:thread")).toHaveLength(1);
+    expect(gaps).toEqual([]);
+  });
+
+  test("are resumed from what was seen last", async () => {
+    const server = await connected();
+    socket.join("42");
+    await soon();
+    server.message("42", "205");
+    server.fail(1006);
+    await soon(501);
+    const back = FakeWebSocket.last;
+    expect(back.url).toBe("ws://server/hub/?resume=1");
+    expect(back.events("resume").map((frame) => frame.data)).toEqual([
+      { rooms: { "user:7": "100", "thread:42": "205" } },
+    ]);
+    expect(back.events("join:thread")).toEqual([]);
+  });
+
+  test("that cannot be recovered, or had a gap, are said to have one", async () => {
+    const server = await connected();
+    const gaps: Gap[] = [];
+    socket.when("gap", (gap) => gaps.push(gap));
+    socket.join("42");
+    await soon();
+    server.say("room:gap", { room: "thread:42", reason: "lost" });
+    expect(gaps).toEqual([{ room: "thread:42", reason: "lost" }]);
+    server.fail(1006);
+    await soon(501);
+    // Where it stood after the gap, nobody knows.
+    expect(gaps.slice(1)).toEqual([{ room: "thread:42", reason: "joined anew" }]);
+    FakeWebSocket.last.fail(1006);
+    await soon(1);
+    const script = (rooms: object): object => ({ rooms });
+    await soon(2000);
+    expect(socket.status).toBe("connected");
+    FakeWebSocket.last.answers = { resume: script({ "thread:42": { recovered: false, offset: "300", missed: 0 } }) };
+    expect(gaps).toHaveLength(2);
+  });
+
+  test("that are not allowed any more are not asked for again", async () => {
+    const server = await connected();
+    const left: string[] = [];
+    socket.when("left", ({ room, reason }) => left.push(`${room} ${reason}`));
+    socket.join("42");
+    await soon();
+    server.say("room:left", { room: "thread:42", reason: "forbidden" });
+    server.fail(1006);
+    await soon(501);
+    expect(left).toEqual(["thread:42 forbidden"]);
+    expect(FakeWebSocket.last.events("join:thread")).toEqual([]);
+    expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100" } });
+  });
+});
+
+describe("the token", () => {
+  test("is refreshed in band when the server says that it ends", async () => {
+    let mark = 0;
+    const server = await connected({ getToken: () => token(undefined, `t${mark++}`) });
+    server.say("auth:expiring", { expires_at: "2026-01-01T01:00:00Z" });
+    await soon();
+    expect(String(server.events("auth:refresh")[0]?.data.token)).toMatch(/^t1\./);
+    expect(FakeWebSocket.made).toHaveLength(1);
+  });
+});
+
+describe("waking up", () => {
+  test("after sleep looks whether the connection is still one", async () => {
+    const server = await connected();
+    server.answers = { heartbeat: null };
+    vi.setSystemTime(Date.now() + 3_600_000);
+    await soon(5_000 + 5_000 + 5);
+    expect(server.closed).toBe(true);
+    await soon(10);
+    expect(FakeWebSocket.made).toHaveLength(2);
+    expect(socket.status).toBe("connected");
+  });
+});

@@ -1,0 +1,37 @@
+/** Compiled, never run: what must not compile says so, and `tsc` complains where it does compile. */
+
+import type { Acks, Socket } from "../src/index.js";
+
+declare module "../src/index.js" {
+  interface ServerEvents {
+    "ticket:opened": { ticket_id: string };
+  }
+}
+
+export async function checks(socket: Socket): Promise<Acks["join:thread"]> {
+  socket.on("thread:message", (message) => message.thread_id.length + message.message_id.length);
+  socket.on("thread:message", (message, { room, offset }) => `${room ?? ""}${offset ?? ""}${String(message["body"])}`);
+  socket.on("ticket:opened", ({ ticket_id }) => ticket_id.length);
+  socket.emit("typing:start", { thread_id: "42" });
+  socket.emit("typing:start", { thread_id: 42 });
+  socket.emit("cursor:move", { thread_id: 42, position: [1, 2] });
+  socket.when("gap", ({ room, reason }) => room + reason);
+
+  // @ts-expect-error there is no such event
+  socket.on("thread:massage", () => undefined);
+  // @ts-expect-error a message has no such field that is a number
+  socket.on("thread:typing", ({ typing }) => typing.length);
+  // @ts-expect-error clients do not send it
+  socket.emit("thread:message", { thread_id: "42", message_id: "1" });
+  // @ts-expect-error the thread is missing
+  socket.emit("typing:start", {});
+  // @ts-expect-error its name is thread_id
+  socket.emit("typing:start", { thread: "42" });
+  // @ts-expect-error heartbeat has no data
+  socket.emit("heartbeat", { now: 1 });
+
+  const joined = await socket.call("join:thread", { thread_id: "42", since: "1" });
+  // @ts-expect-error what it says is a string
+  joined.offset.toFixed();
+  return joined;
+}
