@@ -41,6 +41,8 @@ READ_BLOCK = 0.2
 """Seconds a read waits for news: under the lease, so that it is renewed in time."""
 KEEP_SECONDS = 600.0
 """Entries behind the cursor are kept for at least so long."""
+LAG_SECONDS = 1.0
+"""A bridge so far behind says so, as often as that."""
 TRIM_SECONDS = 60.0
 DEAD_LETTERS = 1000
 DEAD_LETTER_BYTES = 4096
@@ -77,6 +79,8 @@ class Bridge:
         self._in_flight: Batch | None = None
         self._handled = catalogue().bus_handlers
         self._trim_at = 0.0
+        self._is_behind = False
+        self._lag_said_at = float("-inf")
         self._leading = False
 
     async def run(self) -> None:
@@ -167,7 +171,11 @@ class Bridge:
             batch.send(pipe, cursor=(key("cursors"), stream, entries[-1][0]))
             self._in_flight = batch
         if reading is not None:
+            await self._say_lag(batches[0][1][-1][0])
             return reading
+        if self._is_behind:
+            self._is_behind = False
+            logger.info("caught up")
         if not batches:
             await self._settle()
             await self._subscribed.wait()
@@ -181,6 +189,17 @@ class Bridge:
         if self._in_flight is not None and self._in_flight.is_half_way:
             await self._settle()
         return reading
+
+    async def _say_lag(self, entry_id: bytes) -> None:
+        """Tell how far behind what was just delivered is, every second."""
+        loop_time = asyncio.get_running_loop().time()
+        if loop_time < self._lag_said_at + LAG_SECONDS:
+            return
+        self._lag_said_at = loop_time
+        lag = await now() - int(entry_id.partition(b"-")[0]) / 1000
+        if lag > LAG_SECONDS:
+            self._is_behind = True
+            logger.warning("behind", extra={"seconds": round(lag, 1)})
 
     async def _settle(self) -> None:
         if self._in_flight is not None:

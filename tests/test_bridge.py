@@ -103,6 +103,20 @@ async def test_bridge_is_ready_once_it_caught_up(room: Room):
         assert await cursor() == entries[-1]
 
 
+async def test_bridge_that_is_far_behind_says_how_far_and_when_it_caught_up(room: Room, caplog):
+    caplog.set_level("INFO", "realtime.bridge")
+    long_ago = (await client().time())[0] - 300
+    message = json.dumps({"event": "thread:message", "data": MESSAGE})
+    async with client().pipeline(transaction=False) as pipe:
+        for n in range(700):
+            pipe.xadd(key("stream"), {"message": message}, id=f"{long_ago * 1000 + n}-0")
+        await pipe.execute()
+    async with bridging():
+        await eventually(lambda: "caught up" in caplog.messages)
+    (behind,) = [record for record in caplog.records if record.message == "behind"]
+    assert 299 <= behind.seconds <= 360  # type: ignore[attr-defined]
+
+
 async def test_exclusion_travels_with_the_frame(room: Room):
     async with bridging():
         await add("thread:message", MESSAGE, **{"except": "c1"})

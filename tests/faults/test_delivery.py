@@ -127,6 +127,7 @@ async def test_nothing_is_lost_or_doubled_and_nobody_flaps(world: World, breaks:
     record_property("account", str(account))
     assert account.is_perfect, account
     assert world.flaps() == []
+    await world.presence_is_true()
     await world.part()
 
 
@@ -164,6 +165,7 @@ async def test_whoever_may_have_missed_something_is_told(world: World, breaks: B
     assert account.gaps > 0, account
     assert account.unsaid == 0, account
     assert world.flaps() == []
+    await world.presence_is_true()
     await world.part()
 
 
@@ -184,6 +186,7 @@ async def test_slow_redis_makes_everything_late_and_nothing_else(world: World, r
         record_property("account", str(account))
         assert account.is_perfect, account
         assert world.flaps() == []
+        await world.presence_is_true()
         await world.part()
 
 

@@ -300,6 +300,15 @@ class World:
             state = await admin.expect("presence:state")
             return {member["user_id"] for member in state["data"]["members"]}
 
+    async def presence_is_true(self) -> None:
+        """Who is here is listed, and nobody else."""
+        everybody = {person.user_id for person in self.people}
+
+        async def is_true() -> bool:
+            return await self.members() == everybody
+
+        await eventually(is_true, self.patience)
+
     async def part(self) -> None:
         """Everybody leaves; after the grace period nobody is listed any more."""
         for person in self.people:
