@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
             for opcode, payload, done in parse(buffer):  # noqa: B007
                 if opcode == Opcode.TEXT:
                     self._text(payload, at)
-                elif opcode == Opcode.PING:
+                elif opcode == Opcode.PING and not self.closed:
                     self._transport.write(client_frame(payload, Opcode.PONG))
                 elif opcode == Opcode.CLOSE:
                     self._fail(Refused(f"closed with {int.from_bytes(payload[:2], 'big')} {payload[2:]!r}"))
