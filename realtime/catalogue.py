@@ -79,7 +79,7 @@ class ClientEvent:
     payload: type[Payload]
     namespaces: frozenset[str]
     handler: ClientHandler
-    ack: Any
+    ack: Any = None
     """The type of the acknowledgement's data, None for none."""
 
 

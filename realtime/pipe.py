@@ -166,7 +166,7 @@ class _Link(asyncio.Protocol):
 
     def flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if outgoing and self.is_open:
+        if outgoing and self.is_open and not self._writer.transport.is_closing():
             self._writer.write(b"".join(outgoing))
 
     def _watch(self) -> None:

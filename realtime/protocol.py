@@ -234,7 +234,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def write_frames(self, frames: bytes) -> None:
         """Finished frames go out as they are, unless too much waits already."""
-        if self.handshake_complete and not (self.close_sent or self.disconnected):
+        if self.handshake_complete and not (
+            self.close_sent or self.disconnected or self.transport.is_closing()
+        ):
             if self._behind_since and self.unsent > conf().limits.unsent_bytes > 0:
                 self.cut(CloseCode.TOO_SLOW)
             else:

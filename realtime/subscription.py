@@ -114,7 +114,7 @@ class Subscription:
     def _send_commands(self) -> None:
         """Everything asked for in one turn of the loop goes out together."""
         self._scheduled = False
-        if self._writer is None:
+        if self._writer is None or self._writer.transport.is_closing():
             return  # a new connection subscribes to all that is wanted
         unsubscribe, self._to_unsubscribe = list(self._to_unsubscribe), {}
         subscribe, self._to_subscribe = list(self._to_subscribe), {}
