@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -544,7 +545,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if room not in self.rooms:
             self._expelled.discard(room)
             return
-        await self.stop_typing(room)
+        with contextlib.suppress(RedisError):  # of typing nobody has to hear, of leaving they do
+            await self.stop_typing(room)
         del self.rooms[room]
         self._replays.pop(room, None)
         await self.membership.leave(room)

@@ -391,7 +391,8 @@ class Process:
     def _on_restored(self) -> None:
         """The subscription is back: whatever was published meanwhile did not reach us."""
         logger.info("subscription restored", extra={"groups": len(self.groups)})
-        self._meet()  # perhaps; nobody could tell us
+        self._meet()  # perhaps; nobody could tell us, and who looked meanwhile did not see us
+        self.spawn(self._introduce())
         self.spawn(self._compare())
 
     async def _compare(self) -> None:

@@ -26,6 +26,7 @@ from realtime.outlet import EXTENSION
 PING_SECONDS = 15
 """Between two looks at a connection: one that has vanished is noticed within three times that."""
 BEHIND_SECONDS = 0.1
+"""A peer that has not kept up for so long does not keep up."""
 CUT_SECONDS = 2.0
 """A peer that is cut off has so long to read the close frame."""
 MOST_OPEN = 8

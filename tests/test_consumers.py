@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from channels.layers import get_channel_layer
 from redis.exceptions import ConnectionError as RedisDown
+from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
 from portal.consumers import PortalConsumer
@@ -472,6 +473,19 @@ async def test_typist_who_goes_is_reported_as_stopped(how: str, monkeypatch):
         if how != "silence":
             await bob.expect("thread:typing", typing=False)
         await bob.nothing("thread:typing")
+
+
+async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monkeypatch):
+    async with connected("hub", "7") as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        await ana.call("typing:start", {"thread_id": 42})
+
+        async def emit(*args: Any, **kwargs: Any) -> None:
+            raise RedisError("away")
+
+        monkeypatch.setattr(consumers.NamespaceConsumer, "emit", emit)
+        await ana.call("leave:thread", {"thread_id": 42})
+        assert (await ana.refused("typing:start", {"thread_id": 42}))["code"] == "not_in_room"
 
 
 @pytest.mark.parametrize(("pause", "announced"), [(0.0, 4), (60.0, 1)])

@@ -979,6 +979,18 @@ async def test_process_is_not_alone_from_the_moment_another_one_is_there(
     await eventually(lambda: layer._here.is_alone)
 
 
+async def test_process_whose_subscription_is_back_is_not_overlooked(alone: Layers, server: EmbeddedRedis):
+    layer, other = alone.make(), alone.make()
+    await Ears.in_rooms(layer, ROOM)
+    ears = await Ears.in_rooms(other, ROOM)
+    layer._here._watcher.cancel()  # it does not look again
+    other._here._subscription.reconnect()
+    layer._here.is_alone = True  # it looked around just then
+    await eventually(lambda: not layer._here.is_alone)
+    await layer.emit([ROOM], said("hello"))
+    await ears.hear(said("hello").message())
+
+
 async def test_emitted_message_reaches_local_members_without_redis(alone: Layers, server: EmbeddedRedis):
     layer = alone.make()
     ears = await Ears.in_rooms(layer, ROOM)

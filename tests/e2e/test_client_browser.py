@@ -6,7 +6,6 @@ import asyncio
 import functools
 import http.server
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -18,8 +17,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
+from tests.e2e.browser import ARGUMENTS, CHROMIUM, require_chromium
 from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
-from tests.e2e.test_demo_browser import ARGUMENTS, CHROMIUM
 
 pytestmark = pytest.mark.needs_browser
 
@@ -71,11 +70,7 @@ class Site(Stack):
 
 @pytest.fixture(scope="module")
 def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    if not CHROMIUM.exists():
-        missing = f"{CHROMIUM} is missing: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    require_chromium()
     if shutil.which("npm") is None or not (ROOT / "client" / "node_modules").exists():
         pytest.fail("the client is not installed: make test-client")
     folder = tmp_path_factory.mktemp("site")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import urllib.request
@@ -17,15 +16,11 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, Route, WebSocket, async_playwright, expect
 
 from realtime.authentication import issue, verify
+from tests.e2e.browser import ARGUMENTS, CHROMIUM, require_chromium
 from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
 
 pytestmark = pytest.mark.needs_browser
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 RECONNECTED = 30_000
 """Milliseconds in which a page is certainly back: the longest pause of its back-off, and a handshake."""
 
@@ -127,11 +122,7 @@ class Screen:
 
 @pytest.fixture(scope="module")
 def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    if not CHROMIUM.exists():
-        missing = f"{CHROMIUM} is missing: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    require_chromium()
     desk = Desk(tmp_path_factory.mktemp("demo"), redis_url)
     try:
         desk.manage("migrate", "--verbosity", "0")
