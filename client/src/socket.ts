@@ -82,6 +82,7 @@ export class Socket {
   #websocket: WebSocket | undefined;
   #connectionId: string | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
+  #heart: ReturnType<typeof setTimeout> | undefined;
   #timers: ReturnType<typeof setTimeout>[] = [];
   #unwatch: (() => void) | undefined;
   #attempt = 0;
@@ -231,13 +232,10 @@ export class Socket {
   /** Heartbeats; the first one somewhere in the interval, so that not all clients send theirs together. */
   #beat(interval: number): void {
     const again = (wait: number): void => {
-      this.#timers.push(
-        setTimeout(() => {
-          this.#timers.splice(0, this.#timers.length - 8); // those that are long over
-          this.#send("heartbeat", {});
-          again(interval);
-        }, wait),
-      );
+      this.#heart = setTimeout(() => {
+        this.#send("heartbeat", {});
+        again(interval);
+      }, wait);
     };
     again(interval * (0.5 + this.#options.random() / 2));
   }
@@ -306,6 +304,7 @@ export class Socket {
   #forget(): void {
     this.#websocket = undefined;
     this.#connectionId = undefined;
+    clearTimeout(this.#heart);
     for (const timer of this.#timers.splice(0)) clearTimeout(timer);
     this.#calls.rejectAll(new SocketError("closed", "the connection was lost"));
   }
