@@ -74,16 +74,22 @@ class Node:
         return _nodes[loop]
 
     async def start(self) -> None:
-        """Join the control group; at the first call only. Raises `redis.RedisError`."""
+        """Join the control group, unless that is done. Raises `redis.RedisError`."""
         async with self._starting:
-            if self._channel is not None:
+            if self._channel is not None and not (self._reader and self._reader.done()):
                 return
             channel = await self._layer.new_channel()
-            if "rooms" in self._layer.extensions:
+            calls_us = "rooms" in self._layer.extensions
+            if calls_us:
                 self._layer.attach(channel, self)
-            await self._layer.group_add(CONTROL_GROUP, channel)
-            await self._layer.group_add(self._own_group, channel)
-            if "rooms" not in self._layer.extensions:
+            try:
+                await self._layer.group_add(CONTROL_GROUP, channel)
+                await self._layer.group_add(self._own_group, channel)
+            except BaseException:
+                if calls_us:
+                    self._layer.detach(channel)
+                raise
+            if not calls_us:
                 self._reader = asyncio.create_task(self._read(channel), name="control")
             self._channel = channel
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from channels.layers import get_channel_layer
+from redis.exceptions import ConnectionError as RedisDown
 
 from realtime.closing import CloseCode, fitting_reason
 from realtime.control import (
@@ -190,6 +191,49 @@ async def test_callers_at_the_same_time_share_a_probe(node: Node, monkeypatch):
     assert sent == 1
     await node.probe(5)
     assert sent == 2
+
+
+async def test_reader_of_a_layer_that_does_not_call_us_starts_again_after_it_failed(node: Node, monkeypatch):
+    """Another channel layer's `receive` raises when Redis goes away."""
+
+    class Layer:
+        extensions = ["groups"]
+
+        def __init__(self, layer: Any) -> None:
+            self.new_channel, self.group_add, self.group_send = (
+                layer.new_channel,
+                layer.group_add,
+                layer.group_send,
+            )
+            self._receive = layer.receive
+            self.failures = 1
+
+        async def receive(self, channel: str) -> Any:
+            if self.failures:
+                self.failures -= 1
+                raise RedisDown("away")
+            return await self._receive(channel)
+
+    layer = node._layer
+    await node.stop()
+    monkeypatch.setattr(node, "_layer", Layer(layer))
+    await node.start()
+    await eventually(lambda: node._reader is not None and node._reader.done())
+    await node.probe(5)
+    await node.stop()
+
+
+async def test_node_that_could_not_start_leaves_no_channel_behind(process: str, monkeypatch):
+    node = Node()
+    before = set(node._layer._here.channels)
+
+    async def group_add(*args: Any) -> None:
+        raise RedisDown("away")
+
+    monkeypatch.setattr(node._layer, "group_add", group_add)
+    with pytest.raises(RedisDown):
+        await node.start()
+    assert set(node._layer._here.channels) == before
 
 
 async def test_probe_that_does_not_come_back_times_out(node: Node):
