@@ -203,7 +203,9 @@ class World:
             turned = [*ports[number % len(ports) :], *ports[: number % len(ports)]]
             threads = random.sample(self.threads, each) if each else self.threads
             self.people.append(Person(self.stack, turned, self.group, threads))
-        self._lives = [asyncio.create_task(person.stay()) for person in self.people]
+        for person in self.people:
+            self._lives.append(asyncio.create_task(person.stay()))
+            await asyncio.sleep(0.005)  # thousands at once would be too much for this process
         await self.everybody_is_present()
 
     async def everybody_is_present(self) -> None:
