@@ -5,23 +5,33 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := bench/peers
+DESK := demo/static/demo/desk.js
+NODE_IS_NEW_ENOUGH := command -v npm > /dev/null && node -e '\
+	const [major, minor] = process.versions.node.split("."); process.exit(major > 20 || (major == 20 && minor >= 19) ? 0 : 1)'
 
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
 	--cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-client bench soak audit lint docs format clean
+.PHONY: help run desk test test-all test-client bench soak audit lint docs format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
-run: $(INSTALLED) ## everything in the foreground: Redis, sockets, bridge, recorder, web
+run: $(INSTALLED) desk ## everything in the foreground: Redis, sockets, bridge, recorder, web
 	@$(BIN)/python -m realtime.development
+
+desk: ## the demo's page, if there is a Node to build it with
+	@if $(NODE_IS_NEW_ENOUGH); then \
+		$(MAKE) --no-print-directory --silent $(DESK) || echo "The demo's page could not be built; everything else works without it." >&2; \
+	else \
+		echo "The demo's page needs Node 20.19 or newer and npm; everything else works without it." >&2; \
+	fi
 
 test: lint ## what every change must pass
 	@$(PYTEST) -m "not needs_browser and not faults"
 
-test-all: lint test-client ## the same, and what needs more (README, "Testing")
+test-all: lint test-client $(DESK) ## the same, and what needs more (README, "Testing")
 	@$(PYTEST)
 
 test-client: client/node_modules/.installed ## types, tests, size and package of the TypeScript client
@@ -60,7 +70,8 @@ format: $(INSTALLED) ## let ruff rewrite what it can
 clean: ## forget everything that was installed or generated
 	@rm -rf $(VENV) .run build static htmlcov .coverage* *.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
-		bench/results bench/peers/node_modules bench/peers/.venv client/node_modules client/dist
+		bench/results bench/peers/node_modules bench/peers/.venv client/node_modules client/dist \
+		demo/frontend/node_modules demo/static
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not installed; Python 3.11 or newer is needed." >&2; exit 1; }
@@ -79,6 +90,14 @@ client/node_modules/.installed: client/package.json client/package-lock.json
 	@# Not "npm ci": it wants the packages of every other platform in the lock file, too.
 	@npm install --prefix client --no-save --no-audit --no-fund --loglevel=error
 	@touch $@
+
+demo/frontend/node_modules/.installed: demo/frontend/package.json demo/frontend/package-lock.json
+	@npm install --prefix demo/frontend --no-save --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(DESK): demo/frontend/node_modules/.installed $(wildcard demo/frontend/*.ts demo/frontend/*.json demo/frontend/src/* client/src/*)
+	@echo "Building the demo's page ..."
+	@npm run --prefix demo/frontend --silent build
 
 $(PEERS)/node_modules/.installed: $(PEERS)/package.json $(PEERS)/package-lock.json
 	@command -v npm > /dev/null || { echo "npm is not installed; the benchmark's Socket.IO needs Node 20 or newer." >&2; exit 1; }

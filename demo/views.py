@@ -7,6 +7,7 @@ import re
 from typing import Any, cast
 
 from django.contrib.auth.models import User
+from django.contrib.staticfiles import finders
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
@@ -148,9 +149,10 @@ class EndView(DeskView):
 
 @require_safe
 def page(request: HttpRequest) -> HttpResponse:
-    """An attendant and a customer side by side."""
+    """An attendant and a customer side by side; a hint where nobody built them (`make desk`)."""
     sockets = sockets_url(request)
-    response = render(request, "demo/index.html", {"sockets_url": sockets})
+    built = finders.find("demo/desk.js") is not None
+    response = render(request, "demo/index.html", {"sockets_url": sockets, "built": built})
     # The page shows what strangers write. Should a mistake ever let markup through, it still runs nothing.
     response["Content-Security-Policy"] = (
         f"default-src 'self'; img-src 'self' data:; connect-src 'self' {sockets} {sockets.replace('ws', 'http', 1)}"

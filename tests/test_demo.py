@@ -324,7 +324,26 @@ def test_unknown_conversation_is_404_however_large_its_id(ana: Person):
 # --- The page and its people ---------------------------------------------------------------------
 
 
-def test_page_says_where_the_sockets_are(client, monkeypatch):
+@pytest.fixture
+def built(monkeypatch):
+    """As after `make desk`; a function that takes the files away again."""
+
+    def say(path: str | None) -> None:
+        monkeypatch.setattr("demo.views.finders.find", lambda name: path)
+
+    say("/somewhere/desk.js")
+    return say
+
+
+def test_page_that_was_not_built_says_what_to_do(client, built):
+    built(None)
+    answer = client.get("/").content.decode()
+    assert "make desk" in answer
+    assert "Node 20.19 or newer" in answer
+    assert "<script" not in answer
+
+
+def test_page_says_where_the_sockets_are(client, monkeypatch, built):
     monkeypatch.delenv("SOCKETS_PUBLIC_URL", raising=False)
     monkeypatch.setenv("SOCKETS_PORT", "9001")
     for host, url in (
@@ -333,10 +352,10 @@ def test_page_says_where_the_sockets_are(client, monkeypatch):
         ("[::1]:8000", "ws://[::1]:9001"),
     ):
         answer = client.get("/", headers={"host": host})
-        assert f'data-sockets-url="{url}"' in answer.content.decode()
+        assert f'data-sockets="{url}"' in answer.content.decode()
     monkeypatch.setenv("SOCKETS_PUBLIC_URL", "wss://sockets.example.com/")
     answer = client.get("/")
-    assert 'data-sockets-url="wss://sockets.example.com"' in answer.content.decode()
+    assert 'data-sockets="wss://sockets.example.com"' in answer.content.decode()
     policy = answer.headers["Content-Security-Policy"]
     assert "connect-src 'self' wss://sockets.example.com https://sockets.example.com" in policy
 
@@ -356,6 +375,8 @@ def test_createdemo_can_run_again_and_again(people: dict[str, Person], settings)
         "ana": "attendant",
         "bia": "attendant",
         "carla": "customer",
+        "davi": "customer",
+        "elisa": "customer",
         "dora": "customer",
         "admin": "admin",
     }

@@ -116,11 +116,25 @@ export interface Typist {
   name: string;
 }
 
-/** In a thread while mounted: who types there, and how to say that one does oneself. */
+/**
+ * In a thread while mounted: who types there, and how to say that one does oneself. Once `joined`, nothing is missed
+ * without a gap being said: fetch what you show of the thread then, not before.
+ */
 export function useThread(
   socket: Socket,
   threadId: string,
-): { typists: readonly Typist[]; sendTyping: () => void; stopTyping: () => void } {
+): { joined: boolean; typists: readonly Typist[]; sendTyping: () => void; stopTyping: () => void } {
+  const joined = useSyncExternalStore(
+    useCallback(
+      (changed: () => void) => {
+        const undo = [socket.when("joined", changed), socket.when("left", changed)];
+        return () => undo.forEach((each) => each());
+      },
+      [socket],
+    ),
+    () => socket.isIn(threadId),
+    () => false,
+  );
   const [typists, setTypists] = useState<readonly Typist[]>([]);
   const typing = useRef({ since: 0, ends: undefined as ReturnType<typeof setTimeout> | undefined });
 
@@ -169,7 +183,7 @@ export function useThread(
   }, [socket, threadId, stopTyping]);
 
   useEffect(() => stopTyping, [stopTyping]);
-  return { typists, sendTyping, stopTyping };
+  return { joined, typists, sendTyping, stopTyping };
 }
 
 export type Member = ServerEvents["presence:state"]["members"][number];

@@ -48,8 +48,12 @@ export interface SocketOptions {
 export interface SocketEvents {
   status: Status;
   gap: Gap;
+  /** A thread was entered: from here on nothing is missed without a `gap`. */
+  joined: { room: string };
   /** A thread that was wanted is not allowed (any more). */
   left: { room: string; reason: string };
+  /** A connection that had been one was closed, and why; `status` says what follows. */
+  closed: { code: number; reason: string };
   /** The server refused a frame that nobody waits for, or sent something odd. */
   error: SocketError;
 }
@@ -188,9 +192,10 @@ export class Socket {
       }
       this.#take(frame);
     };
-    websocket.onclose = ({ code }: CloseEvent) => {
+    websocket.onclose = ({ code, reason }: CloseEvent) => {
       if (websocket !== this.#websocket) return;
       this.#forget();
+      if (ready) this.#own.emit("closed", { code, reason });
       if (ready) this.#closed(code);
       else void this.#refused(token, fresh);
     };
@@ -412,6 +417,11 @@ export class Socket {
     };
   }
 
+  /** Whether the thread was entered, so that nothing of it is missed without a `gap` (also while reconnecting). */
+  isIn(threadId: string): boolean {
+    return this.#rooms.wasIn(`thread:${threadId}`);
+  }
+
   async #enter(threadId: string): Promise<void> {
     const missed = this.#rooms.wasIn(`thread:${threadId}`); // and nobody knows what
     try {
@@ -419,6 +429,7 @@ export class Socket {
       if (!this.#rooms.wants(threadId)) return;
       if (!this.#rooms.isKnown(room)) this.#rooms.hasSeen(room, offset);
       if (missed) this.#own.emit("gap", { room, reason: "joined anew" });
+      else this.#own.emit("joined", { room });
     } catch (error) {
       if (error instanceof SocketError && ["forbidden", "limit_exceeded", "invalid_payload"].includes(error.code)) {
         this.#expelled(`thread:${threadId}`, error.code);

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, Route, WebSocket, async_playwright, expect
 
 from realtime.authentication import issue, verify
-from tests.e2e.browser import ARGUMENTS, CHROMIUM, require_chromium
+from tests.e2e.browser import ARGUMENTS, CHROMIUM, require_chromium, require_desk
 from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
 
 pytestmark = pytest.mark.needs_browser
@@ -55,15 +57,16 @@ class Desk(Stack):
 
     def end_chats(self) -> None:
         """Leave nothing to the next test."""
-        for chat in self.api("carla", "conversations/")["conversations"]:
-            self.api("carla", f"conversations/{chat['thread_id']}/end/", {})
+        for customer in ("carla", "davi", "elisa"):
+            for chat in self.api(customer, "conversations/")["conversations"]:
+                self.api(customer, f"conversations/{chat['thread_id']}/end/", {})
 
 
 class Side:
     """One of the two panes, in the words of who sits in front of it."""
 
     def __init__(self, page: Page, name: str) -> None:
-        self.pane = page.get_by_role("region", name=name)
+        self.pane = page.get_by_role("region", name=name, exact=True)
         self.connection = self.pane.locator(".connection")
         self.log = self.pane.get_by_role("log")
         self.messages = self.log.get_by_role("listitem")
@@ -76,6 +79,9 @@ class Side:
 
     def listed(self, name: str) -> Locator:
         return self.pane.get_by_role("list", name=name).get_by_role("listitem")
+
+    def toast(self, text: str) -> Locator:
+        return self.pane.locator(".toast").filter(has_text=text)
 
     async def sign_in_as(self, username: str) -> None:
         await self.pane.get_by_label("Signed in as").select_option(username)
@@ -123,6 +129,7 @@ class Screen:
 @pytest.fixture(scope="module")
 def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     require_chromium()
+    require_desk()
     desk = Desk(tmp_path_factory.mktemp("demo"), redis_url)
     try:
         desk.manage("migrate", "--verbosity", "0")
@@ -199,7 +206,7 @@ async def test_each_sees_the_other_typing_until_they_stop(screen: Screen):
         await writer.draft.press_sequentially("Well")
         await expect(reader.typing).to_have_text(f"{name} is typing…")
         await expect(writer.typing).to_have_text("")
-        await expect(reader.typing).to_have_text("", timeout=8_000)  # 3 s without a key
+        await expect(reader.typing).to_have_text("", timeout=15_000)  # 5 s without a key
 
 
 async def test_message_ends_the_typing_that_came_before_it(screen: Screen):
@@ -217,6 +224,7 @@ async def test_attendant_who_is_away_is_seen_as_away_by_the_team(
     other = Screen(await browser.new_page())
     await other.open(desk.page_url)
     await other.attendant.sign_in_as("bia")
+    await other.attendant.is_connected()
     bia = screen.attendant.listed("Team").filter(has_text="Bia Souza")
     await expect(bia).to_contain_text("online")
     await other.attendant.button("Away").click()
@@ -343,3 +351,100 @@ async def test_what_somebody_writes_is_text_and_never_markup(screen: Screen):
     await screen.attendant.reads(markup)
     assert await screen.page.locator("img, .log b, .queue b").count() == 0
     assert "owned" not in await screen.page.title()
+
+
+async def another_customer(screen: Screen, username: str, topic: str) -> None:
+    """Somebody else starts a chat, which the attendant takes."""
+    await screen.customer.sign_in_as(username)
+    await screen.customer.is_connected()
+    await screen.customer.start_chat(topic)
+    await screen.attendant.listed("Queue").filter(has_text=topic).get_by_role("button", name="Take").click()
+    await expect(screen.customer.draft).to_be_enabled()
+
+
+async def test_message_in_a_chat_that_is_not_shown_is_marked_and_toasted_until_it_is_read(screen: Screen):
+    first = unique("first ")
+    await screen.customer.start_chat(first)
+    await screen.attendant.listed("Queue").filter(has_text=first).get_by_role("button", name="Take").click()
+    await another_customer(screen, "davi", unique("second "))
+    await screen.customer.sign_in_as("carla")
+    await screen.customer.is_connected()
+    await expect(screen.customer.draft).to_be_enabled()
+    await screen.customer.write("Are you there?")
+
+    chat = screen.attendant.listed("My chats").filter(has_text=first)
+    await expect(chat.get_by_label("1 unread")).to_be_visible()
+    await expect(screen.page).to_have_title("(1) Support desk · realtime-sockets")
+    await screen.attendant.toast("Are you there?").get_by_role("button", name="Show").click()
+    await screen.attendant.reads("Are you there?")
+    await expect(chat.get_by_label("1 unread")).to_have_count(0)
+    await expect(screen.page).to_have_title("Support desk · realtime-sockets")
+
+
+async def test_toast_of_a_chat_goes_when_somebody_takes_it(screen: Screen):
+    topic = unique("about ")
+    await screen.customer.start_chat(topic)
+    await screen.attendant.toast(topic).get_by_role("button", name="Take it").click()
+    await expect(screen.attendant.state).to_have_text("with Carla Reis")
+    await expect(screen.attendant.toast(topic)).to_have_count(0)
+
+
+async def test_chat_is_led_with_the_keyboard_alone(screen: Screen):
+    topic, page = unique("keys "), screen.page
+    await screen.customer.pane.get_by_label("What is it about?").focus()
+    await page.keyboard.type(topic)
+    await page.keyboard.press("Enter")
+    await screen.attendant.listed("Queue").filter(has_text=topic).get_by_role("button", name="Take").focus()
+    await page.keyboard.press("Enter")
+    await expect(screen.attendant.draft).to_be_focused()
+    await page.keyboard.type("Good morning!")
+    await page.keyboard.press("Enter")
+    await screen.customer.reads("Good morning!")
+
+
+async def test_narrow_screen_shows_one_side_at_a_time_and_marks_the_other(screen: Screen):
+    await screen.chat()
+    await screen.page.set_viewport_size({"width": 390, "height": 780})
+    await expect(screen.customer.pane).to_be_hidden()
+    await screen.attendant.write("Hello!")
+    sides = screen.page.get_by_role("navigation", name="Sides")
+    await expect(sides.get_by_role("button", name="Customer 1")).to_be_visible()
+    await sides.get_by_role("button", name="Customer").click()
+    await screen.customer.reads("Hello!")
+    await expect(sides.get_by_role("button", name="Customer", exact=True)).to_be_visible()
+    wider = await screen.page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    assert not wider
+
+
+async def test_pictures_for_the_readme(screen: Screen):
+    """A conversation as it looks, in light and dark; written to docs/ only where `SCREENSHOTS=docs` says so."""
+    page = screen.page
+    await page.set_viewport_size({"width": 1280, "height": 760})
+    await screen.customer.start_chat("Charged twice in November")
+    await screen.attendant.button("Take").click()
+    await expect(screen.attendant.draft).to_be_enabled()
+    for side, text in (
+        (screen.customer, "Hello! I was charged twice for November."),
+        (screen.attendant, "Hi Carla, let me look at it."),
+        (screen.attendant, "You are right, that was our mistake. The second payment is on its way back."),
+        (screen.customer, "That was quick, thank you!"),
+    ):
+        await side.write(text)
+        for reader in (screen.attendant, screen.customer):
+            await reader.reads(text)
+    await screen.customer.sign_in_as("davi")
+    await screen.customer.is_connected()
+    await screen.customer.start_chat("Where is my parcel?")
+    await expect(screen.attendant.listed("Queue")).to_have_count(1)
+    await screen.customer.sign_in_as("carla")
+    await screen.customer.reads("That was quick, thank you!")
+    await screen.customer.draft.press_sequentially("One more thing")
+    await expect(screen.attendant.typing).to_have_text("Carla Reis is typing…")
+    await expect(screen.attendant.listed("My chats")).to_have_count(1)
+    await screen.attendant.toast("parcel").get_by_role("button", name="Dismiss").click()
+    folder = Path(os.environ.get("SCREENSHOTS") or tempfile.mkdtemp())
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        picture = folder / f"desk-{scheme}.png"
+        await page.screenshot(path=picture)
+        assert picture.stat().st_size > 20_000

@@ -15,6 +15,8 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "ana": {"first_name": "Ana", "last_name": "Lima", "is_staff": True},
     "bia": {"first_name": "Bia", "last_name": "Souza", "is_staff": True},
     "carla": {"first_name": "Carla", "last_name": "Reis"},
+    "davi": {"first_name": "Davi", "last_name": "Alves"},
+    "elisa": {"first_name": "Elisa", "last_name": "Prado"},
     "admin": {"first_name": "Admin", "is_staff": True, "is_superuser": True},
 }
 

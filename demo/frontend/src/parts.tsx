@@ -1,0 +1,113 @@
+/** Small things that both sides show. */
+
+import { useCallback, useEffect, useRef, useState, type CSSProperties } from "react";
+import { CLOSE_REASONS, type Socket, type Status } from "realtime-sockets";
+
+export function Avatar({ name, status }: { name: string; status?: string | undefined }) {
+  const initials = name.split(/\s+/, 2).map((word) => word[0]).join("");
+  const hue = [...name].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 360, 7);
+  return (
+    <span className="avatar" data-status={status} style={{ "--hue": hue } as CSSProperties} aria-hidden="true">
+      {initials}
+    </span>
+  );
+}
+
+const STATES: Record<Status, string> = {
+  connecting: "connecting",
+  connected: "connected",
+  offline: "reconnecting…",
+  denied: "no access",
+  stopped: "signed off",
+};
+
+/** How the connection is, in words. */
+export function Connection({ state, text }: { state: Status; text?: string | undefined }) {
+  return (
+    <output className="connection" data-state={state}>
+      {text ?? STATES[state]}
+    </output>
+  );
+}
+
+/** Why a connection ended for good, as far as the server said. */
+export function useClosing(socket: Socket, status: Status): string | undefined {
+  const [reason, setReason] = useState<string>();
+  useEffect(
+    () =>
+      socket.when("closed", ({ code }) =>
+        setReason(code === 4403 ? "disconnected by an operator" : CLOSE_REASONS[code as keyof typeof CLOSE_REASONS]),
+      ),
+    [socket],
+  );
+  return status === "denied" ? reason : undefined;
+}
+
+export function time(at: string): string {
+  return new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+}
+
+// --- Toasts ---------------------------------------------------------------------------------------
+
+export interface Toast {
+  /** Whom it is about: a later one replaces it. */
+  key: string;
+  title: string;
+  text: string;
+  label: string;
+  act: () => void;
+}
+
+const TOAST_LASTS = 6_000;
+
+/** Short notes in the corner, three at most; each goes by itself, unless somebody is just reading it. */
+export function useToasts(): { show: (toast: Toast) => void; dismiss: (key: string) => void; toasts: React.ReactNode } {
+  const [shown, setShown] = useState<readonly (Toast & { id: number })[]>([]);
+  const last = useRef(0);
+  const dismiss = useCallback((key: string) => setShown((known) => known.filter((each) => each.key !== key)), []);
+  const show = useCallback((toast: Toast) => {
+    const id = ++last.current;
+    setShown((known) => [...known.filter(({ key }) => key !== toast.key).slice(-2), { ...toast, id }]);
+  }, []);
+  const toasts = (
+    <div className="toasts" role="status" aria-live="polite">
+      {shown.map((toast) => (
+        <Note key={toast.id} toast={toast} dismiss={() => dismiss(toast.key)} />
+      ))}
+    </div>
+  );
+  return { show, dismiss, toasts };
+}
+
+function Note({ toast, dismiss }: { toast: Toast; dismiss: () => void }) {
+  const [held, setHeld] = useState(false);
+  const end = useRef(dismiss);
+  end.current = dismiss;
+  useEffect(() => {
+    if (held) return undefined;
+    const timer = setTimeout(() => end.current(), TOAST_LASTS);
+    return () => clearTimeout(timer);
+  }, [held]);
+  const hold = () => setHeld(true);
+  const release = () => setHeld(false);
+  return (
+    <div className="toast" onMouseEnter={hold} onMouseLeave={release} onFocus={hold} onBlur={release}>
+      <p>
+        <strong>{toast.title}</strong>
+        {toast.text}
+      </p>
+      <button
+        type="button"
+        onClick={() => {
+          toast.act();
+          dismiss();
+        }}
+      >
+        {toast.label}
+      </button>
+      <button type="button" className="plain" aria-label="Dismiss" onClick={dismiss}>
+        ×
+      </button>
+    </div>
+  );
+}
