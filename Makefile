@@ -38,8 +38,7 @@ test-client: client/node_modules/.installed ## types, tests, size and package of
 	@npm run --prefix client --silent check
 	@npm test --prefix client --silent
 	@npm run --prefix client --silent size
-	@npm run --prefix client --silent build
-	@cd client && npm pack --dry-run --silent > /dev/null
+	@npm run --prefix client --silent package
 
 bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## this project and its peers, side by side (docs/benchmark.md)
 	@$(BIN)/python -m bench $(BENCH_ARGUMENTS)

@@ -1,0 +1,23 @@
+/** An application with React. */
+
+import { createElement } from "react";
+import { SocketProvider, useGap, usePresence, useSocket, useSocketEvent, useThread } from "realtime-sockets/react";
+
+declare module "realtime-sockets" {
+  interface ServerEvents {
+    "ticket:opened": { ticket_id: string };
+  }
+}
+
+function Chat(): string {
+  const { socket, status } = useSocket("hub");
+  const { typists } = useThread(socket, "42");
+  const members = usePresence(socket, "attendants");
+  useSocketEvent(socket, "ticket:opened", ({ ticket_id }) => ticket_id.length);
+  useGap(socket, ({ room }) => room.length);
+  return [status, ...typists.map((typist) => typist.name), ...members.map((member) => member.name)].join();
+}
+
+const namespaces = { hub: { url: "wss://example.com/hub/", getToken: async () => "token" } };
+const application = createElement(SocketProvider, { namespaces }, createElement(Chat));
+if (application.props.namespaces !== namespaces) throw new Error("not what it says it is");
