@@ -1,0 +1,122 @@
+"""What is published: sdist and wheel, built from a fresh copy and looked into."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import websockets
+from build import ProjectBuilder
+from build.env import DefaultIsolatedEnv
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from pyproject_hooks import quiet_subprocess_runner
+from trove_classifiers import classifiers
+
+from tests.e2e.harness import ROOT
+
+pytestmark = pytest.mark.timeout(300)
+
+PACKAGES = ("realtime", "hub", "portal", "presence")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOT_PYTHON = shutil.ignore_patterns(
+    ".*", "*.egg-info", "__pycache__", "build", "client", "db.sqlite3*", "node_modules"
+)
+
+
+@dataclass
+class Built:
+    sdist: Path
+    wheel: Path
+    wheel_of_sdist: Path
+
+    @property
+    def metadata(self) -> Metadata:
+        """Raises if there is a field that an index would refuse."""
+        with ZipFile(self.wheel) as archive:
+            [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+            return Metadata.from_email(archive.read(name))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("packages")
+    source = shutil.copytree(ROOT, folder / "source", ignore=NOT_PYTHON)
+    with DefaultIsolatedEnv() as environment:
+        builder = ProjectBuilder.from_isolated_env(environment, source, quiet_subprocess_runner)
+        environment.install(builder.build_system_requires)
+        sdist = Path(builder.build("sdist", folder))
+        wheel = Path(builder.build("wheel", folder))
+        with tarfile.open(sdist) as archive:
+            archive.extractall(folder / "unpacked", filter="data")
+        [unpacked] = (folder / "unpacked").iterdir()
+        again = ProjectBuilder.from_isolated_env(environment, unpacked, quiet_subprocess_runner)
+        return Built(sdist, wheel, Path(again.build("wheel", folder / "again")))
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_wheel_holds_every_file_of_the_packages_and_nothing_else(built: Built):
+    expected = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {Path(name).suffix for name in expected} == {".py", ".lua", ".html", ".typed"}
+    assert {f"{package}/py.typed" for package in PACKAGES} <= expected
+    assert {name for name in contents(built.wheel) if ".dist-info/" not in name} == expected
+
+
+def test_wheel_of_the_sdist_is_the_same(built: Built):
+    assert contents(built.wheel_of_sdist) == contents(built.wheel)
+
+
+def test_sdist_is_without_what_cannot_be_used_from_it(built: Built):
+    with tarfile.open(built.sdist) as archive:
+        folders = {Path(name).parts[1] for name in archive.getnames() if len(Path(name).parts) > 2}
+    assert folders == {*PACKAGES, "realtime_sockets.egg-info"}
+
+
+def test_metadata_is_what_the_project_says(built: Built):
+    metadata = built.metadata
+    assert metadata.name == PROJECT["name"]
+    assert str(metadata.version) == PROJECT["version"]
+    assert metadata.summary == PROJECT["description"]
+    assert str(metadata.requires_python) == PROJECT["requires-python"]
+    assert metadata.provides_extra == ["web", "dev"]
+    always = {requirement for requirement in metadata.requires_dist or () if not requirement.marker}
+    assert always == set(map(Requirement, PROJECT["dependencies"]))
+
+
+def test_licence_is_named_and_comes_along(built: Built):
+    assert built.metadata.license_expression == "MIT"
+    assert built.metadata.license_files == ["LICENSE"]
+    [name] = [name for name in contents(built.wheel) if name.endswith("/LICENSE")]
+    assert contents(built.wheel)[name] == (ROOT / "LICENSE").read_bytes()
+
+
+def test_index_shows_the_readme(built: Built):
+    assert built.metadata.description_content_type == "text/markdown"
+    assert built.metadata.description == (ROOT / "README.md").read_text()
+
+
+def test_index_knows_every_classifier(built: Built):
+    assert set(built.metadata.classifiers or ()) <= classifiers
+    assert "Typing :: Typed" in (built.metadata.classifiers or ())
+
+
+def test_client_needs_websockets_and_nothing_else(built: Built, tmp_path: Path):
+    (tmp_path / "websockets").symlink_to(Path(websockets.__file__).parent)
+    code = f"import sys; sys.path += {[str(built.wheel), str(tmp_path)]}; from realtime.client import Client"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
