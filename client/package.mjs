@@ -36,6 +36,9 @@ try {
   // A copy, because npm leaves out links.
   assert.equal(readFileSync(join(installed, "LICENSE"), "utf8"), readFileSync(join(client, "../LICENSE"), "utf8"));
 
+  // Hooks: a server component may import them, for what it renders in the browser.
+  assert.match(readFileSync(join(installed, "dist/react.js"), "utf8"), /^"use client";/);
+
   run(tool(".bin/tsc"), "--module", "preserve", "--moduleResolution", "bundler", "--noEmit");
   run(tool(".bin/tsc"), "--module", "nodenext", "--moduleResolution", "nodenext");
   run("node", "react.js");
