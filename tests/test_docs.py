@@ -15,7 +15,11 @@ from realtime.envelope import ErrorCode
 from tests.e2e.harness import ROOT
 
 DOCS = ROOT / "docs"
-README = ROOT / "README.md"
+CLIENT = ROOT / "client"
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))),
+    *(CLIENT / "README.md", *sorted(CLIENT.glob("examples/*/README.md"))),
+]
 
 
 def test_page_of_events_is_what_the_catalogue_says():
@@ -47,9 +51,7 @@ def test_limit_is_documented(field: msgspec.structs.FieldInfo):
     assert f"REALTIME_LIMIT_{field.encode_name}" in (DOCS / "settings.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "page", [README, *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
