@@ -1,9 +1,10 @@
 /** What a client does when its connection was closed (docs/protocol.md, "Close codes"). */
-export type Consequence = "stop" | "reconnect" | "fresh token";
+export type Consequence = "stop" | "reconnect" | "fresh token" | "pause";
 
 const STOP = new Set([1000, 1002, 1007, 1009, 4400, 4403, 4409]);
 
 export function consequence(code: number): Consequence {
   if (STOP.has(code)) return "stop";
-  return code === 4401 ? "fresh token" : "reconnect";
+  if (code === 4401) return "fresh token";
+  return code === 4429 ? "pause" : "reconnect";
 }

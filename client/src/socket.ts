@@ -9,7 +9,7 @@ import { watch } from "./wakeups.js";
 
 /**
  * `offline`: there is no connection, another attempt is coming. `denied`: the server said no, and trying again would
- * not change that. `stopped`: nobody wants a connection (any more).
+ * not change that. `stopped`: nobody wants a connection (any more), or `reconnectionAttempts` are used up.
  */
 export type Status = "connecting" | "connected" | "offline" | "denied" | "stopped";
 
@@ -32,7 +32,7 @@ export interface SocketOptions {
   reconnectionDelayMax?: number;
   /** Attempts in a row before it gives up (default: Infinity). */
   reconnectionAttempts?: number;
-  /** Milliseconds until a handshake counts as failed (default: 10,000). */
+  /** Milliseconds until a handshake, or asking for a token, counts as failed (default: 10,000). */
   connectTimeout?: number;
   /** Milliseconds until a call without an answer fails (default: 10,000). */
   ackTimeout?: number;
@@ -71,6 +71,10 @@ const EPHEMERAL = new Set(["typing:start", "typing:stop", "cursor:move", "heartb
 const STABLE = 10_000;
 /** Milliseconds in which a connection that may be dead has to answer. */
 const PROBE = 5_000;
+/** Milliseconds to stay away at least after having been too fast. */
+const PAUSE = 5_000;
+/** Milliseconds that a server can ask for at most. */
+const LONGEST = 600_000;
 
 /** One connection to one namespace, for as long as it is wanted. */
 export class Socket {
@@ -89,7 +93,12 @@ export class Socket {
   #heart: ReturnType<typeof setTimeout> | undefined;
   #timers: ReturnType<typeof setTimeout>[] = [];
   #unwatch: (() => void) | undefined;
+  #verdict: AbortController | undefined;
   #attempt = 0;
+  /** Whether anything came since the last heartbeat. */
+  #heard = false;
+  /** When the server wants to be asked again. */
+  #earliest = 0;
 
   constructor(options: SocketOptions) {
     this.#options = {
@@ -105,7 +114,7 @@ export class Socket {
       random: Math.random,
       ...options,
     };
-    this.#tokens = new Tokens(options.getToken);
+    this.#tokens = new Tokens(this.#options.getToken, this.#options.connectTimeout);
     this.#backoff = new Backoff(this.#options, this.#options.random);
     if (this.#options.autoConnect) this.connect();
   }
@@ -140,10 +149,11 @@ export class Socket {
     if (this.#status !== "stopped" && this.#status !== "denied") return;
     this.#unwatch ??= watch({
       wake: () => this.#wake(),
-      offline: () => {
-        this.#drop("offline");
-        this.#later(); // some browsers say so, and never that it is over
+      online: () => {
+        this.#backoff.reset(); // it was not the server's fault
+        this.#wake();
       },
+      offline: () => this.#lose(), // some browsers say so, and never that it is over: try all the same
       freeze: () => this.#drop("offline"),
     });
     this.#backoff.reset();
@@ -152,9 +162,8 @@ export class Socket {
 
   /** Ends the connection, and does not come back by itself. */
   disconnect(): void {
-    this.#unwatch?.();
-    this.#unwatch = undefined;
     this.#drop("stopped");
+    this.#end("stopped");
     this.#queue.length = 0;
   }
 
@@ -163,26 +172,26 @@ export class Socket {
     clearTimeout(this.#retry);
     this.#become("connecting");
     let token: string;
+    let websocket: WebSocket;
     try {
       token = await (fresh ? this.#tokens.fresh() : this.#tokens.get());
+      if (attempt !== this.#attempt) return; // disconnected meanwhile
+      websocket = new this.#options.WebSocket(this.#address(), ["realtime.v1", `bearer.${token}`]);
     } catch (error) {
       if (attempt !== this.#attempt) return;
-      this.#own.emit("error", new SocketError("token", `getToken failed: ${String(error)}`));
-      this.#later();
+      this.#own.emit("error", new SocketError("token", `there is no token, or it is none: ${String(error)}`));
+      if (error instanceof SocketError && error.code === "forbidden") this.#end("denied");
+      else this.#later();
       return;
     }
-    if (attempt !== this.#attempt) return; // disconnected meanwhile
-    const resuming = Object.keys(this.#rooms.offsets).length > 0;
-    const websocket = new this.#options.WebSocket(`${this.#options.url}${resuming ? "?resume=1" : ""}`, [
-      "realtime.v1",
-      `bearer.${token}`,
-    ]);
     this.#websocket = websocket;
     let ready = false;
-    const patience = setTimeout(() => websocket.close(), this.#options.connectTimeout);
+    // Not `close()`: what became of a connection that is dead the browser only tells after a minute.
+    const patience = setTimeout(() => this.#lose(), this.#options.connectTimeout);
     this.#timers.push(patience);
     websocket.onmessage = ({ data }: MessageEvent<unknown>) => {
       if (websocket !== this.#websocket) return;
+      this.#heard = true;
       const frame = this.#parse(data);
       if (frame === undefined) return;
       if (frame.event === "connection:ready") {
@@ -199,6 +208,12 @@ export class Socket {
       if (ready) this.#closed(code);
       else void this.#refused(token, fresh);
     };
+  }
+
+  #address(): string {
+    const { url } = this.#options;
+    if (Object.keys(this.#rooms.offsets).length === 0) return url;
+    return `${url}${url.includes("?") ? "&" : "?"}resume=1`;
   }
 
   /** The first frame has come: go on where the last connection ended. */
@@ -234,11 +249,19 @@ export class Socket {
     }
   }
 
-  /** Heartbeats; the first one somewhere in the interval, so that not all clients send theirs together. */
+  /**
+   * Heartbeats; the first one somewhere in the interval, so that not all clients send theirs together. When nothing at all
+   * came since the last one the connection is dead, which a browser does not notice for minutes.
+   */
   #beat(interval: number): void {
     const again = (wait: number): void => {
       this.#heart = setTimeout(() => {
-        this.#send("heartbeat", {});
+        if (!this.#heard) {
+          this.#lose();
+          return;
+        }
+        this.#heard = false;
+        this.call("heartbeat", {}).catch(() => undefined); // whatever the answer is, it is one
         again(interval);
       }, wait);
     };
@@ -249,66 +272,84 @@ export class Socket {
 
   #closed(code: number): void {
     const next = consequence(code);
-    if (next === "stop") {
-      this.#unwatch?.();
-      this.#unwatch = undefined;
-      this.#become(code === 1000 ? "stopped" : "denied");
-    } else if (next === "fresh token") {
-      this.#tokens.forget();
-      this.#later();
-    } else {
-      this.#later();
-    }
+    if (next === "stop") this.#end(code === 1000 ? "stopped" : "denied");
+    else if (next === "fresh token") this.#tokens.forget();
+    if (next !== "stop") this.#later(next === "pause" ? PAUSE : 0);
   }
 
   /** A browser cannot see why a handshake failed: ask. */
   async #refused(token: string, fresh: boolean): Promise<void> {
     const attempt = this.#attempt;
     this.#become("offline");
+    const verdict = (this.#verdict = new AbortController());
+    this.#timers.push(setTimeout(() => verdict.abort(), this.#options.connectTimeout));
     let wait = 0;
     try {
-      const address = this.#options.url.replace(/^ws/, "http");
-      const verdict = await this.#options.fetch(address, { headers: { Authorization: `Bearer ${token}` } });
+      const { status, headers } = await this.#options.fetch(this.#options.url.replace(/^ws/, "http"), {
+        headers: { Authorization: `Bearer ${token}` },
+        cache: "no-store",
+        signal: verdict.signal,
+      });
       if (attempt !== this.#attempt) return;
-      if (verdict.status === 401 && !fresh) {
+      if (status === 401 && !fresh) {
         // Perhaps it is only too old.
         this.#tokens.forget();
         void this.#open(true);
         return;
       }
-      if ([401, 403, 404].includes(verdict.status)) {
-        this.#become("denied");
+      if ([401, 403, 404].includes(status)) {
+        this.#end("denied");
         return;
       }
-      wait = Number(verdict.headers.get("Retry-After") ?? 0) * 1000;
+      const seconds = Number(headers.get("Retry-After"));
+      if (seconds > 0) wait = Math.min(seconds * 1000, LONGEST); // not of a date, which is no number
     } catch {
       if (attempt !== this.#attempt) return; // no network either
     }
     this.#later(wait);
   }
 
+  /** The connection is no good any more, whether or not anybody says so: get another one. */
+  #lose(): void {
+    this.#drop("offline");
+    this.#later();
+  }
+
   #later(least = 0): void {
     if (this.#backoff.attempts >= this.#options.reconnectionAttempts) {
-      this.#become("stopped");
+      this.#end("stopped");
       return;
     }
     this.#become("offline");
-    clearTimeout(this.#retry);
-    this.#retry = setTimeout(() => void this.#open(), least + this.#backoff.next());
+    this.#earliest = Date.now() + least;
+    this.#retryIn(least + this.#backoff.next());
   }
 
-  #drop(status: Status): void {
+  #retryIn(wait: number): void {
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(() => void this.#open(), wait);
+  }
+
+  /** Nothing comes back by itself any more. */
+  #end(status: "denied" | "stopped"): void {
+    this.#unwatch?.();
+    this.#unwatch = undefined;
+    this.#become(status);
+  }
+
+  #drop(status: "offline" | "stopped"): void {
     this.#attempt += 1;
     clearTimeout(this.#retry);
     const websocket = this.#websocket;
     this.#forget();
     websocket?.close(1000);
-    if (this.#status !== "denied" || status === "stopped") this.#become(status);
+    this.#become(status);
   }
 
   #forget(): void {
     this.#websocket = undefined;
     this.#connectionId = undefined;
+    this.#verdict?.abort();
     clearTimeout(this.#heart);
     for (const timer of this.#timers.splice(0)) clearTimeout(timer);
     this.#calls.rejectAll(new SocketError("closed", "the connection was lost"));
@@ -317,14 +358,15 @@ export class Socket {
   /** Network or page are back: connect now, or see whether the connection is still one. */
   #wake(): void {
     if (this.#status === "offline") {
-      this.#backoff.reset();
-      void this.#open();
+      // Not all at once when the network of a whole office is back, and not before the server wants it.
+      const jitter = this.#options.random() * this.#options.reconnectionDelay;
+      this.#retryIn(Math.max(0, this.#earliest - Date.now()) + jitter);
     } else if (this.#status === "connected") {
       const websocket = this.#websocket;
-      this.call("heartbeat", {}, { timeout: PROBE }).catch(() => {
-        if (websocket !== undefined && websocket === this.#websocket) {
+      this.call("heartbeat", {}, { timeout: PROBE }).catch((error: SocketError) => {
+        if (error.code === "timeout" && websocket === this.#websocket) {
           this.#drop("offline");
-          void this.#open();
+          this.#wake();
         }
       });
     }

@@ -1,4 +1,9 @@
-/** An access token (JWT), or a promise of one. Called before every attempt at which the last one is no longer good. */
+import { SocketError } from "./calls.js";
+
+/**
+ * An access token (JWT), or a promise of one. Called before every attempt at which the last one is no longer good. When it
+ * throws it is asked again later, but for `SocketError("forbidden", …)`: nobody is logged in, the socket is `denied`.
+ */
 export type GetToken = () => string | Promise<string>;
 
 /** Milliseconds before its end at which a token counts as over. */
@@ -9,7 +14,11 @@ export class Tokens {
   #token: string | undefined;
   #asking: Promise<string> | undefined;
 
-  constructor(private readonly getToken: GetToken) {}
+  constructor(
+    private readonly getToken: GetToken,
+    /** Milliseconds after which an answer is not waited for any more. */
+    private readonly patience: number,
+  ) {}
 
   async get(): Promise<string> {
     if (this.#token !== undefined && Date.now() < endOf(this.#token) - SKEW) return this.#token;
@@ -18,11 +27,20 @@ export class Tokens {
 
   /** A new token; who asks while one is under way gets the same. */
   fresh(): Promise<string> {
-    this.#asking ??= Promise.resolve()
-      .then(this.getToken)
-      .then((token) => (this.#token = token))
-      .finally(() => (this.#asking = undefined));
+    this.#asking ??= this.#ask().finally(() => (this.#asking = undefined));
     return this.#asking;
+  }
+
+  async #ask(): Promise<string> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const patience = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new SocketError("timeout", `no token within ${this.patience} ms`)), this.patience);
+    });
+    try {
+      return (this.#token = await Promise.race([(async () => this.getToken())(), patience]));
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   forget(): void {

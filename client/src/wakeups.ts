@@ -1,7 +1,9 @@
 /** What the page notices about the network, itself and time. */
 export interface Moments {
-  /** The network, or the page, is there again: look whether the connection is. */
+  /** The page is there again: look whether the connection is. */
   wake: () => void;
+  /** The network is there again. */
+  online: () => void;
   /** The browser says that there is no network. */
   offline: () => void;
   /** The page is put away whole (bfcache): with an open connection it would not be. */
@@ -21,12 +23,13 @@ export function watch(moments: Moments): () => void {
   };
   const page = typeof window === "undefined" ? undefined : window;
   const tab = typeof document === "undefined" ? undefined : document;
-  listen(page, "online", moments.wake);
+  listen(page, "online", moments.online);
   listen(page, "offline", moments.offline);
   listen(page, "pageshow", moments.wake);
   listen(page, "pagehide", (event) => {
     if ((event as PageTransitionEvent).persisted) moments.freeze();
   });
+  listen(tab, "resume", moments.wake); // after the browser had frozen a hidden tab
   listen(tab, "visibilitychange", () => {
     if (tab?.visibilityState === "visible") moments.wake();
   });

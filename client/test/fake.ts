@@ -6,8 +6,8 @@ type Sent = { event: string; data: Record<string, unknown>; id?: number };
 
 export class FakeWebSocket {
   static made: FakeWebSocket[] = [];
-  /** What happens to the next handshakes: `accept` (default), or `refuse`. */
-  static script: ("accept" | "refuse" | "hang")[] = [];
+  /** What happens to the next handshakes: `accept` (default), `refuse`, or nothing at all. */
+  static script: ("accept" | "refuse" | "hang" | "silent")[] = [];
 
   onmessage: ((event: { data: unknown }) => void) | null = null;
   onclose: ((event: { code: number }) => void) | null = null;
@@ -15,6 +15,8 @@ export class FakeWebSocket {
   /** Acks for events by name; a function answers from the data, `null` does not answer. */
   answers: Record<string, unknown> = {};
   rooms: Record<string, string> = { "user:7": "100" };
+  /** Whether the network is gone: nothing is heard of a close. */
+  silent = false;
   closed = false;
   number: number;
 
@@ -22,8 +24,10 @@ export class FakeWebSocket {
     readonly url: string,
     readonly protocols: string[],
   ) {
+    if (protocols.some((each) => /[^!#$%&'*+\-.^_`|~\w]/.test(each))) throw new SyntaxError("not a sub-protocol");
     this.number = FakeWebSocket.made.push(this);
     const fate = FakeWebSocket.script.shift() ?? "accept";
+    if (fate === "silent") this.silent = true;
     if (fate === "refuse") setTimeout(() => this.fail(1006), 0);
     if (fate === "accept") {
       setTimeout(() => {
@@ -79,7 +83,7 @@ export class FakeWebSocket {
   fail(code: number): void {
     if (this.closed) return;
     this.closed = true;
-    this.onclose?.({ code });
+    if (!this.silent) this.onclose?.({ code });
   }
 
   close(code = 1005): void {
@@ -102,7 +106,7 @@ const defaults: Record<string, unknown> = {
 };
 
 export function token(exp = Date.now() / 1000 + 3600, mark = "x"): string {
-  return `${mark}.${btoa(JSON.stringify({ exp }))}.sig`;
+  return `${mark}.${btoa(JSON.stringify({ exp })).replaceAll("=", "")}.sig`;
 }
 
 export function connectTo(options: Partial<SocketOptions> = {}): Socket {

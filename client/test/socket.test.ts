@@ -73,6 +73,52 @@ describe("connecting", () => {
     expect(socket.status).toBe("connected");
   });
 
+  test("gives up a handshake that hangs on a connection of which nothing is heard any more", async () => {
+    FakeWebSocket.script = ["silent"];
+    socket = connectTo({ connectTimeout: 3000 });
+    await soon(3000);
+    expect(socket.status).toBe("offline");
+    await soon(501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("asks for another token when the first one never comes", async () => {
+    const getToken = vi.fn(() => token());
+    getToken.mockImplementationOnce(() => new Promise<string>(() => undefined) as unknown as string);
+    socket = connectTo({ getToken, connectTimeout: 3000 });
+    await soon(3000 + 501);
+    expect(socket.status).toBe("connected");
+    expect(getToken).toHaveBeenCalledTimes(2);
+  });
+
+  test("says that a token is none, and tries again", async () => {
+    const tokens = ["\"no sub-protocol\"", token()];
+    const errors: string[] = [];
+    socket = connectTo({ getToken: () => tokens.shift() ?? "" });
+    socket.when("error", (error) => errors.push(error.code));
+    await soon();
+    expect([socket.status, errors]).toEqual(["offline", ["token"]]);
+    await soon(501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("is denied when there is nobody to get a token for", async () => {
+    const getToken = vi.fn(() => {
+      throw new SocketError("forbidden", "nobody is logged in");
+    });
+    socket = connectTo({ getToken });
+    await soon(60_000);
+    expect(socket.status).toBe("denied");
+    expect(getToken).toHaveBeenCalledTimes(1);
+  });
+
+  test("keeps what the address asks for", async () => {
+    const server = await connected({ url: "ws://server/hub/?tenant=3" });
+    server.fail(1006);
+    await soon(501);
+    expect(FakeWebSocket.last.url).toBe("ws://server/hub/?tenant=3&resume=1");
+  });
+
   test("that was told to stop meanwhile leaves nothing behind", async () => {
     let give: (token: string) => void = () => undefined;
     socket = connectTo({ getToken: () => new Promise((resolve) => (give = resolve)) });
@@ -111,6 +157,43 @@ describe("a refused handshake", () => {
     expect(socket.status).toBe("connected");
   });
 
+  test("is tried again by the usual rules when the server says no number, or too large a one", async () => {
+    FakeWebSocket.script = ["refuse", "refuse"];
+    const answers = ["Wed, 21 Oct 2026 07:28:00 GMT", "1e12"];
+    socket = connectTo({ fetch: () => verdict(503, { "Retry-After": answers.shift() ?? "" })("") });
+    await soon(450);
+    expect(FakeWebSocket.made).toHaveLength(1);
+    await soon(60);
+    expect(FakeWebSocket.made).toHaveLength(2);
+    await soon(60_000);
+    expect(FakeWebSocket.made).toHaveLength(2);
+    await soon(3_600_000);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("is not waited for longer than for a handshake when nobody says why", async () => {
+    FakeWebSocket.script = ["refuse"];
+    const hangs = (_: unknown, init?: RequestInit): Promise<Response> =>
+      new Promise((_, reject) => init?.signal?.addEventListener("abort", () => reject(new Error("aborted"))));
+    socket = connectTo({ fetch: hangs as typeof fetch, connectTimeout: 3000 });
+    await soon(3000 + 501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("stays denied whatever the browser says of its network", async () => {
+    vi.stubGlobal("window", new EventTarget());
+    FakeWebSocket.script = ["refuse"];
+    socket = connectTo({ fetch: verdict(403) });
+    await soon(5);
+    expect(socket.status).toBe("denied");
+    window.dispatchEvent(new Event("offline"));
+    window.dispatchEvent(new Event("online"));
+    await soon(60_000);
+    vi.unstubAllGlobals();
+    expect(socket.status).toBe("denied");
+    expect(FakeWebSocket.made).toHaveLength(1);
+  });
+
   test("is offline while there is no network", async () => {
     FakeWebSocket.script = ["refuse"];
     socket = connectTo();
@@ -132,7 +215,7 @@ describe("a refused handshake", () => {
 });
 
 describe("a lost connection", () => {
-  test.each([1001, 1006, 1011, 1012, 4408, 4413, 4429])("with %i comes back", async (code) => {
+  test.each([1001, 1006, 1011, 1012, 4408, 4413])("with %i comes back", async (code) => {
     const server = await connected();
     server.fail(code);
     expect(socket.status).toBe("offline");
@@ -146,6 +229,15 @@ describe("a lost connection", () => {
     await soon(120_000);
     expect(socket.status).toBe("denied");
     expect(FakeWebSocket.made).toHaveLength(1);
+  });
+
+  test("with 4429 comes back after a pause", async () => {
+    const server = await connected({ random: () => 0 });
+    server.fail(4429);
+    await soon(4900);
+    expect(FakeWebSocket.made).toHaveLength(1);
+    await soon(200);
+    expect(socket.status).toBe("connected");
   });
 
   test("with 4401 comes back with a fresh token", async () => {
@@ -189,6 +281,7 @@ describe("a lost connection", () => {
     await soon(300_000);
     expect(FakeWebSocket.made).toHaveLength(6);
     expect(socket.status).toBe("stopped");
+    expect(vi.getTimerCount()).toBe(0);
   });
 
   test("fails what waits for an answer", async () => {
@@ -344,14 +437,93 @@ describe("the token", () => {
   });
 });
 
+describe("a connection of which nothing is heard", () => {
+  test("is given up after a heartbeat without an answer", async () => {
+    const server = await connected();
+    server.answers = { heartbeat: null };
+    server.silent = true;
+    await soon(30_000);
+    expect(server.events("heartbeat")).toHaveLength(1);
+    await soon(29_000);
+    expect(socket.status).toBe("connected");
+    await soon(1_501);
+    expect(FakeWebSocket.made).toHaveLength(2);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("is kept while anything comes", async () => {
+    const server = await connected();
+    server.answers = { heartbeat: null };
+    for (let n = 0; n < 10; n++) {
+      await soon(30_000);
+      server.message("42", String(n));
+    }
+    expect(FakeWebSocket.made).toHaveLength(1);
+  });
+});
+
 describe("waking up", () => {
+  let page: EventTarget;
+
+  beforeEach(() => {
+    page = new EventTarget();
+    vi.stubGlobal("window", page);
+    vi.stubGlobal("document", Object.assign(new EventTarget(), { visibilityState: "visible" }));
+  });
+  afterEach(() => vi.unstubAllGlobals());
+
+  async function longOffline(options: Parameters<typeof connectTo>[0] = {}): Promise<void> {
+    const server = await connected(options);
+    FakeWebSocket.script = Array<"refuse">(9).fill("refuse");
+    server.fail(1006);
+    await soon(500 + 1000 + 2000 + 4000 + 8000 + 16_000 + 20);
+    expect(FakeWebSocket.made).toHaveLength(7);
+    expect(socket.status).toBe("offline");
+  }
+
+  test.each(["resume", "visibilitychange"])("on %s tries soon, but not more often afterwards", async (type) => {
+    await longOffline();
+    document.dispatchEvent(new Event(type));
+    await soon(510);
+    expect(FakeWebSocket.made).toHaveLength(8);
+    await soon(19_000);
+    expect(FakeWebSocket.made).toHaveLength(8);
+  });
+
+  test("with a network tries at short intervals again", async () => {
+    await longOffline();
+    page.dispatchEvent(new Event("online"));
+    await soon(500 + 1000 + 2000 + 20);
+    expect(FakeWebSocket.made).toHaveLength(10);
+  });
+
+  test("does not come before the server wants it", async () => {
+    FakeWebSocket.script = ["refuse"];
+    socket = connectTo({ fetch: verdict(503, { "Retry-After": "7" }) });
+    await soon(1000);
+    page.dispatchEvent(new Event("online"));
+    await soon(5900);
+    expect(FakeWebSocket.made).toHaveLength(1);
+    await soon(700);
+    expect(FakeWebSocket.made).toHaveLength(2);
+  });
+
+  test("keeps a connection on which the server only refuses a heartbeat", async () => {
+    const server = await connected();
+    server.answers = { heartbeat: { code: "rate_limited", message: "too many frames", retry_after: 1 } };
+    document.dispatchEvent(new Event("visibilitychange"));
+    await soon(6000);
+    expect(FakeWebSocket.made).toHaveLength(1);
+    expect(server.closed).toBe(false);
+  });
+
   test("after sleep looks whether the connection is still one", async () => {
     const server = await connected();
     server.answers = { heartbeat: null };
     vi.setSystemTime(Date.now() + 3_600_000);
     await soon(5_000 + 5_000 + 5);
     expect(server.closed).toBe(true);
-    await soon(10);
+    await soon(501);
     expect(FakeWebSocket.made).toHaveLength(2);
     expect(socket.status).toBe("connected");
   });
