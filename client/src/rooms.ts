@@ -1,48 +1,48 @@
 /** Rooms that this client wants to be in, and up to where it has what was published there. */
 export class Rooms {
   readonly #offsets = new Map<string, string>();
-  readonly #joined = new Map<string, number>();
+  readonly #wanted = new Map<string, Set<object>>();
   readonly #entered = new Set<string>();
 
   /** One more wants the thread; true when it is the first. */
-  enter(threadId: string): boolean {
-    const count = this.#joined.get(threadId) ?? 0;
-    this.#joined.set(threadId, count + 1);
-    return count === 0;
+  enter(threadId: string, who: object): boolean {
+    const all = this.#wanted.get(threadId);
+    if (all === undefined) this.#wanted.set(threadId, new Set([who]));
+    else all.add(who);
+    return all === undefined;
   }
 
   /** One less wants it; true when it was the last. */
-  leave(threadId: string): boolean {
-    const count = this.#joined.get(threadId) ?? 0;
-    if (count > 1) {
-      this.#joined.set(threadId, count - 1);
-      return false;
-    }
+  leave(threadId: string, who: object): boolean {
+    const all = this.#wanted.get(threadId);
+    if (!all?.delete(who) || all.size > 0) return false;
     this.forget(threadId);
-    return count === 1;
+    return true;
   }
 
   /** Whoever wanted it will not get it (any more). */
   forget(threadId: string): void {
-    this.#joined.delete(threadId);
+    this.#wanted.delete(threadId);
     this.#entered.delete(`thread:${threadId}`);
     this.#offsets.delete(`thread:${threadId}`);
   }
 
   wants(threadId: string): boolean {
-    return this.#joined.has(threadId);
+    return this.#wanted.has(threadId);
   }
 
   get threads(): string[] {
-    return [...this.#joined.keys()];
+    return [...this.#wanted.keys()];
   }
 
-  /** What a `resume` sends. */
+  /** Where one stands, by room. */
   get offsets(): Record<string, string> {
     return Object.fromEntries(this.#offsets);
   }
 
   hasSeen(room: string, offset: string): void {
+    const threadId = threadOf(room);
+    if (threadId !== undefined && !this.wants(threadId)) return; // it was on its way when the thread was left
     this.#offsets.set(room, offset);
     this.#entered.add(room);
   }

@@ -48,9 +48,9 @@ export interface SocketOptions {
 export interface SocketEvents {
   status: Status;
   gap: Gap;
-  /** A thread was entered: from here on nothing is missed without a `gap`. */
+  /** In a thread that was wanted: what is published there comes from now on. */
   joined: { room: string };
-  /** A thread that was wanted is not allowed (any more). */
+  /** A thread that was wanted is not allowed (any more), or a room that one was in. */
   left: { room: string; reason: string };
   /** A connection that had been one was closed, and why; `status` says what follows. */
   closed: { code: number; reason: string };
@@ -91,7 +91,9 @@ export class Socket {
   #connectionId: string | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
   #heart: ReturnType<typeof setTimeout> | undefined;
-  #timers: ReturnType<typeof setTimeout>[] = [];
+  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  /** Rooms that go on with the answer to this `resume`, and not before. */
+  #resume: { id: number; rooms: Set<string> } | undefined;
   #unwatch: (() => void) | undefined;
   #verdict: AbortController | undefined;
   #attempt = 0;
@@ -187,8 +189,7 @@ export class Socket {
     this.#websocket = websocket;
     let ready = false;
     // Not `close()`: what became of a connection that is dead the browser only tells after a minute.
-    const patience = setTimeout(() => this.#lose(), this.#options.connectTimeout);
-    this.#timers.push(patience);
+    const patience = this.#after(this.#options.connectTimeout, () => this.#lose());
     websocket.onmessage = ({ data }: MessageEvent<unknown>) => {
       if (websocket !== this.#websocket) return;
       this.#heard = true;
@@ -221,31 +222,48 @@ export class Socket {
     const ready = frame.data as unknown as ServerEvents["connection:ready"];
     this.#connectionId = ready.connection_id;
     const known = this.#rooms.offsets;
+    const unknown = this.#rooms.threads.filter((thread) => !(`thread:${thread}` in known));
     for (const [room, offset] of Object.entries(ready.rooms)) {
-      if (!(room in known)) this.#rooms.hasSeen(room, offset);
+      if (room in known) continue;
+      if (this.#rooms.wasIn(room)) this.#own.emit("gap", { room, reason: "joined anew" });
+      this.#rooms.hasSeen(room, offset);
     }
-    this.#timers.push(setTimeout(() => this.#backoff.reset(), STABLE));
+    this.#after(STABLE, () => this.#backoff.reset());
     this.#beat(ready.heartbeat_interval * 1000);
     this.#become("connected");
-    if (Object.keys(known).length > 0) void this.#resume(known);
-    for (const thread of this.#rooms.threads) {
-      if (!(`thread:${thread}` in known)) void this.#enter(thread);
-    }
+    void this.#recover(new Set(Object.keys(known)));
+    for (const thread of unknown) void this.#enter(thread);
     for (const text of this.#queue.splice(0)) this.#websocket?.send(text);
   }
 
-  async #resume(offsets: Record<string, string>): Promise<void> {
+  /**
+   * Asks for what was missed in these rooms. Until that is answered nothing of them is taken: it would come again. An
+   * answer that does not come, or says that it cannot be had now, is asked for again: without it one is in no room.
+   */
+  async #recover(rooms: Set<string>): Promise<void> {
+    const offsets = Object.fromEntries(Object.entries(this.#rooms.offsets).filter(([room]) => rooms.has(room)));
+    this.#resume = undefined;
+    if (Object.keys(offsets).length === 0) return;
+    const { id, answer } = this.#ask("resume", { rooms: offsets }, this.#options.ackTimeout);
+    this.#resume = { id, rooms };
     try {
-      const { rooms } = await this.call("resume", { rooms: offsets });
-      for (const [room, found] of Object.entries(rooms)) {
-        if ("error" in found) this.#expelled(room, found.error);
-        else if (!found.recovered) {
-          this.#rooms.hasSeen(room, found.offset);
-          this.#own.emit("gap", { room, reason: "not recovered" });
-        }
-      }
+      await answer;
     } catch (error) {
       this.#complain(error);
+      this.#again(error, () => void this.#recover(rooms));
+    }
+  }
+
+  /** At once, and not when a promise comes round to it: what was missed may be right behind. */
+  #recovered({ rooms }: Acks["resume"]): void {
+    this.#resume = undefined;
+    for (const [room, found] of Object.entries(rooms)) {
+      if ("error" in found) {
+        this.#expelled(room, found.error);
+      } else if (!found.recovered) {
+        this.#rooms.hasSeen(room, found.offset);
+        this.#own.emit("gap", { room, reason: "not recovered" });
+      }
     }
   }
 
@@ -282,7 +300,7 @@ export class Socket {
     const attempt = this.#attempt;
     this.#become("offline");
     const verdict = (this.#verdict = new AbortController());
-    this.#timers.push(setTimeout(() => verdict.abort(), this.#options.connectTimeout));
+    this.#after(this.#options.connectTimeout, () => verdict.abort());
     let wait = 0;
     try {
       const { status, headers } = await this.#options.fetch(this.#options.url.replace(/^ws/, "http"), {
@@ -337,6 +355,16 @@ export class Socket {
     this.#become(status);
   }
 
+  /** For as long as this connection lasts. */
+  #after(wait: number, action: () => void): ReturnType<typeof setTimeout> {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      action();
+    }, wait);
+    this.#timers.add(timer);
+    return timer;
+  }
+
   #drop(status: "offline" | "stopped"): void {
     this.#attempt += 1;
     clearTimeout(this.#retry);
@@ -351,7 +379,9 @@ export class Socket {
     this.#connectionId = undefined;
     this.#verdict?.abort();
     clearTimeout(this.#heart);
-    for (const timer of this.#timers.splice(0)) clearTimeout(timer);
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
+    this.#resume = undefined;
     this.#calls.rejectAll(new SocketError("closed", "the connection was lost"));
   }
 
@@ -391,9 +421,19 @@ export class Socket {
     data: ClientEvents[Name],
     { timeout = this.#options.ackTimeout }: { timeout?: number } = {},
   ): Promise<Acks[Name]> {
-    const { id, answer } = this.#calls.open<Acks[Name]>(timeout);
-    if (!this.#send(event, data, id)) this.#calls.reject(id, new SocketError("closed", "there is no connection"));
-    return answer;
+    return this.#ask(event, data, timeout).answer;
+  }
+
+  #ask<Name extends keyof ClientEvents>(
+    event: Name,
+    data: ClientEvents[Name],
+    timeout: number,
+  ): { id: number; answer: Promise<Acks[Name]> } {
+    const call = this.#calls.open<Acks[Name]>(timeout);
+    if (!this.#send(event, data, call.id)) {
+      this.#calls.reject(call.id, new SocketError("closed", "there is no connection"));
+    }
+    return call;
   }
 
   #send(event: string, data: object, id?: number): boolean {
@@ -414,6 +454,7 @@ export class Socket {
   #take(frame: Frame): void {
     const { event, data, id, room, offset } = frame;
     if (event === "ack") {
+      if (id !== undefined && id === this.#resume?.id) this.#recovered(data as Acks["resume"]);
       this.#calls.resolve(id, data);
       return;
     }
@@ -423,7 +464,10 @@ export class Socket {
       else this.#calls.reject(id, error);
       return;
     }
-    if (room !== undefined && offset !== undefined) this.#rooms.hasSeen(room, offset);
+    if (room !== undefined && offset !== undefined) {
+      if (this.#resume?.rooms.has(room)) return;
+      this.#rooms.hasSeen(room, offset);
+    }
     if (event === "room:gap") {
       this.#rooms.lose(String(data.room));
       this.#own.emit("gap", { room: String(data.room), reason: String(data.reason) });
@@ -450,36 +494,40 @@ export class Socket {
 
   /** Enters a thread, as often as it is called; the function that is returned leaves it as often. */
   join(threadId: string): () => void {
-    if (this.#rooms.enter(threadId) && this.connected) void this.#enter(threadId);
-    let left = false;
+    const who = {};
+    if (this.#rooms.enter(threadId, who)) void this.#enter(threadId);
     return () => {
-      if (left) return;
-      left = true;
-      if (this.#rooms.leave(threadId)) this.#send("leave:thread", { thread_id: threadId });
+      if (this.#rooms.leave(threadId, who)) this.#send("leave:thread", { thread_id: threadId });
     };
   }
 
-  /** Whether the thread was entered, so that nothing of it is missed without a `gap` (also while reconnecting). */
-  isIn(threadId: string): boolean {
-    return this.#rooms.wasIn(`thread:${threadId}`);
+  /** Whether one is in a room, or was and is on the way back into it. */
+  isIn(room: string): boolean {
+    return this.#rooms.wasIn(room);
   }
 
   async #enter(threadId: string): Promise<void> {
+    if (!this.connected || !this.#rooms.wants(threadId)) return;
     const missed = this.#rooms.wasIn(`thread:${threadId}`); // and nobody knows what
     try {
       const { room, offset } = await this.call("join:thread", { thread_id: threadId });
       if (!this.#rooms.wants(threadId)) return;
       if (!this.#rooms.isKnown(room)) this.#rooms.hasSeen(room, offset);
       if (missed) this.#own.emit("gap", { room, reason: "joined anew" });
-      else this.#own.emit("joined", { room });
+      this.#own.emit("joined", { room });
     } catch (error) {
       if (error instanceof SocketError && ["forbidden", "limit_exceeded", "invalid_payload"].includes(error.code)) {
         this.#expelled(`thread:${threadId}`, error.code);
-      } else if (error instanceof SocketError && error.code !== "closed" && this.#rooms.wants(threadId)) {
-        // `unavailable`, `timeout`, `rate_limited`: it is still wanted.
-        this.#timers.push(setTimeout(() => void this.#enter(threadId), (error.retryAfter ?? 1) * 1000));
+      } else {
+        this.#again(error, () => void this.#enter(threadId));
       }
     }
+  }
+
+  /** After `unavailable`, `timeout`, `rate_limited` it is still wanted; not by everybody at the same moment. */
+  #again(error: unknown, action: () => void): void {
+    if (!(error instanceof SocketError) || error.code === "closed") return;
+    this.#after((error.retryAfter ?? 1) * 1000 * (1 + this.#options.random()), action);
   }
 
   #expelled(room: string, reason: string): void {

@@ -9,11 +9,14 @@ export class FakeWebSocket {
   /** What happens to the next handshakes: `accept` (default), `refuse`, or nothing at all. */
   static script: ("accept" | "refuse" | "hang" | "silent")[] = [];
 
+  /** The same for those to come. */
+  static answers: Record<string, unknown> = {};
+
   onmessage: ((event: { data: unknown }) => void) | null = null;
   onclose: ((event: { code: number }) => void) | null = null;
   readonly sent: Sent[] = [];
   /** Acks for events by name; a function answers from the data, `null` does not answer. */
-  answers: Record<string, unknown> = {};
+  answers: Record<string, unknown> = FakeWebSocket.answers;
   rooms: Record<string, string> = { "user:7": "100" };
   /** Whether the network is gone: nothing is heard of a close. */
   silent = false;
@@ -58,6 +61,7 @@ export class FakeWebSocket {
   static reset(): void {
     FakeWebSocket.made = [];
     FakeWebSocket.script = [];
+    FakeWebSocket.answers = {};
   }
 
   send(text: string): void {

@@ -342,12 +342,14 @@ describe("frames", () => {
     socket.on("thread:message", () => {
       throw new Error("a mistake of the page");
     });
-    const off = socket.on("thread:message", ({ message_id }) => seen.push(message_id));
+    const handler = ({ message_id }: { message_id: string }): unknown => seen.push(message_id);
+    const off = socket.on("thread:message", handler);
+    socket.on("thread:message", handler); // it belongs to somebody else
     server.message("42", "201");
     off();
     server.message("42", "202");
     vi.unstubAllGlobals();
-    expect(seen).toEqual(["201"]);
+    expect(seen).toEqual(["201", "201", "202"]);
     expect(uncaught[0]).toThrow("a mistake of the page");
   });
 });
@@ -363,6 +365,47 @@ describe("threads", () => {
     expect(server.events("leave:thread")).toHaveLength(0);
     second();
     expect(server.events("leave:thread")).toHaveLength(1);
+  });
+
+  test("are entered once also by who joins as soon as there is a connection", async () => {
+    socket = connectTo();
+    socket.when("status", (status) => status === "connected" && socket.join("42"));
+    await soon();
+    expect(FakeWebSocket.last.events("join:thread")).toHaveLength(1);
+  });
+
+  test("that were refused and then allowed are not left by who was refused", async () => {
+    const server = await connected();
+    const before = socket.join("42");
+    await soon();
+    server.say("room:left", { room: "thread:42", reason: "forbidden" });
+    socket.join("42");
+    before();
+    expect(server.events("leave:thread")).toEqual([]);
+  });
+
+  test("say when one is in them", async () => {
+    await connected();
+    const joined: string[] = [];
+    socket.when("joined", ({ room }) => joined.push(room));
+    const leave = socket.join("42");
+    expect(socket.isIn("thread:42")).toBe(false);
+    await soon();
+    expect([joined, socket.isIn("thread:42")]).toEqual([["thread:42"], true]);
+    leave();
+    expect(socket.isIn("thread:42")).toBe(false);
+  });
+
+  test("that cannot be entered now are asked for again, not by everybody at the same moment", async () => {
+    const server = await connected({ random: () => 0.5 });
+    server.answers = { "join:thread": { code: "unavailable", message: "not now" } };
+    socket.join("42");
+    await soon(1400);
+    expect(server.events("join:thread")).toHaveLength(1);
+    server.answers = {};
+    await soon(200);
+    expect(server.events("join:thread")).toHaveLength(2);
+    expect(socket.isIn("thread:42")).toBe(true);
   });
 
   test("that were wanted before there was a connection are entered when there is one", async () => {
@@ -423,6 +466,91 @@ describe("threads", () => {
     expect(left).toEqual(["thread:42 forbidden"]);
     expect(FakeWebSocket.last.events("join:thread")).toEqual([]);
     expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100" } });
+  });
+});
+
+describe("a resume", () => {
+  /** Connected, in thread 42 up to 205, and then without an answer to the resume. */
+  async function unanswered(): Promise<FakeWebSocket> {
+    const server = await connected();
+    socket.join("42");
+    await soon();
+    server.message("42", "205");
+    FakeWebSocket.answers = { resume: null };
+    server.fail(1006);
+    await soon(501);
+    return FakeWebSocket.last;
+  }
+
+  test.each(["unavailable", "rate_limited"])("that is refused (%s) is asked for again", async (code) => {
+    const server = await connected();
+    socket.join("42");
+    await soon();
+    FakeWebSocket.answers = { resume: { code, message: "not now", retry_after: 3 } };
+    server.fail(1006);
+    await soon(501);
+    const back = FakeWebSocket.last;
+    expect(back.events("resume")).toHaveLength(1);
+    back.answers = {};
+    await soon(6000);
+    expect(back.events("resume").map((frame) => frame.data)).toEqual(
+      Array(2).fill({ rooms: { "user:7": "100", "thread:42": "200" } }),
+    );
+  });
+
+  test("that is answered late lets nothing be handled twice", async () => {
+    const back = await unanswered();
+    const seen: string[] = [];
+    socket.on("thread:message", ({ message_id }) => seen.push(message_id));
+    back.message("42", "207"); // the server does not wait without end
+    await soon(12_000);
+    expect(back.events("resume")).toHaveLength(2);
+    back.message("42", "206");
+    back.message("42", "207");
+    const [first, second] = back.events("resume");
+    const recovered = { rooms: { "thread:42": { recovered: true, offset: "205", missed: 2 } } };
+    back.say("ack", recovered, { id: first?.id });
+    back.message("42", "206");
+    expect(seen).toEqual([]);
+    back.say("ack", recovered, { id: second?.id });
+    back.message("42", "206");
+    back.message("42", "207");
+    expect(seen).toEqual(["206", "207"]);
+    expect(second?.data).toEqual({ rooms: { "user:7": "100", "thread:42": "205" } });
+  });
+
+  test("that cannot recover a room stands at its end, also when news follow at once", async () => {
+    const back = await unanswered();
+    back.say(
+      "ack",
+      { rooms: { "thread:42": { recovered: false, offset: "300", missed: 0 } } },
+      { id: back.events("resume")[0]?.id },
+    );
+    back.message("42", "301");
+    back.fail(1006);
+    await soon(2000);
+    expect(FakeWebSocket.last.events("resume")[0]?.data).toMatchObject({ rooms: { "thread:42": "301" } });
+  });
+
+  test("does not ask for a thread that was left while a message was on its way", async () => {
+    const server = await connected();
+    const leave = socket.join("42");
+    await soon();
+    leave();
+    server.message("42", "206");
+    server.fail(1006);
+    await soon(501);
+    expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100" } });
+  });
+
+  test("says a gap of one's own room, when nobody knows where one stood in it", async () => {
+    const server = await connected();
+    const gaps: Gap[] = [];
+    server.say("room:gap", { room: "user:7", reason: "lost" });
+    socket.when("gap", (gap) => gaps.push(gap));
+    server.fail(1006);
+    await soon(501);
+    expect(gaps).toEqual([{ room: "user:7", reason: "joined anew" }]);
   });
 });
 
