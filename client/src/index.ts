@@ -3,5 +3,6 @@ export { SocketError } from "./calls.js";
 export type { Handler, Where } from "./emitter.js";
 export { consequence, type Consequence } from "./closing.js";
 export * from "./events.js";
-export { Socket, type Gap, type SocketEvents, type SocketOptions, type Status } from "./socket.js";
+export type { Gap } from "./gaps.js";
+export { Socket, type SocketEvents, type SocketOptions, type Status } from "./socket.js";
 export type { GetToken } from "./token.js";

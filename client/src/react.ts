@@ -14,7 +14,8 @@ import {
 } from "react";
 import type { ServerEvents } from "./events.js";
 import type { Handler } from "./emitter.js";
-import { Socket, type Gap, type SocketOptions, type Status } from "./socket.js";
+import type { Gap } from "./gaps.js";
+import { Socket, type SocketOptions, type Status } from "./socket.js";
 
 /** Milliseconds that a connection outlives the last component that used it: StrictMode and page changes come back. */
 const LINGER = 1_000;

@@ -3,6 +3,7 @@ import { Calls, SocketError } from "./calls.js";
 import { consequence } from "./closing.js";
 import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
+import { Gaps, type Gap } from "./gaps.js";
 import { Rooms, threadOf } from "./rooms.js";
 import { type GetToken, Tokens } from "./token.js";
 import { watch } from "./wakeups.js";
@@ -12,12 +13,6 @@ import { watch } from "./wakeups.js";
  * not change that. `stopped`: nobody wants a connection (any more), or `reconnectionAttempts` are used up.
  */
 export type Status = "connecting" | "connected" | "offline" | "denied" | "stopped";
-
-/** Something in a room may have been missed: fetch what you show of it anew. You are live from here. */
-export interface Gap {
-  room: string;
-  reason: string;
-}
 
 export interface SocketOptions {
   /** `wss://host/hub/` or `wss://host/portal/`. */
@@ -34,6 +29,8 @@ export interface SocketOptions {
   reconnectionAttempts?: number;
   /** Milliseconds until a handshake, or asking for a token, counts as failed (default: 10,000). */
   connectTimeout?: number;
+  /** Milliseconds after which a gap is told at most, at random; 0 is at once (default: 2,000). */
+  gapDelayMax?: number;
   /** Milliseconds until a call without an answer fails (default: 10,000). */
   ackTimeout?: number;
   /** Frames that wait while there is no connection (default: 100). Typing and cursors never wait. */
@@ -85,6 +82,7 @@ export class Socket {
   readonly #rooms = new Rooms();
   readonly #events = new Emitter<ServerEvents>();
   readonly #own = new Emitter<SocketEvents>();
+  readonly #gaps: Gaps;
   readonly #queue: string[] = [];
   #status: Status = "stopped";
   #websocket: WebSocket | undefined;
@@ -109,6 +107,7 @@ export class Socket {
       reconnectionDelayMax: 20_000,
       reconnectionAttempts: Infinity,
       connectTimeout: 10_000,
+      gapDelayMax: 2_000,
       ackTimeout: 10_000,
       queueSize: 100,
       WebSocket: globalThis.WebSocket,
@@ -118,6 +117,10 @@ export class Socket {
     };
     this.#tokens = new Tokens(this.#options.getToken, this.#options.connectTimeout);
     this.#backoff = new Backoff(this.#options, this.#options.random);
+    this.#gaps = new Gaps(
+      (gap) => this.#own.emit("gap", gap),
+      () => this.#options.random() * this.#options.gapDelayMax,
+    );
     if (this.#options.autoConnect) this.connect();
   }
 
@@ -166,6 +169,7 @@ export class Socket {
   disconnect(): void {
     this.#drop("stopped");
     this.#end("stopped");
+    for (const room of this.#gaps.drop()) this.#rooms.lose(room); // then it is told after the next `connect()`
     this.#queue.length = 0;
   }
 
@@ -225,7 +229,7 @@ export class Socket {
     const unknown = this.#rooms.threads.filter((thread) => !(`thread:${thread}` in known));
     for (const [room, offset] of Object.entries(ready.rooms)) {
       if (room in known) continue;
-      if (this.#rooms.wasIn(room)) this.#own.emit("gap", { room, reason: "joined anew" });
+      if (this.#rooms.wasIn(room)) this.#gaps.add(room, "joined anew");
       this.#rooms.hasSeen(room, offset);
     }
     this.#after(STABLE, () => this.#backoff.reset());
@@ -262,7 +266,7 @@ export class Socket {
         this.#expelled(room, found.error);
       } else if (!found.recovered) {
         this.#rooms.hasSeen(room, found.offset);
-        this.#own.emit("gap", { room, reason: "not recovered" });
+        this.#gaps.add(room, "not recovered");
       }
     }
   }
@@ -470,7 +474,7 @@ export class Socket {
     }
     if (event === "room:gap") {
       this.#rooms.lose(String(data.room));
-      this.#own.emit("gap", { room: String(data.room), reason: String(data.reason) });
+      this.#gaps.add(String(data.room), String(data.reason));
     } else if (event === "room:left") {
       this.#expelled(String(data.room), String(data.reason));
     } else if (event === "auth:expiring") {
@@ -513,7 +517,7 @@ export class Socket {
       const { room, offset } = await this.call("join:thread", { thread_id: threadId });
       if (!this.#rooms.wants(threadId)) return;
       if (!this.#rooms.isKnown(room)) this.#rooms.hasSeen(room, offset);
-      if (missed) this.#own.emit("gap", { room, reason: "joined anew" });
+      if (missed) this.#gaps.add(room, "joined anew");
       this.#own.emit("joined", { room });
     } catch (error) {
       if (error instanceof SocketError && ["forbidden", "limit_exceeded", "invalid_payload"].includes(error.code)) {

@@ -72,11 +72,12 @@ export class FakeWebSocket {
     const answer = frame.event in answers ? answers[frame.event] : {};
     if (answer === null) return;
     const data = typeof answer === "function" ? (answer as (data: unknown) => unknown)(frame.data) : answer;
-    if (typeof data === "object" && data !== null && "code" in data) this.say("error", data, { id: frame.id });
-    else this.say("ack", data as object, { id: frame.id });
+    const refused = typeof data === "object" && data !== null && "code" in data;
+    queueMicrotask(() => this.say(refused ? "error" : "ack", data as object, { id: frame.id }));
   }
 
   say(event: string, data: object, more: object = {}): void {
+    if (this.closed) return;
     this.onmessage?.({ data: JSON.stringify({ event, data, ...more }) });
   }
 

@@ -165,6 +165,7 @@ test("gaps are told to the latest handler", async () => {
   renderHook(() => useGap(useSocket("hub").socket, ({ room }) => rooms.push(room)), { wrapper });
   await soon();
   act(() => FakeWebSocket.last.say("room:gap", { room: "user:7", reason: "lost" }));
+  await soon(2000);
   expect(rooms).toEqual(["user:7"]);
 });
 

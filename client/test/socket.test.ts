@@ -434,24 +434,22 @@ describe("threads", () => {
   });
 
   test("that cannot be recovered, or had a gap, are said to have one", async () => {
-    const server = await connected();
+    const server = await connected({ gapDelayMax: 0 });
     const gaps: Gap[] = [];
     socket.when("gap", (gap) => gaps.push(gap));
     socket.join("42");
     await soon();
     server.say("room:gap", { room: "thread:42", reason: "lost" });
+    await soon();
     expect(gaps).toEqual([{ room: "thread:42", reason: "lost" }]);
     server.fail(1006);
-    await soon(501);
+    await soon(510);
     // Where it stood after the gap, nobody knows.
     expect(gaps.slice(1)).toEqual([{ room: "thread:42", reason: "joined anew" }]);
+    FakeWebSocket.answers = { resume: { rooms: { "thread:42": { recovered: false, offset: "300", missed: 0 } } } };
     FakeWebSocket.last.fail(1006);
-    await soon(1);
-    const script = (rooms: object): object => ({ rooms });
     await soon(2000);
-    expect(socket.status).toBe("connected");
-    FakeWebSocket.last.answers = { resume: script({ "thread:42": { recovered: false, offset: "300", missed: 0 } }) };
-    expect(gaps).toHaveLength(2);
+    expect(gaps.slice(2)).toEqual([{ room: "thread:42", reason: "not recovered" }]);
   });
 
   test("that are not allowed any more are not asked for again", async () => {
@@ -549,8 +547,69 @@ describe("a resume", () => {
     server.say("room:gap", { room: "user:7", reason: "lost" });
     socket.when("gap", (gap) => gaps.push(gap));
     server.fail(1006);
-    await soon(501);
+    await soon(3000);
     expect(gaps).toEqual([{ room: "user:7", reason: "joined anew" }]);
+  });
+});
+
+describe("gaps", () => {
+  async function losing(options: Parameters<typeof connectTo>[0] = {}): Promise<{ server: FakeWebSocket; gaps: Gap[] }> {
+    const server = await connected(options);
+    const gaps: Gap[] = [];
+    socket.when("gap", (gap) => gaps.push(gap));
+    return { server, gaps };
+  }
+
+  test("are told at a time of each client's own, each room once", async () => {
+    const { server, gaps } = await losing({ random: () => 0.75, gapDelayMax: 4000 });
+    server.say("room:gap", { room: "user:7", reason: "lost" });
+    server.say("room:gap", { room: "presence:sales", reason: "lost" });
+    await soon(2900);
+    server.say("room:gap", { room: "user:7", reason: "lost again" });
+    expect(gaps).toEqual([]);
+    await soon(100);
+    expect(gaps.map(({ room }) => room).sort()).toEqual(["presence:sales", "user:7"]);
+    await soon(60_000);
+    expect(gaps).toHaveLength(2);
+  });
+
+  test("of a herd are spread", async () => {
+    const { server, gaps } = await losing();
+    const sockets = Array.from({ length: 200 }, () => connectTo({ random: Math.random }));
+    await soon();
+    const told: number[] = [];
+    for (const each of sockets) each.when("gap", () => told.push(Date.now()));
+    const start = Date.now();
+    for (const each of FakeWebSocket.open) each.say("room:gap", { room: "user:7", reason: "lost" });
+    await soon(2000);
+    for (const each of sockets) each.disconnect();
+    expect([server.closed, gaps.length, told.length]).toEqual([false, 1, 200]);
+    const perHalf = [0, 500, 1000, 1500].map((from) => told.filter((at) => Math.floor((at - start) / 500) * 500 === from).length);
+    expect(Math.max(...perHalf)).toBeLessThan(90); // 50 on average
+  });
+
+  test("are told although the connection is lost meanwhile, and then only once", async () => {
+    const { server, gaps } = await losing();
+    server.say("room:gap", { room: "user:7", reason: "lost" });
+    server.fail(1006);
+    await soon(5000);
+    expect(gaps).toEqual([{ room: "user:7", reason: "joined anew" }]);
+  });
+
+  test("that nobody was told before it was stopped are told when it goes on", async () => {
+    const { server, gaps } = await losing();
+    socket.join("42");
+    await soon();
+    FakeWebSocket.answers = { resume: { rooms: { "thread:42": { recovered: false, offset: "300", missed: 0 } } } };
+    server.fail(1006);
+    await soon(501);
+    socket.disconnect();
+    await soon(60_000);
+    expect(gaps).toEqual([]);
+    FakeWebSocket.answers = {};
+    socket.connect();
+    await soon(5000);
+    expect(gaps).toEqual([{ room: "thread:42", reason: "joined anew" }]);
   });
 });
 
