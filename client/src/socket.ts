@@ -4,6 +4,7 @@ import { consequence } from "./closing.js";
 import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
 import { Gaps, type Gap } from "./gaps.js";
+import { Presence, type Member } from "./presence.js";
 import { Rooms, threadOf } from "./rooms.js";
 import { type GetToken, Tokens } from "./token.js";
 import { watch } from "./wakeups.js";
@@ -51,6 +52,8 @@ export interface SocketEvents {
   left: { room: string; reason: string };
   /** A connection that had been one was closed, and why; `status` says what follows. */
   closed: { code: number; reason: string };
+  /** Who is in a group is not who it was: see `presence()`. */
+  presence: { group: string };
   /** The server refused a frame that nobody waits for, or sent something odd. */
   error: SocketError;
 }
@@ -82,6 +85,7 @@ export class Socket {
   readonly #rooms = new Rooms();
   readonly #events = new Emitter<ServerEvents>();
   readonly #own = new Emitter<SocketEvents>();
+  readonly #presence = new Presence((group) => this.#own.emit("presence", { group }));
   readonly #gaps: Gaps;
   readonly #queue: string[] = [];
   #status: Status = "stopped";
@@ -225,6 +229,7 @@ export class Socket {
   #start(frame: Frame): void {
     const ready = frame.data as unknown as ServerEvents["connection:ready"];
     this.#connectionId = ready.connection_id;
+    this.#presence.begin();
     const known = this.#rooms.offsets;
     const unknown = this.#rooms.threads.filter((thread) => !(`thread:${thread}` in known));
     for (const [room, offset] of Object.entries(ready.rooms)) {
@@ -472,7 +477,9 @@ export class Socket {
       if (this.#resume?.rooms.has(room)) return;
       this.#rooms.hasSeen(room, offset);
     }
+    this.#presence.take(event, data, room, offset);
     if (event === "room:gap") {
+      this.#presence.begin(String(data.room));
       this.#rooms.lose(String(data.room));
       this.#gaps.add(String(data.room), String(data.reason));
     } else if (event === "room:left") {
@@ -494,7 +501,7 @@ export class Socket {
     }
   }
 
-  // --- Threads ---------------------------------------------------------------------------------
+  // --- Rooms -----------------------------------------------------------------------------------
 
   /** Enters a thread, as often as it is called; the function that is returned leaves it as often. */
   join(threadId: string): () => void {
@@ -508,6 +515,14 @@ export class Socket {
   /** Whether one is in a room, or was and is on the way back into it. */
   isIn(room: string): boolean {
     return this.#rooms.wasIn(room);
+  }
+
+  /**
+   * Who is present in a group, in the order of their names: the same list until somebody comes, goes or changes. While there
+   * is no connection it is what was known last, and nobody once there will be none.
+   */
+  presence(group: string): readonly Member[] {
+    return this.#presence.members(group);
   }
 
   async #enter(threadId: string): Promise<void> {
@@ -538,6 +553,7 @@ export class Socket {
     const thread = threadOf(room);
     if (thread === undefined) this.#rooms.lose(room);
     else this.#rooms.forget(thread);
+    this.#presence.forget(room);
     this.#own.emit("left", { room, reason });
   }
 
@@ -546,6 +562,7 @@ export class Socket {
   #become(status: Status): void {
     if (status === this.#status) return;
     this.#status = status;
+    if (status === "denied" || status === "stopped") this.#presence.forget();
     this.#own.emit("status", status);
   }
 

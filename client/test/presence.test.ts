@@ -1,0 +1,110 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import type { Socket } from "../src/index.js";
+import { FakeWebSocket, connectTo } from "./fake.js";
+
+let socket: Socket;
+
+const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
+const member = (user: string, status = "online") => ({ user_id: user, name: user.toUpperCase(), status, since: "" });
+const state = (offset: string, ...users: string[]): void =>
+  FakeWebSocket.last.say("presence:state", {
+    group: "sales",
+    members: users.map((user) => member(user)),
+    total: users.length,
+    offset,
+  });
+const change = (user: string, status: string, offset: string, room = "presence:sales"): void =>
+  FakeWebSocket.last.say(`attendant:${status}`, member(user, status), { room, offset });
+const listed = (): string[] => socket.presence("sales").map((each) => `${each.user_id} ${each.status}`);
+
+beforeEach(async () => {
+  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
+  FakeWebSocket.reset();
+  socket = connectTo();
+  await soon();
+});
+
+afterEach(() => {
+  socket.disconnect();
+  vi.useRealTimers();
+});
+
+describe("who is present in a group", () => {
+  test("is what the server said, and every change since, in the order of their names", () => {
+    state("100", "eve", "bob");
+    expect(listed()).toEqual(["bob online", "eve online"]);
+    change("ana", "online", "101");
+    change("bob", "away", "102");
+    change("zoe", "online", "103", "presence:attendants");
+    expect(listed()).toEqual(["ana online", "bob away", "eve online"]);
+    change("bob", "offline", "104");
+    expect(listed()).toEqual(["ana online", "eve online"]);
+    expect(socket.presence("attendants")).toEqual([]); // of which nobody said who is in it
+  });
+
+  test("is told when it changes, and is the same list until then", () => {
+    const told: string[] = [];
+    socket.when("presence", ({ group }) => told.push(group));
+    state("100", "bob");
+    const before = socket.presence("sales");
+    FakeWebSocket.last.message("42", "1");
+    change("bob", "away", "101", "presence:attendants");
+    expect(socket.presence("sales")).toBe(before);
+    expect(told).toEqual(["sales"]);
+  });
+
+  test("does not go back to what was before a state, when that comes again after a reconnect", () => {
+    state("1000", "bob");
+    change("eve", "offline", "999");
+    change("bob", "offline", "998");
+    expect(listed()).toEqual(["bob online"]);
+    change("bob", "away", "1001");
+    expect(listed()).toEqual(["bob away"]);
+  });
+
+  test("keeps a change that overtook a state", () => {
+    state("100", "bob", "eve");
+    change("ana", "online", "102");
+    change("eve", "offline", "103");
+    state("101", "bob", "eve");
+    expect(listed()).toEqual(["ana online", "bob online"]);
+    state("110", "bob", "eve");
+    expect(listed()).toEqual(["bob online", "eve online"]);
+  });
+
+  test("is what was known last while there is no connection, until the server says it again", async () => {
+    state("100", "bob", "eve");
+    change("ana", "online", "105");
+    FakeWebSocket.last.fail(1006);
+    expect(listed()).toEqual(["ana online", "bob online", "eve online"]);
+    await soon(501);
+    state("103", "bob"); // a server that lost something counts on from elsewhere
+    expect(listed()).toEqual(["bob online"]);
+  });
+
+  test("is what the server says after a loss, wherever it counts on from", () => {
+    state("200", "bob", "eve");
+    FakeWebSocket.last.say("room:gap", { room: "presence:sales", reason: "lost" });
+    expect(listed()).toEqual(["bob online", "eve online"]);
+    change("eve", "offline", "102");
+    change("zoe", "online", "103");
+    state("102", "bob");
+    expect(listed()).toEqual(["bob online", "zoe online"]);
+  });
+
+  test.each(["denied", "stopped"])("is nobody once the connection is %s", async (status) => {
+    state("100", "bob");
+    const told: string[] = [];
+    socket.when("presence", ({ group }) => told.push(group));
+    if (status === "denied") FakeWebSocket.last.fail(4403);
+    else socket.disconnect();
+    expect(socket.status).toBe(status);
+    expect([socket.presence("sales"), told]).toEqual([[], ["sales"]]);
+  });
+
+  test("is not for who may not see the group any more", () => {
+    state("100", "bob");
+    FakeWebSocket.last.say("room:left", { room: "presence:sales", reason: "forbidden" });
+    expect(socket.presence("sales")).toEqual([]);
+  });
+});
