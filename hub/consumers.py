@@ -74,8 +74,9 @@ class HubConsumer(NamespaceConsumer):
             self.after(1.0, f"state {group}", self.send_presence_state, group)
             return
         try:
-            members = await self.presence.snapshot(group)
+            # In this order: a change that comes while the list is read may be in it or not, and has a higher offset.
             offset = self.position(room)
+            members = await self.presence.snapshot(group)
         except (RedisError, TimeoutError):
             self.after(1.0, f"state {group}", self.send_presence_state, group)
             return

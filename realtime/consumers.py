@@ -482,6 +482,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         missed = await self.membership.missed(room, since)
         if missed is None:
             self._listen(room)
+            self.soon(self.on_gap, room)
             return {"recovered": False, "offset": str(self.rooms[room]), "missed": 0}
         self.rooms[room] = int(since)
         self._replays[room] = int(since)

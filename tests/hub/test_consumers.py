@@ -191,6 +191,36 @@ async def test_state_that_cannot_be_read_comes_later(monkeypatch):
         assert members(await ana.expect("presence:state")) == {"7": "online"}
 
 
+async def test_change_that_overtakes_a_state_has_a_higher_offset(monkeypatch):
+    read = store.snapshot
+
+    async with bridging(), connected("hub", "8") as bob:
+        await bob.expect("attendant:online", user_id="8")
+        ahead = {}
+
+        async def slowly(group: str) -> Any:
+            known = await read(group)
+            await add("queue:new", {"item_id": 1})
+            ahead.update(await bob.expect("queue:new"))
+            return known
+
+        monkeypatch.setattr(store, "snapshot", slowly)
+        # As where frames go straight to the wire, and a position does not wait for its connection's turn.
+        monkeypatch.setattr(NamespaceConsumer, "position", lambda self, room: self.membership.position(room))
+        async with connected("hub", "1", "admin") as admin:
+            state = await admin.expect("presence:state")
+            assert int(state["data"]["offset"]) < int(ahead["offset"])
+
+
+async def test_state_comes_anew_when_missed_changes_cannot_be_recovered():
+    async with connected("hub", "7") as ana:
+        await ana.expect("presence:state")
+        answer = await ana.call("resume", {"rooms": {"presence:attendants": "1", "user:7": "1"}})
+        assert [found["recovered"] for found in answer["rooms"].values()] == [False, False]
+        assert members(await ana.expect("presence:state")) == {"7": "online"}
+        await ana.nothing("presence:state")
+
+
 async def test_state_of_a_group_that_was_left_meanwhile_is_not_sent():
     async with connected("hub", "7") as ana:
         await ana.expect("presence:state")
