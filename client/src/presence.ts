@@ -2,7 +2,7 @@ import type { ServerEvents } from "./events.js";
 
 export type Member = ServerEvents["presence:state"]["members"][number];
 
-const NOBODY: readonly Member[] = [];
+export const NOBODY: readonly Member[] = [];
 const CHANGES = new Set(["attendant:online", "attendant:away", "attendant:offline"]);
 
 interface Group {

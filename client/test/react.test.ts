@@ -1,9 +1,19 @@
 // @vitest-environment jsdom
-import { act, cleanup, renderHook } from "@testing-library/react";
-import { StrictMode, createElement, type ReactNode } from "react";
+import { act, cleanup, render, renderHook, screen } from "@testing-library/react";
+import { StrictMode, Suspense, createElement, use, useState, type ReactNode } from "react";
 import { renderToString } from "react-dom/server";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { SocketProvider, useGap, usePresence, useSocket, useSocketEvent, useThread } from "../src/react.js";
+import {
+  SocketProvider,
+  useGap,
+  usePresence,
+  useSocket,
+  useSocketEvent,
+  useThread,
+  type Member,
+  type Typist,
+} from "../src/react.js";
+import type { Socket } from "../src/index.js";
 import { FakeWebSocket, token } from "./fake.js";
 
 const options = {
@@ -12,6 +22,11 @@ const options = {
   WebSocket: FakeWebSocket as unknown as typeof WebSocket,
   random: () => 1,
 };
+
+/** The same provider for everything that is rendered with it: tests that mount several trees share a connection. */
+function provided(): (props: { children: ReactNode }) => ReactNode {
+  return ({ children }) => createElement(SocketProvider, { namespaces: { hub: options } }, children);
+}
 
 function wrapper({ children }: { children: ReactNode }): ReactNode {
   return createElement(StrictMode, null, createElement(SocketProvider, { namespaces: { hub: options } }, children));
@@ -68,6 +83,81 @@ test("a hundred mounts and unmounts leak no socket and no timer", async () => {
   expect(vi.getTimerCount()).toBe(0);
 });
 
+test.each(["denied", "stopped"])("a further component does not bring a %s connection back; somebody may", async (end) => {
+  let socket: Socket | undefined;
+  function Page(): ReactNode {
+    const hub = useSocket("hub");
+    socket = hub.socket;
+    return hub.status;
+  }
+  const pages = (count: number): ReactNode => Array.from({ length: count }, (_, key) => createElement(Page, { key }));
+  const { rerender, container } = render(pages(1), { wrapper });
+  await soon();
+  act(() => (end === "denied" ? FakeWebSocket.last.fail(4403) : socket?.disconnect()));
+  rerender(pages(2));
+  await soon(60_000);
+  expect(FakeWebSocket.made).toHaveLength(1);
+  expect(container.textContent).toBe(end + end);
+  act(() => socket?.connect());
+  await soon();
+  expect(container.textContent).toBe("connectedconnected");
+});
+
+test("a namespace that nobody said anything about is named, with those that are there", () => {
+  for (const name of ["portal", "constructor"]) {
+    expect(() => renderHook(() => useSocket(name), { wrapper: provided() })).toThrow(
+      `SocketProvider knows no namespace "${name}", but "hub"`,
+    );
+  }
+  expect(() => renderHook(() => useSocket("hub"))).toThrow("useSocket() needs a <SocketProvider> around it");
+});
+
+test("the latest getToken is asked", async () => {
+  function Session({ user }: { user: string }): ReactNode {
+    const namespaces = { hub: { ...options, getToken: () => token(Date.now() / 1000 + 60, user) } };
+    return createElement(SocketProvider, { namespaces }, createElement(Page));
+  }
+  function Page(): ReactNode {
+    return useSocket("hub").status;
+  }
+  const { rerender } = render(createElement(Session, { user: "ana" }));
+  await soon();
+  rerender(createElement(Session, { user: "bob" }));
+  await soon(55_000);
+  FakeWebSocket.last.fail(1006);
+  await soon(501);
+  expect(FakeWebSocket.made.map((each) => each.protocols[1]?.split(".")[1])).toEqual(["ana", "bob"]);
+});
+
+test("a component that suspends keeps the connection, the thread and its handlers", async () => {
+  const seen: string[] = [];
+  let resolve: (value: string) => void = () => undefined;
+  const loading = new Promise<string>((done) => (resolve = done));
+  let load: (what: Promise<string>) => void = () => undefined;
+  function Page(): ReactNode {
+    const { socket } = useSocket("hub");
+    useThread(socket, "42");
+    useSocketEvent(socket, "thread:message", ({ message_id }) => seen.push(message_id));
+    const [data, setData] = useState<Promise<string>>();
+    load = setData;
+    return data === undefined ? "ready" : use(data);
+  }
+  render(createElement(Suspense, { fallback: "waiting" }, createElement(Page)), { wrapper });
+  await soon();
+  await act(async () => load(loading));
+  await soon(5000);
+  expect(screen.getByText("waiting")).toBeTruthy();
+  act(() => FakeWebSocket.last.message("42", "201"));
+  await act(async () => resolve("here it is"));
+  await soon(500);
+  expect(screen.getByText("here it is")).toBeTruthy();
+  act(() => FakeWebSocket.last.message("42", "202"));
+  expect(seen).toEqual(["201", "202"]);
+  expect(FakeWebSocket.made).toHaveLength(1);
+  // Nor does StrictMode, which mounts everything twice, leave it for a moment.
+  expect(FakeWebSocket.last.sent.map((frame) => frame.event)).toEqual(["join:thread"]);
+});
+
 test("connects with the session's token, beats, reconnects a second later up to five times, ends on unmount", async () => {
   const namespaces = {
     hub: { ...options, getToken: () => token(undefined, "session"), reconnectionDelay: 1000, reconnectionAttempts: 5 },
@@ -114,21 +204,143 @@ test("every message reaches the latest handler once, without a render", async ()
   expect(seen.at(-1)).toBe("b100");
 });
 
+function type(user: string, typing: boolean, more: object = {}): void {
+  FakeWebSocket.last.say("thread:typing", {
+    ...{ thread_id: "42", user_id: user, namespace: "portal", name: user, typing },
+    ...more,
+  });
+}
+
 test("typists come, stop, and are forgotten when nobody says that they stopped", async () => {
+  let renders = 0;
+  const { result } = renderHook(
+    () => {
+      renders += 1;
+      return useThread(useSocket("hub").socket, "42");
+    },
+    { wrapper },
+  );
+  await soon();
+  const users = (): string[] => result.current.typists.map((each) => each.userId);
+  act(() => type("ana", true));
+  act(() => type("bob", true));
+  const before = renders;
+  act(() => type("ana", true)); // still: nothing new
+  expect(users()).toEqual(["ana", "bob"]);
+  expect(renders).toBe(before);
+  await soon(6000);
+  act(() => type("bob", true));
+  act(() => type("ana", true, { thread_id: "43" }));
+  await soon(6000);
+  expect(users()).toEqual(["bob"]);
+  act(() => type("bob", false));
+  expect(users()).toEqual([]);
+});
+
+test("a customer and an attendant with the same id are two", async () => {
   const { result } = renderHook(() => useThread(useSocket("hub").socket, "42"), { wrapper });
   await soon();
-  const type = (user: string, typing: boolean): void =>
-    FakeWebSocket.last.say("thread:typing", { thread_id: "42", user_id: user, namespace: "portal", name: user, typing });
   act(() => {
-    type("ana", true);
-    type("bob", true);
-    type("ana", true);
+    type("7", true, { name: "Ana" });
+    type("7", true, { name: "Carla", namespace: "hub" });
   });
-  expect(result.current.typists.map((each) => each.userId).sort()).toEqual(["ana", "bob"]);
-  act(() => type("ana", false));
-  expect(result.current.typists.map((each) => each.userId)).toEqual(["bob"]);
-  await soon(12_000);
+  expect(result.current.typists.map((each) => each.name)).toEqual(["Ana", "Carla"]);
+  act(() => type("7", false));
+  expect(result.current.typists).toEqual([{ userId: "7", namespace: "hub", name: "Carla" }]);
+});
+
+test("nobody types in a connection that was lost", async () => {
+  const { result } = renderHook(() => useThread(useSocket("hub").socket, "42"), { wrapper });
+  await soon();
+  act(() => type("ana", true));
+  act(() => FakeWebSocket.last.fail(1006));
   expect(result.current.typists).toEqual([]);
+  await soon(501);
+});
+
+test("all components in a thread see the same typists, also one that comes later", async () => {
+  const lists: (readonly Typist[])[] = [];
+  function Typists({ at }: { at: number }): ReactNode {
+    lists[at] = useThread(useSocket("hub").socket, "42").typists;
+    return null;
+  }
+  const tree = (count: number): ReactNode =>
+    Array.from({ length: count }, (_, at) => createElement(Typists, { key: at, at }));
+  const { rerender } = render(tree(2), { wrapper });
+  await soon();
+  act(() => type("ana", true));
+  rerender(tree(3));
+  await soon();
+  expect(lists.map((list) => list.map((each) => each.userId))).toEqual([["ana"], ["ana"], ["ana"]]);
+  expect(FakeWebSocket.last.events("join:thread").length - FakeWebSocket.last.events("leave:thread").length).toBe(1);
+  rerender(tree(1));
+  act(() => type("bob", true));
+  expect(lists[0]?.map((each) => each.userId)).toEqual(["ana", "bob"]);
+});
+
+test("a thread that changes is left for the other one, and none of its typists is shown there", async () => {
+  const shown: string[] = [];
+  const { rerender, result } = renderHook(
+    ({ id }: { id: string }) => {
+      const thread = useThread(useSocket("hub").socket, id);
+      shown.push(`${id} ${thread.typists.map((each) => each.userId).join()} ${thread.joined ? "in" : "out"}`);
+      return thread;
+    },
+    { wrapper: provided(), initialProps: { id: "42" } },
+  );
+  await soon();
+  act(() => type("ana", true));
+  expect(shown.at(-1)).toBe("42 ana in");
+  act(() => result.current.sendTyping());
+  rerender({ id: "43" });
+  await soon(1001);
+  expect(shown.filter((each) => each.startsWith("43 ana"))).toEqual([]);
+  expect(shown.at(-1)).toBe("43  in");
+  expect(FakeWebSocket.last.sent.map(({ event, data }) => `${event} ${String(data["thread_id"])}`)).toEqual([
+    "join:thread 42",
+    "typing:start 42",
+    "typing:stop 42",
+    "join:thread 43",
+    "leave:thread 42",
+  ]);
+});
+
+test("a thread that was refused is asked for again by who comes next", async () => {
+  FakeWebSocket.answers = { "join:thread": { code: "forbidden", message: "not allowed" } };
+  const { rerender, result } = renderHook(
+    ({ id }: { id: string }) => useThread(useSocket("hub").socket, id),
+    { wrapper, initialProps: { id: "42" } },
+  );
+  await soon();
+  FakeWebSocket.last.answers = {};
+  rerender({ id: "43" });
+  rerender({ id: "42" });
+  expect(result.current.refused).toBe(undefined);
+  await soon();
+  expect(result.current.joined).toBe(true);
+});
+
+test("one knows when one is in a thread, and that one may not", async () => {
+  const states: unknown[] = [];
+  FakeWebSocket.answers = { "join:thread": { code: "forbidden", message: "not allowed" } };
+  const { rerender } = renderHook(
+    ({ id }: { id: string }) => {
+      const { joined, refused } = useThread(useSocket("hub").socket, id);
+      states.push([id, joined, refused]);
+    },
+    { wrapper: provided(), initialProps: { id: "42" } },
+  );
+  await soon();
+  expect(states.at(-1)).toEqual(["42", false, "forbidden"]);
+  FakeWebSocket.last.answers = {};
+  rerender({ id: "43" });
+  await soon();
+  expect(states.at(-1)).toEqual(["43", true, undefined]);
+  act(() => FakeWebSocket.last.fail(1006));
+  await soon(501);
+  expect(states.at(-1)).toEqual(["43", true, undefined]); // it is resumed
+  act(() => FakeWebSocket.last.say("room:left", { room: "thread:43", reason: "revoked" }));
+  expect(states.at(-1)).toEqual(["43", false, "revoked"]);
 });
 
 test("typing is said every four seconds, and ended by itself", async () => {
@@ -143,21 +355,55 @@ test("typing is said every four seconds, and ended by itself", async () => {
   expect(FakeWebSocket.last.events("typing:stop")).toHaveLength(1);
 });
 
-test("presence is the last state and every change since", async () => {
-  const { result } = renderHook(() => usePresence(useSocket("hub").socket, "sales"), { wrapper });
+test("typing after the end of a component, without a connection or outside of the thread says nothing", async () => {
+  const { result, unmount } = renderHook(() => useThread(useSocket("hub").socket, "42"), { wrapper: provided() });
+  const { sendTyping, stopTyping } = result.current;
+  FakeWebSocket.answers = { "join:thread": null };
+  sendTyping();
+  await soon();
+  sendTyping();
+  expect(FakeWebSocket.last.events("typing:start")).toEqual([]);
+  FakeWebSocket.last.answers = {};
+  await soon(25_000);
+  sendTyping();
+  expect(FakeWebSocket.last.events("typing:start")).toHaveLength(1);
+  unmount();
+  expect(FakeWebSocket.last.sent.at(-1)?.event).toBe("typing:stop");
+  sendTyping();
+  stopTyping();
+  await soon(999);
+  expect(FakeWebSocket.last.sent.at(-1)?.event).toBe("typing:stop");
+  await soon(1);
+  expect(FakeWebSocket.open).toEqual([]);
+});
+
+test("presence is the last state and every change since, also for who comes later", async () => {
+  const lists: (readonly Member[])[] = [];
+  function People({ at }: { at: number }): ReactNode {
+    lists[at] = usePresence(useSocket("hub").socket, "sales");
+    return null;
+  }
+  const tree = (count: number): ReactNode =>
+    Array.from({ length: count }, (_, at) => createElement(People, { key: at, at }));
+  const { rerender } = render(tree(0), { wrapper });
+  rerender(tree(1));
   await soon();
   const member = (user_id: string, status: string): object => ({ user_id, name: user_id, status, since: "" });
-  const change = (user: string, status: string, room = "presence:sales"): void =>
-    FakeWebSocket.last.say(`attendant:${status}`, member(user, status), { room, offset: "1" });
+  const change = (user: string, status: string, offset: string): void =>
+    FakeWebSocket.last.say(`attendant:${status}`, member(user, status), { room: "presence:sales", offset });
   act(() => {
-    FakeWebSocket.last.say("presence:state", { group: "sales", members: [member("bob", "online")], total: 1, offset: "1" });
-    change("ana", "online");
-    change("bob", "away");
-    change("eve", "online", "presence:attendants");
+    const members = [member("eve", "online"), member("bob", "online")];
+    FakeWebSocket.last.say("presence:state", { group: "sales", members, total: 2, offset: "1" });
+    change("ana", "online", "2");
+    change("bob", "away", "3");
   });
-  expect(result.current.map((each) => `${each.user_id} ${each.status}`)).toEqual(["ana online", "bob away"]);
-  act(() => change("bob", "offline"));
-  expect(result.current.map((each) => each.user_id)).toEqual(["ana"]);
+  rerender(tree(2));
+  const shown = lists.map((list) => list.map((each) => `${each.user_id} ${each.status}`));
+  expect(shown).toEqual(Array(2).fill(["ana online", "bob away", "eve online"]));
+  expect(lists[1]).toBe(lists[0]);
+  act(() => FakeWebSocket.last.fail(1006));
+  expect(lists[0]).toHaveLength(3);
+  await soon(501);
 });
 
 test("gaps are told to the latest handler", async () => {
@@ -171,9 +417,12 @@ test("gaps are told to the latest handler", async () => {
 
 test("on a server nothing is opened", () => {
   function Page(): ReactNode {
-    return useSocket("hub").status;
+    const { socket, status } = useSocket("hub");
+    const { typists, joined } = useThread(socket, "42");
+    useSocketEvent(socket, "thread:message", () => undefined);
+    return `${status} ${String(joined)} ${typists.length} ${usePresence(socket, "sales").length}`;
   }
   const html = renderToString(createElement(SocketProvider, { namespaces: { hub: options } }, createElement(Page)));
-  expect(html).toBe("stopped");
+  expect(html).toBe("stopped false 0 0");
   expect(FakeWebSocket.made).toEqual([]);
 });

@@ -1,0 +1,126 @@
+import type { ServerEvents } from "./events.js";
+import type { Socket } from "./socket.js";
+
+/** Milliseconds that one stays in a thread that nobody uses any more: StrictMode and page changes come back. */
+const LINGER = 1_000;
+/** Milliseconds after which a typist is forgotten: a process that was killed reports nothing. */
+const TYPIST_EXPIRES = 12_000;
+
+export interface Typist {
+  userId: string;
+  /** `hub` or `portal`: an attendant and a customer may have the same id. */
+  namespace: string;
+  name: string;
+}
+
+export interface ThreadState {
+  /** In it: what is published there comes. Fetch what was there before now, not earlier. */
+  joined: boolean;
+  /** Why one may not be in it (any more). */
+  refused: string | undefined;
+  /** In the order in which they began. */
+  typists: readonly Typist[];
+}
+
+export const OUTSIDE: ThreadState = { joined: false, refused: undefined, typists: [] };
+
+const threads = new WeakMap<Socket, Map<string, Thread>>();
+
+/** What everybody on the page who is in a thread sees of it; a new object after every change, and only then. */
+export function threadState(socket: Socket, threadId: string): ThreadState {
+  return threads.get(socket)?.get(threadId)?.state ?? OUTSIDE;
+}
+
+/** Be in a thread until the function that is returned is called; `changed` is called when its state is another one. */
+export function enterThread(socket: Socket, threadId: string, changed: () => void): () => void {
+  let all = threads.get(socket);
+  if (all === undefined) threads.set(socket, (all = new Map()));
+  let thread = all.get(threadId);
+  if (thread === undefined) all.set(threadId, (thread = new Thread(socket, threadId, () => all.delete(threadId))));
+  return thread.use(changed);
+}
+
+class Thread {
+  state: ThreadState = OUTSIDE;
+  readonly #users = new Set<() => void>();
+  readonly #typists = new Map<string, { typist: Typist; expiry: ReturnType<typeof setTimeout> }>();
+  readonly #undo: (() => void)[];
+  #lingering: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(
+    socket: Socket,
+    threadId: string,
+    private readonly over: () => void,
+  ) {
+    const room = `thread:${threadId}`;
+    this.#undo = [
+      socket.join(threadId),
+      socket.when("joined", (joined) => {
+        if (joined.room === room) this.#become({ joined: true, refused: undefined });
+      }),
+      socket.when("left", (left) => {
+        if (left.room !== room) return;
+        this.#become({ joined: false, refused: left.reason, typists: this.#forget() });
+        if (this.#users.size === 0) this.#end();
+      }),
+      socket.when("status", (status) => {
+        if (status !== "connected" && this.#typists.size > 0) this.#become({ typists: this.#forget() });
+      }),
+      socket.on("thread:typing", (data) => {
+        if (data.thread_id === threadId) this.#type(data);
+      }),
+    ];
+    this.#become({ joined: socket.isIn(room) });
+  }
+
+  use(changed: () => void): () => void {
+    clearTimeout(this.#lingering);
+    this.#users.add(changed);
+    return () => {
+      this.#users.delete(changed);
+      if (this.#users.size > 0) return;
+      if (this.state.refused === undefined) this.#lingering = setTimeout(() => this.#end(), LINGER);
+      else this.#end(); // who comes back asks again
+    };
+  }
+
+  #end(): void {
+    clearTimeout(this.#lingering);
+    for (const each of this.#undo) each();
+    this.#forget();
+    this.over();
+  }
+
+  #type({ user_id: userId, namespace, name, typing }: ServerEvents["thread:typing"]): void {
+    const key = `${namespace} ${userId}`;
+    const known = this.#typists.get(key);
+    clearTimeout(known?.expiry);
+    if (typing) {
+      const expiry = setTimeout(() => this.#stop(key), TYPIST_EXPIRES);
+      this.#typists.set(key, { typist: known?.typist ?? { userId, namespace, name }, expiry });
+      if (known === undefined) this.#show();
+    } else if (known !== undefined) {
+      this.#stop(key);
+    }
+  }
+
+  #stop(key: string): void {
+    this.#typists.delete(key);
+    this.#show();
+  }
+
+  #show(): void {
+    this.#become({ typists: [...this.#typists.values()].map(({ typist }) => typist) });
+  }
+
+  #forget(): [] {
+    for (const { expiry } of this.#typists.values()) clearTimeout(expiry);
+    this.#typists.clear();
+    return [];
+  }
+
+  #become(change: Partial<ThreadState>): void {
+    this.state = { ...this.state, ...change };
+    for (const changed of [...this.#users]) changed();
+  }
+}
