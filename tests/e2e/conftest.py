@@ -1,10 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.browser import launched
 from tests.e2e.harness import Stack
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 
 def _run(stack: Stack) -> Iterator[Stack]:
@@ -29,3 +34,10 @@ def stack(
 def uvicorn_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The same by `runsockets` alone: for what daphne cannot by design (docs/protocol.md)."""
     yield from _run(Stack(tmp_path_factory.mktemp("uvicorn-only"), redis_url))
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A headless Chromium."""
+    async with launched() as browser:
+        yield browser

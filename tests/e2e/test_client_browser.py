@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import http.server
 import json
-import shutil
-import subprocess
-import threading
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from signal import SIGKILL
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page
 
-from tests.e2e.browser import ARGUMENTS, CHROMIUM, require_chromium
-from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
+from tests.e2e.harness import eventually, unique
+from tests.e2e.site import Site, opened, serving
 
 pytestmark = pytest.mark.needs_browser
 
@@ -41,75 +35,15 @@ window.loaded = true;
 </script>"""
 
 
-class Site(Stack):
-    """Socket server, bridge, and a page with the client on it."""
-
-    sockets: Process
-
-    def __init__(self, directory: Path, redis_url: str) -> None:
-        self.site_port = free_port()
-        super().__init__(directory, redis_url, ALLOWED_ORIGINS=self.address)
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.site_port}"
-
-    def start_all(self) -> Site:
-        self.start("runbridge")
-        self.sockets = self.start_sockets()
-        return self
-
-    def options(self, *tokens: str) -> dict[str, Any]:
-        return {
-            "url": self.url("hub"),
-            "tokens": tokens or (self.token(unique("u")),),
-            "reconnectionDelay": 100,
-            "reconnectionDelayMax": 500,
-        }
-
-
 @pytest.fixture(scope="module")
 def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    require_chromium()
-    if shutil.which("npm") is None or not (ROOT / "client" / "node_modules").exists():
-        pytest.fail("the client is not installed: make test-client")
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "index.html").write_text(PAGE)
-    subprocess.run(
-        ["npx", "esbuild", "src/index.ts", "--bundle", "--format=esm", f"--outfile={folder / 'client.js'}"],
-        cwd=ROOT / "client", check=True, capture_output=True,
-    )  # fmt: skip
-    site = Site(tmp_path_factory.mktemp("client"), redis_url)
-    handler = functools.partial(_Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", site.site_port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield site.start_all()
-    finally:
-        site.stop()
-        server.shutdown()
-        server.server_close()
-    site.assert_calm()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        await browser.close()
+    with serving(redis_url, tmp_path_factory, PAGE, "src/index.ts") as site:
+        yield site
 
 
 async def tab(browser: Browser, site: Site, options: dict[str, Any], *threads: str) -> Page:
     """A page that is connected, and in some threads."""
-    page = await browser.new_page()
-    await page.goto(site.address)
-    await page.wait_for_function("window.loaded")
+    page = await opened(browser, site)
     await page.evaluate("(options) => window.start(options)", options)
     await page.wait_for_function("window.socket.connected")
     for thread in threads:
@@ -165,9 +99,7 @@ async def test_token_that_ends_is_refreshed_without_a_reconnect(browser: Browser
 
 
 async def test_refused_client_is_told_apart_from_one_that_is_offline(browser: Browser, site: Site):
-    page = await browser.new_page()
-    await page.goto(site.address)
-    await page.wait_for_function("window.loaded")
+    page = await opened(browser, site)
     options = site.options(site.token(unique("c"), "customer"))
     await page.evaluate("(options) => window.start(options)", options)
     await page.wait_for_function("window.socket.status === 'denied'")
