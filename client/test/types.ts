@@ -16,6 +16,7 @@ export async function checks(socket: Socket): Promise<Acks["join:thread"]> {
   socket.emit("typing:start", { thread_id: 42 });
   socket.emit("cursor:move", { thread_id: 42, position: [1, 2] });
   socket.when("gap", ({ room, reason }) => room + reason);
+  socket.when("presence", ({ group }) => socket.presence(group).map(({ name, status }) => name + status));
 
   // @ts-expect-error there is no such event
   socket.on("thread:massage", () => undefined);
