@@ -231,6 +231,15 @@ describe("a lost connection", () => {
     expect(FakeWebSocket.made).toHaveLength(1);
   });
 
+  test("says why it was closed, and nothing of handshakes that failed", async () => {
+    const server = await connected();
+    const closings: number[] = [];
+    socket.when("closed", ({ code }) => closings.push(code));
+    server.fail(1012);
+    FakeWebSocket.made.at(-1)?.fail(1006);
+    expect(closings).toEqual([1012]);
+  });
+
   test("with 4429 comes back after a pause", async () => {
     const server = await connected({ random: () => 0 });
     server.fail(4429);

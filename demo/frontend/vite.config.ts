@@ -20,6 +20,10 @@ export default defineConfig({
     target: "es2022",
     modulePreload: false,
     rollupOptions: {
+      onwarn(warning, warn) {
+        // "use client" is for other frameworks; Rollup complains, and then that it cannot say where.
+        if (!["MODULE_LEVEL_DIRECTIVE", "SOURCEMAP_ERROR"].includes(warning.code ?? "")) warn(warning);
+      },
       input: here("src/main.tsx"),
       output: { entryFileNames: "desk.js", assetFileNames: "desk.[ext]", inlineDynamicImports: true },
     },

@@ -15,10 +15,10 @@ from signal import SIGKILL
 from typing import Any, Self
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, Route, WebSocket, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, Route, WebSocket, expect
 
 from realtime.authentication import issue, verify
-from tests.e2e.browser import ARGUMENTS, CHROMIUM, require_chromium, require_desk
+from tests.e2e.browser import require_chromium, require_desk
 from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
 
 pytestmark = pytest.mark.needs_browser
@@ -141,14 +141,6 @@ def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
     finally:
         desk.stop()
     assert "Traceback" not in desk.logs, desk.logs
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        await browser.close()
 
 
 @pytest.fixture

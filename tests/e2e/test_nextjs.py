@@ -13,9 +13,9 @@ from pathlib import Path
 from signal import SIGKILL
 
 import pytest
-from playwright.async_api import Browser, Page, Request, async_playwright, expect
+from playwright.async_api import Browser, Page, Request, expect
 
-from tests.e2e.browser import ARGUMENTS, CHROMIUM, require_chromium
+from tests.e2e.browser import require_chromium
 from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port
 
 pytestmark = pytest.mark.needs_browser
@@ -81,14 +81,6 @@ def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         site.stop()
     site.assert_calm()
     assert "⨯" not in site.next.output, site.next.output
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        await browser.close()
 
 
 @pytest.fixture
