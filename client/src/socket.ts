@@ -299,9 +299,12 @@ export class Socket {
 
   #closed(code: number): void {
     const next = consequence(code);
-    if (next === "stop") this.#end(code === 1000 ? "stopped" : "denied");
-    else if (next === "fresh token") this.#tokens.forget();
-    if (next !== "stop") this.#later(next === "pause" ? PAUSE : 0);
+    if (next === "stop") {
+      this.#end(code === 1000 ? "stopped" : "denied");
+      return;
+    }
+    if (next === "fresh token") this.#tokens.forget();
+    this.#later(next === "pause" ? PAUSE : 0);
   }
 
   /** A browser cannot see why a handshake failed: ask. */
