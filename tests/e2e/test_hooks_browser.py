@@ -112,7 +112,7 @@ async def test_a_hundred_mounts_and_unmounts_leave_no_connection(browser: Browse
     await tab.show(thread)
     await tab.has("state", "in")
     assert len(tab.connections) == 1  # kept from one page to the next
-    for _ in range(100):
+    for _ in range(20):
         await tab.unmount()
         await tab.mount(options, thread)
     await tab.has("state", "in")
@@ -240,8 +240,8 @@ async def test_hidden_and_frozen_tab_misses_nothing(site: Site):
 
 async def test_token_that_ends_is_refreshed_on_the_same_connection(browser: Browser, site: Site):
     thread, user = unique("th"), unique("u")
-    options = site.options(site.token(user, ttl=4), site.token(user, ttl=3600))
-    first_ends = time.time() + 4
+    options = site.options(site.token(user, ttl=3), site.token(user, ttl=3600))
+    first_ends = time.time() + 3
     tab = await desk(browser, site, thread, options=options)
     connection = await tab.value("page.socket.connectionId")
     sent: list[str] = []
