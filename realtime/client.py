@@ -11,11 +11,14 @@ It needs `websockets` and nothing else of this project:
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import inspect
 import itertools
 import json
+import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,7 +29,12 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 GetToken = Callable[[], str | Awaitable[str]]
 
+logger = logging.getLogger(__name__)
+
+SKEW_SECONDS = 10.0
+"""A token that ends so soon counts as over: it has a way to go."""
 NORMAL = 1000
+TOKEN_EXPIRED = 4401
 STOP = frozenset({1002, 1007, 1009, 4400, 4403, 4409})
 """Close codes after which trying again would change nothing."""
 STABLE_SECONDS = 10.0
@@ -67,6 +75,61 @@ def backoff(attempt: int, first: float, most: float) -> float:
     return random.uniform(0, min(most, first * 2 ** min(attempt, 30)))  # noqa: S311
 
 
+class _NoToken(Exception):
+    """`get_token` failed; what it raised is the cause."""
+
+
+class _Tokens:
+    """Asks for one token at a time, and keeps it until shortly before it ends."""
+
+    def __init__(self, get_token: GetToken) -> None:
+        self._get_token = get_token
+        self._token: str | None = None
+        self._asking: asyncio.Task[str] | None = None
+
+    async def get(self) -> str:
+        """The token there is, or a new one. Raises `_NoToken`."""
+        if self._token is not None and time.time() < end_of(self._token) - SKEW_SECONDS:
+            return self._token
+        return await self.fresh()
+
+    async def fresh(self) -> str:
+        """A new token; who asks while one is under way gets the same. Raises `_NoToken`."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="client: get_token")
+        asking = self._asking
+        # Not awaited itself: who gives up waiting does not end a request that others may need.
+        await asyncio.wait([asking])
+        if asking.cancelled() or (error := asking.exception()):
+            cause = None if asking.cancelled() else error
+            raise _NoToken(f"get_token failed: {cause!r}") from cause
+        return asking.result()
+
+    def forget(self) -> None:
+        """The token is no good any more."""
+        self._token = None
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+    async def _ask(self) -> str:
+        token = self._get_token()
+        self._token = await token if inspect.isawaitable(token) else token
+        return self._token
+
+
+def end_of(token: str) -> float:
+    """When a JWT ends, in seconds since the epoch; 0 when it does not say."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return float(claims["exp"])
+    except (LookupError, TypeError, ValueError):
+        return 0.0  # not one that we can read: the server will say what it thinks of it
+
+
 class Client:
     """One connection to one namespace, for as long as the block runs. Iterate over it once."""
 
@@ -82,7 +145,7 @@ class Client:
     ) -> None:
         self.url = url
         self.connection_id: str | None = None
-        self._get_token = get_token
+        self._tokens = _Tokens(get_token)
         self._delays = reconnection_delay, reconnection_delay_max
         self._attempts = reconnection_attempts
         self._ack_timeout = ack_timeout
@@ -107,6 +170,7 @@ class Client:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tokens.close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Everything the server says, in order.
@@ -181,38 +245,40 @@ class Client:
 
     async def _reconnect(self) -> None:
         loop = asyncio.get_running_loop()
-        attempt, refused = 0, False
+        attempt, fresh = 0, False
         while self._attempts is None or attempt <= self._attempts:
             began, wait = loop.time(), 0.0
             try:
-                await self._visit()
+                await self._visit(fresh=fresh)
             except InvalidStatus as error:
                 status = error.response.status_code
-                if status in {403, 404} or (status == 401 and refused):
+                if status == 401 and not fresh:
+                    fresh = True  # perhaps the token was only too old
+                    continue
+                if status in {401, 403, 404}:
                     raise Denied(status, error.response.body.decode(errors="replace")) from error
-                refused = status == 401  # perhaps the token was only too old: once more with a fresh one
                 wait = float(error.response.headers.get("Retry-After", 0))
             except ConnectionClosed as error:
-                refused = False
                 code = error.rcvd.code if error.rcvd else 1006
                 if code == NORMAL:
                     return
                 if code in STOP:
                     raise Denied(code, error.rcvd.reason if error.rcvd else "") from error
+                if code == TOKEN_EXPIRED:
+                    self._tokens.forget()
                 if loop.time() - began > STABLE_SECONDS:
                     attempt = 0
+            except _NoToken as error:
+                logger.warning("no connection: %s", error, exc_info=error.__cause__)
             except (InvalidHandshake, OSError):  # TimeoutError is an OSError
                 pass
+            fresh = False
             await asyncio.sleep(wait + backoff(attempt, *self._delays))
             attempt += 1
 
-    async def _token(self) -> str:
-        token = self._get_token()
-        return await token if inspect.isawaitable(token) else token
-
-    async def _visit(self) -> None:
-        """One connection, until it is lost."""
-        token = await self._token()
+    async def _visit(self, *, fresh: bool) -> None:
+        """One connection, until it is lost; `fresh`: with a new token, whatever the old one says of itself."""
+        token = await (self._tokens.fresh() if fresh else self._tokens.get())
         resuming = dict(self._offsets)
         async with connect(
             f"{self.url}?resume=1" if resuming else self.url,
@@ -289,7 +355,11 @@ class Client:
             await asyncio.sleep(interval)
 
     async def _refresh(self) -> None:
-        await self.call("auth:refresh", {"token": await self._token()})
+        try:
+            await self.call("auth:refresh", {"token": await self._tokens.fresh()})
+        except (CallFailed, _NoToken) as error:
+            # The connection ends with 4401, and the next one asks again.
+            logger.warning("the token was not refreshed: %s", error, exc_info=error.__cause__)
 
     async def _resume(self, rooms: dict[str, str]) -> None:
         answer = await self.call("resume", {"rooms": rooms})

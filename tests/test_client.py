@@ -1,0 +1,324 @@
+"""The Python client's rules, against a server that does what it is told (docs/protocol.md, "Coming back")."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from realtime.client import Client, Denied, Event
+from tests.e2e.harness import PATIENCE, eventually
+
+ROOM = "thread:42"
+Answer = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]] | None
+
+
+@dataclass
+class Refusal:
+    """A handshake that ends with an HTTP status."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = '{"error": {"code": "some_code", "message": "some words"}}'
+
+
+@dataclass
+class Visit:
+    """A connection, seen from the server."""
+
+    websocket: ServerConnection
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    """What the client sent."""
+
+    @property
+    def path(self) -> str:
+        assert self.websocket.request is not None
+        return self.websocket.request.path
+
+    @property
+    def token(self) -> str:
+        assert self.websocket.request is not None
+        return self.websocket.request.headers["Authorization"].removeprefix("Bearer ")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [frame.get("data", {}) for frame in self.sent if frame["event"] == name]
+
+    async def say(self, event: str, data: dict[str, Any], **more: Any) -> None:
+        await self.websocket.send(json.dumps({"event": event, "data": data, **more}))
+
+    async def message(self, offset: str, room: str = ROOM) -> None:
+        """A message in a room, named as its offset."""
+        await self.say("thread:message", {"message_id": offset}, room=room, offset=offset)
+
+    async def fail(self, code: int, reason: str = "") -> None:
+        await self.websocket.close(code, reason)
+
+    def drop(self) -> None:
+        self.websocket.transport.abort()
+
+
+def _resumed(data: dict[str, Any]) -> dict[str, Any]:
+    return {"rooms": {r: {"recovered": True, "offset": o, "missed": 0} for r, o in data["rooms"].items()}}
+
+
+class ScriptedServer:
+    """Accepts, unless its script says otherwise, and acknowledges everything."""
+
+    def __init__(self) -> None:
+        self.script: deque[Refusal | str] = deque()
+        """What happens to the next handshakes: a refusal, `drop`, `hang` (accepted, and then nothing), `accept`."""
+        self.heartbeat_interval = 30.0
+        self.rooms = {"user:7": "100"}
+        self.answers: dict[str, Answer] = {
+            "join:thread": lambda data: {"room": f"thread:{data['thread_id']}", "offset": "200"},
+            "resume": _resumed,
+        }
+        """By event; None: no answer; with a `code` in it: an error."""
+        self.visits: list[Visit] = []
+        self.handshakes = 0
+        self.url = ""
+
+    async def look(self, websocket: ServerConnection, request: Request) -> Response | None:
+        self.handshakes += 1
+        match self.script[0] if self.script else "accept":
+            case Refusal(status, headers, body):
+                self.script.popleft()
+                response = websocket.respond(HTTPStatus(status), body)
+                response.headers.update(headers)
+                return response
+            case "drop":
+                self.script.popleft()
+                websocket.transport.abort()
+        return None
+
+    async def serve(self, websocket: ServerConnection) -> None:
+        visit = Visit(websocket)
+        self.visits.append(visit)
+        try:
+            if self.script and self.script.popleft() == "hang":
+                await websocket.wait_closed()
+            ready = {"connection_id": f"c{len(self.visits)}", "heartbeat_interval": self.heartbeat_interval}
+            await visit.say("connection:ready", {**ready, "rooms": self.rooms})
+            async for text in websocket:
+                await self._take(visit, json.loads(text))
+        except ConnectionClosed:
+            pass
+
+    async def _take(self, visit: Visit, frame: dict[str, Any]) -> None:
+        visit.sent.append(frame)
+        answer = self.answers.get(frame["event"], {})
+        if callable(answer):
+            answer = answer(frame["data"])
+        if answer is not None and "id" in frame:
+            await visit.say("error" if "code" in answer else "ack", answer, id=frame["id"])
+
+    async def visit(self, number: int) -> Visit:
+        """Wait for the connection of that number, the first being 1, and until the client has its first frame."""
+        await eventually(lambda: len(self.visits) >= number)
+        return self.visits[number - 1]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    running: Server
+    async with serve(scripted.serve, "127.0.0.1", 0, process_request=scripted.look) as running:
+        scripted.url = f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/hub/"
+        yield scripted
+
+
+class Reader:
+    """Reads a client to its end, and keeps what it said."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.events: list[Event] = []
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for event in self.client:
+            self.events.append(event)
+
+    def named(self, *names: str) -> list[Event]:
+        return [event for event in self.events if event.name in names]
+
+    async def heard(self, name: str, count: int = 1) -> Event:
+        """Wait for the event of that name and number, the first being 1."""
+        await eventually(lambda: len(self.named(name)) >= count)
+        return self.named(name)[count - 1]
+
+    async def end(self) -> None:
+        """Wait for its end; raises what that was."""
+        await asyncio.wait_for(asyncio.shield(self.task), PATIENCE)
+
+
+@asynccontextmanager
+async def reading(
+    server: ScriptedServer, get_token: Any = lambda: "x", **options: Any
+) -> AsyncIterator[Reader]:
+    """A client of the server, and who reads it."""
+    options = {"reconnection_delay": 0.01, "reconnection_delay_max": 0.02, **options}
+    async with Client(server.url, get_token, **options) as client:
+        reader = Reader(client)
+        try:
+            yield reader
+        finally:
+            reader.task.cancel()
+            await asyncio.gather(reader.task, return_exceptions=True)
+
+
+def token(mark: str = "x", seconds: float = 3600.0) -> str:
+    """One that looks like a JWT that ends so soon."""
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + seconds}).encode()).decode()
+    return f"{mark}.{claims.rstrip('=')}.sig"
+
+
+class Tokens:
+    """A `get_token` that counts; each token has its number in front."""
+
+    def __init__(self, seconds: Iterable[float] = ()) -> None:
+        self.asked = 0
+        self._seconds = deque(seconds)
+
+    async def __call__(self) -> str:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return token(str(self.asked), self._seconds.popleft() if self._seconds else 3600)
+
+
+# --- The token ---------------------------------------------------------------------------------------
+
+
+async def test_token_is_sent_in_a_header_and_never_in_the_address(server: ScriptedServer):
+    async with reading(server, lambda: "secret"):
+        visit = await server.visit(1)
+        assert (visit.token, visit.path) == ("secret", "/hub/")
+
+
+async def test_token_is_asked_for_once_and_kept_until_shortly_before_it_ends(server: ScriptedServer):
+    tokens = Tokens([9.0, 3600.0])  # the first is as good as over: ten seconds are left for the way
+    async with reading(server, tokens) as reader:
+        for number in range(1, 4):
+            visit = await server.visit(number)
+            await reader.heard("connection:ready", number)
+            assert visit.token.startswith(f"{min(number, 2)}.")
+            visit.drop()
+        await server.visit(4)
+        assert tokens.asked == 2
+
+
+async def test_token_that_says_nothing_of_its_end_is_asked_for_every_time(server: ScriptedServer):
+    asked: list[str] = []
+
+    def get_token() -> str:
+        asked.append(f"opaque{len(asked)}")
+        return asked[-1]
+
+    async with reading(server, get_token):
+        for number in range(1, 4):
+            (await server.visit(number)).drop()
+        assert (await server.visit(4)).token == "opaque3"
+
+
+async def test_expired_token_is_replaced_before_coming_back(server: ScriptedServer):
+    async with reading(server, Tokens()):
+        await (await server.visit(1)).fail(4401)
+        assert (await server.visit(2)).token.startswith("2.")
+
+
+async def test_refused_token_is_replaced_once_and_at_once(server: ScriptedServer):
+    server.script.extend([Refusal(401), "accept", "accept"])
+    async with reading(server, Tokens(), reconnection_attempts=0):
+        assert (await server.visit(1)).token.startswith("2.")
+    server.script.clear()
+    server.script.extend([Refusal(401), Refusal(401)])
+    async with reading(server, Tokens()) as reader:
+        with pytest.raises(Denied, match="401"):
+            await reader.end()
+        assert server.handshakes == 4
+
+
+async def test_token_is_only_denied_when_it_is_a_fresh_one_that_is_refused(server: ScriptedServer):
+    server.script.extend([Refusal(401), Refusal(503), Refusal(401)])
+    async with reading(server, Tokens()):
+        assert (await server.visit(1)).token.startswith("3.")
+
+
+async def test_tries_again_when_there_is_no_token_to_be_had(server: ScriptedServer):
+    failures = ["session server is down", "still"]
+
+    def get_token() -> str:
+        if failures:
+            raise LookupError(failures.pop())
+        return token()
+
+    async with reading(server, get_token):
+        await server.visit(1)
+
+
+async def test_token_is_refreshed_in_band_with_a_fresh_one(server: ScriptedServer):
+    tokens = Tokens()
+    async with reading(server, tokens):
+        visit = await server.visit(1)
+        await visit.say("auth:expiring", {"expires_at": "2030-01-01T00:00:00.000Z"})
+        [refresh] = await eventually(lambda: visit.events("auth:refresh"))
+        assert refresh["token"].startswith("2.")
+        visit.drop()
+        assert (await server.visit(2)).token == refresh["token"]
+        assert tokens.asked == 2
+
+
+async def test_token_asked_for_when_the_connection_is_lost_is_waited_for_and_not_asked_for_again(
+    server: ScriptedServer,
+):
+    asked = 0
+    give = asyncio.Event()
+
+    async def get_token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            await give.wait()
+        return token(str(asked))
+
+    async with reading(server, get_token) as reader:
+        visit = await server.visit(1)
+        await visit.say("auth:expiring", {})
+        await visit.message("1")
+        await reader.heard("thread:message")
+        await eventually(lambda: asked == 2)
+        await visit.fail(4401)
+        await eventually(lambda: reader.client.connection_id is None)
+        give.set()
+        assert (await server.visit(2)).token.startswith("2.")
+        assert asked == 2
+
+
+async def test_refresh_that_fails_is_no_end(server: ScriptedServer):
+    asked = 0
+
+    def get_token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise LookupError("session server is down")
+        return token(str(asked))
+
+    async with reading(server, get_token):
+        visit = await server.visit(1)
+        await visit.say("auth:expiring", {})
+        await eventually(lambda: asked == 2)
+        await visit.fail(4401)
+        assert (await server.visit(2)).token.startswith("3.")
