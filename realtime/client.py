@@ -17,15 +17,19 @@ import inspect
 import itertools
 import json
 import logging
+import math
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import Close
+from websockets.http11 import Response
 
 GetToken = Callable[[], str | Awaitable[str]]
 
@@ -34,9 +38,16 @@ logger = logging.getLogger(__name__)
 SKEW_SECONDS = 10.0
 """A token that ends so soon counts as over: it has a way to go."""
 NORMAL = 1000
+ABNORMAL = 1006
 TOKEN_EXPIRED = 4401
-STOP = frozenset({1002, 1007, 1009, 4400, 4403, 4409})
-"""Close codes after which trying again would change nothing."""
+RATE_LIMITED = 4429
+UNAUTHORIZED = 401
+DENIED = frozenset({UNAUTHORIZED, 403, 404, 1002, 1007, 1009, 4400, 4403, 4409})
+"""Statuses of a handshake and close codes after which trying again would change nothing."""
+PAUSE_SECONDS = 1.0
+"""Who was too fast waits for so long at least."""
+CLOSE_SECONDS = 1.0
+"""A server that does not answer a close is not waited for any longer."""
 STABLE_SECONDS = 10.0
 """After so long the next loss starts with a short wait again."""
 UNREAD = 1000
@@ -49,6 +60,7 @@ class Denied(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{code} {reason}".strip())
         self.code = code
+        self.reason = reason
 
 
 class CallFailed(Exception):
@@ -62,7 +74,12 @@ class CallFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What the server said. `room:gap` also comes for a room that could not be recovered: fetch it anew."""
+    """What the server said, or what this client says by itself:
+
+    `room:gap` for a room that could not be recovered, with the same `data` as the server's: fetch it anew.
+    `connection:lost`: a connection, or an attempt to get one, has ended, and another attempt follows. `data` has the
+    `code` (a close code, the HTTP status of a refused handshake, or None), the `reason` and `retry_in` (seconds).
+    """
 
     name: str
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -73,6 +90,45 @@ class Event:
 def backoff(attempt: int, first: float, most: float) -> float:
     """Seconds to wait: full jitter after the cap (M. Brooker, "Exponential Backoff And Jitter")."""
     return random.uniform(0, min(most, first * 2 ** min(attempt, 30)))  # noqa: S311
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """Why there is no connection. `wait`: how long the server wants to be left alone, in seconds."""
+
+    code: int | None
+    reason: str
+    wait: float = 0.0
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        match error:
+            case InvalidStatus(response=response):
+                wait = _seconds(response.headers.get("Retry-After", ""))
+                return cls(response.status_code, _reason(response), wait)
+            case ConnectionClosed(rcvd=Close(code=code, reason=reason)):
+                return cls(code, reason, PAUSE_SECONDS if code == RATE_LIMITED else 0.0)
+            case ConnectionClosed():
+                return cls(ABNORMAL, str(error))
+            case _:
+                return cls(None, f"{type(error).__name__}: {error}")
+
+    def __str__(self) -> str:
+        return self.reason if self.code is None else f"{self.code} {self.reason}"
+
+
+def _seconds(retry_after: str) -> float:
+    """A Retry-After in seconds. The other form, a date, counts as none: the clocks may differ."""
+    return float(retry_after) if retry_after.isdecimal() else 0.0
+
+
+def _reason(response: Response) -> str:
+    """Why a handshake was refused: the server's own words, or those of whatever stands before it."""
+    try:
+        error = json.loads(response.body)["error"]
+        return f"{error['code']}: {error['message']}"
+    except (LookupError, TypeError, ValueError):
+        return response.reason_phrase
 
 
 class _NoToken(Exception):
@@ -102,6 +158,7 @@ class _Tokens:
         await asyncio.wait([asking])
         if asking.cancelled() or (error := asking.exception()):
             cause = None if asking.cancelled() else error
+            logger.warning("get_token failed", exc_info=cause)
             raise _NoToken(f"get_token failed: {cause!r}") from cause
         return asking.result()
 
@@ -141,6 +198,7 @@ class Client:
         reconnection_delay: float = 0.5,
         reconnection_delay_max: float = 20.0,
         reconnection_attempts: int | None = None,
+        connect_timeout: float = 10.0,
         ack_timeout: float = 10.0,
     ) -> None:
         self.url = url
@@ -148,9 +206,17 @@ class Client:
         self._tokens = _Tokens(get_token)
         self._delays = reconnection_delay, reconnection_delay_max
         self._attempts = reconnection_attempts
+        self._connect_timeout = connect_timeout
         self._ack_timeout = ack_timeout
-        self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue(UNREAD)
+        self._unread: deque[Event] = deque()
+        self._news = asyncio.Event()
+        """There may be something to read, or nothing comes any more."""
+        self._read = asyncio.Event()
+        """Something was read."""
         self._connected = asyncio.Event()
+        """There is a connection, or there will be none any more."""
+        self._ready_at = math.inf
+        """When this connection was ready, by the clock of the loop."""
         self._websocket: ClientConnection | None = None
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
@@ -161,33 +227,40 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._life = asyncio.create_task(self._live(), name="client")
+        self._life.add_done_callback(self._over)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        tasks = [self._life, *self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._life.cancel()
+        await asyncio.wait([self._life])
         await self._tokens.close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Everything the server says, in order.
 
-        Raises `Denied`. Ends after a normal close, or when attempts were limited and are used up.
+        Ends after a normal close. Raises `Denied`, or `ConnectionError` when attempts were limited and are used up.
         """
         while True:
-            event = await self._events.get()
-            if isinstance(event, StopAsyncIteration):
+            while self._unread:
+                event = self._unread.popleft()
+                self._read.set()
+                yield event
+            if self._life.done():
+                if not self._life.cancelled():
+                    self._life.result()
                 return
-            if isinstance(event, BaseException):
-                raise event
-            yield event
+            self._news.clear()
+            await self._news.wait()
 
     async def connected(self) -> None:
-        """Return once there is a connection."""
+        """Return once there is a connection. Raises `Denied` or `ConnectionError` when there will be none any more."""
         await self._connected.wait()
+        if self._life.done():
+            if not self._life.cancelled():
+                self._life.result()
+            raise ConnectionError("the connection was closed for good")
 
     # --- What one can do ---------------------------------------------------------------------------
 
@@ -236,69 +309,90 @@ class Client:
     # --- Life --------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        try:
-            await self._reconnect()
-        except Denied as denied:
-            await self._events.put(denied)
-        else:
-            await self._events.put(StopAsyncIteration())
-
-    async def _reconnect(self) -> None:
-        loop = asyncio.get_running_loop()
+        """Connect again and again, until the server or the last attempt says that this is the end."""
         attempt, fresh = 0, False
-        while self._attempts is None or attempt <= self._attempts:
-            began, wait = loop.time(), 0.0
+        while True:
+            await self._keep_pace()
+            self._ready_at = math.inf
             try:
                 await self._visit(fresh=fresh)
-            except InvalidStatus as error:
-                status = error.response.status_code
-                if status == 401 and not fresh:
-                    fresh = True  # perhaps the token was only too old
-                    continue
-                if status in {401, 403, 404}:
-                    raise Denied(status, error.response.body.decode(errors="replace")) from error
-                wait = float(error.response.headers.get("Retry-After", 0))
-            except ConnectionClosed as error:
-                code = error.rcvd.code if error.rcvd else 1006
-                if code == NORMAL:
-                    return
-                if code in STOP:
-                    raise Denied(code, error.rcvd.reason if error.rcvd else "") from error
-                if code == TOKEN_EXPIRED:
-                    self._tokens.forget()
-                if loop.time() - began > STABLE_SECONDS:
-                    attempt = 0
-            except _NoToken as error:
-                logger.warning("no connection: %s", error, exc_info=error.__cause__)
-            except (InvalidHandshake, OSError):  # TimeoutError is an OSError
-                pass
-            fresh = False
-            await asyncio.sleep(wait + backoff(attempt, *self._delays))
-            attempt += 1
+            except (ConnectionClosed, InvalidHandshake, OSError, _NoToken) as error:
+                cause, loss = error, _Loss.of(error)  # TimeoutError is an OSError, too
+            if loss.code == NORMAL:
+                return
+            if loss.code == UNAUTHORIZED and not fresh:
+                fresh = True  # perhaps the token was only too old
+                continue
+            if loss.code in DENIED:
+                raise Denied(loss.code, loss.reason) from cause
+            if loss.code == TOKEN_EXPIRED:
+                self._tokens.forget()
+            if asyncio.get_running_loop().time() - self._ready_at >= STABLE_SECONDS:
+                attempt = 0
+            if self._attempts is not None and attempt >= self._attempts:
+                why = f"no connection after {attempt + 1} attempts, the last: {loss}"
+                raise ConnectionError(why) from cause
+            wait = loss.wait + backoff(attempt, *self._delays)
+            self._tell("connection:lost", {"code": loss.code, "reason": loss.reason, "retry_in": wait})
+            await asyncio.sleep(wait)
+            attempt, fresh = attempt + 1, False
 
-    async def _visit(self, *, fresh: bool) -> None:
+    def _over(self, life: asyncio.Task[None]) -> None:
+        if not life.cancelled() and (error := life.exception()):
+            logger.warning("there is no connection, and there will be none: %s", error)
+        for waiting in (self._connected, self._news):
+            waiting.set()
+
+    async def _visit(self, *, fresh: bool) -> NoReturn:
         """One connection, until it is lost; `fresh`: with a new token, whatever the old one says of itself."""
         token = await (self._tokens.fresh() if fresh else self._tokens.get())
         resuming = dict(self._offsets)
-        async with connect(
-            f"{self.url}?resume=1" if resuming else self.url,
-            additional_headers={"Authorization": f"Bearer {token}"},
-            compression=None,
-        ) as websocket:
+        async with asyncio.timeout(self._connect_timeout) as patience:
+            websocket = await connect(
+                f"{self.url}?resume=1" if resuming else self.url,
+                additional_headers={"Authorization": f"Bearer {token}"},
+                close_timeout=CLOSE_SECONDS,
+                compression=None,
+                open_timeout=None,
+            )
             self._websocket = websocket
             try:
-                async for text in websocket:
-                    await self._take(json.loads(text), resuming)
-                raise ConnectionClosed(websocket.protocol.close_rcvd, websocket.protocol.close_sent)
+                while True:
+                    await self._take(json.loads(await websocket.recv()), resuming)
+                    if self._connected.is_set():
+                        patience.reschedule(None)
+                    await self._keep_pace()
             finally:
-                self._websocket = None
-                self.connection_id = None
-                self._connected.clear()
-                for answer in self._calls.values():
-                    if not answer.done():
-                        answer.set_exception(CallFailed("closed", "the connection was lost"))
-                for task in self._tasks:
-                    task.cancel()
+                await self._end(websocket)
+
+    async def _end(self, websocket: ClientConnection) -> None:
+        """Leave nothing of a connection."""
+        self._websocket = None
+        self.connection_id = None
+        self._connected.clear()
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(CallFailed("closed", "the connection was lost"))
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        try:
+            await websocket.close()
+        finally:
+            websocket.transport.abort()  # whoever is in a hurry may have cut the goodbye short
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tell(
+        self, event: str, data: Mapping[str, Any], room: str | None = None, offset: str | None = None
+    ) -> None:
+        self._unread.append(Event(event, data, room, offset))
+        self._news.set()
+
+    async def _keep_pace(self) -> None:
+        """Return once the reader has room for more: until then nothing is read from the network."""
+        while len(self._unread) >= UNREAD:
+            self._read.clear()
+            await self._read.wait()
 
     async def _take(self, frame: dict[str, Any], resuming: dict[str, str]) -> None:
         event, data = frame["event"], frame["data"]
@@ -316,7 +410,7 @@ class Client:
                 self._forget(data["room"])
             case "auth:expiring":
                 self._spawn(self._refresh())
-        await self._events.put(Event(event, data, frame.get("room"), frame.get("offset")))
+        self._tell(event, data, frame.get("room"), frame.get("offset"))
 
     def _answer(self, call_id: int, event: str, data: dict[str, Any]) -> None:
         answer = self._calls.get(call_id)
@@ -329,6 +423,7 @@ class Client:
 
     def _start(self, ready: dict[str, Any], resuming: dict[str, str]) -> None:
         self.connection_id = ready["connection_id"]
+        self._ready_at = asyncio.get_running_loop().time()
         self._offsets = {**ready["rooms"], **resuming}
         self._connected.set()
         self._spawn(self._beat(ready["heartbeat_interval"]))
@@ -339,7 +434,7 @@ class Client:
                 self._spawn(self._enter(thread_id))
 
     def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(self._quietly(work))
+        task = asyncio.create_task(self._quietly(work), name="client: frames")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -359,17 +454,17 @@ class Client:
             await self.call("auth:refresh", {"token": await self._tokens.fresh()})
         except (CallFailed, _NoToken) as error:
             # The connection ends with 4401, and the next one asks again.
-            logger.warning("the token was not refreshed: %s", error, exc_info=error.__cause__)
+            logger.warning("the token was not refreshed: %s", error)
 
     async def _resume(self, rooms: dict[str, str]) -> None:
         answer = await self.call("resume", {"rooms": rooms})
         for room, found in answer["rooms"].items():
             if "error" in found:
                 self._forget(room)
-                await self._events.put(Event("room:left", {"room": room, "reason": found["error"]}))
+                self._tell("room:left", {"room": room, "reason": found["error"]})
             elif not found["recovered"]:
                 self._offsets.setdefault(room, found["offset"])
-                await self._events.put(Event("room:gap", {"room": room, "reason": "not recovered"}))
+                self._tell("room:gap", {"room": room, "reason": "not recovered"})
 
     async def _enter(self, thread_id: str) -> None:
         room = f"thread:{thread_id}"
@@ -378,7 +473,7 @@ class Client:
         except CallFailed as failed:
             if failed.code in {"forbidden", "limit_exceeded", "invalid_payload"}:
                 self._forget(room)
-                await self._events.put(Event("room:left", {"room": room, "reason": failed.code}))
+                self._tell("room:left", {"room": room, "reason": failed.code})
             elif failed.code != "closed" and thread_id in self._threads:
                 await asyncio.sleep(failed.retry_after or 1)
                 await self._enter(thread_id)

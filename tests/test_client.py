@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidURI
 from websockets.http11 import Request, Response
 
+from realtime import client as module
 from realtime.client import Client, Denied, Event
 from tests.e2e.harness import PATIENCE, eventually
 
@@ -41,6 +42,8 @@ class Visit:
     websocket: ServerConnection
     sent: list[dict[str, Any]] = field(default_factory=list)
     """What the client sent."""
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends a `hang`."""
 
     @property
     def path(self) -> str:
@@ -67,6 +70,12 @@ class Visit:
 
     def drop(self) -> None:
         self.websocket.transport.abort()
+
+    async def hang(self) -> None:
+        going = asyncio.create_task(self.go.wait())
+        gone = asyncio.create_task(self.websocket.wait_closed())
+        await asyncio.wait([going, gone], return_when=asyncio.FIRST_COMPLETED)
+        going.cancel()
 
 
 def _resumed(data: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +117,7 @@ class ScriptedServer:
         self.visits.append(visit)
         try:
             if self.script and self.script.popleft() == "hang":
-                await websocket.wait_closed()
+                await visit.hang()
             ready = {"connection_id": f"c{len(self.visits)}", "heartbeat_interval": self.heartbeat_interval}
             await visit.say("connection:ready", {**ready, "rooms": self.rooms})
             async for text in websocket:
@@ -322,3 +331,231 @@ async def test_refresh_that_fails_is_no_end(server: ScriptedServer):
         await eventually(lambda: asked == 2)
         await visit.fail(4401)
         assert (await server.visit(2)).token.startswith("3.")
+
+
+# --- Losing it ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many attempts had failed before each wait."""
+    waits: list[int] = []
+
+    def backoff(attempt: int, first: float, most: float) -> float:
+        waits.append(attempt)
+        return 0.0
+
+    monkeypatch.setattr(module, "backoff", backoff)
+    return waits
+
+
+@pytest.mark.parametrize("code", [1001, 1011, 1012, 4408, 4413, 4429])
+async def test_closed_connection_comes_back(server: ScriptedServer, code: int):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(code, "some reason")
+        lost = await reader.heard("connection:lost")
+        assert (lost.data["code"], lost.data["reason"]) == (code, "some reason")
+        await server.visit(2)
+
+
+@pytest.mark.parametrize("code", [1002, 1007, 1009, 4400, 4403, 4409])
+async def test_closed_connection_does_not_come_back(server: ScriptedServer, code: int):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(code, "some reason")
+        with pytest.raises(Denied, match="some reason") as denied:
+            await reader.end()
+        assert (denied.value.code, denied.value.reason) == (code, "some reason")
+        assert server.handshakes == 1
+
+
+async def test_normal_close_is_the_end(server: ScriptedServer):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(1000)
+        await reader.end()
+        assert server.handshakes == 1
+
+
+async def test_connection_that_breaks_comes_back(server: ScriptedServer):
+    async with reading(server) as reader:
+        (await server.visit(1)).drop()
+        assert (await reader.heard("connection:lost")).data["code"] == 1006
+        await server.visit(2)
+
+
+async def test_who_was_too_fast_waits_for_a_second_at_least(server: ScriptedServer):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(4429)
+        assert (await reader.heard("connection:lost")).data["retry_in"] >= 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_refused_handshake_is_the_end_and_says_why(server: ScriptedServer, status: int):
+    server.script.extend([Refusal(status), Refusal(status)])
+    async with reading(server) as reader:
+        with pytest.raises(Denied) as denied:
+            await reader.end()
+        assert (denied.value.code, denied.value.reason) == (status, "some_code: some words")
+
+
+async def test_refusal_of_something_in_between_has_the_reason_of_its_status(server: ScriptedServer):
+    server.script.append(Refusal(403, body="<html>"))
+    async with reading(server) as reader:
+        with pytest.raises(Denied, match="403 Forbidden"):
+            await reader.end()
+
+
+async def test_full_server_is_asked_again_after_as_long_as_it_says(server: ScriptedServer):
+    server.script.append(Refusal(503, {"Retry-After": "7"}))
+    async with reading(server) as reader:
+        lost = (await reader.heard("connection:lost")).data
+        assert (lost["code"], lost["reason"]) == (503, "some_code: some words")
+        assert 7 <= lost["retry_in"] <= 7.02
+
+
+@pytest.mark.parametrize("header", ["Fri, 31 Dec 2027 23:59:59 GMT", "nan", "-1", ""])
+async def test_retry_after_that_is_no_number_of_seconds_counts_as_none(server: ScriptedServer, header: str):
+    server.script.append(Refusal(503, {"Retry-After": header}))
+    async with reading(server):
+        await server.visit(1)
+
+
+async def test_waits_grow_until_a_connection_was_stable(
+    server: ScriptedServer, attempts: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    async with reading(server):
+        for number in range(1, 5):
+            (await server.visit(number)).drop()
+        await server.visit(5)
+        assert attempts == [0, 1, 2, 3]
+        monkeypatch.setattr(module, "STABLE_SECONDS", 0.0)
+        server.script.extend(["hang"] * 2)
+        (await server.visit(5)).drop()
+        for number in (6, 7):
+            await (await server.visit(number)).fail(1011)  # never ready: it does not count
+        await server.visit(8)
+        assert attempts[4:] == [0, 1, 2]
+
+
+async def test_it_gives_up_after_as_many_attempts_as_it_is_told(server: ScriptedServer, attempts: list[int]):
+    server.script.extend([Refusal(503)] * 9)
+    async with reading(server, reconnection_attempts=2) as reader:
+        with pytest.raises(ConnectionError, match=r"3 attempts, the last: 503 some_code"):
+            await reader.end()
+        assert server.handshakes == 3
+        assert attempts == [0, 1]
+
+
+async def test_handshake_that_hangs_is_given_up(server: ScriptedServer):
+    server.script.append("hang")
+    async with reading(server, connect_timeout=0.05) as reader:
+        assert "Timeout" in (await reader.heard("connection:lost")).data["reason"]
+        await server.visit(2)
+
+
+async def test_handshake_without_an_answer_is_tried_again(server: ScriptedServer):
+    server.script.append("drop")
+    async with reading(server):
+        await server.visit(1)
+
+
+async def test_mistake_reaches_whoever_reads_or_waits():
+    async with Client("http://example.com/hub/", lambda: "x") as client:
+        for _ in range(2):
+            with pytest.raises(InvalidURI):
+                await anext(aiter(client))
+        with pytest.raises(InvalidURI):
+            await client.connected()
+
+
+async def test_whoever_waits_for_a_connection_hears_that_there_will_be_none(server: ScriptedServer):
+    server.script.extend([Refusal(403), Refusal(503)])
+    async with Client(server.url, token) as client:
+        with pytest.raises(Denied):
+            await client.connected()
+    async with Client(server.url, token, reconnection_attempts=0) as client:
+        with pytest.raises(ConnectionError):
+            await client.connected()
+    async with reading(server) as reader:
+        await reader.client.connected()
+        await (await server.visit(1)).fail(1000)
+        await reader.end()
+        with pytest.raises(ConnectionError):
+            await reader.client.connected()
+
+
+async def test_heartbeats_begin_somewhere_in_the_interval_and_then_keep_it(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+):
+    waits: list[tuple[float, float]] = []
+
+    def uniform(least: float, most: float) -> float:
+        waits.append((least, most))
+        return least
+
+    monkeypatch.setattr(module.random, "uniform", uniform)
+    server.heartbeat_interval = 0.02
+    async with reading(server):
+        visit = await server.visit(1)
+        await eventually(lambda: len(visit.events("heartbeat")) > 3)
+        assert waits == [(0.5, 1)]
+
+
+# --- Leaving -----------------------------------------------------------------------------------------
+
+
+def tasks_of_clients() -> list[str]:
+    return [name for task in asyncio.all_tasks() if (name := task.get_name()).startswith("client")]
+
+
+async def test_leaving_closes_the_connection_normally(server: ScriptedServer):
+    async with reading(server) as reader:
+        await reader.client.connected()
+    visit = await server.visit(1)
+    await visit.websocket.wait_closed()
+    assert visit.websocket.close_code == 1000
+
+
+@pytest.mark.parametrize("moment", ["connected", "waiting", "shaking hands", "getting a token", "unread"])
+async def test_leaving_leaves_no_task(server: ScriptedServer, moment: str):
+    asked = asyncio.Event()
+
+    async def get_token() -> str:
+        asked.set()
+        if moment == "getting a token":
+            await asyncio.Event().wait()
+        return token()
+
+    if moment == "waiting":
+        server.script.append(Refusal(503, {"Retry-After": "3600"}))
+    elif moment == "shaking hands":
+        server.script.append("hang")
+    async with Client(server.url, get_token) as client:
+        await asked.wait()
+        match moment:
+            case "connected":
+                await client.connected()
+            case "waiting":
+                await anext(aiter(client))
+            case "shaking hands":
+                await server.visit(1)
+            case "unread":
+                visit = await server.visit(1)
+                for number in range(module.UNREAD + 100):
+                    await visit.message(str(number))
+        assert tasks_of_clients()
+    assert tasks_of_clients() == []
+
+
+async def test_cancelling_leaves_no_task_and_no_connection(server: ScriptedServer):
+    async def use() -> None:
+        async with Client(server.url, token) as client:
+            async for _ in client:
+                pass
+
+    using = asyncio.create_task(use())
+    visit = await server.visit(1)
+    using.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await using
+    assert tasks_of_clients() == []
+    await visit.websocket.wait_closed()

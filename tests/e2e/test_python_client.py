@@ -123,12 +123,6 @@ async def test_refused_handshake_is_tried_once_with_a_fresh_token(uvicorn_stack:
                 pass
 
 
-async def test_it_gives_up_after_as_many_attempts_as_it_is_told(uvicorn_stack: Stack):
-    options = {"reconnection_attempts": 2, "reconnection_delay": 0.01}
-    async with Client("ws://127.0.0.1:9/hub/", lambda: "x", **options) as client:  # type: ignore[arg-type]
-        assert [event async for event in client] == []
-
-
 async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: str, tmp_path):
     stack = Stack(tmp_path, redis_url)
     try:
