@@ -21,7 +21,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -187,6 +187,70 @@ def end_of(token: str) -> float:
         return 0.0  # not one that we can read: the server will say what it thinks of it
 
 
+Answer = dict[str, Any] | CallFailed
+
+
+class _Link:
+    """One connection: what is to be written to it, in order, and who waits for an answer from it."""
+
+    def __init__(self, websocket: ClientConnection) -> None:
+        self.websocket = websocket
+        self._outbox: asyncio.Queue[str] = asyncio.Queue()
+        self._waiting: dict[int, Callable[[Answer], None]] = {}
+        self._ids = itertools.count(1)
+        self._closed = False
+
+    async def write(self) -> None:
+        """Write what is posted, until the connection is closed."""
+        try:
+            while True:
+                text = await self._outbox.get()
+                try:
+                    await self.websocket.send(text)
+                finally:
+                    self._outbox.task_done()
+        except ConnectionClosed:
+            pass  # who reads from it hears of that, too
+        finally:
+            self.close()
+
+    def post(self, event: str, data: Mapping[str, Any], take: Callable[[Answer], None] | None = None) -> None:
+        """Have a frame written after those before it. `take` gets its answer before anything that comes after that."""
+        frame: dict[str, Any] = {"event": event, "data": data}
+        if take is not None:
+            frame["id"] = next(self._ids)
+        text = json.dumps(frame)
+        if self._closed:
+            if take is not None:
+                take(_lost())
+            return
+        if take is not None:
+            self._waiting[frame["id"]] = take
+        self._outbox.put_nowait(text)
+
+    def answer(self, frame_id: Any, answer: Answer) -> None:
+        """An answer has come."""
+        if take := self._waiting.pop(frame_id, None):
+            take(answer)
+
+    async def written(self) -> None:
+        """Return once all that was posted is on its way, or the connection is closed."""
+        await self._outbox.join()
+
+    def close(self) -> None:
+        """Nothing is written any more, and no answer comes."""
+        self._closed = True
+        while not self._outbox.empty():
+            self._outbox.get_nowait()
+            self._outbox.task_done()
+        for frame_id in list(self._waiting):
+            self.answer(frame_id, _lost())
+
+
+def _lost() -> CallFailed:
+    return CallFailed("closed", "there is no connection any more")
+
+
 class Client:
     """One connection to one namespace, for as long as the block runs. Iterate over it once."""
 
@@ -217,12 +281,12 @@ class Client:
         """There is a connection, or there will be none any more."""
         self._ready_at = math.inf
         """When this connection was ready, by the clock of the loop."""
-        self._websocket: ClientConnection | None = None
-        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._ids = itertools.count(1)
+        self._link: _Link | None = None
+        """From `connection:ready` to the end of the connection."""
         self._threads: set[str] = set()
         self._offsets: dict[str, str] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        """What is done for the connection there is, and not beyond it."""
         self._life: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
@@ -267,44 +331,43 @@ class Client:
     def join(self, thread_id: str) -> None:
         """Be in a thread from now on, also after every reconnect."""
         self._threads.add(thread_id)
-        if self._connected.is_set():
-            self._spawn(self._enter(thread_id))
+        if self._link is not None:
+            self._enter(self._link, thread_id)
 
     def leave(self, thread_id: str) -> None:
         """Not any more."""
         self._forget(f"thread:{thread_id}")
-        if self._connected.is_set():
-            self._spawn(self.send("leave:thread", {"thread_id": thread_id}))
+        if self._link is not None:
+            self._link.post("leave:thread", {"thread_id": thread_id})
 
     async def send(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send without waiting for an answer; lost when there is no connection."""
-        await self._write({"event": event, "data": data or {}})
+        if self._link is not None:
+            self._link.post(event, data or {})
+            await self._link.written()
 
     async def call(self, event: str, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Send, and return what the acknowledgement says. Raises `CallFailed`.
 
         While it waits, somebody has to read the events: with `UNREAD` of them waiting, no answer is read either.
         """
-        call_id = next(self._ids)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._calls[call_id] = answer
+        if self._link is None:
+            raise CallFailed("closed", "there is no connection")
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def take(answer: Answer) -> None:
+            if not answered.done():  # given up meanwhile
+                answered.set_result(answer)
+
+        self._link.post(event, data or {}, take)
         try:
-            if not await self._write({"event": event, "data": data or {}, "id": call_id}):
-                raise CallFailed("closed", "there is no connection")
             async with asyncio.timeout(self._ack_timeout):
-                return await answer
+                answer = await answered
         except TimeoutError as error:
             raise CallFailed("timeout", f"no answer to {event} within {self._ack_timeout:g} s") from error
-        finally:
-            self._calls.pop(call_id, None)
-
-    async def _write(self, frame: Mapping[str, Any]) -> bool:
-        if self._websocket is None:
-            return False
-        with contextlib.suppress(ConnectionClosed):
-            await self._websocket.send(json.dumps(frame))
-            return True
-        return False
+        if isinstance(answer, CallFailed):
+            raise answer
+        return answer
 
     # --- Life --------------------------------------------------------------------------------------
 
@@ -355,31 +418,30 @@ class Client:
                 compression=None,
                 open_timeout=None,
             )
-            self._websocket = websocket
+            link = _Link(websocket)
+            self._spawn(link.write())
             try:
                 while True:
-                    await self._take(json.loads(await websocket.recv()), resuming)
-                    if self._connected.is_set():
+                    self._take(link, await websocket.recv(), resuming)
+                    if self._link is not None:
                         patience.reschedule(None)
                     await self._keep_pace()
             finally:
-                await self._end(websocket)
+                await self._end(link)
 
-    async def _end(self, websocket: ClientConnection) -> None:
+    async def _end(self, link: _Link) -> None:
         """Leave nothing of a connection."""
-        self._websocket = None
+        self._link = None
         self.connection_id = None
         self._connected.clear()
-        for answer in self._calls.values():
-            if not answer.done():
-                answer.set_exception(CallFailed("closed", "the connection was lost"))
+        link.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         try:
-            await websocket.close()
+            await link.websocket.close()
         finally:
-            websocket.transport.abort()  # whoever is in a hurry may have cut the goodbye short
+            link.websocket.transport.abort()  # whoever is in a hurry may have cut the goodbye short
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _tell(
@@ -394,70 +456,69 @@ class Client:
             self._read.clear()
             await self._read.wait()
 
-    async def _take(self, frame: dict[str, Any], resuming: dict[str, str]) -> None:
-        event, data = frame["event"], frame["data"]
-        if event in {"ack", "error"} and frame.get("id") is not None:
-            self._answer(frame["id"], event, data)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="client: connection")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- Frames ------------------------------------------------------------------------------------
+
+    def _take(self, link: _Link, text: str | bytes, resuming: dict[str, str]) -> None:
+        try:
+            frame = json.loads(text)
+            event, data = frame["event"], frame.get("data") or {}
+        except (LookupError, TypeError, ValueError):
+            logger.warning("the server sent something that is no frame: %.100r", text)
+            return
+        if event in {"ack", "error"} and "id" in frame:
+            link.answer(frame["id"], data if event == "ack" else _failed(data))
             return
         if "offset" in frame and "room" in frame:
             self._offsets[frame["room"]] = frame["offset"]
         match event:
             case "connection:ready":
-                self._start(data, resuming)
+                self._start(link, data, resuming)
             case "room:gap":
                 self._offsets.pop(data["room"], None)
             case "room:left":
                 self._forget(data["room"])
             case "auth:expiring":
-                self._spawn(self._refresh())
+                self._spawn(self._refresh(link))
         self._tell(event, data, frame.get("room"), frame.get("offset"))
 
-    def _answer(self, call_id: int, event: str, data: dict[str, Any]) -> None:
-        answer = self._calls.get(call_id)
-        if answer is None or answer.done():
-            return
-        if event == "ack":
-            answer.set_result(data)
-        else:
-            answer.set_exception(CallFailed(data["code"], data["message"], data.get("retry_after")))
-
-    def _start(self, ready: dict[str, Any], resuming: dict[str, str]) -> None:
+    def _start(self, link: _Link, ready: dict[str, Any], resuming: dict[str, str]) -> None:
+        self._link = link
         self.connection_id = ready["connection_id"]
         self._ready_at = asyncio.get_running_loop().time()
         self._offsets = {**ready["rooms"], **resuming}
         self._connected.set()
-        self._spawn(self._beat(ready["heartbeat_interval"]))
+        self._spawn(self._beat(link, ready["heartbeat_interval"]))
         if resuming:
-            self._spawn(self._resume(resuming))
+            link.post("resume", {"rooms": resuming}, self._resumed)
         for thread_id in self._threads:
             if f"thread:{thread_id}" not in resuming:
-                self._spawn(self._enter(thread_id))
+                self._enter(link, thread_id)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(self._quietly(work), name="client: frames")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    @staticmethod
-    async def _quietly(work: Awaitable[None]) -> None:
-        with contextlib.suppress(CallFailed):
-            await work
-
-    async def _beat(self, interval: float) -> None:
+    async def _beat(self, link: _Link, interval: float) -> None:
         await asyncio.sleep(interval * random.uniform(0.5, 1))  # noqa: S311  (not all clients together)
         while True:
-            await self.send("heartbeat")
+            link.post("heartbeat", {})
             await asyncio.sleep(interval)
 
-    async def _refresh(self) -> None:
-        try:
-            await self.call("auth:refresh", {"token": await self._tokens.fresh()})
-        except (CallFailed, _NoToken) as error:
-            # The connection ends with 4401, and the next one asks again.
-            logger.warning("the token was not refreshed: %s", error)
+    async def _refresh(self, link: _Link) -> None:
+        def take(answer: Answer) -> None:
+            if isinstance(answer, CallFailed):
+                # The connection ends with 4401, and the next one asks again.
+                logger.warning("the token was not refreshed: %s", answer)
 
-    async def _resume(self, rooms: dict[str, str]) -> None:
-        answer = await self.call("resume", {"rooms": rooms})
+        with contextlib.suppress(_NoToken):  # that was logged
+            link.post("auth:refresh", {"token": await self._tokens.fresh()}, take)
+
+    # --- Rooms -------------------------------------------------------------------------------------
+
+    def _resumed(self, answer: Answer) -> None:
+        if isinstance(answer, CallFailed):
+            return
         for room, found in answer["rooms"].items():
             if "error" in found:
                 self._forget(room)
@@ -466,20 +527,29 @@ class Client:
                 self._offsets.setdefault(room, found["offset"])
                 self._tell("room:gap", {"room": room, "reason": "not recovered"})
 
-    async def _enter(self, thread_id: str) -> None:
+    def _enter(self, link: _Link, thread_id: str) -> None:
         room = f"thread:{thread_id}"
-        try:
-            answer = await self.call("join:thread", {"thread_id": thread_id})
-        except CallFailed as failed:
-            if failed.code in {"forbidden", "limit_exceeded", "invalid_payload"}:
+
+        def take(answer: Answer) -> None:
+            if not isinstance(answer, CallFailed):
+                self._offsets[room] = answer["offset"]
+            elif answer.code in {"forbidden", "limit_exceeded", "invalid_payload"}:
                 self._forget(room)
-                self._tell("room:left", {"room": room, "reason": failed.code})
-            elif failed.code != "closed" and thread_id in self._threads:
-                await asyncio.sleep(failed.retry_after or 1)
-                await self._enter(thread_id)
-            return
-        self._offsets.setdefault(room, answer["offset"])
+                self._tell("room:left", {"room": room, "reason": answer.code})
+            elif answer.code != "closed":
+                self._spawn(again(answer.retry_after or 1.0))
+
+        async def again(wait: float) -> None:
+            await asyncio.sleep(wait)
+            if thread_id in self._threads:
+                self._enter(link, thread_id)
+
+        link.post("join:thread", {"thread_id": thread_id}, take)
 
     def _forget(self, room: str) -> None:
         self._offsets.pop(room, None)
         self._threads.discard(room.removeprefix("thread:"))
+
+
+def _failed(error: Mapping[str, Any]) -> CallFailed:
+    return CallFailed(str(error.get("code")), str(error.get("message")), error.get("retry_after"))

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidURI
 from websockets.http11 import Request, Response
 
 from realtime import client as module
-from realtime.client import Client, Denied, Event
+from realtime.client import CallFailed, Client, Denied, Event
 from tests.e2e.harness import PATIENCE, eventually
 
 ROOM = "thread:42"
@@ -57,6 +57,11 @@ class Visit:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [frame.get("data", {}) for frame in self.sent if frame["event"] == name]
+
+    async def answer(self, event: str, data: dict[str, Any]) -> None:
+        """Acknowledge the last frame of that event, which its script did not answer."""
+        frame = await eventually(lambda: [frame for frame in self.sent if frame["event"] == event])
+        await self.say("ack", data, id=frame[-1]["id"])
 
     async def say(self, event: str, data: dict[str, Any], **more: Any) -> None:
         await self.websocket.send(json.dumps({"event": event, "data": data, **more}))
@@ -498,6 +503,83 @@ async def test_heartbeats_begin_somewhere_in_the_interval_and_then_keep_it(
         visit = await server.visit(1)
         await eventually(lambda: len(visit.events("heartbeat")) > 3)
         assert waits == [(0.5, 1)]
+
+
+# --- Frames ------------------------------------------------------------------------------------------
+
+
+async def test_frames_are_sent_in_the_order_in_which_they_were_asked_for(server: ScriptedServer):
+    async with reading(server) as reader:
+        await reader.client.connected()
+        visit = await server.visit(1)
+        reader.client.join("42")
+        await reader.client.send("typing:start", {"thread_id": "42"})
+        reader.client.leave("42")
+        reader.client.join("42")
+        await reader.client.call("heartbeat")
+        events = [frame["event"] for frame in visit.sent]
+        assert events == ["join:thread", "typing:start", "leave:thread", "join:thread", "heartbeat"]
+
+
+async def test_call_has_the_data_of_its_acknowledgement_or_the_error(server: ScriptedServer):
+    server.answers["presence:away"] = {"code": "rate_limited", "message": "too fast", "retry_after": 2.0}
+    server.answers["ticket:watch"] = {"watching": True}
+    async with reading(server) as reader:
+        await reader.client.connected()
+        assert await reader.client.call("ticket:watch") == {"watching": True}
+        with pytest.raises(CallFailed, match="too fast") as failed:
+            await reader.client.call("presence:away")
+        assert (failed.value.code, failed.value.retry_after) == ("rate_limited", 2.0)
+
+
+async def test_call_without_an_answer_times_out_and_what_comes_later_is_nobodys(server: ScriptedServer):
+    server.answers["presence:away"] = None
+    async with reading(server, ack_timeout=0.05) as reader:
+        await reader.client.connected()
+        with pytest.raises(CallFailed, match="timeout"):
+            await reader.client.call("presence:away")
+        visit = await server.visit(1)
+        await visit.answer("presence:away", {})
+        await visit.message("1")
+        await reader.heard("thread:message")
+        assert reader.named("ack") == []
+
+
+async def test_call_whose_connection_is_lost_fails(server: ScriptedServer):
+    server.answers["presence:away"] = None
+    async with reading(server) as reader:
+        with pytest.raises(CallFailed, match="closed"):
+            await reader.client.call("presence:away")
+        await reader.client.connected()
+        calling = asyncio.create_task(reader.client.call("presence:away"))
+        visit = await server.visit(1)
+        await eventually(lambda: visit.events("presence:away"))
+        visit.drop()
+        with pytest.raises(CallFailed, match="closed"):
+            await calling
+
+
+async def test_error_that_belongs_to_no_call_is_passed_on(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await visit.say("error", {"code": "not_in_room", "message": "join first"})
+        assert (await reader.heard("error")).data["code"] == "not_in_room"
+
+
+async def test_what_is_no_frame_is_passed_over(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        for odd in ("{", "[]", "7", '{"data": {}}', b"\xff"):
+            await visit.websocket.send(odd)
+        await visit.message("1")
+        await reader.heard("thread:message")
+
+
+async def test_frame_without_data_has_none(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await visit.websocket.send('{"event": "queue:emptied"}')
+        assert (await reader.heard("queue:emptied")).data == {}
 
 
 # --- Leaving -----------------------------------------------------------------------------------------

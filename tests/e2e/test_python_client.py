@@ -56,8 +56,8 @@ async def test_messages_come_once_and_in_order_however_often_the_connection_is_l
         await eventually(lambda: f"thread:{thread}" in reader.client._offsets)
         for number in range(300):
             uvicorn_stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
-            if number % 60 == 30 and reader.client._websocket is not None:
-                reader.client._websocket.transport.abort()
+            if number % 60 == 30 and reader.client._link is not None:
+                reader.client._link.websocket.transport.abort()
             await asyncio.sleep(0.005)
         await eventually(lambda: reader.messages[-1:] == ["299"])
         assert reader.messages == [str(number) for number in range(300)]
@@ -71,8 +71,8 @@ async def test_room_that_cannot_be_recovered_is_said_to_have_a_gap(uvicorn_stack
         reader.client.join(thread)
         await eventually(lambda: f"thread:{thread}" in reader.client._offsets)
         reader.client._offsets[f"thread:{thread}"] = "1"  # from long ago
-        assert reader.client._websocket is not None
-        reader.client._websocket.transport.abort()
+        assert reader.client._link is not None
+        reader.client._link.websocket.transport.abort()
         await eventually(lambda: reader.named("room:gap"))
         assert reader.named("room:gap")[0].data["room"] == f"thread:{thread}"
         uvicorn_stack.add("thread:message", {"thread_id": thread, "message_id": "live"})
