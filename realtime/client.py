@@ -22,6 +22,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -48,6 +49,8 @@ PAUSE_SECONDS = 1.0
 """Who was too fast waits for so long at least."""
 CLOSE_SECONDS = 1.0
 """A server that does not answer a close is not waited for any longer."""
+NOT_NOW = frozenset({"unavailable", "rate_limited", "internal"})
+"""Errors after which the same may be granted a little later."""
 STABLE_SECONDS = 10.0
 """After so long the next loss starts with a short wait again."""
 UNREAD = 1000
@@ -76,9 +79,10 @@ class CallFailed(Exception):
 class Event:
     """What the server said, or what this client says by itself:
 
-    `room:gap` for a room that could not be recovered, with the same `data` as the server's: fetch it anew.
-    `connection:lost`: a connection, or an attempt to get one, has ended, and another attempt follows. `data` has the
-    `code` (a close code, the HTTP status of a refused handshake, or None), the `reason` and `retry_in` (seconds).
+    `room:joined {room}`: a thread was entered, and what comes in it from here on is passed on. `room:left` for one
+    that was refused and `room:gap` for one that could not be recovered, with the same `data` as the server's.
+    `connection:lost {code, reason, retry_in}`: a connection, or an attempt to get one, has ended, and another attempt
+    follows in so many seconds. `code` is a close code, the HTTP status of a refused handshake, or None.
     """
 
     name: str
@@ -284,7 +288,12 @@ class Client:
         self._link: _Link | None = None
         """From `connection:ready` to the end of the connection."""
         self._threads: set[str] = set()
+        """Threads that are wanted."""
         self._offsets: dict[str, str] = {}
+        """Up to where this client has what was published, in each room it was in."""
+        self._rooms: set[str] = set()
+        self._resuming: set[str] = set()
+        """Rooms that were asked to go on where they stood, until there is an answer."""
         self._tasks: set[asyncio.Task[None]] = set()
         """What is done for the connection there is, and not beyond it."""
         self._life: asyncio.Task[None]
@@ -326,10 +335,15 @@ class Client:
                 self._life.result()
             raise ConnectionError("the connection was closed for good")
 
+    @property
+    def rooms(self) -> AbstractSet[str]:
+        """The rooms this client is in just now."""
+        return self._rooms
+
     # --- What one can do ---------------------------------------------------------------------------
 
     def join(self, thread_id: str) -> None:
-        """Be in a thread from now on, also after every reconnect."""
+        """Be in a thread from now on, also after every reconnect: `room:joined` or `room:left` say what came of it."""
         self._threads.add(thread_id)
         if self._link is not None:
             self._enter(self._link, thread_id)
@@ -409,10 +423,12 @@ class Client:
     async def _visit(self, *, fresh: bool) -> NoReturn:
         """One connection, until it is lost; `fresh`: with a new token, whatever the old one says of itself."""
         token = await (self._tokens.fresh() if fresh else self._tokens.get())
-        resuming = dict(self._offsets)
+        url = self.url
+        if self._offsets:
+            url += "&resume=1" if "?" in url else "?resume=1"
         async with asyncio.timeout(self._connect_timeout) as patience:
             websocket = await connect(
-                f"{self.url}?resume=1" if resuming else self.url,
+                url,
                 additional_headers={"Authorization": f"Bearer {token}"},
                 close_timeout=CLOSE_SECONDS,
                 compression=None,
@@ -422,7 +438,7 @@ class Client:
             self._spawn(link.write())
             try:
                 while True:
-                    self._take(link, await websocket.recv(), resuming)
+                    self._take(link, await websocket.recv())
                     if self._link is not None:
                         patience.reschedule(None)
                     await self._keep_pace()
@@ -434,6 +450,8 @@ class Client:
         self._link = None
         self.connection_id = None
         self._connected.clear()
+        self._rooms.clear()
+        self._resuming.clear()
         link.close()
         tasks = list(self._tasks)
         for task in tasks:
@@ -463,7 +481,7 @@ class Client:
 
     # --- Frames ------------------------------------------------------------------------------------
 
-    def _take(self, link: _Link, text: str | bytes, resuming: dict[str, str]) -> None:
+    def _take(self, link: _Link, text: str | bytes) -> None:
         try:
             frame = json.loads(text)
             event, data = frame["event"], frame.get("data") or {}
@@ -473,30 +491,35 @@ class Client:
         if event in {"ack", "error"} and "id" in frame:
             link.answer(frame["id"], data if event == "ack" else _failed(data))
             return
-        if "offset" in frame and "room" in frame:
-            self._offsets[frame["room"]] = frame["offset"]
+        room, offset = frame.get("room"), frame.get("offset")
+        if room is not None and offset is not None:
+            if room in self._resuming:
+                return  # the server did not wait any longer: this comes again after the answer
+            if self._wants(room):
+                self._offsets[room] = offset
         match event:
             case "connection:ready":
-                self._start(link, data, resuming)
-            case "room:gap":
-                self._offsets.pop(data["room"], None)
+                self._start(link, data)
             case "room:left":
                 self._forget(data["room"])
             case "auth:expiring":
                 self._spawn(self._refresh(link))
-        self._tell(event, data, frame.get("room"), frame.get("offset"))
+        self._tell(event, data, room, offset)
 
-    def _start(self, link: _Link, ready: dict[str, Any], resuming: dict[str, str]) -> None:
+    def _start(self, link: _Link, ready: dict[str, Any]) -> None:
         self._link = link
         self.connection_id = ready["connection_id"]
         self._ready_at = asyncio.get_running_loop().time()
-        self._offsets = {**ready["rooms"], **resuming}
         self._connected.set()
         self._spawn(self._beat(link, ready["heartbeat_interval"]))
-        if resuming:
-            link.post("resume", {"rooms": resuming}, self._resumed)
+        known = dict(self._offsets)
+        self._offsets = {**ready["rooms"], **known}
+        self._rooms = set(ready["rooms"]) - set(known)
+        if known:
+            self._resuming = set(known)
+            link.post("resume", {"rooms": known}, self._resumed)
         for thread_id in self._threads:
-            if f"thread:{thread_id}" not in resuming:
+            if f"thread:{thread_id}" not in known:
                 self._enter(link, thread_id)
 
     async def _beat(self, link: _Link, interval: float) -> None:
@@ -516,38 +539,56 @@ class Client:
 
     # --- Rooms -------------------------------------------------------------------------------------
 
+    def _wants(self, room: str) -> bool:
+        return not room.startswith("thread:") or room.removeprefix("thread:") in self._threads
+
     def _resumed(self, answer: Answer) -> None:
+        self._resuming.clear()
         if isinstance(answer, CallFailed):
-            return
+            if answer.code == "closed":
+                return
+            # Without it nobody knows what was missed: come again.
+            raise ConnectionAbortedError(f"resume was refused: {answer}")
         for room, found in answer["rooms"].items():
             if "error" in found:
-                self._forget(room)
-                self._tell("room:left", {"room": room, "reason": found["error"]})
-            elif not found["recovered"]:
-                self._offsets.setdefault(room, found["offset"])
-                self._tell("room:gap", {"room": room, "reason": "not recovered"})
+                self._refused(room, found["error"])
+            elif self._wants(room):
+                self._rooms.add(room)
+                self._offsets[room] = found["offset"]
+                if not found["recovered"]:
+                    self._tell("room:gap", {"room": room, "reason": "not recovered"})
 
     def _enter(self, link: _Link, thread_id: str) -> None:
         room = f"thread:{thread_id}"
 
         def take(answer: Answer) -> None:
+            if not self._wants(room):
+                return
             if not isinstance(answer, CallFailed):
+                self._rooms.add(room)
                 self._offsets[room] = answer["offset"]
-            elif answer.code in {"forbidden", "limit_exceeded", "invalid_payload"}:
-                self._forget(room)
-                self._tell("room:left", {"room": room, "reason": answer.code})
-            elif answer.code != "closed":
+                self._tell("room:joined", {"room": room})
+            elif answer.code in NOT_NOW:
                 self._spawn(again(answer.retry_after or 1.0))
+            elif answer.code != "closed":
+                self._refused(room, answer.code)
 
         async def again(wait: float) -> None:
-            await asyncio.sleep(wait)
-            if thread_id in self._threads:
+            # Not all threads together: that was perhaps what was too fast.
+            await asyncio.sleep(wait + random.uniform(0, 1))  # noqa: S311
+            if self._wants(room):
                 self._enter(link, thread_id)
 
         link.post("join:thread", {"thread_id": thread_id}, take)
 
+    def _refused(self, room: str, code: str) -> None:
+        if self._wants(room):
+            self._forget(room)
+            self._tell("room:left", {"room": room, "reason": code})
+
     def _forget(self, room: str) -> None:
         self._offsets.pop(room, None)
+        self._rooms.discard(room)
         self._threads.discard(room.removeprefix("thread:"))
 
 

@@ -53,7 +53,7 @@ async def test_messages_come_once_and_in_order_however_often_the_connection_is_l
     thread = unique("th")
     async with reading(uvicorn_stack) as reader:
         reader.client.join(thread)
-        await eventually(lambda: f"thread:{thread}" in reader.client._offsets)
+        await eventually(lambda: f"thread:{thread}" in reader.client.rooms)
         for number in range(300):
             uvicorn_stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
             if number % 60 == 30 and reader.client._link is not None:
@@ -69,7 +69,7 @@ async def test_room_that_cannot_be_recovered_is_said_to_have_a_gap(uvicorn_stack
     thread = unique("th")
     async with reading(uvicorn_stack) as reader:
         reader.client.join(thread)
-        await eventually(lambda: f"thread:{thread}" in reader.client._offsets)
+        await eventually(lambda: f"thread:{thread}" in reader.client.rooms)
         reader.client._offsets[f"thread:{thread}"] = "1"  # from long ago
         assert reader.client._link is not None
         reader.client._link.websocket.transport.abort()
@@ -130,7 +130,7 @@ async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: st
         server = stack.start_sockets()
         async with reading(stack) as reader:
             reader.client.join("42")
-            await eventually(lambda: "thread:42" in reader.client._offsets)
+            await eventually(lambda: "thread:42" in reader.client.rooms)
             server.stop(SIGKILL)
             stack.add("thread:message", {"thread_id": "42", "message_id": "missed"})
             await asyncio.to_thread(stack.start_sockets)
