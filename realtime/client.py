@@ -20,7 +20,7 @@ import logging
 import math
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -287,8 +287,8 @@ class Client:
         """When this connection was ready, by the clock of the loop."""
         self._link: _Link | None = None
         """From `connection:ready` to the end of the connection."""
-        self._threads: set[str] = set()
-        """Threads that are wanted."""
+        self._threads: Counter[str] = Counter()
+        """Threads that are wanted, and how often."""
         self._offsets: dict[str, str] = {}
         """Up to where this client has what was published, in each room it was in."""
         self._rooms: set[str] = set()
@@ -344,15 +344,18 @@ class Client:
 
     def join(self, thread_id: str) -> None:
         """Be in a thread from now on, also after every reconnect: `room:joined` or `room:left` say what came of it."""
-        self._threads.add(thread_id)
-        if self._link is not None:
+        self._threads[thread_id] += 1
+        if self._threads[thread_id] == 1 and self._link is not None:
             self._enter(self._link, thread_id)
 
     def leave(self, thread_id: str) -> None:
-        """Not any more."""
-        self._forget(f"thread:{thread_id}")
-        if self._link is not None:
-            self._link.post("leave:thread", {"thread_id": thread_id})
+        """Not any more, once this has been called as often as `join`."""
+        if self._threads[thread_id] > 1:
+            self._threads[thread_id] -= 1
+        elif self._wants(f"thread:{thread_id}"):
+            self._forget(f"thread:{thread_id}")
+            if self._link is not None:
+                self._link.post("leave:thread", {"thread_id": thread_id})
 
     async def send(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send without waiting for an answer; lost when there is no connection."""
@@ -589,7 +592,7 @@ class Client:
     def _forget(self, room: str) -> None:
         self._offsets.pop(room, None)
         self._rooms.discard(room)
-        self._threads.discard(room.removeprefix("thread:"))
+        self._threads.pop(room.removeprefix("thread:"), None)
 
 
 def _failed(error: Mapping[str, Any]) -> CallFailed:

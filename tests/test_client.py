@@ -774,6 +774,30 @@ async def test_thread_left_is_not_resumed_for_what_was_still_on_its_way(server: 
         assert await resumes(await server.visit(2)) == {"user:7": "100"}
 
 
+async def test_thread_is_entered_once_and_left_with_the_last_who_wanted_it(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        for call in (reader.client.join, reader.client.leave):
+            call("42")
+        await reader.client.call("heartbeat")
+        assert (len(visit.events("join:thread")), visit.events("leave:thread")) == (1, [])
+        for _ in range(2):
+            reader.client.leave("42")
+        await reader.client.call("heartbeat")
+        assert visit.events("leave:thread") == [{"thread_id": "42"}]
+
+
+async def test_thread_one_was_taken_out_of_can_be_wanted_anew(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        await visit.say("room:left", {"room": ROOM, "reason": "forbidden"})
+        await reader.heard("room:left")
+        reader.client.leave("42")
+        reader.client.join("42")
+        await reader.heard("room:joined", 2)
+        assert visit.events("leave:thread") == []
+
+
 # --- Leaving -----------------------------------------------------------------------------------------
 
 
