@@ -51,6 +51,8 @@ CLOSE_SECONDS = 1.0
 """A server that does not answer a close is not waited for any longer."""
 NOT_NOW = frozenset({"unavailable", "rate_limited", "internal"})
 """Errors after which the same may be granted a little later."""
+EPHEMERAL = frozenset({"typing:start", "typing:stop", "cursor:move", "heartbeat"})
+"""Events that are worth nothing later: they never wait for a connection."""
 STABLE_SECONDS = 10.0
 """After so long the next loss starts with a short wait again."""
 UNREAD = 1000
@@ -67,7 +69,10 @@ class Denied(Exception):
 
 
 class CallFailed(Exception):
-    """A call was refused (`code` is one of the protocol), timed out (`timeout`), or lost (`closed`)."""
+    """A call was refused (`code` is one of the protocol), timed out (`timeout`), or lost (`closed`).
+
+    Or an event was not sent, because too many wait for a connection (`queue_full`), or there will be none (`closed`).
+    """
 
     def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {message}")
@@ -202,7 +207,7 @@ class _Link:
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: dict[int, Callable[[Answer], None]] = {}
         self._ids = itertools.count(1)
-        self._closed = False
+        self.closed = False
 
     async def write(self) -> None:
         """Write what is posted, until the connection is closed."""
@@ -218,19 +223,23 @@ class _Link:
         finally:
             self.close()
 
-    def post(self, event: str, data: Mapping[str, Any], take: Callable[[Answer], None] | None = None) -> None:
-        """Have a frame written after those before it. `take` gets its answer before anything that comes after that."""
-        frame: dict[str, Any] = {"event": event, "data": data}
-        if take is not None:
-            frame["id"] = next(self._ids)
-        text = json.dumps(frame)
-        if self._closed:
-            if take is not None:
-                take(_lost())
-            return
-        if take is not None:
-            self._waiting[frame["id"]] = take
-        self._outbox.put_nowait(text)
+    def post(self, event: str, data: Mapping[str, Any]) -> None:
+        """Have a frame written after those before it."""
+        self.put(_frame(event, data))
+
+    def ask(self, event: str, data: Mapping[str, Any], take: Callable[[Answer], None]) -> None:
+        """The same with an id. `take` gets the answer before anything that comes after it."""
+        frame_id = next(self._ids)
+        text = _frame(event, data, id=frame_id)
+        if self.closed:
+            take(_lost())
+        else:
+            self._waiting[frame_id] = take
+            self.put(text)
+
+    def put(self, text: str) -> None:
+        if not self.closed:
+            self._outbox.put_nowait(text)
 
     def answer(self, frame_id: Any, answer: Answer) -> None:
         """An answer has come."""
@@ -243,12 +252,16 @@ class _Link:
 
     def close(self) -> None:
         """Nothing is written any more, and no answer comes."""
-        self._closed = True
+        self.closed = True
         while not self._outbox.empty():
             self._outbox.get_nowait()
             self._outbox.task_done()
         for frame_id in list(self._waiting):
             self.answer(frame_id, _lost())
+
+
+def _frame(event: str, data: Mapping[str, Any], **more: Any) -> str:
+    return json.dumps({"event": event, "data": data, **more})
 
 
 def _lost() -> CallFailed:
@@ -268,6 +281,7 @@ class Client:
         reconnection_attempts: int | None = None,
         connect_timeout: float = 10.0,
         ack_timeout: float = 10.0,
+        queue_size: int = 100,
     ) -> None:
         self.url = url
         self.connection_id: str | None = None
@@ -276,6 +290,9 @@ class Client:
         self._attempts = reconnection_attempts
         self._connect_timeout = connect_timeout
         self._ack_timeout = ack_timeout
+        self._queue_size = queue_size
+        self._queue: list[str] = []
+        """Frames that wait for a connection."""
         self._unread: deque[Event] = deque()
         self._news = asyncio.Event()
         """There may be something to read, or nothing comes any more."""
@@ -296,18 +313,19 @@ class Client:
         """Rooms that were asked to go on where they stood, until there is an answer."""
         self._tasks: set[asyncio.Task[None]] = set()
         """What is done for the connection there is, and not beyond it."""
-        self._life: asyncio.Task[None]
+        self._life: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._life = asyncio.create_task(self._live(), name="client")
-        self._life.add_done_callback(self._over)
+        self._life.add_done_callback(self._tell_that_it_is_over)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        self._life.cancel()
-        await asyncio.wait([self._life])
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.wait([self._life])
         await self._tokens.close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -320,9 +338,8 @@ class Client:
                 event = self._unread.popleft()
                 self._read.set()
                 yield event
-            if self._life.done():
-                if not self._life.cancelled():
-                    self._life.result()
+            if self._is_over:
+                self._raise_why()
                 return
             self._news.clear()
             await self._news.wait()
@@ -330,9 +347,8 @@ class Client:
     async def connected(self) -> None:
         """Return once there is a connection. Raises `Denied` or `ConnectionError` when there will be none any more."""
         await self._connected.wait()
-        if self._life.done():
-            if not self._life.cancelled():
-                self._life.result()
+        if self._is_over:
+            self._raise_why()
             raise ConnectionError("the connection was closed for good")
 
     @property
@@ -358,10 +374,25 @@ class Client:
                 self._link.post("leave:thread", {"thread_id": thread_id})
 
     async def send(self, event: str, data: Mapping[str, Any] | None = None) -> None:
-        """Send without waiting for an answer; lost when there is no connection."""
-        if self._link is not None:
-            self._link.post(event, data or {})
+        """Send without waiting for an answer; lost when the connection breaks just now.
+
+        While there is none it waits for the next one, unless it is worth nothing later (typing). Raises `CallFailed`.
+        """
+        text = _frame(event, data or {})
+        if self._link is not None and not self._link.closed:
+            self._link.put(text)
             await self._link.written()
+        elif self._is_over:
+            raise CallFailed(
+                "closed", f"{event} was not sent: there is no connection, and there will be none"
+            )
+        elif event not in EPHEMERAL:
+            if len(self._queue) >= self._queue_size:
+                waiting = len(self._queue)
+                raise CallFailed(
+                    "queue_full", f"{event} was not sent: {waiting} wait for a connection already"
+                )
+            self._queue.append(text)
 
     async def call(self, event: str, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Send, and return what the acknowledgement says. Raises `CallFailed`.
@@ -376,7 +407,7 @@ class Client:
             if not answered.done():  # given up meanwhile
                 answered.set_result(answer)
 
-        self._link.post(event, data or {}, take)
+        self._link.ask(event, data or {}, take)
         try:
             async with asyncio.timeout(self._ack_timeout):
                 answer = await answered
@@ -417,7 +448,15 @@ class Client:
             await asyncio.sleep(wait)
             attempt, fresh = attempt + 1, False
 
-    def _over(self, life: asyncio.Task[None]) -> None:
+    @property
+    def _is_over(self) -> bool:
+        return self._life is not None and self._life.done()
+
+    def _raise_why(self) -> None:
+        if self._life is not None and not self._life.cancelled():
+            self._life.result()
+
+    def _tell_that_it_is_over(self, life: asyncio.Task[None]) -> None:
         if not life.cancelled() and (error := life.exception()):
             logger.warning("there is no connection, and there will be none: %s", error)
         for waiting in (self._connected, self._news):
@@ -520,10 +559,13 @@ class Client:
         self._rooms = set(ready["rooms"]) - set(known)
         if known:
             self._resuming = set(known)
-            link.post("resume", {"rooms": known}, self._resumed)
+            link.ask("resume", {"rooms": known}, self._resumed)
         for thread_id in self._threads:
             if f"thread:{thread_id}" not in known:
                 self._enter(link, thread_id)
+        for text in self._queue:
+            link.put(text)
+        self._queue.clear()
 
     async def _beat(self, link: _Link, interval: float) -> None:
         await asyncio.sleep(interval * random.uniform(0.5, 1))  # noqa: S311  (not all clients together)
@@ -538,7 +580,7 @@ class Client:
                 logger.warning("the token was not refreshed: %s", answer)
 
         with contextlib.suppress(_NoToken):  # that was logged
-            link.post("auth:refresh", {"token": await self._tokens.fresh()}, take)
+            link.ask("auth:refresh", {"token": await self._tokens.fresh()}, take)
 
     # --- Rooms -------------------------------------------------------------------------------------
 
@@ -582,7 +624,7 @@ class Client:
             if self._wants(room):
                 self._enter(link, thread_id)
 
-        link.post("join:thread", {"thread_id": thread_id}, take)
+        link.ask("join:thread", {"thread_id": thread_id}, take)
 
     def _refused(self, room: str, code: str) -> None:
         if self._wants(room):
