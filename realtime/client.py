@@ -55,8 +55,6 @@ EPHEMERAL = frozenset({"typing:start", "typing:stop", "cursor:move", "heartbeat"
 """Events that are worth nothing later: they never wait for a connection."""
 STABLE_SECONDS = 10.0
 """After so long the next loss starts with a short wait again."""
-UNREAD = 1000
-"""So many events may wait for the reader; then no more is read from the network."""
 
 
 class Denied(Exception):
@@ -282,6 +280,7 @@ class Client:
         connect_timeout: float = 10.0,
         ack_timeout: float = 10.0,
         queue_size: int = 100,
+        max_unread: int = 1000,
     ) -> None:
         self.url = url
         self.connection_id: str | None = None
@@ -293,6 +292,7 @@ class Client:
         self._queue_size = queue_size
         self._queue: list[str] = []
         """Frames that wait for a connection."""
+        self._max_unread = max_unread
         self._unread: deque[Event] = deque()
         self._news = asyncio.Event()
         """There may be something to read, or nothing comes any more."""
@@ -397,7 +397,7 @@ class Client:
     async def call(self, event: str, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Send, and return what the acknowledgement says. Raises `CallFailed`.
 
-        While it waits, somebody has to read the events: with `UNREAD` of them waiting, no answer is read either.
+        While it waits, somebody has to read the events: with `max_unread` of them waiting, no answer is read either.
         """
         if self._link is None:
             raise CallFailed("closed", "there is no connection")
@@ -474,6 +474,7 @@ class Client:
                 additional_headers={"Authorization": f"Bearer {token}"},
                 close_timeout=CLOSE_SECONDS,
                 compression=None,
+                max_size=None,  # the server knows: a `presence:state` is as large as its group
                 open_timeout=None,
             )
             link = _Link(websocket)
@@ -511,8 +512,11 @@ class Client:
         self._news.set()
 
     async def _keep_pace(self) -> None:
-        """Return once the reader has room for more: until then nothing is read from the network."""
-        while len(self._unread) >= UNREAD:
+        """Return once the reader keeps up. Until then nothing is read from the network, nor is a new connection made:
+
+        what does not fit here waits in the server, and in the rooms' logs after it lost patience (4413).
+        """
+        while len(self._unread) >= self._max_unread:
             self._read.clear()
             await self._read.wait()
 

@@ -868,6 +868,72 @@ async def test_thread_one_was_taken_out_of_can_be_wanted_anew(server: ScriptedSe
         assert visit.events("leave:thread") == []
 
 
+# --- A reader that is slow ------------------------------------------------------------------------------
+
+
+class Talk:
+    """The server says more than fits into a slow reader and the network."""
+
+    size = 400
+
+    def __init__(self, visit: Visit) -> None:
+        self.said = 0
+        self.task = asyncio.create_task(self._say(visit))
+
+    async def _say(self, visit: Visit) -> None:
+        for number in range(self.size):
+            data = {"message_id": str(number), "body": "x" * 50_000}
+            await visit.say("thread:message", data, room=ROOM, offset=str(1000 + number))
+            self.said += 1
+
+    async def is_stuck(self) -> bool:
+        """Nothing has been said for a moment."""
+        before = self.said
+        await asyncio.sleep(0.2)
+        return 0 < before == self.said < self.size
+
+
+async def test_slow_reader_holds_up_the_server_and_misses_nothing(server: ScriptedServer):
+    async with Client(server.url, token, max_unread=10) as client:
+        client.join("42")
+        await client.connected()
+        talk = Talk(await server.visit(1))
+        await eventually(talk.is_stuck)
+        assert len(client._unread) == 10
+        reader = Reader(client)
+        await talk.task
+        await reader.heard("thread:message", Talk.size)
+        seen = [event.data["message_id"] for event in reader.named("thread:message")]
+        assert seen == [str(number) for number in range(Talk.size)]
+
+
+async def test_slow_reader_whose_connection_is_lost_goes_on_from_the_last_event_that_came(
+    server: ScriptedServer,
+):
+    async with Client(server.url, token, max_unread=10, reconnection_delay=0.01) as client:
+        client.join("42")
+        await client.connected()
+        visit = await server.visit(1)
+        talk = Talk(visit)
+        await eventually(talk.is_stuck)
+        visit.drop()
+        await asyncio.gather(talk.task, return_exceptions=True)
+        assert len(client._unread) == 10
+        assert server.handshakes == 1
+        reader = Reader(client)
+        since = (await resumes(await server.visit(2)))[ROOM]
+        messages = reader.named("thread:message")
+        assert [event.offset for event in messages] == [str(1000 + n) for n in range(len(messages))]
+        assert since == messages[-1].offset
+
+
+async def test_frame_may_be_as_large_as_the_server_wants(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await visit.say("presence:state", {"members": ["x" * 100] * 50_000})
+        assert len((await reader.heard("presence:state")).data["members"]) == 50_000
+
+
 # --- Leaving -----------------------------------------------------------------------------------------
 
 
@@ -897,7 +963,7 @@ async def test_leaving_leaves_no_task(server: ScriptedServer, moment: str):
         server.script.append(Refusal(503, {"Retry-After": "3600"}))
     elif moment == "shaking hands":
         server.script.append("hang")
-    async with Client(server.url, get_token) as client:
+    async with Client(server.url, get_token, max_unread=10) as client:
         await asked.wait()
         match moment:
             case "connected":
@@ -908,7 +974,7 @@ async def test_leaving_leaves_no_task(server: ScriptedServer, moment: str):
                 await server.visit(1)
             case "unread":
                 visit = await server.visit(1)
-                for number in range(module.UNREAD + 100):
+                for number in range(20):
                     await visit.message(str(number))
         assert tasks_of_clients()
     assert tasks_of_clients() == []

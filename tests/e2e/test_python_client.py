@@ -79,6 +79,38 @@ async def test_room_that_cannot_be_recovered_is_said_to_have_a_gap(uvicorn_stack
         await eventually(lambda: reader.messages == ["live"])
 
 
+async def test_loop_that_is_slow_gets_everything_all_the_same(uvicorn_stack: Stack):
+    threads = [unique("th") for _ in range(20)]
+    user = unique("u")
+    token = uvicorn_stack.token(user)
+
+    def publish() -> None:
+        for number in range(100):
+            for thread in threads:
+                data = {"thread_id": thread, "message_id": str(number), "body": "x" * 8000}
+                uvicorn_stack.add("thread:message", data)
+
+    async with Client(
+        uvicorn_stack.url("hub"), lambda: token, max_unread=100, reconnection_delay=0.1
+    ) as client:
+        for thread in threads:
+            client.join(thread)
+        await eventually(lambda: {f"thread:{thread}" for thread in threads} <= client.rooms)
+        name = str(client.connection_id)
+        await asyncio.to_thread(publish)
+        await eventually(
+            lambda: any(name in line and "4413" in line for line in uvicorn_stack.logs.splitlines())
+        )
+        reader = Reader(client)
+        await eventually(lambda: len(reader.messages) >= 100 * len(threads))
+        seen: dict[str, list[str]] = {thread: [] for thread in threads}
+        for event in reader.named("thread:message"):
+            seen[event.data["thread_id"]].append(event.data["message_id"])
+        assert seen == {thread: [str(number) for number in range(100)] for thread in threads}
+        assert reader.named("connection:lost")
+        assert reader.named("room:gap") == []
+
+
 async def test_calls_are_answered_or_fail(uvicorn_stack: Stack):
     async with reading(uvicorn_stack) as reader:
         with pytest.raises(CallFailed, match="closed"):
