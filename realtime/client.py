@@ -267,11 +267,14 @@ def _lost() -> CallFailed:
 
 
 class Client:
-    """One connection to one namespace, for as long as the block runs. Iterate over it once."""
+    """One connection to one namespace, for as long as the block runs. Iterate over it once.
+
+    `url` may be a callable: it is asked before every attempt, for who has several addresses.
+    """
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str],
         get_token: GetToken,
         *,
         reconnection_delay: float = 0.5,
@@ -282,7 +285,7 @@ class Client:
         queue_size: int = 100,
         max_unread: int = 1000,
     ) -> None:
-        self.url = url
+        self._url = url
         self.connection_id: str | None = None
         self._tokens = _Tokens(get_token)
         self._delays = reconnection_delay, reconnection_delay_max
@@ -300,6 +303,8 @@ class Client:
         """Something was read."""
         self._connected = asyncio.Event()
         """There is a connection, or there will be none any more."""
+        self._hurry = asyncio.Event()
+        """Somebody wants the next attempt at once."""
         self._ready_at = math.inf
         """When this connection was ready, by the clock of the loop."""
         self._link: _Link | None = None
@@ -373,6 +378,15 @@ class Client:
             if self._link is not None:
                 self._link.post("leave:thread", {"thread_id": thread_id})
 
+    def reconnect(self) -> None:
+        """Come again at once: for who knows that the network is another one, or that the machine was asleep.
+
+        The connection there is, is dropped without a word: perhaps nobody is at its other end any more.
+        """
+        self._hurry.set()
+        if self._link is not None:
+            self._link.websocket.transport.abort()
+
     async def send(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send without waiting for an answer; lost when the connection breaks just now.
 
@@ -440,13 +454,27 @@ class Client:
                 self._tokens.forget()
             if asyncio.get_running_loop().time() - self._ready_at >= STABLE_SECONDS:
                 attempt = 0
-            if self._attempts is not None and attempt >= self._attempts:
+            if self._hurry.is_set():
+                attempt, wait = 0, 0.0
+            elif self._attempts is None or attempt < self._attempts:
+                attempt, wait = attempt + 1, loss.wait + backoff(attempt, *self._delays)
+            else:
                 why = f"no connection after {attempt + 1} attempts, the last: {loss}"
                 raise ConnectionError(why) from cause
-            wait = loss.wait + backoff(attempt, *self._delays)
             self._tell("connection:lost", {"code": loss.code, "reason": loss.reason, "retry_in": wait})
-            await asyncio.sleep(wait)
-            attempt, fresh = attempt + 1, False
+            if await self._hurried(wait):
+                attempt = 0
+            fresh = False
+
+    async def _hurried(self, wait: float) -> bool:
+        """Let so many seconds pass; true, and at once, if somebody is in a hurry."""
+        try:
+            async with asyncio.timeout(wait):
+                await self._hurry.wait()
+        except TimeoutError:
+            return False
+        self._hurry.clear()
+        return True
 
     @property
     def _is_over(self) -> bool:
@@ -465,7 +493,7 @@ class Client:
     async def _visit(self, *, fresh: bool) -> NoReturn:
         """One connection, until it is lost; `fresh`: with a new token, whatever the old one says of itself."""
         token = await (self._tokens.fresh() if fresh else self._tokens.get())
-        url = self.url
+        url = self._url if isinstance(self._url, str) else self._url()
         if self._offsets:
             url += "&resume=1" if "?" in url else "?resume=1"
         async with asyncio.timeout(self._connect_timeout) as patience:
@@ -557,6 +585,7 @@ class Client:
         self.connection_id = ready["connection_id"]
         self._ready_at = asyncio.get_running_loop().time()
         self._connected.set()
+        self._hurry.clear()
         self._spawn(self._beat(link, ready["heartbeat_interval"]))
         known = dict(self._offsets)
         self._offsets = {**ready["rooms"], **known}

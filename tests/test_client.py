@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import time
 from collections import deque
@@ -503,6 +504,44 @@ async def test_heartbeats_begin_somewhere_in_the_interval_and_then_keep_it(
         visit = await server.visit(1)
         await eventually(lambda: len(visit.events("heartbeat")) > 3)
         assert waits == [(0.5, 1)]
+
+
+async def test_address_is_chosen_anew_for_every_attempt(server: ScriptedServer):
+    addresses = itertools.cycle([server.url, f"{server.url}?second"])
+    async with Client(addresses.__next__, token, reconnection_delay=0.01):
+        (await server.visit(1)).drop()
+        assert (await server.visit(2)).path == "/hub/?second&resume=1"
+
+
+async def test_who_knows_of_another_network_comes_again_at_once(
+    server: ScriptedServer, attempts: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    server.script.extend([Refusal(503)] * 3)
+    async with reading(server, reconnection_attempts=4) as reader:
+        await server.visit(1)
+        monkeypatch.setattr(module, "backoff", lambda *_: 3600.0)
+        reader.client.reconnect()  # from a connection
+        await reader.heard("connection:ready", 2)
+        server.script.append(Refusal(503, {"Retry-After": "3600"}))
+        (await server.visit(2)).drop()
+        await reader.heard("connection:lost", 5)
+        reader.client.reconnect()  # while it waits for the next attempt
+        await reader.heard("connection:lost", 6)
+        reader.client.reconnect()
+        await reader.heard("connection:ready", 3)
+        assert attempts == [0, 1, 2]
+
+
+async def test_hurry_is_over_with_the_next_connection(server: ScriptedServer, attempts: list[int]):
+    server.script.append("hang")
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        reader.client.reconnect()
+        visit.go.set()
+        await reader.client.connected()
+        visit.drop()
+        await server.visit(2)
+        assert attempts == [0]
 
 
 # --- Frames ------------------------------------------------------------------------------------------
