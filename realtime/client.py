@@ -367,7 +367,7 @@ class Client:
         """Be in a thread from now on, also after every reconnect: `room:joined` or `room:left` say what came of it."""
         self._threads[thread_id] += 1
         if self._threads[thread_id] == 1 and self._link is not None:
-            self._enter(self._link, thread_id)
+            self._settle(self._link, thread_id)
 
     def leave(self, thread_id: str) -> None:
         """Not any more, once this has been called as often as `join`."""
@@ -376,7 +376,7 @@ class Client:
         elif self._wants(f"thread:{thread_id}"):
             self._forget(f"thread:{thread_id}")
             if self._link is not None:
-                self._link.post("leave:thread", {"thread_id": thread_id})
+                self._settle(self._link, thread_id)
 
     def reconnect(self) -> None:
         """Come again at once: for who knows that the network is another one, or that the machine was asleep.
@@ -595,7 +595,7 @@ class Client:
             link.ask("resume", {"rooms": known}, self._resumed)
         for thread_id in self._threads:
             if f"thread:{thread_id}" not in known:
-                self._enter(link, thread_id)
+                self._settle(link, thread_id)
         for text in self._queue:
             link.put(text)
         self._queue.clear()
@@ -636,16 +636,19 @@ class Client:
                 if not found["recovered"]:
                     self._tell("room:gap", {"room": room, "reason": "not recovered"})
 
-    def _enter(self, link: _Link, thread_id: str) -> None:
+    def _settle(self, link: _Link, thread_id: str) -> None:
+        """Say that a thread is wanted, or not, until that is granted, or refused for good, or not so any more."""
         room = f"thread:{thread_id}"
+        wanted = self._wants(room)
 
         def take(answer: Answer) -> None:
-            if not self._wants(room):
+            if self._wants(room) is not wanted:
                 return
             if not isinstance(answer, CallFailed):
-                self._rooms.add(room)
-                self._offsets[room] = answer["offset"]
-                self._tell("room:joined", {"room": room})
+                if wanted:
+                    self._rooms.add(room)
+                    self._offsets[room] = answer["offset"]
+                    self._tell("room:joined", {"room": room})
             elif answer.code in NOT_NOW:
                 self._spawn(again(answer.retry_after or 1.0))
             elif answer.code != "closed":
@@ -654,10 +657,10 @@ class Client:
         async def again(wait: float) -> None:
             # Not all threads together: that was perhaps what was too fast.
             await asyncio.sleep(wait + random.uniform(0, 1))  # noqa: S311
-            if self._wants(room):
-                self._enter(link, thread_id)
+            if self._wants(room) is wanted:
+                self._settle(link, thread_id)
 
-        link.ask("join:thread", {"thread_id": thread_id}, take)
+        link.ask("join:thread" if wanted else "leave:thread", {"thread_id": thread_id}, take)
 
     def _refused(self, room: str, code: str) -> None:
         if self._wants(room):

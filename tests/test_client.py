@@ -858,6 +858,17 @@ async def test_thread_that_cannot_be_joined_just_now_is_asked_for_again(server: 
         await reader.heard("room:joined")
 
 
+async def test_thread_that_cannot_be_left_just_now_is_left_later(server: ScriptedServer):
+    server.answers["leave:thread"] = {"code": "rate_limited", "message": "too fast", "retry_after": 0.01}
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        reader.client.leave("42")
+        await eventually(lambda: visit.events("leave:thread"))
+        server.answers["leave:thread"] = {}
+        await eventually(lambda: len(visit.events("leave:thread")) == 2)
+        assert reader.named("error") == []
+
+
 async def test_thread_left_while_the_connection_is_away_is_not_resumed(server: ScriptedServer):
     async with reading(server) as reader:
         visit = await joined(server, reader)
