@@ -33,6 +33,7 @@ from websockets.frames import Close
 from websockets.http11 import Response
 
 GetToken = Callable[[], str | Awaitable[str]]
+Connect = Callable[..., Awaitable[ClientConnection]]
 
 logger = logging.getLogger(__name__)
 
@@ -284,8 +285,10 @@ class Client:
         ack_timeout: float = 10.0,
         queue_size: int = 100,
         max_unread: int = 1000,
+        connect: Connect = connect,
     ) -> None:
         self._url = url
+        self._connect = connect
         self.connection_id: str | None = None
         self._tokens = _Tokens(get_token)
         self._delays = reconnection_delay, reconnection_delay_max
@@ -497,7 +500,7 @@ class Client:
         if self._offsets:
             url += "&resume=1" if "?" in url else "?resume=1"
         async with asyncio.timeout(self._connect_timeout) as patience:
-            websocket = await connect(
+            websocket = await self._connect(
                 url,
                 additional_headers={"Authorization": f"Bearer {token}"},
                 close_timeout=CLOSE_SECONDS,

@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidURI
 from websockets.http11 import Request, Response
@@ -339,6 +341,23 @@ async def test_refresh_that_fails_is_no_end(server: ScriptedServer):
         assert (await server.visit(2)).token.startswith("3.")
 
 
+# --- Connecting --------------------------------------------------------------------------------------
+
+
+async def test_connections_are_made_by_whom_one_wants(server: ScriptedServer):
+    async with reading(server, connect=partial(connect, user_agent_header="our bot")):
+        visit = await server.visit(1)
+        assert visit.websocket.request is not None
+        assert visit.websocket.request.headers["User-Agent"] == "our bot"
+
+
+async def test_address_is_chosen_anew_for_every_attempt(server: ScriptedServer):
+    addresses = itertools.cycle([server.url, f"{server.url}?second"])
+    async with Client(addresses.__next__, token, reconnection_delay=0.01):
+        (await server.visit(1)).drop()
+        assert (await server.visit(2)).path == "/hub/?second&resume=1"
+
+
 # --- Losing it ---------------------------------------------------------------------------------------
 
 
@@ -504,13 +523,6 @@ async def test_heartbeats_begin_somewhere_in_the_interval_and_then_keep_it(
         visit = await server.visit(1)
         await eventually(lambda: len(visit.events("heartbeat")) > 3)
         assert waits == [(0.5, 1)]
-
-
-async def test_address_is_chosen_anew_for_every_attempt(server: ScriptedServer):
-    addresses = itertools.cycle([server.url, f"{server.url}?second"])
-    async with Client(addresses.__next__, token, reconnection_delay=0.01):
-        (await server.visit(1)).drop()
-        assert (await server.visit(2)).path == "/hub/?second&resume=1"
 
 
 async def test_who_knows_of_another_network_comes_again_at_once(
