@@ -206,6 +206,10 @@ async def test_redis_that_vanishes_without_a_word_is_noticed(world: World, recor
         assert world.flaps() == []
 
 
+async def arrived(world: World, count: int) -> bool:
+    return await world.connections(world.ports[1]) == count
+
+
 async def test_client_whose_connection_died_without_a_word_comes_back_and_has_everything(
     world: World, record_property
 ):
@@ -219,7 +223,10 @@ async def test_client_whose_connection_died_without_a_word_comes_back_and_has_ev
             for person in world.people:
                 person.ports = (world.ports[1],)
                 person.move()
+            everybody = len(world.people)
+            await eventually(lambda: arrived(world, everybody))
             await world.everybody_is_present()
+            assert await world.connections(world.ports[0]) == everybody, "the old ones were ended"
         account = await world.settle()
         record_property("account", str(account))
         assert account.is_perfect, account

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ from typing import Any
 from uuid import uuid4
 
 import redis
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.asyncio.client import ClientConnection, connect
 
+from realtime.client import Client, Event
 from realtime.embedded import EmbeddedRedis
 from tests.e2e.harness import Process, Stack, eventually, free_port, unique
 
@@ -34,7 +35,7 @@ PATIENCE = 30.0
 
 @dataclass
 class Person:
-    """A client as products have them: comes back after every loss, resumes, and notes what it saw and was told."""
+    """The project's own client, as products use it, and who notes what it saw and was told."""
 
     stack: Stack
     ports: Sequence[int]
@@ -47,106 +48,90 @@ class Person:
     """Why a thread has to be fetched anew, each time that was said."""
     endings: Counter[str] = field(default_factory=Counter)
     """How connections ended."""
-    present: bool = False
-    """In all threads, just now."""
 
     def __post_init__(self) -> None:
-        self._offsets: dict[str, str] = {}
-        self._leaving = False
-        self._websocket: Any = None
-        self._visiting: asyncio.Task[None] | None = None
-        self._token = self.stack.token(self.user_id, "attendant", groups=[self.group])
+        token = self.stack.token(self.user_id, "attendant", groups=[self.group])
+        self._attempts = itertools.count()
+        self._client = Client(
+            self._address,
+            lambda: token,
+            reconnection_delay=0.3,
+            reconnection_delay_max=0.3,
+            connect_timeout=5,
+            connect=self._connect,
+        )
+        self._websocket: ClientConnection | None = None
+        self._moves = False
+        self._leaving = asyncio.Event()
+
+    def _address(self) -> str:
+        return self.stack.url("hub", port=self.ports[next(self._attempts) % len(self.ports)])
+
+    async def _connect(self, *address: Any, **options: Any) -> ClientConnection:
+        self._websocket = await connect(*address, **options)
+        return self._websocket
 
     async def stay(self) -> None:
         """Be there until told to leave."""
-        for number in itertools.count():
-            if self._leaving:
-                return
-            visiting = self._visiting = asyncio.create_task(self._visit(self.ports[number % len(self.ports)]))
+        async with self._client:
+            for thread in self.threads:
+                self._client.join(thread)
+            reading = asyncio.create_task(self._read())
+            leaving = asyncio.create_task(self._leaving.wait())
             try:
-                await asyncio.wait([visiting])
+                await asyncio.wait([reading, leaving], return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    reading.result()
+                    raise AssertionError("a server said that this is the end")
+                self.endings["left"] += 1
             finally:
-                visiting.cancel()
-            self.present = False
-            self.endings[self._why(visiting)] += 1
-            await asyncio.sleep(random.uniform(0.02, 0.3))
+                reading.cancel()
+                leaving.cancel()
+                await asyncio.gather(reading, leaving, return_exceptions=True)
 
-    @staticmethod
-    def _why(visit: asyncio.Task[None]) -> str:
-        if visit.cancelled():
-            return "moved"
-        match visit.exception():
-            case None:
-                return "left"
-            case ConnectionClosed(rcvd=rcvd):
-                return str(rcvd.code if rcvd else 1006)
-            case InvalidHandshake() | OSError() as error:
-                return type(error).__name__
-            case error:
-                raise error
+    @property
+    def present(self) -> bool:
+        """In all threads, just now."""
+        return all(f"thread:{thread}" in self._client.rooms for thread in self.threads)
 
     async def leave(self) -> None:
         """Go, and do not come back."""
-        self._leaving = True
-        if self._websocket is not None:
-            await self._websocket.close()
+        self._leaving.set()
 
     def move(self) -> None:
         """Come again by another way, without ending the old one."""
-        if self._visiting is not None:
-            self._visiting.cancel()
+        self._moves = True
+        self._client.reconnect()
 
     async def type(self) -> None:
         """Start to type in some thread, or stop."""
-        if self._websocket is not None and self.present:
+        if self.present:
             event = random.choice(["typing:start", "typing:stop"])
-            frame = {"event": event, "data": {"thread_id": random.choice(list(self.threads))}}
-            with contextlib.suppress(ConnectionClosed):
-                await self._websocket.send(json.dumps(frame))
+            await self._client.send(event, {"thread_id": random.choice(list(self.threads))})
 
     def drop(self) -> None:
         """Lose the connection without a word."""
         if self._websocket is not None:
             self._websocket.transport.abort()
 
-    async def _visit(self, port: int) -> None:
-        async with connect(
-            self.stack.url("hub", port=port),
-            additional_headers={"Authorization": f"Bearer {self._token}"},
-            open_timeout=5,
-            close_timeout=0.5,
-            ping_interval=None,
-            compression=None,
-        ) as websocket:
-            self._websocket = websocket
-            try:
-                for thread in self.threads:
-                    since = {"since": self._offsets[thread]} if thread in self._offsets else {}
-                    data = {"thread_id": thread, **since}
-                    await websocket.send(json.dumps({"event": "join:thread", "id": thread, "data": data}))
-                waiting = set(self.threads)
-                async for text in websocket:
-                    frame = json.loads(text)
-                    self._take(frame)
-                    if frame["event"] == "error":
-                        raise OSError(frame["data"]["code"])  # Redis is away: come again
-                    waiting.discard(frame.get("id"))
-                    self.present = not waiting
-            finally:
-                self._websocket = None
+    async def _read(self) -> None:
+        async for event in self._client:
+            self._take(event)
 
-    def _take(self, frame: dict[str, Any]) -> None:
-        data = frame["data"]
-        match frame["event"]:
-            case "ack":
-                if data.get("recovered") is False:
-                    self.told[frame["id"]].append("not recovered")
-                self._offsets[frame["id"]] = data["offset"]
+    def _take(self, event: Event) -> None:
+        data = event.data
+        match event.name:
             case "thread:message":
                 self.seen[data["thread_id"]].append(data["message_id"])
-                self._offsets[data["thread_id"]] = frame["offset"]
             case "room:gap" if data["room"].startswith("thread:"):
                 self.told[data["room"].removeprefix("thread:")].append(data["reason"])
+            case "room:left":
+                raise AssertionError(f"taken out of {data['room']}: {data['reason']}")
+            case "connection:lost":
+                # Without a code the reason begins with the name of an exception.
+                ending = str(data["code"] or data["reason"].partition(":")[0])
+                self.endings["moved" if self._moves else ending] += 1
+                self._moves = False
 
 
 @dataclass
@@ -301,6 +286,12 @@ class World:
         async with self.stack.client("hub", role="admin", groups=[self.group], port=self.ports[-1]) as admin:
             state = await admin.expect("presence:state")
             return {member["user_id"] for member in state["data"]["members"]}
+
+    async def connections(self, port: int) -> int:
+        """How many the server there has in the hub, as far as it knows."""
+        metrics = (await self.stack.http("GET", "/metrics", port=port)).body.decode()
+        found = re.search(r'^realtime_connections{namespace="hub"} (\d+)', metrics, re.MULTILINE)
+        return int(found[1]) if found else 0
 
     async def presence_is_true(self) -> None:
         """Who is here is listed, and nobody else."""
