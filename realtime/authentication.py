@@ -21,6 +21,7 @@ from jwt import PyJWK, PyJWKClient, PyJWKClientError, PyJWTError, get_unverified
 
 from realtime.conf import conf
 from realtime.payloads import Id
+from realtime.refusals import RefusalCode
 from realtime.rooms import HUB, NAMESPACES, PORTAL
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ VERIFIED = 20_000
 class AuthenticationFailed(Exception):
     """No usable token. `code` is what the client is told; the text never holds any part of a token."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: RefusalCode, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
@@ -84,12 +85,14 @@ def credential(scope: Scope) -> str:
     """
     found = [*_from_authorization(scope), *_from_subprotocols(scope), *_from_query(scope)]
     if not found:
-        raise AuthenticationFailed("token_missing", "no token was sent")
+        raise AuthenticationFailed(RefusalCode.TOKEN_MISSING, "no token was sent")
     if len(found) > 1:
-        raise AuthenticationFailed("token_invalid", "more than one credential was sent")
+        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "more than one credential was sent")
     token = found[0]
     if len(token) > MAX_TOKEN_LENGTH:
-        raise AuthenticationFailed("token_invalid", f"the token is longer than {MAX_TOKEN_LENGTH} characters")
+        raise AuthenticationFailed(
+            RefusalCode.TOKEN_INVALID, f"the token is longer than {MAX_TOKEN_LENGTH} characters"
+        )
     return token
 
 
@@ -102,7 +105,7 @@ def _from_authorization(scope: Scope) -> Iterable[str]:
     for value in headers_of(scope, b"authorization"):
         scheme, _, token = value.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise AuthenticationFailed("token_invalid", "Authorization must be 'Bearer <token>'")
+            raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "Authorization must be 'Bearer <token>'")
         yield token.strip()
 
 
@@ -119,7 +122,9 @@ def _from_query(scope: Scope) -> Iterable[str]:
     try:
         return parse_qs(query, max_num_fields=20).get("token", ())
     except ValueError as error:
-        raise AuthenticationFailed("token_invalid", "the query string has too many fields") from error
+        raise AuthenticationFailed(
+            RefusalCode.TOKEN_INVALID, "the query string has too many fields"
+        ) from error
 
 
 class KeySet(PyJWKClient):
@@ -194,7 +199,7 @@ async def authenticate(token: str) -> Principal:
         if not keys.knows(kid):
             await asyncio.get_running_loop().run_in_executor(_jwks_thread(), keys.fetch, kid)
         if not keys.knows(kid):
-            raise AuthenticationFailed("token_invalid", "the token's key is not known")
+            raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token's key is not known")
         return verify(token)  # its key may be taken away any time
     return _recognise(token) or verify(token)
 
@@ -217,7 +222,7 @@ def _key_id(token: str) -> object:
     try:
         return get_unverified_header(token).get("kid")
     except (PyJWTError, ValueError) as error:
-        raise AuthenticationFailed("token_invalid", "the token is not valid") from error
+        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token is not valid") from error
 
 
 def verify(token: str) -> Principal:
@@ -229,13 +234,13 @@ def verify(token: str) -> Principal:
     try:
         claims = AccessToken(token).payload  # type: ignore[arg-type]
     except ExpiredTokenError as error:
-        raise AuthenticationFailed("token_expired", "the token has expired") from error
+        raise AuthenticationFailed(RefusalCode.TOKEN_EXPIRED, "the token has expired") from error
     except TokenError as error:
-        raise AuthenticationFailed("token_invalid", "the token is not valid") from error
+        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token is not valid") from error
     except Exception as error:
         # A signed token with absurd claims (exp in the year 300,000) makes date arithmetic raise anything.
         logger.info("token refused", extra={"error": type(error).__name__})
-        raise AuthenticationFailed("token_invalid", "the token is not valid") from error
+        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token is not valid") from error
     principal = _principal(claims)
     _verified[_digest(token)] = principal
     if len(_verified) > VERIFIED:
@@ -248,10 +253,10 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
 
     role = claims.get("role")
     if not isinstance(role, str) or not any(role in roles_of(namespace) for namespace in NAMESPACES):
-        raise AuthenticationFailed("token_invalid", "the token has no known role")
+        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token has no known role")
     name = claims.get("name") or ""
     if not isinstance(name, str):
-        raise AuthenticationFailed("token_invalid", "the claim 'name' is not a string")
+        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the claim 'name' is not a string")
     try:
         return Principal(
             user_id=Id.parse(claims.get(api_settings.USER_ID_CLAIM)),
@@ -263,7 +268,9 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
             expires_at=float(claims["exp"]),
         )
     except ValueError as error:
-        raise AuthenticationFailed("token_invalid", f"the token has an odd claim: {error}") from error
+        raise AuthenticationFailed(
+            RefusalCode.TOKEN_INVALID, f"the token has an odd claim: {error}"
+        ) from error
 
 
 def _ids(claims: Mapping[str, Any], name: str, default: Iterable[str]) -> Iterable[str]:

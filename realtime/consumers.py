@@ -29,6 +29,7 @@ from realtime.membership import Membership, membership
 from realtime.node import Node
 from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
 from realtime.payloads import InvalidPayload, Payload, parse_payload
+from realtime.refusals import RefusalCode
 from realtime.roomlog import Unrecoverable
 from realtime.rooms import groups_of, thread_of, user_room
 from realtime.seats import Seat
@@ -242,7 +243,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         await self.membership.enter(rooms)
         # Joined first, checked second: a revoke in between is either found here or signalled to us.
         if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
-            raise handshake.Refused(401, "token_invalid", "the token was revoked or its user disconnected")
+            raise handshake.Refused(
+                RefusalCode.TOKEN_INVALID, "the token was revoked or its user disconnected"
+            )
         self.rooms = await self.membership.positions(rooms)
         self._seat = Seat(*self.user, self.channel_name, self.opened_at)
         await seats.take(self._seat)

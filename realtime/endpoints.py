@@ -17,6 +17,7 @@ from realtime.conf import conf
 from realtime.metrics import TASKS
 from realtime.node import Node
 from realtime.redis import client
+from realtime.refusals import RefusalCode
 from realtime.rooms import HUB, PORTAL
 
 READY_WITHIN = 0.8
@@ -108,7 +109,7 @@ async def _verdict(request: HttpRequest, namespace: str) -> HttpResponse:
         try:
             async with asyncio.timeout(READY_WITHIN):
                 if await revocation.is_revoked(principal):
-                    raise handshake.Refused(401, "token_invalid", "the token was revoked")
+                    raise handshake.Refused(RefusalCode.TOKEN_INVALID, "the token was revoked")
         except (RedisError, OSError) as error:
             raise handshake.unavailable() from error
     except handshake.Refused as refused:

@@ -27,6 +27,7 @@ from realtime.authentication import (
 from realtime.conf import conf
 from realtime.limits import Bucket
 from realtime.node import Node
+from realtime.refusals import STATUSES, RefusalCode
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,11 @@ RETRY_AFTER = 2
 
 
 class Refused(Exception):
-    """The handshake is refused with this HTTP status and error code."""
+    """The handshake is refused with this error code, and the HTTP status that goes with it."""
 
-    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
+    def __init__(self, code: RefusalCode, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = STATUSES[code]
         self.code = code
         self.message = message
         self.retry_after = retry_after
@@ -67,18 +68,20 @@ class Refused(Exception):
 
 def unavailable(message: str = "the server cannot take connections now; try again") -> Refused:
     """503: Redis is down. Without it nobody's rights are known, so nobody gets in."""
-    return Refused(503, "unavailable", message, retry_after=RETRY_AFTER)
+    return Refused(RefusalCode.UNAVAILABLE, message, retry_after=RETRY_AFTER)
 
 
 def at_capacity() -> Refused:
     """503: this process has as many connections, or handshakes, as it may have."""
-    return Refused(503, "at_capacity", "this server is full; try again", retry_after=RETRY_AFTER)
+    return Refused(RefusalCode.AT_CAPACITY, "this server is full; try again", retry_after=RETRY_AFTER)
 
 
 def check_capacity() -> None:
     """Raises `Refused` when this process may not have one more connection."""
     if Node.current().is_draining:
-        raise Refused(503, "draining", "this server is about to stop; try again", retry_after=RETRY_AFTER)
+        raise Refused(
+            RefusalCode.DRAINING, "this server is about to stop; try again", retry_after=RETRY_AFTER
+        )
     if 0 < conf().limits.connections <= len(Node.current().connections):
         raise at_capacity()
 
@@ -100,10 +103,10 @@ def check_origin(scope: Scope) -> None:
     origins = headers_of(scope, b"origin")
     if not origins:
         if conf().require_origin:
-            raise Refused(403, "forbidden_origin", "an Origin is required")
+            raise Refused(RefusalCode.FORBIDDEN_ORIGIN, "an Origin is required")
         return
     if len(origins) > 1 or not is_allowed_origin(origins[0]):
-        raise Refused(403, "forbidden_origin", "this Origin is not allowed")
+        raise Refused(RefusalCode.FORBIDDEN_ORIGIN, "this Origin is not allowed")
 
 
 def is_allowed_origin(origin: str) -> bool:
@@ -123,9 +126,9 @@ async def judge(scope: Scope, namespace: str) -> Principal:
     try:
         principal = await authenticate(credential(scope))
     except AuthenticationFailed as error:
-        raise Refused(401, error.code, error.message) from error
+        raise Refused(error.code, error.message) from error
     if not principal.may_enter(namespace):
-        raise Refused(403, "forbidden_role", f"role {principal.role!r} may not enter {namespace!r}")
+        raise Refused(RefusalCode.FORBIDDEN_ROLE, f"role {principal.role!r} may not enter {namespace!r}")
     return principal
 
 
@@ -187,4 +190,4 @@ async def deny(scope: Scope, send: Send, refused: Refused, namespace: str) -> No
 async def not_found(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """The catch-all route: there is no socket at this path."""
     await receive()
-    await deny(scope, send, Refused(404, "not_found", "no such namespace"), "unknown")
+    await deny(scope, send, Refused(RefusalCode.NOT_FOUND, "no such namespace"), "unknown")

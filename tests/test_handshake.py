@@ -13,6 +13,7 @@ from realtime.asgi import application
 from realtime.authentication import issue, verify
 from realtime.handshake import JWTScopeMiddleware, Refused, check_origin, is_allowed_origin, unavailable
 from realtime.redis import client, key
+from realtime.refusals import RefusalCode
 from tests.inprocess import Connection, bearer, connected, http, refusal
 
 DEAD_REDIS = "redis://127.0.0.1:1/0"
@@ -90,7 +91,7 @@ def test_two_origins_are_refused_even_if_both_are_listed(origins):
 
 
 def test_refusal_says_code_and_message():
-    assert json.loads(Refused(403, "forbidden_role", "no").body) == {
+    assert json.loads(Refused(RefusalCode.FORBIDDEN_ROLE, "no").body) == {
         "error": {"code": "forbidden_role", "message": "no"}
     }
 
@@ -101,12 +102,12 @@ def test_refusal_for_now_says_when_to_try_again():
 
 
 def test_refusal_is_never_cached():
-    assert Refused(401, "token_missing", "no").headers["Cache-Control"] == "no-store"
+    assert Refused(RefusalCode.TOKEN_MISSING, "no").headers["Cache-Control"] == "no-store"
 
 
 def test_refusal_for_want_of_a_token_says_which_scheme():
-    assert Refused(401, "token_missing", "no").headers["WWW-Authenticate"] == "Bearer"
-    assert "WWW-Authenticate" not in Refused(403, "forbidden_role", "no").headers
+    assert Refused(RefusalCode.TOKEN_MISSING, "no").headers["WWW-Authenticate"] == "Bearer"
+    assert "WWW-Authenticate" not in Refused(RefusalCode.FORBIDDEN_ROLE, "no").headers
 
 
 # --- The WebSocket handshake -------------------------------------------------------------------------

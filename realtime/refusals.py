@@ -1,0 +1,32 @@
+"""Why a handshake is refused: the codes of the wire protocol, each with its HTTP status."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RefusalCode(StrEnum):
+    """What `{"error": {"code", "message"}}` says before a connection is accepted."""
+
+    TOKEN_MISSING = "token_missing"  # noqa: S105
+    TOKEN_INVALID = "token_invalid"  # noqa: S105
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    FORBIDDEN_ROLE = "forbidden_role"
+    FORBIDDEN_ORIGIN = "forbidden_origin"
+    NOT_FOUND = "not_found"
+    AT_CAPACITY = "at_capacity"
+    DRAINING = "draining"
+    UNAVAILABLE = "unavailable"
+
+
+STATUSES = {
+    RefusalCode.TOKEN_MISSING: 401,
+    RefusalCode.TOKEN_INVALID: 401,
+    RefusalCode.TOKEN_EXPIRED: 401,
+    RefusalCode.FORBIDDEN_ROLE: 403,
+    RefusalCode.FORBIDDEN_ORIGIN: 403,
+    RefusalCode.NOT_FOUND: 404,
+    RefusalCode.AT_CAPACITY: 503,
+    RefusalCode.DRAINING: 503,
+    RefusalCode.UNAVAILABLE: 503,
+}
