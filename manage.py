@@ -4,7 +4,14 @@
 import os
 import sys
 
-SOCKET_SIDE = {"runsockets", "runbridge", "issuetoken", "documentevents", "generateclient"}
+SOCKET_SIDE = {
+    "runsockets",
+    "runbridge",
+    "issuetoken",
+    "documentevents",
+    "generateclient",
+    "generateasyncapi",
+}
 
 
 def main() -> None:

@@ -41,6 +41,20 @@ REASONS = {
 """The reason sent beside the code: fixed words, at most 123 bytes (RFC 6455 §5.5)."""
 
 
+STOP = frozenset(
+    {
+        CloseCode.NORMAL,
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.INVALID_UTF8,
+        CloseCode.FRAME_TOO_LARGE,
+        CloseCode.INVALID_FRAMES,
+        CloseCode.REVOKED,
+        CloseCode.REPLACED,
+    }
+)
+"""After these a client does not come back: it would be of no use. After all others it does."""
+
+
 def fitting_reason(reason: str) -> str:
     """As much of the reason as a close frame has room for."""
     return reason.encode()[:123].decode(errors="ignore")

@@ -53,7 +53,7 @@ def _section(title: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
 def _client_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
     yield "event", "namespaces", "data", "meaning"
     for name, event in sorted(events.client.items()):
-        yield f"`{name}`", _names(event.namespaces), _fields(event.payload), _summary(event.handler)
+        yield f"`{name}`", _names(event.namespaces), _fields(event.payload), summary(event.handler)
 
 
 def _server_rows(events: Catalogue, *, bus: bool) -> Iterator[tuple[str, ...]]:
@@ -72,33 +72,28 @@ def _server_rows(events: Catalogue, *, bus: bool) -> Iterator[tuple[str, ...]]:
         if event.bus is not bus:
             continue
         marks = ("✓" if HUB in event.namespaces else "–", "✓" if PORTAL in event.namespaces else "–")
-        rooms = (_rooms(event),) if bus else ()
-        yield f"`{name}`", *marks, *rooms, _fields(event.payload), _summary(event.payload)
+        where = (rooms(event),) if bus else ()
+        yield f"`{name}`", *marks, *where, _fields(event.payload), summary(event.payload)
 
 
 def _control_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
     yield "event", "data", "meaning"
     for name, event in sorted(events.control.items()):
-        yield f"`{name}`", _fields(event.payload), _summary(event.payload)
+        yield f"`{name}`", _fields(event.payload), summary(event.payload)
 
 
-def _rooms(event: ServerEvent) -> str:
+def rooms(event: ServerEvent) -> str:
     """The routing, told by routing a payload whose every field holds its own name."""
     if event.rooms is None:
         return "–"
-    sample = {
-        field.encode_name: field.name
-        for field in msgspec.structs.fields(event.payload)
-        if Id in _parts(field.type) or field.type is str
-    }
-    payload = msgspec.convert(sample, event.payload, dec_hook=lambda kind, value: Id(value))
-    rooms = []
+    payload = event.payload(**{field.name: field.name for field in msgspec.structs.fields(event.payload)})
+    found = []
     for route in event.rooms(payload):
         namespaces, room = (event.default_namespaces, route) if isinstance(route, str) else route
         kind, _, field = room.partition(":")
         where = "" if namespaces in (NAMESPACES, event.namespaces) else f" ({_names(namespaces)})"
-        rooms.append(f"`{kind}:{{{field}}}`{where}")
-    return ", ".join(rooms)
+        found.append(f"`{kind}:{{{field}}}`{where}")
+    return ", ".join(found)
 
 
 def _names(namespaces: frozenset[str]) -> str:
@@ -142,5 +137,6 @@ def _type(kind: Any) -> str:
     return known.get(kind, "object")
 
 
-def _summary(documented: object) -> str:
+def summary(documented: object) -> str:
+    """What the docstring of a payload or a handler says, in one line."""
     return " ".join((inspect.getdoc(documented) or "").split())

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from realtime import handshake, revocation
+from realtime.asyncapi import asyncapi_json
 from realtime.authentication import headers_of
 from realtime.conf import conf
 from realtime.metrics import TASKS
@@ -76,6 +77,12 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
 
+async def asyncapi(request: HttpRequest) -> HttpResponse:
+    """The protocol as an AsyncAPI document. Nothing in it is a secret: any page may show it."""
+    headers = {"Access-Control-Allow-Origin": "*"}
+    return HttpResponse(asyncapi_json(), content_type="application/json", headers=headers)
+
+
 async def nothing_here(request: HttpRequest) -> HttpResponse:
     """404, without the page that Django makes with DEBUG on: it looks at headers that may be anything."""
     return HttpResponse(status=404)
@@ -123,6 +130,7 @@ urlpatterns = [
     re_path(r"^healthz$", healthz),
     re_path(r"^readyz$", readyz),
     re_path(r"^metrics$", metrics),
+    re_path(r"^asyncapi\.json$", asyncapi),
     re_path(r"^hub/?$", verdict, {"namespace": HUB}),
     re_path(r"^portal/?$", verdict, {"namespace": PORTAL}),
     re_path(r"", nothing_here),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import types
 import typing
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import msgspec
 
 from realtime.catalogue import catalogue
 from realtime.closing import REASONS
+from realtime.documentation import summary
 from realtime.envelope import ErrorCode
 from realtime.payloads import Id, Payload
 
@@ -66,7 +66,7 @@ def events_typescript() -> str:
 
 
 def _entry(name: str, documented: object, type_: str) -> Iterator[str]:
-    yield f"  /** {' '.join((inspect.getdoc(documented) or '').split())} */"
+    yield f"  /** {summary(documented)} */"
     yield f'  "{name}": {type_};'
 
 
