@@ -9,12 +9,13 @@ DESK := demo/static/demo/desk.js
 NODE_IS_NEW_ENOUGH := command -v npm > /dev/null && node -e '\
 	const [major, minor] = process.versions.node.split("."); process.exit(major > 20 || (major == 20 && minor >= 19) ? 0 : 1)'
 NEXTJS := client/examples/nextjs
+ASYNCAPI := tests/asyncapi
 
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
 	--cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run desk test test-all test-client nextjs bench soak audit lint docs format clean
+.PHONY: help run desk test test-all test-client asyncapi nextjs bench soak audit lint docs format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -32,7 +33,7 @@ desk: ## the demo's page, if there is a Node to build it with
 test: lint ## what every change must pass
 	@$(PYTEST) -m "not needs_browser and not faults"
 
-test-all: lint test-client $(DESK) nextjs ## the same, and what needs more (README, "Testing")
+test-all: lint test-client asyncapi $(DESK) nextjs ## the same, and what needs more (README, "Testing")
 	@$(PYTEST)
 
 test-client: client/node_modules/.installed ## types, tests, size and package of the TypeScript client
@@ -40,6 +41,9 @@ test-client: client/node_modules/.installed ## types, tests, size and package of
 	@npm test --prefix client --silent
 	@npm run --prefix client --silent size
 	@npm run --prefix client --silent package
+
+asyncapi: $(INSTALLED) $(ASYNCAPI)/node_modules/.installed ## is the AsyncAPI document one, by AsyncAPI's own parser?
+	@DEBUG=1 $(BIN)/python manage.py generateasyncapi --skip-checks | node $(ASYNCAPI)/validate.mjs
 
 nextjs: $(NEXTJS)/node_modules/.installed ## build the client's example for Next.js, which the tests then start
 	@output=$$(NEXT_TELEMETRY_DISABLED=1 npm run --prefix $(NEXTJS) --silent build 2>&1) || { echo "$$output"; exit 1; }
@@ -74,7 +78,7 @@ clean: ## forget everything that was installed or generated
 	@rm -rf $(VENV) .run build static htmlcov .coverage* *.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
 		bench/results bench/peers/node_modules bench/peers/.venv client/node_modules client/dist \
-		demo/frontend/node_modules demo/static \
+		demo/frontend/node_modules demo/static $(ASYNCAPI)/node_modules \
 		$(NEXTJS)/node_modules $(NEXTJS)/.next $(NEXTJS)/next-env.d.ts
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -109,6 +113,10 @@ client/dist/index.js: client/node_modules/.installed client/tsconfig.build.json 
 $(NEXTJS)/node_modules/.installed: $(NEXTJS)/package.json $(NEXTJS)/package-lock.json client/dist/index.js
 	@rm -rf $(NEXTJS)/node_modules/realtime-sockets  # npm does not notice that it is another one under the same version
 	@npm install --prefix $(NEXTJS) --no-save --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(ASYNCAPI)/node_modules/.installed: $(ASYNCAPI)/package.json $(ASYNCAPI)/package-lock.json
+	@npm install --prefix $(ASYNCAPI) --no-save --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(PEERS)/node_modules/.installed: $(PEERS)/package.json $(PEERS)/package-lock.json
