@@ -30,7 +30,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
     try:
         current = conf()
     except ImproperlyConfigured as error:
-        return [Error(str(error), hint="See 'Settings' in the README.", id="realtime.E001")]
+        return [Error(str(error), hint="See docs/settings.md.", id="realtime.E001")]
     return [
         *_durations(current),
         *_redis(current),

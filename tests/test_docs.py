@@ -1,17 +1,26 @@
-"""The documentation tells the truth: what is generated is fresh, what exists is documented."""
+"""The documentation tells the truth: what exists is documented, and what is documented exists."""
 
 from __future__ import annotations
 
+import argparse
+import ast
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from django.core.management import load_command_class
+from django.core.management.base import BaseCommand
 
+from realtime import client, endpoints
 from realtime.catalogue import catalogue
-from realtime.closing import CloseCode
-from realtime.conf import Conf, Limits
+from realtime.closing import STOP, CloseCode
+from realtime.conf import _OWN_NAMES, Conf, Limits
 from realtime.documentation import events_markdown
 from realtime.envelope import ErrorCode
+from realtime.refusals import STATUSES
 from tests.e2e.harness import ROOT
 
 DOCS = ROOT / "docs"
@@ -20,39 +29,216 @@ PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))),
     *(CLIENT / "README.md", *sorted(CLIENT.glob("examples/*/README.md"))),
 ]
+SOURCES = [
+    path
+    for folder in ("realtime", "hub", "portal", "presence", "demo")
+    for path in (ROOT / folder).rglob("*.py")
+]
+
+
+def section(page: str, title: str) -> str:
+    """What stands below a title, up to the next one of the same or a higher level."""
+    lines = (DOCS / page).read_text().splitlines()
+    [start] = [number for number, line in enumerate(lines) if re.fullmatch(rf"#+ {re.escape(title)}", line)]
+    level = len(lines[start].split()[0])
+    body: list[str] = []
+    for line in lines[start + 1 :]:
+        if re.match(rf"#{{1,{level}}} ", line):
+            break
+        body.append(line)
+    return "\n".join(body)
+
+
+def rows(text: str, *header: str) -> list[list[str]]:
+    """The cells of the tables, or of the one that has this header."""
+    found: list[list[str]] = []
+    wanted = False
+    lines = text.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and following.startswith("|--"):
+            wanted = not header or cells == list(header)
+        elif line.startswith("|") and not line.startswith("|--") and wanted:
+            found.append(cells)
+    return found
+
+
+def names(cell: str) -> list[str]:
+    """What a cell has in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def first_names(text: str, *header: str) -> list[str]:
+    return [name for row in rows(text, *header) for name in names(row[0])]
+
+
+# --- Events and codes --------------------------------------------------------------------------------
 
 
 def test_page_of_events_is_what_the_catalogue_says():
     assert (DOCS / "events.md").read_text() == events_markdown(), "stale: run `make docs`"
 
 
-@pytest.mark.parametrize("code", [*CloseCode])
-def test_close_code_is_documented(code: CloseCode):
-    assert f"| {int(code)} |" in (DOCS / "protocol.md").read_text()
-
-
-@pytest.mark.parametrize("code", [*ErrorCode])
-def test_error_code_is_documented(code: ErrorCode):
-    assert f"`{code}`" in (DOCS / "protocol.md").read_text()
-
-
-@pytest.mark.parametrize("name", sorted({*catalogue().client, *catalogue().server, *catalogue().control}))
-def test_event_is_on_the_page_of_events(name: str):
-    assert f"`{name}`" in (DOCS / "events.md").read_text()
-
-
-@pytest.mark.parametrize("field", msgspec.structs.fields(Conf), ids=lambda field: field.name)
-def test_setting_is_documented(field: msgspec.structs.FieldInfo):
-    assert field.encode_name in (DOCS / "settings.md").read_text()
-
-
-@pytest.mark.parametrize("field", msgspec.structs.fields(Limits), ids=lambda field: field.name)
-def test_limit_is_documented(field: msgspec.structs.FieldInfo):
-    assert f"REALTIME_LIMIT_{field.encode_name}" in (DOCS / "settings.md").read_text()
+def test_every_event_is_on_the_page_of_events_and_no_other():
+    events = catalogue()
+    documented = first_names((DOCS / "events.md").read_text())
+    assert sorted(documented) == sorted([*events.client, *events.server, *events.control])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_every_event_that_a_page_speaks_of_exists(page: Path):
+    events = catalogue()
+    known = {*events.client, *events.server, *events.control}
+    spoken = set(re.findall(r"`((?!realtime:|ticket:)[a-z]+:[a-z]+)[` {]", page.read_text()))
+    assert spoken <= known
+
+
+def test_every_close_code_is_documented_with_what_a_client_does():
+    table = {row[0]: row[2] for row in rows(section("protocol.md", "Close codes"))}
+    assert "reconnect" in table.pop("any other")
+    assert {int(code) for code in table} == set(CloseCode)
+    assert {int(code) for code, consequence in table.items() if consequence == "stop"} == STOP
+
+
+def test_clients_stop_where_the_protocol_says_so():
+    assert {code for code in client.DENIED if code >= 1000} | {client.NORMAL} == STOP
+    source = (CLIENT / "src" / "closing.ts").read_text()
+    [codes] = re.findall(r"STOP = new Set\(\[([\d, ]+)\]\)", source)
+    assert {int(code) for code in codes.split(",")} == STOP
+
+
+def test_every_error_code_is_documented():
+    documented = first_names(section("protocol.md", "Frames"), "error code", "meaning")
+    assert sorted(documented) == sorted(ErrorCode)
+
+
+def test_every_refusal_is_documented_with_its_status():
+    table = rows(section("protocol.md", "Refused"))
+    assert {code: int(row[0]) for row in table for code in names(row[1])} == STATUSES
+
+
+def test_every_address_of_the_socket_server_is_documented():
+    documented = first_names(section("protocol.md", "HTTP on the same port"))
+    patterns = [str(pattern.pattern) for pattern in endpoints.urlpatterns]
+    plain = ["/" + re.sub(r"[\^$\\]", "", pattern) for pattern in patterns if pattern and "/?" not in pattern]
+    assert sorted(documented) == sorted(plain)
+
+
+# --- Settings ----------------------------------------------------------------------------------------
+
+
+def variables_read() -> set[str]:
+    """Environment variables that the sources read by name."""
+    call = r'(?:environ(?:\.get|\.setdefault)?[(\[]|_flag\(|_number\(|_choice\(|_key\()"([A-Z_]+)"'
+    found = {name for path in SOURCES for name in re.findall(call, path.read_text())}
+    return (found | {"DATABASE_URL"}) - {"MAKELEVEL"}  # read by dj_database_url; set by make itself
+
+
+def test_every_environment_variable_is_documented():
+    documented = first_names(section("settings.md", "Both sides"))
+    own = {name for name in _OWN_NAMES if name != "TRUSTED_PROXIES"}
+    assert sorted(documented) == sorted(variables_read() | own)
+
+
+def test_every_setting_is_documented():
+    documented = first_names(section("settings.md", "REALTIME"), "name", "default", "")
+    settings = {field.encode_name for field in msgspec.structs.fields(Conf)}
+    assert sorted(documented) == sorted(settings - {"REDIS_URL", "ALLOWED_ORIGINS"})
+
+
+def test_every_limit_is_documented():
+    documented = first_names(section("settings.md", "Limits"))
+    assert sorted(documented) == sorted(
+        f"REALTIME_LIMIT_{field.encode_name}" for field in msgspec.structs.fields(Limits)
+    )
+
+
+def defaults() -> Iterator[tuple[str, float]]:
+    for prefix, kind in (("", Conf), ("REALTIME_LIMIT_", Limits)):
+        for field in msgspec.structs.fields(kind):
+            if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+                yield prefix + field.encode_name, field.default
+
+
+@pytest.mark.parametrize(("name", "default"), [*defaults()])
+def test_default_is_the_documented_one(name: str, default: float):
+    table = {name: row[1] for row in rows((DOCS / "settings.md").read_text()) for name in names(row[0])}
+    documented = re.match(r"\d+", table[name])
+    assert documented
+    assert float(documented[0]) == default
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_variable_that_a_page_speaks_of_exists(page: Path):
+    known = {f"REALTIME_{field.encode_name}" for field in msgspec.structs.fields(Conf)}
+    known |= {f"REALTIME_LIMIT_{field.encode_name}" for field in msgspec.structs.fields(Limits)}
+    assert set(re.findall(r"REALTIME_[A-Z_]*[A-Z]\b", page.read_text())) <= known
+
+
+def test_every_check_is_documented_and_has_a_hint():
+    documented = first_names(section("settings.md", "Checks"))
+    ids = []
+    for call in ast.walk(ast.parse((ROOT / "realtime" / "checks.py").read_text())):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in {"Error", "CheckWarning"}:
+            given = {keyword.arg: keyword.value for keyword in call.keywords}
+            assert "hint" in given, ast.unparse(call)
+            ids.append(ast.literal_eval(given["id"]))
+    assert sorted(documented) == sorted(set(ids))
+
+
+# --- Commands ----------------------------------------------------------------------------------------
+
+COMMANDS = {
+    path.stem: path.relative_to(ROOT).parts[0]
+    for path in sorted(ROOT.glob("*/management/commands/*.py"))
+    if path.stem != "__init__"
+}
+
+
+def own_options(command: BaseCommand, name: str) -> set[str]:
+    inherited = {
+        option
+        for action in BaseCommand().create_parser("manage.py", name)._actions
+        for option in action.option_strings
+    }
+    actions: list[argparse.Action] = command.create_parser("manage.py", name)._actions
+    return {option for action in actions for option in action.option_strings} - inherited
+
+
+def test_every_command_is_documented():
+    text = (DOCS / "commands.md").read_text()
+    assert sorted(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", [*COMMANDS])
+def test_every_option_of_a_command_is_documented(name: str):
+    command: Any = load_command_class(COMMANDS[name], name)
+    documented = first_names(section("commands.md", name))
+    assert sorted(documented) == sorted(own_options(command, name))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_a_page_speaks_of_exists(page: Path):
+    spoken = set(re.findall(r"manage\.py ([a-z]+)", page.read_text()))
+    assert spoken <= {*COMMANDS, "check", "migrate", "collectstatic", "createsuperuser"}
+
+
+def test_every_target_of_make_is_documented():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE)
+    [phony] = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert sorted(targets) == sorted(phony.split())
+    assert sorted(first_names(section("commands.md", "make"))) == sorted(targets)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_target_that_a_page_speaks_of_exists(page: Path):
+    spoken = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+    assert spoken <= set(first_names(section("commands.md", "make")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

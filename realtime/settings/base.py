@@ -1,4 +1,4 @@
-"""What both sides share. What a deployment changes comes from the environment (README, "Settings")."""
+"""What both sides share. What a deployment changes comes from the environment (docs/settings.md)."""
 
 import os
 from pathlib import Path

@@ -129,7 +129,7 @@ def test_setting_that_cannot_be_read_is_one_sentence(manage: Manage, name: str, 
 @pytest.mark.parametrize(
     ("env", "id", "message", "hint"),
     [
-        ({"REALTIME_GRACE_PERIOD": "abc"}, "E001", "REALTIME['GRACE_PERIOD']: ", "See 'Settings'"),
+        ({"REALTIME_GRACE_PERIOD": "abc"}, "E001", "REALTIME['GRACE_PERIOD']: ", "See docs/settings.md"),
         ({"REALTIME_HEARTBEAT_INTERVAL": "80"}, "E002", "80, 75, 300", "send a heartbeat before"),
         ({"REALTIME_GRACE_PERIOD": "295"}, "E003", "10 + 295, 300", "must outlive the grace period"),
         ({"JWT_SIGNING_KEY": ""}, "E006", "JWT_SIGNING_KEY is not set", "at least 32 random bytes"),
