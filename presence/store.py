@@ -15,6 +15,7 @@ import msgspec
 from realtime.conf import conf
 from realtime.envelope import iso
 from realtime.redis import client, key, script, sync_client, sync_script
+from realtime.rooms import HUB, PORTAL
 
 Status = Literal["online", "away"]
 
@@ -59,22 +60,32 @@ def stream() -> str:
     return key("presence")
 
 
-def base() -> str:
+def base(namespace: str = HUB) -> str:
     """The first part of every presence key: the stream's name as hash tag, so that all live in one slot."""
-    return f"{{{stream()}}}"
+    return f"{{{stream()}}}" if namespace == HUB else f"{{{stream()}}}:{namespace}"
 
 
-def _call(operations: Sequence[Operation], node: str, epoch: str, *, register: bool) -> bytes:
+def namespaces() -> tuple[str, ...]:
+    """Where presence is kept: the team's, and the customers' if that is wanted."""
+    return (HUB, PORTAL) if conf().customer_presence else (HUB,)
+
+
+def _call(
+    operations: Sequence[Operation], node: str, epoch: str, *, register: bool, namespace: str = HUB
+) -> bytes:
     settings = conf()
     return msgspec.json.encode(
         {
+            "namespace": namespace,
+            "lingers": namespace == PORTAL,
             "node": node,
             "epoch": epoch,
             "register": register,
             "seed": uuid4().hex,
             "lease": int(settings.node_lease * 1000),
             "grace": int(settings.grace_period * 1000),
-            "away": int(settings.away_after * 1000),
+            # A customer is there or not: nobody waits for them to look at the page.
+            "away": int(settings.away_after * 1000) if namespace == HUB else 0,
             "ttl": int(settings.presence_ttl * 1000),
             "operations": operations,
         },
@@ -90,17 +101,19 @@ def _answers(answer: list[bytes]) -> tuple[str, list[str]]:
 
 
 async def apply(
-    operations: Sequence[Operation], *, node: str = "", epoch: str = "", register: bool = False
+    operations: Sequence[Operation],
+    *,
+    node: str = "",
+    epoch: str = "",
+    register: bool = False,
+    namespace: str = HUB,
 ) -> tuple[str, list[str]]:
     """Run operations in order, atomically, and renew the node's lease. Returns Redis' epoch and their answers.
 
     Raises `LeaseLost` (nothing was done) or `redis.RedisError`.
     """
-    return _answers(
-        await _apply(
-            keys=[base(), stream()], args=[_call(operations, node, epoch, register=register)], client=client()
-        )
-    )
+    call = _call(operations, node, epoch, register=register, namespace=namespace)
+    return _answers(await _apply(keys=[base(namespace), stream()], args=[call], client=client()))
 
 
 def apply_sync(operations: Sequence[Operation]) -> list[str]:
@@ -109,9 +122,9 @@ def apply_sync(operations: Sequence[Operation]) -> list[str]:
     return _answers(_apply_sync(keys=[base(), stream()], args=arguments, client=sync_client()))[1]
 
 
-async def snapshot(group: str) -> list[Member]:
-    """Everybody present in a group, by name. Raises `redis.RedisError`."""
-    return _members(await _snapshot(keys=[base()], args=[group], client=client()))
+async def snapshot(group: str, namespace: str = HUB) -> list[Member]:
+    """Everybody present in a group (for customers: a thread), by name. Raises `redis.RedisError`."""
+    return _members(await _snapshot(keys=[base(namespace)], args=[group], client=client()))
 
 
 def snapshot_sync(group: str) -> list[Member]:

@@ -31,8 +31,10 @@ class Sweeper:
 
     async def sweep(self) -> int:
         """Judge once; how many things changed. Raises `redis.RedisError`."""
-        _, answers = await store.apply([{"does": "sweep"}])
-        changed = int(answers[0])
+        changed = 0
+        for namespace in store.namespaces():
+            _, answers = await store.apply([{"does": "sweep"}], namespace=namespace)
+            changed += int(answers[0])
         if changed:
             logger.info("presence swept", extra={"changed": changed})
         return changed

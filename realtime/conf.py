@@ -89,6 +89,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     portal_roles: tuple[str, ...] = ("customer",)
     presence_roles: tuple[str, ...] = ("attendant",)
     """Hub roles that are listed in presence; the others watch without being seen."""
+    customer_presence: bool = False
+    """Tell the team in a thread whether its customers are there (`customer:online`, `customer:offline`)."""
     hub_thread_policy: str = "hub.policy.any_thread"
     """Dotted path of `async (principal, thread_id) -> bool`: may this member of the team join this thread?"""
     portal_thread_policy: str = "portal.policy.own_threads"

@@ -264,6 +264,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def on_heartbeat(self) -> None:
         """Hook: the client sent `heartbeat`."""
 
+    def on_entered(self, room: str) -> None:
+        """Hook: the client may be and is in a room now; the answer to what it asked is still to come."""
+
     async def on_gap(self, room: str) -> None:
         """Hook: the client was told that something in this room was lost."""
 
@@ -501,6 +504,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             await self.membership.leave(room)
             raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
         self.rooms |= await self.membership.positions([room])
+        self.on_entered(room)
 
     def _listen(self, room: str) -> None:
         if room in self._expelled:

@@ -32,7 +32,7 @@ async def goodbye() -> None:
     """All connections are closed: tell Redis what is still pending, and give everything back."""
     with contextlib.suppress(RedisError, TimeoutError):
         async with asyncio.timeout(GOODBYE_SECONDS):
-            await PresenceNode.current().close()
+            await PresenceNode.close_all()
     await Node.current().stop()
     layer: Any = get_channel_layer()
     with contextlib.suppress(RedisError, OSError):

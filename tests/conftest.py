@@ -40,8 +40,7 @@ async def process(realtime_redis: str) -> AsyncIterator[str]:
 
     yield realtime_redis
     loop = asyncio.get_running_loop()
-    if loop in presence_node._nodes:
-        await presence_node._nodes.pop(loop).close()
+    await presence_node.PresenceNode.close_all()
     if loop in node._nodes:
         await node._nodes.pop(loop).stop()
     await get_channel_layer().flush()

@@ -68,6 +68,9 @@ def test_client_event_and_who_may_send_it(name: str, namespaces: set[str]):
         ("attendant:online", HUB_ONLY, {"user_id", "name", "status", "since"}),
         ("attendant:away", HUB_ONLY, {"user_id", "name", "status", "since"}),
         ("attendant:offline", HUB_ONLY, {"user_id", "name", "status", "since"}),
+        ("customer:online", HUB_ONLY, {"thread_id", "user_id", "name", "since"}),
+        ("customer:offline", HUB_ONLY, {"thread_id", "user_id", "name", "since"}),
+        ("customer:state", HUB_ONLY, {"thread_id", "customers", "offset"}),
         ("user:notification", BOTH, {"user_id"}),
         ("presence:state", HUB_ONLY, {"group", "members", "total", "offset"}),
         ("auth:expiring", BOTH, {"expires_at"}),
@@ -111,6 +114,7 @@ def test_business_event_comes_over_the_bus(name: str):
     "name",
     [
         *("thread:typing", "thread:cursor", "attendant:online", "attendant:away", "attendant:offline"),
+        *("customer:online", "customer:offline", "customer:state"),
         *("presence:state", "connection:ready", "auth:expiring", "room:left", "room:gap", "ack", "error"),
     ],
 )

@@ -43,6 +43,10 @@ def test_nobody_may_connect_from_a_web_page_unless_its_origin_is_listed():
     assert parse({}).allowed_origins == ()
 
 
+def test_customers_are_not_watched_by_default():
+    assert parse({}).customer_presence is False
+
+
 def test_token_in_the_query_string_is_off_by_default():
     assert parse({}).query_token is False
 

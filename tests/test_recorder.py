@@ -119,11 +119,16 @@ def test_regrouping_of_a_user_nobody_recorded_yet_makes_a_record():
     assert not PresenceTransition.objects.exists()
 
 
-def test_the_same_id_in_another_namespace_is_another_user():
+def test_customers_are_not_recorded():
     append("7")
-    append("7", namespace="portal", name="Bea")
+    append("7", "online", "offline", namespace="portal", name="Bea")
+    append("8", namespace="portal")
     Recorder().step()
-    assert set(PresenceRecord.objects.values_list("namespace", "name")) == {("hub", "Ana"), ("portal", "Bea")}
+    assert [(row.namespace, row.name, row.status) for row in PresenceRecord.objects.all()] == [
+        ("hub", "Ana", "online")
+    ]
+    assert PresenceTransition.objects.count() == 1
+    assert StreamCursor.objects.get().entry_id != "0-0"
 
 
 def test_backlog_larger_than_a_batch_is_recorded_in_several(monkeypatch):

@@ -23,6 +23,12 @@ export interface ServerEvents {
   "chat:ended": { thread_id: string; [field: string]: unknown };
   /** The first frame: who you are, what to keep, and the end of each room you are in. */
   "connection:ready": { connection_id: string; namespace: string; user_id: string; role: string; heartbeat_interval: number; expires_at: string; rooms: Record<string, string> };
+  /** Did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`. */
+  "customer:offline": { thread_id: string; user_id: string; name: string; since: string };
+  /** Has a page of yours open. Only with `CUSTOMER_PRESENCE`. */
+  "customer:online": { thread_id: string; user_id: string; name: string; since: string };
+  /** The customers of a thread who are there; replaces whatever was known. Only with `CUSTOMER_PRESENCE`. */
+  "customer:state": { thread_id: string; customers: ({ user_id: string; name: string; since: string })[]; offset: string };
   /** Your frame was refused; the connection stays open. `rate_limited` also has `retry_after` (seconds). */
   "error": { code: string; message: string };
   /** Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period. */

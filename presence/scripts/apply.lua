@@ -1,8 +1,10 @@
 -- Everything that changes presence, atomically: the state and its announcement cannot part.
 --
--- KEYS[1]  base of all keys, `{realtime:presence}`: the stream's own name as hash tag, so one Cluster slot
+-- KEYS[1]  base of all keys, `{realtime:presence}` for the team and `{realtime:presence}:portal` for customers: the
+--          stream's own name as hash tag, so one Cluster slot
 -- KEYS[2]  the stream of transitions, `realtime:presence`
--- ARGV[1]  JSON {node, epoch, register, seed, lease, grace, away, ttl, operations}; durations in milliseconds
+-- ARGV[1]  JSON {namespace, node, epoch, register, seed, lease, grace, away, ttl, lingers, operations}; durations in
+--          milliseconds, away 0: never; lingers: a group that no connection has any more stays for the grace period
 --
 -- Answers {epoch, 'reset'} without doing anything when `node` has no lease any more or `epoch` is not this
 -- Redis' own: the node must register all its connections first. Else {epoch, 'ok', one answer an operation}.
@@ -13,7 +15,8 @@
 --   connections  hash  connection -> {node, user, name, groups}
 --   open:<user>  set of the user's connections           user:<id>   hash: the presence record, with a TTL
 --   known        hash  user -> {name, groups}: what is needed to say offline when the record is gone
---   group:<g>    set of users, those in grace included   deadlines   zset  away|user, grace|user -> when
+--   group:<g>    set of users, those in grace included
+--   deadlines    zset  away|user, grace|user, lost|user|group -> when
 --   touched      when anybody last ran this
 
 local base, stream = KEYS[1], KEYS[2]
@@ -48,7 +51,7 @@ end
 
 local function announce(user, from, to, reason, name, groups, more)
   redis.call('XADD', stream, '*', 'transition', '{"user_id":' .. cjson.encode(user)
-    .. ',"namespace":"hub","from":"' .. from .. '","to":"' .. to .. '","reason":"' .. reason
+    .. ',"namespace":"' .. call.namespace .. '","from":"' .. from .. '","to":"' .. to .. '","reason":"' .. reason
     .. '","at":"' .. iso(now) .. '","name":' .. cjson.encode(name) .. ',"groups":' .. list(groups)
     .. (more or '') .. '}')
 end
@@ -81,7 +84,7 @@ end
 local function open(user) return redis.call('SCARD', key('open', user)) end
 
 local function watch(user, status)
-  if status == 'online' and open(user) > 0 then
+  if status == 'online' and call.away > 0 and open(user) > 0 then
     redis.call('ZADD', key('deadlines'), number(now + call.away), 'away|' .. user)
   else
     redis.call('ZREM', key('deadlines'), 'away|' .. user)
@@ -127,9 +130,24 @@ local function difference(from, to)
   return missing
 end
 
+local function lost(user, group) return 'lost|' .. user .. '|' .. group end
+
+-- Who loads a page anew is back in one group after the other: what was lost stays until its own grace period is over,
+-- unless the right to it ended (`dropped`).
+local function linger(user, old, groups, dropped)
+  for _, group in ipairs(groups) do redis.call('ZREM', key('deadlines'), lost(user, group)) end
+  for _, group in ipairs(difference(difference(old, groups), dropped or {})) do
+    groups[#groups + 1] = group
+    if open(user) > 0 then
+      redis.call('ZADD', key('deadlines'), 'NX', number(now + call.grace), lost(user, group))
+    end
+  end
+end
+
 -- Say it only to the groups that were gained or lost: for all others nothing changed.
-local function regroup(user, reason, silent)
+local function regroup(user, reason, silent, dropped)
   local old, groups, is = known(user), union(user), record(user)
+  if call.lingers then linger(user, old.groups, groups, dropped) end
   local gained, lost = difference(groups, old.groups), difference(old.groups, groups)
   for _, group in ipairs(gained) do redis.call('SADD', key('group', group), user) end
   for _, group in ipairs(lost) do redis.call('SREM', key('group', group), user) end
@@ -181,7 +199,7 @@ end
 
 local does = {}
 
--- {connection, user, name, groups, refreshed?, restored?: {status, chosen, since}, silent?}
+-- {connection, user, name, groups, dropped?, refreshed?, restored?: {status, chosen, since}, silent?}
 function does.connect(op)
   local user, is = op.user, record(op.user)
   local returning = known(user) ~= nil
@@ -198,7 +216,7 @@ function does.connect(op)
     elseif not op.refreshed then
       watch(user, is.status)
     end
-    regroup(user, 'connect')
+    regroup(user, 'connect', op.silent, op.dropped)
   else
     local as = op.silent and op.restored or {status = 'online', chosen = false, since = now}
     write(user, as.status, as.chosen, as.since, op.name)
@@ -211,6 +229,17 @@ function does.connect(op)
   end
   keep(user)
   return state(user)
+end
+
+-- {connection, groups, dropped}: it is in other groups now
+function does.regroup(op)
+  local value = redis.call('HGET', key('connections'), op.connection)
+  if not value then return '' end
+  local of = cjson.decode(value)
+  redis.call('HSET', key('connections'), op.connection, '{"node":' .. cjson.encode(of.node)
+    .. ',"user":' .. cjson.encode(of.user) .. ',"groups":' .. list(op.groups) .. '}')
+  if record(of.user) then regroup(of.user, 'connect', false, op.dropped) end
+  return ''
 end
 
 -- {connection}
@@ -288,10 +317,14 @@ function does.sweep()
     redis.call('DEL', key('node', node))
   end
   for _, due in ipairs(redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', number(now), 'LIMIT', 0, 1000)) do
-    local what, user = due:match('^(%a+)|(.*)$')
+    local what, user, group = due:match('^(%a+)|([^|]*)|?(.*)$')
     local is = record(user)
     if what == 'grace' then
       offline(user, is and is.lost or 'grace')
+      changed = changed + 1
+    elseif what == 'lost' then
+      redis.call('ZREM', key('deadlines'), due)
+      if is then regroup(user, 'grace', false, {group}) end
       changed = changed + 1
     elseif is and is.status == 'online' then
       change(user, 'away', false, 'timeout')

@@ -181,7 +181,7 @@ async def test_refused_handshake_leaves_again(world: World, monkeypatch):
 async def test_state_that_cannot_be_read_comes_later(monkeypatch):
     read = store.snapshot
 
-    async def down(group: str) -> Any:
+    async def down(*args: Any) -> Any:
         monkeypatch.setattr(store, "snapshot", read)
         raise RedisDown("gone")
 
@@ -198,8 +198,8 @@ async def test_change_that_overtakes_a_state_has_a_higher_offset(monkeypatch):
         await bob.expect("attendant:online", user_id="8")
         ahead = {}
 
-        async def slowly(group: str) -> Any:
-            known = await read(group)
+        async def slowly(*args: Any) -> Any:
+            known = await read(*args)
             await add("queue:new", {"item_id": 1})
             ahead.update(await bob.expect("queue:new"))
             return known

@@ -75,7 +75,7 @@ async def test_sweeper_ends_even_if_the_cancellation_was_swallowed(monkeypatch):
     """Python 3.11's `asyncio.wait_for`, with which redis-py sends, can do that."""
     asked = asyncio.Event()
 
-    async def swallow(operations):
+    async def swallow(*args, **kwargs):
         asked.set()
         try:
             await asyncio.sleep(60)

@@ -8,6 +8,7 @@ from typing import Any
 from presence import store
 from presence.store import LeaseLost
 from realtime.redis import sync_client
+from realtime.rooms import HUB
 
 GROUPS = ("attendants",)
 
@@ -15,7 +16,9 @@ GROUPS = ("attendants",)
 class World:
     """Socket processes (nodes) that tell the store about connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = HUB) -> None:
+        self.namespace = namespace
+        self.base = store.base(namespace)
         self.redis = sync_client()
         self.epochs: dict[str, str] = {}
         self._read = "-"
@@ -39,9 +42,11 @@ class World:
         return self._run(operations, node)[1]
 
     def _run(self, operations: Any, node: str, *, register: bool = False) -> tuple[str, list[str]]:
-        call = store._call(operations, node, self.epochs.get(node, ""), register=register)
+        call = store._call(
+            operations, node, self.epochs.get(node, ""), register=register, namespace=self.namespace
+        )
         return store._answers(
-            store._apply_sync(keys=[store.base(), store.stream()], args=[call], client=self.redis)
+            store._apply_sync(keys=[self.base, store.stream()], args=[call], client=self.redis)
         )
 
     def connect(
@@ -92,12 +97,12 @@ class World:
 
     def deadline(self, what: str, user: str = "ana") -> float | None:
         """Milliseconds until a user's deadline (`away`, `grace`), if there is one."""
-        score: Any = self.redis.zscore(f"{store.base()}:deadlines", f"{what}|{user}")
+        score: Any = self.redis.zscore(f"{self.base}:deadlines", f"{what}|{user}")
         return None if score is None else score - self.now
 
     def pass_deadline(self, what: str, user: str = "ana") -> None:
         assert self.deadline(what, user) is not None, f"no {what} deadline for {user}"
-        self.redis.zadd(f"{store.base()}:deadlines", {f"{what}|{user}": self.now - 1}, xx=True)
+        self.redis.zadd(f"{self.base}:deadlines", {f"{what}|{user}": self.now - 1}, xx=True)
 
     def silence(self, user: str = "ana") -> None:
         """Nothing was heard from the user for so long that they are away; judged at once."""
@@ -110,16 +115,16 @@ class World:
 
     def kill(self, node: str = "node-1") -> None:
         """A process dies, and its lease ends; judged at once."""
-        self.redis.zadd(f"{store.base()}:nodes", {node: self.now - 1}, xx=True)
+        self.redis.zadd(f"{self.base}:nodes", {node: self.now - 1}, xx=True)
         self.sweep()
 
     def stand_still(self, milliseconds: int) -> None:
         """Nobody ran anything for so long."""
-        self.redis.set(f"{store.base()}:touched", self.now - milliseconds)
+        self.redis.set(f"{self.base}:touched", self.now - milliseconds)
 
     def lose_everything(self) -> None:
         """Redis restarts empty, but for the stream (so that the test sees what is announced)."""
-        for name in self.redis.scan_iter(f"{store.base()}:*"):
+        for name in self.redis.scan_iter(f"{self.base}:*"):
             self.redis.delete(name)
 
     # --- What others see -------------------------------------------------------------------------

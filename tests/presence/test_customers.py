@@ -1,0 +1,262 @@
+"""Presence of customers: the team's rules, but per thread, and with a grace period for each thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from presence import store
+from presence.events import announcements
+from presence.node import PresenceNode, Presentee
+from realtime.redis import sync_client
+from realtime.rooms import HUB, PORTAL
+from tests.inprocess import eventually
+from tests.presence.world import World
+
+
+@pytest.fixture
+def world(realtime_redis: str) -> World:
+    return World(PORTAL)
+
+
+@pytest.fixture
+def carla(world: World) -> World:
+    """A world in which Carla has a page open that shows threads 42 and 43, and the team was told."""
+    world.connect("carla", groups=("42", "43"))
+    world.transitions()
+    return world
+
+
+def regroup(world: World, *threads: str, connection: str = "tab-1", dropped: tuple[str, ...] = ()) -> None:
+    world.apply(
+        {"does": "regroup", "connection": connection, "groups": threads, "dropped": dropped}, node="node-1"
+    )
+
+
+def told(world: World) -> list[tuple[str, str]]:
+    """What the threads are told since this was last asked: thread and event."""
+    entries: Any = sync_client().xrange(store.stream(), min=world._read)
+    if entries:
+        world._read = "(" + entries[-1][0].decode()
+    found = []
+    for _, fields in entries:
+        for delivery in announcements(fields[b"transition"]):
+            assert isinstance(delivery.data, dict)
+            assert delivery.targets == ((HUB, f"thread:{delivery.data['thread_id']}"),)
+            found.append((delivery.data["thread_id"], delivery.event.removeprefix("customer:")))
+    return found
+
+
+def there(thread: str) -> set[str]:
+    answer: Any = store._snapshot_sync(keys=[store.base(PORTAL)], args=[thread], client=sync_client())
+    return {member["user_id"] for member in store._members(answer)}
+
+
+def test_first_connection_is_told_to_each_thread_once(world: World):
+    world.connect("carla", groups=("42", "43"))
+    world.connect("carla", "tab-2", groups=("42",), node="node-2")
+    assert told(world) == [("42", "online"), ("43", "online")]
+    assert there("42") == there("43") == {"carla"}
+
+
+def test_transition_names_the_namespace(world: World):
+    world.connect("carla", groups=("42",))
+    (transition,) = world.transitions()
+    assert (transition["namespace"], transition["from"], transition["to"]) == ("portal", "offline", "online")
+
+
+def test_team_and_customers_of_the_same_id_are_different_people(carla: World):
+    team = World(HUB)
+    team.connect("carla", groups=("42",))
+    assert store.snapshot_sync("42")[0]["user_id"] == "carla"
+    team.logout()
+    assert store.snapshot_sync("42") == []
+    assert there("42") == {"carla"}
+
+
+def test_customer_without_a_thread_is_told_to_nobody(world: World):
+    world.connect("carla", groups=())
+    assert told(world) == []
+
+
+def test_customer_is_never_away(carla: World):
+    assert carla.deadline("away", "carla") is None
+    carla.heartbeat("carla")
+    assert carla.deadline("away", "carla") is None
+
+
+def test_thread_that_is_joined_later_is_told_then(carla: World):
+    regroup(carla, "42", "43", "77")
+    assert told(carla) == [("77", "online")]
+    assert there("77") == {"carla"}
+
+
+def test_back_within_grace_nobody_is_told(carla: World):
+    regroup(carla, "42", "43", "77")
+    carla.transitions()
+    carla.disconnect()
+    carla.connect("carla", "tab-2", groups=("42", "43"))  # thread 77 was granted: it is joined a moment later
+    assert there("77") == {"carla"}
+    regroup(carla, "42", "43", "77", connection="tab-2")
+    assert carla.deadline("lost", "carla|77") is None
+    assert told(carla) == []
+
+
+def test_thread_that_is_not_joined_again_is_told_after_its_grace(carla: World):
+    carla.disconnect()
+    carla.connect("carla", "tab-2", groups=("42",))
+    assert told(carla) == []
+    carla.pass_deadline("lost", "carla|43")
+    carla.sweep()
+    assert told(carla) == [("43", "offline")]
+    assert (there("42"), there("43")) == ({"carla"}, set())
+    carla.sweep()
+    assert told(carla) == []
+
+
+def test_thread_of_a_tab_that_was_closed_is_told_after_its_grace(carla: World):
+    carla.connect("carla", "tab-2", groups=("77",))
+    assert told(carla) == [("77", "online")]
+    carla.disconnect("tab-2")
+    assert 59_000 < (carla.deadline("lost", "carla|77") or 0) <= 60_000
+    carla.pass_deadline("lost", "carla|77")
+    carla.sweep()
+    assert told(carla) == [("77", "offline")]
+
+
+def test_each_thread_has_a_grace_period_of_its_own(carla: World):
+    carla.connect("carla", "tab-2", groups=("77",))
+    carla.connect("carla", "tab-3", groups=("78",))
+    carla.transitions()
+    carla.disconnect("tab-2")
+    carla.redis.zincrby(f"{carla.base}:deadlines", -30_000, "lost|carla|77")
+    carla.disconnect("tab-3")
+    assert (carla.deadline("lost", "carla|77") or 0) <= 30_000
+    assert (carla.deadline("lost", "carla|78") or 0) > 59_000
+
+
+def test_last_connection_lost_is_told_once_after_the_grace(carla: World):
+    carla.disconnect()
+    assert told(carla) == []
+    assert there("42") == {"carla"}
+    carla.end_grace("carla")
+    assert told(carla) == [("42", "offline"), ("43", "offline")]
+    assert there("42") == set()
+
+
+def test_customers_of_a_killed_process_are_lost_with_its_lease(carla: World):
+    carla.kill()
+    assert told(carla) == []
+    carla.end_grace("carla")
+    assert told(carla) == [("42", "offline"), ("43", "offline")]
+
+
+def test_thread_of_a_killed_process_has_its_grace_though_another_tab_is_open(carla: World):
+    carla.connect("carla", "tab-2", groups=("77",), node="node-2")
+    carla.transitions()
+    carla.kill("node-2")
+    assert told(carla) == []
+    carla.pass_deadline("lost", "carla|77")
+    carla.sweep()
+    assert told(carla) == [("77", "offline")]
+
+
+def test_right_that_ends_is_told_at_once(carla: World):
+    regroup(carla, "43", dropped=("42",))
+    assert told(carla) == [("42", "offline")]
+    assert there("42") == set()
+
+
+def test_right_that_ends_is_told_once_when_the_last_tab_has_left(carla: World):
+    carla.connect("carla", "tab-2", groups=("42",), node="node-2")
+    regroup(carla, "43", dropped=("42",))
+    assert told(carla) == []
+    regroup(carla, connection="tab-2", dropped=("42",))
+    assert told(carla) == [("42", "offline")]
+
+
+def test_right_that_ends_leaves_what_is_in_grace_alone(carla: World):
+    carla.connect("carla", "tab-2", groups=("77",))
+    carla.disconnect("tab-2")
+    carla.transitions()
+    regroup(carla, "43", dropped=("42",))
+    assert told(carla) == [("42", "offline")]
+    assert there("77") == {"carla"}
+
+
+def test_refreshed_token_may_end_a_right(carla: World):
+    carla.connect("carla", groups=("43",), refreshed=True, dropped=("42",))
+    assert told(carla) == [("42", "offline")]
+
+
+def test_connection_that_is_over_is_in_no_other_thread(carla: World):
+    carla.disconnect()
+    regroup(carla, "42", "43", "99")
+    assert told(carla) == []
+    assert there("99") == set()
+
+
+def test_nobody_is_told_when_redis_comes_back_empty(carla: World):
+    carla.connect("carla", "tab-2", groups=("77",), node="node-2")
+    carla.transitions()
+    carla.lose_everything()
+    restored = {"status": "online", "chosen": False, "since": carla.now}
+    for node, connection, threads in (("node-1", "tab-1", ["42", "43"]), ("node-2", "tab-2", ["77"])):
+        carla.register(
+            {
+                "does": "connect",
+                "connection": connection,
+                "user": "carla",
+                "name": "Carla",
+                "groups": threads,
+                "restored": restored,
+                "silent": True,
+            },
+            node=node,
+        )
+    assert told(carla) == []
+    assert there("42") == there("77") == {"carla"}
+
+
+def test_snapshot_of_the_team_knows_no_customer(carla: World):
+    assert store.snapshot_sync("42") == []
+
+
+# --- As a process keeps it ---------------------------------------------------------------------------
+
+
+def page(*threads: str) -> Presentee:
+    return Presentee(connection_id="tab-1", user_id="carla", name="Carla", groups=threads)
+
+
+async def test_process_keeps_team_and_customers_apart(process: str):
+    assert PresenceNode.current(PORTAL) is PresenceNode.current(PORTAL)
+    assert PresenceNode.current(PORTAL) is not PresenceNode.current(HUB)
+
+
+async def test_process_registers_its_customers_again_when_redis_comes_back_empty(process: str):
+    node, world = PresenceNode.current(PORTAL), World(PORTAL)
+    await node.connect(page("42"))
+    assert told(world) == [("42", "online")]
+    world.lose_everything()
+    node.regroup(page("42", "43"))
+    await eventually(lambda: there("43"))
+    assert there("42") == {"carla"}
+    assert ("42", "online") not in told(world)
+
+
+async def test_threads_of_a_connection_that_is_over_are_not_told(process: str):
+    node = PresenceNode.current(PORTAL)
+    node.regroup(page("42"))
+    assert node._runner is None
+
+
+async def test_process_forgets_customers_whose_grace_is_over(process: str, settings):
+    settings.REALTIME = {**settings.REALTIME, "GRACE_PERIOD": 0.2}
+    node = PresenceNode.current(PORTAL)
+    await node.connect(page("42"))
+    assert set(node._states) == {"carla"}
+    node.disconnect("tab-1")
+    await eventually(lambda: not node._in_grace)
+    assert not node._states
