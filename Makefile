@@ -31,10 +31,12 @@ desk: ## the demo's page, if there is a Node to build it with
 	fi
 
 test: lint ## what every change must pass
-	@$(PYTEST) -m "not needs_browser and not faults"
+	@$(PYTEST) -m "not needs_browser and not needs_postgresql and not faults"
 
 test-all: lint test-client asyncapi $(DESK) nextjs ## the same, and what needs more (README, "Testing")
 	@$(PYTEST)
+	@echo "The same on PostgreSQL, for all that has to do with a database ..."
+	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header --quiet -m django_db
 
 test-client: client/node_modules/.installed ## types, tests, size and package of the TypeScript client
 	@npm run --prefix client --silent check

@@ -15,11 +15,13 @@ from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
 from typing import Any
 
+import psycopg
 import pytest
 from redis.exceptions import RedisError
 
 from realtime.embedded import EmbeddedRedis
 from tests.e2e.harness import QUIET, ROOT, Stack, eventually, unique
+from tests.postgresql import Cluster
 
 GRACE, LEASE = "1.5", "1"
 
@@ -27,12 +29,23 @@ GRACE, LEASE = "1.5", "1"
 class Database:
     """The recorder's database, as anybody else sees it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10)) as connection:
+        with closing(self._connect()) as connection:
             return connection.execute(sql).fetchall()
+
+    def _connect(self) -> Any:
+        if self.url.startswith("postgres"):
+            return psycopg.connect(self.url)
+        # Not read-only: whoever reads after a recorder was killed has to roll its transaction back.
+        return sqlite3.connect(self.path, timeout=10)
+
+    @property
+    def path(self) -> str:
+        """The file of a SQLite database."""
+        return self.url.removeprefix("sqlite:///").partition("?")[0]
 
     @property
     def recorded(self) -> int:
@@ -63,12 +76,21 @@ def build(directory: Path, redis_url: str, **env: str) -> System:
     subprocess.run(
         [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=stack.env, check=True
     )
-    return stack, Database(directory / "db.sqlite3")
+    return stack, Database(stack.env["DATABASE_URL"])
 
 
-@pytest.fixture
-def system(tmp_path: Path, redis_url: str) -> Iterator[System]:
-    stack, database = build(tmp_path, redis_url)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs_postgresql)])
+def system(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[System]:
+    env = {}
+    if request.param == "postgresql":
+        env["DATABASE_URL"] = request.getfixturevalue("cluster").create(unique("t"))
+    stack, database = build(tmp_path, redis_url, **env)
     yield stack, database
     stack.stop()
     assert "Traceback" not in stack.logs, stack.logs
@@ -214,6 +236,23 @@ async def test_recorder_waits_for_a_database_that_is_locked(tmp_path: Path, redi
     finally:
         stack.stop()
     assert "Traceback" not in stack.logs
+
+
+@pytest.mark.needs_postgresql
+async def test_recorder_waits_for_a_postgresql_that_restarts(tmp_path: Path, redis_url: str):
+    with Cluster() as cluster:
+        stack, database = build(tmp_path, redis_url, DATABASE_URL=cluster.url())
+        try:
+            recorder = stack.start("runrecorder")
+            cluster.stop()
+            stack.redis.xadd(stack.key("presence"), {"transition": transition("7")})
+            recorder.wait_for("cannot record")
+            cluster.start()
+            await eventually(lambda: database.status("7") == "online")
+            assert database.recorded == 1
+        finally:
+            stack.stop()
+        assert "Traceback" not in stack.logs
 
 
 async def test_attendant_who_comes_and_goes_is_in_the_database(system: System):
