@@ -10,12 +10,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import msgspec
 from django.db import Error as DatabaseError
 from django.db import connections, reset_queries, transaction
+from django.utils import timezone
 from redis.exceptions import RedisError
 
 from presence import store
@@ -40,17 +41,19 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 """Entries a transaction."""
 BEGINNING = "0-0"
+PRUNE_SECONDS = 60.0
 
 Fields = Mapping[bytes, bytes]
 Entry = tuple[str, Fields]
 
 
 class Recorder:
-    """Records transitions, and has those taken offline whom Redis lost, until it is interrupted."""
+    """Records transitions, forgets old ones, and has those taken offline whom Redis lost, until interrupted."""
 
     def __init__(self) -> None:
         self._resumed = False
         self._look_at = 0.0
+        self._prune_at = 0.0
         self._unknown: dict[str, float] = {}
 
     def run(self, ready: Callable[[], None]) -> NoReturn:
@@ -72,7 +75,7 @@ class Recorder:
                 self._recover(error, failures)
 
     def step(self, *, wait: bool = False) -> bool:
-        """Record what is new, and look for ghosts when it is time; with `wait`, give news a moment to come.
+        """Record what is new, look for ghosts and forget when it is time; with `wait`, give news a moment to come.
 
         Returns whether it has caught up. Raises `redis.RedisError` or `django.db.Error`: then nothing was
         recorded, and it can be called again.
@@ -86,6 +89,7 @@ class Recorder:
         if len(entries) == BATCH:
             return False
         self._look()
+        self._prune()
         return True
 
     def _recover(self, error: Exception, failures: int) -> None:
@@ -187,6 +191,34 @@ class Recorder:
             logger.warning("unknown to Redis, taken offline", extra={"users": len(ghosts)})
         for user_id in lost:
             del self._unknown[user_id]
+
+    # --- Old history -----------------------------------------------------------------------------
+
+    def _prune(self) -> None:
+        """Forget what is older than `PRESENCE_RETENTION`, if it is time: a batch, and the next one in the next step.
+
+        So a backlog of years is no long transaction, and holds up nothing that is to be recorded.
+        """
+        now, retention = time.monotonic(), conf().presence_retention
+        if not retention or now < self._prune_at:
+            return
+        pruned = prune(timezone.now() - timedelta(seconds=retention))
+        if pruned:
+            logger.info("history pruned", extra={"transitions": pruned})
+        if pruned < BATCH:
+            self._prune_at = now + PRUNE_SECONDS
+
+
+def prune(before: datetime) -> int:
+    """Forget at most `BATCH` of the oldest transitions before that moment. Returns their number.
+
+    On PostgreSQL two recorders that do it at once leave each other's rows alone; on SQLite one waits for the other.
+    """
+    with transaction.atomic():
+        old = PresenceTransition.objects.filter(at__lt=before).order_by("at", "id")
+        ids = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:BATCH])
+        PresenceTransition.objects.filter(pk__in=ids).delete()
+    return len(ids)
 
 
 def _forget(record: PresenceRecord) -> dict[str, Any]:

@@ -67,6 +67,9 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     grant_ttl: Seconds = 86400.0
     """How long a grant or revoke of a thread is remembered."""
 
+    presence_retention: Annotated[float, Meta(ge=0, le=100 * 366 * 86400)] = 366 * 86400.0
+    """How long the recorder keeps the history of presence in the database; 0: for ever."""
+
     history_size: Annotated[int, Meta(ge=0)] = 1000
     """Publications kept per room."""
     history_ttl: Seconds = 600.0

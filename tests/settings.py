@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("DEBUG", "1")
 os.environ.setdefault("SECRET_KEY", "the tests' own secret, at least fifty characters long, so be it")
 os.environ.setdefault("JWT_SIGNING_KEY", "the tests' own signing key, at least 32 bytes")
+os.environ.setdefault("REALTIME_PRESENCE_RETENTION", "0")  # the tests' dates grow old
 
 from realtime.settings.web import *  # noqa: F403
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import OperationalError, connections
+from django.db import OperationalError, connection, connections
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from presence import recorder as module
@@ -350,6 +351,88 @@ def test_looking_for_ghosts_is_one_round_trip_and_none_when_nobody_is_there(cloc
     recorder.step()
     recorder.step()
     assert [sorted(users) for users in looks] == [[f"u{number}" for number in range(5)]]
+
+
+# --- Old history -----------------------------------------------------------------------------------
+
+
+def days_ago(days: float) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
+
+
+@pytest.fixture
+def keep_ten_days(settings) -> None:
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_RETENTION": 10 * 86400}
+
+
+@pytest.mark.usefixtures("keep_ten_days")
+def test_history_older_than_the_retention_is_forgotten_and_nothing_else():
+    append("7", at=days_ago(11))
+    append("7", "online", "away", at=days_ago(10.001))
+    kept = append("7", "away", "offline", at=days_ago(9.9))
+    Recorder().step()
+    assert [line.entry_id for line in PresenceTransition.objects.all()] == [kept]
+    assert PresenceTransition.groups.through.objects.count() == 1
+    assert record().status == "offline"
+
+
+def test_history_is_kept_for_ever_with_a_retention_of_zero(settings):
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_RETENTION": 0}
+    append(at=days_ago(10_000))
+    Recorder().step()
+    assert PresenceTransition.objects.count() == 1
+
+
+@pytest.mark.usefixtures("keep_ten_days")
+def test_backlog_of_old_history_goes_batch_by_batch_between_what_is_recorded(clock: Clock, monkeypatch):
+    for number in range(7):
+        append(f"u{number}", at=days_ago(20 - number))
+    recorder = Recorder()
+    recorder._prune_at = clock.now + 1
+    recorder.step()
+    clock.now += 1
+    monkeypatch.setattr(module, "BATCH", 3)
+    left = []
+    for _ in range(3):
+        recorder.step()
+        left.append([line.user_id for line in PresenceTransition.objects.order_by("at")])
+    assert left == [["u3", "u4", "u5", "u6"], ["u6"], []]
+    append("8", at=days_ago(11))
+    recorder.step()
+    assert PresenceTransition.objects.count() == 1  # until it is time again
+    clock.now += module.PRUNE_SECONDS
+    recorder.step()
+    assert not PresenceTransition.objects.exists()
+
+
+def test_old_history_is_found_by_its_index():
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET LOCAL enable_seqscan = off")  # what it would do with a table so small
+        old = PresenceTransition.objects.filter(at__lt=START).order_by("at", "id")
+        assert "presence_history_at" in old.values_list("pk")[:500].explain()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_recorders_forget_everything_once():
+    for number in range(40):
+        append(f"u{number}", at=days_ago(20))
+    Recorder().step()
+    pruned = []
+
+    def work() -> None:
+        try:
+            pruned.append(module.prune(datetime.now(UTC)))
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(pruned) == 40
+    assert not PresenceTransition.objects.exists()
 
 
 # --- Going on --------------------------------------------------------------------------------------
