@@ -22,6 +22,8 @@ from realtime.conf import Conf, conf
 OWN_LAYER = "realtime.layers.RoomChannelLayer"
 DEVELOPMENT_KEY = "development-"
 """`make run` starts every key it makes up with this."""
+EXAMPLE_KEY = "change-me"
+"""`deploy/environment.example` and `deploy/kubernetes/` start every key with this."""
 
 
 @register("realtime")
@@ -110,10 +112,10 @@ def _keys() -> Iterator[CheckMessage]:
             id="realtime.W001",
         )
     if not settings.DEBUG and any(
-        str(key).startswith(DEVELOPMENT_KEY) for key in (settings.SECRET_KEY, signing)
+        str(key).startswith((DEVELOPMENT_KEY, EXAMPLE_KEY)) for key in (settings.SECRET_KEY, signing)
     ):
         yield Error(
-            "DEBUG is off and a key is one that was made for development",
+            "DEBUG is off and a key is one that was made for development, or an example's",
             hint="Set SECRET_KEY and JWT_SIGNING_KEY to secrets of your own.",
             id="realtime.E007",
         )

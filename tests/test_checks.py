@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from django.core.checks import run_checks
 
-from realtime.checks import DEVELOPMENT_KEY, check_settings
+from realtime.checks import DEVELOPMENT_KEY, EXAMPLE_KEY, check_settings
 
 
 def ids() -> set[str]:
@@ -133,15 +133,17 @@ def test_socket_server_needs_only_what_verifies(set_jwt, with_key):
     assert ids() == set()
 
 
-def test_development_signing_key_is_refused_with_debug_off(settings, set_jwt):
+@pytest.mark.parametrize("beginning", [DEVELOPMENT_KEY, EXAMPLE_KEY])
+def test_signing_key_of_development_or_of_an_example_is_refused_with_debug_off(settings, set_jwt, beginning):
     settings.DEBUG = False
-    set_jwt(SIGNING_KEY=DEVELOPMENT_KEY + "x" * 50)
+    set_jwt(SIGNING_KEY=beginning + "x" * 50)
     assert ids() == {"realtime.E007"}
 
 
-def test_development_secret_key_is_refused_with_debug_off(settings):
+@pytest.mark.parametrize("beginning", [DEVELOPMENT_KEY, EXAMPLE_KEY])
+def test_secret_key_of_development_or_of_an_example_is_refused_with_debug_off(settings, beginning):
     settings.DEBUG = False
-    settings.SECRET_KEY = DEVELOPMENT_KEY + "x" * 50
+    settings.SECRET_KEY = beginning + "x" * 50
     assert ids() == {"realtime.E007"}
 
 

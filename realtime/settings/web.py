@@ -6,7 +6,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.settings.base import *  # noqa: F403
-from realtime.settings.base import BASE_DIR, DEBUG, SECRET_KEY, SIMPLE_JWT
+from realtime.settings.base import BASE_DIR, DEBUG, SECRET_KEY, SIMPLE_JWT, _flag
 
 if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY is not set; the web side signs sessions with it")
@@ -66,6 +66,14 @@ ROOT_URLCONF = "realtime.urls"
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "static"
 WHITENOISE_USE_FINDERS = DEBUG
+
+# Behind a proxy that ends TLS, and that sets X-Forwarded-Proto whatever a client sent.
+if _flag("WEB_HTTPS"):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_HSTS_SECONDS = 365 * 86400
+# Whether a whole domain is https for ever is its owner's decision, not ours.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
