@@ -23,7 +23,7 @@ OWN_LAYER = "realtime.layers.RoomChannelLayer"
 DEVELOPMENT_KEY = "development-"
 """`make run` starts every key it makes up with this."""
 EXAMPLE_KEY = "change-me"
-"""`deploy/environment.example` and `deploy/kubernetes/` start every key with this."""
+"""`deploy/realtime.env.example` and `deploy/kubernetes/` start every key with this."""
 
 
 @register("realtime")

@@ -144,7 +144,7 @@ def check(side: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
         cwd=ROOT,
-        env={**example(), "DJANGO_SETTINGS_MODULE": f"realtime.settings.{side}", **env},
+        env={**example(side), **env},
         capture_output=True,
         text=True,
         check=False,

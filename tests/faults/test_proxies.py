@@ -1,44 +1,54 @@
-"""Two socket servers behind a reverse proxy, configured as in deploy/; one of them is killed."""
+"""Two socket servers behind a reverse proxy, configured as in deploy/."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import shutil
+import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from signal import SIGKILL
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
+from realtime.protocol import PING_SECONDS
 from tests.e2e.harness import ROOT, Process, eventually, free_port
 from tests.faults.world import World
 
 DEPLOY = ROOT / "deploy"
-Start = Callable[[World, int, Path], Process]
+Change = Callable[[str], str]
+Start = Callable[[World, int, Path, Change], Process]
 
 
-def configured(name: str, world: World, port: int) -> str:
+def as_it_is(text: str) -> str:
+    return text
+
+
+def configured(name: str, world: World, port: int, change: Change) -> str:
     """A configuration of deploy/, with the ports of this test."""
-    text = (DEPLOY / name).read_text()
+    text = change((DEPLOY / name).read_text())
     for there, here in ((8001, world.ports[0]), (8002, world.ports[1]), (8080, port)):
         assert f":{there}" in text
         text = re.sub(rf":{there}\b", f":{here}", text)
     return text
 
 
-def haproxy(world: World, port: int, directory: Path) -> Process:
+def haproxy(world: World, port: int, directory: Path, change: Change) -> Process:
     file = directory / "haproxy.cfg"
-    file.write_text(configured("haproxy.cfg", world, port))
+    file.write_text(configured("haproxy.cfg", world, port, change))
     binary = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     assert binary, "needs the Debian package haproxy"
     return Process("haproxy", [binary, "-db", "-f", str(file)], {}, directory / "haproxy.log")
 
 
-def nginx(world: World, port: int, directory: Path) -> Process:
+def nginx(world: World, port: int, directory: Path, change: Change) -> Process:
     file = directory / "nginx.conf"
-    file.write_text(configured("nginx.conf", world, port))
+    file.write_text(configured("nginx.conf", world, port, change))
     binary = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     assert binary, "needs the Debian package nginx-light"
     subprocess.run([binary, "-t", "-p", str(directory), "-c", str(file)], check=True, capture_output=True)
@@ -46,26 +56,17 @@ def nginx(world: World, port: int, directory: Path) -> Process:
     return Process("nginx", command, {}, directory / "nginx.log")
 
 
-@pytest.mark.parametrize("start", [haproxy, nginx], ids=lambda start: start.__name__)
-async def test_people_behind_a_proxy_go_on_with_the_other_server_when_one_is_killed(
-    world: World, tmp_path: Path, start: Start
-):
+@asynccontextmanager
+async def proxied(
+    start: Start, world: World, directory: Path, change: Change = as_it_is, **env: str
+) -> AsyncIterator[int]:
+    """Two socket servers behind a proxy; yields its port."""
     port = free_port()
-    await asyncio.to_thread(world.start)
-    proxy = start(world, port, tmp_path)
+    await asyncio.to_thread(world.start, world.ports[:2], **env)
+    proxy = start(world, port, directory, change)
     try:
         await eventually(lambda: _is_ready(world, port))
-        await world.gather([port])
-        async with world.traffic(after=2):
-            world.sockets[0].signal(SIGKILL)
-        account = await world.settle()
-        assert account.is_perfect, account
-        assert world.flaps() == []
-        # Both had somebody, and the token is in nobody's log.
-        assert account.endings.total() > 0
-        secrets = [token.rpartition(".")[2] for token in world.stack.tokens]
-        logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
-        assert not any(secret in logs for secret in secrets)
+        yield port
     finally:
         proxy.stop()
 
@@ -75,3 +76,168 @@ async def _is_ready(world: World, port: int) -> bool:
         return (await world.stack.http("GET", "/readyz", port=port)).status == 200
     except OSError:
         return False
+
+
+BOTH = pytest.mark.parametrize("start", [haproxy, nginx], ids=lambda start: start.__name__)
+
+
+@BOTH
+async def test_people_behind_a_proxy_go_on_with_the_other_server_when_one_is_killed(
+    world: World, tmp_path: Path, start: Start
+):
+    async with proxied(start, world, tmp_path) as port:
+        await world.gather([port])
+        async with world.traffic(after=2):
+            world.sockets[0].signal(SIGKILL)
+        account = await world.settle()
+        assert account.is_perfect, account
+        assert world.flaps() == []
+        # Both had somebody.
+        assert account.endings.total() > 0
+
+
+@BOTH
+async def test_no_token_is_in_the_log_of_a_proxy(world: World, tmp_path: Path, start: Start):
+    """However it was brought, and whatever became of it: let in, refused, both servers dead."""
+    async with proxied(start, world, tmp_path, REALTIME_QUERY_TOKEN="1") as port:
+
+        async def come_in_every_way() -> list[int]:
+            statuses = []
+            for way in ("header", "protocol", "query"):
+                token = world.stack.token()
+                path = f"/hub/?token={token}" if way == "query" else "/hub/"
+                protocol = ("Sec-WebSocket-Protocol", f"realtime.v1, bearer.{token}")
+                answer = await world.stack.handshake(
+                    path,
+                    [protocol] if way == "protocol" else [],
+                    token=token if way == "header" else None,
+                    port=port,
+                )
+                statuses.append(answer.status)
+            return statuses
+
+        assert await come_in_every_way() == [101, 101, 101]
+        odd = [("Sec-WebSocket-Protocol", f"bearer.{world.stack.token()}\1")]
+        await world.stack.handshake(f"/hub/?token={world.stack.token()}", odd, port=port)
+        for server in world.sockets:
+            server.signal(SIGKILL)
+            server.wait()
+        assert not {101} & set(await come_in_every_way())
+    log = (tmp_path / f"{start.__name__}.log").read_text()
+    assert "/hub/" in log or "bad request" in log
+    assert not any(token.rpartition(".")[2] in log for token in world.stack.tokens)
+
+
+@BOTH
+async def test_address_of_a_client_is_the_one_that_the_proxy_saw(world: World, tmp_path: Path, start: Start):
+    """Whatever the client says that it is. Addresses are told apart by the limit of handshakes."""
+    env = {"TRUSTED_PROXIES": "127.0.0.1", "REALTIME_LIMIT_ADDRESS_HANDSHAKES": "0.01"}
+    async with proxied(start, world, tmp_path, **env) as port:
+
+        async def status(address: str, said: str) -> int:
+            headers = {"Authorization": f"Bearer {world.stack.token()}", "X-Forwarded-For": said}
+            url = world.stack.url("hub", port=port)
+            try:
+                async with connect(url, additional_headers=headers, local_addr=(address, 0)):
+                    return 101
+            except InvalidStatus as refused:
+                return refused.response.status_code
+
+        first = [await status("127.0.0.2", f"203.0.113.{number}") for number in range(6)]
+        assert first[0] == 101
+        assert first[-1] == 503
+        assert await status("127.0.0.3", "203.0.113.1") == 101
+
+
+@BOTH
+async def test_metrics_are_not_for_everybody_who_reaches_the_proxy(
+    world: World, tmp_path: Path, start: Start
+):
+    async with proxied(start, world, tmp_path) as port:
+        assert (await world.stack.http("GET", "/metrics", port=port)).status == 404
+        assert (await world.stack.http("GET", "/metrics", port=world.ports[0])).status == 200
+
+
+@BOTH
+async def test_tls_ends_at_the_proxy_with_the_lines_that_are_prepared_for_it(
+    world: World, tmp_path: Path, start: Start
+):
+    certificate, tls_port = tmp_path / "certificate.pem", free_port()
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run(
+        [*make, "-keyout", certificate, "-out", tmp_path / "public.pem"], check=True, capture_output=True
+    )
+    with certificate.open("a") as both:
+        both.write((tmp_path / "public.pem").read_text())
+
+    def with_tls(text: str) -> str:
+        text = re.sub(r"(?m)^( *)#(bind|listen|ssl_protocols)\b", r"\1\2", text)
+        text = re.sub(r"\S*certificate\.pem", str(certificate), text)
+        return text.replace(":8443", f":{tls_port}")
+
+    context = ssl.create_default_context(cafile=tmp_path / "public.pem")
+    context.check_hostname = False
+    async with proxied(start, world, tmp_path, with_tls):
+        headers = {"Authorization": f"Bearer {world.stack.token()}"}
+        url = f"wss://127.0.0.1:{tls_port}/hub/"
+        async with connect(url, additional_headers=headers, ssl=context) as websocket:
+            assert "connection:ready" in str(await websocket.recv())
+
+
+# --- Sticky, for who wants it --------------------------------------------------------------------------
+
+
+async def _counts(world: World) -> list[float]:
+    """Connections of each server."""
+    found = []
+    for port in world.ports[:2]:
+        text = (await world.stack.http("GET", "/metrics", port=port)).body.decode()
+        found.append(sum(map(float, re.findall(r"(?m)^realtime_connections\{.*\} (\S+)$", text))))
+    return found
+
+
+async def _stay_on_one(world: World, port: int) -> None:
+    headers = {"Authorization": f"Bearer {world.stack.token()}"}
+    url = world.stack.url("hub", port=port)
+    async with connect(url, additional_headers=headers) as first:
+        cookie = first.response.headers.get("Set-Cookie", "").partition(";")[0] if first.response else ""
+        again = {**headers, "Cookie": cookie} if cookie else headers
+        others = [await connect(url, additional_headers=again) for _ in range(4)]
+        try:
+            assert sorted(await _counts(world)) == [0, 5]
+        finally:
+            for other in others:
+                await other.close()
+
+
+async def test_sticky_backend_of_haproxy_sends_a_browser_where_it_was(world: World, tmp_path: Path):
+    def sticky(text: str) -> str:
+        return text.replace("default_backend sockets", "default_backend sticky")
+
+    async with proxied(haproxy, world, tmp_path, sticky) as port:
+        await _stay_on_one(world, port)
+
+
+async def test_ip_hash_of_nginx_sends_an_address_where_it_was(world: World, tmp_path: Path):
+    def sticky(text: str) -> str:
+        return text.replace("least_conn;", "ip_hash;")
+
+    async with proxied(nginx, world, tmp_path, sticky) as port:
+        await _stay_on_one(world, port)
+
+
+# --- Time-outs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "time_out"),
+    [
+        ("haproxy.cfg", r"timeout tunnel\s+(\d+)s"),
+        ("nginx.conf", r"proxy_read_timeout (\d+)s"),
+        ("nginx.conf", r"proxy_send_timeout (\d+)s"),
+    ],
+)
+def test_quiet_connection_is_not_cut_between_two_pings(file: str, time_out: str):
+    """Ours come every `PING_SECONDS`; two may be lost, and a client's heartbeats do not matter."""
+    [seconds] = re.findall(time_out, (DEPLOY / file).read_text())
+    assert int(seconds) > 3 * PING_SECONDS
