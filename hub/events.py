@@ -1,10 +1,12 @@
-"""The queue: work that waits for somebody of the team."""
+"""The queue: work that waits for somebody of the team. And taking one of them out of a thread."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from realtime.catalogue import server_event
+from realtime.catalogue import BusContext, control_event, on_bus, server_event
+from realtime.control import ThreadRevoked, broadcast
+from realtime.events import InThread
 from realtime.payloads import Id, Payload
 from realtime.rooms import HUB, presence_room
 
@@ -36,3 +38,17 @@ class QueueTaken(QueueEvent, frozen=True, kw_only=True):
 @server_event("queue:updated", namespaces={HUB}, rooms=_queue)
 class QueueUpdated(QueueEvent, frozen=True, kw_only=True):
     """The queue changed in some other way: refetch it."""
+
+
+@control_event("thread:expel")
+class ThreadExpel(InThread, frozen=True):
+    """Take this member of the team out of the thread, in every tab. Nothing keeps them from joining it again."""
+
+    user_id: Id
+
+
+@on_bus("thread:expel")
+async def expel(payload: ThreadExpel, context: BusContext) -> None:
+    await broadcast(
+        ThreadRevoked(user_id=payload.user_id, thread_id=payload.thread_id, namespace=HUB, reason="expelled")
+    )

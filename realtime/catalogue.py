@@ -25,6 +25,7 @@ BUILT_IN = (
     "realtime.events",
     "realtime.handlers",
     "realtime.revocation",
+    "realtime.instances",
     "presence.events",
     "hub.events",
     "portal.events",

@@ -402,6 +402,11 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """Whether the client does not read what is sent to it."""
         return self._outlet is not None and self._outlet.is_behind
 
+    @property
+    def unsent(self) -> int | None:
+        """Bytes that wait for a client that does not keep up; None where the server does not say."""
+        return None if self._outlet is None else self._outlet.unsent
+
     # --- Frames to the client --------------------------------------------------------------------
 
     async def send_event(

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from channels.layers import get_channel_layer
 
-from realtime.rooms import CONTROL_GROUP
+from realtime.rooms import CONTROL_GROUP, PORTAL
 
 
 class UserDisconnected(msgspec.Struct, frozen=True, tag=True):
@@ -26,10 +26,18 @@ class TokenRevoked(msgspec.Struct, frozen=True, tag=True):
 
 
 class ThreadRevoked(msgspec.Struct, frozen=True, tag=True):
-    """Take the portal user out of the thread."""
+    """Take the user out of the thread."""
 
     user_id: str
     thread_id: str
+    namespace: str = PORTAL
+    reason: str = "forbidden"
+
+
+class InstanceDrained(msgspec.Struct, frozen=True, tag=True):
+    """This process has to go, as if it had got SIGTERM."""
+
+    instance: str
 
 
 class PresenceChanged(msgspec.Struct, frozen=True, tag=True):
@@ -41,7 +49,7 @@ class PresenceChanged(msgspec.Struct, frozen=True, tag=True):
     since: float
 
 
-Signal = UserDisconnected | TokenRevoked | ThreadRevoked | PresenceChanged
+Signal = UserDisconnected | TokenRevoked | ThreadRevoked | InstanceDrained | PresenceChanged
 
 
 async def broadcast(signal: Signal) -> None:

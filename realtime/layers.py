@@ -162,7 +162,7 @@ class RoomChannelLayer(BaseChannelLayer):
         """Send to every channel of the group. Raises `redis.RedisError`."""
         self.require_valid_group_name(group)
         _require_message(message)
-        await self._here.publish(roomlog.channel(group), b"M" + msgspec.msgpack.encode(message))
+        await self._here.publish(*group_message(group, message))
 
     async def flush(self) -> None:
         """Forget every channel and group of this process."""
@@ -204,6 +204,11 @@ class RoomChannelLayer(BaseChannelLayer):
         in this process got it.
         """
         await self._here.emit(groups, ephemeral)
+
+
+def group_message(group: str, message: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Channel and payload of what `group_send` publishes, for who has no event loop."""
+    return roomlog.channel(group), b"M" + msgspec.msgpack.encode(message)
 
 
 def _require_message(message: object) -> None:

@@ -19,13 +19,23 @@ GOODBYE_SECONDS = 1.0
 async def lifespan(scope: Any, receive: Receive, send: Send) -> None:
     """The ASGI application of the lifespan scope."""
     await receive()
+    # Before anybody connects: an operator who asks for all processes shall see this one. Not waited for, and
+    # without Redis left to the first connection.
+    joining = asyncio.create_task(_join(), name="join")
     await send({"type": "lifespan.startup.complete"})
     try:
         await receive()
     except asyncio.CancelledError:
         return  # a second signal: no time for a goodbye
+    finally:
+        joining.cancel()
     await goodbye()
     await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _join() -> None:
+    with contextlib.suppress(RedisError, OSError):
+        await Node.current().start()
 
 
 async def goodbye() -> None:
@@ -33,7 +43,10 @@ async def goodbye() -> None:
     with contextlib.suppress(RedisError, TimeoutError):
         async with asyncio.timeout(GOODBYE_SECONDS):
             await PresenceNode.close_all()
-    await Node.current().stop()
+    await Node.current().stop()  # it answers no more, so that nobody remembers it after this
+    with contextlib.suppress(RedisError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            await Node.current().leave()
     layer: Any = get_channel_layer()
     with contextlib.suppress(RedisError, OSError):
         await layer.flush()

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal as signals
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+import msgspec
 from channels.layers import get_channel_layer
+from redis.exceptions import RedisError
 
+from realtime import questions, roomlog
 from realtime.authentication import Principal
 from realtime.closing import CloseCode
-from realtime.control import PresenceChanged, Signal, ThreadRevoked, TokenRevoked, UserDisconnected, parse
-from realtime.rooms import CONTROL_GROUP, PORTAL, thread_room
+from realtime.control import (
+    InstanceDrained,
+    PresenceChanged,
+    Signal,
+    ThreadRevoked,
+    TokenRevoked,
+    UserDisconnected,
+    parse,
+)
+from realtime.questions import Detail, InRoom, Instance, Question
+from realtime.redis import client, key
+from realtime.rooms import CONTROL_GROUP, group_name, thread_room
 from realtime.turns import Action
 
 logger = logging.getLogger(__name__)
+
+STALL_SECONDS = 0.02
+"""The event loop is asked to come back after so long; what it takes beyond is its delay."""
 
 
 class Connection(Protocol):
@@ -25,6 +44,7 @@ class Connection(Protocol):
 
     connection_id: str
     opened_at: float
+    rooms: dict[str, int]
 
     @property
     def user(self) -> tuple[str, str]:
@@ -33,6 +53,13 @@ class Connection(Protocol):
     @property
     def principal(self) -> Principal:
         """Whose it is."""
+
+    @property
+    def unsent(self) -> int | None:
+        """Bytes that wait for its client; None where the server does not say."""
+
+    def position(self, room: str) -> int:
+        """Up to where it has what was published in a room."""
 
     def soon(self, action: Action, *args: Any) -> None:
         """Do something to it in its turn."""
@@ -55,6 +82,7 @@ class Node:
         self.connections: dict[str, Connection] = {}
         self.is_draining = False
         """Nobody is let in any more."""
+        self._is_told_to_go = False
         self.on_presence: Callable[[PresenceChanged], None] = lambda signal: None
         self._layer: Any = get_channel_layer()
         self._users: dict[tuple[str, str], set[str]] = {}
@@ -64,6 +92,9 @@ class Node:
         self._starting = asyncio.Lock()
         self._probes: dict[str, asyncio.Future[None]] = {}
         self._probe: asyncio.Task[None] | None = None
+        self._started_at = time.time()
+        self._meter = questions.Meter()
+        self._answering: set[asyncio.Task[None]] = set()
 
     @classmethod
     def current(cls) -> Node:
@@ -95,6 +126,9 @@ class Node:
 
     async def stop(self) -> None:
         """Leave the control group."""
+        for task in tuple(self._answering):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
@@ -133,6 +167,8 @@ class Node:
             if message["type"] == "node.probe":
                 if (answer := self._probes.pop(message["probe"], None)) and not answer.done():
                     answer.set_result(None)
+            elif message["type"] == "node.question":
+                self._hear(msgspec.convert(message["question"], Question))
             else:
                 self._obey(parse(message["signal"]))
         except Exception:
@@ -155,10 +191,81 @@ class Node:
                     if connection.principal.jti == signal.jti:
                         connection.soon(connection.end, CloseCode.REVOKED)
             case ThreadRevoked():
-                for connection in self.connections_of(PORTAL, signal.user_id):
-                    connection.expel(thread_room(signal.thread_id), "forbidden")
+                for connection in self.connections_of(signal.namespace, signal.user_id):
+                    connection.expel(thread_room(signal.thread_id), signal.reason)
+            case InstanceDrained():
+                # Said twice it must not count as the second signal, which ends the process at once.
+                if signal.instance == self.id and not self._is_told_to_go:
+                    self._is_told_to_go = True
+                    logger.info("told to drain", extra={"node": self.id})
+                    os.kill(os.getpid(), signals.SIGTERM)
             case PresenceChanged():
                 self.on_presence(signal)
+
+    # --- Questions -------------------------------------------------------------------------------
+
+    @property
+    def instance(self) -> Instance:
+        """This process, to an operator."""
+        return Instance(
+            id=self.id,
+            host=questions.host(),
+            pid=os.getpid(),
+            version=questions.version(),
+            started_at=self._started_at,
+            is_draining=self.is_draining,
+        )
+
+    def _hear(self, question: Question) -> None:
+        if question.instance in {"", self.id}:
+            task = asyncio.create_task(self._answer(question), name="answer")
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, question: Question) -> None:
+        try:
+            answer = questions.Answer(self.instance, await self._find(question))
+            async with client().pipeline(transaction=False) as pipeline:
+                pipeline.rpush(question.reply_to, msgspec.msgpack.encode(answer, enc_hook=str))
+                pipeline.expire(question.reply_to, questions.EXPIRE_SECONDS)
+                # So that whoever asks later knows whom to miss.
+                pipeline.hset(key("instances"), self.id, msgspec.json.encode(answer.instance))
+                pipeline.expire(key("instances"), questions.REMEMBER_SECONDS)
+                await pipeline.execute()
+        except (RedisError, OSError) as error:
+            logger.warning("question not answered", extra={"node": self.id, "error": repr(error)})
+
+    async def _find(self, question: Question) -> questions.Said:
+        here = tuple(self.connections.values())
+        match question.about:
+            case questions.AboutInstances():
+                before = asyncio.get_running_loop().time()
+                await asyncio.sleep(STALL_SECONDS)
+                stall = asyncio.get_running_loop().time() - before - STALL_SECONDS
+                return await questions.load(here, cpu=self._meter.read(), stall=max(stall, 0.0))
+            case questions.AboutConnections():
+                return await questions.page(question.about, here)
+            case questions.AboutConnection():
+                return await self._describe(question.about.connection_id)
+            case questions.AboutRooms():
+                return await questions.rooms(question.about, here)
+
+    async def _describe(self, connection_id: str) -> Detail:
+        if (connection := self.connections.get(connection_id)) is None:
+            return Detail()
+        here = {room: connection.position(room) for room in connection.rooms}
+        groups = {room: group_name(connection.user[0], room) for room in here}
+        ends = await roomlog.ends(groups.values())
+        return Detail(
+            row=questions.row(connection),
+            groups=[*connection.principal.groups],
+            expires_at=connection.principal.expires_at,
+            rooms=[InRoom(room, position, ends[groups[room]]) for room, position in here.items()],
+        )
+
+    async def leave(self) -> None:
+        """Nobody shall miss this process: it ends in good order. Raises `redis.RedisError`."""
+        await client().hdel(key("instances"), self.id)
 
     # --- Readiness -------------------------------------------------------------------------------
 

@@ -50,6 +50,11 @@ class ConnectionOutlet:
         """Whether the client does not read what is sent to it."""
         return self._writer.unsent > 0
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for it."""
+        return self._writer.unsent
+
     def publications(self, run: Run) -> None:
         self._writer.write_frames(
             run.wire_for(self._connection.connection_id) if run.excluded else run.wire()
