@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils import timezone
-from django.utils.html import format_html
 from django.utils.http import urlencode
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError
 
-from presence import store
-from presence.models import PresenceRecord, PresenceTransition, Status
+from presence import dead_letters, live, store  # noqa: F401  (they register themselves)
+from presence.display import STYLE, UNKNOWN, light, moment, readable
+from presence.models import PresenceRecord, PresenceTransition
 from realtime.publisher import publish
 from realtime.rooms import HUB
 
@@ -29,37 +30,8 @@ else:
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN = "unknown"
 LATEST = 20
 """Transitions on a record's page."""
-_COLOURS: dict[str, str] = {Status.ONLINE: "#2e9e4f", Status.AWAY: "#d18b00"}
-
-
-def readable(duration: timedelta | None) -> str:
-    """`2 h 5 min`: the two largest units of a duration, `–` for an unknown one."""
-    if duration is None:
-        return "–"
-    seconds = duration.total_seconds()
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), duration.days
-    if hours < 1:
-        return f"{minutes} min {int(seconds % 60)} s"
-    if days < 1:
-        return f"{hours} h {minutes % 60} min"
-    return f"{days} d {hours % 24} h"
-
-
-def _moment(at: datetime) -> str:
-    return timezone.localtime(at).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _light(status: str) -> str:
-    return format_html(
-        '<span style="white-space: nowrap"><span style="color: {}">●</span> {}</span>',
-        _COLOURS.get(status, "#999"),
-        status,
-    )
 
 
 def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
@@ -69,7 +41,7 @@ def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
         statuses = store.statuses_sync(user_ids) if user_ids else {}
     except RedisError as error:
         logger.warning("live presence not available", extra={"error": repr(error)})
-        messages.warning(request, "Redis does not answer: who is online right now is unknown.")
+        messages.warning(request, gettext("Redis does not answer: who is online right now is unknown."))
         statuses = {}
     for record in records:
         record.live = statuses.get(record.user_id, UNKNOWN) if record.namespace == HUB else UNKNOWN
@@ -87,6 +59,9 @@ class LiveChangeList(ChangeList):
 class ReadOnlyAdmin(ModelAdmin):
     """Recorded facts: nobody adds, changes or deletes them here."""
 
+    class Media:
+        css = STYLE
+
     def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
         return False
 
@@ -99,7 +74,7 @@ class ReadOnlyAdmin(ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("groups")
 
-    @admin.display(description="groups")
+    @admin.display(description=_("groups"))
     def group_names(self, row: PresenceRecord | PresenceTransition) -> str:
         """From the prefetched groups, in order of name."""
         return ", ".join(group.name for group in row.groups.all())
@@ -126,25 +101,25 @@ class PresenceRecordAdmin(ReadOnlyAdmin):
     readonly_fields = fields
     actions = ("disconnect",)
 
-    @admin.display(description="recorded", ordering="status")
+    @admin.display(description=_("recorded"), ordering="status")
     def recorded(self, record: PresenceRecord) -> str:
         """The status in the database."""
-        return _light(record.status)
+        return light(record.status)
 
-    @admin.display(description="live")
+    @admin.display(description=_("live"))
     def live_status(self, record: PresenceRecord) -> str:
         """The status in Redis."""
-        return _light(record.live)
+        return light(record.live)
 
-    @admin.display(description="since", ordering="since")
+    @admin.display(description=_("since"), ordering="since")
     def since_when(self, record: PresenceRecord) -> str:
         """To the second."""
-        return _moment(record.since)
+        return moment(record.since)
 
-    @admin.display(description="updated")
+    @admin.display(description=_("updated"))
     def updated_when(self, record: PresenceRecord) -> str:
         """The last transition, to the second."""
-        return _moment(record.updated)
+        return moment(record.updated)
 
     def get_changelist(self, request: HttpRequest, **_: Any) -> type[ChangeList]:
         return LiveChangeList
@@ -168,7 +143,7 @@ class PresenceRecordAdmin(ReadOnlyAdmin):
         user = {"user_id": record.user_id, "namespace": record.namespace}
         latest = PresenceTransition.objects.filter(**user)[:LATEST]
         return {
-            "history": [(_moment(row.at), row, readable(row.duration)) for row in latest],
+            "history": [(moment(row.at), row, readable(row.duration)) for row in latest],
             "history_url": f"{reverse('admin:presence_presencetransition_changelist')}?{urlencode(user)}",
         }
 
@@ -176,9 +151,22 @@ class PresenceRecordAdmin(ReadOnlyAdmin):
         """Whether this operator may disconnect users."""
         return request.user.has_perm("presence.disconnect_presencerecord")
 
-    @admin.action(description="Disconnect user", permissions=("disconnect",))
-    def disconnect(self, request: HttpRequest, queryset: QuerySet[PresenceRecord]) -> None:
-        """Close every connection that the selected users have open now."""
+    @admin.action(description=_("Disconnect user"), permissions=("disconnect",))
+    def disconnect(self, request: HttpRequest, queryset: QuerySet[PresenceRecord]) -> HttpResponse | None:
+        """Close every connection that the selected users have open now, once that is confirmed."""
+        if "confirmed" not in request.POST:
+            return TemplateResponse(
+                request,
+                "admin/presence/presencerecord/disconnect.html",
+                {
+                    **self.admin_site.each_context(request),
+                    "title": gettext("Disconnect user"),
+                    "opts": self.opts,
+                    "media": self.media,
+                    "records": queryset,
+                    "action": "disconnect",
+                },
+            )
         done = 0
         try:
             for record in queryset:
@@ -187,9 +175,14 @@ class PresenceRecordAdmin(ReadOnlyAdmin):
                 done += 1
         except RedisError as error:
             logger.warning("user not disconnected", extra={"error": repr(error)})
-            messages.error(request, "Redis does not answer: not everybody was disconnected.")
+            messages.error(request, gettext("Redis does not answer: not everybody was disconnected."))
         if done:
-            messages.success(request, f"Disconnected {done} user{'' if done == 1 else 's'}.")
+            messages.success(
+                request,
+                ngettext("Disconnected %(count)d user.", "Disconnected %(count)d users.", done)
+                % {"count": done},
+            )
+        return None
 
 
 @admin.register(PresenceTransition)
@@ -225,12 +218,12 @@ class PresenceTransitionAdmin(ReadOnlyAdmin):
     )
     readonly_fields = fields
 
-    @admin.display(description="at", ordering="at")
+    @admin.display(description=_("at"), ordering="at")
     def when(self, transition: PresenceTransition) -> str:
         """To the second."""
-        return _moment(transition.at)
+        return moment(transition.at)
 
-    @admin.display(description="after")
+    @admin.display(description=_("after"))
     def after(self, transition: PresenceTransition) -> str:
         """How long the status that was left had lasted."""
         return readable(transition.duration)

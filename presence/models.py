@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 NAME_LENGTH = 256
 
@@ -15,32 +16,33 @@ NAME_LENGTH = 256
 class Status(models.TextChoices):
     """How a user is seen."""
 
-    ONLINE = "online", "online"
-    AWAY = "away", "away"
-    OFFLINE = "offline", "offline"
+    ONLINE = "online", _("online")
+    AWAY = "away", _("away")
+    OFFLINE = "offline", _("offline")
 
 
 class Reason(models.TextChoices):
     """Why a status changed."""
 
-    CONNECT = "connect", "connected"
-    CHOSEN = "chosen", "chosen"
-    TIMEOUT = "timeout", "no heartbeat"
-    HEARTBEAT = "heartbeat", "heartbeat again"
-    GRACE = "grace", "did not come back"
-    LOGOUT = "logout", "logged out"
-    LEASE = "lease", "server died"
-    RESET = "reset", "Redis was reset"
-    BUS = "bus", "set by a backbone"
+    CONNECT = "connect", _("connected")
+    CHOSEN = "chosen", _("chosen")
+    TIMEOUT = "timeout", _("no heartbeat")
+    HEARTBEAT = "heartbeat", _("heartbeat again")
+    GRACE = "grace", _("did not come back")
+    LOGOUT = "logout", _("logged out")
+    LEASE = "lease", _("server died")
+    RESET = "reset", _("Redis was reset")
+    BUS = "bus", _("set by a backbone")
 
 
 class PresenceGroup(models.Model):
     """A presence group, by the only thing that is known of it."""
 
-    name = models.CharField(max_length=64, primary_key=True)
+    name = models.CharField(_("name"), max_length=64, primary_key=True)
 
     class Meta:
-        verbose_name = "group"
+        verbose_name = _("group")
+        verbose_name_plural = _("groups")
         ordering = ("name",)
         default_permissions = ()
 
@@ -51,24 +53,27 @@ class PresenceGroup(models.Model):
 class PresenceRecord(models.Model):
     """How a user is seen, as of the last transition that was recorded."""
 
-    namespace = models.CharField(max_length=16)
-    user_id = models.CharField("user", max_length=64)
-    name = models.CharField(max_length=NAME_LENGTH, blank=True, db_index=True)
-    status = models.CharField(max_length=8, choices=Status.choices)
-    since = models.DateTimeField(help_text="When the status began.")
-    updated = models.DateTimeField(help_text="The last transition, a change of groups included.")
+    namespace = models.CharField(_("namespace"), max_length=16)
+    user_id = models.CharField(_("user"), max_length=64)
+    name = models.CharField(_("name"), max_length=NAME_LENGTH, blank=True, db_index=True)
+    status = models.CharField(_("status"), max_length=8, choices=Status.choices)
+    since = models.DateTimeField(_("since"), help_text=_("When the status began."))
+    updated = models.DateTimeField(
+        _("updated"), help_text=_("The last transition, a change of groups included.")
+    )
     groups: models.ManyToManyField[PresenceGroup, Any] = models.ManyToManyField(
-        PresenceGroup, related_name="records"
+        PresenceGroup, related_name="records", verbose_name=_("groups")
     )
 
     live = ""
     """What Redis says now, where the admin asked it."""
 
     class Meta:
-        verbose_name = "presence record"
+        verbose_name = _("presence record")
+        verbose_name_plural = _("presence records")
         ordering = ("-since", "-id")
         default_permissions = ("view",)
-        permissions = (("disconnect_presencerecord", "Can disconnect the user of a presence record"),)
+        permissions = (("disconnect_presencerecord", _("Can disconnect the user of a presence record")),)
         constraints = (
             models.UniqueConstraint(fields=("user_id", "namespace"), name="presence_one_record_per_user"),
         )
@@ -84,24 +89,28 @@ class PresenceRecord(models.Model):
 class PresenceTransition(models.Model):
     """A change of status: one entry of the stream of transitions."""
 
-    entry_id = models.CharField(max_length=41, unique=True, help_text="The entry's id in the stream.")
-    namespace = models.CharField(max_length=16)
-    user_id = models.CharField("user", max_length=64)
-    name = models.CharField(max_length=NAME_LENGTH, blank=True)
-    from_status = models.CharField("from status", max_length=8, choices=Status.choices)
-    to_status = models.CharField("to status", max_length=8, choices=Status.choices)
-    reason = models.CharField(max_length=32, choices=Reason.choices)
-    at = models.DateTimeField()
+    entry_id = models.CharField(
+        _("entry"), max_length=41, unique=True, help_text=_("The entry's id in the stream.")
+    )
+    namespace = models.CharField(_("namespace"), max_length=16)
+    user_id = models.CharField(_("user"), max_length=64)
+    name = models.CharField(_("name"), max_length=NAME_LENGTH, blank=True)
+    from_status = models.CharField(_("from status"), max_length=8, choices=Status.choices)
+    to_status = models.CharField(_("to status"), max_length=8, choices=Status.choices)
+    reason = models.CharField(_("reason"), max_length=32, choices=Reason.choices)
+    at = models.DateTimeField(_("at"))
     duration = models.DurationField(
-        null=True, help_text="How long the status that was left had lasted; empty when that is not known."
+        _("duration"),
+        null=True,
+        help_text=_("How long the status that was left had lasted; empty when that is not known."),
     )
     groups: models.ManyToManyField[PresenceGroup, Any] = models.ManyToManyField(
-        PresenceGroup, related_name="transitions"
+        PresenceGroup, related_name="transitions", verbose_name=_("groups")
     )
 
     class Meta:
-        verbose_name = "presence transition"
-        verbose_name_plural = "presence history"
+        verbose_name = _("presence transition")
+        verbose_name_plural = _("presence history")
         ordering = ("-at", "-id")
         default_permissions = ("view",)
         indexes = (
@@ -126,3 +135,42 @@ class StreamCursor(models.Model):
 
     def __str__(self) -> str:
         return f"{self.stream}: {self.entry_id}"
+
+
+# --- What is not in the database, but has permissions and a place in the admin -----------------------
+
+
+class Live(models.Model):
+    """What the socket processes hold now: asked for when somebody looks, and stored nowhere."""
+
+    id = models.CharField(primary_key=True, max_length=200)
+    """What an operator's action was about, as the log of actions has it."""
+
+    class Meta:
+        managed = False
+        verbose_name = _("live view")
+        verbose_name_plural = _("live view")
+        default_permissions = ("view",)
+        permissions = (
+            ("move_live", _("Can take a user out of a room")),
+            ("drain_live", _("Can drain an instance")),
+            ("publish_live", _("Can send a test event")),
+        )
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class DeadLetter(models.Model):
+    """A message that was not valid, in the capped stream `realtime:dead`."""
+
+    id = models.CharField(primary_key=True, max_length=41)
+
+    class Meta:
+        managed = False
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
+        default_permissions = ("view", "delete")
+
+    def __str__(self) -> str:
+        return self.id

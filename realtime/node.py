@@ -35,9 +35,6 @@ from realtime.turns import Action
 
 logger = logging.getLogger(__name__)
 
-STALL_SECONDS = 0.02
-"""The event loop is asked to come back after so long; what it takes beyond is its delay."""
-
 
 class Connection(Protocol):
     """What a node must know of a connection."""
@@ -240,8 +237,8 @@ class Node:
         match question.about:
             case questions.AboutInstances():
                 before = asyncio.get_running_loop().time()
-                await asyncio.sleep(STALL_SECONDS)
-                stall = asyncio.get_running_loop().time() - before - STALL_SECONDS
+                await asyncio.sleep(questions.STALL_SECONDS)
+                stall = asyncio.get_running_loop().time() - before - questions.STALL_SECONDS
                 return await questions.load(here, cpu=self._meter.read(), stall=max(stall, 0.0))
             case questions.AboutConnections():
                 return await questions.page(question.about, here)

@@ -28,6 +28,8 @@ MOST = 200
 """Rows an answer, whatever is asked for."""
 SLICE = 500
 """Connections that are looked at between two looks at everything else."""
+STALL_SECONDS = 0.02
+"""The event loop is asked to come back after so long; what it takes beyond is its delay."""
 EXPIRE_SECONDS = 10
 """An answer that nobody fetches."""
 REMEMBER_SECONDS = 86400

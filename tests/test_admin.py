@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,16 +7,16 @@ from typing import Any
 import pytest
 import redis
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from presence import store
-from presence.admin import readable
+from presence.display import readable
 from presence.models import PresenceGroup, PresenceRecord, PresenceTransition
-from realtime.redis import key, sync_client
+from tests.operators import operator, published, texts
 
 pytestmark = [
     pytest.mark.django_db,
@@ -102,14 +101,6 @@ def redis_calls(monkeypatch) -> list[str]:
 @pytest.fixture
 def without_redis(realtime_redis: str, settings) -> None:
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}
-
-
-def operator(client: Client, *permissions: str) -> User:
-    user = User.objects.create_user("operator", password="x", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    assert user.user_permissions.count() == len(permissions)
-    client.force_login(user)
-    return user
 
 
 # --- Records ---------------------------------------------------------------------------------------
@@ -284,19 +275,9 @@ def test_neither_can_be_added_changed_or_deleted(admin_client: Client):
 # --- Disconnect ------------------------------------------------------------------------------------
 
 
-def disconnect(client: Client, *records: PresenceRecord) -> Any:
+def disconnect(client: Client, *records: PresenceRecord, **more: str) -> Any:
     data = {"action": "disconnect", "_selected_action": [record.pk for record in records]}
-    return client.post(reverse(RECORDS), data, follow=True)
-
-
-def published() -> list[tuple[str, dict[str, Any]]]:
-    entries: Any = sync_client().xrange(key("stream"))
-    found = [json.loads(fields[b"message"]) for _, fields in entries]
-    return [(message["event"], message["data"]) for message in found]
-
-
-def texts(response: Any) -> list[str]:
-    return [str(message) for message in response.context["messages"]]
+    return client.post(reverse(RECORDS), {**data, **(more or {"confirmed": "yes"})}, follow=True)
 
 
 def test_disconnect_is_published_for_every_selected_user_and_leaves_a_log_entry(
@@ -316,6 +297,16 @@ def test_disconnect_is_published_for_every_selected_user_and_leaves_a_log_entry(
         (user.pk, str(first.pk), "Disconnected."),
         (user.pk, str(second.pk), "Disconnected."),
     }
+
+
+def test_disconnect_asks_first_and_names_everybody_it_would_concern(admin_client: Client):
+    response = disconnect(admin_client, make_record("7"), make_record("8"), confirmed_not="")
+    page = response.content.decode()
+    assert "these 2 users" in page
+    assert "Name 7 (hub)" in page
+    assert "Name 8 (hub)" in page
+    assert published() == []
+    assert not LogEntry.objects.exists()
 
 
 def test_disconnect_needs_its_own_permission(client: Client):

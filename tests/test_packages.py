@@ -73,7 +73,15 @@ def test_wheel_holds_every_file_of_the_packages_and_nothing_else(built: Built):
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    assert {Path(name).suffix for name in expected} == {".py", ".lua", ".html", ".typed"}
+    assert {Path(name).suffix for name in expected} == {
+        ".py",
+        ".lua",
+        ".html",
+        ".css",
+        ".po",
+        ".mo",
+        ".typed",
+    }
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
     assert {name for name in contents(built.wheel) if ".dist-info/" not in name} == expected
 

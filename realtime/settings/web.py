@@ -1,5 +1,6 @@
 """The web side: admin, token endpoint, recorder, in development the demo. The only one with a database."""
 
+import os
 from datetime import timedelta
 
 import dj_database_url
@@ -43,6 +44,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -63,6 +65,11 @@ TEMPLATES = [
     }
 ]
 ROOT_URLCONF = "realtime.urls"
+# The browser says which.
+LANGUAGES = [("en", "English"), ("pt-br", "Português do Brasil")]
+LANGUAGE_CODE = "en"
+# Where the admin's days begin.
+TIME_ZONE = os.environ.get("TIME_ZONE") or "UTC"
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "static"
 WHITENOISE_USE_FINDERS = DEBUG

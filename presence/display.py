@@ -1,0 +1,51 @@
+"""How the admin shows moments, durations and statuses."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy as _
+
+from presence.models import Status
+
+UNKNOWN = "unknown"
+STYLE = {"all": ["presence/admin.css"]}
+"""What the pages of this app have beside Django's own style."""
+
+
+def readable(duration: timedelta | None) -> str:
+    """`2 h 5 min`: the two largest units of a duration, `–` for an unknown one."""
+    if duration is None:
+        return "–"
+    seconds = duration.total_seconds()
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), duration.days
+    if hours < 1:
+        return f"{minutes} min {int(seconds % 60)} s"
+    if days < 1:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def moment(at: datetime) -> str:
+    """To the second, in the current time zone."""
+    return timezone.localtime(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def instant(seconds: float) -> datetime:
+    """A moment given in seconds since the epoch."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def since(seconds: float) -> str:
+    """How long ago a moment is that is given in seconds since the epoch."""
+    return readable(max(timezone.now() - instant(seconds), timedelta()))
+
+
+def light(status: str) -> str:
+    """A status with a coloured dot."""
+    label = Status(status).label if status in Status else _("unknown")
+    return format_html('<span class="presence-status presence-{}">{}</span>', status, label)
