@@ -17,7 +17,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError
 
-from presence import dead_letters, live, store  # noqa: F401  (they register themselves)
+from presence import availability, dead_letters, live, store  # noqa: F401  (they register themselves)
 from presence.display import STYLE, UNKNOWN, light, moment, readable
 from presence.models import PresenceRecord, PresenceTransition
 from realtime.publisher import publish

@@ -174,3 +174,13 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class Availability(PresenceRecord):
+    """How long somebody was online and away, a day: computed from the history."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("presence over time")
+        verbose_name_plural = _("presence over time")
+        default_permissions = ("view",)
