@@ -65,6 +65,9 @@ class PresenceNode:
         self._touch_at = 0.0
         self._pending: list[_Pending] = []
         self._epoch = ""
+        self._calls = 0
+        self._acked = 0
+        """The last call that was answered; a Redis that does not know of it has lost something."""
         self._wake = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._snapshots: dict[str, asyncio.Task[list[Member]]] = {}
@@ -224,24 +227,37 @@ class PresenceNode:
     async def _apply(self, operations: list[Operation]) -> list[str]:
         while True:
             try:
-                answer = await store.apply(
-                    operations, node=self.node.id, epoch=self._epoch, namespace=self.namespace
-                )
-                return answer[1]
+                return await self._call(operations)
             except LeaseLost as lost:
                 await self._register(lost.epoch)
 
+    async def _call(self, operations: Sequence[Operation], *, register: bool = False) -> list[str]:
+        self._calls += 1
+        number = self._calls
+        _, answers = await store.apply(
+            operations,
+            node=self.node.id,
+            epoch=self._epoch,
+            register=register,
+            number=number,
+            acked=self._acked,
+            namespace=self.namespace,
+        )
+        self._acked = number
+        return answers
+
     async def _register(self, epoch: str) -> None:
-        """Tell Redis about every connection here: it does not know this process (any more).
+        """Tell Redis about every connection here: it does not know this process (any more), or not all of it.
 
         Another epoch means that Redis lost everything: then nothing changed for anybody, and nothing is
-        announced. The same epoch means that our lease ended and the others may have been told.
+        announced. The same epoch means that our lease ended and the others may have been told, or that Redis
+        lost what it was told last.
         """
         wiped = bool(self._epoch) and epoch != self._epoch
         waiting = {
             pending.operation.get("connection") for pending in self._pending if pending.answer is not None
         }
-        operations: list[Operation] = []
+        operations: list[Operation] = [{"does": "only", "connections": list(self._present)}]
         for presentee in self._present.values():
             if presentee.connection_id in waiting or presentee.user_id not in self._states:
                 continue  # never announced: its own operation is on its way
@@ -254,17 +270,12 @@ class PresenceNode:
             )
         if wiped:
             operations += self._grace_operations()
-        for start in range(0, max(len(operations), 1), BATCH):
-            await store.apply(
-                operations[start : start + BATCH],
-                node=self.node.id,
-                register=True,
-                namespace=self.namespace,
-            )
+        for start in range(0, len(operations), BATCH):
+            await self._call(operations[start : start + BATCH], register=True)
         if self._epoch:
             logger.warning(
                 "presence registered again",
-                extra={"node": self.node.id, "connections": len(operations), "wiped": wiped},
+                extra={"node": self.node.id, "connections": len(operations) - 1, "wiped": wiped},
             )
         self._epoch = epoch
 

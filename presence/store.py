@@ -71,7 +71,14 @@ def namespaces() -> tuple[str, ...]:
 
 
 def _call(
-    operations: Sequence[Operation], node: str, epoch: str, *, register: bool, namespace: str = HUB
+    operations: Sequence[Operation],
+    node: str = "",
+    epoch: str = "",
+    *,
+    register: bool = False,
+    number: int = 0,
+    acked: int = 0,
+    namespace: str = HUB,
 ) -> bytes:
     settings = conf()
     return msgspec.json.encode(
@@ -80,6 +87,8 @@ def _call(
             "lingers": namespace == PORTAL,
             "node": node,
             "epoch": epoch,
+            "number": number,
+            "acked": acked,
             "register": register,
             "seed": uuid4().hex,
             "lease": int(settings.node_lease * 1000),
@@ -106,19 +115,22 @@ async def apply(
     node: str = "",
     epoch: str = "",
     register: bool = False,
+    number: int = 0,
+    acked: int = 0,
     namespace: str = HUB,
 ) -> tuple[str, list[str]]:
     """Run operations in order, atomically, and renew the node's lease. Returns Redis' epoch and their answers.
 
+    `number` counts the calls of a node, `acked` is the last one that was answered: Redis must not have lost it.
     Raises `LeaseLost` (nothing was done) or `redis.RedisError`.
     """
-    call = _call(operations, node, epoch, register=register, namespace=namespace)
+    call = _call(operations, node, epoch, register=register, number=number, acked=acked, namespace=namespace)
     return _answers(await _apply(keys=[base(namespace), stream()], args=[call], client=client()))
 
 
 def apply_sync(operations: Sequence[Operation]) -> list[str]:
     """The same from synchronous code, in the name of no node."""
-    arguments = [_call(operations, "", "", register=False)]
+    arguments = [_call(operations)]
     return _answers(_apply_sync(keys=[base(), stream()], args=arguments, client=sync_client()))[1]
 
 

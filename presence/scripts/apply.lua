@@ -3,15 +3,18 @@
 -- KEYS[1]  base of all keys, `{realtime:presence}` for the team and `{realtime:presence}:portal` for customers: the
 --          stream's own name as hash tag, so one Cluster slot
 -- KEYS[2]  the stream of transitions, `realtime:presence`
--- ARGV[1]  JSON {namespace, node, epoch, register, seed, lease, grace, away, ttl, lingers, operations}; durations in
---          milliseconds, away 0: never; lingers: a group that no connection has any more stays for the grace period
+-- ARGV[1]  JSON {namespace, node, epoch, number, acked, register, seed, lease, grace, away, ttl, lingers, operations};
+--          durations in milliseconds, away 0: never; lingers: a group that no connection has any more stays for the
+--          grace period; `number` is the call's, counted by its node, `acked` the last one that the node had an answer to
 --
--- Answers {epoch, 'reset'} without doing anything when `node` has no lease any more or `epoch` is not this
--- Redis' own: the node must register all its connections first. Else {epoch, 'ok', one answer an operation}.
+-- Answers {epoch, 'reset'} without doing anything when `node` has no lease any more, when `epoch` is not this
+-- Redis' own, or when it does not know of the call `acked` (a replica that took over without the newest writes): the
+-- node must register all its connections first. Else {epoch, 'ok', one answer an operation}.
 --
 -- Kept here (all times are milliseconds of Redis' clock):
 --   epoch        changes when Redis was wiped
 --   nodes        zset  node -> end of its lease          node:<id>   set of its connections
+--   calls        hash  node -> its last call
 --   connections  hash  connection -> {node, user, name, groups}
 --   open:<user>  set of the user's connections           user:<id>   hash: the presence record, with a TTL
 --   known        hash  user -> {name, groups}: what is needed to say offline when the record is gone
@@ -213,6 +216,8 @@ function does.connect(op)
     if not op.refreshed then redis.call('HDEL', key('user', user), 'lost', 'lost_until') end
     if is.status == 'away' and not is.chosen and not op.refreshed and not op.restored then
       change(user, 'online', false, 'connect')
+    elseif op.restored and op.restored.since > is.since and op.restored.status ~= is.status then
+      change(user, op.restored.status, op.restored.chosen, 'reset')  -- Redis lost what came last
     elseif not op.refreshed then
       watch(user, is.status)
     end
@@ -239,6 +244,16 @@ function does.regroup(op)
   redis.call('HSET', key('connections'), op.connection, '{"node":' .. cjson.encode(of.node)
     .. ',"user":' .. cjson.encode(of.user) .. ',"groups":' .. list(op.groups) .. '}')
   if record(of.user) then regroup(of.user, 'connect', false, op.dropped) end
+  return ''
+end
+
+-- {connections}: the node has no others; what Redis knows beside them was closed, and Redis lost that
+function does.only(op)
+  local has = {}
+  for _, connection in ipairs(op.connections) do has[connection] = true end
+  for _, connection in ipairs(redis.call('SMEMBERS', key('node', call.node))) do
+    if not has[connection] then lose(connection, now, 'grace') end
+  end
   return ''
 end
 
@@ -314,6 +329,7 @@ function does.sweep()
       if open(user) > 0 then regroup(user, 'lease') end
     end
     redis.call('ZREM', key('nodes'), node)
+    redis.call('HDEL', key('calls'), node)
     redis.call('DEL', key('node', node))
   end
   for _, due in ipairs(redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', number(now), 'LIMIT', 0, 1000)) do
@@ -339,6 +355,7 @@ end
 -- {}: the node ends in good order; its connections have been taken off before
 function does.close()
   redis.call('ZREM', key('nodes'), call.node)
+  redis.call('HDEL', key('calls'), call.node)
   redis.call('DEL', key('node', call.node))
   return ''
 end
@@ -358,9 +375,12 @@ redis.call('SET', key('touched'), number(now))
 redis.call('SET', key('epoch'), call.seed, 'NX')
 local epoch = redis.call('GET', key('epoch'))
 if call.node ~= '' then
-  if not call.register and (epoch ~= call.epoch or not redis.call('ZSCORE', key('nodes'), call.node)) then
+  local last = tonumber(redis.call('HGET', key('calls'), call.node) or 0)
+  if not call.register
+      and (epoch ~= call.epoch or last < call.acked or not redis.call('ZSCORE', key('nodes'), call.node)) then
     return {epoch, 'reset'}
   end
+  redis.call('HSET', key('calls'), call.node, number(call.number))
   redis.call('ZADD', key('nodes'), number(now + call.lease), call.node)
 end
 

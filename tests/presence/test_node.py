@@ -333,6 +333,40 @@ async def test_who_connects_to_an_empty_redis_is_announced_and_the_others_are_no
 # --- What others do ----------------------------------------------------------------------------------
 
 
+async def test_what_redis_lost_last_is_told_again(node: PresenceNode, world: World):
+    await node.connect(ana())
+    await node.connect(Presentee("tab-2", "bob", "Bob", ("sales",)))
+    before = world.keys()
+    await node.choose("ana", "away")
+    await node.connect(Presentee("tab-3", "cleo", "Cleo", ("sales",)))
+    node.disconnect("tab-2")
+    await eventually(lambda: world.deadline("grace", "bob") is not None)
+    world.set_back(before)
+    assert (world.status(), world.status("cleo", "sales")) == ("online", None)
+    node._wake.set()
+    await eventually(lambda: world.status("cleo", "sales") == "online")
+    assert world.status() == "away"
+    assert world.deadline("grace", "bob") is not None
+
+
+async def test_redis_that_knows_more_than_it_could_answer_has_lost_nothing(
+    node: PresenceNode, world: World, monkeypatch
+):
+    await node.connect(ana())
+    apply = store.apply
+
+    async def lose_the_answer(*args: Any, **kwargs: Any) -> Any:
+        await apply(*args, **kwargs)
+        monkeypatch.setattr(store, "apply", apply)
+        raise RedisDown("answer lost")
+
+    monkeypatch.setattr(store, "apply", lose_the_answer)
+    monkeypatch.setattr(node, "_register", None)  # would fail if it were called
+    with pytest.raises(RedisError):
+        await node.choose("ana", "away")
+    await node.choose("ana", "online")
+
+
 async def test_change_made_elsewhere_is_remembered_for_a_restart_of_redis(node: PresenceNode, world: World):
     await node.connect(ana())
     node._remember(PresenceChanged(user_id="ana", status="away", chosen=True, since=1500.0))

@@ -122,6 +122,16 @@ class World:
         """Nobody ran anything for so long."""
         self.redis.set(f"{self.base}:touched", self.now - milliseconds)
 
+    def keys(self) -> dict[bytes, bytes]:
+        """All that Redis knows now, for `set_back`."""
+        return {name: self.redis.dump(name) for name in self.redis.keys(f"{store.base()}*")}
+
+    def set_back(self, to: dict[bytes, bytes]) -> None:
+        """Redis is as it was: a replica took over that had not got what came last."""
+        self.lose_everything()
+        for name, value in to.items():
+            self.redis.restore(name, 0, value)
+
     def lose_everything(self) -> None:
         """Redis restarts empty, but for the stream (so that the test sees what is announced)."""
         for name in self.redis.scan_iter(f"{self.base}:*"):
