@@ -13,8 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import PyJWTError
-from redis.connection import parse_url
 
+from realtime import location
 from realtime.addresses import networks
 from realtime.catalogue import catalogue
 from realtime.conf import Conf, conf
@@ -135,13 +135,13 @@ def _usable(algorithm: str, key: str, name: str) -> Iterator[CheckMessage]:
 
 def _redis(current: Conf) -> Iterator[CheckMessage]:
     try:
-        parse_url(current.redis_url)  # type: ignore[no-untyped-call]
-    except ValueError:
-        # The address may hold a password.
-        scheme = current.redis_url.partition("://")[0] if "://" in current.redis_url else ""
+        location.parse(current.redis_url)
+    except ValueError as error:
+        # It does not quote the address, which may hold a password.
         yield Error(
-            f"REDIS_URL with scheme {scheme!r} is not one that can be used",
-            hint="Expected redis://, rediss:// or unix://, and a number as port and database.",
+            f"REDIS_URL cannot be used: {error}",
+            hint="Expected redis://host:port/0, rediss://… (TLS), unix:///path or "
+            "redis+sentinel://host:port,host:port/primary/0.",
             id="realtime.E010",
         )
 

@@ -25,6 +25,7 @@ from honcho.process import Popen, Process
 
 from realtime.checks import DEVELOPMENT_KEY
 from realtime.embedded import EmbeddedRedis, NoServer, die_with
+from realtime.location import parse
 from realtime.server import bind
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -157,9 +158,10 @@ def check_port(side: str, host: str, port: int) -> None:
 
 def _ping(url: str) -> None:
     try:
-        with redis.Redis.from_url(
-            url, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS
-        ) as client:
+        pool = redis.ConnectionPool(
+            socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, **parse(url).sync_arguments()
+        )
+        with redis.Redis.from_pool(pool) as client:
             client.ping()
     except (redis.RedisError, OSError, ValueError) as error:
         raise CannotRun(f"REDIS_URL is set, but there is no Redis: {error}") from error
@@ -243,6 +245,9 @@ def _reachable(address: tuple[str, int]) -> str:
 
 def _connection(url: str) -> list[str]:
     parts = urlsplit(url)
+    if (location := parse(url)).sentinels:
+        host, port = location.sync_primary()
+        return ["-h", host, "-p", str(port)]
     return ["-s", unquote(parts.path)] if parts.scheme == "unix" else ["-u", url]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import redis
@@ -14,6 +15,7 @@ from redis.commands.core import AsyncScript, Script
 from redis.retry import Retry
 
 from realtime.conf import conf
+from realtime.location import Location, parse
 
 # redis-py's own defaults changed between majors (pool of 100 that raises, 5 s socket timeout): say what we mean.
 TIMEOUT = 5.0
@@ -23,20 +25,27 @@ _BACKOFF = FullJitterBackoff(cap=0.5, base=0.05)
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, aioredis.Redis] = WeakKeyDictionary()
 
 
+def location() -> Location:
+    """Where Redis is."""
+    return parse(conf().redis_url)
+
+
 def client() -> aioredis.Redis:
     """The asyncio client of the running loop. Waits for a free connection rather than opening ever more."""
     loop = asyncio.get_running_loop()
     if loop not in _clients:
+        arguments: Any = {"socket_keepalive": True, **location().arguments()}
+        if "path" in arguments:
+            del arguments["socket_keepalive"]  # a unix socket has none
         _clients[loop] = aioredis.Redis(
-            connection_pool=aioredis.BlockingConnectionPool.from_url(
-                conf().redis_url,
+            connection_pool=aioredis.BlockingConnectionPool(
                 max_connections=POOL,
                 timeout=TIMEOUT,
                 socket_timeout=TIMEOUT,
                 socket_connect_timeout=TIMEOUT,
-                **({} if conf().redis_url.startswith("unix") else {"socket_keepalive": True}),
                 retry=AsyncRetry(_BACKOFF, 1),
                 health_check_interval=15,
+                **arguments,
             )
         )
     return _clients[loop]
@@ -44,12 +53,14 @@ def client() -> aioredis.Redis:
 
 def dedicated(*, timeout: float | None = None) -> aioredis.Redis:
     """A client of its own for a blocking reader; `timeout` bounds a read in seconds. The caller closes it."""
-    return aioredis.Redis.from_url(
-        conf().redis_url,
-        socket_timeout=timeout,
-        socket_connect_timeout=TIMEOUT,
-        max_connections=2,
-        retry=AsyncRetry(_BACKOFF, 0),
+    return aioredis.Redis.from_pool(
+        aioredis.ConnectionPool(
+            socket_timeout=timeout,
+            socket_connect_timeout=TIMEOUT,
+            max_connections=2,
+            retry=AsyncRetry(_BACKOFF, 0),
+            **location().arguments(),
+        )
     )
 
 
@@ -57,14 +68,14 @@ def sync_client() -> redis.Redis:
     """A client for synchronous code (the web side), from a pool that all threads of the process share."""
     global _sync
     if _sync is None or _sync[0] != conf().redis_url:
-        pool = redis.BlockingConnectionPool.from_url(
-            conf().redis_url,
+        pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
             max_connections=POOL,
             timeout=TIMEOUT,
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
             retry=Retry(_BACKOFF, 1),
             health_check_interval=15,
+            **location().sync_arguments(),
         )
         _sync = (conf().redis_url, redis.Redis(connection_pool=pool))
     return _sync[1]

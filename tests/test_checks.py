@@ -162,7 +162,19 @@ def test_channel_layer_in_memory_is_refused(settings):
     assert ids() == {"realtime.E008"}
 
 
-@pytest.mark.parametrize("url", ["foo://x", "redis://host:port/0", "redis"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "foo://x",
+        "redis://host:port/0",
+        "redis",
+        "redis+sentinel://:secret@host:26379",
+        "redis+sentinel://:secret@host:port/primary",
+        "redis+sentinel://:secret@/primary",
+        "redis+sentinel://:secret@host/primary/first",
+        "unix+sentinel://:secret@host/primary",
+    ],
+)
 def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url: str):
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"{url}?password=secret"}
     found = [message for message in check_settings(None) if message.id == "realtime.E010"]

@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from realtime.authentication import issue
+from realtime.location import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 15.0
@@ -56,6 +57,11 @@ async def eventually(condition: Callable[[], Any], within: float = PATIENCE) -> 
             return result
         assert time.monotonic() < deadline, f"still not true after {within} s: {condition}"
         await asyncio.sleep(0.02)
+
+
+def backbone(url: str, **more: Any) -> redis.Redis:
+    """A client as a backbone has one."""
+    return redis.Redis.from_pool(redis.ConnectionPool(**parse(url).sync_arguments(), **more))
 
 
 class Process:
@@ -155,9 +161,7 @@ class Stack:
             **env,
         }
         self.env.pop("DJANGO_SETTINGS_MODULE", None)
-        self.redis = redis.Redis.from_url(
-            redis_url, decode_responses=True, encoding_errors="backslashreplace"
-        )
+        self.redis = backbone(redis_url, decode_responses=True, encoding_errors="backslashreplace")
         self.processes: list[Process] = []
         self.tokens: set[str] = set()
         """Every token made here: none of them may turn up in a log."""

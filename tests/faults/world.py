@@ -21,7 +21,7 @@ import redis
 from websockets.asyncio.client import ClientConnection, connect
 
 from realtime.client import Client, Event
-from realtime.embedded import EmbeddedRedis
+from realtime.location import parse
 from tests.e2e.harness import Process, Stack, eventually, free_port, unique
 
 GRACE = 3.0
@@ -153,9 +153,9 @@ class Account:
 
 
 class World:
-    """All of it. `directory` keeps the logs."""
+    """All of it. `directory` keeps the logs; `server` has the `url` of its Redis."""
 
-    def __init__(self, directory: Path, server: EmbeddedRedis, *, threads: int = THREADS, **env: str) -> None:
+    def __init__(self, directory: Path, server: Any, *, threads: int = THREADS, **env: str) -> None:
         self.server = server
         self.stack = Stack(
             directory,
@@ -187,8 +187,8 @@ class World:
         for number in range(count):
             turned = [*ports[number % len(ports) :], *ports[: number % len(ports)]]
             threads = random.sample(self.threads, each) if each else self.threads
-            self.people.append(Person(self.stack, turned, self.group, threads))
-        for person in self.people:
+            person = Person(self.stack, turned, self.group, threads)
+            self.people.append(person)
             self._lives.append(asyncio.create_task(person.stay()))
             await asyncio.sleep(0.005)  # thousands at once would be too much for this process
         await self.everybody_is_present()
@@ -210,7 +210,7 @@ class World:
             await writing
 
     async def _write(self, over: asyncio.Event) -> None:
-        client = redis.asyncio.Redis.from_url(self.stack.env["REDIS_URL"], socket_timeout=10)
+        client = self._backbone()
         try:
             for number in itertools.count():
                 if over.is_set():
@@ -219,6 +219,10 @@ class World:
                 await asyncio.sleep(1 / RATE)
         finally:
             await client.aclose()
+
+    def _backbone(self) -> redis.asyncio.Redis:
+        arguments = parse(self.stack.env["REDIS_URL"]).arguments()
+        return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(socket_timeout=10, **arguments))
 
     async def _say(self, client: redis.asyncio.Redis, thread: str) -> None:
         """Write one message; as a backbone's outbox does, the same one again until Redis has taken it."""
@@ -239,7 +243,7 @@ class World:
     async def settle(self) -> Account:
         """Say one more thing in each thread, wait until everybody has heard it, and count."""
         await self.everybody_is_present()
-        client = redis.asyncio.Redis.from_url(self.stack.env["REDIS_URL"])
+        client = self._backbone()
         try:
             for thread in self.threads:
                 await self._say(client, thread)

@@ -1,0 +1,110 @@
+"""Several Redis-compatible servers that belong together, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+
+from realtime.embedded import EmbeddedRedis, find_server
+from tests.e2e.harness import Process, free_port
+
+HOST = "127.0.0.1"
+NAME = "shop"
+DOWN_AFTER_MS = 1000
+"""What does not answer for so long counts as dead."""
+
+
+def until(condition: Callable[[], Any], within: float = 30.0) -> None:
+    """The same as `eventually`, from synchronous code."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            if condition():
+                return
+        except redis.RedisError:
+            pass
+        assert time.monotonic() < deadline, f"still not true after {within} s: {condition}"
+        time.sleep(0.02)
+
+
+class Server(EmbeddedRedis):
+    """One of them: it has a port, on which the others find it."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.port = free_port()
+        directory.mkdir()
+        super().__init__(directory, "--port", str(self.port), "--bind", HOST, *arguments)
+
+    def call(self, *command: str | int) -> Any:
+        """One command."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+
+class Watched:
+    """A primary, its replica, and three Sentinels that watch over them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.primary = Server(directory / "primary", "--repl-diskless-sync-delay", "0")
+        self.replica = Server(
+            directory / "replica",
+            *("--replicaof", HOST, str(self.primary.port), "--masteruser", "replica", "--masterauth", "copy"),
+        )
+        self._ports = [free_port() for _ in range(3)]
+        self._open = contextlib.ExitStack()
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"{HOST}:{port}" for port in self._ports)
+        return f"redis+sentinel://{hosts}/{NAME}/0"
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as opening:
+            opening.enter_context(self.primary)
+            self.primary.call("ACL", "SETUSER", "replica", "on", ">copy", "+@all")
+            opening.enter_context(self.replica)
+            until(lambda: self.replica.call("ROLE")[3] == b"connected")
+            for port in self._ports:
+                opening.callback(self._watch(port).stop)
+            until(lambda: all(self._knows_everybody(port) for port in self._ports))
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _watch(self, port: int) -> Process:
+        config = self._directory / f"sentinel-{port}.conf"
+        config.write_text(
+            f"port {port}\nbind {HOST}\ndir {self._directory}\n"
+            f"sentinel monitor {NAME} {HOST} {self.primary.port} 2\n"
+            f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}\n"
+            f"sentinel failover-timeout {NAME} 5000\n"
+        )
+        log = self._directory / f"sentinel-{port}.log"
+        return Process("sentinel", [str(find_server()), str(config), "--sentinel"], {}, log)
+
+    @staticmethod
+    def _knows_everybody(port: int) -> bool:
+        with redis.Redis(host=HOST, port=port) as sentinel:
+            state = sentinel.sentinel_master(NAME)
+        return state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 and not state["is_sdown"]
+
+    def cut_off_the_replica(self) -> None:
+        """From now on it gets nothing of what the primary takes."""
+        self.primary.call("ACL", "SETUSER", "replica", "off")
+        self.primary.call("CLIENT", "KILL", "TYPE", "replica")
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether the replica has become the primary."""
+        try:
+            return self.replica.call("ROLE")[0] == b"master"
+        except redis.RedisError:
+            return False  # who is promoted cuts its connections

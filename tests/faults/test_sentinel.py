@@ -1,0 +1,82 @@
+"""The primary dies under traffic, and Sentinel promotes the replica."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+
+from tests.e2e.harness import eventually
+from tests.faults.servers import Watched
+from tests.faults.world import World
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[tuple[World, Watched]]:
+    with Watched(tmp_path) as servers:
+        world = World(tmp_path, servers)
+        try:
+            yield world, servers
+        finally:
+            await world.stop()
+        world.stack.assert_calm()
+
+
+async def primary_is_killed(world: World, servers: Watched) -> float:
+    """Seconds between the promotion and the moment at which everybody has got something written after it."""
+    await asyncio.to_thread(servers.primary.stop, SIGKILL)
+    await eventually(lambda: servers.is_promoted, 30)
+    promoted_at = time.monotonic()
+    marks = {thread: len(written) for thread, written in world.written.items()}
+    await eventually(
+        lambda: all(
+            any(int(number) > marks[thread] for number in person.seen[thread][-50:])
+            for person in world.people
+            for thread in person.threads
+        ),
+        30,
+    )
+    return time.monotonic() - promoted_at
+
+
+async def test_fail_over_loses_and_doubles_nothing_that_the_replica_has(watched, record_property):
+    world, servers = watched
+    await asyncio.to_thread(world.start)
+    await world.gather()
+    async with world.traffic():
+        seconds = await primary_is_killed(world, servers)
+    record_property("seconds until delivery", f"{seconds:.2f}")
+    account = await world.settle()
+    record_property("account", str(account))
+    # What the replica had not got yet when the primary died can only be told.
+    assert account.unsaid == 0, account
+    assert account.misordered == 0, account
+    assert world.flaps() == []
+    await world.presence_is_true()
+    await world.part()
+
+
+async def test_what_the_replica_never_got_is_said(watched, record_property):
+    """The replica is half a second behind when the primary dies: what was written in that time is gone."""
+    world, servers = watched
+    await asyncio.to_thread(world.start)
+    await world.gather()
+    async with world.traffic():
+        servers.cut_off_the_replica()
+        # Of one who goes and one who comes now only the old primary knew.
+        await world.people.pop().leave()
+        await world.gather(count=1)
+        await primary_is_killed(world, servers)
+    newcomer = world.people.pop()
+    account = await world.settle()
+    world.people.append(newcomer)
+    record_property("account", str(account))
+    assert account.gaps > 0, account
+    assert account.unsaid == 0, account
+    assert world.flaps() == []
+    await world.presence_is_true()
+    await world.part()
