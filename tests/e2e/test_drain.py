@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from signal import SIGTERM
 
 import pytest
 
+import realtime.client
 from tests.e2e.harness import ROOT, Client, Stack, eventually, free_port, unique
 
 
@@ -86,38 +88,29 @@ async def test_rolling_restart_loses_nothing_and_announces_nobody(stack: Stack):
     stack.start_sockets(other)
     thread, users = unique("th"), [unique("u") for _ in range(8)]
     seen: dict[str, list[str]] = {user: [] for user in users}
-    over = asyncio.Event()
+    endings: list[int] = []
+    joined: set[str] = set()
     sent: list[str] = []
 
     async def use(user: str) -> None:
-        """A client that comes back wherever there is somebody, and says where it was."""
-        offset: str | None = None
-        ports = [stack.port, other]
-        while True:
-            async with stack.client("hub", user, port=ports[0]) as client:
-                since = {"since": offset} if offset else {}
-                ack = await client.call("join:thread", {"thread_id": thread, **since})
-                assert ack.get("recovered", True)
-                offset = ack["offset"]
-                joined.add(user)
-                closing = asyncio.create_task(client.expect_close(60))
-                await asyncio.wait([closing, ended], return_when=asyncio.FIRST_COMPLETED)
-                if over.is_set():
-                    await eventually(
-                        lambda: len(client.received("thread:message")) + len(seen[user]) >= len(sent)
-                    )
-                frames = client.received("thread:message")
-                seen[user] += [frame["data"]["message_id"] for frame in frames]
-                offset = frames[-1]["offset"] if frames else offset
-                if over.is_set():
-                    closing.cancel()
-                    await asyncio.gather(closing, return_exceptions=True)
-                    return
-                assert await closing == 1012
-            ports.reverse()
+        """Somebody whose client goes on with the other server, until it has heard the last message."""
+        token = stack.token(user, "attendant")
+        addresses = itertools.cycle([stack.url("hub"), stack.url("hub", port=other)])
+        async with realtime.client.Client(addresses.__next__, lambda: token) as client:
+            client.join(thread)
+            async for event in client:
+                match event.name:
+                    case "room:joined":
+                        joined.add(user)
+                    case "connection:lost":
+                        endings.append(event.data["code"])
+                    case "room:gap" | "room:left":
+                        raise AssertionError(event)
+                    case "thread:message":
+                        seen[user].append(event.data["message_id"])
+                        if event.data["message_id"] == "199":
+                            return
 
-    joined: set[str] = set()
-    ended = asyncio.create_task(over.wait())
     using = [asyncio.create_task(use(user)) for user in users]
     await eventually(lambda: len(joined) == len(users))
     for number in range(200):
@@ -126,9 +119,9 @@ async def test_rolling_restart_loses_nothing_and_announces_nobody(stack: Stack):
         sent.append(str(number))
         stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
         await asyncio.sleep(0.02)
-    assert old.wait() == 0
-    over.set()
+    assert await asyncio.to_thread(old.wait) == 0
     await asyncio.gather(*using)
+    assert endings == [1012] * len(users)
     for user in users:
         assert seen[user] == sent, user
         assert [entry["to"] for entry in stack.transitions(user)] == ["online"]
