@@ -49,13 +49,13 @@ async def reading(
             await asyncio.gather(reader.task, return_exceptions=True)
 
 
-async def test_messages_come_once_and_in_order_however_often_the_connection_is_lost(uvicorn_stack: Stack):
+async def test_messages_come_once_and_in_order_however_often_the_connection_is_lost(stack: Stack):
     thread = unique("th")
-    async with reading(uvicorn_stack) as reader:
+    async with reading(stack) as reader:
         reader.client.join(thread)
         await eventually(lambda: f"thread:{thread}" in reader.client.rooms)
         for number in range(300):
-            uvicorn_stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
+            stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
             if number % 60 == 30 and reader.client._link is not None:
                 reader.client._link.websocket.transport.abort()
             await asyncio.sleep(0.005)
