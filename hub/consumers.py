@@ -72,7 +72,9 @@ class HubConsumer(NamespaceConsumer):
     async def send_presence_state(self, group: str) -> None:
         """Who is in the group; replaces whatever the client knew."""
         room = presence_room(group)
-        if room in self.rooms and (found := await self._snapshot(self.presence, room, self.send_presence_state)):
+        if room in self.rooms and (
+            found := await self._snapshot(self.presence, room, self.send_presence_state)
+        ):
             offset, members = found
             await self.send_event(
                 "presence:state",

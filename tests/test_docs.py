@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from django.core.management.base import BaseCommand
 
 from realtime import client, endpoints
 from realtime.catalogue import catalogue
+from realtime.client import Client
 from realtime.closing import STOP, CloseCode
 from realtime.conf import _OWN_NAMES, Conf, Limits
 from realtime.documentation import events_markdown
@@ -85,10 +88,14 @@ def test_every_event_is_on_the_page_of_events_and_no_other():
     assert sorted(documented) == sorted([*events.client, *events.server, *events.control])
 
 
+OWN_EVENTS = ("connection:lost", "room:joined")
+"""What the Python client says beside the server's events."""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_event_that_a_page_speaks_of_exists(page: Path):
     events = catalogue()
-    known = {*events.client, *events.server, *events.control}
+    known = {*events.client, *events.server, *events.control, *OWN_EVENTS}
     spoken = set(re.findall(r"`((?!realtime:|ticket:)[a-z]+:[a-z]+)[` {]", page.read_text()))
     assert spoken <= known
 
@@ -235,6 +242,29 @@ def test_every_target_of_make_is_documented():
 def test_every_target_that_a_page_speaks_of_exists(page: Path):
     spoken = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
     assert spoken <= set(first_names(section("commands.md", "make")))
+
+
+OPTIONS = [
+    parameter
+    for parameter in inspect.signature(Client).parameters.values()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_option_of_the_python_client_is_documented_with_its_default(option: inspect.Parameter):
+    default = "`websockets.connect`" if option.name == "connect" else str(option.default)
+    row = rf"^\| `{option.name}` \| `?{re.escape(default)}`? \|"
+    assert re.search(row, (DOCS / "clients.md").read_text(), re.MULTILINE)
+
+
+def test_python_client_is_one_file_that_needs_nothing_but_websockets():
+    tree = ast.parse((ROOT / "realtime" / "client.py").read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} | {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    roots = {str(name).partition(".")[0] for name in imported}
+    assert roots - sys.stdlib_module_names == {"websockets"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
