@@ -119,7 +119,7 @@ class _Loss:
             case ConnectionClosed():
                 return cls(ABNORMAL, str(error))
             case _:
-                return cls(None, f"{type(error).__name__}: {error}")
+                return cls(None, ": ".join(filter(None, (type(error).__name__, str(error)))))
 
     def __str__(self) -> str:
         return self.reason if self.code is None else f"{self.code} {self.reason}"

@@ -473,7 +473,8 @@ async def test_it_gives_up_after_as_many_attempts_as_it_is_told(server: Scripted
 async def test_handshake_that_hangs_is_given_up(server: ScriptedServer):
     server.script.append("hang")
     async with reading(server, connect_timeout=0.05) as reader:
-        assert "Timeout" in (await reader.heard("connection:lost")).data["reason"]
+        lost = (await reader.heard("connection:lost")).data
+        assert (lost["code"], lost["reason"]) == (None, "TimeoutError")
         await server.visit(2)
 
 
