@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
 	--cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run desk test test-all test-client asyncapi nextjs bench soak audit lint docs format clean
+.PHONY: help run desk test test-all test-client asyncapi nextjs bench soak audit lint docs messages format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -71,6 +71,13 @@ audit: $(INSTALLED) ## ask the registries for known vulnerabilities
 docs: $(INSTALLED) ## write docs/events.md and client/src/events.ts anew from the catalogue
 	@DEBUG=1 $(BIN)/python manage.py documentevents --skip-checks > docs/events.md
 	@DEBUG=1 $(BIN)/python manage.py generateclient --skip-checks > client/src/events.ts
+
+messages: $(INSTALLED) ## look for texts to translate, and compile what is translated; needs gettext
+	@command -v xgettext > /dev/null || { echo "xgettext is not installed (Debian: apt-get install gettext)." >&2; exit 1; }
+	@cd presence && DEBUG=1 SECRET_KEY=none ../$(BIN)/python ../manage.py \
+		makemessages --locale pt_BR --no-obsolete --add-location file
+	@cd presence && DEBUG=1 SECRET_KEY=none ../$(BIN)/python ../manage.py \
+		compilemessages --locale pt_BR
 
 format: $(INSTALLED) ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix --quiet .

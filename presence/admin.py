@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from presence import availability, dead_letters, live, store  # noqa: F401  (they register themselves)
 from presence.display import STYLE, UNKNOWN, light, moment, readable
 from presence.models import PresenceRecord, PresenceTransition
+from presence.pages import DISCONNECTED
 from realtime.publisher import publish
 from realtime.rooms import HUB
 
@@ -171,7 +172,7 @@ class PresenceRecordAdmin(ReadOnlyAdmin):
         try:
             for record in queryset:
                 publish("user:disconnect", {"user_id": record.user_id, "namespace": record.namespace})
-                self.log_change(request, record, "Disconnected.")
+                self.log_change(request, record, DISCONNECTED)
                 done += 1
         except RedisError as error:
             logger.warning("user not disconnected", extra={"error": repr(error)})

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from presence.display import instant, moment
 from presence.models import DeadLetter
-from presence.pages import Pages, Step
+from presence.pages import DISCARDED, Pages, Step
 from realtime.bridge import DEAD_LETTERS
 from realtime.redis import key, sync_client
 
@@ -132,7 +132,7 @@ class DeadLetterAdmin(Pages):
                 % {"count": len(ids)},
                 do=partial(discard, ids),
                 about=tuple(DeadLetter(id=each) for each in ids),
-                entry="Discarded.",
+                entry=DISCARDED,
                 done=ngettext(
                     "Discarded %(count)d dead letter.", "Discarded %(count)d dead letters.", len(ids)
                 )

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from presence.display import instant, moment, since
 from presence.models import DeadLetter, Live, PresenceRecord
-from presence.pages import Pages, Step
+from presence.pages import DISCONNECTED, DRAINED, SENT, TAKEN_OUT, Pages, Step, in_words
 from realtime import asking, bus
 from realtime.asking import PATIENCE, Asked
 from realtime.bus import Delivery, InvalidMessage
@@ -284,7 +284,7 @@ class LiveAdmin(Pages):
             content_type__model__in=[kind._meta.model_name for kind in (Live, DeadLetter, PresenceRecord)],
         ).select_related("user")
         page = Paginator(entries.order_by("-action_time", "-pk"), PAGE).get_page(request.GET.get("p"))
-        rows = [(moment(entry.action_time), entry) for entry in page]
+        rows = [(moment(entry.action_time), entry, in_words(entry.get_change_message())) for entry in page]
         context = {
             "tab": "log",
             "page": page,
@@ -308,7 +308,7 @@ class LiveAdmin(Pages):
                 details=((gettext("User"), user_id), (gettext("Namespace"), namespace)),
                 do=partial(publish, "user:disconnect", payload),
                 about=(Live(id=f"{namespace} user:{user_id}"),),
-                entry="Disconnected.",
+                entry=DISCONNECTED,
                 done=gettext("The user is being disconnected."),
                 back=_connections(user=user_id, namespace=namespace),
                 button=gettext("Disconnect"),
@@ -342,7 +342,7 @@ class LiveAdmin(Pages):
                 ),
                 do=partial(publish, event, {"user_id": user_id, "thread_id": thread_id}),
                 about=(Live(id=f"{namespace} user:{user_id}"),),
-                entry=f"Taken out of {room}.",
+                entry=f"{TAKEN_OUT}: {room}",
                 done=gettext("The user is being taken out of the room."),
                 back=_connections(user=user_id, namespace=namespace),
                 button=gettext("Take out"),
@@ -367,7 +367,7 @@ class LiveAdmin(Pages):
                 details=((gettext("Instance"), name or instance), (gettext("Id"), instance)),
                 do=partial(publish, "instance:drain", {"instance": instance}),
                 about=(Live(id=f"instance {name or instance}"[:200]),),
-                entry=f"Drained ({instance}).",
+                entry=f"{DRAINED}: {instance}",
                 done=gettext("The instance is being drained."),
                 back=reverse("admin:presence_live_instances"),
                 button=gettext("Drain"),
@@ -397,7 +397,7 @@ class LiveAdmin(Pages):
                 ),
                 do=partial(publish, cleaned["event"], cleaned["payload"], rooms=cleaned["rooms"]),
                 about=(Live(id=cleaned["event"]),),
-                entry=f"Sent to {rooms}: {json.dumps(cleaned['payload'], ensure_ascii=False)[:1000]}",
+                entry=f"{SENT}: {rooms}: {json.dumps(cleaned['payload'], ensure_ascii=False)[:1000]}",
                 done=gettext("The event was sent."),
                 back=reverse("admin:presence_live_event"),
                 fields=tuple((name, request.POST.get(name, "")) for name in form.fields),

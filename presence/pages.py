@@ -12,7 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.utils.translation import gettext
+from django.utils.translation import gettext, gettext_noop
 from redis.exceptions import RedisError
 
 from presence.display import STYLE
@@ -37,7 +37,7 @@ class Step:
     about: tuple[Model, ...]
     """Each gets an entry in the log, by its `str` and primary key."""
     entry: str
-    """What the log says: in English, since everybody reads the same log."""
+    """What the log says: words that `in_words` knows in every language, and perhaps a colon and more."""
     done: str
     back: str
     """Where to go afterwards."""
@@ -46,6 +46,19 @@ class Step:
     fields: tuple[tuple[str, str], ...] = ()
     """What the confirmation sends again."""
     button: str = ""
+
+
+DISCONNECTED = gettext_noop("Disconnected.")
+TAKEN_OUT = gettext_noop("Taken out")
+DRAINED = gettext_noop("Drained")
+SENT = gettext_noop("Sent")
+DISCARDED = gettext_noop("Discarded.")
+
+
+def in_words(entry: str) -> str:
+    """An entry of the log, which is kept in English, in the language of who reads it."""
+    words, colon, rest = entry.partition(": ")
+    return f"{gettext(words)}{colon}{rest}" if words else entry
 
 
 class Pages(ModelAdmin):

@@ -308,13 +308,13 @@ def test_index_links_to_the_live_view_for_who_may_see_it(client: Client):
 
 ACTIONS = [
     (DISCONNECT, ("user:disconnect", {"user_id": "7", "namespace": "hub"}), ("hub user:7", "Disconnected.")),
-    (MOVE, ("thread:expel", {"user_id": "7", "thread_id": "42"}), ("hub user:7", "Taken out of thread:42.")),
+    (MOVE, ("thread:expel", {"user_id": "7", "thread_id": "42"}), ("hub user:7", "Taken out: thread:42")),
     (
         (MOVE[0], "portal", "7", "42"),
         ("thread:revoke", {"user_id": "7", "thread_id": "42"}),
-        ("portal user:7", "Taken out of thread:42."),
+        ("portal user:7", "Taken out: thread:42"),
     ),
-    (DRAIN, ("instance:drain", {"instance": "one"}), ("instance one", "Drained (one).")),
+    (DRAIN, ("instance:drain", {"instance": "one"}), ("instance one", "Drained: one")),
 ]
 
 
@@ -366,7 +366,7 @@ def test_action_on_what_cannot_be_is_refused(admin_client: Client, system: Syste
 def test_drained_instance_is_named_in_the_log(admin_client: Client):
     url = reverse(DRAIN[0], args=DRAIN[1:])
     admin_client.post(f"{url}?name=pod-a:11", {"confirmed": "yes"})
-    assert logged() == [("instance pod-a:11", "Drained (one).")]
+    assert logged() == [("instance pod-a:11", "Drained: one")]
 
 
 # --- Test event --------------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_event_is_shown_with_where_it_goes_before_it_is_sent(admin_client: Clien
     assert logged() == [
         (
             "thread:message",
-            'Sent to hub thread:42, portal thread:42: {"thread_id": "42", "message_id": "1"}',
+            'Sent: hub thread:42, portal thread:42: {"thread_id": "42", "message_id": "1"}',
         )
     ]
 
@@ -434,7 +434,7 @@ def test_log_says_who_did_what_newest_first(admin_client: Client, admin_user: An
         url = reverse(DISCONNECT[0], args=["hub", f"u{number}"])
         admin_client.post(url, {"confirmed": "yes"})
     page = admin_client.get(reverse(LOG))
-    assert [entry.object_repr for _, entry in page.context["rows"]][:2] == ["hub user:u59", "hub user:u58"]
+    assert [entry.object_repr for _, entry, _ in page.context["rows"]][:2] == ["hub user:u59", "hub user:u58"]
     assert admin_user.username in page.content.decode()
     last = admin_client.get(reverse(LOG) + page.context["next"])
     assert len(last.context["rows"]) == 10
