@@ -1,6 +1,8 @@
 """Settings of the tests that run inside the test process. Real processes get theirs from the environment."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("DEBUG", "1")
 os.environ.setdefault("SECRET_KEY", "the tests' own secret, at least fifty characters long, so be it")
@@ -10,3 +12,9 @@ os.environ.setdefault("REALTIME_PRESENCE_RETENTION", "0")  # the tests' dates gr
 from realtime.settings.web import *  # noqa: F403
 
 WHITENOISE_AUTOREFRESH = True  # no collectstatic before tests
+
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":  # noqa: F405
+    # A file, as in production: in memory, threads share one cache, and nobody waits for anybody's lock.
+    DATABASES["default"]["TEST"] = {  # noqa: F405
+        "NAME": str(Path(tempfile.gettempdir()) / f"realtime-test-{os.getpid()}.sqlite3")
+    }
