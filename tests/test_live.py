@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from realtime.questions import (
     InRoom,
     Instance,
 )
+from tests.e2e.harness import ROOT
 from tests.operators import logged, operator, published, texts
 from tests.test_questions import CROWD, Connection, Principal
 
@@ -423,6 +425,17 @@ def test_audience_that_cannot_be_counted_keeps_nobody_from_looking(admin_client:
 
     monkeypatch.setattr(asking, "ask", down)
     assert "<dd>–</dd>" in admin_client.post(reverse(EVENT), MESSAGE).content.decode()
+
+
+# --- What a strict Content-Security-Policy wants -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "presence/templates").rglob("*.html")), ids=lambda path: path.name
+)
+def test_templates_have_neither_script_nor_style_of_their_own(path: Path):
+    for forbidden in ("style=", "<style", "<script", "javascript:", " onclick", " onchange", "|safe"):
+        assert forbidden not in path.read_text()
 
 
 # --- Log ---------------------------------------------------------------------------------------------

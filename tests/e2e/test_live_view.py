@@ -1,0 +1,246 @@
+"""The live view over real processes: what an operator sees is so, and what they do happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.cookiejar
+import re
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import Any, Self
+
+import pytest
+
+from tests.e2e.harness import ROOT, Client, Process, Stack, eventually, free_port, unique
+
+CROWD = 600
+
+
+class Admin:
+    """An operator's browser without eyes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._cookies = http.cookiejar.CookieJar()
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self._cookies))
+
+    def sign_in(self) -> Self:
+        self._get("login/")
+        self._post("login/", {"username": "admin", "password": "a long one", "next": "/admin/"})
+        return self
+
+    async def get(self, path: str, **query: str) -> str:
+        return await asyncio.to_thread(self._get, f"{path}?{urllib.parse.urlencode(query)}")
+
+    async def do(self, path: str, **data: str) -> str:
+        """Confirm an action."""
+        return await asyncio.to_thread(self._post, path, {**data, "confirmed": "yes"})
+
+    def _get(self, path: str) -> str:
+        with self._opener.open(f"{self.url}/admin/{path}", timeout=15) as response:
+            return response.read().decode()
+
+    def _post(self, path: str, data: dict[str, str]) -> str:
+        token = next(cookie.value for cookie in self._cookies if cookie.name == "csrftoken")
+        content = urllib.parse.urlencode({**data, "csrfmiddlewaretoken": token or ""}).encode()
+        with self._opener.open(f"{self.url}/admin/{path}", content, timeout=15) as response:
+            return response.read().decode()
+
+    async def find(self, **query: str) -> list[str]:
+        """The connections on a page of the live view."""
+        return re.findall(r"/live/connections/([0-9a-f]{32})/", await self.get("presence/live/", **query))
+
+    async def instances(self) -> dict[int, str]:
+        """The processes that answered: process id and id."""
+        page = await self.get("presence/live/instances/")
+        return {int(pid): id for id, pid in re.findall(r'\?instance=([0-9a-f]{32})">[^<]*:(\d+)<', page)}
+
+    async def silent(self) -> list[int]:
+        """The processes that did not: process ids."""
+        page = await self.get("presence/live/instances/")
+        return [int(pid) for pid in re.findall(r"<li><strong>[^<]*:(\d+)</strong>", page)]
+
+
+class System(Stack):
+    """Two socket servers, a bridge, and the web side with an admin signed in."""
+
+    def __init__(self, directory: Path, redis_url: str) -> None:
+        self.web_port, self.other_port = free_port(), free_port()
+        super().__init__(directory, redis_url, WEB_PORT=str(self.web_port), REALTIME_NODE_LEASE="1.5")
+
+    def open(self) -> Self:
+        operator = {"USERNAME": "admin", "EMAIL": "a@example.com", "PASSWORD": "a long one"}
+        self.env |= {f"DJANGO_SUPERUSER_{name}": value for name, value in operator.items()}
+        for command in (["migrate", "--verbosity", "0"], ["createsuperuser", "--noinput"]):
+            subprocess.run(
+                [sys.executable, "manage.py", *command],
+                cwd=ROOT,
+                env=self.env,
+                check=True,
+                capture_output=True,
+            )
+        self.start("runbridge")
+        self.one = self.start_sockets()
+        self.two = self.start_sockets(self.other_port)
+        self.start("runweb")
+        self.admin = Admin(f"http://127.0.0.1:{self.web_port}").sign_in()
+        return self
+
+    one: Process
+    two: Process
+    admin: Admin
+
+
+async def _answers(admin: Admin, count: int) -> bool:
+    return len(await admin.instances()) == count
+
+
+@pytest.fixture
+async def system(redis_url: str, tmp_path: Path) -> AsyncIterator[System]:
+    system = System(tmp_path, redis_url)
+    try:
+        await asyncio.to_thread(system.open)
+        await eventually(lambda: _answers(system.admin, 2))
+        yield system
+    finally:
+        for process in system.processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.signal(SIGCONT)
+        system.stop()
+    system.assert_calm()
+
+
+async def test_operator_finds_people_and_acts_on_them(system: System):
+    admin, thread = system.admin, unique("th")
+    ana, carla, bia = (unique(name) for name in ("ana", "carla", "bia"))
+    async with (
+        system.client("hub", ana, name="Ana Lima", groups=["sales"]) as first,
+        system.client("hub", ana, port=system.other_port) as second,
+        system.client("portal", carla, threads=[thread]) as customer,
+        system.client("hub", bia, port=system.other_port) as other,
+    ):
+        everybody = (first, second, customer, other)
+        for client in everybody:
+            await client.call("join:thread", {"thread_id": thread})
+
+        # Seen, over both processes, whatever is asked for.
+        assert set(await admin.find()) == {client.connection_id for client in everybody}
+        assert set(await admin.find(q=ana)) == {first.connection_id, second.connection_id}
+        assert set(await admin.find(room=thread, namespace="portal")) == {customer.connection_id}
+        assert set(await admin.find(room="presence:sales")) == {first.connection_id}
+        processes = await admin.instances()
+        assert set(processes) == {system.one.pid, system.two.pid}
+        assert set(await admin.find(instance=processes[system.two.pid])) == {
+            second.connection_id,
+            other.connection_id,
+        }
+        rooms = await admin.get("presence/live/rooms/", q=thread)
+        assert re.search(rf"thread:{thread}</a></th>\s*<td>hub</td>\s*<td [^>]*>3</td>", rooms)
+        detail = await admin.get(f"presence/live/connections/{first.connection_id}/")
+        for told in ("Ana Lima", f"thread:{thread}", "presence:sales", "up to date"):
+            assert told in detail
+
+        # A test event reaches whom it says.
+        payload = f'{{"thread_id": "{thread}", "message_id": "by-hand"}}'
+        await admin.do("presence/live/event/", event="thread:message", payload=payload, rooms="")
+        for client in everybody:
+            await client.expect("thread:message", message_id="by-hand")
+
+        # Out of the room: one of the team in every tab, then the customer, and nobody else.
+        await admin.do(f"presence/live/users/hub/{ana}/move/{thread}/")
+        for client in (first, second):
+            assert (await client.expect("room:left"))["data"]["reason"] == "expelled"
+        await admin.do(f"presence/live/users/portal/{carla}/move/{thread}/")
+        assert (await customer.expect("room:left"))["data"]["reason"] == "forbidden"
+        await first.call("join:thread", {"thread_id": thread})
+        assert (await customer.refused("join:thread", {"thread_id": thread}))["code"] == "forbidden"
+        await other.nothing("room:left", within=0.1)
+
+        # Disconnected, in every tab.
+        await admin.do(f"presence/live/users/hub/{ana}/disconnect/")
+        assert [await client.expect_close() for client in (first, second)] == [4403, 4403]
+        assert set(await admin.find()) == {customer.connection_id, other.connection_id}
+
+        log = await admin.get("presence/live/log/")
+        for told in ("Disconnected.", f"Taken out: thread:{thread}", "Sent: hub thread:"):
+            assert told in log
+
+
+async def test_drained_instance_closes_everybody_and_is_not_missed(system: System):
+    processes = await system.admin.instances()
+    async with (
+        system.client("hub") as staying,
+        system.client("hub", port=system.other_port) as leaving,
+        system.client("portal", port=system.other_port) as customer,
+    ):
+        await system.admin.do(f"presence/live/instances/{processes[system.two.pid]}/drain/")
+        assert [await client.expect_close() for client in (leaving, customer)] == [1012, 1012]
+        assert system.two.wait() == 0
+        assert set(await system.admin.instances()) == {system.one.pid}
+        assert await system.admin.silent() == []
+        assert staying.close_code is None
+
+
+async def test_instance_that_was_killed_or_stands_still_is_named(system: System):
+    admin = system.admin
+    assert set(await admin.instances()) == {system.one.pid, system.two.pid}
+    system.two.signal(SIGSTOP)
+    assert await admin.silent() == [system.two.pid]
+    system.two.signal(SIGCONT)
+    await eventually(lambda: _answers(admin, 2))
+    assert await admin.silent() == []
+    system.two.signal(SIGKILL)
+    system.two.wait()
+    assert await admin.silent() == [system.two.pid]
+    page = await admin.get("presence/live/")
+    assert "1 instance does not answer" in page
+
+
+async def test_drained_worker_is_started_again_by_its_parent(system: System):
+    port = free_port()
+    command = (str(ROOT / "manage.py"), "runsockets", "--workers", "2")
+    system.start("workers", *command, SOCKETS_PORT=str(port))
+    await eventually(lambda: _answers(system.admin, 4))
+    before = await system.admin.instances()
+    worker = next(pid for pid in before if pid not in {system.one.pid, system.two.pid})
+    await system.admin.do(f"presence/live/instances/{before[worker]}/drain/")
+
+    async def replaced() -> bool:
+        now = await system.admin.instances()
+        return len(now) == 4 and worker not in now
+
+    await eventually(replaced, within=30)
+
+
+async def test_crowd_is_read_page_by_page(system: System):
+    async with contextlib.AsyncExitStack() as everybody:
+
+        async def come(number: int) -> Client:
+            port = (system.port, system.other_port)[number % 2]
+            return await everybody.enter_async_context(system.client("hub", port=port, groups=["crowd"]))
+
+        clients: list[Client] = []
+        for start in range(0, CROWD, 50):
+            clients += await asyncio.gather(*(come(number) for number in range(start, start + 50)))
+        seen: list[str] = []
+        query: dict[str, str] = {}
+        while True:
+            page = await system.admin.get("presence/live/", **query)
+            assert len(page) < 80_000
+            found = re.findall(r"/live/connections/([0-9a-f]{32})/", page)
+            seen += found
+            following: Any = re.search(r'href="\?([^"]*)" rel="next"', page)
+            if following is None:
+                break
+            query = dict(urllib.parse.parse_qsl(following[1].replace("&amp;", "&")))
+        assert len(seen) == CROWD
+        assert set(seen) == {client.connection_id for client in clients}
+        assert f"{CROWD} connections" in page
+        rooms = await system.admin.get("presence/live/rooms/")
+        assert re.search(rf"presence:crowd</a></th>\s*<td>hub</td>\s*<td [^>]*>{CROWD}</td>", rooms)
