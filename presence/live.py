@@ -184,6 +184,8 @@ class LiveAdmin(Pages):
                 }
                 for holder, row in found.rows
             ]
+            if found.rows and instance:
+                context["instance"] = found.rows[0][0]
             context |= {
                 "found": found,
                 "rows": rows,

@@ -6,6 +6,7 @@ nothing where nobody asks, and who does not answer in time is named and not wait
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 
 from presence import store
-from realtime.layers import group_message
+from realtime.layers import RoomChannelLayer, group_message
 from realtime.questions import (
     About,
     AboutConnection,
@@ -96,11 +97,15 @@ def ask(about: About, kind: type[S], instance: str = "") -> Asked[S]:
 def _tell(question: Question) -> int:
     """Publish it; how many heard it, as far as that can be told."""
     message = {"type": "node.question", "question": msgspec.to_builtins(question)}
-    layer: Any = get_channel_layer()
-    if "rooms" in layer.extensions:
+    layer = get_channel_layer()
+    if isinstance(layer, RoomChannelLayer):
         return int(sync_client().publish(*group_message(CONTROL_GROUP, message)))
-    async_to_sync(layer.group_send)(CONTROL_GROUP, message)
+    async_to_sync(_send)(layer, message)
     return 0
+
+
+async def _send(layer: Any, message: dict[str, Any]) -> None:
+    await layer.group_send(CONTROL_GROUP, message)
 
 
 def _known() -> dict[str, Instance]:
@@ -111,7 +116,8 @@ def _known() -> dict[str, Instance]:
     remembered, leases = pipeline.execute()
     known = {node.decode(): Instance(node.decode(), "", 0, "", 0.0) for node in leases}
     for node, raw in remembered.items():
-        known[node.decode()] = msgspec.json.decode(raw, type=Instance)
+        with contextlib.suppress(msgspec.DecodeError):  # of another version
+            known[node.decode()] = msgspec.json.decode(raw, type=Instance)
     return known
 
 

@@ -137,6 +137,31 @@ async def test_answer_of_another_version_does_no_harm(monkeypatch, caplog):
     assert "answer not understood" in caplog.text
 
 
+async def test_name_written_by_another_version_does_no_harm():
+    await Node.current().start()
+    await client().hset(key("instances"), "future", b'{"id": "future"}')
+    asked = await asyncio.to_thread(instances)
+    assert [answer.instance.id for answer in asked.answers] == [Node.current().id]
+    assert asked.silent == []
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_other_channel_layers_carry_the_question_as_well(settings):
+    redis = settings.REALTIME["REDIS_URL"]
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [{"address": redis}], "prefix": settings.REALTIME["PREFIX"]},
+        }
+    }
+    node = Node()
+    await node.start()
+    await remember(node.instance)
+    asked = await asyncio.to_thread(instances)
+    assert [answer.instance.id for answer in asked.answers] == [node.id]
+    await node.stop()
+
+
 async def test_answers_do_not_stay():
     await Node.current().start()
     question = questions.Question("q", AboutInstances())

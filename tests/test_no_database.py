@@ -16,6 +16,8 @@ SOCKET_SIDE = [
     "realtime.asgi",
     "realtime.bridge",
     "realtime.endpoints",
+    "realtime.instances",
+    "realtime.questions",
     "realtime.server",
     "realtime.management.commands.runsockets",
     "realtime.management.commands.runbridge",
@@ -36,8 +38,10 @@ SOCKET_SIDE = [
 
 WEB_SIDE = [
     "presence.admin",
+    "presence.live",
     "presence.models",
     "presence.recorder",
+    "realtime.asking",
     "realtime.publisher",
     "realtime.tokens",
     "realtime.urls",

@@ -129,6 +129,20 @@ def test_recorder_and_admin_run_as_web(restricted: Stack, users: Users, tmp_path
     recorder.stop()
 
 
+def test_admin_asks_the_sockets_and_discards_dead_letters_as_web(restricted: Stack, users: Users):
+    letter = restricted.redis.xadd("realtime:dead", {"reason": "x", "source": "stream", "message": "x"})
+    program = (
+        "from presence.dead_letters import discard, read\n"
+        "from realtime.asking import instances\n"
+        f"discard(['{letter}'])\n"
+        "print(len(instances().answers), len(instances().silent), len(read(1000)) >= 0)"
+    )
+    asked = manage(restricted, users.url("web"), "shell", "--no-imports", "-c", program)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.strip().endswith("1 0 True")
+    assert not restricted.redis.xrange("realtime:dead", letter, letter)
+
+
 @pytest.mark.parametrize(
     "command",
     [
