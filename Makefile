@@ -31,7 +31,7 @@ desk: ## the demo's page, if there is a Node to build it with
 	fi
 
 test: lint ## what every change must pass
-	@$(PYTEST) -m "not needs_browser and not needs_postgresql and not faults"
+	@$(PYTEST) -m "not needs_browser and not needs_tools and not needs_postgresql and not faults"
 
 test-all: lint test-client asyncapi $(DESK) nextjs ## the same, and what needs more (README, "Testing")
 	@$(PYTEST)

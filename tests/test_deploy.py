@@ -317,6 +317,7 @@ def test_socket_server_of_systemd_is_not_killed_while_it_drains():
     assert "SOCKETS_PORT=%i" in given["Environment"]
 
 
+@pytest.mark.needs_tools
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_systemd_understands_the_unit(unit: Path, tmp_path: Path):
