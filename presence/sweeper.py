@@ -12,6 +12,7 @@ import random
 from redis.exceptions import RedisError
 
 from presence import store
+from realtime import layout
 from realtime.conf import conf
 from realtime.redis import is_cancelled
 
@@ -31,6 +32,7 @@ class Sweeper:
 
     async def sweep(self) -> int:
         """Judge once; how many things changed. Raises `redis.RedisError`."""
+        await layout.claim()
         changed = 0
         for namespace in store.namespaces():
             _, answers = await store.apply([{"does": "sweep"}], namespace=namespace)

@@ -20,7 +20,7 @@ from typing import Any
 from channels.layers import get_channel_layer
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from realtime import bus, metrics, roomlog
+from realtime import bus, layout, metrics, roomlog
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import BusContext, catalogue
 from realtime.envelope import frame_head, frame_tail
@@ -114,6 +114,7 @@ class Bridge:
 
     async def _follow(self) -> None:
         """Stand by, or deliver for as long as the lease is ours."""
+        await layout.claim()
         if await self._lease.hold():
             await self._lead()
             return
@@ -267,6 +268,7 @@ class Bridge:
     async def _trim(self) -> None:
         """Forget what is behind the cursor and old enough."""
         self._trim_at = asyncio.get_running_loop().time() + TRIM_SECONDS
+        await layout.claim()  # again, in case that Redis was wiped
         await self._forget_the_past(self._cursors)
 
     async def _make_room(self) -> None:

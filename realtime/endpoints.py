@@ -11,7 +11,7 @@ from django.urls import re_path
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
-from realtime import handshake, revocation
+from realtime import handshake, layout, revocation
 from realtime.asyncapi import asyncapi_json
 from realtime.authentication import headers_of
 from realtime.conf import conf
@@ -55,16 +55,19 @@ async def reasons_not_ready() -> list[str]:
     async def ping() -> None:
         async with asyncio.timeout(READY_WITHIN):
             await client().ping()
+            await layout.claim()
 
     answers = await asyncio.gather(ping(), Node.current().probe(READY_WITHIN), return_exceptions=True)
     names = ("redis does not answer", "a probe did not come back through the subscription")
     reasons = []
     for name, answer in zip(names, answers, strict=True):
-        if isinstance(answer, RedisError | OSError):
+        if isinstance(answer, layout.OtherLayout):
+            reasons.append(str(answer))
+        elif isinstance(answer, RedisError | OSError):
             reasons.append(name)
         elif isinstance(answer, BaseException):
             raise answer
-    return reasons
+    return list(dict.fromkeys(reasons))
 
 
 async def metrics(request: HttpRequest) -> HttpResponse:

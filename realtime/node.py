@@ -16,7 +16,7 @@ import msgspec
 from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
-from realtime import questions, roomlog
+from realtime import layout, questions, roomlog
 from realtime.authentication import Principal
 from realtime.closing import CloseCode
 from realtime.control import (
@@ -106,6 +106,7 @@ class Node:
         async with self._starting:
             if self._channel is not None and not (self._reader and self._reader.done()):
                 return
+            await layout.claim()
             channel = await self._layer.new_channel()
             calls_us = "rooms" in self._layer.extensions
             if calls_us:

@@ -1,0 +1,116 @@
+"""A version and the one before it side by side on one Redis, while one takes the other's place. docs/deployment.md,
+"Upgrades", is this file in prose.
+
+The version before is the newest release, or, as long as there is none, the oldest commit that drains: its files, out
+of the repository's own history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+from tests.e2e.harness import ROOT, Process, Stack, eventually
+from tests.e2e.test_recorder import Database
+from tests.faults.world import World
+
+FIRST = "eb13bdfa171206a1b3b8f40d5915e7394af83718"
+"""Limits, draining, and the Redis layout 1."""
+
+
+def git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
+
+
+def version_before() -> str:
+    tags = git("tag", "--list", "v*", "--sort=-version:refname", "--no-contains", "HEAD").decode().split()
+    return tags[0] if tags else FIRST
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it was."""
+    directory = tmp_path_factory.mktemp("before")
+    try:
+        archive = git("archive", version_before())
+    except subprocess.CalledProcessError as error:
+        if os.environ.get("CI"):
+            raise AssertionError(error.stderr.decode()) from error
+        pytest.skip(f"needs the repository's history (git fetch --unshallow): {error.stderr.decode()}")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(directory, filter="data")
+    return directory
+
+
+def start(stack: Stack, tree: Path, command: str, port: int = 0) -> Process:
+    env = {"SOCKETS_PORT": str(port)} if port else {}
+    return stack.start(command, str(tree / "manage.py"), command, **env)
+
+
+def migrate(stack: Stack, tree: Path) -> None:
+    command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+    subprocess.run(command, cwd=tree, env=stack.env, check=True)
+
+
+async def stop(process: Process) -> None:
+    process.signal(SIGTERM)
+    assert await asyncio.to_thread(process.wait) == 0
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("way", ["upgrade", "way back"])
+async def test_nobody_notices_that_another_version_takes_over(
+    world: World, before: Path, way: str, record_property
+):
+    old, new = (before, ROOT) if way == "upgrade" else (ROOT, before)
+    stack = world.stack
+    for name in [name for name in stack.env if name.startswith("COVERAGE_")]:
+        del stack.env[name]  # of files that are not these
+    stack.env.pop("PYTHONDONTWRITEBYTECODE", None)
+    database = Database(stack.env["DATABASE_URL"])
+
+    def begin() -> Process:
+        migrate(stack, old)
+        world.bridges = [start(stack, old, "runbridge") for _ in range(2)]
+        world.sockets = [start(stack, old, "runsockets", port) for port in world.ports]
+        return start(stack, old, "runrecorder")
+
+    recorder = await asyncio.to_thread(begin)
+    await world.gather()
+    async with world.traffic():
+        # The database first, the sockets last: what is new is understood before anybody says it.
+        if way == "upgrade":
+            await asyncio.to_thread(migrate, stack, new)
+        another = await asyncio.to_thread(start, stack, new, "runrecorder")
+        await stop(recorder)
+        for number, bridge in enumerate(world.bridges):
+            world.bridges[number] = await asyncio.to_thread(start, stack, new, "runbridge")
+            await stop(bridge)
+        for number, server in enumerate(world.sockets):
+            await stop(server)
+            world.sockets[number] = await asyncio.to_thread(
+                start, stack, new, "runsockets", world.ports[number]
+            )
+            await world.everybody_is_present()
+    account = await world.settle()
+    record_property("account", str(account))
+    assert account.is_perfect, account
+    assert set(account.endings) == {"1012"}
+    assert world.flaps() == []
+    await world.presence_is_true()
+    await world.part()
+    # It was the version before that ran, and not the one that is installed.
+    for name in ("bridge", "server"):
+        assert any((before / "realtime").glob(f"__pycache__/{name}.*.pyc"))
+    for person in world.people:
+        await eventually(lambda user=person.user_id: database.status(user) == "offline")
+        assert database.changes(person.user_id) == [("online", "connect"), ("offline", "grace")]
+    await stop(another)
