@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,16 @@ def test_numbers_have_three_digits() -> None:
 
 def test_profile_counts_functions_not_lines() -> None:
     assert "100.0%  send (a.py)" in summary("main (m.py:1);send (a.py:1) 1\nmain (m.py:1);send (a.py:2) 3\n")
+
+
+def test_memory_of_redis_is_measured_for_all_that_the_page_lists() -> None:
+    command = [sys.executable, "-m", "bench.memory", "--count", "40"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    measured = re.findall(r"(?m)^\| (.+) \| ([\d,]+) \|$", done.stdout)
+    assert len(measured) == 10
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    listed = dict(re.findall(r"(?m)^\| (.+) \| ([\d,]+) \|$", page))
+    for name, text in measured:
+        there, here = (int(each.replace(",", "")) for each in (listed[name], text))
+        assert there / 2 < here < there * 2, name
