@@ -29,6 +29,15 @@ class State(msgspec.Struct, frozen=True):
     """Milliseconds since the epoch."""
 
 
+class Measure(msgspec.Struct, frozen=True):
+    """Presence in numbers."""
+
+    online: int
+    away: int
+    late: float
+    """Milliseconds that the most overdue judgement has been due."""
+
+
 class Member(TypedDict):
     """One line of `presence:state`."""
 

@@ -9,10 +9,11 @@ import asyncio
 import logging
 import random
 
+import msgspec
 from redis.exceptions import RedisError
 
 from presence import store
-from realtime import layout
+from realtime import layout, metrics
 from realtime.conf import conf
 from realtime.redis import is_cancelled
 
@@ -35,8 +36,18 @@ class Sweeper:
         await layout.claim()
         changed = 0
         for namespace in store.namespaces():
-            _, answers = await store.apply([{"does": "sweep"}], namespace=namespace)
-            changed += int(answers[0])
+            _, (measured, swept) = await store.apply(
+                [{"does": "measure"}, {"does": "sweep"}], namespace=namespace
+            )
+            _tell(namespace, msgspec.json.decode(measured, type=store.Measure))
+            changed += int(swept)
         if changed:
             logger.info("presence swept", extra={"changed": changed})
         return changed
+
+
+def _tell(namespace: str, measure: store.Measure) -> None:
+    metrics.PRESENT.labels(namespace, "online").set(measure.online)
+    metrics.PRESENT.labels(namespace, "away").set(measure.away)
+    if measure.late:
+        metrics.SWEEP_LAG.observe(measure.late / 1000)

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,10 @@ class Bridge:
         self._is_behind = False
         self._lag_said_at = float("-inf")
         self._leading = False
+        metrics.LEADING.set(0)
+        self._clock: float | None = None
+        """What Redis' clock is ahead of `time.monotonic`, in seconds, looked at every second."""
+        self._clock_at = float("-inf")
 
     async def run(self) -> None:
         """Never returns; raises nothing but `asyncio.CancelledError`."""
@@ -129,6 +134,7 @@ class Bridge:
             await roomlog.prepare(pipe)
             self._cursors = await self._read_cursors()
             self._leading = True
+            metrics.LEADING.set(1)
             logger.info(
                 "delivering", extra={"cursors": {k.decode(): v.decode() for k, v in self._cursors.items()}}
             )
@@ -143,6 +149,7 @@ class Bridge:
         if self._leading:
             logger.info("standing by")
         self._leading = False
+        metrics.LEADING.set(0)
 
     async def _read_cursors(self) -> dict[bytes, bytes]:
         """Where to go on; at the beginning when no bridge ever read the stream."""
@@ -151,10 +158,35 @@ class Bridge:
 
     def _read(self, pipe: Pipe, *, wait: bool = False) -> asyncio.Future[Any]:
         """Ask for what is behind the cursors."""
+        self._read_clock(pipe)
         block = ("BLOCK", int(READ_BLOCK * 1000)) if wait else ()
         return pipe.send(
             "XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *self._cursors, *self._cursors.values()
         )
+
+    def _read_clock(self, pipe: Pipe) -> None:
+        """In front of a read, so that it costs no round trip."""
+        # Not the loop's own clock, which stands still within a turn.
+        if time.monotonic() < self._clock_at + LAG_SECONDS:
+            return
+        self._clock_at = time.monotonic()
+
+        def told(answer: asyncio.Future[Any]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                seconds, microseconds = answer.result()
+                self._clock = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
+
+        pipe.send("TIME").add_done_callback(told)
+
+    def _measure_lag(self, batch: Batch, oldest: bytes) -> None:
+        """How old its oldest entry is once the batch is out."""
+
+        def out(answer: asyncio.Future[Any]) -> None:
+            if not answer.cancelled() and answer.exception() is None and self._clock is not None:
+                lag = self._clock + time.monotonic() - int(oldest.partition(b"-")[0]) / 1000
+                metrics.BUS_LAG.observe(max(lag, 0.0))
+
+        batch.when_out(out)
 
     async def _deliver(self, pipe: Pipe, found: Any) -> asyncio.Future[Any]:
         """Deliver what was read; returns the next read, which is on its way meanwhile."""
@@ -171,6 +203,7 @@ class Bridge:
             await self._settle()
             batch.send(pipe, cursor=(key("cursors"), stream, entries[-1][0]))
             self._in_flight = batch
+            self._measure_lag(batch, entries[0][0])
         if reading is not None:
             await self._say_lag(batches[0][1][-1][0])
             return reading
@@ -337,7 +370,7 @@ class Batch:
         self._layer = layer
         self._knows_rooms = "rooms" in layer.extensions
         self._entries: list[Entry] = []
-        self._answer: Awaitable[list[list[bytes]]] | None = None
+        self._answer: asyncio.Future[list[list[bytes]]] | None = None
 
     @property
     def is_half_way(self) -> bool:
@@ -362,8 +395,7 @@ class Batch:
         """Append and publish what is there so far. Raises `redis.RedisError`: then submit the same again."""
         if self._entries:
             entries, publish = self._entries, self._knows_rooms
-            self._answer = roomlog.append(entries, pipe=pipe, lease=lease, publish=publish)
-            await self.settle()
+            await self._take(await roomlog.append(entries, pipe=pipe, lease=lease, publish=publish))
 
     def send(self, pipe: Pipe, *, cursor: roomlog.Cursor) -> None:
         """Begin to append and publish, and to move the cursor; `settle` tells how that went."""
@@ -372,8 +404,15 @@ class Batch:
     async def settle(self) -> None:
         """Return once it is done. Raises `redis.RedisError`: then submit the same again."""
         assert self._answer is not None  # noqa: S101  (sent)
-        appended, entries = await self._answer, self._entries
-        self._entries = []
+        await self._take(await self._answer)
+
+    def when_out(self, told: Callable[[asyncio.Future[Any]], None]) -> None:
+        """Call `told` once Redis has answered what was sent."""
+        assert self._answer is not None  # noqa: S101  (sent)
+        self._answer.add_done_callback(told)
+
+    async def _take(self, appended: Sequence[Sequence[bytes]]) -> None:
+        entries, self._entries = self._entries, []
         duplicates = sum([not any(positions) for positions in appended])
         _DELIVERED.inc(len(appended) - duplicates)
         if duplicates:

@@ -282,7 +282,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             self.ended = True
             return
         self.ended = True
-        metrics.CLOSES.labels(str(int(code))).inc()
+        metrics.closed("server", code)
         logger.info("connection closed by server", extra={**self.facts, "code": int(code)})
         await self.close(code=int(code), reason=fitting_reason(reason) or REASONS[code])
 
@@ -413,12 +413,15 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self, event: str, data: Mapping[str, object], *, id: str | int | None = None
     ) -> None:
         """Send a frame to this connection alone."""
-        await self._send_text(encode(event, data, id=id), "direct")
+        await self._send_text(encode(event, data, id=id), "direct", event)
 
-    async def _send_text(self, text: str, kind: str) -> None:
+    async def _send_frame(self, frame: str, kind: str) -> None:
+        await self._send_text(frame, kind, metrics.event_of(frame.encode()).decode())
+
+    async def _send_text(self, text: str, kind: str, event: str) -> None:
         if self.ended:
             return
-        metrics.frames_out(kind).inc()
+        metrics.frames_out(kind, event).inc()
         try:
             await self.send(text_data=text)
         except OSError:
@@ -435,7 +438,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             return  # left meanwhile, refused, or had already
         self.rooms[room] = position
         if message.get("except") != self.connection_id:
-            await self._send_text(message["text"], "room")
+            await self._send_frame(message["text"], "room")
 
     async def room_gap(self, message: dict[str, Any]) -> None:
         """From the channel layer: something in a room was lost for good."""
@@ -460,7 +463,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def room_ephemeral(self, message: dict[str, Any]) -> None:
         """From the channel layer: typing and the like, for everybody in the room but its sender."""
         if self.hears(message["room"]) and message["sender"] != self.connection_id:
-            await self._send_text(message["text"], "ephemeral")
+            await self._send_frame(message["text"], "ephemeral")
 
     # --- Rooms -----------------------------------------------------------------------------------
 
@@ -492,11 +495,13 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             await self._enter_room(room)
         missed = await self.membership.missed(room, since)
         if missed is None:
+            metrics.RECOVERIES.labels("lost").inc()
             self._listen(room)
             self.soon(self.on_gap, room)
             return {"recovered": False, "offset": str(self.rooms[room]), "missed": 0}
         self.rooms[room] = int(since)
         self._replays[room] = int(since)
+        metrics.RECOVERIES.labels("recovered" if missed else "nothing_missed").inc()
         return {"recovered": True, "offset": since, "missed": missed}
 
     async def _enter_room(self, room: str) -> None:
@@ -533,7 +538,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 self._listen(room)
             except (Unrecoverable, RedisError, TimeoutError) as error:
                 self._listen(room)
-                await self.say_gap(room, "lost" if isinstance(error, Unrecoverable) else "unavailable")
+                reason = "lost" if isinstance(error, Unrecoverable) else "unavailable"
+                metrics.GAPS.labels(reason).inc()
+                await self.say_gap(room, reason)
 
     async def _send_run(self, run: Run) -> None:
         if self._outlet is not None:
@@ -541,7 +548,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         else:
             for publication in run.publications:
                 if publication.exclude != self.connection_id:
-                    await self._send_text(publication.frame.decode(), "replay")
+                    await self._send_frame(publication.frame.decode(), "replay")
 
     def hears(self, room: str) -> bool:
         """Whether what is said in a room may be passed on."""

@@ -44,12 +44,14 @@ class Run:
 class Ephemeral:
     """Something said in a room that is stored nowhere; `sender` is the connection that does not get it."""
 
-    __slots__ = ("_wire", "frame", "room", "sender")
+    __slots__ = ("_wire", "frame", "room", "sender", "sent")
 
     def __init__(self, room: str, frame: bytes, sender: str) -> None:
         self.room = room
         self.frame = frame
         self.sender = sender
+        self.sent = 0
+        """Connections that it was written to."""
         self._wire: bytes | None = None
 
     def give(self, outlet: Outlet) -> None:

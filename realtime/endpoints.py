@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.urls import re_path
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
 from realtime import handshake, layout, revocation
 from realtime.asyncapi import asyncapi_json
 from realtime.authentication import headers_of
-from realtime.conf import conf
-from realtime.metrics import TASKS
+from realtime.exposition import exposition, may_read
 from realtime.node import Node
 from realtime.redis import client
 from realtime.refusals import RefusalCode
@@ -72,12 +70,9 @@ async def reasons_not_ready() -> list[str]:
 
 async def metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus' text format; with `METRICS_TOKEN` set only for who bears it."""
-    expected = f"Bearer {conf().metrics_token}"
-    given = request.headers.get("Authorization", "")
-    if conf().metrics_token and not hmac.compare_digest(given.encode(), expected.encode()):
+    if not may_read(request.headers.get("Authorization", "")):
         return HttpResponse(status=401, headers={"WWW-Authenticate": "Bearer"})
-    TASKS.set(len(asyncio.all_tasks()))
-    return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
 async def asyncapi(request: HttpRequest) -> HttpResponse:

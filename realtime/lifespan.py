@@ -12,6 +12,8 @@ from redis.exceptions import RedisError
 from presence.node import PresenceNode
 from realtime.handshake import Receive, Send
 from realtime.node import Node
+from realtime.protocol import measure_backlog
+from realtime.vitals import watch
 
 GOODBYE_SECONDS = 1.0
 
@@ -22,6 +24,7 @@ async def lifespan(scope: Any, receive: Receive, send: Send) -> None:
     # Before anybody connects: an operator who asks for all processes shall see this one. Not waited for, and
     # without Redis left to the first connection.
     joining = asyncio.create_task(_join(), name="join")
+    watching = asyncio.create_task(watch(measure_backlog), name="watch")
     await send({"type": "lifespan.startup.complete"})
     try:
         await receive()
@@ -29,6 +32,7 @@ async def lifespan(scope: Any, receive: Receive, send: Send) -> None:
         return  # a second signal: no time for a goodbye
     finally:
         joining.cancel()
+        watching.cancel()
     await goodbye()
     await send({"type": "lifespan.shutdown.complete"})
 

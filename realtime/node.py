@@ -16,7 +16,7 @@ import msgspec
 from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
-from realtime import layout, questions, roomlog
+from realtime import layout, metrics, questions, roomlog
 from realtime.authentication import Principal
 from realtime.closing import CloseCode
 from realtime.control import (
@@ -138,15 +138,20 @@ class Node:
     def add(self, connection: Connection) -> None:
         """From now on signals reach this connection."""
         self.connections[connection.connection_id] = connection
-        self._users.setdefault(connection.user, set()).add(connection.connection_id)
+        if connection.user not in self._users:
+            self._users[connection.user] = set()
+            metrics.USERS.labels(connection.user[0]).inc()
+        self._users[connection.user].add(connection.connection_id)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.pop(connection.connection_id, None)
-        of_user = self._users.get(connection.user, set())
+        if (of_user := self._users.get(connection.user)) is None:
+            return
         of_user.discard(connection.connection_id)
         if not of_user:
-            self._users.pop(connection.user, None)
+            del self._users[connection.user]
+            metrics.USERS.labels(connection.user[0]).dec()
 
     def connections_of(self, namespace: str, user_id: str) -> Iterator[Connection]:
         """A user's connections to this process."""

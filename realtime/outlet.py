@@ -65,6 +65,7 @@ class ConnectionOutlet:
         if self.is_behind:
             metrics.EPHEMERAL_DROPPED.inc()  # whoever does not keep up gets what matters first
         elif connection.hears(ephemeral.room) and ephemeral.sender != connection.connection_id:
+            ephemeral.sent += 1
             self._writer.write_frames(ephemeral.wire)
 
     async def replay(self, run: Run) -> None:
@@ -72,6 +73,7 @@ class ConnectionOutlet:
         part: list[bytes] = []
         for publication in run.publications:
             if publication.exclude != self._connection.connection_id:
+                metrics.tally.sent("replay", publication.frame)
                 part.append(text_frame(publication.frame))
             if sum(map(len, part)) >= REPLAY_BYTES or publication is run.publications[-1]:
                 self._writer.write_frames(b"".join(part))
@@ -84,6 +86,7 @@ class ConnectionOutlet:
             # Written here and now: what comes after the gap must not overtake it.
             if (room := message["room"]) in connection.rooms:
                 connection.rooms[room] = int(message["offset"])
+                metrics.frames_out("direct", "room:gap").inc()
                 gap = encode("room:gap", {"room": room, "reason": message["reason"]})
                 self._writer.write_frames(text_frame(gap.encode()))
                 connection.soon(connection.on_gap, room)

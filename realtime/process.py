@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 from itertools import count
+from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from realtime import metrics, roomlog
 from realtime.conf import conf
 from realtime.delivery import Ephemeral, Outlet, Run, copy
 from realtime.groups import SLICE, Group, to_all, to_each, to_members
+from realtime.metrics import tally
 from realtime.pipe import Pipe
 from realtime.redis import key
 from realtime.roomlog import After, Publication, Unrecoverable
@@ -268,7 +270,9 @@ class Process:
         if len(group.listening) > SLICE or group.lock.locked():
             yield self._hand_on(group, publications)
         elif run := self._new(group, publications):
+            started = perf_counter()
             to_all(tuple(group.listening.items()), run.give)
+            tally.fan_out(run.publications, len(group.listening), perf_counter() - started)
 
     def _pass_other(self, group: Group, payload: bytes) -> Iterator[Awaitable[None]]:
         if payload.startswith(b"E"):
@@ -277,6 +281,7 @@ class Process:
             if not payload.startswith(self._origin, 1):  # whoever is here had our own at once
                 ephemeral = Ephemeral(group.room or "", payload[65:], payload[33:65].rstrip().decode())
                 yield from to_members(group, ephemeral.give)
+                tally.sent("ephemeral", ephemeral.frame, ephemeral.sent)
         elif payload.startswith(b"M"):
             message = msgspec.msgpack.decode(payload[1:])
             yield from to_members(group, lambda outlet: outlet.message(copy(message)))
@@ -292,6 +297,7 @@ class Process:
             if (group := self.groups.get(name)) is not None:
                 for slow in to_members(group, ephemeral.give):
                     await slow
+        tally.sent("ephemeral", ephemeral.frame, ephemeral.sent)
         if self._subscription.is_lost or len(self._pipe) >= OUTBOX:
             raise RedisError("only heard in this process: Redis does not answer")
         if self.is_alone:
@@ -320,13 +326,14 @@ class Process:
             return None
         group.position = publications[-1].position
         group.accepted = max(group.accepted, group.position)
-        metrics.DELIVERIES.inc(len(publications) * len(group.listening))
         return Run(group.room or "", publications)
 
     async def _hand_on(self, group: Group, publications: Sequence[Publication]) -> None:
         async with group.lock:
             if run := self._new(group, publications):
+                receivers, started = len(group.listening), perf_counter()
                 await to_each(group.listening, run.give)
+                tally.fan_out(run.publications, receivers, perf_counter() - started)
 
     def _on_own(self, payload: bytes) -> None:
         if payload.startswith(b"S"):
@@ -384,7 +391,7 @@ class Process:
 
     async def _say_gap(self, group: Group, end: int) -> None:
         group.position = group.accepted = end
-        metrics.GAPS.inc()
+        metrics.GAPS.labels("lost").inc()
         gap = {"type": "room.gap", "room": group.room, "offset": str(end), "reason": "lost"}
         await self.hand_out(group, gap)
 

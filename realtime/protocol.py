@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
@@ -171,6 +171,17 @@ class Keepalive:
         self._timer = self._loop.call_later(1, self._tick) if any(self._buckets) else None
 
 
+_behind: WeakSet[WebSocketProtocol] = WeakSet()
+"""Connections for which more waits than their transport likes to hold."""
+
+
+def measure_backlog() -> None:
+    """Tell what waits for clients that do not keep up."""
+    unsent = [size for protocol in _behind if (size := protocol.unsent)]
+    metrics.BEHIND.set(len(unsent))
+    metrics.QUEUE_BYTES.set(sum(unsent))
+
+
 _keepalives: WeakKeyDictionary[asyncio.AbstractEventLoop, Keepalive] = WeakKeyDictionary()
 
 
@@ -246,21 +257,27 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     @property
     def unsent(self) -> int:
         # One turn of the loop may write much to a peer that keeps up.
-        if not self._behind_since or self.loop.time() - self._behind_since < BEHIND_SECONDS:
+        if (
+            self.disconnected
+            or not self._behind_since
+            or self.loop.time() - self._behind_since < BEHIND_SECONDS
+        ):
             return 0
         return self.transport.get_write_buffer_size()
 
     def pause_writing(self) -> None:
         self._behind_since = self.loop.time()
+        _behind.add(self)
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self._behind_since = 0.0
+        _behind.discard(self)
         super().resume_writing()
 
     def cut(self, code: CloseCode) -> None:
         """Close, and do not wait for ever until the peer has read what is on its way, the close frame with it."""
-        metrics.CLOSES.labels(str(int(code))).inc()
+        metrics.closed("server", code)
         self.conn.send_close(code, REASONS[code])
         self.handle_parser_exception()
         self.loop.call_later(CUT_SECONDS, self.transport.abort)

@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 from uvicorn.supervisors import Multiprocess, multiprocess
 
+from realtime import exposition
 from realtime.conf import conf
 from realtime.drain import drain
 from realtime.protocol import PING_SECONDS, HttpProtocol, WebSocketProtocol
@@ -71,6 +72,10 @@ class Workers(Multiprocess):
         super().init_processes()
         if all(process.wait_until_ready(START_SECONDS) for process in self.processes):
             print("ready", flush=True)  # noqa: T201
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        exposition.forget_all_but({process.pid for process in self.processes})
 
     def join_all(self) -> None:
         self.signal_queue.clear()
@@ -151,7 +156,8 @@ def serve(host: str, port: int, workers: int = 1) -> None:
         if workers > 1:
             # uvicorn asks nobody which server its workers run.
             multiprocess.Process = Worker  # type: ignore[misc]
-            Workers(config, [sock]).run()
+            with exposition.shared():
+                Workers(config, [sock]).run()
         else:
             Server(config).run(sockets=[sock])
     finally:

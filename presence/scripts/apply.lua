@@ -18,6 +18,7 @@
 --   connections  hash  connection -> {node, user, name, groups}
 --   open:<user>  set of the user's connections           user:<id>   hash: the presence record, with a TTL
 --   known        hash  user -> {name, groups}: what is needed to say offline when the record is gone
+--   away         set of users that are seen as away; all others that are known are online
 --   group:<g>    set of users, those in grace included
 --   deadlines    zset  away|user, grace|user, lost|user|group -> when
 --   touched      when anybody last ran this
@@ -82,6 +83,7 @@ end
 local function write(user, status, chosen, since, name)
   redis.call('HSET', key('user', user), 'status', status, 'chosen', chosen and '1' or '0',
     'since', number(since), 'name', name)
+  redis.call(status == 'away' and 'SADD' or 'SREM', key('away'), user)
 end
 
 local function open(user) return redis.call('SCARD', key('open', user)) end
@@ -168,6 +170,7 @@ local function offline(user, reason)
     announce(user, was and was.status or 'online', 'offline', reason, old.name, old.groups)
   end
   redis.call('HDEL', key('known'), user)
+  redis.call('SREM', key('away'), user)
   redis.call('DEL', key('user', user), key('open', user))
   redis.call('ZREM', key('deadlines'), 'away|' .. user, 'grace|' .. user)
 end
@@ -313,6 +316,17 @@ function does.forget(op)
   end
   announce(op.user, op.status, 'offline', 'reset', op.name, op.groups)
   return 'offline'
+end
+
+-- {}: how many are online and away, and for how long the most overdue judgement has been due
+function does.measure()
+  local late = 0
+  for _, zset in ipairs({key('nodes'), key('deadlines')}) do
+    local first = redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')
+    if first[2] then late = math.max(late, now - tonumber(first[2])) end
+  end
+  local known, away = redis.call('HLEN', key('known')), redis.call('SCARD', key('away'))
+  return cjson.encode({online = known - away, away = away, late = late})
 end
 
 -- {}: judge what is due

@@ -235,4 +235,4 @@ async def test_client_that_does_not_read_is_cut_off_and_gets_everything_when_it_
         await back.expect("thread:message", message_id=ids[-1])
         assert got + [frame["data"]["message_id"] for frame in back.received("thread:message")] == ids
     metrics = (await impatient.http("GET", "/metrics")).body.decode()
-    assert 'realtime_closes_total{code="4413"} 1.0' in metrics
+    assert 'realtime_closes_total{by="server",code="4413"} 1.0' in metrics

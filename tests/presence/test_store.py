@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
@@ -844,3 +845,33 @@ def test_times_are_what_python_says(realtime_redis: str, milliseconds: int):
     text: Any = sync_client().eval(f"{ISO} return iso(tonumber(ARGV[1]))", 0, str(milliseconds))
     expected = EPOCH + timedelta(milliseconds=milliseconds)
     assert text.decode() == expected.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# --- Presence in numbers -----------------------------------------------------------------------------
+
+
+def measure(world: World) -> store.Measure:
+    (answer,) = world.apply({"does": "measure"})
+    return msgspec.json.decode(answer, type=store.Measure)
+
+
+def test_present_users_are_counted_by_how_they_are_seen(ana: World):
+    assert measure(ana) == store.Measure(online=1, away=0, late=0)
+    ana.connect("bia", "tab-2")
+    ana.choose("away", "bia")
+    assert measure(ana) == store.Measure(online=1, away=1, late=0)
+    ana.choose("away")
+    ana.choose("online", "bia")
+    ana.choose("online", "bia")
+    assert measure(ana) == store.Measure(online=1, away=1, late=0)
+    ana.disconnect()
+    assert measure(ana).away == 1  # in grace: the others still see it
+    ana.end_grace()
+    assert measure(ana) == store.Measure(online=1, away=0, late=0)
+
+
+def test_judgement_that_is_due_is_late(ana: World):
+    ana.pass_deadline("away")
+    assert measure(ana).late > 0
+    ana.sweep()
+    assert measure(ana) == store.Measure(online=0, away=1, late=0)

@@ -8,11 +8,13 @@ import signal
 from typing import Any
 
 import uvloop
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from presence.events import announcements
 from presence.sweeper import Sweeper
+from realtime import exposition
 from realtime.bridge import BUS, Bridge, Source
+from realtime.vitals import watch
 
 PRESENCE = Source("presence", b"transition", announcements, keep=86400)
 
@@ -20,13 +22,28 @@ PRESENCE = Source("presence", b"transition", announcements, keep=86400)
 class Command(BaseCommand):
     help = "Deliver what backbones publish, and judge presence. Prints 'ready' once subscribed and caught up."
 
-    def handle(self, **_: Any) -> None:
-        with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--metrics-host", default="127.0.0.1")
+        parser.add_argument("--metrics-port", type=int, help="serve /metrics there (default: nowhere)")
+
+    def handle(self, *, metrics_host: str, metrics_port: int | None, **_: Any) -> None:
+        with contextlib.ExitStack() as stack:
+            if metrics_port is not None:
+                self._serve_metrics(stack, metrics_host, metrics_port)
+            stack.enter_context(contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt))
             uvloop.run(self._run())
+
+    def _serve_metrics(self, stack: contextlib.ExitStack, host: str, port: int) -> None:
+        if not 0 <= port < 65536:
+            raise CommandError(f"--metrics-port must be between 0 and 65535, got {port}", returncode=2)
+        try:
+            stack.enter_context(exposition.port(host, port))
+        except OSError as error:
+            raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
 
     async def _run(self) -> None:
         bridge = Bridge([BUS, PRESENCE])
-        tasks = [asyncio.create_task(bridge.run()), asyncio.create_task(Sweeper().run())]
+        tasks = [asyncio.create_task(work) for work in (bridge.run(), Sweeper().run(), watch())]
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, tasks[0].cancel)
