@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
+
+NO_CODE = 1005
+"""There was a close frame without a code (RFC 6455 §7.4.1)."""
+LOST = 1006
+"""There was no close frame."""
+
+
+class By(StrEnum):
+    """Who ended a connection."""
+
+    CLIENT = "client"
+    SERVER = "server"
+    LOST = "lost"
+    """Nobody: it broke, or the peer has vanished."""
 
 
 class CloseCode(IntEnum):

@@ -20,11 +20,12 @@ from realtime import handshake, metrics, revocation, seats
 from realtime.acks import Resumption
 from realtime.authentication import SUBPROTOCOL, Principal, leeway
 from realtime.catalogue import catalogue
-from realtime.closing import REASONS, CloseCode, fitting_reason
+from realtime.closing import LOST, NO_CODE, REASONS, By, CloseCode, fitting_reason
 from realtime.conf import conf
 from realtime.delivery import Ephemeral, Run
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
 from realtime.limits import Bucket
+from realtime.logs import digest, speak_for
 from realtime.membership import Membership, membership
 from realtime.node import Node
 from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
@@ -82,7 +83,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """What is published comes through it, past `room_frame`."""
         self._handed_over = False
         """The server calls us for each event; nothing waits for the end of the connection."""
-        self._gone = False
+        self._gone = self._said_closed = False
         self._invalid_in_a_row = 0
         self._rate: Bucket | None = None
         self._heard_at = 0.0
@@ -97,12 +98,17 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     @property
     def facts(self) -> dict[str, str]:
         """What every log line about this connection says."""
-        return {"connection_id": self.connection_id, "namespace": self.namespace}
+        return {
+            "connection_id": self.connection_id,
+            "namespace": self.namespace,
+            "user": digest(*self.user),
+        }
 
     # --- Life cycle ------------------------------------------------------------------------------
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.principal = scope["principal"]
+        speak_for(self)
         try:
             writer = (scope.get("extensions") or {}).get(EXTENSION)
             layer: Any = get_channel_layer(self.channel_layer_alias)
@@ -113,10 +119,10 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         except StopConsumer:
             pass
         except OSError:
-            logger.info("peer gone", extra=self.facts)
+            pass  # the peer is gone
         except RedisError as error:
             # The channel layer could not even make a channel for this connection.
-            logger.warning("handshake failed", extra={**self.facts, "error": repr(error)})
+            logger.warning("handshake failed", extra={"error": repr(error)})
             if not self.accepted:
                 await handshake.deny(scope, send, handshake.unavailable(), self.namespace)
         finally:
@@ -139,6 +145,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         writer.hand_over(self._take)
 
     async def _take(self, message: Any) -> None:
+        speak_for(self)
         try:
             await self.dispatch(message)
         except StopConsumer:
@@ -156,14 +163,14 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """`dispatch` for who has the turn already."""
         handler = getattr(self, get_handler_name(message), None)
         if handler is None:
-            logger.error("no handler for message", extra={**self.facts, "type": message["type"]})
+            logger.error("no handler for message", extra={"type": message["type"]})
             return
         try:
             await handler(message)
         except (StopConsumer, OSError):
             raise
         except Exception:
-            logger.exception("handler failed", extra={**self.facts, "type": message["type"]})
+            logger.exception("handler failed", extra={"type": message["type"]})
             metrics.ERRORS.labels(ErrorCode.INTERNAL).inc()
 
     async def websocket_connect(self, message: Any) -> None:
@@ -173,7 +180,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             raise
         except Exception as error:
             if not isinstance(error, handshake.Refused):
-                logger.exception("handshake failed", extra=self.facts)
+                logger.exception("handshake failed")
             if not self.accepted:
                 refused = error if isinstance(error, handshake.Refused) else handshake.unavailable()
                 await handshake.deny(self.scope, self.base_send, refused, self.namespace)
@@ -185,14 +192,14 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             async with asyncio.timeout(conf().limits.handshake_seconds or None):
                 await self._enter()
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            logger.warning("handshake failed", extra={**self.facts, "error": repr(error)})
+            logger.warning("handshake failed", extra={"error": repr(error)})
             raise handshake.unavailable() from error
         offered = self.scope.get("subprotocols") or ()
         await self.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         self.accepted = True
         metrics.HANDSHAKES.labels(self.namespace, "accepted").inc()
         metrics.CONNECTIONS.labels(self.namespace).inc()
-        logger.info("connection opened", extra={**self.facts, "role": self.principal.role})
+        logger.info("connection opened", extra={"role": self.principal.role})
         await self.send_event(
             "connection:ready",
             {
@@ -282,23 +289,27 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             self.ended = True
             return
         self.ended = True
-        metrics.closed("server", code)
-        logger.info("connection closed by server", extra={**self.facts, "code": int(code)})
-        await self.close(code=int(code), reason=fitting_reason(reason) or REASONS[code])
+        reason = fitting_reason(reason) or REASONS[code]
+        self._say_closed(By.SERVER, code, reason)
+        await self.close(code=int(code), reason=reason)
 
-    async def disconnect(self, code: int) -> None:
-        logger.info("connection over", extra={**self.facts, "code": code})
+    def _say_closed(self, by: By, code: int, reason: str) -> None:
+        """Who ended this connection and why: once, and the first word counts."""
+        if self.accepted and not self._said_closed:
+            self._said_closed = True
+            metrics.closed(by, code)
+            logger.info("connection closed", extra={"by": str(by), "code": int(code), "reason": reason})
 
     async def websocket_disconnect(self, message: Any) -> None:
         self.ended = True
-        if not self._gone:  # the server may have cut it off before the peer hung up
-            await self.disconnect(message["code"])
+        self._say_closed(*(self._outlet.ending if self._outlet is not None else _ending(message)))
         raise StopConsumer
 
     async def _clean_up(self) -> None:
         if self._gone:
             return
         self._gone = self.ended = True
+        self._say_closed(*(self._outlet.ending if self._outlet is not None else (By.LOST, LOST, "")))
         self.cancel_all()
         self.node.remove(self)
         if self.accepted:
@@ -307,7 +318,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             try:
                 await step()
             except (RedisError, OSError) as error:
-                logger.warning("clean-up incomplete", extra={**self.facts, "error": repr(error)})
+                logger.warning("clean-up incomplete", extra={"error": repr(error)})
         if self._outlet is not None:
             layer: Any = self.channel_layer
             layer.detach(self.channel_name)
@@ -377,12 +388,12 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         except EventError:
             raise
         except (RedisError, TimeoutError) as error:
-            logger.warning("event failed", extra={**self.facts, "event": event.name, "error": repr(error)})
+            logger.warning("event failed", extra={"event": event.name, "error": repr(error)})
             raise EventError(ErrorCode.UNAVAILABLE, "not possible right now; try again") from error
         except OSError:
             raise
         except Exception as error:
-            logger.exception("event handler failed", extra={**self.facts, "event": event.name})
+            logger.exception("event handler failed", extra={"event": event.name})
             raise EventError(ErrorCode.INTERNAL, "something went wrong here") from error
 
     async def _refuse(self, error: EventError, frame_id: str | int | None) -> None:
@@ -656,3 +667,10 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 self._notice_at = 0.0
                 await self.send_event("auth:expiring", {"expires_at": iso(self.principal.expires_at)})
             self._watch()
+
+
+def _ending(message: Mapping[str, Any]) -> tuple[By, int, str]:
+    """Who ended a connection, as far as servers tell that do not have our extension."""
+    code, reason = message.get("code", NO_CODE), message.get("reason")
+    is_lost = code == LOST or (code == NO_CODE and reason is None)
+    return (By.LOST, LOST, "") if is_lost else (By.CLIENT, code, reason or "")

@@ -1,8 +1,17 @@
-"""How log lines look. Modules log an event and its facts: `logger.info("connection opened", extra={...})`."""
+"""How log lines look. Modules log an event and its facts: `logger.info("connection opened", extra={...})`.
+
+Whose connection a line is about is not theirs to say: the task that logs it works for one (`speak_for`), or for none.
+A context variable would also be inherited by what the first connection of a process starts for all others.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -30,3 +39,39 @@ class WithoutTraceback(logging.Filter):
             record.args = ()
             record.exc_info = record.exc_text = None
         return True
+
+
+class Subject(Protocol):
+    """Something that lines are about."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What they all say of it."""
+
+
+_subjects: WeakKeyDictionary[asyncio.Task[Any], Subject] = WeakKeyDictionary()
+
+
+def speak_for(subject: Subject) -> None:
+    """From now on every line that this task logs is about `subject`; what other tasks log is not, even its own."""
+    if (task := asyncio.current_task()) is not None:
+        _subjects[task] = subject
+
+
+class WithSubject(logging.Filter):
+    """Add whom a line is about."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no loop in this thread
+            return True
+        if task is not None and (subject := _subjects.get(task)) is not None:
+            for name, value in subject.facts.items():
+                vars(record).setdefault(name, value)
+        return True
+
+
+def digest(namespace: str, user_id: str) -> str:
+    """What stands for a user in logs: enough to follow somebody, without saying who it is."""
+    return hashlib.sha256(f"{namespace}:{user_id}".encode()).hexdigest()[:12]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from realtime.closing import CloseCode
+from realtime.closing import LOST, NO_CODE, CloseCode
 
 if TYPE_CHECKING:
     from realtime.roomlog import Publication
@@ -115,7 +115,7 @@ def frames_out(kind: str, event: str) -> Counter:
     return FRAMES_OUT.labels(kind, event)
 
 
-_CODES = frozenset({*CloseCode, 1001, 1003, 1005, 1006, 1008, 1010})
+_CODES = frozenset({*CloseCode, NO_CODE, LOST, 1001, 1003, 1008, 1010})
 
 
 def closed(by: str, code: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from realtime import metrics
+from realtime.closing import By
 from realtime.delivery import Ephemeral, Run, text_frame
 from realtime.envelope import encode
 
@@ -25,6 +26,10 @@ class FrameWriter(Protocol):
     @property
     def unsent(self) -> int:
         """Bytes that wait for a peer that does not keep up; 0 for one that does."""
+
+    @property
+    def ending(self) -> tuple[By, int, str]:
+        """Who has ended the connection, with which code and reason."""
 
     def write_frames(self, frames: bytes) -> None:
         """Write whole frames, or nothing when the connection is closing."""
@@ -54,6 +59,11 @@ class ConnectionOutlet:
     def unsent(self) -> int:
         """Bytes that wait for it."""
         return self._writer.unsent
+
+    @property
+    def ending(self) -> tuple[By, int, str]:
+        """Who has ended the connection, with which code and reason."""
+        return self._writer.ending
 
     def publications(self, run: Run) -> None:
         self._writer.write_frames(

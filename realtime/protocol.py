@@ -19,7 +19,7 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 
 from realtime import metrics
-from realtime.closing import REASONS, CloseCode
+from realtime.closing import LOST, REASONS, By, CloseCode
 from realtime.conf import conf
 from realtime.outlet import EXTENSION
 
@@ -195,7 +195,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.writable = Gate()  # type: ignore[assignment]
-        self._heard = self._asked = False
+        self._heard = self._asked = self._has_vanished = False
         self._behind_since = 0.0
         """Loop time from which on more waits to be sent than the transport likes to hold; 0: it does not."""
 
@@ -237,6 +237,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self._heard:
             self._heard = self._asked = False
         elif self._asked:
+            self._has_vanished = True
             self.keepalive_timeout()
         else:
             self._asked = True
@@ -265,6 +266,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return 0
         return self.transport.get_write_buffer_size()
 
+    @property
+    def ending(self) -> tuple[By, int, str]:
+        """Who has ended the connection, with which code and reason."""
+        received, sent = self.conn.close_rcvd, self.conn.close_sent
+        if received is not None and (sent is None or self.conn.close_rcvd_then_sent):
+            return By.CLIENT, received.code, received.reason
+        if sent is not None and not self._has_vanished:
+            return By.SERVER, sent.code, sent.reason
+        return By.LOST, LOST, "keepalive ping timeout" if self._has_vanished else ""
+
     def pause_writing(self) -> None:
         self._behind_since = self.loop.time()
         _behind.add(self)
@@ -277,7 +288,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def cut(self, code: CloseCode) -> None:
         """Close, and do not wait for ever until the peer has read what is on its way, the close frame with it."""
-        metrics.closed("server", code)
         self.conn.send_close(code, REASONS[code])
         self.handle_parser_exception()
         self.loop.call_later(CUT_SECONDS, self.transport.abort)

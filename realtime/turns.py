@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from redis.exceptions import RedisError
 
+from realtime.logs import speak_for
+
 logger = logging.getLogger(__name__)
 
 _running: set[asyncio.Task[None]] = set()
@@ -60,12 +62,13 @@ class Turns:
         self._timers.clear()
 
     async def _in_turn(self, action: Action, *args: Any) -> None:
+        speak_for(self)
         async with self.turn:
             if self.ended:
                 return
             try:
                 await action(*args)
             except (RedisError, OSError) as error:
-                logger.warning("action failed", extra={**self.facts, "error": repr(error)})
+                logger.warning("action failed", extra={"error": repr(error)})
             except Exception:
-                logger.exception("action failed", extra=self.facts)
+                logger.exception("action failed")

@@ -91,11 +91,15 @@ LOGGING = {
         },
         "console": {"()": "realtime.logs.ConsoleFormatter"},
     },
-    "filters": {"terse": {"()": "realtime.logs.WithoutTraceback"}},
+    "filters": {
+        "terse": {"()": "realtime.logs.WithoutTraceback"},
+        "subject": {"()": "realtime.logs.WithSubject"},
+    },
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
             "formatter": _LOG_FORMAT,
+            "filters": ["subject"],
         }
     },
     "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
