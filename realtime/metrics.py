@@ -169,5 +169,6 @@ tally = Tally()
 
 
 def event_of(frame: bytes) -> bytes:
-    """The name of the event in a frame as `realtime.envelope` writes it: `{"event":"…`."""
-    return frame[10 : frame.index(b'"', 10)]
+    """The name of the event in a frame as `realtime.envelope` writes it: `{"event":"…`; of any other `other`."""
+    end = frame.find(b'"', 10)
+    return frame[10:end] if end > 0 and frame.startswith(b'{"event":"') else b"other"

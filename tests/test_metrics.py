@@ -325,3 +325,9 @@ def test_port_that_is_taken_is_said(stack: Stack):
     second = stack.start("second", *line, ready="")
     assert second.wait() == 2
     assert f"cannot listen on 127.0.0.1:{port}" in second.output
+
+
+def test_frame_that_is_none_of_ours_is_counted_as_other():
+    assert metrics.event_of(b'{"event":"thread:message","data":{}}') == b"thread:message"
+    for frame in (b"", b"frame", b'{"data":{"a":"b"}}', b'{"event":"cut'):
+        assert metrics.event_of(frame) == b"other"
