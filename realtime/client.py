@@ -590,14 +590,12 @@ class Client:
         self._connected.set()
         self._hurry.clear()
         self._spawn(self._beat(link, ready["heartbeat_interval"]))
-        known = dict(self._offsets)
-        self._offsets = {**ready["rooms"], **known}
-        self._rooms = set(ready["rooms"]) - set(known)
-        if known:
-            self._resuming = set(known)
-            link.ask("resume", {"rooms": known}, self._resumed)
+        self._resuming = set(self._offsets)
+        self._rooms = set(ready["rooms"]) - self._resuming
+        self._offsets = {**ready["rooms"], **self._offsets}
+        self._recover(link)
         for thread_id in self._threads:
-            if f"thread:{thread_id}" not in known:
+            if f"thread:{thread_id}" not in self._resuming:
                 self._settle(link, thread_id)
         for text in self._queue:
             link.put(text)
@@ -623,21 +621,32 @@ class Client:
     def _wants(self, room: str) -> bool:
         return not room.startswith("thread:") or room.removeprefix("thread:") in self._threads
 
-    def _resumed(self, answer: Answer) -> None:
-        self._resuming.clear()
-        if isinstance(answer, CallFailed):
-            if answer.code == "closed":
-                return
-            # Without it nobody knows what was missed: come again.
-            raise ConnectionAbortedError(f"resume was refused: {answer}")
-        for room, found in answer["rooms"].items():
-            if "error" in found:
-                self._refused(room, found["error"])
-            elif self._wants(room):
-                self._rooms.add(room)
-                self._offsets[room] = found["offset"]
-                if not found["recovered"]:
-                    self._tell("room:gap", {"room": room, "reason": "not recovered"})
+    def _recover(self, link: _Link) -> None:
+        """Ask for what was missed, again and again: without an answer one is in no room.
+
+        Until then nothing of these rooms is taken: it would come again.
+        """
+
+        def take(answer: Answer) -> None:
+            if not isinstance(answer, CallFailed):
+                self._resuming.clear()
+                for room, found in answer["rooms"].items():
+                    self._recovered(room, found)
+            elif answer.code != "closed":
+                self._spawn(self._later(answer, lambda: self._recover(link)))
+
+        if self._resuming:
+            rooms = {room: offset for room, offset in self._offsets.items() if room in self._resuming}
+            link.ask("resume", {"rooms": rooms}, take)
+
+    def _recovered(self, room: str, found: Mapping[str, Any]) -> None:
+        if "error" in found:
+            self._refused(room, found["error"])
+        elif self._wants(room):
+            self._rooms.add(room)
+            self._offsets[room] = found["offset"]
+            if not found["recovered"]:
+                self._tell("room:gap", {"room": room, "reason": "not recovered"})
 
     def _settle(self, link: _Link, thread_id: str) -> None:
         """Say that a thread is wanted, or not, until that is granted, or refused for good, or not so any more."""
@@ -653,17 +662,21 @@ class Client:
                     self._offsets[room] = answer["offset"]
                     self._tell("room:joined", {"room": room})
             elif answer.code in NOT_NOW:
-                self._spawn(again(answer.retry_after or 1.0))
+                self._spawn(self._later(answer, again))
             elif answer.code != "closed":
                 self._refused(room, answer.code)
 
-        async def again(wait: float) -> None:
-            # Not all threads together: that was perhaps what was too fast.
-            await asyncio.sleep(wait + random.uniform(0, 1))  # noqa: S311
+        def again() -> None:
             if self._wants(room) is wanted:
                 self._settle(link, thread_id)
 
         link.ask("join:thread" if wanted else "leave:thread", {"thread_id": thread_id}, take)
+
+    @staticmethod
+    async def _later(failed: CallFailed, action: Callable[[], None]) -> None:
+        """Do it when it may be granted; not everything at once: that was perhaps what was too fast."""
+        await asyncio.sleep((failed.retry_after or 1.0) + random.uniform(0, 1))  # noqa: S311
+        action()
 
     def _refused(self, room: str, code: str) -> None:
         if self._wants(room):
@@ -672,7 +685,8 @@ class Client:
 
     def _forget(self, room: str) -> None:
         self._offsets.pop(room, None)
-        self._rooms.discard(room)
+        for rooms in (self._rooms, self._resuming):
+            rooms.discard(room)
         self._threads.pop(room.removeprefix("thread:"), None)
 
 

@@ -806,14 +806,34 @@ async def test_room_with_a_gap_is_resumed_from_before_it_so_that_no_loss_goes_un
 
 
 async def test_resume_that_is_refused_as_a_whole_is_asked_for_again(server: ScriptedServer):
-    server.answers["resume"] = {"code": "unavailable", "message": "Redis is down"}
+    server.answers["resume"] = {"code": "unavailable", "message": "Redis is down", "retry_after": 0.01}
     async with reading(server) as reader:
         (await joined(server, reader)).drop()
-        await resumes(await server.visit(2))
-        await server.visit(3)
+        back = await server.visit(2)
+        await eventually(lambda: len(back.events("resume")) > 1)
+        await back.message("202")  # it will come again
+        await reader.client.call("heartbeat")
         server.answers["resume"] = _resumed
         await eventually(lambda: reader.client.rooms == {"user:7", ROOM})
-        assert (await resumes(server.visits[-1]))[ROOM] == "200"
+        assert back.events("resume")[-1]["rooms"] == {"user:7": "100", ROOM: "200"}
+        assert reader.named("thread:message") == []
+        assert len(server.visits) == 2
+
+
+async def test_thread_left_while_it_could_not_be_resumed_may_be_joined_anew(server: ScriptedServer):
+    server.answers["resume"] = {"code": "unavailable", "message": "Redis is down", "retry_after": 0.01}
+    async with reading(server) as reader:
+        (await joined(server, reader)).drop()
+        back = await server.visit(2)
+        await resumes(back)
+        for call in (reader.client.leave, reader.client.join):
+            call("42")
+        await reader.heard("room:joined", 2)
+        await back.message("301")
+        await reader.heard("thread:message")
+        server.answers["resume"] = _resumed
+        await eventually(lambda: reader.client.rooms == {"user:7", ROOM})
+        assert back.events("resume")[-1]["rooms"] == {"user:7": "100"}
 
 
 async def test_what_comes_before_the_answer_to_a_resume_comes_again_after_it(server: ScriptedServer):
