@@ -59,7 +59,10 @@ STABLE_SECONDS = 10.0
 
 
 class Denied(Exception):
-    """The server does not want this client: the status of the handshake, or the close code."""
+    """The server does not want this client: the status of the handshake, or the close code.
+
+    A `get_token` may raise it, too: nobody is logged in, and trying again would not change that.
+    """
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{code} {reason}".strip())
@@ -146,26 +149,29 @@ class _NoToken(Exception):
 class _Tokens:
     """Asks for one token at a time, and keeps it until shortly before it ends."""
 
-    def __init__(self, get_token: GetToken) -> None:
+    def __init__(self, get_token: GetToken, patience: float) -> None:
         self._get_token = get_token
+        self._patience = patience
         self._token: str | None = None
         self._asking: asyncio.Task[str] | None = None
 
     async def get(self) -> str:
-        """The token there is, or a new one. Raises `_NoToken`."""
+        """The token there is, or a new one. Raises `_NoToken`, or `Denied` if `get_token` does."""
         if self._token is not None and time.time() < end_of(self._token) - SKEW_SECONDS:
             return self._token
         return await self.fresh()
 
     async def fresh(self) -> str:
-        """A new token; who asks while one is under way gets the same. Raises `_NoToken`."""
+        """A new token; who asks while one is under way gets the same. Raises what `get` raises."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="client: get_token")
         asking = self._asking
         # Not awaited itself: who gives up waiting does not end a request that others may need.
         await asyncio.wait([asking])
-        if asking.cancelled() or (error := asking.exception()):
-            cause = None if asking.cancelled() else error
+        cause = None if asking.cancelled() else asking.exception()
+        if isinstance(cause, Denied):
+            raise cause
+        if asking.cancelled() or cause is not None:
             logger.warning("get_token failed", exc_info=cause)
             raise _NoToken(f"get_token failed: {cause!r}") from cause
         return asking.result()
@@ -177,11 +183,12 @@ class _Tokens:
     async def close(self) -> None:
         if self._asking is not None:
             self._asking.cancel()
-            await asyncio.wait([self._asking])
+            await asyncio.gather(self._asking, return_exceptions=True)
 
     async def _ask(self) -> str:
-        token = self._get_token()
-        self._token = await token if inspect.isawaitable(token) else token
+        async with asyncio.timeout(self._patience):
+            token = self._get_token()
+            self._token = await token if inspect.isawaitable(token) else token
         return self._token
 
 
@@ -290,7 +297,7 @@ class Client:
         self._url = url
         self._connect = connect
         self.connection_id: str | None = None
-        self._tokens = _Tokens(get_token)
+        self._tokens = _Tokens(get_token, connect_timeout)
         self._delays = reconnection_delay, reconnection_delay_max
         self._attempts = reconnection_attempts
         self._connect_timeout = connect_timeout
@@ -613,7 +620,7 @@ class Client:
                 # The connection ends with 4401, and the next one asks again.
                 logger.warning("the token was not refreshed: %s", answer)
 
-        with contextlib.suppress(_NoToken):  # that was logged
+        with contextlib.suppress(_NoToken, Denied):  # 4401 follows, and then whoever reads hears of it
             link.ask("auth:refresh", {"token": await self._tokens.fresh()}, take)
 
     # --- Rooms -------------------------------------------------------------------------------------

@@ -285,6 +285,51 @@ async def test_tries_again_when_there_is_no_token_to_be_had(server: ScriptedServ
         await server.visit(1)
 
 
+async def test_token_that_does_not_come_is_given_up(server: ScriptedServer):
+    asked = 0
+
+    async def get_token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.Event().wait()
+        return token()
+
+    async with reading(server, get_token, connect_timeout=0.2) as reader:
+        assert "get_token" in (await reader.heard("connection:lost")).data["reason"]
+        await server.visit(1)
+
+
+async def test_end_of_a_session_is_the_end(server: ScriptedServer):
+    def get_token() -> str:
+        raise Denied(401, "nobody is logged in")
+
+    async with reading(server, get_token) as reader:
+        with pytest.raises(Denied, match="nobody is logged in"):
+            await reader.end()
+        assert server.handshakes == 0
+
+
+async def test_session_that_ends_while_there_is_a_connection_ends_with_it(server: ScriptedServer):
+    asked = 0
+
+    def get_token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise Denied(401, "nobody is logged in")
+        return token()
+
+    async with reading(server, get_token) as reader:
+        visit = await server.visit(1)
+        await visit.say("auth:expiring", {})
+        await eventually(lambda: asked == 2)
+        await reader.client.call("heartbeat")
+        await visit.fail(4401)
+        with pytest.raises(Denied, match="nobody is logged in"):
+            await reader.end()
+
+
 async def test_token_is_refreshed_in_band_with_a_fresh_one(server: ScriptedServer):
     tokens = Tokens()
     async with reading(server, tokens):
