@@ -46,8 +46,10 @@ RATE_LIMITED = 4429
 UNAUTHORIZED = 401
 DENIED = frozenset({UNAUTHORIZED, 403, 404, 1002, 1007, 1009, 4400, 4403, 4409})
 """Statuses of a handshake and close codes after which trying again would change nothing."""
-PAUSE_SECONDS = 1.0
-"""Who was too fast waits for so long at least."""
+PAUSE_SECONDS = 5.0
+"""Who was too fast stays away for so long at least."""
+LONGEST_SECONDS = 600.0
+"""For how long a server can ask to be left alone at most."""
 CLOSE_SECONDS = 1.0
 """A server that does not answer a close is not waited for any longer."""
 NOT_NOW = frozenset({"unavailable", "rate_limited", "internal"})
@@ -130,7 +132,7 @@ class _Loss:
 
 def _seconds(retry_after: str) -> float:
     """A Retry-After in seconds. The other form, a date, counts as none: the clocks may differ."""
-    return float(retry_after) if retry_after.isdecimal() else 0.0
+    return min(float(retry_after), LONGEST_SECONDS) if retry_after.isdecimal() else 0.0
 
 
 def _reason(response: Response) -> str:
@@ -314,7 +316,7 @@ class Client:
         self._connected = asyncio.Event()
         """There is a connection, or there will be none any more."""
         self._hurry = asyncio.Event()
-        """Somebody wants the next attempt at once."""
+        """Somebody knows that it may be better now than it was."""
         self._ready_at = math.inf
         """When this connection was ready, by the clock of the loop."""
         self._link: _Link | None = None
@@ -389,9 +391,10 @@ class Client:
                 self._settle(self._link, thread_id)
 
     def reconnect(self) -> None:
-        """Come again at once: for who knows that the network is another one, or that the machine was asleep.
+        """Come again after a short wait: for who knows that the network is another one, or that the machine was asleep.
 
-        The connection there is, is dropped without a word: perhaps nobody is at its other end any more.
+        The connection there is, is dropped without a word: perhaps nobody is at its other end any more. A server that
+        wants to be left alone is, all the same.
         """
         self._hurry.set()
         if self._link is not None:
@@ -465,16 +468,19 @@ class Client:
             if asyncio.get_running_loop().time() - self._ready_at >= STABLE_SECONDS:
                 attempt = 0
             if self._hurry.is_set():
-                attempt, wait = 0, 0.0
-            elif self._attempts is None or attempt < self._attempts:
-                attempt, wait = attempt + 1, loss.wait + backoff(attempt, *self._delays)
-            else:
+                self._hurry.clear()
+                attempt = 0
+            elif self._attempts is not None and attempt >= self._attempts:
                 why = f"no connection after {attempt + 1} attempts, the last: {loss}"
                 raise ConnectionError(why) from cause
-            self._tell("connection:lost", {"code": loss.code, "reason": loss.reason, "retry_in": wait})
+            wait = backoff(attempt, *self._delays)
+            lost = {"code": loss.code, "reason": loss.reason, "retry_in": loss.wait + wait}
+            self._tell("connection:lost", lost)
+            await asyncio.sleep(loss.wait)
+            attempt, fresh = attempt + 1, False
             if await self._hurried(wait):
                 attempt = 0
-            fresh = False
+                await asyncio.sleep(backoff(0, *self._delays))  # a whole office may have its network back
 
     async def _hurried(self, wait: float) -> bool:
         """Let so many seconds pass; true, and at once, if somebody is in a hurry."""
