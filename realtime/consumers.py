@@ -424,15 +424,16 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self, event: str, data: Mapping[str, object], *, id: str | int | None = None
     ) -> None:
         """Send a frame to this connection alone."""
-        await self._send_text(encode(event, data, id=id), "direct", event)
+        if not self.ended:
+            metrics.frames_out("direct", event).inc()
+            await self._send_text(encode(event, data, id=id))
 
     async def _send_frame(self, frame: str, kind: str) -> None:
-        await self._send_text(frame, kind, metrics.event_of(frame.encode()).decode())
+        if not self.ended:
+            metrics.tally.sent(kind, frame.encode())
+            await self._send_text(frame)
 
-    async def _send_text(self, text: str, kind: str, event: str) -> None:
-        if self.ended:
-            return
-        metrics.frames_out(kind, event).inc()
+    async def _send_text(self, text: str) -> None:
         try:
             await self.send(text_data=text)
         except OSError:

@@ -270,9 +270,8 @@ class Process:
         if len(group.listening) > SLICE or group.lock.locked():
             yield self._hand_on(group, publications)
         elif run := self._new(group, publications):
-            started = perf_counter()
             to_all(tuple(group.listening.items()), run.give)
-            tally.fan_out(run.publications, len(group.listening), perf_counter() - started)
+            tally.fan_out(run.publications, len(group.listening))
 
     def _pass_other(self, group: Group, payload: bytes) -> Iterator[Awaitable[None]]:
         if payload.startswith(b"E"):
@@ -333,7 +332,8 @@ class Process:
             if run := self._new(group, publications):
                 receivers, started = len(group.listening), perf_counter()
                 await to_each(group.listening, run.give)
-                tally.fan_out(run.publications, receivers, perf_counter() - started)
+                metrics.FANOUT_SECONDS.observe(perf_counter() - started)
+                tally.fan_out(run.publications, receivers)
 
     def _on_own(self, payload: bytes) -> None:
         if payload.startswith(b"S"):

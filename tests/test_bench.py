@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench import overhead
 from bench.profiling import summary
 from bench.report import number
 from bench.wires import Refused, SocketIO, User
@@ -116,3 +117,21 @@ def test_memory_of_redis_is_measured_for_all_that_the_page_lists() -> None:
     for name, text in measured:
         there, here = (int(each.replace(",", "")) for each in (listed[name], text))
         assert there / 2 < here < there * 2, name
+
+
+# --- What metrics cost -------------------------------------------------------------------------------
+
+
+async def test_overhead_is_measured_on_what_clients_receive(realtime_redis: str, monkeypatch):
+    monkeypatch.setattr(overhead, "ROUNDS", 3)
+    said: list[str] = []
+    received: list[bytes] = []
+    monkeypatch.setattr(
+        overhead.Wires, "drain", lambda self: received.extend(p.recv(1 << 20) for p in self.peers)
+    )
+    before = overhead.tally
+    await overhead.compare(overhead.Case("a few", rooms=2, connections=3, together=2, repeat=1), said.append)
+    assert len(said) == 1
+    assert len(received) == 2 * 3 * 2 * 4
+    assert all(frames.count(b'"event":"thread:message"') == 2 for frames in received)
+    assert overhead.process_module.tally is before

@@ -1,0 +1,228 @@
+"""What counting costs on the way of a publication from Redis to the clients: `python -m bench.overhead`.
+
+The same publications, as bytes from Redis, are fanned out to TCP connections with and without metrics, in turn, in one
+process. Measured is the CPU time of the thread, the kernel's share included, but for reading from Redis' socket; what
+reads the other end of the connections is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import django
+import hiredis
+import uvloop
+from uvicorn.server import ServerState
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
+django.setup()
+
+from realtime import process as process_module  # noqa: E402
+from realtime.groups import Group  # noqa: E402
+from realtime.metrics import tally  # noqa: E402
+from realtime.outlet import ConnectionOutlet  # noqa: E402
+from realtime.process import Process  # noqa: E402
+from realtime.protocol import WebSocketProtocol  # noqa: E402
+from realtime.server import configuration  # noqa: E402
+from realtime.subscription import _Receiver  # noqa: E402
+
+ROUNDS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How many rooms with how many connections, and how many publications arrive together in each."""
+
+    title: str
+    rooms: int
+    connections: int
+    together: int
+    repeat: int
+
+
+CASES = (
+    Case("1 publication to 3 connections", rooms=100, connections=3, together=1, repeat=30),
+    Case("1 publication to 1,000 connections", rooms=1, connections=1000, together=1, repeat=10),
+    Case("100 publications at once to 1,000 connections", rooms=1, connections=1000, together=100, repeat=5),
+)
+
+
+class Somebody:
+    """As much of a connection as its outlet asks for."""
+
+    def __init__(self, number: int) -> None:
+        self.connection_id = f"{number:032x}"
+
+
+class Wires:
+    """Connections over TCP, as the server has them after the handshake; who reads them does it when nobody measures."""
+
+    def __init__(self) -> None:
+        self.config = configuration("127.0.0.1", 0)
+        self.config.load()
+        self.state = ServerState()
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.peers: list[socket.socket] = []
+        self.transports: list[asyncio.BaseTransport] = []
+
+    async def writer(self) -> Any:
+        peer = socket.create_connection(self.listener.getsockname())
+        peer.setblocking(False)
+        ours, _ = self.listener.accept()
+        ours.setblocking(False)
+        self.peers.append(peer)
+        transport, protocol = await asyncio.get_running_loop().create_connection(
+            lambda: WebSocketProtocol(self.config, self.state, {}), sock=ours
+        )
+        self.transports.append(transport)
+        protocol.handshake_complete = True
+        return protocol
+
+    async def close(self) -> None:
+        for transport in self.transports:
+            transport.close()
+        for end in (self.listener, *self.peers):
+            end.close()
+        await asyncio.sleep(0.01)  # the loop closes them
+
+    def drain(self) -> None:
+        for peer in self.peers:
+            with suppress(BlockingIOError):
+                while peer.recv(1 << 20):
+                    pass
+
+
+class FanOut:
+    """The channel layer of a process with rooms full of connections, without its Redis."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.process = Process()
+        self.groups = [Group(f"hub.thread.{number}") for number in range(case.rooms)]
+        self.wires = Wires()
+        self.receiver = _Receiver(self.process._subscription._on_replies)
+        self.receiver.transport = Nothing()
+        self.position = 1
+
+    async def fill(self) -> None:
+        for group in self.groups:
+            group.position = group.accepted = self.position
+            self.process.groups[group.name] = group
+            self.process._by_channel[group.channel] = group
+            for _ in range(self.case.connections):
+                writer = await self.wires.writer()
+                somebody: Any = Somebody(len(self.wires.peers))
+                outlet = ConnectionOutlet(somebody, writer)
+                group.members[somebody.connection_id] = group.listening[somebody.connection_id] = outlet
+
+    def reads(self) -> Iterator[bytes]:
+        """What comes from Redis: one read a room."""
+        data = b'{"thread_id":"42","message_id":"17","body":"%b"}' % (b"x" * 120)
+        for group in self.groups:
+            yield b"".join(
+                hiredis.pack_command((b"message", group.channel, packed(group.room or "", position, data)))
+                for position in range(self.position + 1, self.position + 1 + self.case.together)
+            )
+        self.position += self.case.together
+
+    async def once(self) -> float:
+        """Hand out one read of each room; CPU seconds."""
+        reads = list(self.reads())
+        started = time.thread_time()
+        for read in reads:
+            self.receiver.data_received(read)
+            if self.receiver._rest is not None:
+                await self.receiver._rest
+            await asyncio.sleep(0)  # the loop writes
+        spent = time.thread_time() - started
+        self.wires.drain()
+        return spent
+
+
+class Nothing:
+    """Redis' end."""
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def packed(room: str, position: int, data: bytes) -> bytes:
+    """A publication as `append.lua` writes it."""
+    frame = b'{"event":"thread:message","room":"%b","offset":"%d","data":%b}' % (
+        room.encode(),
+        position,
+        data,
+    )
+    return b"F%016d%016d%012d%06d%b" % (position - 1, position, 0, 0, frame)
+
+
+class Off:
+    """Counts nothing."""
+
+    def fan_out(self, publications: Sequence[object], receivers: int) -> None:
+        pass
+
+    def observe(self, seconds: float) -> None:
+        pass
+
+
+@contextmanager
+def without_metrics() -> Iterator[None]:
+    module: Any = process_module
+    tally, seconds = module.tally, module.metrics.FANOUT_SECONDS
+    module.tally = module.metrics.FANOUT_SECONDS = Off()
+    try:
+        yield
+    finally:
+        module.tally, module.metrics.FANOUT_SECONDS = tally, seconds
+
+
+async def compare(case: Case, say: Callable[[str], object]) -> None:
+    """By how much the CPU time grows: medians of reads with and without metrics, in turn, a share each round."""
+    fan_out = FanOut(case)
+    await fan_out.fill()
+    shares, times = [], []
+    for number in range(ROUNDS + 1):
+        counted, uncounted = [], []
+        for turn in range(2 * case.repeat):
+            if (turn + number) % 2:
+                counted.append(await fan_out.once())
+            else:
+                with without_metrics():
+                    uncounted.append(await fan_out.once())
+        started = time.thread_time()
+        tally.flush()  # as the process does every second
+        told = (time.thread_time() - started) / len(counted)
+        if number:  # the first round warms up
+            shares.append((statistics.median(counted) + told) / statistics.median(uncounted) - 1)
+            times.append(statistics.median(counted) / case.rooms)
+    await fan_out.wires.close()
+    low, share, high = statistics.quantiles(shares, n=4)
+    time_each = f"{statistics.median(times) * 1e6:,.1f} µs"
+    say(f"| {case.title} | {time_each} | {share:+.1%} | {low:+.1%} … {high:+.1%} |")
+
+
+async def main() -> None:
+    say = sys.stdout.write
+    say("| | CPU time | metrics add | middle half of the rounds |\n|---|--:|--:|--:|\n")
+    for case in CASES:
+        await compare(case, lambda line: say(line + "\n"))
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
