@@ -205,7 +205,10 @@ def test_containers_run_what_exists_with_settings_that_exist(name: str):
     for container in containers(name):
         assert OURS[command_of(container["command"])] == image_of(container)
         for port in container.get("ports", ()):
-            assert port["containerPort"] == PORTS[image_of(container)]
+            if port["name"] == "metrics":
+                assert container["command"][-2:] == ["--metrics-port", str(port["containerPort"])]
+            else:
+                assert port["containerPort"] == PORTS[image_of(container)]
         sources = [next(iter(source.items())) for source in container["envFrom"]]
         for kind, source in sources:
             # Secrets are made by hand: none is in a file.
