@@ -11,7 +11,8 @@ NODE_IS_NEW_ENOUGH := command -v npm > /dev/null && node -e '\
 NEXTJS := client/examples/nextjs
 ASYNCAPI := tests/asyncapi
 
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header \
+# Three on two cores: most tests wait for other processes.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header \
 	--cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
