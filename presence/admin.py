@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
@@ -18,16 +18,11 @@ from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError
 
 from presence import availability, dead_letters, live, store  # noqa: F401  (they register themselves)
-from presence.display import STYLE, UNKNOWN, light, moment, readable
+from presence.display import UNKNOWN, light, moment, readable
 from presence.models import PresenceRecord, PresenceTransition
-from presence.pages import DISCONNECTED
+from presence.pages import DISCONNECTED, ReadOnly
 from realtime.publisher import publish
 from realtime.rooms import HUB
-
-if TYPE_CHECKING:
-    ModelAdmin = admin.ModelAdmin[Any]
-else:
-    ModelAdmin = admin.ModelAdmin
 
 logger = logging.getLogger(__name__)
 
@@ -57,20 +52,8 @@ class LiveChangeList(ChangeList):
             _ask_redis(request, list(self.result_list))
 
 
-class ReadOnlyAdmin(ModelAdmin):
-    """Recorded facts: nobody adds, changes or deletes them here."""
-
-    class Media:
-        css = STYLE
-
-    def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+class RecordedAdmin(ReadOnly):
+    """Recorded facts."""
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("groups")
@@ -82,7 +65,7 @@ class ReadOnlyAdmin(ModelAdmin):
 
 
 @admin.register(PresenceRecord)
-class PresenceRecordAdmin(ReadOnlyAdmin):
+class PresenceRecordAdmin(RecordedAdmin):
     """Who is seen how: as recorded, and live."""
 
     list_display = ("user_id", "name", "namespace", "recorded", "live_status", "group_names", "since_when")
@@ -187,7 +170,7 @@ class PresenceRecordAdmin(ReadOnlyAdmin):
 
 
 @admin.register(PresenceTransition)
-class PresenceTransitionAdmin(ReadOnlyAdmin):
+class PresenceTransitionAdmin(RecordedAdmin):
     """Every change of status."""
 
     list_display = (

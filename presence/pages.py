@@ -61,7 +61,7 @@ def in_words(entry: str) -> str:
     return f"{gettext(words)}{colon}{rest}" if words else entry
 
 
-class Pages(ModelAdmin):
+class ReadOnly(ModelAdmin):
     """Nothing here is added, changed or deleted as a row."""
 
     class Media:
@@ -75,6 +75,10 @@ class Pages(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class Pages(ReadOnly):
+    """A section with pages of its own."""
 
     def show(
         self, request: HttpRequest, template: str, title: str, context: Mapping[str, Any]

@@ -178,13 +178,18 @@ class Bridge:
 
         pipe.send("TIME").add_done_callback(told)
 
+    def _age(self, entry_id: bytes) -> float:
+        """How long ago it was added, in seconds; 0 before Redis' clock is known."""
+        if self._clock is None:
+            return 0.0
+        return max(self._clock + time.monotonic() - int(entry_id.partition(b"-")[0]) / 1000, 0.0)
+
     def _measure_lag(self, batch: Batch, oldest: bytes) -> None:
         """How old its oldest entry is once the batch is out."""
 
         def out(answer: asyncio.Future[Any]) -> None:
             if not answer.cancelled() and answer.exception() is None and self._clock is not None:
-                lag = self._clock + time.monotonic() - int(oldest.partition(b"-")[0]) / 1000
-                metrics.BUS_LAG.observe(max(lag, 0.0))
+                metrics.BUS_LAG.observe(self._age(oldest))
 
         batch.when_out(out)
 
@@ -205,7 +210,7 @@ class Bridge:
             self._in_flight = batch
             self._measure_lag(batch, entries[0][0])
         if reading is not None:
-            await self._say_lag(batches[0][1][-1][0])
+            self._say_lag(batches[0][1][-1][0])
             return reading
         if self._is_behind:
             self._is_behind = False
@@ -224,13 +229,13 @@ class Bridge:
             await self._settle()
         return reading
 
-    async def _say_lag(self, entry_id: bytes) -> None:
+    def _say_lag(self, entry_id: bytes) -> None:
         """Tell how far behind what was just delivered is, every second."""
         loop_time = asyncio.get_running_loop().time()
         if loop_time < self._lag_said_at + LAG_SECONDS:
             return
         self._lag_said_at = loop_time
-        lag = await now() - int(entry_id.partition(b"-")[0]) / 1000
+        lag = self._age(entry_id)
         if lag > LAG_SECONDS:
             self._is_behind = True
             logger.warning("behind", extra={"seconds": round(lag, 1)})

@@ -17,7 +17,6 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime import layout, metrics, questions, roomlog
-from realtime.authentication import Principal
 from realtime.closing import CloseCode
 from realtime.control import (
     InstanceDrained,
@@ -36,24 +35,8 @@ from realtime.turns import Action
 logger = logging.getLogger(__name__)
 
 
-class Connection(Protocol):
-    """What a node must know of a connection."""
-
-    connection_id: str
-    opened_at: float
-    rooms: dict[str, int]
-
-    @property
-    def user(self) -> tuple[str, str]:
-        """Namespace and user id."""
-
-    @property
-    def principal(self) -> Principal:
-        """Whose it is."""
-
-    @property
-    def unsent(self) -> int | None:
-        """Bytes that wait for its client; None where the server does not say."""
+class Connection(questions.Connection, Protocol):
+    """What a node must know of a connection, and can do with it."""
 
     def position(self, room: str) -> int:
         """Up to where it has what was published in a room."""
