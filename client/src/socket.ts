@@ -213,9 +213,12 @@ export class Socket {
     websocket.onclose = ({ code, reason }: CloseEvent) => {
       if (websocket !== this.#websocket) return;
       this.#forget();
-      if (ready) this.#own.emit("closed", { code, reason });
-      if (ready) this.#closed(code);
-      else void this.#refused(token, fresh);
+      if (!ready) {
+        void this.#refused(token, fresh);
+        return;
+      }
+      this.#own.emit("closed", { code, reason });
+      this.#closed(code);
     };
   }
 
