@@ -9,7 +9,10 @@ from django.core.asgi import get_asgi_application
 
 http = get_asgi_application()  # sets Django up: what follows may import applications
 
+from realtime import tracing  # noqa: E402
 from realtime.lifespan import lifespan  # noqa: E402
 from realtime.routing import websocket  # noqa: E402
+
+tracing.start()
 
 application = ProtocolTypeRouter({"http": http, "websocket": websocket, "lifespan": lifespan})

@@ -21,7 +21,7 @@ from typing import Any
 from channels.layers import get_channel_layer
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from realtime import bus, layout, metrics, roomlog
+from realtime import bus, layout, metrics, roomlog, tracing
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import BusContext, catalogue
 from realtime.envelope import frame_head, frame_tail
@@ -90,6 +90,7 @@ class Bridge:
 
     async def run(self) -> None:
         """Never returns; raises nothing but `asyncio.CancelledError`."""
+        tracing.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._forever(self._listen, "pub/sub"), name="pubsub")
@@ -376,6 +377,7 @@ class Batch:
         self._knows_rooms = "rooms" in layer.extensions
         self._entries: list[Entry] = []
         self._answer: asyncio.Future[list[list[bytes]]] | None = None
+        self._spans: list[Any] = []
 
     @property
     def is_half_way(self) -> bool:
@@ -390,9 +392,17 @@ class Batch:
         tail = frame_tail(delivery.data)
         for namespace, room in delivery.targets:
             rooms.append((group_name(namespace, room), frame_head(delivery.event, room), tail))
+        span = tracing.deliver(delivery.event, delivery.traceparent)
+        if span is not None:
+            self._spans.append(span)
         self._entries.append(
             Entry(
-                rooms=rooms, source=source, entry=entry, id=delivery.id or "", exclude=delivery.exclude or ""
+                rooms=rooms,
+                source=source,
+                entry=entry,
+                id=delivery.id or "",
+                exclude=delivery.exclude or "",
+                traceparent=(span and tracing.traceparent(span)) or "",
             )
         )
 
@@ -400,11 +410,17 @@ class Batch:
         """Append and publish what is there so far. Raises `redis.RedisError`: then submit the same again."""
         if self._entries:
             entries, publish = self._entries, self._knows_rooms
-            await self._take(await roomlog.append(entries, pipe=pipe, lease=lease, publish=publish))
+            try:
+                appended = await roomlog.append(entries, pipe=pipe, lease=lease, publish=publish)
+            finally:
+                self._end_spans()
+            await self._take(appended)
 
     def send(self, pipe: Pipe, *, cursor: roomlog.Cursor) -> None:
         """Begin to append and publish, and to move the cursor; `settle` tells how that went."""
         self._answer = roomlog.send_append(pipe, self._entries, cursor=cursor, publish=self._knows_rooms)
+        if self._spans:
+            self.when_out(self._end_spans)
 
     async def settle(self) -> None:
         """Return once it is done. Raises `redis.RedisError`: then submit the same again."""
@@ -425,6 +441,11 @@ class Batch:
         if not self._knows_rooms:
             for entry, positions in zip(entries, appended, strict=False):
                 await _send_over(self._layer, entry, positions)
+
+    def _end_spans(self, *_: Any) -> None:
+        spans, self._spans = self._spans, []
+        for span in spans:
+            span.end()
 
 
 def _field(fields: Sequence[bytes], name: bytes) -> bytes | None:

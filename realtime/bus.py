@@ -33,6 +33,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     rooms: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
     namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
     exclude: str | None = msgspec.field(default=None, name="except")
+    traceparent: str | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[Target, ...] = ()
     id: str | None = None
     exclude: str | None = None
+    traceparent: str | None = None
+    """The trace that it is part of (`realtime.tracing`)."""
 
 
 _decoder = msgspec.json.Decoder(Message)
@@ -74,6 +77,7 @@ def parse(raw: bytes) -> Delivery:
             targets=_targets(server, payload, message),
             id=message.id,
             exclude=message.exclude,
+            traceparent=message.traceparent,
         )
     if control := events.control.get(message.event):
         payload = _payload(control.payload, message.event, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from django.apps import AppConfig
@@ -38,6 +39,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         *_redis(current),
         *_proxies(current),
         *_imports(current),
+        *_tracing(current),
         *_keys(),
         *_layers(),
     ]
@@ -78,6 +80,15 @@ def _imports(current: Conf) -> Iterator[CheckMessage]:
                 hint="Expected the dotted path of an async function (principal, thread_id) -> bool.",
                 id="realtime.E005",
             )
+
+
+def _tracing(current: Conf) -> Iterator[CheckMessage]:
+    if current.tracing and find_spec("opentelemetry") is None:
+        yield Error(
+            "REALTIME['TRACING'] is on, and opentelemetry-api is not installed",
+            hint="pip install 'realtime-sockets[otel]'",
+            id="realtime.E012",
+        )
 
 
 def _keys() -> Iterator[CheckMessage]:

@@ -103,6 +103,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
 
     metrics_token: str = ""
     """When set, `/metrics` wants it as bearer."""
+    tracing: bool = False
+    """Make OpenTelemetry spans; needs the extra `otel`."""
     limits: Limits = Limits()
 
     @property

@@ -16,7 +16,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
-from realtime import handshake, metrics, revocation, seats
+from realtime import handshake, metrics, revocation, seats, tracing
 from realtime.acks import Resumption
 from realtime.authentication import SUBPROTOCOL, Principal, leeway
 from realtime.catalogue import catalogue
@@ -198,6 +198,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         await self.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         self.accepted = True
         metrics.HANDSHAKES.labels(self.namespace, "accepted").inc()
+        tracing.end_handshake(self.scope, "accepted")
         metrics.CONNECTIONS.labels(self.namespace).inc()
         logger.info("connection opened", extra={"role": self.principal.role})
         await self.send_event(
@@ -309,6 +310,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if self._gone:
             return
         self._gone = self.ended = True
+        tracing.end_handshake(self.scope, "gone")
         self._say_closed(*(self._outlet.ending if self._outlet is not None else (By.LOST, LOST, "")))
         self.cancel_all()
         self.node.remove(self)
@@ -384,7 +386,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             raise EventError(ErrorCode.INVALID_PAYLOAD, str(error)) from error
         metrics.frames_in(event.name).inc()
         try:
-            return await event.handler(self, payload) or {}
+            with tracing.client_event(event.name, self.namespace):
+                return await event.handler(self, payload) or {}
         except EventError:
             raise
         except (RedisError, TimeoutError) as error:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from realtime import metrics
+from realtime import metrics, tracing
 from realtime.addresses import Addresses, client_address
 from realtime.authentication import (
     BEARER_SUBPROTOCOL,
@@ -143,6 +143,7 @@ class JWTScopeMiddleware:
         self.namespace = namespace
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        tracing.begin_handshake(scope, self.namespace)
         try:
             check_rate(scope)
             principal = await judge(scope, self.namespace)
@@ -170,6 +171,7 @@ def _without_token(scope: dict[str, Any]) -> dict[str, Any]:
 async def deny(scope: Scope, send: Send, refused: Refused, namespace: str) -> None:
     """Refuse a WebSocket handshake: an HTTP response where the server can (uvicorn), else a bare 403 (daphne)."""
     metrics.HANDSHAKES.labels(namespace, refused.code).inc()
+    tracing.end_handshake(scope, refused.code)
     logger.info(
         "handshake refused", extra={"namespace": namespace, "code": refused.code, "reason": refused.message}
     )

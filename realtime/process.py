@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 from itertools import count
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +19,7 @@ import msgspec
 from channels.exceptions import ChannelFull
 from redis.exceptions import RedisError
 
-from realtime import metrics, roomlog
+from realtime import metrics, roomlog, tracing
 from realtime.conf import conf
 from realtime.delivery import Ephemeral, Outlet, Run, copy
 from realtime.groups import SLICE, Group, to_all, to_each, to_members
@@ -270,7 +270,10 @@ class Process:
         if len(group.listening) > SLICE or group.lock.locked():
             yield self._hand_on(group, publications)
         elif run := self._new(group, publications):
+            begun = time_ns() if tracing.tracer else 0
             to_all(tuple(group.listening.items()), run.give)
+            if begun:
+                tracing.fanned_out(run.publications, len(group.listening), begun)
             tally.fan_out(run.publications, len(group.listening))
 
     def _pass_other(self, group: Group, payload: bytes) -> Iterator[Awaitable[None]]:
@@ -331,8 +334,11 @@ class Process:
         async with group.lock:
             if run := self._new(group, publications):
                 receivers, started = len(group.listening), perf_counter()
+                begun = time_ns() if tracing.tracer else 0
                 await to_each(group.listening, run.give)
                 metrics.FANOUT_SECONDS.observe(perf_counter() - started)
+                if begun:
+                    tracing.fanned_out(run.publications, receivers, begun)
                 tally.fan_out(run.publications, receivers)
 
     def _on_own(self, payload: bytes) -> None:

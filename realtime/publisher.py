@@ -15,7 +15,7 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from presence import store
-from realtime import bus
+from realtime import bus, tracing
 from realtime.bus import InvalidMessage
 from realtime.redis import key, sync_client
 
@@ -40,11 +40,15 @@ def publish(
     Raises `InvalidMessage` at once when the event is unknown, a required field is missing or a value does not
     fit; `redis.RedisError` when it cannot be stored (inside a transaction: after the commit).
     """
-    message = _encode(event, data, rooms=rooms, namespaces=namespaces, id=id, exclude=exclude)
-    if transaction.get_connection().in_atomic_block:
-        transaction.on_commit(lambda: _append(message))
-    else:
-        _append(message)  # on_commit() would open a database connection for nothing
+    tracing.start()
+    with tracing.publish(event) as trace:
+        message = _encode(
+            event, data, rooms=rooms, namespaces=namespaces, id=id, exclude=exclude, traceparent=trace
+        )
+        if transaction.get_connection().in_atomic_block:
+            transaction.on_commit(lambda: _append(message))
+        else:
+            _append(message)  # on_commit() would open a database connection for nothing
 
 
 apublish = sync_to_async(publish)
@@ -68,6 +72,7 @@ def _encode(
     namespaces: Iterable[str] | None,
     id: str | None,
     exclude: str | None,
+    traceparent: str | None = None,
 ) -> bytes:
     message: dict[str, Any] = {
         "event": event,
@@ -81,6 +86,8 @@ def _encode(
         message["namespaces"] = list(namespaces)
     if exclude is not None:
         message["except"] = exclude
+    if traceparent is not None:
+        message["traceparent"] = traceparent
     try:
         encoded = msgspec.json.encode(message, enc_hook=str)
     except (TypeError, ValueError, RecursionError) as error:

@@ -27,6 +27,9 @@ ROOM_SECONDS = 7 * 86400
 MARKER_SECONDS = 600
 """Messages with an `id` delivered within so long before are duplicates."""
 
+ID_LENGTH = 32
+"""Of a connection id. Where a publication has more in its place, a `traceparent` follows behind a NUL."""
+
 _SCRIPTS = Path(__file__).parent / "scripts"
 _append = script(_SCRIPTS / "append.lua")
 _ends = script(_SCRIPTS / "ends.lua")
@@ -51,6 +54,8 @@ class Publication(msgspec.Struct, frozen=True):
     """A connection that is left out; empty: nobody is."""
     frame: bytes
     """The client's text frame."""
+    traceparent: str = ""
+    """The trace that it is part of (`realtime.tracing`)."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +68,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Its name within the source, which sorts like the source does."""
     id: str = ""
     exclude: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,8 @@ def _arguments(
         key("id", ""),
     ]
     for entry in entries:
-        arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, entry.exclude]
+        exclude = f"{entry.exclude}\0{entry.traceparent}" if entry.traceparent else entry.exclude
+        arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, exclude]
         for group, head, tail in entry.rooms:
             keys.append(base(group))
             arguments += [head, tail]
@@ -197,6 +204,9 @@ async def after(group: str, position: int, most: int, pipe: Pipe | None = None) 
 def unpack(publication: bytes) -> Publication:
     """A publication as `append.lua` writes it into a room's log and its channel."""
     start = 51 + int(publication[45:51])
+    exclude, traceparent = publication[51:start].decode(), ""
+    if start > 51 + ID_LENGTH:
+        exclude, _, traceparent = exclude.partition("\0")
     return Publication(
-        int(publication[17:33]), int(publication[1:17]), publication[51:start].decode(), publication[start:]
+        int(publication[17:33]), int(publication[1:17]), exclude, publication[start:], traceparent
     )

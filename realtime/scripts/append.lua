@@ -7,7 +7,7 @@
 -- ARGV   size, ttl ms, bytes, seconds to keep :room, seconds to keep a marker,
 --        lease key ('' = none), lease holder, publish command ('' = publish nothing),
 --        cursors' key ('' = none), stream, its new cursor, first part of the keys that mark an id as delivered,
---        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection,
+--        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection (behind a NUL, a traceparent),
 --        then for each of its rooms: the frame before and after its offset
 --
 -- Returns for each entry its position in each of its rooms, '' where it was left out, '0' in a room that nobody has entered
