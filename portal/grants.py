@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
-from realtime.redis import client, key
+from realtime.redis import key, mget, run
 from realtime.together import Together
 
 _WRITE = AsyncScript(
@@ -33,11 +32,8 @@ async def write(user_id: str, thread_id: str, *, granted: bool, order: str) -> N
 
     Raises `redis.RedisError`.
     """
-    await _WRITE(
-        keys=[_key(user_id, thread_id)],
-        args=["1" if granted else "0", order, int(conf().grant_ttl * 1000)],
-        client=client(),
-    )
+    word = "1" if granted else "0"
+    await run(_WRITE, [_key(user_id, thread_id)], [word, order, int(conf().grant_ttl * 1000)])
 
 
 async def read(user_id: str, thread_id: str) -> bool | None:
@@ -46,8 +42,7 @@ async def read(user_id: str, thread_id: str) -> bool | None:
 
 
 async def _read(keys: Sequence[str]) -> list[bool | None]:
-    values: Sequence[Any] = await client().mget(keys)
-    return [None if value is None else value.startswith(b"1") for value in values]
+    return [None if value is None else value.startswith(b"1") for value in await mget(keys)]
 
 
 _words: Together[str, bool | None] = Together(_read)

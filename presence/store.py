@@ -11,10 +11,12 @@ from typing import Any, Literal, TypedDict
 from uuid import uuid4
 
 import msgspec
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
 from realtime.envelope import iso
-from realtime.redis import client, key, script, sync_client, sync_script
+from realtime.redis import key, run, run_sync, script
 from realtime.rooms import HUB, PORTAL
 
 Status = Literal["online", "away"]
@@ -58,8 +60,16 @@ class LeaseLost(Exception):
 _SCRIPTS = Path(__file__).parent / "scripts"
 _apply = script(_SCRIPTS / "apply.lua")
 _snapshot = script(_SCRIPTS / "snapshot.lua")
-_apply_sync = sync_script(_SCRIPTS / "apply.lua")
-_snapshot_sync = sync_script(_SCRIPTS / "snapshot.lua")
+_STATUSES = AsyncScript(
+    Redis(),
+    b"""
+    local found = {}
+    for i, user in ipairs(ARGV) do
+      found[i] = redis.call('HGET', KEYS[1] .. ':user:' .. user, 'status') or 'offline'
+    end
+    return found
+    """,
+)
 
 Operation = Mapping[str, Any]
 
@@ -134,35 +144,28 @@ async def apply(
     Raises `LeaseLost` (nothing was done) or `redis.RedisError`.
     """
     call = _call(operations, node, epoch, register=register, number=number, acked=acked, namespace=namespace)
-    return _answers(await _apply(keys=[base(namespace), stream()], args=[call], client=client()))
+    return _answers(await run(_apply, [base(namespace), stream()], [call]))
 
 
 def apply_sync(operations: Sequence[Operation]) -> list[str]:
     """The same from synchronous code, in the name of no node."""
-    arguments = [_call(operations)]
-    return _answers(_apply_sync(keys=[base(), stream()], args=arguments, client=sync_client()))[1]
+    return _answers(run_sync(_apply, [base(), stream()], [_call(operations)]))[1]
 
 
 async def snapshot(group: str, namespace: str = HUB) -> list[Member]:
     """Everybody present in a group (for customers: a thread), by name. Raises `redis.RedisError`."""
-    return _members(await _snapshot(keys=[base(namespace)], args=[group], client=client()))
+    return _members(await run(_snapshot, [base(namespace)], [group]))
 
 
 def snapshot_sync(group: str) -> list[Member]:
     """The same from synchronous code."""
-    return _members(_snapshot_sync(keys=[base()], args=[group], client=sync_client()))
+    return _members(run_sync(_snapshot, [base()], [group]))
 
 
 def statuses_sync(user_ids: Sequence[str]) -> dict[str, str]:
     """The status of each of these users, `offline` for who is not there: one round trip."""
-    pipeline = sync_client().pipeline(transaction=False)
-    for user_id in user_ids:
-        pipeline.hget(f"{base()}:user:{user_id}", "status")
-    found = pipeline.execute()
-    return {
-        user_id: status.decode() if status else "offline"
-        for user_id, status in zip(user_ids, found, strict=True)
-    }
+    found = run_sync(_STATUSES, [base()], user_ids)
+    return {user_id: status.decode() for user_id, status in zip(user_ids, found, strict=True)}
 
 
 def state(answer: str) -> State | None:

@@ -24,9 +24,12 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from realtime import bus, layout, metrics, roomlog, tracing
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import BusContext, catalogue
+from realtime.cluster import shards
 from realtime.envelope import frame_head, frame_tail
 from realtime.lease import Lease
-from realtime.pipe import Pipe
+from realtime.location import Address
+from realtime.pipe import Pipes
+from realtime.reading import READ_BLOCK, Reading, as_list, reading
 from realtime.redis import client, dedicated, is_cancelled, key
 from realtime.revocation import now
 from realtime.roomlog import Entry
@@ -35,11 +38,8 @@ from realtime.rooms import group_name, room_of_group
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 1.0
-READ_COUNT = 500
 BUSY = 50
 """A batch so large is not the last one: the next is fetched while this one is prepared."""
-READ_BLOCK = 0.2
-"""Seconds a read waits for news: under the lease, so that it is renewed in time."""
 KEEP_SECONDS = 600.0
 """Entries behind the cursor are kept for at least so long."""
 LAG_SECONDS = 1.0
@@ -129,22 +129,25 @@ class Bridge:
         await asyncio.sleep(READ_BLOCK * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _lead(self) -> None:
-        pipe = Pipe()
+        pipes = Pipes()
+        streams = reading(pipes)
         self._in_flight = None
         try:
-            await roomlog.prepare(pipe)
+            await roomlog.prepare(pipes)
             self._cursors = await self._read_cursors()
             self._leading = True
             metrics.LEADING.set(1)
             logger.info(
                 "delivering", extra={"cursors": {k.decode(): v.decode() for k, v in self._cursors.items()}}
             )
-            reading = self._read(pipe)
+            self._read_clock(pipes)
+            found = streams.read(self._cursors)
             while (self._lease.is_fresh or await self._lease.hold()) and not is_cancelled():
-                reading = await self._deliver(pipe, await reading)
+                found = await self._deliver(pipes, streams, await found)
         finally:
             self._stand_down()
-            pipe.close()
+            streams.close()
+            pipes.close()
 
     def _stand_down(self) -> None:
         if self._leading:
@@ -157,15 +160,7 @@ class Bridge:
         saved: Sequence[Any] = await client().hmget(key("cursors"), list(self.sources))
         return {stream: cursor or b"0-0" for stream, cursor in zip(self.sources, saved, strict=True)}
 
-    def _read(self, pipe: Pipe, *, wait: bool = False) -> asyncio.Future[Any]:
-        """Ask for what is behind the cursors."""
-        self._read_clock(pipe)
-        block = ("BLOCK", int(READ_BLOCK * 1000)) if wait else ()
-        return pipe.send(
-            "XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *self._cursors, *self._cursors.values()
-        )
-
-    def _read_clock(self, pipe: Pipe) -> None:
+    def _read_clock(self, pipes: Pipes) -> None:
         """In front of a read, so that it costs no round trip."""
         # Not the loop's own clock, which stands still within a turn.
         if time.monotonic() < self._clock_at + LAG_SECONDS:
@@ -177,7 +172,7 @@ class Bridge:
                 seconds, microseconds = answer.result()
                 self._clock = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
 
-        pipe.send("TIME").add_done_callback(told)
+        pipes.to(key("cursors")).send("TIME").add_done_callback(told)
 
     def _age(self, entry_id: bytes) -> float:
         """How long ago it was added, in seconds; 0 before Redis' clock is known."""
@@ -194,25 +189,24 @@ class Bridge:
 
         batch.when_out(out)
 
-    async def _deliver(self, pipe: Pipe, found: Any) -> asyncio.Future[Any]:
+    async def _deliver(self, pipes: Pipes, streams: Reading, found: Any) -> Awaitable[Any]:
         """Deliver what was read; returns the next read, which is on its way meanwhile."""
-        batches: list[tuple[bytes, list[Any]]] = list(
-            found.items() if isinstance(found, dict) else found or ()
-        )
+        batches = as_list(found)
         for stream, entries in batches:
             self._cursors[stream] = entries[-1][0]
         busy = any(len(entries) >= BUSY for _, entries in batches)
-        reading = self._read(pipe) if busy else None
+        self._read_clock(pipes)
+        following = streams.read(self._cursors) if busy else None
         for stream, entries in batches:
-            batch = await self._decode(pipe, stream, entries)
+            batch = await self._decode(pipes, stream, entries)
             # One batch in flight, the next only after the one before succeeded.
             await self._settle()
-            batch.send(pipe, cursor=(key("cursors"), stream, entries[-1][0]))
+            batch.send(pipes, cursor=(key("cursors"), stream, entries[-1][0]))
             self._in_flight = batch
             self._measure_lag(batch, entries[0][0])
-        if reading is not None:
+        if following is not None:
             self._say_lag(batches[0][1][-1][0])
-            return reading
+            return following
         if self._is_behind:
             self._is_behind = False
             logger.info("caught up")
@@ -224,11 +218,11 @@ class Bridge:
             await self._trim()
         # In the same write as the batch: what comes alone costs one round trip. How the batch went is looked at
         # before the next one, or when nothing has come for a while.
-        reading = self._read(pipe, wait=self.ready.is_set())
-        pipe.flush()
+        following = streams.read(self._cursors, wait=self.ready.is_set())
+        pipes.flush()
         if self._in_flight is not None and self._in_flight.is_half_way:
             await self._settle()
-        return reading
+        return following
 
     def _say_lag(self, entry_id: bytes) -> None:
         """Tell how far behind what was just delivered is, every second."""
@@ -246,7 +240,9 @@ class Bridge:
             batch, self._in_flight = self._in_flight, None
             await batch.settle()
 
-    async def _decode(self, pipe: Pipe, stream: bytes, entries: Sequence[tuple[bytes, list[bytes]]]) -> Batch:
+    async def _decode(
+        self, pipes: Pipes, stream: bytes, entries: Sequence[tuple[bytes, list[bytes]]]
+    ) -> Batch:
         """Entries as deliveries, in order; what is not valid goes to the dead letters."""
         source = self.sources[stream]
         batch = Batch(self._layer)
@@ -260,17 +256,17 @@ class Bridge:
                     )
                 deliveries = source.decode(raw)
             except InvalidMessage as error:
-                buried.append(self._bury(pipe, error, source.name, raw or repr(fields).encode()))
+                buried.append(self._bury(pipes, error, source.name, raw or repr(fields).encode()))
                 continue
             order = entry_order(entry_id)
             for delivery in deliveries:
                 if delivery.event in self._handled:
                     # After all that came before it.
                     await self._settle()
-                    await batch.submit(pipe)
+                    await batch.submit(pipes)
                     await self._lease.hold()  # many of these take longer than the lease lasts
                     context = BusContext(at=(int(entry_id.partition(b"-")[0]) + 1) / 1000, order=order)
-                    if not await self._handle(pipe, delivery, context, source.name, raw):
+                    if not await self._handle(pipes, delivery, context, source.name, raw):
                         continue
                 batch.add(delivery, source=source.name, entry=order)
         for letter in buried:
@@ -278,7 +274,7 @@ class Bridge:
         return batch
 
     async def _handle(
-        self, pipe: Pipe, delivery: Delivery, context: BusContext, source: str, raw: bytes
+        self, pipes: Pipes, delivery: Delivery, context: BusContext, source: str, raw: bytes
     ) -> bool:
         """Run the bus handlers of an event before it is delivered.
 
@@ -294,7 +290,7 @@ class Bridge:
                 raise
             except Exception as error:
                 logger.exception("bus handler failed", extra={"event": delivery.event})
-                await self._bury(pipe, InvalidMessage("handler_failed", repr(error)), source, raw)
+                await self._bury(pipes, InvalidMessage("handler_failed", repr(error)), source, raw)
         return True
 
     async def _claim(self, id: str, order: str) -> bool:
@@ -326,43 +322,56 @@ class Bridge:
 
     async def _listen(self) -> None:
         """Deliver what is published, while leading. What comes while nobody leads is lost, as Pub/Sub goes."""
-        pipe = Pipe()  # tries nothing twice: without an id nothing else keeps a message from coming twice
+        pipes = Pipes()  # tries nothing twice: without an id nothing else keeps a message from coming twice
         try:
-            async with dedicated() as redis, redis.pubsub(ignore_subscribe_messages=False) as subscription:
+            server = await self._any_server()
+            async with (
+                dedicated(server) as redis,
+                redis.pubsub(ignore_subscribe_messages=False) as subscription,
+            ):
                 await subscription.subscribe(key(CHANNEL))
                 async for message in subscription.listen():
                     if message["type"] == "subscribe":
                         self._subscribed.set()
                     elif message["type"] == "message" and self._leading:
-                        await self._publish(pipe, message["data"])
+                        await self._publish(pipes, message["data"])
                     if is_cancelled():
                         return
         finally:
-            pipe.close()
+            pipes.close()
 
-    async def _publish(self, pipe: Pipe, raw: bytes) -> None:
+    @staticmethod
+    async def _any_server() -> Address | None:
+        """In a Cluster everybody hears what is published, wherever that was."""
+        if (cluster := shards()) is None:
+            return None
+        cluster.refresh()  # perhaps the one before has died
+        await cluster.known()
+        return random.choice(list(cluster.servers()))  # noqa: S311
+
+    async def _publish(self, pipes: Pipes, raw: bytes) -> None:
         try:
             delivery = bus.parse(raw)
         except InvalidMessage as error:
-            await self._bury(pipe, error, CHANNEL, raw)
+            await self._bury(pipes, error, CHANNEL, raw)
             return
         if delivery.event in self._handled:
             at = await now()
             context = BusContext(at=at, order=f"{int(at * 1000):020d}-{int(at * 1e6) % 1000:020d}")
-            if not await self._handle(pipe, delivery, context, CHANNEL, raw):
+            if not await self._handle(pipes, delivery, context, CHANNEL, raw):
                 return
         batch = Batch(self._layer)
         batch.add(delivery)
-        await batch.submit(pipe, lease=("", "") if delivery.id else self._lease.fence)
+        await batch.submit(pipes, lease=("", "") if delivery.id else self._lease.fence)
 
     # --- Dead letters ------------------------------------------------------------------------------
 
-    def _bury(self, pipe: Pipe, error: InvalidMessage, source: str, raw: bytes) -> Awaitable[Any]:
+    def _bury(self, pipes: Pipes, error: InvalidMessage, source: str, raw: bytes) -> Awaitable[Any]:
         """Keep what could not be delivered, with the reason. On its way when this returns; await it to be sure."""
         metrics.BUS_MESSAGES.labels("dead").inc()
         metrics.DEAD_LETTERS.labels(error.code).inc()
         logger.warning("dead letter", extra={"source": source, "reason": str(error)[:500]})
-        return pipe.send(
+        return pipes.to(key("dead")).send(
             *("XADD", key("dead"), "MAXLEN", "~", DEAD_LETTERS, "*"),
             *("reason", str(error)[:500].encode(errors="backslashreplace"), "source", source),
             *("message", raw[:DEAD_LETTER_BYTES]),
@@ -406,19 +415,19 @@ class Batch:
             )
         )
 
-    async def submit(self, pipe: Pipe, *, lease: roomlog.Lease = ("", "")) -> None:
+    async def submit(self, pipes: Pipes, *, lease: roomlog.Lease = ("", "")) -> None:
         """Append and publish what is there so far. Raises `redis.RedisError`: then submit the same again."""
         if self._entries:
             entries, publish = self._entries, self._knows_rooms
             try:
-                appended = await roomlog.append(entries, pipe=pipe, lease=lease, publish=publish)
+                appended = await roomlog.append(entries, pipes=pipes, lease=lease, publish=publish)
             finally:
                 self._end_spans()
             await self._take(appended)
 
-    def send(self, pipe: Pipe, *, cursor: roomlog.Cursor) -> None:
+    def send(self, pipes: Pipes, *, cursor: roomlog.Cursor) -> None:
         """Begin to append and publish, and to move the cursor; `settle` tells how that went."""
-        self._answer = roomlog.send_append(pipe, self._entries, cursor=cursor, publish=self._knows_rooms)
+        self._answer = roomlog.send_append(pipes, self._entries, cursor=cursor, publish=self._knows_rooms)
         if self._spans:
             self.when_out(self._end_spans)
 

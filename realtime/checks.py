@@ -146,14 +146,21 @@ def _usable(algorithm: str, key: str, name: str) -> Iterator[CheckMessage]:
 
 def _redis(current: Conf) -> Iterator[CheckMessage]:
     try:
-        location.parse(current.redis_url)
+        found = location.parse(current.redis_url)
     except ValueError as error:
         # It does not quote the address, which may hold a password.
         yield Error(
             f"REDIS_URL cannot be used: {error}",
-            hint="Expected redis://host:port/0, rediss://… (TLS), unix:///path or "
-            "redis+sentinel://host:port,host:port/primary/0.",
+            hint="Expected redis://host:port/0, rediss://… (TLS), unix:///path, "
+            "redis+sentinel://host:port,host:port/primary/0 or redis+cluster://host:port,host:port.",
             id="realtime.E010",
+        )
+        return
+    if found.nodes and settings.CHANNEL_LAYERS.get("default", {}).get("BACKEND") != OWN_LAYER:
+        yield Error(
+            "REDIS_URL is a Cluster, and the channel layer is not ours",
+            hint=f"Only {OWN_LAYER} knows which server of a Cluster has what.",
+            id="realtime.E012",
         )
 
 

@@ -158,6 +158,7 @@ def check_port(side: str, host: str, port: int) -> None:
 
 def _ping(url: str) -> None:
     try:
+        # Of a Cluster, to the first server.
         pool = redis.ConnectionPool(
             socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, **parse(url).sync_arguments()
         )
@@ -248,6 +249,9 @@ def _connection(url: str) -> list[str]:
     if (location := parse(url)).sentinels:
         host, port = location.sync_primary()
         return ["-h", host, "-p", str(port)]
+    if location.nodes:
+        host, port = location.nodes[0]
+        return ["-c", "-h", host, "-p", str(port)]
     return ["-s", unquote(parts.path)] if parts.scheme == "unix" else ["-u", url]
 
 

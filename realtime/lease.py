@@ -8,7 +8,7 @@ from uuid import uuid4
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from realtime.redis import client, key
+from realtime.redis import key, run
 
 _HOLD = AsyncScript(
     Redis(),
@@ -48,13 +48,11 @@ class Lease:
         if self.is_fresh:
             return True
         now = asyncio.get_running_loop().time()
-        held = await _HOLD(
-            keys=[key("lease", self.name)], args=[self.holder, int(self.seconds * 1000)], client=client()
-        )
+        held = await run(_HOLD, [key("lease", self.name)], [self.holder, int(self.seconds * 1000)])
         self._held_until = now + self.seconds if held else 0.0
         return bool(held)
 
     async def release(self) -> None:
         """Let somebody else have it at once. Raises `redis.RedisError`."""
         self._held_until = 0.0
-        await _RELEASE(keys=[key("lease", self.name)], args=[self.holder], client=client())
+        await run(_RELEASE, [key("lease", self.name)], [self.holder])

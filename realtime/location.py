@@ -1,4 +1,4 @@
-"""Where Redis is, as `REDIS_URL` says: one server, or the primary that Sentinels watch over."""
+"""Where Redis is, as `REDIS_URL` says: one server, the primary that Sentinels watch over, or a Cluster."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 
+REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 SENTINEL_TIMEOUT = 0.5
 """Seconds to wait for one Sentinel before the next one is asked: its host may be the one that has just died."""
@@ -32,6 +33,8 @@ class Location:
     url: str
     """Of the one server; of several, how to talk to each: credentials, database, options."""
     sentinels: tuple[Address, ...] = ()
+    nodes: tuple[Address, ...] = ()
+    """Of a Cluster, those to ask for the others."""
     service: str = ""
     """What the Sentinels call the primary."""
     username: str | None = None
@@ -51,6 +54,8 @@ class Location:
             parsed.pop("host", None)
             parsed["connection_class"] = encrypted if "connection_class" in parsed else plain
             parsed["location"] = self
+        if self.nodes:
+            parsed["host"], parsed["port"] = self.nodes[0]
         return parsed
 
     async def primary(self) -> Address:
@@ -97,6 +102,8 @@ def parse(url: str) -> Location:
         location = Location(url)
     elif tls in {"redis", "rediss"} and kind == "sentinel":
         location = _parse_sentinels(url, tls)
+    elif tls in {"redis", "rediss"} and kind == "cluster":
+        location = _parse_cluster(url, tls)
     else:
         raise ValueError(f"the scheme {scheme!r} is not known")
     try:
@@ -126,6 +133,15 @@ def _parse_sentinels(url: str, tls: str) -> Location:
         username=username,
         password=password,
     )
+
+
+def _parse_cluster(url: str, tls: str) -> Location:
+    parts = urlsplit(url)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    if parts.path.strip("/") not in {"", "0"}:
+        raise ValueError("a Cluster has one database, 0")
+    nodes = _addresses(hosts, REDIS_PORT)
+    return Location(f"{tls}://{credentials}{at}/0?{parts.query}", nodes=nodes)
 
 
 def _addresses(hosts: str, port: int) -> tuple[Address, ...]:

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import hiredis
 from redis import exceptions
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
+from redis.exceptions import MovedError, RedisError
 
+from realtime.cluster import shards
+from realtime.location import Address
 from realtime.redis import TIMEOUT, dedicated
 
+T = TypeVar("T")
+
 Argument = str | bytes | int | memoryview
+Redirect = Callable[[MovedError, bytes, asyncio.Future[Any]], None]
 
 _ERRORS = {
     "NOSCRIPT": exceptions.NoScriptError,
@@ -28,12 +34,14 @@ _ERRORS = {
 """What a caller, or this connection, has to tell from other refusals by Redis."""
 
 
-async def connect(protocol: asyncio.Protocol) -> asyncio.StreamWriter:
+async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> asyncio.StreamWriter:
     """Let `protocol` have a connection to Redis: the answer's `transport`. The answer is to be kept as long.
+
+    `server` says which one, if there are several.
 
     Raises `redis.RedisError` or `OSError`.
     """
-    redis = dedicated()
+    redis = dedicated(server)
     try:
         pool: Any = redis.connection_pool
         connection = pool.make_connection()
@@ -52,10 +60,70 @@ async def connect(protocol: asyncio.Protocol) -> asyncio.StreamWriter:
         await redis.aclose()
 
 
-class Pipe:
-    """Connects when something is sent. What is sent in one turn of the loop is one write."""
+class Pipes:
+    """A pipe to each server: always the same when Redis is one, in a Cluster that of the key or channel."""
 
     def __init__(self) -> None:
+        self._shards = shards()
+        self._only = Pipe()
+        self._pipes: dict[Address, Pipe] = {}
+        self.publish_command = "PUBLISH" if self._shards is None else "SPUBLISH"
+        self._count = "NUMSUB" if self._shards is None else "SHARDNUMSUB"
+
+    def __len__(self) -> int:
+        """Commands without an answer yet."""
+        return len(self._only) + sum(map(len, self._pipes.values()))
+
+    def to(self, key: str | bytes) -> Pipe:
+        """The pipe to the server of a key or channel."""
+        return self._only if self._shards is None else self._at(self._shards.owner(key))
+
+    def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[Any]:
+        """Send it to whoever has subscribed to the channel."""
+        return self.to(channel).send(self.publish_command, channel, payload)
+
+    async def listeners(self, channel: bytes) -> int:
+        """How many connections have subscribed to a channel. Raises `redis.RedisError`."""
+        count: int = (await self.to(channel).send("PUBSUB", self._count, channel))[1]
+        return count
+
+    def flush(self) -> None:
+        """Write what was sent now, not at the end of this turn of the loop."""
+        for pipe in (self._only, *self._pipes.values()):
+            pipe.flush()
+
+    def close(self) -> None:
+        """Give the connections back; what has no answer yet fails."""
+        for pipe in (self._only, *self._pipes.values()):
+            pipe.close()
+
+    def _at(self, server: Address) -> Pipe:
+        assert self._shards is not None  # noqa: S101
+        if server not in self._pipes:
+            self._pipes[server] = Pipe(server, self._shards.refresh, self._redirect)
+        return self._pipes[server]
+
+    def _redirect(self, moved: MovedError, packed: bytes, future: asyncio.Future[Any]) -> None:
+        """A server that does not serve the key (any more) has done nothing, and says who does."""
+        self._at((moved.host, moved.port)).resend(packed, future)
+
+
+class Pipe:
+    """Connects when something is sent. What is sent in one turn of the loop is one write.
+
+    In a Cluster, `on_trouble` is called when the server cannot be reached, does not answer or redirects, and `redirect`
+    takes what it redirected.
+    """
+
+    def __init__(
+        self,
+        server: Address | None = None,
+        on_trouble: Callable[[], None] = lambda: None,
+        redirect: Redirect | None = None,
+    ) -> None:
+        self._server = server
+        self._on_trouble = on_trouble
+        self._redirect = redirect
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link: _Link | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -71,21 +139,24 @@ class Pipe:
             self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = self._loop.create_future()
         arguments: Any = command
-        packed = hiredis.pack_command(arguments)
+        self.resend(hiredis.pack_command(arguments), future)
+        return future
+
+    def resend(self, packed: bytes, future: asyncio.Future[Any]) -> None:
+        """Send a command that somebody waits for already."""
         if self._link is not None and self._link.is_open:
             self._link.send(packed, future)
         else:
             self._unsent.append((packed, future))
             if self._connecting is None or self._connecting.done():
                 self._connecting = asyncio.create_task(self._connect(), name="pipe")
-        return future
 
     def flush(self) -> None:
         """Write what was sent now, not at the end of this turn of the loop."""
         if self._link is not None:
             self._link.flush()
 
-    async def run(self, script: AsyncScript, keys: list[str], arguments: list[Argument]) -> Any:
+    async def run(self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run a Lua script; when Redis does not know it (any more), send it whole. Raises `redis.RedisError`."""
         try:
             return await self.send("EVALSHA", script.sha, len(keys), *keys, *arguments)
@@ -101,10 +172,11 @@ class Pipe:
         self._fail(exceptions.ConnectionError("closed"))
 
     async def _connect(self) -> None:
-        link = _Link()
+        link = _Link(self._on_trouble, self._redirect)
         try:
-            await link.open()
+            await link.open(self._server)
         except Exception as error:
+            self._on_trouble()
             self._fail(error)
             return
         self._link = link
@@ -121,24 +193,26 @@ class Pipe:
 class _Link(asyncio.Protocol):
     """One connection, from its beginning to its end."""
 
-    def __init__(self) -> None:
-        self.pending: deque[tuple[asyncio.Future[Any], float]] = deque()
+    def __init__(self, on_trouble: Callable[[], None], redirect: Redirect | None) -> None:
+        self.pending: deque[tuple[asyncio.Future[Any], float, bytes]] = deque()
         """What has been sent, and when."""
+        self._on_trouble = on_trouble
+        self._redirect = redirect
         self.is_open = False
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=_error)
         self._outgoing: list[bytes] = []
         self._watching = False
 
-    async def open(self) -> None:
-        self._writer = await connect(self)
+    async def open(self, server: Address | None) -> None:
+        self._writer = await connect(self, server)
         self.is_open = not self._writer.transport.is_closing()
 
     def send(self, packed: bytes, future: asyncio.Future[Any]) -> None:
         if not self._outgoing:
             self._loop.call_soon(self.flush)
         self._outgoing.append(packed)
-        self.pending.append((future, self._loop.time()))
+        self.pending.append((future, self._loop.time(), packed))
         if not self._watching:
             self._watching = True
             self._loop.call_later(TIMEOUT, self._watch)
@@ -150,8 +224,12 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (answer := self._reader.gets()) is not False:
-            future, _ = self.pending.popleft()
+            future, _, packed = self.pending.popleft()
             if isinstance(answer, RedisError):
+                if isinstance(answer, MovedError) and self._redirect is not None:
+                    self._on_trouble()
+                    self._redirect(answer, packed, future)
+                    continue
                 _refuse(future, answer)
                 if isinstance(answer, exceptions.ReadOnlyError | exceptions.BusyLoadingError):
                     self.close()  # no longer, or not yet, the server that we want
@@ -159,6 +237,8 @@ class _Link(asyncio.Protocol):
                 future.set_result(answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.is_open:
+            self._on_trouble()
         self.is_open = False
         error = exceptions.ConnectionError(repr(exc) if exc else "redis closed the connection")
         while self.pending:
@@ -182,9 +262,23 @@ class _Link(asyncio.Protocol):
             self._loop.call_later(left, self._watch)
 
 
+def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Do something whose failure is for who waits for it, if anybody still does."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_look_at)
+    return task
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # else asyncio says that nobody did
+
+
 def _error(text: str) -> RedisError:
-    kind = _ERRORS.get(text.partition(" ")[0], exceptions.ResponseError)
-    return kind(text)
+    name, _, rest = text.partition(" ")
+    if name == "MOVED":
+        return MovedError(rest)
+    return _ERRORS.get(name, exceptions.ResponseError)(text)
 
 
 def _refuse(future: asyncio.Future[Any], error: Exception) -> None:

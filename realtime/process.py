@@ -20,15 +20,15 @@ from channels.exceptions import ChannelFull
 from redis.exceptions import RedisError
 
 from realtime import metrics, roomlog, tracing
-from realtime.conf import conf
 from realtime.delivery import Ephemeral, Outlet, Run, copy
 from realtime.groups import SLICE, Group, to_all, to_each, to_members
 from realtime.metrics import tally
-from realtime.pipe import Pipe
+from realtime.pipe import Pipes
 from realtime.redis import key
 from realtime.roomlog import After, Publication, Unrecoverable
 from realtime.rooms import room_of_group
-from realtime.subscription import Message, Subscription
+from realtime.subscription import Message
+from realtime.subscriptions import Subscriptions, proof_interval
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class Process:
         self._by_channel: dict[bytes, Group] = {}
         self._memberships: dict[str, set[str]] = {}
         self._own = process_channel(self.id)
-        self._subscription = Subscription(self._on_messages, self._on_restored)
-        self._pipe = Pipe()
+        self._subscriptions = Subscriptions(self._on_messages, self._on_restored)
+        self._pipes = Pipes()
         self._opening: list[Group] = []
         self._watcher: asyncio.Task[None] | None = None
         self._reachable: asyncio.Task[None] | None = None
@@ -89,7 +89,7 @@ class Process:
 
     async def _introduce(self) -> None:
         """Become reachable, and tell every other process that it is not alone (any more)."""
-        await self._subscription.subscribe([self._own, self._everybody])
+        await self._subscriptions.subscribe([self._own, self._everybody])
         with contextlib.suppress(RedisError, OSError):
             await self.publish(self._everybody, self._origin)
             await self._look_around()
@@ -97,7 +97,7 @@ class Process:
     async def _look_around(self) -> None:
         """See who else is there; who comes from now on introduces itself."""
         self._has_met = False
-        _, listeners = await self._pipe.send("PUBSUB", "NUMSUB", self._everybody)
+        listeners = await self._pipes.listeners(self._everybody)
         self.is_alone = listeners == 1 and not self._has_met
 
     def _meet(self) -> None:
@@ -110,8 +110,8 @@ class Process:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        await self._subscription.close()
-        self._pipe.close()
+        await self._subscriptions.close()
+        self._pipes.close()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something on the side; it ends with the layer."""
@@ -132,7 +132,7 @@ class Process:
         group = self.begin_join(name, channel)
         await self.start()
         try:
-            if self._subscription.is_lost and not group.ready.done():
+            if self._subscriptions.serving(group.channel).is_lost and not group.ready.done():
                 raise RedisError("the subscription is lost; trying again")
             async with asyncio.timeout(JOIN_SECONDS):
                 await asyncio.shield(group.ready)
@@ -169,7 +169,7 @@ class Process:
             return  # left, and entered again by somebody else
         del self.groups[group.name]
         self._by_channel.pop(group.channel, None)
-        self._subscription.unsubscribe(group.channel)
+        self._subscriptions.unsubscribe(group.channel)
         if group.repair is not None:
             group.repair.cancel()
 
@@ -192,9 +192,9 @@ class Process:
             else:
                 group.ready.set_result(None)  # left again already
         try:
-            await self._subscription.subscribe([group.channel for group in groups])
+            await self._subscriptions.subscribe([group.channel for group in groups])
             rooms = [group.name for group in groups if group.room is not None]
-            ends = await roomlog.ends(rooms, self._pipe) if rooms else {}
+            ends = await roomlog.ends(rooms, self._pipes) if rooms else {}
         except (RedisError, OSError) as error:
             for group in groups:
                 if not group.ready.done():
@@ -214,13 +214,13 @@ class Process:
     # --- Publishing --------------------------------------------------------------------------------
 
     async def publish(self, channel: bytes, payload: bytes) -> None:
-        """PUBLISH, together with whatever else is published in the same moment."""
+        """Send it to whoever has subscribed, together with whatever else is published in the same moment."""
         await self.begin_publish(channel, payload)
 
     def begin_publish(self, channel: bytes, payload: bytes) -> asyncio.Future[Any]:
-        if len(self._pipe) >= OUTBOX:
+        if len(self._pipes) >= OUTBOX:
             raise ChannelFull
-        return self._pipe.send(b"PUBLISH", channel, payload)
+        return self._pipes.publish(channel, payload)
 
     # --- Receiving ---------------------------------------------------------------------------------
 
@@ -300,15 +300,16 @@ class Process:
                 for slow in to_members(group, ephemeral.give):
                     await slow
         tally.sent("ephemeral", ephemeral.frame, ephemeral.sent)
-        if self._subscription.is_lost or len(self._pipe) >= OUTBOX:
+        channels = [roomlog.channel(name) for name in groups]
+        is_lost = any(self._subscriptions.serving(channel).is_lost for channel in channels)
+        if is_lost or len(self._pipes) >= OUTBOX:
             raise RedisError("only heard in this process: Redis does not answer")
         if self.is_alone:
             return
-        for name in groups:
-            group = self.groups.get(name)
+        for channel in channels:
             # Not awaited: what is stored nowhere may be lost on its way.
-            self._pipe.send(b"PUBLISH", group.channel if group else roomlog.channel(name), payload)
-        self._pipe.flush()
+            self._pipes.publish(channel, payload)
+        self._pipes.flush()
 
     def _is_next(self, group: Group, publication: Publication) -> bool:
         if publication.position <= group.accepted:
@@ -357,7 +358,7 @@ class Process:
         return await asyncio.shield(reading)
 
     async def _read(self, group: str, position: int, most: int) -> tuple[After, Run]:
-        found = await roomlog.after(group, position, most, self._pipe)
+        found = await roomlog.after(group, position, most, self._pipes)
         return found, Run(room_of_group(group) or "", found.publications)
 
     # --- Missing publications ------------------------------------------------------------------------
@@ -391,9 +392,9 @@ class Process:
     async def _after(self, group: Group) -> roomlog.After | int:
         """What the group has not got yet; the room's end when that cannot be had."""
         try:
-            return await roomlog.after(group.name, group.position, REPAIR_SLICE, self._pipe)
+            return await roomlog.after(group.name, group.position, REPAIR_SLICE, self._pipes)
         except Unrecoverable as lost:
-            return lost.end or (await roomlog.ends([group.name], self._pipe))[group.name]
+            return lost.end or (await roomlog.ends([group.name], self._pipes))[group.name]
 
     async def _say_gap(self, group: Group, end: int) -> None:
         group.position = group.accepted = end
@@ -414,7 +415,7 @@ class Process:
             part = groups[start : start + COMPARE_BATCH]
             while True:
                 try:
-                    ends = await roomlog.ends([group.name for group in part], self._pipe)
+                    ends = await roomlog.ends([group.name for group in part], self._pipes)
                     break
                 except (RedisError, OSError):
                     await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
@@ -426,15 +427,16 @@ class Process:
 
     async def _watch(self) -> None:
         """Send ourselves a message through Redis whenever it was quiet; a connection that does not bring it is dead."""
-        interval = max(min(conf().node_lease / 4, 5.0), 0.2)
+        interval = proof_interval()
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(interval)
-            if self._subscription.is_connected:
+            subscription = self._subscriptions.serving(self._own)
+            if subscription.is_connected:
                 with contextlib.suppress(RedisError, OSError):  # TimeoutError is an OSError
                     async with asyncio.timeout(interval):
                         await self._look_around()
-            if loop.time() - self._subscription.heard_at < interval or not self._subscription.is_connected:
+            if loop.time() - subscription.heard_at < interval or not subscription.is_connected:
                 continue
             asked_at = loop.time()
             try:
@@ -443,6 +445,6 @@ class Process:
             except (RedisError, OSError, ChannelFull):
                 continue  # Redis does not take it: nothing is learnt about the subscription
             await asyncio.sleep(interval)
-            if self._canary_at < asked_at and self._subscription.heard_at < asked_at:
+            if self._canary_at < asked_at and subscription.heard_at < asked_at:
                 logger.warning("subscription does not deliver")
-                self._subscription.reconnect()
+                subscription.reconnect()

@@ -10,15 +10,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from realtime.authentication import Principal, leeway
 from realtime.catalogue import BusContext, on_bus
 from realtime.control import TokenRevoked, UserDisconnected, broadcast
 from realtime.events import TokenRevoke, UserDisconnect
-from realtime.redis import client, key
+from realtime.redis import client, key, location, mget, run
 from realtime.together import Together
 
+_TIME = AsyncScript(Redis(), b"return redis.call('TIME')")
 MARK_SECONDS = 60
 """How long a handshake may be under way when its user is disconnected."""
 
@@ -42,12 +45,13 @@ async def must_leave(principal: Principal, namespace: str, opened_at: float) -> 
 
 
 async def _read_clock(askers: Sequence[None]) -> list[float]:
-    seconds, microseconds = await client().time()
+    # In a Cluster that of the server which has the stream: what is on it and what is not are compared.
+    seconds, microseconds = await (run(_TIME, [key("stream")]) if location().nodes else client().time())
     return [float(seconds) + float(microseconds) / 1e6] * len(askers)
 
 
 async def _read_marks(keys: Sequence[tuple[str, str]]) -> list[Marks]:
-    found = await client().mget([key for pair in keys for key in pair])
+    found = await mget([key for pair in keys for key in pair])
     return list(zip(found[::2], found[1::2], strict=True))
 
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ import msgspec
 from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
-from realtime.pipe import Argument, Pipe
-from realtime.redis import client, key, script
+from realtime.pipe import Argument, Pipes, begin
+from realtime.redis import client, in_batches, key, location, run, script
 
 ROOM_SECONDS = 7 * 86400
 """A room in which nothing happens is remembered for so long."""
@@ -43,6 +45,9 @@ Lease = tuple[str, str]
 """Key and holder (`realtime.lease`)."""
 Cursor = tuple[str, bytes, bytes]
 """A hash, a field of it, and the entry up to which its stream has been delivered."""
+
+NO_LEASE: Lease = ("", "")
+NO_CURSOR: Cursor = ("", b"", b"")
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -120,41 +125,75 @@ def _room_seconds() -> int:
 async def append(
     entries: Sequence[Entry],
     *,
-    pipe: Pipe | None = None,
-    lease: Lease = ("", ""),
-    cursor: Cursor = ("", b"", b""),
+    pipes: Pipes | None = None,
+    lease: Lease = NO_LEASE,
+    cursor: Cursor = NO_CURSOR,
     publish: bool = True,
 ) -> list[list[bytes]]:
-    """Append entries to their rooms' logs and publish them, atomically; then set a cursor.
+    """Append entries to their rooms' logs and publish them, atomically (in a Cluster: slot by slot); then set a cursor.
 
     Returns the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
     when `lease` is somebody else's. Raises `redis.RedisError`: then nothing, or everything, was done, and the same
     call again does what is left.
     """
-    return list(await _run(_append, *_arguments(entries, lease, cursor, publish), pipe))
+    if location().nodes:
+        return await _append_by_slot(entries, lease, cursor, publish, pipes)
+    return list(await _run(_append, *_arguments(entries, lease, cursor, publish), pipes))
 
 
-async def _run(script: AsyncScript, keys: list[str], arguments: list[Argument], pipe: Pipe | None) -> Any:
+async def _run(
+    script: AsyncScript, keys: Sequence[str], arguments: list[Argument], pipes: Pipes | None
+) -> Any:
     """Over a pipe, which is quick, or over the shared client."""
-    if pipe is None:
-        return await script(keys=keys, args=arguments, client=client())
-    return await pipe.run(script, keys, arguments)
+    if pipes is None:
+        return await run(script, keys, arguments)
+    return await pipes.to(keys[0] if keys else "").run(script, keys, arguments)
 
 
 def send_append(
-    pipe: Pipe, entries: Sequence[Entry], *, cursor: Cursor, publish: bool
+    pipes: Pipes, entries: Sequence[Entry], *, cursor: Cursor, publish: bool
 ) -> asyncio.Future[list[list[bytes]]]:
     """`append` that has been sent when this returns, so that more can follow in the same write.
 
-    Fails when Redis does not know the script: `prepare` first.
+    Fails when Redis does not know the script: `prepare` first. (In a Cluster it has only begun.)
     """
-    keys, arguments = _arguments(entries, ("", ""), cursor, publish)
-    return pipe.send("EVALSHA", _append.sha, len(keys), *keys, *arguments)
+    if location().nodes:
+        return begin(_append_by_slot(entries, NO_LEASE, cursor, publish, pipes))
+    keys, arguments = _arguments(entries, NO_LEASE, cursor, publish)
+    return pipes.to("").send("EVALSHA", _append.sha, len(keys), *keys, *arguments)
 
 
-async def prepare(pipe: Pipe) -> None:
+async def prepare(pipes: Pipes) -> None:
     """Make Redis know what `send_append` runs. Raises `redis.RedisError`."""
-    await pipe.send("SCRIPT", "LOAD", _append.script)
+    if not location().nodes:
+        await pipes.to("").send("SCRIPT", "LOAD", _append.script)
+
+
+async def _append_by_slot(
+    entries: Sequence[Entry], lease: Lease, cursor: Cursor, publish: bool, pipes: Pipes | None
+) -> list[list[bytes]]:
+    """One script a slot, all at once, and the cursor after all of them.
+
+    Whoever dies half-way, or finds one server away, has done some of it. That the same again is harmless does not hang
+    on what is atomic: every room knows the last entry that it took of a source, and the ids that it got, and both are
+    written where the room is.
+    """
+    if lease[0] and await client().get(lease[0]) != lease[1].encode():
+        return []
+    places = [(number, room) for number, entry in enumerate(entries) for room in entry.rooms]
+
+    async def append_part(part: Sequence[int]) -> Sequence[bytes]:
+        of_slot = [
+            msgspec.structs.replace(entries[number], rooms=[room for _, room in rooms])
+            for number, rooms in groupby((places[place] for place in part), key=itemgetter(0))
+        ]
+        found = await _run(_append, *_arguments(of_slot, NO_LEASE, NO_CURSOR, publish), pipes)
+        return [position for positions in found for position in positions]
+
+    positions = iter(await in_batches([base(group) for _, (group, _, _) in places], append_part))
+    if cursor[0]:
+        await client().hset(cursor[0], cursor[1].decode(), cursor[2].decode())
+    return [[next(positions) for _ in entry.rooms] for entry in entries]
 
 
 def _arguments(
@@ -169,9 +208,9 @@ def _arguments(
         _room_seconds(),
         MARKER_SECONDS,
         *lease,
-        "PUBLISH" if publish else "",
+        _publish_command() if publish else "",
         *cursor,
-        key("id", ""),
+        "" if location().nodes else key("id", ""),
     ]
     for entry in entries:
         exclude = f"{entry.exclude}\0{entry.traceparent}" if entry.traceparent else entry.exclude
@@ -182,19 +221,26 @@ def _arguments(
     return keys, arguments
 
 
-async def ends(groups: Iterable[str], pipe: Pipe | None = None) -> dict[str, int]:
+def _publish_command() -> str:
+    return "SPUBLISH" if location().nodes else "PUBLISH"
+
+
+async def ends(groups: Iterable[str], pipes: Pipes | None = None) -> dict[str, int]:
     """The end of each group's room. Raises `redis.RedisError`."""
     wanted = list(groups)
-    found = await _run(_ends, [base(group) for group in wanted], [_room_seconds()], pipe)
+    bases = [base(group) for group in wanted]
+    found = await in_batches(
+        bases, lambda part: _run(_ends, [bases[number] for number in part], [_room_seconds()], pipes)
+    )
     return {group: int(position) for group, position in zip(wanted, found, strict=True)}
 
 
-async def after(group: str, position: int, most: int, pipe: Pipe | None = None) -> After:
+async def after(group: str, position: int, most: int, pipes: Pipes | None = None) -> After:
     """What came after a position: their number, and the first `most` of them.
 
     Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
     """
-    end, *known = await _run(_after, [base(group)], [position, most], pipe)
+    end, *known = await _run(_after, [base(group)], [position, most], pipes)
     if not known:
         raise Unrecoverable(int(end or 0))
     missed, publications = known

@@ -14,7 +14,7 @@ from channels.layers import get_channel_layer
 
 from realtime.conf import conf
 from realtime.process import process_channel
-from realtime.redis import client, key, script
+from realtime.redis import client, in_batches, key, listeners_of, run, script
 from realtime.together import Together
 
 SECONDS = 7 * 86400
@@ -54,16 +54,16 @@ async def give_up(seat: Seat) -> None:
 
 async def _take_all(seats: Sequence[Seat]) -> list[list[str]]:
     """For each, all seats of its user, oldest first, if there are too many."""
-    found = await _take(
-        keys=[seat.key for seat in seats],
-        args=[
-            conf().limits.user_connections,
-            SECONDS,
-            *(value for seat in seats for value in (repr(seat.opened_at), seat.channel)),
-        ],
-        client=client(),
-    )
-    return [[channel.decode() for channel in channels] for channels in found]
+    keys = [seat.key for seat in seats]
+
+    async def take(part: Sequence[int]) -> Any:
+        values = [
+            value for number in part for value in (repr(seats[number].opened_at), seats[number].channel)
+        ]
+        limits = [conf().limits.user_connections, SECONDS]
+        return await run(_take, [keys[number] for number in part], [*limits, *values])
+
+    return [[channel.decode() for channel in channels] for channels in await in_batches(keys, take)]
 
 
 async def _give_up_all(seats: Sequence[Seat]) -> list[None]:
@@ -95,6 +95,6 @@ async def _dead(channels: Sequence[str]) -> set[str]:
     processes = {
         channel: process_channel(channel.partition("!")[0].rpartition(".")[2]) for channel in channels
     }
-    listening: Any = await client().pubsub_numsub(*sorted(set(processes.values())))
-    deaf = {process for process, listeners in listening if not listeners}
+    names = sorted(set(processes.values()))
+    deaf = {name for name, listeners in zip(names, await listeners_of(names), strict=True) if not listeners}
     return {channel for channel, process in processes.items() if process in deaf}

@@ -11,6 +11,7 @@ from typing import Any
 import hiredis
 from redis.exceptions import RedisError
 
+from realtime.location import Address
 from realtime.pipe import connect
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,16 @@ class Subscription:
         self,
         on_messages: Callable[[Sequence[Message]], Awaitable[None] | None],
         on_restored: Callable[[], None],
+        server: Address | None = None,
+        on_trouble: Callable[[], None] = lambda: None,
     ) -> None:
+        self._server = server
+        self._on_trouble = on_trouble
+        self._subscribe, self._unsubscribe = (
+            (b"SUBSCRIBE", b"UNSUBSCRIBE") if server is None else (b"SSUBSCRIBE", b"SUNSUBSCRIBE")
+        )
+        self._batch = BATCH if server is None else 1  # a Cluster takes those of one slot at once
+        self._asked_at = 0.0
         self._on_messages = on_messages
         self._on_restored = on_restored
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
@@ -64,6 +74,11 @@ class Subscription:
 
     async def subscribe(self, channels: Iterable[bytes]) -> None:
         """Return once all of them are subscribed, however long that takes."""
+        for future in self.begin(channels):
+            await asyncio.shield(future)
+
+    def begin(self, channels: Iterable[bytes]) -> list[asyncio.Future[None]]:
+        """Subscribe; each is once its future is done."""
         waiting = []
         for channel in channels:
             if channel not in self._confirmed:
@@ -76,8 +91,7 @@ class Subscription:
                     self._to_subscribe[channel] = None
             waiting.append(self._confirmed[channel])
         self._schedule()
-        for future in waiting:
-            await asyncio.shield(future)
+        return waiting
 
     def unsubscribe(self, channel: bytes) -> None:
         """No more of this channel."""
@@ -102,6 +116,17 @@ class Subscription:
         if self._writer is not None:
             self._writer.transport.abort()
 
+    def prove(self, quiet: float) -> None:
+        """Ask for a sign of life after so many seconds without; drop the connection if the last question got none."""
+        if self._writer is None:
+            return
+        if self._asked_at > self.heard_at:
+            logger.warning("subscription does not answer")
+            self.reconnect()
+        elif asyncio.get_running_loop().time() - self.heard_at > quiet:
+            self._asked_at = asyncio.get_running_loop().time()
+            self._writer.write(b"PING\r\n")
+
     # --- Commands --------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
@@ -118,18 +143,18 @@ class Subscription:
             return  # a new connection subscribes to all that is wanted
         unsubscribe, self._to_unsubscribe = list(self._to_unsubscribe), {}
         subscribe, self._to_subscribe = list(self._to_subscribe), {}
-        self._send(b"UNSUBSCRIBE", unsubscribe)
+        self._send(self._unsubscribe, unsubscribe)
         self._send_subscribe(subscribe)
 
     def _send_subscribe(self, channels: Sequence[bytes]) -> None:
         for channel in channels:
             self._outstanding[channel] = self._outstanding.get(channel, 0) + 1
-        self._send(b"SUBSCRIBE", channels)
+        self._send(self._subscribe, channels)
 
     def _send(self, command: bytes, channels: Sequence[bytes]) -> None:
         assert self._writer is not None  # noqa: S101
-        for start in range(0, len(channels), BATCH):
-            arguments: Any = (command, *channels[start : start + BATCH])
+        for start in range(0, len(channels), self._batch):
+            arguments: Any = (command, *channels[start : start + self._batch])
             self._writer.write(hiredis.pack_command(arguments))
 
     # --- Reading ---------------------------------------------------------------------------------
@@ -149,6 +174,7 @@ class Subscription:
                 lost = True
                 failures += 1
                 self._lost = True
+                self._on_trouble()
                 logger.warning("subscription lost", extra={"error": repr(error), "failures": failures})
             finally:
                 self._writer = None
@@ -158,7 +184,8 @@ class Subscription:
     async def _serve(self, *, restored: bool) -> None:
         """One connection, until it is lost."""
         receiver = _Receiver(self._on_replies)
-        self._writer = await connect(receiver)
+        self._writer = await connect(receiver, self._server)
+        self._asked_at = 0.0
         receiver.transport = self._writer.transport
         try:
             self._lost = False
@@ -183,10 +210,16 @@ class Subscription:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise RedisError(str(reply))
-            if reply[0] == b"message":
+            if reply[0] == b"message" or reply[0] == b"smessage":
                 messages.append((reply[1], reply[2]))
-            elif reply[0] == b"subscribe":
+            elif reply[0] in {b"subscribe", b"ssubscribe"}:
                 self._confirm(reply[1])
+            elif (
+                reply[0] == b"sunsubscribe"
+                and reply[1] in self._confirmed
+                and reply[1] not in self._outstanding
+            ):
+                raise RedisError("another server has this channel now")
         return self._on_messages(messages) if messages else None
 
     def _confirm(self, channel: bytes) -> None:

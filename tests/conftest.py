@@ -36,7 +36,7 @@ async def process(realtime_redis: str) -> AsyncIterator[str]:
     from channels.layers import get_channel_layer
 
     from presence import node as presence_node
-    from realtime import node, redis
+    from realtime import cluster, node, redis
 
     yield realtime_redis
     loop = asyncio.get_running_loop()
@@ -44,5 +44,7 @@ async def process(realtime_redis: str) -> AsyncIterator[str]:
     if loop in node._nodes:
         await node._nodes.pop(loop).stop()
     await get_channel_layer().flush()
-    if loop in redis._clients:
-        await redis._clients.pop(loop).aclose(close_connection_pool=True)
+    await redis.close()
+    if (shards := cluster._shards.pop(loop, None)) and shards._looking:
+        shards._looking.cancel()
+        await asyncio.gather(shards._looking, return_exceptions=True)

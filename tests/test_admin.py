@@ -142,7 +142,7 @@ def test_queries_and_redis_calls_do_not_grow_with_the_rows(admin_client: Client,
         make_transition(f"u{number}", f"g{number % 3}", "attendants")
     many = cost(reverse(RECORDS)), cost(reverse(HISTORY))
     assert many == few
-    assert many[0][1] == ["execute"]
+    assert many[0][1] == ["execute_command"]
     assert many[1][1] == []
 
 

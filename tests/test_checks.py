@@ -173,6 +173,8 @@ def test_channel_layer_in_memory_is_refused(settings):
         "redis+sentinel://:secret@/primary",
         "redis+sentinel://:secret@host/primary/first",
         "unix+sentinel://:secret@host/primary",
+        "redis+cluster://:secret@host/1",
+        "redis+cluster://:secret@host:port",
     ],
 )
 def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url: str):
@@ -180,6 +182,13 @@ def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url
     found = [message for message in check_settings(None) if message.id == "realtime.E010"]
     assert len(found) == 1
     assert "secret" not in str(found[0])
+
+
+def test_cluster_wants_our_own_channel_layer(settings):
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis+cluster://a,b:7001"}
+    assert ids() == set()
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer"}}
+    assert ids() == {"realtime.E012", "realtime.W002"}
 
 
 @pytest.mark.parametrize("proxies", ["10.0.0.0/33", "proxy", "10.0.0.1/8"])

@@ -984,7 +984,7 @@ async def test_process_whose_subscription_is_back_is_not_overlooked(alone: Layer
     await Ears.in_rooms(layer, ROOM)
     ears = await Ears.in_rooms(other, ROOM)
     layer._here._watcher.cancel()  # it does not look again
-    other._here._subscription.reconnect()
+    other._here._subscriptions.serving(b"").reconnect()
     layer._here.is_alone = True  # it looked around just then
     await eventually(lambda: not layer._here.is_alone)
     await layer.emit([ROOM], said("hello"))
@@ -1371,7 +1371,7 @@ async def test_thousand_channels_that_came_and_went_leave_nothing_behind(
 
     def kept() -> list[int]:
         gc.collect()
-        subscribed = process._subscription
+        subscribed = process._subscriptions.serving(b"")
         return [
             len(each)
             for each in (
@@ -1381,7 +1381,7 @@ async def test_thousand_channels_that_came_and_went_leave_nothing_behind(
                 process._memberships,
                 process._tasks,
                 process._opening,
-                process._pipe,
+                process._pipes,
                 subscribed._confirmed,
                 subscribed._outstanding,
                 subscribed._to_subscribe,

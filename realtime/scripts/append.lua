@@ -5,8 +5,9 @@
 --        :log   stream: id = position, p = the publication
 --        :live  the Pub/Sub channel: the publication
 -- ARGV   size, ttl ms, bytes, seconds to keep :room, seconds to keep a marker,
---        lease key ('' = none), lease holder, publish command ('' = publish nothing),
---        cursors' key ('' = none), stream, its new cursor, first part of the keys that mark an id as delivered,
+--        lease key ('' = none), lease holder, publish command ('' = publish nothing; SPUBLISH in a Cluster),
+--        cursors' key ('' = none), stream, its new cursor, first part of the keys that mark an id as delivered
+--        ('' = each room has its own, below its base: in a Cluster a script has one slot),
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection (behind a NUL, a traceparent),
 --        then for each of its rooms: the frame before and after its offset
 --
@@ -18,6 +19,7 @@
 -- A publication is one string: 'F', the position before (16 digits), its own (16), its running number in the room (12), the
 -- length of the connection id that is left out (6), that id, and the frame. (realtime/roomlog.py reads it.)
 
+local counts = {SPUBLISH = 'SHARDNUMSUB', PUBLISH = 'NUMSUB'}
 local size, ttl, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local keep_room, keep_marker, publish, ids = ARGV[4], ARGV[5], ARGV[8], ARGV[12]
 if ARGV[6] ~= '' and redis.call('GET', ARGV[6]) ~= ARGV[7] then
@@ -62,7 +64,7 @@ local function room_of(base, source)
     local key, log = base .. ':room', base .. ':log'
     local live = base .. ':live'
     local known = redis.call('HMGET', key, 'position', 'count', 'bytes', source)
-    if not known[1] and publish ~= '' and redis.call('PUBSUB', 'NUMSUB', live)[2] == 0 then
+    if not known[1] and publish ~= '' and redis.call('PUBSUB', counts[publish], live)[2] == 0 then
       room = {is_unknown = true}
     else
       local position = known[1] or beginning(log)
@@ -103,6 +105,12 @@ local function append(room, excluded, head, tail)
   return position
 end
 
+-- Whether nothing of this id was delivered before; from now on it was.
+local function is_first(id, base)
+  local marker = (ids ~= '' and ids or base .. ':id:') .. id
+  return redis.call('SET', marker, '1', 'NX', 'EX', keep_marker)
+end
+
 local answers = {}
 local argument, key = 13, 1
 while argument <= #ARGV do
@@ -115,7 +123,7 @@ while argument <= #ARGV do
     if room.is_unknown then
       position = '0'
     elseif take(room, source, entry) then
-      if is_new == nil then is_new = redis.call('SET', ids .. id, '1', 'NX', 'EX', keep_marker) end
+      if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, KEYS[key]) end
       if is_new then position = append(room, excluded, ARGV[argument], ARGV[argument + 1]) end
     end
     positions[i] = position

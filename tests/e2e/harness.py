@@ -24,6 +24,7 @@ import redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from realtime import cluster
 from realtime.authentication import issue
 from realtime.location import parse
 
@@ -61,6 +62,8 @@ async def eventually(condition: Callable[[], Any], within: float = PATIENCE) -> 
 
 def backbone(url: str, **more: Any) -> redis.Redis:
     """A client as a backbone has one."""
+    if parse(url).nodes:
+        return cluster.sync_client(parse(url), **more)
     return redis.Redis.from_pool(redis.ConnectionPool(**parse(url).sync_arguments(), **more))
 
 

@@ -11,8 +11,8 @@ from signal import SIGKILL
 import pytest
 
 from tests.e2e.harness import eventually
-from tests.faults.servers import Watched
 from tests.faults.world import World
+from tests.servers import Watched
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from uuid import uuid4
 import redis
 from websockets.asyncio.client import ClientConnection, connect
 
+from realtime import cluster
 from realtime.client import Client, Event
 from realtime.location import parse
 from tests.e2e.harness import Process, Stack, eventually, free_port, unique
@@ -221,8 +222,11 @@ class World:
             await client.aclose()
 
     def _backbone(self) -> redis.asyncio.Redis:
-        arguments = parse(self.stack.env["REDIS_URL"]).arguments()
-        return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(socket_timeout=10, **arguments))
+        location = parse(self.stack.env["REDIS_URL"])
+        if location.nodes:
+            return cluster.client(location, socket_timeout=10)
+        pool = redis.asyncio.ConnectionPool(socket_timeout=10, **location.arguments())
+        return redis.asyncio.Redis.from_pool(pool)
 
     async def _say(self, client: redis.asyncio.Redis, thread: str) -> None:
         """Write one message; as a backbone's outbox does, the same one again until Redis has taken it."""

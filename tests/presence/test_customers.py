@@ -9,7 +9,7 @@ import pytest
 from presence import store
 from presence.events import announcements
 from presence.node import PresenceNode, Presentee
-from realtime.redis import sync_client
+from realtime.redis import run_sync, sync_client
 from realtime.rooms import HUB, PORTAL
 from tests.inprocess import eventually
 from tests.presence.world import World
@@ -49,7 +49,7 @@ def told(world: World) -> list[tuple[str, str]]:
 
 
 def there(thread: str) -> set[str]:
-    answer: Any = store._snapshot_sync(keys=[store.base(PORTAL)], args=[thread], client=sync_client())
+    answer: Any = run_sync(store._snapshot, [store.base(PORTAL)], [thread])
     return {member["user_id"] for member in store._members(answer)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from presence import store
 from presence.store import LeaseLost
-from realtime.redis import sync_client
+from realtime.redis import run_sync, sync_client
 from realtime.rooms import HUB
 
 GROUPS = ("attendants",)
@@ -45,9 +45,7 @@ class World:
         call = store._call(
             operations, node, self.epochs.get(node, ""), register=register, namespace=self.namespace
         )
-        return store._answers(
-            store._apply_sync(keys=[self.base, store.stream()], args=[call], client=self.redis)
-        )
+        return store._answers(run_sync(store._apply, [self.base, store.stream()], [call]))
 
     def connect(
         self,

@@ -108,3 +108,62 @@ class Watched:
             return self.replica.call("ROLE")[0] == b"master"
         except redis.RedisError:
             return False  # who is promoted cuts its connections
+
+
+class Cluster:
+    """Three primaries, and a replica of each."""
+
+    def __init__(self, directory: Path, *, replicas: bool = True) -> None:
+        self.primaries = [self._server(directory / f"primary-{number}") for number in range(3)]
+        self.replicas = [self._server(directory / f"replica-{number}") for number in range(3 * replicas)]
+        self._open = contextlib.ExitStack()
+
+    @staticmethod
+    def _server(directory: Path) -> Server:
+        return Server(
+            directory,
+            *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+            *("--cluster-node-timeout", str(DOWN_AFTER_MS), "--repl-diskless-sync-delay", "0"),
+        )
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"{HOST}:{server.port}" for server in self.primaries)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as opening:
+            everybody = [*self.primaries, *self.replicas]
+            for server in everybody:
+                opening.enter_context(server)
+            bounds = [0, 5461, 10923, 16384]
+            for server, first, end in zip(self.primaries, bounds, bounds[1:], strict=False):
+                server.call("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            for server in everybody[1:]:
+                self._introduce(server)
+            until(lambda: all(len(server.call("CLUSTER", "SLOTS")) == 3 for server in everybody))
+            for primary, replica in zip(self.primaries, self.replicas, strict=False):
+                name = primary.call("CLUSTER", "MYID").decode()
+                until(lambda replica=replica, name=name: replica.call("CLUSTER", "REPLICATE", name))
+            until(lambda: all(self._is_whole(server) for server in everybody))
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _introduce(self, server: Server) -> None:
+        bus = server._arguments[server._arguments.index("--cluster-port") + 1]
+        self.primaries[0].call("CLUSTER", "MEET", HOST, server.port, bus)
+
+    def _is_whole(self, server: Server) -> bool:
+        is_fine = b"cluster_state:ok" in server.call("CLUSTER", "INFO")
+        return is_fine and (server in self.primaries or server.call("ROLE")[3] == b"connected")
+
+    def is_promoted(self, number: int) -> bool:
+        """Whether a replica has become the primary, and the Cluster is whole again."""
+        replica = self.replicas[number]
+        try:
+            is_fine = b"cluster_state:ok" in self.primaries[number - 1].call("CLUSTER", "INFO")
+            return is_fine and replica.call("ROLE")[0] == b"master"
+        except redis.RedisError:
+            return False

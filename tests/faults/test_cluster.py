@@ -1,0 +1,108 @@
+"""Redis Cluster: three primaries with a replica each, rooms in many slots, and a server that dies under traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+
+from realtime.cluster import slot
+from tests.e2e.harness import eventually
+from tests.faults.world import World
+from tests.servers import Cluster
+
+THREADS = 24
+
+
+@pytest.fixture
+async def clustered(tmp_path: Path) -> AsyncIterator[tuple[World, Cluster]]:
+    with Cluster(tmp_path) as servers:
+        world = World(tmp_path, servers, threads=THREADS)
+        try:
+            yield world, servers
+        finally:
+            await world.stop()
+        world.stack.assert_calm()
+
+
+def server_of(key: str) -> int:
+    """Which of the three primaries serves it at first."""
+    return next(number for number, end in enumerate((5461, 10923, 16384)) if slot(key) < end)
+
+
+async def primary_is_killed(world: World, servers: Cluster, number: int) -> float:
+    """Seconds between the promotion and the moment at which everybody has got something written after it."""
+    await asyncio.to_thread(servers.primaries[number].stop, SIGKILL)
+    await eventually(lambda: servers.is_promoted(number), 30)
+    promoted_at = time.monotonic()
+    marks = {thread: len(written) for thread, written in world.written.items()}
+    await eventually(
+        lambda: all(
+            any(int(number) > marks[thread] for number in person.seen[thread][-50:])
+            for person in world.people
+            for thread in person.threads
+        ),
+        30,
+    )
+    return time.monotonic() - promoted_at
+
+
+async def test_rooms_of_all_servers_are_delivered_once_and_in_order(clustered, record_property):
+    world, _ = clustered
+    rooms = {server_of(f"{world.stack.prefix}:{{hub.thread.{thread}}}") for thread in world.threads}
+    assert rooms == {0, 1, 2}
+    await asyncio.to_thread(world.start)
+    await world.gather()
+    async with world.traffic(before=2):
+        # Who resumes reads the logs of its rooms, wherever they are.
+        for person in world.people:
+            person.drop()
+        world.bridges.pop(0).signal(SIGKILL)
+    account = await world.settle()
+    record_property("account", str(account))
+    assert account.is_perfect, account
+    assert world.flaps() == []
+    await world.presence_is_true()
+    await world.part()
+
+
+async def test_server_that_hands_over_to_its_replica_loses_nothing(clustered, record_property):
+    """As for maintenance: every one of them in turn."""
+    world, servers = clustered
+    await asyncio.to_thread(world.start)
+    await world.gather()
+    async with world.traffic():
+        for number, replica in enumerate(servers.replicas):
+            replica.call("CLUSTER", "FAILOVER")
+            await eventually(lambda number=number: servers.is_promoted(number), 30)
+            await asyncio.sleep(1)
+    account = await world.settle()
+    record_property("account", str(account))
+    assert account.is_perfect, account
+    assert world.flaps() == []
+    await world.presence_is_true()
+    await world.part()
+
+
+@pytest.mark.parametrize("has", ["stream", "presence", "neither"])
+async def test_server_that_dies_loses_nothing_that_its_replica_has(clustered, has: str, record_property):
+    world, servers = clustered
+    special = {name: server_of(world.stack.key(name)) for name in ("stream", "presence")}
+    number = special[has] if has in special else ({0, 1, 2} - set(special.values())).pop()
+    await asyncio.to_thread(world.start)
+    await world.gather()
+    async with world.traffic():
+        seconds = await primary_is_killed(world, servers, number)
+    record_property("seconds until delivery", f"{seconds:.2f}")
+    account = await world.settle()
+    record_property("account", str(account))
+    # What the replica had not got yet when the primary died can only be told.
+    assert account.unsaid == 0, account
+    assert account.misordered == 0, account
+    assert world.flaps() == []
+    await world.presence_is_true()
+    await world.part()

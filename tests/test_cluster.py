@@ -1,0 +1,318 @@
+"""What differs on a Cluster, in one process with three servers. (tests/faults/test_cluster.py kills some.)"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from signal import SIGCONT, SIGSTOP
+from typing import Any
+
+import pytest
+import redis as redis_py
+from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
+
+from presence import store
+from realtime import asking, cluster, redis, roomlog, seats
+from realtime.cluster import Shards, shards, slot
+from realtime.location import parse
+from realtime.pipe import Pipes
+from realtime.publisher import publish
+from realtime.redis import client, key, listeners_of, mget, sync_client
+from realtime.revocation import now
+from realtime.roomlog import Entry
+from realtime.subscriptions import Subscriptions
+from tests.inprocess import add, bridging, connected, eventually
+from tests.servers import Cluster
+from tests.test_bridge import Room
+from tests.test_layers import Ears
+
+ROOMS = [f"hub.thread.{number}" for number in range(24)]
+pytestmark = pytest.mark.usefixtures("process")
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster"), replicas=False) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def redis_url(servers: Cluster) -> str:
+    return servers.url
+
+
+@pytest.fixture
+def layer(process: str) -> Any:
+    return get_channel_layer()
+
+
+def everywhere(entry: str, *, id: str = "", groups: list[str] = ROOMS) -> Entry:
+    rooms = [(group, f"{entry}@".encode(), b"") for group in groups]
+    return Entry(rooms=rooms, source="stream", entry=f"{entry:0>20}", id=id)
+
+
+# --- Rooms -------------------------------------------------------------------------------------------
+
+
+async def test_entry_reaches_its_rooms_on_all_servers_once(layer: Any):
+    assert len({slot(roomlog.base(group)) // 5461 for group in ROOMS}) == 3
+    ears = [await Ears.in_rooms(layer, group) for group in ROOMS]
+    (positions,) = await roomlog.append([everywhere("1")])
+    assert len(positions) == len(ROOMS)
+    assert await roomlog.append([everywhere("1"), everywhere("2")]) == [
+        [b""] * len(ROOMS),
+        [str(end).encode() for end in (await roomlog.ends(ROOMS)).values()],
+    ]
+    for each in ears:
+        await each.hear("1", "2")
+    assert [each.positions[0] for each in ears] == [int(position) for position in positions]
+
+
+async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatch):
+    """One of the servers is away: what the others did stays, and is not done again."""
+    ears = [await Ears.in_rooms(layer, group) for group in ROOMS]
+    run, broken = redis.run, slot(roomlog.base(ROOMS[5]))
+
+    async def unreliable(script: Any, keys: Any, arguments: Any = ()) -> Any:
+        if keys and slot(keys[0]) == broken:
+            raise redis_py.ConnectionError("gone")
+        return await run(script, keys, arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(roomlog, "run", unreliable)
+        with pytest.raises(redis_py.ConnectionError):
+            await roomlog.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
+    assert await client().hget(key("cursors"), "s") is None
+    await roomlog.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
+    assert await client().hget(key("cursors"), "s") == b"2-0"
+    for each in ears:
+        await each.hear("1", "2")
+
+
+async def test_id_is_remembered_by_every_room(layer: Any):
+    ears = [await Ears.in_rooms(layer, group) for group in ROOMS[:6]]
+    await roomlog.append([everywhere("1", id="order-7", groups=ROOMS[:3])])
+    await roomlog.append([everywhere("2", id="order-7", groups=ROOMS[:6])])
+    for each in ears[:3]:
+        await each.hear("1")
+    for each in ears[3:]:
+        await each.hear("2")
+
+
+async def test_former_holder_of_the_lease_publishes_nothing():
+    await client().set(key("lease", "bridge"), "somebody else")
+    assert await roomlog.append([everywhere("1")], lease=(key("lease", "bridge"), "me")) == []
+
+
+async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
+    rooms = [await Room().enter(f"thread:{number}") for number in range(12)]
+    attendants = await Room().enter("presence:attendants")
+    async with bridging():
+        store.apply_sync([{"does": "sweep"}])
+        await store.apply(
+            [{"does": "connect", "connection": "c", "user": "ana", "name": "A", "groups": ["attendants"]}],
+            node="n",
+            register=True,
+        )
+        for number in range(12):
+            publish("thread:message", {"thread_id": number, "message_id": 1})
+            await add("thread:message", {"thread_id": number, "message_id": 2})
+        for room in rooms:
+            assert await room.message_ids(2) == ["1", "2"]
+        assert (await attendants.frame())["event"] == "attendant:online"
+        await client().execute_command(
+            "PUBLISH",
+            key("events"),
+            json.dumps({"event": "thread:message", "data": {"thread_id": 3, "message_id": 3}}),
+            target_nodes="random",
+        )
+        assert await rooms[3].message_ids(1) == ["3"]
+
+
+# --- Servers -----------------------------------------------------------------------------------------
+
+
+def misled(found: Shards) -> None:
+    """Let it believe that the first server has everything."""
+    found._owners = [found._owners[0]] * 16384
+
+
+async def test_command_follows_its_slot(layer: Any):
+    found = shards()
+    assert found is not None
+    await found.known()
+    pipes = Pipes()
+    misled(found)
+    assert len(await roomlog.ends(ROOMS, pipes)) == len(ROOMS)
+    await eventually(lambda: len(found.servers()) == 3)
+    pipes.close()
+
+
+async def test_subscription_follows_its_slot(layer: Any):
+    found = shards()
+    assert found is not None
+    await found.known()
+    misled(found)
+
+    async def enter() -> Ears | None:
+        with contextlib.suppress(redis_py.RedisError):  # as a client does, who is told "unavailable"
+            return await Ears.in_rooms(layer, *ROOMS)
+        return None
+
+    ears = await eventually(enter)  # whoever does not serve a channel says so
+    assert len(found.servers()) == 3
+    await roomlog.append([everywhere("1")])
+    await ears.hear(*["1"] * len(ROOMS))
+
+
+async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_noticed(servers: Cluster):
+    restored = asyncio.Event()
+    heard: list[tuple[bytes, bytes]] = []
+    subscriptions = Subscriptions(heard.extend, restored.set)  # type: ignore[arg-type]
+    channels = [f"channel-{number}".encode() for number in range(9)]
+    await subscriptions.subscribe(channels)
+    found = shards()
+    assert found is not None
+    right = found._owners
+    found._take([right[-1], *right[1:-1], right[0]])
+    assert not restored.is_set()  # nothing that is subscribed moved
+    first = next(channel for channel in channels if found.owner(channel) == right[0])
+    changed = list(right)
+    changed[slot(first)] = right[-1]
+    found._take(changed)  # it does not serve it: that is said, and the Cluster is asked
+    await eventually(restored.is_set)
+    await eventually(lambda: are_heard(channels, 1))
+    subscriptions.unsubscribe(channels[0])
+    await eventually(lambda: are_heard(channels[:1], 0))
+    await subscriptions.close()
+
+
+async def are_heard(channels: list[bytes], by: int) -> bool:
+    return await listeners_of(channels) == [by] * len(channels)
+
+
+async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: Cluster):
+    room, moving = ROOMS[0], slot(roomlog.base(ROOMS[0]))
+    ears = await Ears.in_rooms(layer, room)
+    await roomlog.append([everywhere("1", groups=[room])])
+    found = shards()
+    assert found is not None
+    at = found.owner(roomlog.base(room))[1]
+    (here,) = [server for server in servers.primaries if server.port == at]
+    there = next(server for server in servers.primaries if server is not here)
+    names = {server: server.call("CLUSTER", "MYID").decode() for server in (here, there)}
+    there.call("CLUSTER", "SETSLOT", moving, "IMPORTING", names[here])
+    here.call("CLUSTER", "SETSLOT", moving, "MIGRATING", names[there])
+    with pytest.raises(redis_py.RedisError):  # half-way: later
+        await roomlog.append([everywhere("2", groups=[room])], pipes=layer._here._pipes)
+    keys = here.call("CLUSTER", "GETKEYSINSLOT", moving, 100)
+    here.call("MIGRATE", "127.0.0.1", there.port, "", 0, 5000, "KEYS", *keys)
+    for server in (there, here):
+        server.call("CLUSTER", "SETSLOT", moving, "NODE", names[there])
+    await roomlog.append([everywhere("1", groups=[room]), everywhere("2", groups=[room])])
+    await ears.hear("1", "2")
+    assert found.owner(roomlog.base(room))[1] == there.port
+    await roomlog.append([everywhere("3", groups=[room])])
+    await ears.hear("1", "2", "3")
+
+
+async def test_server_that_stands_still_is_noticed_and_heard_again(
+    layer: Any, servers: Cluster, settings, caplog
+):
+    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 1}
+    ears = await Ears.in_rooms(layer, *ROOMS)
+    process = servers.primaries[0].process
+    assert process is not None
+    process.send_signal(SIGSTOP)
+    try:
+        await eventually(lambda: "subscription does not answer" in caplog.text)
+    finally:
+        process.send_signal(SIGCONT)
+    await eventually(lambda: "subscription restored" in caplog.text)
+    await eventually(lambda: is_whole(servers))
+    await roomlog.append([everywhere("1")])
+    await ears.hear(*["1"] * len(ROOMS))
+
+
+def is_whole(servers: Cluster) -> bool:
+    return all(b"cluster_state:ok" in server.call("CLUSTER", "INFO") for server in servers.primaries)
+
+
+async def test_cluster_that_is_away_is_a_redis_error(settings):
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis+cluster://127.0.0.1:1"}
+    with pytest.raises(redis_py.RedisError):
+        await client().get("x")
+    pipeline = client().pipeline(transaction=False)
+    with pytest.raises(redis_py.RedisError):
+        await pipeline.__aenter__()
+    pipeline.get("x")
+    with pytest.raises(redis_py.RedisError):
+        await pipeline.execute()
+    with pytest.raises(redis_py.RedisError):
+        sync_client()
+    cluster._shards.pop(asyncio.get_running_loop(), None)
+    found = shards()
+    assert found is not None
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(found.known(), 0.3)
+
+
+# --- Whatever is asked for together --------------------------------------------------------------------
+
+
+async def test_keys_of_several_slots_are_read_together():
+    a, b, c = key("a"), key("b"), key("c")
+    await client().set(b, "2")
+    assert await mget([a, b, c]) == [None, b"2", None]
+    assert await mget([b]) == [b"2"]
+
+
+async def test_seats_of_many_users_are_taken_together(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 1}}
+    layer: Any = get_channel_layer()
+    channels = [await layer.new_channel() for _ in range(8)]
+    at = await now()
+    taken = [seats.Seat("hub", f"u{number}", name, at) for number, name in enumerate(channels)]
+    await asyncio.gather(*map(seats.take, taken))
+    second = await layer.new_channel()
+    await seats.take(seats.Seat("hub", "u3", second, at + 1))
+    assert (await layer.receive(channels[3]))["type"] == "connection.replaced"
+    await asyncio.gather(*map(seats.give_up, taken))
+    assert await client().zrange(taken[3].key, 0, -1) == [second.encode()]
+
+
+async def test_process_that_nobody_hears_any_more_is_told_from_one_that_lives(layer: Any):
+    alive = await layer.new_channel()
+    assert await seats._dead([alive, "specific.gone!1"]) == {"specific.gone!1"}
+
+
+def test_synchronous_code_works_as_with_one_server():
+    sync_client().set(key("a"), "1")
+    assert sync_client().get(key("a")) == b"1"
+    assert store.statuses_sync(["ana", "bob"]) == {"ana": "offline", "bob": "offline"}
+    assert store.snapshot_sync("attendants") == []
+
+
+async def test_operator_hears_from_the_processes_and_sees_what_they_have():
+    async with connected(user_id="7") as ana:
+        await ana.call("join:thread", {"thread_id": "42"})
+        instances = await sync_to_async(asking.instances)()
+        assert [answer.said.connections for answer in instances.answers] == [{"hub": 1}]
+        assert instances.silent == []
+        _, detail, _ = await sync_to_async(asking.connection)(ana.ready["connection_id"])
+        assert "thread:42" in {each.room for each in detail.rooms}
+
+
+# --- Settings ----------------------------------------------------------------------------------------
+
+
+def test_cluster_is_several_addresses_to_ask_for_the_others():
+    location = parse("rediss+cluster://me:pw@a,b:7001")
+    assert location.nodes == (("a", 6379), ("b", 7001))
+    arguments = cluster._arguments(location.arguments())
+    assert (arguments["username"], arguments["password"], arguments["ssl"]) == ("me", "pw", True)
+    with pytest.raises(ValueError, match="one database"):
+        parse("redis+cluster://a/1")
