@@ -124,6 +124,8 @@ class Cluster:
             directory,
             *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
             *("--cluster-node-timeout", str(DOWN_AFTER_MS), "--repl-diskless-sync-delay", "0"),
+            # On a busy machine an election may fail, and a replica would not stand for a later one.
+            *("--cluster-replica-validity-factor", "0"),
         )
 
     @property

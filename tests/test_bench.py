@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import overhead
+from bench import capacity, overhead
 from bench.profiling import summary
 from bench.report import number
 from bench.wires import Refused, SocketIO, User
@@ -135,3 +135,13 @@ async def test_overhead_is_measured_on_what_clients_receive(realtime_redis: str,
     assert len(received) == 2 * 3 * 2 * 4
     assert all(frames.count(b'"event":"thread:message"') == 2 for frames in received)
     assert overhead.process_module.tally is before
+
+
+@pytest.mark.usefixtures("process")
+async def test_what_a_publication_costs_redis_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(capacity, "PUBLICATIONS", 200)
+    monkeypatch.setattr(capacity, "ROOMS", 20)
+    await capacity.measure([], 1)
+    table = capsys.readouterr().out
+    assert len([line for line in table.splitlines() if line.startswith("| ")]) == 1 + len(capacity.KINDS)
+    assert "A publication that is kept" in table

@@ -1,0 +1,143 @@
+"""`python -m bench.capacity [--cluster]`: what publications and rooms cost Redis (docs/capacity.md).
+
+CPU time, as the kernel accounts it: other work on the machine hardly moves it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import django
+
+from bench import machine
+from realtime import roomlog
+from realtime.embedded import EmbeddedRedis
+from realtime.pipe import Pipes
+from realtime.roomlog import Entry
+from realtime.subscriptions import Subscriptions
+from tests.servers import Cluster
+
+FRAME = (
+    b'{"event":"thread:message","room":"thread:42","offset":"',
+    b'","data":{"thread_id":"42","body":"%b"}}' % (b"x" * 90),
+)
+"""Before and after its offset: some 170 bytes, as in the benchmark."""
+PUBLICATIONS = 20_000
+ROOMS = 50_000
+KINDS = ((1, 1, 1), (1, 1, 11), (1, 100, 1), (1, 100, 11), (100, 1, 1), (100, 100, 1), (2000, 100, 1))
+"""Rooms, publications a batch, processes that listen."""
+
+
+class Capacity:
+    """A bridge's way of publishing, on servers of its own."""
+
+    def __init__(self, servers: Sequence[EmbeddedRedis]) -> None:
+        self._servers = servers
+        self._pids = [server.process.pid for server in servers if server.process is not None]
+        self.pipes = Pipes()
+        self._entries = 0
+
+    async def publishing(self, rooms: int, batch: int, listeners: int, runs: int) -> tuple[float, float]:
+        """Microseconds of CPU a publication: of all servers, and of this process, which also listens."""
+        groups = [f"hub.thread.{uuid4().hex[:8]}" for _ in range(rooms)]
+        listening = [await self._enter(groups) for _ in range(listeners)]
+        found = []
+        for _ in range(runs):
+            before, here = machine.cpu_seconds(self._pids), time.process_time()
+            for start in range(0, PUBLICATIONS, batch):
+                entries = [self._entry(groups[number % rooms]) for number in range(start, start + batch)]
+                await roomlog.append(entries, pipes=self.pipes)
+            found.append((machine.cpu_seconds(self._pids) - before, time.process_time() - here))
+        for each in listening:
+            await each.close()
+        redis, ours = (statistics.median(costs) / PUBLICATIONS * 1e6 for costs in zip(*found, strict=True))
+        return redis, ours
+
+    async def entering(self) -> tuple[float, float]:
+        """A room that is entered: microseconds of CPU of all servers, and bytes that they keep."""
+        groups = [f"hub.user.{uuid4().hex[:8]}" for _ in range(ROOMS)]
+        cpu, memory = machine.cpu_seconds(self._pids), self._memory()
+        listening = await self._enter(groups)
+        entered = machine.cpu_seconds(self._pids) - cpu, self._memory() - memory
+        await listening.close()
+        return entered[0] / ROOMS * 1e6, entered[1] / ROOMS
+
+    async def keeping(self) -> float:
+        """Bytes that a publication takes in the logs of many rooms."""
+        groups = [f"hub.thread.{uuid4().hex[:8]}" for _ in range(2000)]
+        listening = await self._enter(groups)
+        before = self._memory()
+        for start in range(0, PUBLICATIONS, 100):
+            entries = [self._entry(groups[number % 2000]) for number in range(start, start + 100)]
+            await roomlog.append(entries, pipes=self.pipes)
+        kept = (self._memory() - before) / PUBLICATIONS
+        await listening.close()
+        return kept
+
+    async def _enter(self, groups: Sequence[str]) -> Subscriptions:
+        listening = Subscriptions(lambda messages: None, lambda: None)
+        for start in range(0, len(groups), 500):
+            part = groups[start : start + 500]
+            await listening.subscribe([roomlog.channel(group) for group in part])
+            await roomlog.ends(part, self.pipes)
+        return listening
+
+    def _entry(self, group: str) -> Entry:
+        self._entries += 1
+        return Entry(rooms=[(group, *FRAME)], source="stream", entry=f"{self._entries:020d}")
+
+    def _memory(self) -> int:
+        total = 0
+        for server in self._servers:
+            with server.client() as client:
+                total += client.info("memory")["used_memory"]
+        return total
+
+
+async def measure(servers: Sequence[EmbeddedRedis], runs: int) -> None:
+    """Print all of it, as docs/capacity.md has it."""
+    capacity = Capacity(servers)
+    sys.stdout.write(
+        "| rooms | a batch | listening | µs of Redis | µs of the bridge, at most |\n|--:|--:|--:|--:|--:|\n"
+    )
+    for rooms, batch, listeners in KINDS:
+        redis, ours = await capacity.publishing(rooms, batch, listeners, runs)
+        sys.stdout.write(f"| {rooms:,} | {batch} | {listeners} | {redis:.1f} | {ours:.1f} |\n")
+        sys.stdout.flush()
+    cpu, memory = await capacity.entering()
+    sys.stdout.write(f"\nA room that is entered: {cpu:.1f} µs and {memory:.0f} bytes of Redis.\n")
+    sys.stdout.write(f"A publication that is kept: {await capacity.keeping():.0f} bytes of Redis.\n")
+    capacity.pipes.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.capacity", description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--cluster", action="store_true", help="three servers in a Cluster instead of one")
+    options = parser.parse_args()
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        servers: Sequence[EmbeddedRedis]
+        if options.cluster:
+            cluster = stack.enter_context(Cluster(directory, replicas=False))
+            os.environ["REDIS_URL"], servers = cluster.url, cluster.primaries
+        else:
+            servers = [server := stack.enter_context(EmbeddedRedis(directory))]
+            os.environ["REDIS_URL"] = server.url
+        django.setup()
+        asyncio.run(measure(servers, options.runs))
+
+
+if __name__ == "__main__":
+    main()
