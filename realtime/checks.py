@@ -87,7 +87,7 @@ def _tracing(current: Conf) -> Iterator[CheckMessage]:
         yield Error(
             "REALTIME['TRACING'] is on, and opentelemetry-api is not installed",
             hint="pip install 'realtime-sockets[otel]'",
-            id="realtime.E012",
+            id="realtime.E013",
         )
 
 

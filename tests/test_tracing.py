@@ -174,4 +174,4 @@ def test_missing_package_is_said_when_it_is_on(settings, monkeypatch):
     with pytest.raises(ImproperlyConfigured, match=r"pip install 'realtime-sockets\[otel\]'"):
         tracing.start()
     monkeypatch.setattr("realtime.checks.find_spec", lambda name: None)
-    assert "realtime.E012" in [message.id for message in check_settings(None)]
+    assert "realtime.E013" in [message.id for message in check_settings(None)]

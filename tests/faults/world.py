@@ -208,7 +208,7 @@ class World:
             await asyncio.sleep(after)
         finally:
             over.set()
-            await writing
+            await asyncio.wait_for(writing, self.patience)
 
     async def _write(self, over: asyncio.Event) -> None:
         client = self._backbone()
