@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,38 +14,53 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from realtime.embedded import EmbeddedRedis
-from tests.e2e.harness import ROOT, Stack, eventually, unique
+from tests.e2e.harness import ROOT, Stack, backbone, eventually, unique
+from tests.servers import Cluster
 
 RECIPE = re.findall(r"^ACL SETUSER .*$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
+EVERYWHERE, IN_A_CLUSTER = RECIPE[:3], RECIPE[3:]
 SECRET = "a-password"
 
 
 class Users:
-    """A Redis with the users of the recipe, in an installation of its own."""
+    """The users of the recipe, in an installation of its own."""
 
-    def __init__(self, server: EmbeddedRedis) -> None:
-        self.server = server
-        with server.client() as client:
-            for line in RECIPE:
-                client.execute_command(*line.replace("PASSWORD", SECRET).split())
+    def __init__(self, url: str, servers: Sequence[EmbeddedRedis], recipe: Sequence[str]) -> None:
+        self.administrators_url = url
+        for server in servers:
+            with server.client() as client:
+                for line in recipe:
+                    client.execute_command(*line.replace("PASSWORD", SECRET).split())
 
     def url(self, user: str) -> str:
-        return self.server.url.replace("unix://", f"unix://{user}:{SECRET}@")
+        return self.administrators_url.replace("://", f"://{user}:{SECRET}@")
 
     def client(self, user: str) -> redis.Redis:
-        return redis.Redis.from_url(self.url(user))
+        return backbone(self.url(user))
 
 
 @pytest.fixture(scope="module")
-def users() -> Iterator[Users]:
+def one_server() -> Iterator[Users]:
     with EmbeddedRedis() as server:
-        yield Users(server)
+        yield Users(server.url, [server], EVERYWHERE)
+
+
+@pytest.fixture(scope="module", params=["one server", "Cluster"])
+def users(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Users]:
+    if request.param == "one server":
+        yield request.getfixturevalue("one_server")
+        return
+    with Cluster(tmp_path_factory.mktemp("cluster"), replicas=False) as servers:
+        yield Users(servers.url, servers.primaries, RECIPE)
 
 
 @pytest.fixture(scope="module")
 def restricted(users: Users, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(
-        tmp_path_factory.mktemp("acl"), users.server.url, REALTIME_GRACE_PERIOD="0.5", REALTIME_NODE_LEASE="1"
+        tmp_path_factory.mktemp("acl"),
+        users.administrators_url,
+        REALTIME_GRACE_PERIOD="0.5",
+        REALTIME_NODE_LEASE="1",
     )
     stack.prefix = "realtime"
     stack.env |= {"REALTIME_PREFIX": "realtime", "REDIS_URL": users.url("sockets")}
@@ -72,10 +87,10 @@ async def test_system_runs_with_the_users_of_the_recipe(restricted: Stack, users
         restricted.client("hub", groups=["attendants"]) as attendant,
         restricted.client("portal", customer, "customer") as client,
     ):
-        backbone = users.url("backbone")
+        events = users.url("backbone")
         granted = manage(
             restricted,
-            backbone,
+            events,
             "publish",
             "thread:grant",
             f'{{"thread_id":"{thread}","user_id":"{customer}"}}',
@@ -85,7 +100,7 @@ async def test_system_runs_with_the_users_of_the_recipe(restricted: Stack, users
         for each in (attendant, client):
             await each.call("join:thread", {"thread_id": thread})
         said = manage(
-            restricted, backbone, "publish", "thread:message", f'{{"thread_id":"{thread}","message_id":"1"}}'
+            restricted, events, "publish", "thread:message", f'{{"thread_id":"{thread}","message_id":"1"}}'
         )
         assert said.returncode == 0, said.stderr
         for each in (attendant, client):
@@ -162,9 +177,9 @@ def test_admin_asks_the_sockets_and_discards_dead_letters_as_web(restricted: Sta
     ],
     ids=" ".join,
 )
-def test_backbone_can_do_nothing_else(users: Users, command: tuple[str, ...]):
+def test_backbone_can_do_nothing_else(one_server: Users, command: tuple[str, ...]):
     with (
-        users.client("backbone") as client,
+        one_server.client("backbone") as client,
         pytest.raises((NoPermissionError, redis.ResponseError), match="ermission"),
     ):
         client.execute_command(*command)
@@ -182,9 +197,9 @@ def test_backbone_can_do_nothing_else(users: Users, command: tuple[str, ...]):
     ],
     ids=" ".join,
 )
-def test_sockets_touch_nothing_of_anybody_else(users: Users, command: tuple[str, ...]):
+def test_sockets_touch_nothing_of_anybody_else(one_server: Users, command: tuple[str, ...]):
     with (
-        users.client("sockets") as client,
+        one_server.client("sockets") as client,
         pytest.raises((NoPermissionError, redis.ResponseError), match="ermission"),
     ):
         client.execute_command(*command)
