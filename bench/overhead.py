@@ -109,7 +109,7 @@ class FanOut:
         self.process = Process()
         self.groups = [Group(f"hub.thread.{number}") for number in range(case.rooms)]
         self.wires = Wires()
-        self.receiver = _Receiver(self.process._subscription._on_replies)
+        self.receiver = _Receiver(self.process._subscriptions.serving(b"")._on_replies)
         self.receiver.transport = Nothing()
         self.position = 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from signal import SIGKILL
@@ -38,17 +37,7 @@ async def primary_is_killed(world: World, servers: Cluster, number: int) -> floa
     """Seconds between the promotion and the moment at which everybody has got something written after it."""
     await asyncio.to_thread(servers.primaries[number].stop, SIGKILL)
     await eventually(lambda: servers.is_promoted(number), 30)
-    promoted_at = time.monotonic()
-    marks = {thread: len(written) for thread, written in world.written.items()}
-    await eventually(
-        lambda: all(
-            any(int(number) > marks[thread] for number in person.seen[thread][-50:])
-            for person in world.people
-            for thread in person.threads
-        ),
-        30,
-    )
-    return time.monotonic() - promoted_at
+    return await world.everybody_hears()
 
 
 async def test_rooms_of_all_servers_are_delivered_once_and_in_order(clustered, record_property):

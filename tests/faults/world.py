@@ -9,6 +9,7 @@ import itertools
 import json
 import random
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -209,6 +210,20 @@ class World:
         finally:
             over.set()
             await asyncio.wait_for(writing, self.patience)
+
+    async def everybody_hears(self) -> float:
+        """Seconds until everybody has got something that was written from now on."""
+        began = time.monotonic()
+        marks = {thread: len(written) for thread, written in self.written.items()}
+        await eventually(
+            lambda: all(
+                any(int(number) > marks[thread] for number in person.seen[thread][-50:])
+                for person in self.people
+                for thread in person.threads
+            ),
+            30,
+        )
+        return time.monotonic() - began
 
     async def _write(self, over: asyncio.Event) -> None:
         client = self._backbone()
