@@ -49,6 +49,9 @@ class PortalConsumer(NamespaceConsumer):
             self._threads.add(thread_id)
             self.presence.regroup(self._presentee())
 
+    def threads(self) -> set[str]:
+        return super().threads() | self._threads
+
     def expel(self, room: str, reason: str) -> None:
         super().expel(room, reason)
         thread_id = thread_of(room)

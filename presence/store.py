@@ -16,7 +16,7 @@ from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
 from realtime.envelope import iso
-from realtime.redis import key, run, run_sync, script
+from realtime.redis import key, location, run, run_sync, script
 from realtime.rooms import HUB, PORTAL
 
 Status = Literal["online", "away"]
@@ -82,6 +82,15 @@ def stream() -> str:
 def base(namespace: str = HUB) -> str:
     """The first part of every presence key: the stream's name as hash tag, so that all live in one slot."""
     return f"{{{stream()}}}" if namespace == HUB else f"{{{stream()}}}:{namespace}"
+
+
+def _to_read(namespace: str = HUB) -> list[str]:
+    """Keys of a script that reads.
+
+    In a Cluster one of them is there: while the slot moves, it is told to come later (TRYAGAIN), and not sent to where
+    nothing has arrived yet, as somebody with nothing but a key that does not exist.
+    """
+    return [base(namespace), f"{base(namespace)}:touched"] if location().nodes else [base(namespace)]
 
 
 def namespaces() -> tuple[str, ...]:
@@ -154,17 +163,17 @@ def apply_sync(operations: Sequence[Operation]) -> list[str]:
 
 async def snapshot(group: str, namespace: str = HUB) -> list[Member]:
     """Everybody present in a group (for customers: a thread), by name. Raises `redis.RedisError`."""
-    return _members(await run(_snapshot, [base(namespace)], [group]))
+    return _members(await run(_snapshot, _to_read(namespace), [group]))
 
 
 def snapshot_sync(group: str) -> list[Member]:
     """The same from synchronous code."""
-    return _members(run_sync(_snapshot, [base()], [group]))
+    return _members(run_sync(_snapshot, _to_read(), [group]))
 
 
 def statuses_sync(user_ids: Sequence[str]) -> dict[str, str]:
     """The status of each of these users, `offline` for who is not there: one round trip."""
-    found = run_sync(_STATUSES, [base()], user_ids)
+    found = run_sync(_STATUSES, _to_read(), user_ids)
     return {user_id: status.decode() for user_id, status in zip(user_ids, found, strict=True)}
 
 

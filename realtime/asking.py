@@ -111,10 +111,8 @@ async def _send(layer: Any, message: dict[str, Any]) -> None:
 
 def _known() -> dict[str, Instance]:
     """The processes that answered before, and those that hold a lease."""
-    pipeline = sync_client().pipeline(transaction=False)
-    pipeline.hgetall(key("instances"))
-    pipeline.zrange(f"{store.base()}:nodes", 0, -1)
-    remembered, leases = pipeline.execute()
+    remembered: Any = sync_client().hgetall(key("instances"))
+    leases: Any = sync_client().zrange(f"{store.base()}:nodes", 0, -1)
     known = {node.decode(): Instance(node.decode(), "", 0, "", 0.0) for node in leases}
     for node, raw in remembered.items():
         with contextlib.suppress(msgspec.DecodeError):  # of another version

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from channels.layers import get_channel_layer
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from realtime import bus, layout, metrics, roomlog, tracing
@@ -40,8 +41,14 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 1.0
 BUSY = 50
 """A batch so large is not the last one: the next is fetched while this one is prepared."""
+AGAIN_SECONDS = 30.0
+"""Longer than a Cluster takes to replace a server: cluster-node-timeout (15 s by default), and an election."""
 KEEP_SECONDS = 600.0
 """Entries behind the cursor are kept for at least so long."""
+LISTEN_SECONDS = 1.0
+"""Without a message on the Pub/Sub channel; then a sign of life is asked for."""
+LISTEN_PATIENCE = 5
+"""So often, before the connection is given up."""
 LAG_SECONDS = 1.0
 """A bridge so far behind says so, as often as that."""
 TRIM_SECONDS = 60.0
@@ -77,6 +84,8 @@ class Bridge:
         self._layer: Any = get_channel_layer()
         self._subscribed = asyncio.Event()
         self._cursors: dict[bytes, bytes] = {}
+        self._again: dict[bytes, str] = {}
+        """Up to where a stream was delivered before and is delivered again."""
         self._in_flight: Batch | None = None
         self._handled = catalogue().bus_handlers
         self._trim_at = 0.0
@@ -132,9 +141,13 @@ class Bridge:
         pipes = Pipes()
         streams = reading(pipes)
         self._in_flight = None
+        cluster = shards()
         try:
+            if cluster is not None:
+                await cluster.known()
+                cluster.on_arrival.add(pipes.close)  # then begin again
             await roomlog.prepare(pipes)
-            self._cursors = await self._read_cursors()
+            await self._begin()
             self._leading = True
             metrics.LEADING.set(1)
             logger.info(
@@ -142,18 +155,36 @@ class Bridge:
             )
             self._read_clock(pipes)
             found = streams.read(self._cursors)
-            while (self._lease.is_fresh or await self._lease.hold()) and not is_cancelled():
+            while (self._lease.is_fresh or await self._lease.hold()) and not (
+                is_cancelled() or pipes.is_closed
+            ):
                 found = await self._deliver(pipes, streams, await found)
         finally:
             self._stand_down()
             streams.close()
             pipes.close()
+            if cluster is not None:
+                cluster.on_arrival.discard(pipes.close)
 
     def _stand_down(self) -> None:
         if self._leading:
             logger.info("standing by")
         self._leading = False
         metrics.LEADING.set(0)
+
+    async def _begin(self) -> None:
+        """Go on where the bridge before ended.
+
+        In a Cluster its cursor may know more than the rooms: a replica that took one over has not got the newest
+        publications, and the cursor is on another server. So a little is done again there; rooms leave out what they
+        have.
+        """
+        self._cursors, self._again = await self._read_cursors(), {}
+        if shards() is not None:
+            self._again = {stream: entry_order(cursor) for stream, cursor in self._cursors.items()}
+            self._cursors = {
+                stream: _before(cursor, AGAIN_SECONDS) for stream, cursor in self._cursors.items()
+            }
 
     async def _read_cursors(self) -> dict[bytes, bytes]:
         """Where to go on; at the beginning when no bridge ever read the stream."""
@@ -201,9 +232,13 @@ class Bridge:
             batch = await self._decode(pipes, stream, entries)
             # One batch in flight, the next only after the one before succeeded.
             await self._settle()
-            batch.send(pipes, cursor=(key("cursors"), stream, entries[-1][0]))
+            is_new = entry_order(entries[-1][0]) > batch.again
+            batch.send(
+                pipes, cursor=(key("cursors"), stream, entries[-1][0]) if is_new else roomlog.NO_CURSOR
+            )
             self._in_flight = batch
-            self._measure_lag(batch, entries[0][0])
+            if is_new:
+                self._measure_lag(batch, entries[0][0])
         if following is not None:
             self._say_lag(batches[0][1][-1][0])
             return following
@@ -245,10 +280,11 @@ class Bridge:
     ) -> Batch:
         """Entries as deliveries, in order; what is not valid goes to the dead letters."""
         source = self.sources[stream]
-        batch = Batch(self._layer)
+        batch = Batch(self._layer, self._again.get(stream, ""))
         buried: list[Awaitable[Any]] = []
         for entry_id, fields in entries:
             raw = _field(fields, source.field)
+            order = entry_order(entry_id)
             try:
                 if raw is None:
                     raise InvalidMessage(
@@ -256,11 +292,11 @@ class Bridge:
                     )
                 deliveries = source.decode(raw)
             except InvalidMessage as error:
-                buried.append(self._bury(pipes, error, source.name, raw or repr(fields).encode()))
+                if order > batch.again:
+                    buried.append(self._bury(pipes, error, source.name, raw or repr(fields).encode()))
                 continue
-            order = entry_order(entry_id)
             for delivery in deliveries:
-                if delivery.event in self._handled:
+                if delivery.event in self._handled and order > batch.again:
                     # After all that came before it.
                     await self._settle()
                     await batch.submit(pipes)
@@ -330,15 +366,31 @@ class Bridge:
                 redis.pubsub(ignore_subscribe_messages=False) as subscription,
             ):
                 await subscription.subscribe(key(CHANNEL))
-                async for message in subscription.listen():
-                    if message["type"] == "subscribe":
+                quiet = 0
+                while not is_cancelled():
+                    message = await subscription.get_message(timeout=LISTEN_SECONDS)
+                    quiet = quiet + 1 if message is None else 0
+                    if message is None:
+                        await self._prove(subscription, server, quiet)
+                    elif message["type"] == "subscribe":
                         self._subscribed.set()
                     elif message["type"] == "message" and self._leading:
                         await self._publish(pipes, message["data"])
-                    if is_cancelled():
-                        return
         finally:
             pipes.close()
+
+    @staticmethod
+    async def _prove(subscription: Any, server: Address | None, quiet: int) -> None:
+        """Nothing has come for a while: a server that is gone, or that has left the Cluster, does not say so."""
+        if quiet > LISTEN_PATIENCE:
+            raise RedisConnectionError("the Pub/Sub subscription does not answer")
+        if (cluster := shards()) is not None:
+            cluster.refresh()
+            if server not in cluster.servers():
+                raise RedisConnectionError(
+                    "the server of the Pub/Sub subscription is not in the Cluster any more"
+                )
+        await subscription.ping()
 
     @staticmethod
     async def _any_server() -> Address | None:
@@ -381,7 +433,9 @@ class Bridge:
 class Batch:
     """Deliveries that go out together."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, again: str = "") -> None:
+        self.again = again
+        """Entries up to this one were delivered before: what a room has not got of them is for who was in it then."""
         self._layer = layer
         self._knows_rooms = "rooms" in layer.extensions
         self._entries: list[Entry] = []
@@ -401,7 +455,9 @@ class Batch:
         tail = frame_tail(delivery.data)
         for namespace, room in delivery.targets:
             rooms.append((group_name(namespace, room), frame_head(delivery.event, room), tail))
-        span = tracing.deliver(delivery.event, delivery.traceparent)
+        span = (
+            tracing.deliver(delivery.event, delivery.traceparent) if entry > self.again or not entry else None
+        )
         if span is not None:
             self._spans.append(span)
         self._entries.append(
@@ -420,14 +476,18 @@ class Batch:
         if self._entries:
             entries, publish = self._entries, self._knows_rooms
             try:
-                appended = await roomlog.append(entries, pipes=pipes, lease=lease, publish=publish)
+                appended = await roomlog.append(
+                    entries, pipes=pipes, lease=lease, again=self.again, publish=publish
+                )
             finally:
                 self._end_spans()
             await self._take(appended)
 
     def send(self, pipes: Pipes, *, cursor: roomlog.Cursor) -> None:
         """Begin to append and publish, and to move the cursor; `settle` tells how that went."""
-        self._answer = roomlog.send_append(pipes, self._entries, cursor=cursor, publish=self._knows_rooms)
+        self._answer = roomlog.send_append(
+            pipes, self._entries, cursor=cursor, again=self.again, publish=self._knows_rooms
+        )
         if self._spans:
             self.when_out(self._end_spans)
 
@@ -445,7 +505,7 @@ class Batch:
         entries, self._entries = self._entries, []
         duplicates = sum([not any(positions) for positions in appended])
         _DELIVERED.inc(len(appended) - duplicates)
-        if duplicates:
+        if duplicates and not (self.again and entries[0].entry <= self.again):
             _DUPLICATE.inc(duplicates)
         if not self._knows_rooms:
             for entry, positions in zip(entries, appended, strict=False):
@@ -460,6 +520,11 @@ class Batch:
 def _field(fields: Sequence[bytes], name: bytes) -> bytes | None:
     """A field of a stream's entry, which is a list of names and values."""
     return fields[1] if fields[0] == name else dict(zip(fields[::2], fields[1::2], strict=True)).get(name)
+
+
+def _before(entry_id: bytes, seconds: float) -> bytes:
+    """The id of whatever was added so long before an entry of a stream."""
+    return b"%d-0" % max(int(entry_id.partition(b"-")[0]) - int(seconds * 1000), 0)
 
 
 def entry_order(entry_id: bytes) -> str:

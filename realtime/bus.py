@@ -33,7 +33,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     rooms: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
     namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
     exclude: str | None = msgspec.field(default=None, name="except")
-    traceparent: str | None = None
+    traceparent: Any = None
+    """What is no text is as good as none."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +78,7 @@ def parse(raw: bytes) -> Delivery:
             targets=_targets(server, payload, message),
             id=message.id,
             exclude=message.exclude,
-            traceparent=message.traceparent,
+            traceparent=message.traceparent if isinstance(message.traceparent, str) else None,
         )
     if control := events.control.get(message.event):
         payload = _payload(control.payload, message.event, data)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -28,8 +28,8 @@ from realtime.location import Address, Location, parse
 
 logger = logging.getLogger(__name__)
 
-_FAILURES = (RedisClusterException, AttributeError, RuntimeError)
-"""Also what redis-py and uvloop raise for a connection that was closed under a command."""
+_FAILURES = (RedisClusterException, AttributeError, RuntimeError, LookupError)
+"""Also what redis-py and uvloop raise for a connection closed under a command, and for a slot without a server."""
 
 ASK_TIMEOUT = 1.0
 """Seconds to wait for one server before another one is asked how the Cluster looks."""
@@ -54,6 +54,8 @@ class Shards:
         self._looking: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
         self.on_change: set[Callable[[], None]] = set()
+        self.on_arrival: set[Callable[[], None]] = set()
+        """Called when a server serves something that served nothing before: a replica that took over, perhaps."""
 
     def owner(self, key: str | bytes) -> Address:
         """The server of a key or channel. Before the Cluster is known any of its servers: it will redirect."""
@@ -98,10 +100,11 @@ class Shards:
 
     def _take(self, owners: list[Address]) -> None:
         if owners != self._owners:
+            has_arrived = bool(self._owners) and not set(owners) <= set(self._owners)
             self._owners = owners
             self._known.set()
             logger.info("cluster", extra={"servers": sorted(f"{host}:{port}" for host, port in set(owners))})
-            for tell in tuple(self.on_change):
+            for tell in (*self.on_change, *(self.on_arrival if has_arrived else ())):
                 tell()
 
 
@@ -133,7 +136,8 @@ def shards() -> Shards | None:
 #
 # For what is sent now and then. What they raise when nobody can be reached is not a RedisError: here it is one. The
 # asyncio client closes all connections when it looks at the Cluster anew, also those that are in use;
-# `reinitialize_steps=0` keeps it from doing so for a slot that has moved.
+# `reinitialize_steps=0` keeps it from doing so for a slot that has moved. Both forget the addresses that they were
+# given for those that these told them: after a failure they are asked again.
 
 
 class _Cluster(AsyncRedisCluster):
@@ -141,24 +145,32 @@ class _Cluster(AsyncRedisCluster):
         try:
             return await super().execute_command(*arguments, **options)
         except _FAILURES as error:
-            raise RedisConnectionError(str(error)) from error
+            raise self.failed(error) from error
+
+    def failed(self, error: Exception) -> RedisConnectionError:
+        """The next attempt asks those in `REDIS_URL`, too."""
+        for node in self.startup_nodes:
+            self.nodes_manager.startup_nodes.setdefault(node.name, node)
+        return RedisConnectionError(str(error))
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> AsyncClusterPipeline:
         return _Pipeline(self, transaction)  # type: ignore[abstract]
 
 
 class _Pipeline(AsyncClusterPipeline):
+    cluster_client: _Cluster
+
     async def initialize(self) -> AsyncClusterPipeline:
         try:
             return await super().initialize()
         except _FAILURES as error:
-            raise RedisConnectionError(str(error)) from error
+            raise self.cluster_client.failed(error) from error
 
     async def execute(self, *arguments: Any, **options: Any) -> list[Any]:
         try:
             return await super().execute(*arguments, **options)
         except _FAILURES as error:
-            raise RedisConnectionError(str(error)) from error
+            raise self.cluster_client.failed(error) from error
 
 
 def client(location: Location, **options: Any) -> aioredis.Redis:
@@ -175,10 +187,13 @@ def client(location: Location, **options: Any) -> aioredis.Redis:
 
 
 class _SyncCluster(RedisCluster):
+    given: Sequence[ClusterNode] = ()
+
     def execute_command(self, *arguments: Any, **options: Any) -> Any:
         try:
             return super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
-        except RedisClusterException as error:
+        except _FAILURES as error:
+            self.nodes_manager.populate_startup_nodes(self.given)
             raise RedisConnectionError(str(error)) from error
 
 
@@ -187,9 +202,10 @@ def sync_client(location: Location, **options: Any) -> redis.Redis:
     nodes = [ClusterNode(*node) for node in location.nodes]  # type: ignore[no-untyped-call]
     arguments = {**_arguments(location.sync_arguments()), **options}
     try:
-        made = _SyncCluster(startup_nodes=nodes, require_full_coverage=False, **arguments)
-    except RedisClusterException as error:
+        made = _SyncCluster(startup_nodes=list(nodes), require_full_coverage=False, **arguments)
+    except _FAILURES as error:
         raise RedisConnectionError(str(error)) from error
+    made.given = nodes
     return cast(redis.Redis, made)
 
 

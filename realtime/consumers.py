@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -32,7 +33,7 @@ from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
 from realtime.payloads import InvalidPayload, Payload, parse_payload
 from realtime.refusals import RefusalCode
 from realtime.roomlog import Unrecoverable
-from realtime.rooms import groups_of, thread_of, user_room
+from realtime.rooms import groups_of, thread_of, thread_room, user_room
 from realtime.seats import Seat
 from realtime.turns import Turns
 
@@ -575,6 +576,22 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.membership.mute(room)
         self.soon(self.leave, room, reason)
 
+    async def look_again(self) -> None:
+        """A signal may have been lost: see whether this connection may still be here, and in its threads."""
+        try:
+            if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
+                await self.end(CloseCode.REVOKED)
+                return
+            for thread_id in self.threads():
+                if not await self.may_join(thread_id):
+                    self.expel(thread_room(thread_id), "forbidden")
+        except (RedisError, OSError):
+            self.after(random.uniform(0.5, 2.0), "look again", self.look_again)  # noqa: S311
+
+    def threads(self) -> set[str]:
+        """Those that this connection is in."""
+        return {thread_id for room in self.rooms if (thread_id := thread_of(room)) is not None}
+
     async def leave(self, room: str, reason: str | None = None) -> None:
         """Leave a room if in it; with a reason the client is told that it had to."""
         if room not in self.rooms:
@@ -632,10 +649,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """Go on with a fresh token: enter what it newly allows, leave what it no longer does."""
         previous, self.principal = self.principal, principal
         self._note_expiry()
-        for room in list(self.rooms):
-            thread_id = thread_of(room)
-            if thread_id is not None and not await self.may_join(thread_id):
-                await self.leave(room, "forbidden")
+        for thread_id in self.threads():
+            if not await self.may_join(thread_id):
+                await self.leave(thread_room(thread_id), "forbidden")
         wanted = self.initial_rooms()
         for room in list(self.rooms):
             if thread_of(room) is None and room not in wanted:

@@ -151,7 +151,14 @@ class JWTScopeMiddleware:
             await receive()
             await deny(scope, send, refused, self.namespace)
             return
-        await self.inner(_without_token(scope) | {"principal": principal}, receive, send)
+        except BaseException:
+            tracing.end_handshake(scope, "failed")
+            raise
+        inside = _without_token(scope) | {"principal": principal}
+        try:
+            await self.inner(inside, receive, send)
+        finally:
+            tracing.end_handshake(inside, "gone")  # unless it was accepted or refused
 
 
 def _without_token(scope: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ directly instead, and no queue, task or thread is woken for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -191,6 +191,14 @@ class RoomChannelLayer(BaseChannelLayer):
     async def read(self, group: str, position: int, most: int) -> tuple[After, Run]:
         """`roomlog.after`, once for all who ask for the same at the same time, as after an outage they do."""
         return await self._here.read(group, position, most)
+
+    async def listeners(self, channels: Sequence[bytes]) -> list[int]:
+        """How many processes have subscribed to each of these Pub/Sub channels. Raises `redis.RedisError`."""
+        return await asyncio.gather(*map(self._here.listeners, channels))
+
+    def when_restored(self, tell: Callable[[], None]) -> None:
+        """Call `tell` whenever messages to groups of this process may have been lost, and come again from now on."""
+        self._here.on_restored.add(tell)
 
     @property
     def groups(self) -> set[str]:

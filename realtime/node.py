@@ -27,6 +27,7 @@ from realtime.control import (
     UserDisconnected,
     parse,
 )
+from realtime.pipe import Pipes
 from realtime.questions import Detail, InRoom, Instance, Question
 from realtime.redis import client, key
 from realtime.rooms import CONTROL_GROUP, group_name, thread_room
@@ -47,9 +48,15 @@ class Connection(questions.Connection, Protocol):
     async def end(self, code: CloseCode, reason: str = "") -> None:
         """Close it."""
 
+    async def look_again(self) -> None:
+        """See whether it may still be here, and in its threads: a signal may have been lost."""
+
     def expel(self, room: str, reason: str) -> None:
         """Take it out of a room; from now on it gets nothing of it."""
 
+
+LOOK_SLICE = 200
+"""Connections that look again between two looks at everything else."""
 
 _nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
 
@@ -75,6 +82,7 @@ class Node:
         self._started_at = time.time()
         self._meter = questions.Meter()
         self._answering: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     @classmethod
     def current(cls) -> Node:
@@ -94,6 +102,7 @@ class Node:
             calls_us = "rooms" in self._layer.extensions
             if calls_us:
                 self._layer.attach(channel, self)
+                self._layer.when_restored(self._look_again)
             try:
                 await self._layer.group_add(CONTROL_GROUP, channel)
                 await self._layer.group_add(self._own_group, channel)
@@ -107,7 +116,7 @@ class Node:
 
     async def stop(self) -> None:
         """Leave the control group."""
-        for task in tuple(self._answering):
+        for task in (*self._answering, *((self._looking,) if self._looking else ())):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         if self._reader is not None:
@@ -188,6 +197,18 @@ class Node:
             case PresenceChanged():
                 self.on_presence(signal)
 
+    def _look_again(self) -> None:
+        """Signals may have been lost: every connection looks whether one would have been for it."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = asyncio.create_task(self._look_round(), name="look again")
+
+    async def _look_round(self) -> None:
+        for number, connection in enumerate(tuple(self.connections.values()), 1):
+            connection.soon(connection.look_again)
+            if number % LOOK_SLICE == 0:
+                await asyncio.sleep(0)
+
     # --- Questions -------------------------------------------------------------------------------
 
     @property
@@ -241,7 +262,11 @@ class Node:
             return Detail()
         here = {room: connection.position(room) for room in connection.rooms}
         groups = {room: group_name(connection.user[0], room) for room in here}
-        ends = await roomlog.ends(groups.values())
+        pipes = Pipes()
+        try:
+            ends = await roomlog.ends(groups.values(), pipes)
+        finally:
+            pipes.close()
         return Detail(
             row=questions.row(connection),
             groups=[*connection.principal.groups],

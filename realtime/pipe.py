@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import hiredis
@@ -23,7 +24,7 @@ from realtime.redis import TIMEOUT, dedicated
 T = TypeVar("T")
 
 Argument = str | bytes | int | memoryview
-Redirect = Callable[[MovedError, bytes, asyncio.Future[Any]], None]
+Redirect = Callable[[MovedError, "Command"], None]
 
 _ERRORS = {
     "NOSCRIPT": exceptions.NoScriptError,
@@ -32,6 +33,19 @@ _ERRORS = {
     "LOADING": exceptions.BusyLoadingError,
 }
 """What a caller, or this connection, has to tell from other refusals by Redis."""
+
+REDIRECTS = 5
+"""Servers that send a command on to each other do not agree (yet) who has its slot: it fails."""
+
+
+@dataclass(slots=True)
+class Command:
+    """A command, and who waits for its answer."""
+
+    packed: bytes
+    future: asyncio.Future[Any]
+    sent_at: float = 0.0
+    redirects: int = 0
 
 
 async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> asyncio.StreamWriter:
@@ -67,6 +81,9 @@ class Pipes:
         self._shards = shards()
         self._only = Pipe()
         self._pipes: dict[Address, Pipe] = {}
+        self.is_closed = False
+        if self._shards is not None:
+            self._shards.on_change.add(self._follow)
         self.publish_command = "PUBLISH" if self._shards is None else "SPUBLISH"
         self._count = "NUMSUB" if self._shards is None else "SHARDNUMSUB"
 
@@ -93,19 +110,31 @@ class Pipes:
             pipe.flush()
 
     def close(self) -> None:
-        """Give the connections back; what has no answer yet fails."""
+        """Give the connections back; what has no answer yet fails, and so does what is sent from now on."""
+        self.is_closed = True
+        if self._shards is not None:
+            self._shards.on_change.discard(self._follow)
         for pipe in (self._only, *self._pipes.values()):
             pipe.close()
+
+    def _follow(self) -> None:
+        """Servers may have left."""
+        assert self._shards is not None  # noqa: S101
+        for server in self._pipes.keys() - self._shards.servers():
+            if not self._pipes[server]:
+                self._pipes.pop(server).close()
 
     def _at(self, server: Address) -> Pipe:
         assert self._shards is not None  # noqa: S101
         if server not in self._pipes:
-            self._pipes[server] = Pipe(server, self._shards.refresh, self._redirect)
+            pipe = self._pipes[server] = Pipe(server, self._shards.refresh, self._redirect)
+            if self.is_closed:
+                pipe.close()
         return self._pipes[server]
 
-    def _redirect(self, moved: MovedError, packed: bytes, future: asyncio.Future[Any]) -> None:
+    def _redirect(self, moved: MovedError, command: Command) -> None:
         """A server that does not serve the key (any more) has done nothing, and says who does."""
-        self._at((moved.host, moved.port)).resend(packed, future)
+        self._at((moved.host, moved.port)).resend(command)
 
 
 class Pipe:
@@ -127,7 +156,8 @@ class Pipe:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link: _Link | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self._unsent: list[Command] = []
+        self._is_closed = False
 
     def __len__(self) -> int:
         """Commands without an answer yet."""
@@ -139,15 +169,17 @@ class Pipe:
             self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = self._loop.create_future()
         arguments: Any = command
-        self.resend(hiredis.pack_command(arguments), future)
+        self.resend(Command(hiredis.pack_command(arguments), future))
         return future
 
-    def resend(self, packed: bytes, future: asyncio.Future[Any]) -> None:
+    def resend(self, command: Command) -> None:
         """Send a command that somebody waits for already."""
-        if self._link is not None and self._link.is_open:
-            self._link.send(packed, future)
+        if self._is_closed:
+            _refuse(command.future, exceptions.ConnectionError("closed"))
+        elif self._link is not None and self._link.is_open:
+            self._link.send(command)
         else:
-            self._unsent.append((packed, future))
+            self._unsent.append(command)
             if self._connecting is None or self._connecting.done():
                 self._connecting = asyncio.create_task(self._connect(), name="pipe")
 
@@ -164,7 +196,8 @@ class Pipe:
             return await self.send("EVAL", script.script, len(keys), *keys, *arguments)
 
     def close(self) -> None:
-        """Give the connection back; what has no answer yet fails."""
+        """Give the connection back; what has no answer yet fails, and so does what is sent from now on."""
+        self._is_closed = True
         if self._connecting is not None:
             self._connecting.cancel()
         if self._link is not None:
@@ -181,21 +214,21 @@ class Pipe:
             return
         self._link = link
         unsent, self._unsent = self._unsent, []
-        for packed, future in unsent:
-            link.send(packed, future)
+        for command in unsent:
+            link.send(command)
 
     def _fail(self, error: Exception) -> None:
         unsent, self._unsent = self._unsent, []
-        for _, future in unsent:
-            _refuse(future, error)
+        for command in unsent:
+            _refuse(command.future, error)
 
 
 class _Link(asyncio.Protocol):
     """One connection, from its beginning to its end."""
 
     def __init__(self, on_trouble: Callable[[], None], redirect: Redirect | None) -> None:
-        self.pending: deque[tuple[asyncio.Future[Any], float, bytes]] = deque()
-        """What has been sent, and when."""
+        self.pending: deque[Command] = deque()
+        """What has been sent."""
         self._on_trouble = on_trouble
         self._redirect = redirect
         self.is_open = False
@@ -208,11 +241,14 @@ class _Link(asyncio.Protocol):
         self._writer = await connect(self, server)
         self.is_open = not self._writer.transport.is_closing()
 
-    def send(self, packed: bytes, future: asyncio.Future[Any]) -> None:
+    def send(self, command: Command) -> None:
         if not self._outgoing:
             self._loop.call_soon(self.flush)
-        self._outgoing.append(packed)
-        self.pending.append((future, self._loop.time(), packed))
+        self._outgoing.append(command.packed)
+        self.pending.append(command)
+        command.sent_at = self._loop.time()
+        if self._redirect is None:
+            command.packed = b""  # it is never sent again
         if not self._watching:
             self._watching = True
             self._loop.call_later(TIMEOUT, self._watch)
@@ -224,17 +260,23 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (answer := self._reader.gets()) is not False:
-            future, _, packed = self.pending.popleft()
+            command = self.pending.popleft()
             if isinstance(answer, RedisError):
-                if isinstance(answer, MovedError) and self._redirect is not None:
-                    self._on_trouble()
-                    self._redirect(answer, packed, future)
-                    continue
-                _refuse(future, answer)
-                if isinstance(answer, exceptions.ReadOnlyError | exceptions.BusyLoadingError):
-                    self.close()  # no longer, or not yet, the server that we want
-            elif not future.done():
-                future.set_result(answer)
+                self._refused(command, answer)
+            elif not command.future.done():
+                command.future.set_result(answer)
+
+    def _refused(self, command: Command, error: RedisError) -> None:
+        if isinstance(error, MovedError) and self._redirect is not None:
+            self._on_trouble()
+            if command.redirects < REDIRECTS:
+                command.redirects += 1
+                self._redirect(error, command)
+                return
+        _refuse(command.future, error)
+        if isinstance(error, exceptions.ReadOnlyError | exceptions.BusyLoadingError):
+            self._on_trouble()
+            self.close()  # no longer, or not yet, the server that we want
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.is_open:
@@ -242,7 +284,7 @@ class _Link(asyncio.Protocol):
         self.is_open = False
         error = exceptions.ConnectionError(repr(exc) if exc else "redis closed the connection")
         while self.pending:
-            _refuse(self.pending.popleft()[0], error)
+            _refuse(self.pending.popleft().future, error)
 
     def flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
@@ -254,8 +296,9 @@ class _Link(asyncio.Protocol):
         self._watching = False
         if not self.pending or not self.is_open:
             return
-        left = self.pending[0][1] + TIMEOUT - self._loop.time()
+        left = self.pending[0].sent_at + TIMEOUT - self._loop.time()
         if left <= 0:
+            self._on_trouble()
             self.close()
         else:
             self._watching = True

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from itertools import count
 from time import perf_counter, time_ns
 from typing import Any
@@ -71,6 +71,8 @@ class Process:
         """No other process has this layer, so that whoever is in a group is here."""
         self._has_met = False
         """Somebody introduced themselves since we last looked."""
+        self.on_restored: set[Callable[[], None]] = set()
+        """Called when messages to groups may have been lost; of rooms this process sees to that itself."""
 
     def owns(self, channel: str) -> bool:
         """Whether the channel is one of this process."""
@@ -97,8 +99,11 @@ class Process:
     async def _look_around(self) -> None:
         """See who else is there; who comes from now on introduces itself."""
         self._has_met = False
-        listeners = await self._pipes.listeners(self._everybody)
-        self.is_alone = listeners == 1 and not self._has_met
+        self.is_alone = await self.listeners(self._everybody) == 1 and not self._has_met
+
+    async def listeners(self, channel: bytes) -> int:
+        """How many processes have subscribed to a channel. Raises `redis.RedisError`."""
+        return await self._pipes.listeners(channel)
 
     def _meet(self) -> None:
         self._has_met = True
@@ -402,17 +407,25 @@ class Process:
         gap = {"type": "room.gap", "room": group.room, "offset": str(end), "reason": "lost"}
         await self.hand_out(group, gap)
 
-    def _on_restored(self) -> None:
-        """The subscription is back: whatever was published meanwhile did not reach us."""
-        logger.info("subscription restored", extra={"groups": len(self.groups)})
-        self._meet()  # perhaps; nobody could tell us, and who looked meanwhile did not see us
-        self.spawn(self._introduce())
-        self.spawn(self._compare())
+    def _on_restored(self, channels: Collection[bytes]) -> None:
+        """They are subscribed again: whatever was published in them meanwhile did not reach us."""
+        groups = [group for channel in channels if (group := self._by_channel.get(channel))]
+        logger.info("subscription restored", extra={"groups": len(groups)})
+        if self._own in channels or self._everybody in channels:
+            self._meet()  # perhaps; nobody could tell us, and who looked meanwhile did not see us
+            self.spawn(self._introduce())
+        if any(group.room is None for group in groups):
+            for tell in tuple(self.on_restored):
+                tell()
+        self.spawn(self._compare([group for group in groups if group.room is not None]))
 
-    async def _compare(self) -> None:
-        groups = [group for group in self.groups.values() if group.room is not None and group.ready.done()]
-        for start in range(0, len(groups), COMPARE_BATCH):
-            part = groups[start : start + COMPARE_BATCH]
+    async def _compare(self, groups: Sequence[Group]) -> None:
+        for group in groups:
+            if not group.ready.done():
+                group.ready.add_done_callback(lambda _, group=group: self._mend(group))  # type: ignore[misc]
+        ready = [group for group in groups if group.ready.done()]
+        for start in range(0, len(ready), COMPARE_BATCH):
+            part = ready[start : start + COMPARE_BATCH]
             while True:
                 try:
                     ends = await roomlog.ends([group.name for group in part], self._pipes)
@@ -420,7 +433,7 @@ class Process:
                 except (RedisError, OSError):
                     await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
             for group in part:
-                if ends[group.name] != group.position:
+                if ends[group.name] != group.position and self.groups.get(group.name) is group:
                     self._mend(group)
 
     # --- Liveness ------------------------------------------------------------------------------------

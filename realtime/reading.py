@@ -52,18 +52,26 @@ class ReadEach:
         self._pipes: dict[bytes, Pipes] = {}
         """Of its own: what is sent behind a read that waits, waits too."""
         self._under_way: dict[bytes, asyncio.Future[Any]] = {}
+        self._waits: set[bytes] = set()
+        """Streams whose read was sent to wait for news."""
 
     def read(self, cursors: Mapping[bytes, bytes], *, wait: bool = False) -> Awaitable[Sequence[Entries]]:
         for stream, cursor in cursors.items():
             if stream not in self._under_way:
                 pipe = self._pipes.setdefault(stream, Pipes()).to(stream)
                 self._under_way[stream] = pipe.send(*_xread({stream: cursor}, wait))
+                self._waits.discard(stream)
+                if wait:
+                    self._waits.add(stream)
         return begin(self._next(wait))
 
     async def _next(self, wait: bool) -> Sequence[Entries]:
-        what_for = asyncio.FIRST_COMPLETED if wait else asyncio.ALL_COMPLETED
-        done, _ = await asyncio.wait(self._under_way.values(), return_when=what_for)
-        self._under_way = {stream: read for stream, read in self._under_way.items() if read not in done}
+        if wait:
+            await asyncio.wait(self._under_way.values(), return_when=asyncio.FIRST_COMPLETED)
+        elif quick := [read for stream, read in self._under_way.items() if stream not in self._waits]:
+            await asyncio.wait(quick)
+        done = [read for read in self._under_way.values() if read.done()]
+        self._under_way = {stream: read for stream, read in self._under_way.items() if not read.done()}
         return [entries for read in done for entries in as_list(read.result())]
 
     def close(self) -> None:

@@ -162,18 +162,3 @@ async def in_batches(
 async def mget(keys: Sequence[str]) -> list[Any]:
     """MGET, whichever slots the keys have. Raises `redis.RedisError`."""
     return await in_batches(keys, lambda part: client().mget([keys[number] for number in part]))
-
-
-_LISTENERS = AsyncScript(aioredis.Redis(), b"return redis.call('PUBSUB', ARGV[1], unpack(KEYS))")
-
-
-async def listeners_of(channels: Sequence[bytes]) -> list[int]:
-    """How many connections have subscribed to each of these channels. Raises `redis.RedisError`."""
-    names = [channel.decode() for channel in channels]
-    count = "SHARDNUMSUB" if location().nodes else "NUMSUB"
-
-    async def ask(part: Sequence[int]) -> Sequence[int]:
-        found: Sequence[int] = (await run(_LISTENERS, [names[number] for number in part], [count]))[1::2]
-        return found
-
-    return await in_batches(names, ask)

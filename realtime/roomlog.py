@@ -128,17 +128,20 @@ async def append(
     pipes: Pipes | None = None,
     lease: Lease = NO_LEASE,
     cursor: Cursor = NO_CURSOR,
+    again: str = "",
     publish: bool = True,
 ) -> list[list[bytes]]:
     """Append entries to their rooms' logs and publish them, atomically (in a Cluster: slot by slot); then set a cursor.
 
     Returns the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
-    when `lease` is somebody else's. Raises `redis.RedisError`: then nothing, or everything, was done, and the same
-    call again does what is left.
+    when `lease` is somebody else's. Entries of a source up to `again` were appended before, perhaps not everywhere:
+    a room that has nothing of the source leaves out those that are older than itself.
+
+    Raises `redis.RedisError`: then nothing, or everything, was done, and the same call again does what is left.
     """
     if location().nodes:
-        return await _append_by_slot(entries, lease, cursor, publish, pipes)
-    return list(await _run(_append, *_arguments(entries, lease, cursor, publish), pipes))
+        return await _append_by_slot(entries, lease, cursor, again, publish, pipes=pipes)
+    return list(await _run(_append, *_arguments(entries, lease, cursor, again, publish), pipes))
 
 
 async def _run(
@@ -151,15 +154,15 @@ async def _run(
 
 
 def send_append(
-    pipes: Pipes, entries: Sequence[Entry], *, cursor: Cursor, publish: bool
+    pipes: Pipes, entries: Sequence[Entry], *, cursor: Cursor, again: str = "", publish: bool
 ) -> asyncio.Future[list[list[bytes]]]:
     """`append` that has been sent when this returns, so that more can follow in the same write.
 
     Fails when Redis does not know the script: `prepare` first. (In a Cluster it has only begun.)
     """
     if location().nodes:
-        return begin(_append_by_slot(entries, NO_LEASE, cursor, publish, pipes))
-    keys, arguments = _arguments(entries, NO_LEASE, cursor, publish)
+        return begin(_append_by_slot(entries, NO_LEASE, cursor, again, publish, pipes=pipes))
+    keys, arguments = _arguments(entries, NO_LEASE, cursor, again, publish)
     return pipes.to("").send("EVALSHA", _append.sha, len(keys), *keys, *arguments)
 
 
@@ -170,7 +173,7 @@ async def prepare(pipes: Pipes) -> None:
 
 
 async def _append_by_slot(
-    entries: Sequence[Entry], lease: Lease, cursor: Cursor, publish: bool, pipes: Pipes | None
+    entries: Sequence[Entry], lease: Lease, cursor: Cursor, again: str, publish: bool, *, pipes: Pipes | None
 ) -> list[list[bytes]]:
     """One script a slot, all at once, and the cursor after all of them.
 
@@ -187,7 +190,7 @@ async def _append_by_slot(
             msgspec.structs.replace(entries[number], rooms=[room for _, room in rooms])
             for number, rooms in groupby((places[place] for place in part), key=itemgetter(0))
         ]
-        found = await _run(_append, *_arguments(of_slot, NO_LEASE, NO_CURSOR, publish), pipes)
+        found = await _run(_append, *_arguments(of_slot, NO_LEASE, NO_CURSOR, again, publish), pipes)
         return [position for positions in found for position in positions]
 
     positions = iter(await in_batches([base(group) for _, (group, _, _) in places], append_part))
@@ -197,7 +200,7 @@ async def _append_by_slot(
 
 
 def _arguments(
-    entries: Sequence[Entry], lease: Lease, cursor: Cursor, publish: bool
+    entries: Sequence[Entry], lease: Lease, cursor: Cursor, again: str, publish: bool
 ) -> tuple[list[str], list[Argument]]:
     settings = conf()
     keys: list[str] = []
@@ -211,6 +214,7 @@ def _arguments(
         _publish_command() if publish else "",
         *cursor,
         "" if location().nodes else key("id", ""),
+        again,
     ]
     for entry in entries:
         exclude = f"{entry.exclude}\0{entry.traceparent}" if entry.traceparent else entry.exclude

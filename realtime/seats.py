@@ -14,7 +14,7 @@ from channels.layers import get_channel_layer
 
 from realtime.conf import conf
 from realtime.process import process_channel
-from realtime.redis import client, in_batches, key, listeners_of, run, script
+from realtime.redis import client, in_batches, key, run, script
 from realtime.together import Together
 
 SECONDS = 7 * 86400
@@ -96,5 +96,7 @@ async def _dead(channels: Sequence[str]) -> set[str]:
         channel: process_channel(channel.partition("!")[0].rpartition(".")[2]) for channel in channels
     }
     names = sorted(set(processes.values()))
-    deaf = {name for name, listeners in zip(names, await listeners_of(names), strict=True) if not listeners}
+    layer: Any = get_channel_layer()
+    listeners = await layer.listeners(names)
+    deaf = {name for name, number in zip(names, listeners, strict=True) if not number}
     return {channel for channel, process in processes.items() if process in deaf}

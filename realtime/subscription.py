@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import hiredis
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 BATCH = 512
 """Channels a SUBSCRIBE."""
 LONGEST_PAUSE = 1.0
+TAKEN_SECONDS = 1.0
+"""A Cluster tells us within so long where a channel went, unless its servers do not agree yet."""
 
 Message = tuple[bytes, bytes]
 """Channel and payload."""
@@ -28,13 +30,14 @@ class Subscription:
     """Keeps its channels subscribed until closed.
 
     `on_messages` gets everything that has already arrived, in order; what it returns is awaited before more is read.
-    `on_restored` runs when all channels are subscribed again after a loss: what was published meanwhile is lost.
+    `on_restored` gets the channels that were lost, once all of them are subscribed again: what was published in them
+    meanwhile did not come.
     """
 
     def __init__(
         self,
         on_messages: Callable[[Sequence[Message]], Awaitable[None] | None],
-        on_restored: Callable[[], None],
+        on_restored: Callable[[Collection[bytes]], None],
         server: Address | None = None,
         on_trouble: Callable[[], None] = lambda: None,
     ) -> None:
@@ -57,8 +60,12 @@ class Subscription:
         self._writer: asyncio.StreamWriter | None = None
         self._runner: asyncio.Task[None] | None = None
         self._lost = False
-        self._missing: set[bytes] | None = None
-        """After a loss: the channels without which nothing is restored."""
+        self._lost_channels: set[bytes] = set()
+        """Lost, and perhaps subscribed again, but `on_restored` has not been told yet."""
+        self._missing: set[bytes] = set()
+        """Those of them that are not subscribed again."""
+        self._taken: set[bytes] = set()
+        """Those of them that the server took away itself."""
         self.heard_at = 0.0
         """Loop time at which anything last came from Redis."""
 
@@ -98,8 +105,12 @@ class Subscription:
         if future := self._confirmed.pop(channel, None):
             if not future.done():
                 future.set_result(None)  # who waits for it may wait for others too
+            self._lost_channels.discard(channel)
+            self._missing.discard(channel)
             if channel in self._to_subscribe:
                 del self._to_subscribe[channel]
+            elif channel in self._taken:
+                self._taken.discard(channel)
             else:
                 self._to_unsubscribe[channel] = None
                 self._schedule()
@@ -196,9 +207,11 @@ class Subscription:
                 if future.done():
                     self._confirmed[channel] = asyncio.get_running_loop().create_future()
             wanted = list(self._confirmed)
-            self._missing = set(wanted) if restored else None
+            self._taken.clear()
+            if restored:
+                self._lost_channels = set(wanted)
+            self._missing = set(self._lost_channels)
             self._send_subscribe(wanted)
-            self._look_whether_restored()
             await receiver.over
         finally:
             self._writer.transport.abort()
@@ -219,7 +232,7 @@ class Subscription:
                 and reply[1] in self._confirmed
                 and reply[1] not in self._outstanding
             ):
-                raise RedisError("another server has this channel now")
+                self._take_away(reply[1])
         return self._on_messages(messages) if messages else None
 
     def _confirm(self, channel: bytes) -> None:
@@ -228,14 +241,30 @@ class Subscription:
             self._outstanding[channel] = left
         elif (future := self._confirmed.get(channel)) and not future.done():
             future.set_result(None)
-        if self._missing is not None:
+        if channel in self._missing:
             self._missing.discard(channel)
             self._look_whether_restored()
 
     def _look_whether_restored(self) -> None:
-        if self._missing is not None and not self._missing:
-            self._missing = None
-            self._on_restored()
+        if self._lost_channels and not self._missing:
+            restored, self._lost_channels = self._lost_channels, set()
+            self._on_restored(restored)
+
+    def _take_away(self, channel: bytes) -> None:
+        """Another server has the slot of this channel now, and whoever looks after us is asked to see which."""
+        loop = asyncio.get_running_loop()
+        self._confirmed[channel] = loop.create_future()
+        self._taken.add(channel)
+        self._lost_channels.add(channel)
+        self._missing.add(channel)
+        self._on_trouble()
+        loop.call_later(TAKEN_SECONDS, self._try_again, channel)
+
+    def _try_again(self, channel: bytes) -> None:
+        """It is still for us to subscribe: then it came back, or the server will refuse, and all begins anew."""
+        if channel in self._taken and self._writer is not None and not self._writer.transport.is_closing():
+            self._taken.discard(channel)
+            self._send_subscribe([channel])
 
 
 class _Receiver(asyncio.Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 from realtime.cluster import shards
 from realtime.conf import conf
@@ -22,7 +22,7 @@ class Subscriptions:
     def __init__(
         self,
         on_messages: Callable[[Sequence[Message]], Awaitable[None] | None],
-        on_restored: Callable[[], None],
+        on_restored: Callable[[Collection[bytes]], None],
     ) -> None:
         self._on_messages = on_messages
         self._on_restored = on_restored
@@ -49,8 +49,7 @@ class Subscriptions:
             self._places.setdefault(channel, None)
         await self._shards.known()
         self._start()
-        for future in self._begin(channels):
-            await asyncio.shield(future)
+        await self._settle(channels)
 
     def unsubscribe(self, channel: bytes) -> None:
         """No more of this channel."""
@@ -102,17 +101,25 @@ class Subscriptions:
         for channel, place in self._places.items():
             if place is not None and place != self._shards.owner(channel):
                 self._servers[place].unsubscribe(channel)
+                self._places[channel] = None
                 moved.append(channel)
         if moved:
-            self._spawn(self._arrive(self._begin(moved)))
+            self._spawn(self._arrive(moved))
         for server in self._servers.keys() - self._shards.servers():
             self._leaving.add(self._servers[server])
             self._spawn(self._leave(self._servers.pop(server)))
 
-    async def _arrive(self, waiting: Sequence[asyncio.Future[None]]) -> None:
-        for future in waiting:
-            await asyncio.shield(future)
-        self._on_restored()
+    async def _settle(self, channels: Sequence[bytes]) -> None:
+        """Return once all of them are subscribed that are (still) wanted, wherever they go meanwhile."""
+        waiting = self._begin(channels)
+        while waiting:
+            for future in waiting:
+                await asyncio.shield(future)
+            waiting = [future for future in self._begin(channels) if not future.done()]
+
+    async def _arrive(self, channels: Sequence[bytes]) -> None:
+        await self._settle(channels)
+        self._on_restored(channels)
 
     async def _leave(self, subscription: Subscription) -> None:
         await subscription.close()

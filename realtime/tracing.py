@@ -135,6 +135,8 @@ def traceparent(span: Span) -> str | None:
         TraceContextTextMapPropagator,
     )
 
+    if not span.is_recording():
+        return None
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier, set_span_in_context(span))
     return carrier.get("traceparent")

@@ -457,3 +457,35 @@ async def test_whole_way_from_the_bus_to_a_client():
         await add("thread:message", MESSAGE)
         frame = await ana.expect("thread:message")
         assert frame["data"] == {"thread_id": "42", "message_id": "7"}
+
+
+async def test_redis_that_says_nothing_any_more_is_left():
+    class Silent:
+        pings = 0
+
+        async def ping(self) -> None:
+            self.pings += 1
+
+    silent = Silent()
+    for quiet in range(1, module.LISTEN_PATIENCE + 1):
+        await Bridge._prove(silent, None, quiet)
+    with pytest.raises(RedisDown):
+        await Bridge._prove(silent, None, module.LISTEN_PATIENCE + 1)
+    assert silent.pings == module.LISTEN_PATIENCE
+
+
+async def test_quiet_channel_is_kept(monkeypatch, room: Room, caplog):
+    monkeypatch.setattr(module, "LISTEN_SECONDS", 0.01)
+    async with bridging():
+        await asyncio.sleep(0.3)
+        await publish("thread:message", MESSAGE)
+        await room.next()
+    assert "redis lost" not in caplog.text
+
+
+@pytest.mark.parametrize("traceparent", [5, {}, ["00"], None, "nonsense"])
+async def test_trace_that_is_none_does_no_harm(room: Room, traceparent: Any):
+    async with bridging():
+        await add("thread:message", MESSAGE, traceparent=traceparent)
+        await room.next()
+    assert await dead_letters() == []

@@ -15,17 +15,18 @@ from asgiref.sync import sync_to_async
 from channels.layers import get_channel_layer
 
 from presence import store
-from realtime import asking, cluster, redis, roomlog, seats
+from realtime import asking, bridge, cluster, reading, redis, roomlog, seats
 from realtime.cluster import Shards, shards, slot
 from realtime.location import parse
 from realtime.pipe import Pipes
 from realtime.publisher import publish
-from realtime.redis import client, key, listeners_of, mget, sync_client
+from realtime.reading import ReadEach
+from realtime.redis import client, key, mget, sync_client
 from realtime.revocation import now
 from realtime.roomlog import Entry
 from realtime.subscriptions import Subscriptions
-from tests.inprocess import add, bridging, connected, eventually
-from tests.servers import Cluster
+from tests.inprocess import add, bridging, connected, dead_letters, eventually
+from tests.servers import Cluster, Server
 from tests.test_bridge import Room
 from tests.test_layers import Ears
 
@@ -132,6 +133,99 @@ async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
         assert await rooms[3].message_ids(1) == ["3"]
 
 
+async def room_as_it_was(group: str) -> dict[str, bytes]:
+    """The keys of a room, for `forget_the_rest`."""
+    kept: dict[str, bytes] = {}
+    for name in ("room", "log"):
+        dumped: Any = await client().dump(f"{roomlog.base(group)}:{name}")
+        kept[f"{roomlog.base(group)}:{name}"] = dumped
+    return kept
+
+
+async def forget_the_rest(kept: dict[str, bytes]) -> None:
+    """As a replica that takes over without the newest writes."""
+    for name, value in kept.items():
+        await client().restore(name, 0, value, replace=True)
+
+
+async def seen(group: str, position: int) -> list[str]:
+    found = await roomlog.after(group, position, 10)
+    return [json.loads(each.frame)["data"]["message_id"] for each in found.publications]
+
+
+@pytest.mark.parametrize("who", ["another bridge", "the same bridge"])
+async def test_what_a_replica_never_got_is_delivered_again(layer: Any, who: str):
+    """The cursor is on another server, and knows more than the room."""
+    group = "hub.thread.42"
+    found = shards()
+    assert found is not None
+    ears = await Ears.in_rooms(layer, group)
+    async with contextlib.AsyncExitStack() as first:
+        await first.enter_async_context(bridging())
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        await eventually(lambda: len(ears.positions) == 1)
+        kept = await room_as_it_was(group)
+        await add("thread:message", {"thread_id": 42, "message_id": 2})
+        await eventually(lambda: len(ears.positions) == 2)
+        await add("no:such", {})
+        await eventually(dead_letters)
+        await forget_the_rest(kept)
+        assert await seen(group, ears.positions[0]) == []
+        if who == "the same bridge":
+            for tell in tuple(found.on_arrival):
+                tell()
+            await eventually(lambda: seen(group, ears.positions[0]))
+        else:
+            await first.aclose()
+            await first.enter_async_context(bridging())
+        await add("thread:message", {"thread_id": 42, "message_id": 3})
+        await eventually(lambda: seen_all(group, ears.positions[0]))
+    assert ears.gaps, "who had it is told, since its position is nowhere any more"
+    assert len(await dead_letters()) == 1
+
+
+async def seen_all(group: str, position: int) -> bool:
+    return await seen(group, position) == ["2", "3"]
+
+
+async def test_what_is_delivered_again_is_not_for_who_came_later(layer: Any):
+    async with bridging():
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        await add("no:such", {})
+        await eventually(dead_letters)
+    ears = await Ears.in_rooms(layer, "hub.thread.42")
+    async with bridging():
+        await add("thread:message", {"thread_id": 42, "message_id": 2})
+        await eventually(lambda: ears.positions)
+    assert [json.loads(text)["data"]["message_id"] for text in ears.heard] == ["2"]
+
+
+async def test_what_has_been_delivered_again_does_not_move_the_cursor_back(layer: Any):
+    ears = await Ears.in_rooms(layer, "hub.thread.42")
+    async with bridging():
+        for number in range(3):
+            await add("thread:message", {"thread_id": 42, "message_id": number})
+        await eventually(lambda: len(ears.positions) == 3)
+    before = await client().hgetall(key("cursors"))
+    async with bridging():
+        pass
+    assert await client().hgetall(key("cursors")) == before
+
+
+async def test_busy_stream_does_not_wait_for_one_that_is_idle(monkeypatch):
+    monkeypatch.setattr(reading, "READ_BLOCK", 60.0)
+    streams = ReadEach()
+    busy, idle = key("busy").encode(), key("idle").encode()
+    cursors = {busy: b"0-0", idle: b"0-0"}
+    await client().xadd(busy, {"a": "1"})
+    async with asyncio.timeout(20):
+        ((_, entries),) = await streams.read(cursors, wait=True)
+        await client().xadd(busy, {"a": "2"})
+        ((_, more),) = await streams.read({**cursors, busy: entries[-1][0]})
+    assert len(more) == 1
+    streams.close()
+
+
 # --- Servers -----------------------------------------------------------------------------------------
 
 
@@ -169,54 +263,169 @@ async def test_subscription_follows_its_slot(layer: Any):
 
 
 async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_noticed(servers: Cluster):
-    restored = asyncio.Event()
+    restored: set[bytes] = set()
     heard: list[tuple[bytes, bytes]] = []
-    subscriptions = Subscriptions(heard.extend, restored.set)  # type: ignore[arg-type]
+    subscriptions = Subscriptions(heard.extend, restored.update)  # type: ignore[arg-type]
     channels = [f"channel-{number}".encode() for number in range(9)]
     await subscriptions.subscribe(channels)
     found = shards()
     assert found is not None
     right = found._owners
     found._take([right[-1], *right[1:-1], right[0]])
-    assert not restored.is_set()  # nothing that is subscribed moved
+    assert not restored  # nothing that is subscribed moved
     first = next(channel for channel in channels if found.owner(channel) == right[0])
     changed = list(right)
     changed[slot(first)] = right[-1]
     found._take(changed)  # it does not serve it: that is said, and the Cluster is asked
-    await eventually(restored.is_set)
+    await eventually(lambda: first in restored)
+    pipes = Pipes()
+
+    async def are_heard(channels: list[bytes], by: int) -> bool:
+        return await asyncio.gather(*map(pipes.listeners, channels)) == [by] * len(channels)
+
     await eventually(lambda: are_heard(channels, 1))
     subscriptions.unsubscribe(channels[0])
     await eventually(lambda: are_heard(channels[:1], 0))
+    pipes.close()
     await subscriptions.close()
 
 
-async def are_heard(channels: list[bytes], by: int) -> bool:
-    return await listeners_of(channels) == [by] * len(channels)
+def half_way(servers: Cluster, name: str) -> tuple[Server, Server]:
+    """The slot of a key is on its way from the first to the second, but nothing of it has been moved yet."""
+    found = shards()
+    assert found is not None
+    at = found.owner(name)[1]
+    (here,) = [server for server in servers.primaries if server.port == at]
+    there = next(server for server in servers.primaries if server is not here)
+    names = {server: server.call("CLUSTER", "MYID").decode() for server in (here, there)}
+    there.call("CLUSTER", "SETSLOT", slot(name), "IMPORTING", names[here])
+    here.call("CLUSTER", "SETSLOT", slot(name), "MIGRATING", names[there])
+    return here, there
 
 
-async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: Cluster):
+async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: Cluster, caplog):
     room, moving = ROOMS[0], slot(roomlog.base(ROOMS[0]))
     ears = await Ears.in_rooms(layer, room)
     await roomlog.append([everywhere("1", groups=[room])])
     found = shards()
     assert found is not None
-    at = found.owner(roomlog.base(room))[1]
-    (here,) = [server for server in servers.primaries if server.port == at]
-    there = next(server for server in servers.primaries if server is not here)
-    names = {server: server.call("CLUSTER", "MYID").decode() for server in (here, there)}
-    there.call("CLUSTER", "SETSLOT", moving, "IMPORTING", names[here])
-    here.call("CLUSTER", "SETSLOT", moving, "MIGRATING", names[there])
+    here, there = half_way(servers, roomlog.base(room))
+    ears_lost = caplog.text.count("subscription lost")
     with pytest.raises(redis_py.RedisError):  # half-way: later
         await roomlog.append([everywhere("2", groups=[room])], pipes=layer._here._pipes)
     keys = here.call("CLUSTER", "GETKEYSINSLOT", moving, 100)
     here.call("MIGRATE", "127.0.0.1", there.port, "", 0, 5000, "KEYS", *keys)
+    name = there.call("CLUSTER", "MYID").decode()
     for server in (there, here):
-        server.call("CLUSTER", "SETSLOT", moving, "NODE", names[there])
+        server.call("CLUSTER", "SETSLOT", moving, "NODE", name)
     await roomlog.append([everywhere("1", groups=[room]), everywhere("2", groups=[room])])
     await ears.hear("1", "2")
     assert found.owner(roomlog.base(room))[1] == there.port
     await roomlog.append([everywhere("3", groups=[room])])
     await ears.hear("1", "2", "3")
+    assert caplog.text.count("subscription lost") == ears_lost  # the other rooms of the server stay
+
+
+async def test_presence_that_is_being_moved_is_not_taken_for_nobody(layer: Any, servers: Cluster):
+    found = shards()
+    assert found is not None
+    await found.known()
+    await store.apply(
+        [{"does": "connect", "connection": "c", "user": "ana", "name": "A", "groups": ["attendants"]}],
+        node="n",
+        register=True,
+    )
+    both = half_way(servers, store.base())
+    pipes = Pipes()
+    try:
+        with pytest.raises(redis_py.RedisError, match="TRYAGAIN"):
+            await pipes.to(store.base()).run(store._snapshot, store._to_read(), ["attendants"])
+    finally:
+        pipes.close()
+        for server in both:
+            server.call("CLUSTER", "SETSLOT", slot(store.base()), "STABLE")
+    assert [member["user_id"] for member in await store.snapshot("attendants")] == ["ana"]
+
+
+async def test_command_that_is_sent_in_circles_fails(layer: Any, monkeypatch):
+    pipes = Pipes()
+    found = shards()
+    assert found is not None
+    await found.known()
+    wrong = next(server for server in found.servers() if server != found.owner("x"))
+    monkeypatch.setattr(Pipes, "_redirect", lambda self, moved, command: self._at(wrong).resend(command))
+    with pytest.raises(redis_py.RedisError):
+        await pipes._at(wrong).send("GET", "x")
+    pipes.close()
+    with pytest.raises(redis_py.RedisError):
+        await pipes.to("x").send("GET", "x")
+
+
+async def test_server_that_comes_is_told_from_a_slot_that_moves():
+    found = Shards(parse("redis+cluster://a"))
+    arrived: list[int] = []
+    found.on_arrival.add(lambda: arrived.append(1))
+    found._take([("a", 1)] * 8 + [("b", 1)] * 8)
+    found._take([("a", 1)] * 9 + [("b", 1)] * 7)
+    assert arrived == []
+    found._take([("a", 1)] * 9 + [("c", 1)] * 7)
+    assert arrived == [1]
+
+
+async def test_pipe_to_a_server_that_has_left_is_given_back(layer: Any):
+    pipes = Pipes()
+    found = shards()
+    assert found is not None
+    await found.known()
+    for server in found.servers():
+        await pipes._at(server).send("PING")
+    owners = found._owners
+    found._take([owners[0]] * 16384)
+    assert set(pipes._pipes) == {owners[0]}
+    found._take(owners)
+    pipes.close()
+
+
+async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(layer: Any, monkeypatch, caplog):
+    monkeypatch.setattr(bridge, "LISTEN_SECONDS", 0.05)
+    found = shards()
+    assert found is not None
+    async with bridging():
+        answers = iter([set()])
+        monkeypatch.setattr(found, "servers", lambda: next(answers, set(found._owners)))
+        await eventually(lambda: "redis lost, trying again" in caplog.text)
+        ears = await Ears.in_rooms(layer, "hub.thread.42")
+
+        async def arrives() -> bool:
+            message = {"event": "thread:message", "data": {"thread_id": 42, "message_id": 3}}
+            await client().execute_command(
+                "PUBLISH", key("events"), json.dumps(message), target_nodes="random"
+            )
+            return bool(ears.heard)
+
+        await eventually(arrives)
+
+
+async def test_process_that_starts_before_the_cluster_is_made_finds_it(tmp_path, settings):
+    server = Cluster._server(tmp_path / "single")
+    with server:
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"redis+cluster://127.0.0.1:{server.port}"}
+        for _ in range(3):
+            with pytest.raises(redis_py.RedisError):
+                await client().get("x")
+            with pytest.raises(redis_py.RedisError):
+                await sync_to_async(lambda: sync_client().get("x"))()
+        server.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+
+        async def is_there(get: Any) -> bool:
+            with contextlib.suppress(redis_py.RedisError):
+                await get()
+                return True
+            return False
+
+        await eventually(lambda: is_there(lambda: client().get("x")))
+        await eventually(lambda: is_there(sync_to_async(lambda: sync_client().get("x"))))
+        await redis.close()
 
 
 async def test_server_that_stands_still_is_noticed_and_heard_again(

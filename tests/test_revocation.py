@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisDown
 
+from portal import grants
 from realtime import revocation
 from realtime.authentication import Principal, issue, verify
 from realtime.closing import CloseCode
@@ -126,3 +129,48 @@ async def test_nobody_must_leave_without_reason():
 
 async def test_now_is_the_clock_of_redis():
     assert abs(await revocation.now() - time.time()) < 5
+
+
+# --- Signals that were lost ----------------------------------------------------------------------------
+
+
+async def cut_the_subscription() -> None:
+    assert await client().client_kill_filter(_type="pubsub")
+
+
+async def test_disconnect_whose_signal_was_lost_is_found_when_the_subscription_is_back():
+    async with connected(user_id="7") as ana, connected(user_id="8") as ben:
+        await client().set(key("disconnected", "hub", "7"), repr(time.time() + 60))
+        await cut_the_subscription()
+        assert (await ana.expect_close())[0] == CloseCode.REVOKED
+        await ben.call("heartbeat")
+
+
+async def test_revoked_thread_whose_signal_was_lost_is_left_when_the_subscription_is_back():
+    async with connected("portal", user_id="9", role="customer", threads=["42", "43"]) as client_of_two:
+        for thread in ("42", "43"):
+            await client_of_two.call("join:thread", {"thread_id": thread})
+        await grants.write("9", "42", granted=False, order="1")
+        await cut_the_subscription()
+        left = await client_of_two.expect("room:left")
+        assert left["data"] == {"room": "thread:42", "reason": "forbidden"}
+        await client_of_two.call("typing:start", {"thread_id": "43"})
+        await client_of_two.nothing("room:left")
+
+
+async def test_redis_that_is_away_is_asked_again_later(monkeypatch):
+    asked: list[bool] = []
+    must_leave = revocation.must_leave
+
+    async def unreliable(*arguments: Any) -> bool:
+        asked.append(True)
+        if len(asked) == 1:
+            raise RedisDown("gone")
+        return await must_leave(*arguments)
+
+    async with connected(user_id="7") as ana:
+        monkeypatch.setattr(revocation, "must_leave", unreliable)
+        await client().set(key("disconnected", "hub", "7"), repr(time.time() + 60))
+        await cut_the_subscription()
+        assert (await ana.expect_close())[0] == CloseCode.REVOKED
+    assert len(asked) == 2

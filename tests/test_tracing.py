@@ -13,8 +13,9 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from realtime import publisher, tracing
+from realtime import handshake, publisher, tracing
 from realtime.authentication import issue
 from realtime.checks import check_settings
 from realtime.roomlog import Publication, unpack
@@ -140,6 +141,28 @@ async def test_no_span_names_a_user_a_room_or_a_connection(spans: Spans):
     told = "".join(span.to_json() for span in spans._exporter.get_finished_spans())
     for secret in ("secret", ana.ready["connection_id"]):
         assert secret not in told
+
+
+def test_what_nobody_records_is_not_sent_along(settings, monkeypatch):
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    settings.REALTIME = {**settings.REALTIME, "TRACING": True}
+    tracing.start()
+    with tracing.publish("thread:message") as traceparent:
+        assert traceparent is None
+    settings.REALTIME = {**settings.REALTIME, "TRACING": False}
+    tracing.start()
+    provider.shutdown()
+
+
+async def test_handshake_that_fails_in_between_ends_its_span(spans: Spans, monkeypatch):
+    async def broken(*arguments: object) -> object:
+        raise RuntimeError("oh")
+
+    monkeypatch.setattr(handshake, "judge", broken)
+    with pytest.raises(RuntimeError):
+        await refusal("/hub/", headers=[])
+    assert (await spans.one("handshake hub")).attributes["realtime.result"] == "failed"  # type: ignore[index]
 
 
 def test_publication_is_read_with_and_without_a_trace():

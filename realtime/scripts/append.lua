@@ -8,6 +8,7 @@
 --        lease key ('' = none), lease holder, publish command ('' = publish nothing; SPUBLISH in a Cluster),
 --        cursors' key ('' = none), stream, its new cursor, first part of the keys that mark an id as delivered
 --        ('' = each room has its own, below its base: in a Cluster a script has one slot),
+--        the last entry that may have been appended before ('' = none; realtime/bridge.py, `_begin`),
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection (behind a NUL, a traceparent),
 --        then for each of its rooms: the frame before and after its offset
 --
@@ -21,7 +22,7 @@
 
 local counts = {SPUBLISH = 'SHARDNUMSUB', PUBLISH = 'NUMSUB'}
 local size, ttl, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local keep_room, keep_marker, publish, ids = ARGV[4], ARGV[5], ARGV[8], ARGV[12]
+local keep_room, keep_marker, publish, ids, again = ARGV[4], ARGV[5], ARGV[8], ARGV[12], ARGV[13]
 if ARGV[6] ~= '' and redis.call('GET', ARGV[6]) ~= ARGV[7] then
   return {}
 end
@@ -87,6 +88,8 @@ local function take(room, source, entry)
   if source == '' then return true end
   local last = room.sources[source]
   if last and last >= entry then return false end
+  -- Who entered the room later than this was written has never missed it.
+  if not last and entry <= again and tonumber(string.sub(entry, 1, 20)) * 1000 < room.last then return false end
   room.sources[source] = entry
   return true
 end
@@ -112,7 +115,7 @@ local function is_first(id, base)
 end
 
 local answers = {}
-local argument, key = 13, 1
+local argument, key = 14, 1
 while argument <= #ARGV do
   local number, source, entry, id, excluded = unpack(ARGV, argument, argument + 4)
   argument = argument + 5

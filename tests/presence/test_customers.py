@@ -49,7 +49,7 @@ def told(world: World) -> list[tuple[str, str]]:
 
 
 def there(thread: str) -> set[str]:
-    answer: Any = run_sync(store._snapshot, [store.base(PORTAL)], [thread])
+    answer: Any = run_sync(store._snapshot, store._to_read(PORTAL), [thread])
     return {member["user_id"] for member in store._members(answer)}
 
 
