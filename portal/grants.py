@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
-
 from realtime.conf import conf
-from realtime.redis import key, mget, run
+from realtime.redis import key, mget, run, script
 from realtime.together import Together
 
-_WRITE = AsyncScript(
-    Redis(),
+_WRITE = script(
     b"""
     -- The latest word counts: a bridge that was held up must not bring back an older one.
     local known = redis.call('GET', KEYS[1])

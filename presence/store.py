@@ -11,8 +11,6 @@ from typing import Any, Literal, TypedDict
 from uuid import uuid4
 
 import msgspec
-from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
 from realtime.envelope import iso
@@ -60,8 +58,7 @@ class LeaseLost(Exception):
 _SCRIPTS = Path(__file__).parent / "scripts"
 _apply = script(_SCRIPTS / "apply.lua")
 _snapshot = script(_SCRIPTS / "snapshot.lua")
-_STATUSES = AsyncScript(
-    Redis(),
+_STATUSES = script(
     b"""
     local found = {}
     for i, user in ipairs(ARGV) do

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
+from realtime.redis import key, run, script
 
-from realtime.redis import key, run
-
-_HOLD = AsyncScript(
-    Redis(),
+_HOLD = script(
     b"""
     local holder = redis.call('GET', KEYS[1])
     if holder and holder ~= ARGV[1] then return 0 end
@@ -19,8 +15,8 @@ _HOLD = AsyncScript(
     return 1
     """,
 )
-_RELEASE = AsyncScript(
-    Redis(), b"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_RELEASE = script(
+    b"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 )
 
 

@@ -108,9 +108,9 @@ def key(*parts: str) -> str:
     return ":".join((conf().prefix, *parts))
 
 
-def script(path: Path) -> AsyncScript:
-    """The Lua script of a file, for `run`."""
-    return AsyncScript(aioredis.Redis(), path.read_bytes())
+def script(source: Path | bytes) -> AsyncScript:
+    """A Lua script, or that of a file, for `run`."""
+    return AsyncScript(aioredis.Redis(), source if isinstance(source, bytes) else source.read_bytes())
 
 
 async def run(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:

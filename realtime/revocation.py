@@ -10,18 +10,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from realtime.authentication import Principal, leeway
 from realtime.catalogue import BusContext, on_bus
 from realtime.control import TokenRevoked, UserDisconnected, broadcast
 from realtime.events import TokenRevoke, UserDisconnect
-from realtime.redis import client, key, location, mget, run
+from realtime.redis import client, key, location, mget, run, script
 from realtime.together import Together
 
-_TIME = AsyncScript(Redis(), b"return redis.call('TIME')")
+_TIME = script(b"return redis.call('TIME')")
 MARK_SECONDS = 60
 """How long a handshake may be under way when its user is disconnected."""
 

@@ -114,6 +114,8 @@ class Subscription:
             else:
                 self._to_unsubscribe[channel] = None
                 self._schedule()
+            if self._writer is not None:
+                self._look_whether_restored()  # it may be the last one that was missing
 
     async def close(self) -> None:
         """Give the connection back."""

@@ -24,6 +24,7 @@ from realtime.reading import ReadEach
 from realtime.redis import client, key, mget, sync_client
 from realtime.revocation import now
 from realtime.roomlog import Entry
+from realtime.subscription import Subscription
 from realtime.subscriptions import Subscriptions
 from tests.inprocess import add, bridging, connected, dead_letters, eventually
 from tests.servers import Cluster, Server
@@ -290,6 +291,25 @@ async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_n
     await subscriptions.close()
 
 
+async def test_who_is_left_of_the_lost_is_told_though_the_last_one_missing_is_not_wanted_any_more():
+    restored: list[set[bytes]] = []
+    found = shards()
+    assert found is not None
+    await found.known()
+    subscription = Subscription(
+        lambda messages: None, lambda channels: restored.append(set(channels)), found.owner(b"{x}a")
+    )
+    await subscription.subscribe([b"{x}a", b"{x}b"])
+    subscription._take_away(b"{x}a")
+    subscription._take_away(b"{x}b")
+    subscription._try_again(b"{x}a")
+    await subscription.subscribe([b"{x}a"])
+    assert restored == []
+    subscription.unsubscribe(b"{x}b")
+    assert restored == [{b"{x}a"}]
+    await subscription.close()
+
+
 def half_way(servers: Cluster, name: str) -> tuple[Server, Server]:
     """The slot of a key is on its way from the first to the second, but nothing of it has been moved yet."""
     found = shards()
@@ -355,7 +375,7 @@ async def test_command_that_is_sent_in_circles_fails(layer: Any, monkeypatch):
     wrong = next(server for server in found.servers() if server != found.owner("x"))
     monkeypatch.setattr(Pipes, "_redirect", lambda self, moved, command: self._at(wrong).resend(command))
     with pytest.raises(redis_py.RedisError):
-        await pipes._at(wrong).send("GET", "x")
+        await asyncio.wait_for(pipes._at(wrong).send("GET", "x"), 10)
     pipes.close()
     with pytest.raises(redis_py.RedisError):
         await pipes.to("x").send("GET", "x")

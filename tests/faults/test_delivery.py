@@ -24,16 +24,6 @@ async def restart_sockets(world: World, number: int) -> None:
     world.sockets[number] = await asyncio.to_thread(world.stack.start_sockets, world.ports[number])
 
 
-async def nothing_happened(world: World, record_property: Callable[[str, str], None]) -> None:
-    """Everybody has everything once and in order, nobody was seen to leave, and whoever is here is listed."""
-    account = await world.settle()
-    record_property("account", str(account))
-    assert account.is_perfect, account
-    assert world.flaps() == []
-    await world.presence_is_true()
-    await world.part()
-
-
 # --- Nobody sees anything but a reconnect ------------------------------------------------------------
 
 
@@ -133,7 +123,7 @@ async def test_nothing_is_lost_or_doubled_and_nobody_flaps(world: World, breaks:
     await world.gather()
     async with world.traffic():
         await breaks(world)
-    await nothing_happened(world, record_property)
+    await world.nothing_happened(record_property)
 
 
 # --- Redis itself loses something: then it is said ----------------------------------------------------
@@ -187,7 +177,7 @@ async def test_slow_redis_makes_everything_late_and_nothing_else(world: World, r
             network.delay = 0.15
             await asyncio.sleep(1.5)
             network.delay = 0.05
-        await nothing_happened(world, record_property)
+        await world.nothing_happened(record_property)
 
 
 async def test_redis_that_vanishes_without_a_word_is_noticed(world: World, record_property):

@@ -11,7 +11,7 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
@@ -315,6 +315,27 @@ class World:
         metrics = (await self.stack.http("GET", "/metrics", port=port)).body.decode()
         found = re.search(r'^realtime_connections{namespace="hub"} (\d+)', metrics, re.MULTILINE)
         return int(found[1]) if found else 0
+
+    async def nothing_happened(self, record_property: Callable[[str, str], None]) -> None:
+        """Everybody has everything once and in order, nobody was seen to leave, and whoever is here is listed."""
+        account = await self.settle()
+        record_property("account", str(account))
+        assert account.is_perfect, account
+        await self.is_itself_again()
+
+    async def nothing_was_hidden(self, record_property: Callable[[str, str], None]) -> None:
+        """What was lost or doubled was said; nobody was seen to leave, and whoever is here is listed."""
+        account = await self.settle()
+        record_property("account", str(account))
+        assert account.unsaid == 0, account
+        assert account.misordered == 0, account
+        await self.is_itself_again()
+
+    async def is_itself_again(self) -> None:
+        """Nobody was seen to leave, and whoever is here is listed; then everybody goes."""
+        assert self.flaps() == []
+        await self.presence_is_true()
+        await self.part()
 
     async def presence_is_true(self) -> None:
         """Who is here is listed, and nobody else."""
