@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +54,19 @@ def web(settings, monkeypatch) -> None:
     settings.SECRET_KEY = "one"
     settings.ALLOWED_HOSTS = ["support.example.com"]
     settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "SIGNING_KEY": "another"}
+
+
+@pytest.mark.parametrize(("debug", "key"), [(None, "development-x"), ("1", "development-x"), ("0", "")])
+def test_keys_of_make_run_are_not_for_who_says_that_this_is_no_development(
+    tmp_path, monkeypatch, debug: str | None, key: str
+):
+    monkeypatch.setattr(os, "environ", {} if debug is None else {"DEBUG": debug})
+    settings = tmp_path / "realtime" / "settings" / "base.py"
+    settings.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "realtime" / "settings" / "base.py", settings)
+    (tmp_path / ".run").mkdir()
+    (tmp_path / ".run" / "development.env").write_text("DEBUG=1\nSECRET_KEY=development-x\n")
+    assert runpy.run_path(str(settings))["SECRET_KEY"] == key
 
 
 def test_nothing_is_said_about_good_settings():

@@ -11,12 +11,6 @@ from realtime.conf import from_environment
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 RUN_DIR = BASE_DIR / ".run"
 
-# `make run` writes the keys it generated here, so that commands in another terminal share them.
-if (_development := RUN_DIR / "development.env").exists():
-    for _line in _development.read_text().splitlines():
-        _name, _, _value = _line.partition("=")
-        os.environ.setdefault(_name, _value)
-
 
 def _flag(name: str) -> bool:
     value = os.environ.get(name, "").strip().lower()
@@ -25,6 +19,15 @@ def _flag(name: str) -> bool:
     if value in {"", "0", "false", "no", "off"}:
         return False
     raise ImproperlyConfigured(f"{name} must be 1 or 0, got {value!r}")
+
+
+# `make run` writes the keys it generated here, so that commands in another terminal share them.
+# They are not for whoever says that this is no development.
+_development = RUN_DIR / "development.env"
+if _development.exists() and (_flag("DEBUG") or not os.environ.get("DEBUG")):
+    for _line in _development.read_text().splitlines():
+        _name, _, _value = _line.partition("=")
+        os.environ.setdefault(_name, _value)
 
 
 def _number(name: str, default: float) -> float:
