@@ -89,14 +89,20 @@ class Shards:
 
     async def _ask(self, server: Address) -> Any:
         arguments = {**self._location.arguments(), "host": server[0], "port": server[1]}
-        pool = aioredis.ConnectionPool(
+        pool: Any = aioredis.ConnectionPool(
             socket_timeout=ASK_TIMEOUT,
             socket_connect_timeout=ASK_TIMEOUT,
             retry=AsyncRetry(NoBackoff(), 0),
             **arguments,
         )
-        async with aioredis.Redis.from_pool(pool) as asked:
-            return await asked.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+        # Not a client of redis-py: one closes its connection in a task of its own, which may never get to run.
+        connection = pool.make_connection()
+        try:
+            await connection.connect()
+            await connection.send_command("CLUSTER", "SLOTS")
+            return await connection.read_response()
+        finally:
+            await connection.disconnect(nowait=True)
 
     def _take(self, owners: list[Address]) -> None:
         if owners != self._owners:

@@ -58,20 +58,20 @@ async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> 
     redis = dedicated(server)
     try:
         pool: Any = redis.connection_pool
-        connection = pool.make_connection()
         async with asyncio.timeout(TIMEOUT):  # also for the answers to HELLO and AUTH
-            await connection.connect()
-        reader: asyncio.StreamReader = connection._reader
-        writer: asyncio.StreamWriter = connection._writer
-        connection._reader = connection._writer = None  # it is not redis-py's any more
-        writer.transport.set_protocol(protocol)
-        if reader.at_eof() or writer.is_closing():
-            # Its end was told to redis-py's protocol, and will not be told again.
-            writer.transport.abort()
-            raise exceptions.ConnectionError("redis closed the connection")
-        return writer
-    finally:
+            connection = await pool.get_connection()
+    except BaseException:
         await redis.aclose()
+        raise
+    reader: asyncio.StreamReader = connection._reader
+    writer: asyncio.StreamWriter = connection._writer
+    connection._reader = connection._writer = None  # it is not redis-py's any more
+    writer.transport.set_protocol(protocol)
+    if reader.at_eof() or writer.is_closing():
+        # Its end was told to redis-py's protocol, and will not be told again.
+        writer.transport.abort()
+        raise exceptions.ConnectionError("redis closed the connection")
+    return writer
 
 
 class Pipes:

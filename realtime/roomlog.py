@@ -153,6 +153,13 @@ async def _run(
     return await pipes.to(keys[0] if keys else "").run(script, keys, arguments)
 
 
+async def _send(pipes: Pipes | None, command: str, name: str, *arguments: Argument) -> Any:
+    """The same for a command about a key."""
+    if pipes is None:
+        return await client().execute_command(command, name, *arguments)  # type: ignore[no-untyped-call]
+    return await pipes.to(name).send(command, name, *arguments)
+
+
 def send_append(
     pipes: Pipes, entries: Sequence[Entry], *, cursor: Cursor, again: str = "", publish: bool
 ) -> asyncio.Future[list[list[bytes]]]:
@@ -181,7 +188,7 @@ async def _append_by_slot(
     on what is atomic: every room knows the last entry that it took of a source, and the ids that it got, and both are
     written where the room is.
     """
-    if lease[0] and await client().get(lease[0]) != lease[1].encode():
+    if lease[0] and await _send(pipes, "GET", lease[0]) != lease[1].encode():
         return []
     places = [(number, room) for number, entry in enumerate(entries) for room in entry.rooms]
 
@@ -195,7 +202,7 @@ async def _append_by_slot(
 
     positions = iter(await in_batches([base(group) for _, (group, _, _) in places], append_part))
     if cursor[0]:
-        await client().hset(cursor[0], cursor[1].decode(), cursor[2].decode())
+        await _send(pipes, "HSET", *cursor)
     return [[next(positions) for _ in entry.rooms] for entry in entries]
 
 

@@ -7,12 +7,13 @@ import contextlib
 import json
 from collections.abc import Iterator
 from signal import SIGCONT, SIGSTOP
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis as redis_py
 from asgiref.sync import sync_to_async
 from channels.layers import get_channel_layer
+from redis import asyncio as aioredis
 
 from presence import store
 from realtime import asking, bridge, cluster, reading, redis, roomlog, seats
@@ -109,6 +110,21 @@ async def test_former_holder_of_the_lease_publishes_nothing():
     assert await roomlog.append([everywhere("1")], lease=(key("lease", "bridge"), "me")) == []
 
 
+async def test_batch_that_goes_over_pipes_ends_with_them(monkeypatch):
+    """Lease and cursor go over them, too: what has begun uses nothing that might be closed before."""
+    pipes, cursor = Pipes(), (key("cursors"), b"s", b"2-0")
+    await client().set(key("lease", "bridge"), "me")
+    with monkeypatch.context() as patch:
+        patch.setattr(roomlog, "client", None)
+        assert await roomlog.append(
+            [everywhere("1")], pipes=pipes, lease=(key("lease", "bridge"), "me"), cursor=cursor
+        )
+    assert await client().hget(key("cursors"), "s") == b"2-0"
+    pipes.close()
+    with pytest.raises(redis_py.RedisError):
+        await roomlog.send_append(pipes, [everywhere("2")], cursor=cursor, publish=True)
+
+
 async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
     rooms = [await Room().enter(f"thread:{number}") for number in range(12)]
     attendants = await Room().enter("presence:attendants")
@@ -149,6 +165,12 @@ async def forget_the_rest(kept: dict[str, bytes]) -> None:
         await client().restore(name, 0, value, replace=True)
 
 
+async def is_delivered() -> bool:
+    """All of the stream, and the next bridge will know. (A dead letter is written before the cursor.)"""
+    ((newest, _),) = cast(Any, await client().xrevrange(key("stream"), count=1))
+    return bool(await client().hget(key("cursors"), key("stream")) == newest)
+
+
 async def seen(group: str, position: int) -> list[str]:
     found = await roomlog.after(group, position, 10)
     return [json.loads(each.frame)["data"]["message_id"] for each in found.publications]
@@ -169,7 +191,7 @@ async def test_what_a_replica_never_got_is_delivered_again(layer: Any, who: str)
         await add("thread:message", {"thread_id": 42, "message_id": 2})
         await eventually(lambda: len(ears.positions) == 2)
         await add("no:such", {})
-        await eventually(dead_letters)
+        await eventually(is_delivered)
         await forget_the_rest(kept)
         assert await seen(group, ears.positions[0]) == []
         if who == "the same bridge":
@@ -193,7 +215,7 @@ async def test_what_is_delivered_again_is_not_for_who_came_later(layer: Any):
     async with bridging():
         await add("thread:message", {"thread_id": 42, "message_id": 1})
         await add("no:such", {})
-        await eventually(dead_letters)
+        await eventually(is_delivered)
     ears = await Ears.in_rooms(layer, "hub.thread.42")
     async with bridging():
         await add("thread:message", {"thread_id": 42, "message_id": 2})
@@ -207,6 +229,7 @@ async def test_what_has_been_delivered_again_does_not_move_the_cursor_back(layer
         for number in range(3):
             await add("thread:message", {"thread_id": 42, "message_id": number})
         await eventually(lambda: len(ears.positions) == 3)
+        await eventually(is_delivered)
     before = await client().hgetall(key("cursors"))
     async with bridging():
         pass
@@ -379,6 +402,26 @@ async def test_command_that_is_sent_in_circles_fails(layer: Any, monkeypatch):
     pipes.close()
     with pytest.raises(redis_py.RedisError):
         await pipes.to("x").send("GET", "x")
+
+
+async def test_look_that_is_given_up_at_whatever_moment_leaves_no_connection(servers: Cluster, monkeypatch):
+    make, made = aioredis.ConnectionPool.make_connection, []
+
+    def noted(pool: Any) -> Any:
+        made.append(make(pool))
+        return made[-1]
+
+    monkeypatch.setattr(aioredis.ConnectionPool, "make_connection", noted)
+    for turns in range(60):
+        found = Shards(parse(servers.url))
+        found.refresh()
+        assert found._looking is not None
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        found._looking.cancel()
+        await asyncio.gather(found._looking, return_exceptions=True)
+        assert not any(connection.is_connected for connection in made)
+    assert made
 
 
 async def test_server_that_comes_is_told_from_a_slot_that_moves():

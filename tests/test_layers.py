@@ -1172,6 +1172,26 @@ async def test_connection_that_is_accepted_and_never_answered_does_not_end_the_a
     await ears.hear("before", "after")
 
 
+async def test_pipe_that_is_closed_while_it_connects_leaves_no_connection(process: str, monkeypatch):
+    open_connection, opened = asyncio.open_unix_connection, []
+
+    async def noted(*arguments: Any, **options: Any) -> Any:
+        opened.append(await open_connection(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", noted)
+    for turns in range(60):
+        closed = pipe.Pipe()
+        answer = closed.send("PING")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closed.close()
+        assert closed._connecting is not None
+        await asyncio.gather(answer, closed._connecting, return_exceptions=True)
+        assert all(writer.is_closing() for _, writer in opened)
+    assert opened
+
+
 async def test_subscription_that_is_merely_quiet_is_left_alone(behind: Layers, proxy: Proxy, caplog):
     layer = behind.make()
     await Ears.in_rooms(layer, ROOM)
