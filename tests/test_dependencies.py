@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from itertools import chain
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -33,8 +39,13 @@ def pinned() -> dict[str, Version]:
 
 
 @pytest.fixture(scope="module")
-def required() -> dict[str, Requirement]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
+
+
+@pytest.fixture(scope="module")
+def required(project: dict[str, Any]) -> dict[str, Requirement]:
     return {_normal(each.name): each for each in map(Requirement, project["dependencies"])}
 
 
@@ -52,3 +63,28 @@ def test_nobody_can_install_us_with_a_version_that_is_not(required: dict[str, Re
     ]
     assert not list(required[name].specifier.filter(too_old, prereleases=True))
     assert list(required[name].specifier.filter([SAFE[name], "4.3.2", "5.2.19", "5.5.1", "2.15.1"]))
+
+
+FOLDERS = ("realtime", "hub", "portal", "presence", "demo", "bench", "tests")
+
+
+def _imported(folder: str) -> Iterator[str]:
+    """The top-level packages that the modules of a folder import, wherever in them."""
+    for path in (ROOT / folder).rglob("*.py"):
+        if {".venv", "node_modules", "peers"} & set(path.parts):  # the benchmark's peers have their own
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_is_imported_is_asked_for(project: dict[str, Any], folder: str):
+    """And does not come along with something else, for as long as that likes to."""
+    lines = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    asked = {_normal(Requirement(line).name) for line in lines}
+    come_from = packages_distributions()
+    others = {*_imported(folder)} - sys.stdlib_module_names - {*FOLDERS}
+    assert sorted(name for name in others if not asked & set(map(_normal, come_from.get(name, ())))) == []
