@@ -21,6 +21,7 @@ from presence import availability, dead_letters, live, store  # noqa: F401  (the
 from presence.display import UNKNOWN, light, moment, readable
 from presence.models import PresenceRecord, PresenceTransition
 from presence.pages import DISCONNECTED, ReadOnly
+from realtime.logs import spelled
 from realtime.publisher import publish
 from realtime.rooms import HUB
 
@@ -36,7 +37,7 @@ def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
     try:
         statuses = store.statuses_sync(user_ids) if user_ids else {}
     except RedisError as error:
-        logger.warning("live presence not available", extra={"error": repr(error)})
+        logger.warning("live presence not available", extra={"error": spelled(error)})
         messages.warning(request, gettext("Redis does not answer: who is online right now is unknown."))
         statuses = {}
     for record in records:
@@ -158,7 +159,7 @@ class PresenceRecordAdmin(RecordedAdmin):
                 self.log_change(request, record, DISCONNECTED)
                 done += 1
         except RedisError as error:
-            logger.warning("user not disconnected", extra={"error": repr(error)})
+            logger.warning("user not disconnected", extra={"error": spelled(error)})
             messages.error(request, gettext("Redis does not answer: not everybody was disconnected."))
         if done:
             messages.success(

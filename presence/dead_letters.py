@@ -19,6 +19,7 @@ from presence.display import instant, moment
 from presence.models import DeadLetter
 from presence.pages import DISCARDED, Pages, Step
 from realtime.bridge import DEAD_LETTERS
+from realtime.logs import spelled
 from realtime.redis import key, sync_client
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class DeadLetterAdmin(Pages):
             found = read(PAGE + 1, before=before, after=after)
             context["total"] = sync_client().xlen(key("dead"))
         except RedisError as error:
-            logger.warning("dead letters not available", extra={"error": repr(error)})
+            logger.warning("dead letters not available", extra={"error": spelled(error)})
             messages.error(request, gettext("Redis does not answer."))
             return self.show(request, "admin/presence/deadletter/list.html", gettext("Dead letters"), context)
         more = len(found) > PAGE

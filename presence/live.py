@@ -27,6 +27,7 @@ from realtime import asking, bus
 from realtime.asking import PATIENCE, Asked
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import catalogue
+from realtime.logs import spelled
 from realtime.publisher import publish
 from realtime.questions import STALL_SECONDS, AboutConnections, AboutRooms, Instance, Place, Rooms
 from realtime.rooms import HUB, NAMESPACES, PORTAL, is_room, thread_of, thread_room
@@ -424,7 +425,7 @@ class LiveAdmin(Pages):
         try:
             return question()
         except RedisError as error:
-            logger.warning("live view not available", extra={"error": repr(error)})
+            logger.warning("live view not available", extra={"error": spelled(error)})
             messages.error(request, gettext("Redis does not answer: what is connected right now is unknown."))
             return None
 

@@ -17,6 +17,7 @@ from presence import store
 from presence.store import LeaseLost, Member, Operation, State, Status
 from realtime.conf import conf
 from realtime.control import PresenceChanged
+from realtime.logs import spelled
 from realtime.node import Node
 from realtime.redis import is_cancelled
 from realtime.rooms import HUB
@@ -192,7 +193,7 @@ class PresenceNode:
             try:
                 await self._flush()
             except RedisError as error:
-                logger.warning("presence not told", extra={"node": self.node.id, "error": repr(error)})
+                logger.warning("presence not told", extra={"node": self.node.id, "error": spelled(error)})
                 await asyncio.sleep(random.uniform(0, conf().batch_interval))  # noqa: S311
 
     async def _flush(self) -> None:

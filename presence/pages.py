@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from presence.display import STYLE
 from realtime.bus import InvalidMessage
+from realtime.logs import spelled
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -114,7 +115,7 @@ class Pages(ReadOnly):
         try:
             step.do()
         except RedisError as error:
-            logger.warning("operator's action failed", extra={"entry": step.entry, "error": repr(error)})
+            logger.warning("operator's action failed", extra={"entry": step.entry, "error": spelled(error)})
             messages.error(request, gettext("Redis does not answer: nothing was done."))
         except InvalidMessage as error:
             messages.error(request, str(error))

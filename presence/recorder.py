@@ -33,6 +33,7 @@ from realtime import metrics
 from realtime.bridge import DEAD_LETTER_BYTES, DEAD_LETTERS
 from realtime.bus import InvalidMessage
 from realtime.conf import conf
+from realtime.logs import spelled
 from realtime.redis import key, sync_client
 from realtime.rooms import HUB
 
@@ -94,7 +95,7 @@ class Recorder:
 
     def _recover(self, error: Exception, failures: int) -> None:
         """Start again soon, then later and later up to a second, never all at once."""
-        logger.warning("cannot record, trying again", extra={"failures": failures, "error": repr(error)})
+        logger.warning("cannot record, trying again", extra={"failures": failures, "error": spelled(error)})
         self._resumed = False
         # Nobody could register while Redis was away: what was unknown before says nothing.
         self._unknown.clear()

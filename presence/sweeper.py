@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from presence import store
 from realtime import layout, metrics
 from realtime.conf import conf
+from realtime.logs import spelled
 from realtime.redis import is_cancelled
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Sweeper:
             try:
                 await self.sweep()
             except RedisError as error:
-                logger.warning("sweep failed", extra={"error": repr(error)})
+                logger.warning("sweep failed", extra={"error": spelled(error)})
             await asyncio.sleep(conf().batch_interval * random.uniform(0.8, 1.0))  # noqa: S311
 
     async def sweep(self) -> int:

@@ -20,6 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 from jwt import PyJWK, PyJWKClient, PyJWKClientError, PyJWTError, get_unverified_header
 
 from realtime.conf import conf
+from realtime.logs import spelled
 from realtime.payloads import Id
 from realtime.refusals import RefusalCode
 from realtime.rooms import HUB, NAMESPACES, PORTAL
@@ -161,7 +162,7 @@ class KeySet(PyJWKClient):
                 self._keys = {str(key.key_id): key for key in self.get_signing_keys()}
                 self._fetched_at = time.monotonic()
             except (PyJWTError, OSError, ValueError) as error:
-                logger.warning("no answer from JWK_URL", extra={"error": repr(error)})
+                logger.warning("no answer from JWK_URL", extra={"error": spelled(error)})
             finally:
                 self._tried_at = time.monotonic()
 

@@ -26,7 +26,7 @@ from realtime.conf import conf
 from realtime.delivery import Ephemeral, Run
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
 from realtime.limits import Bucket
-from realtime.logs import digest, speak_for
+from realtime.logs import digest, speak_for, spelled
 from realtime.membership import Membership, membership
 from realtime.node import Node
 from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
@@ -123,7 +123,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             pass  # the peer is gone
         except RedisError as error:
             # The channel layer could not even make a channel for this connection.
-            logger.warning("handshake failed", extra={"error": repr(error)})
+            logger.warning("handshake failed", extra={"error": spelled(error)})
             if not self.accepted:
                 await handshake.deny(scope, send, handshake.unavailable(), self.namespace)
         finally:
@@ -193,7 +193,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             async with asyncio.timeout(conf().limits.handshake_seconds or None):
                 await self._enter()
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            logger.warning("handshake failed", extra={"error": repr(error)})
+            logger.warning("handshake failed", extra={"error": spelled(error)})
             raise handshake.unavailable() from error
         offered = self.scope.get("subprotocols") or ()
         await self.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
@@ -321,7 +321,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             try:
                 await step()
             except (RedisError, OSError) as error:
-                logger.warning("clean-up incomplete", extra={"error": repr(error)})
+                logger.warning("clean-up incomplete", extra={"error": spelled(error)})
         if self._outlet is not None:
             layer: Any = self.channel_layer
             layer.detach(self.channel_name)
@@ -392,7 +392,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         except EventError:
             raise
         except (RedisError, TimeoutError) as error:
-            logger.warning("event failed", extra={"event": event.name, "error": repr(error)})
+            logger.warning("event failed", extra={"event": event.name, "error": spelled(error)})
             raise EventError(ErrorCode.UNAVAILABLE, "not possible right now; try again") from error
         except OSError:
             raise
@@ -444,7 +444,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             raise
         except Exception as error:
             # daphne has an exception of its own for a peer that is gone (autobahn's Disconnected).
-            raise ConnectionResetError(repr(error)) from error
+            raise ConnectionResetError(spelled(error)) from error
 
     async def room_frame(self, message: dict[str, Any]) -> None:
         """From the channel layer: something was published in a room."""

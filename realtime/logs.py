@@ -16,6 +16,11 @@ from weakref import WeakKeyDictionary
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+def spelled(error: BaseException) -> str:
+    """`ConnectionError('refused')`, as `repr` has it for all but the errors of redis-py, where it is only a kind."""
+    return f"{type(error).__name__}({str(error)!r})"
+
+
 class ConsoleFormatter(logging.Formatter):
     """One line a record: time, level, logger, message, then the extra facts as `name=value`.
 
@@ -35,7 +40,7 @@ class WithoutTraceback(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[1] is not None:
-            record.msg = f"{record.getMessage().rstrip(':')}: {record.exc_info[1]!r}"
+            record.msg = f"{record.getMessage().rstrip(':')}: {spelled(record.exc_info[1])}"
             record.args = ()
             record.exc_info = record.exc_text = None
         return True

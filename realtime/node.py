@@ -27,6 +27,7 @@ from realtime.control import (
     UserDisconnected,
     parse,
 )
+from realtime.logs import spelled
 from realtime.pipe import Pipes
 from realtime.questions import Detail, InRoom, Instance, Question
 from realtime.redis import client, key
@@ -240,7 +241,7 @@ class Node:
                 pipeline.expire(key("instances"), questions.REMEMBER_SECONDS)
                 await pipeline.execute()
         except (RedisError, OSError) as error:
-            logger.warning("question not answered", extra={"node": self.id, "error": repr(error)})
+            logger.warning("question not answered", extra={"node": self.id, "error": spelled(error)})
 
     async def _find(self, question: Question) -> questions.Said:
         here = tuple(self.connections.values())

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from realtime import metrics, roomlog, tracing
 from realtime.delivery import Ephemeral, Outlet, Run, copy
 from realtime.groups import SLICE, Group, to_all, to_each, to_members
+from realtime.logs import spelled
 from realtime.metrics import tally
 from realtime.pipe import Pipes
 from realtime.redis import key
@@ -204,7 +205,7 @@ class Process:
             for group in groups:
                 if not group.ready.done():
                     group.ready.set_exception(
-                        error if isinstance(error, RedisError) else RedisError(repr(error))
+                        error if isinstance(error, RedisError) else RedisError(spelled(error))
                     )
                     group.ready.exception()  # it may be that nobody waits any more
                 self._drop(group)
@@ -379,7 +380,7 @@ class Process:
             try:
                 found = await self._after(group)
             except (RedisError, OSError) as error:
-                logger.warning("room not repaired", extra={"room": group.room, "error": repr(error)})
+                logger.warning("room not repaired", extra={"room": group.room, "error": spelled(error)})
                 await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
                 continue
             if isinstance(found, int):

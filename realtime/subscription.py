@@ -12,6 +12,7 @@ import hiredis
 from redis.exceptions import RedisError
 
 from realtime.location import Address
+from realtime.logs import spelled
 from realtime.pipe import connect
 
 logger = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ class Subscription:
                 failures += 1
                 self._lost = True
                 self._on_trouble()
-                logger.warning("subscription lost", extra={"error": repr(error), "failures": failures})
+                logger.warning("subscription lost", extra={"error": spelled(error), "failures": failures})
             finally:
                 self._writer = None
             # Full jitter (M. Brooker, "Exponential Backoff And Jitter"): many processes lose Redis together.

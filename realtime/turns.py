@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from redis.exceptions import RedisError
 
-from realtime.logs import speak_for
+from realtime.logs import speak_for, spelled
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,6 @@ class Turns:
             try:
                 await action(*args)
             except (RedisError, OSError) as error:
-                logger.warning("action failed", extra={"error": repr(error)})
+                logger.warning("action failed", extra={"error": spelled(error)})
             except Exception:
                 logger.exception("action failed")

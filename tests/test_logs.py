@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 from websockets.frames import Frame, Opcode
 
-from realtime.logs import ConsoleFormatter, WithoutTraceback, WithSubject, digest, speak_for
+from realtime.logs import ConsoleFormatter, WithoutTraceback, WithSubject, digest, speak_for, spelled
 from tests.e2e.harness import Stack, eventually, unique
 
 
@@ -65,6 +66,11 @@ def test_traceback_is_dropped_and_the_error_kept():
     assert WithoutTraceback().filter(entry)
     line = logging.Formatter().format(entry)
     assert line == "receive of shard failed: ConnectionError('redis is gone')"
+
+
+def test_error_is_spelled_with_what_it_says():
+    assert spelled(RedisError("no\nway")) == r"RedisError('no\nway')"
+    assert spelled(TimeoutError()) == "TimeoutError('')"
 
 
 def test_record_without_an_error_passes_unchanged():
