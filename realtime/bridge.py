@@ -29,6 +29,7 @@ from realtime.cluster import shards
 from realtime.envelope import frame_head, frame_tail
 from realtime.lease import Lease
 from realtime.location import Address
+from realtime.logs import spelled
 from realtime.pipe import Pipes
 from realtime.reading import READ_BLOCK, Reading, as_list, reading
 from realtime.redis import client, dedicated, is_cancelled, key
@@ -87,6 +88,8 @@ class Bridge:
         self._again: dict[bytes, str] = {}
         """Up to where a stream was delivered before and is delivered again."""
         self._in_flight: Batch | None = None
+        self._may_be_silent = self._is_trusted = False
+        """Redis lets us do without an answer; and the batch before was delivered."""
         self._handled = catalogue().bus_handlers
         self._trim_at = 0.0
         self._is_behind = False
@@ -119,7 +122,7 @@ class Bridge:
                 failures += 1
                 logger.warning(
                     "redis lost, trying again",
-                    extra={"while": what, "failures": failures, "error": repr(error)},
+                    extra={"while": what, "failures": failures, "error": spelled(error)},
                 )
                 if isinstance(error, OutOfMemoryError):
                     await self._make_room()
@@ -141,12 +144,13 @@ class Bridge:
         pipes = Pipes()
         streams = reading(pipes)
         self._in_flight = None
+        self._is_trusted = False
         cluster = shards()
         try:
             if cluster is not None:
                 await cluster.known()
                 cluster.on_arrival.add(pipes.close)  # then begin again
-            await roomlog.prepare(pipes)
+            self._may_be_silent = await roomlog.prepare(pipes)
             await self._begin()
             self._leading = True
             metrics.LEADING.set(1)
@@ -228,15 +232,18 @@ class Bridge:
         busy = any(len(entries) >= BUSY for _, entries in batches)
         self._read_clock(pipes)
         following = streams.read(self._cursors) if busy else None
+        waits = self.ready.is_set() and not busy
         for stream, entries in batches:
             batch = await self._decode(pipes, stream, entries)
             # One batch in flight, the next only after the one before succeeded.
             await self._settle()
             is_new = entry_order(entries[-1][0]) > batch.again
-            batch.send(
-                pipes, cursor=(key("cursors"), stream, entries[-1][0]) if is_new else roomlog.NO_CURSOR
-            )
+            cursor = (key("cursors"), stream, entries[-1][0]) if is_new else roomlog.NO_CURSOR
             self._in_flight = batch
+            if waits and stream == batches[-1][0] and self._is_trusted and batch.can_be_silent:
+                batch.send_silently(pipes, cursor=cursor)
+                continue
+            batch.send(pipes, cursor=cursor)
             if is_new:
                 self._measure_lag(batch, entries[0][0])
         if following is not None:
@@ -252,8 +259,11 @@ class Bridge:
         if asyncio.get_running_loop().time() >= self._trim_at:
             await self._trim()
         # In the same write as the batch: what comes alone costs one round trip. How the batch went is looked at
-        # before the next one, or when nothing has come for a while.
+        # before the next one, or when nothing has come for a while. To be woken for an answer costs as much as all the
+        # rest, so there is none where nobody waits for it: Redis is asked behind the read how it went.
         following = streams.read(self._cursors, wait=self.ready.is_set())
+        if self._in_flight is not None and self._in_flight.is_silent:
+            self._in_flight.look(pipes)
         pipes.flush()
         if self._in_flight is not None and self._in_flight.is_half_way:
             await self._settle()
@@ -274,13 +284,14 @@ class Bridge:
         if self._in_flight is not None:
             batch, self._in_flight = self._in_flight, None
             await batch.settle()
+            self._is_trusted = self._may_be_silent
 
     async def _decode(
         self, pipes: Pipes, stream: bytes, entries: Sequence[tuple[bytes, list[bytes]]]
     ) -> Batch:
         """Entries as deliveries, in order; what is not valid goes to the dead letters."""
         source = self.sources[stream]
-        batch = Batch(self._layer, self._again.get(stream, ""))
+        batch = Batch(self._layer, self._again.get(stream, ""), entries[0][0])
         buried: list[Awaitable[Any]] = []
         for entry_id, fields in entries:
             raw = _field(fields, source.field)
@@ -326,7 +337,7 @@ class Bridge:
                 raise
             except Exception as error:
                 logger.exception("bus handler failed", extra={"event": delivery.event})
-                await self._bury(pipes, InvalidMessage("handler_failed", repr(error)), source, raw)
+                await self._bury(pipes, InvalidMessage("handler_failed", spelled(error)), source, raw)
         return True
 
     async def _claim(self, id: str, order: str) -> bool:
@@ -433,13 +444,17 @@ class Bridge:
 class Batch:
     """Deliveries that go out together."""
 
-    def __init__(self, layer: Any, again: str = "") -> None:
+    def __init__(self, layer: Any, again: str = "", oldest: bytes = b"0-0") -> None:
         self.again = again
         """Entries up to this one were delivered before: what a room has not got of them is for who was in it then."""
+        self._oldest = oldest
+        """The id of its oldest entry."""
         self._layer = layer
         self._knows_rooms = "rooms" in layer.extensions
         self._entries: list[Entry] = []
-        self._answer: asyncio.Future[list[list[bytes]]] | None = None
+        self._answer: asyncio.Future[Any] | None = None
+        self._silent: roomlog.Cursor | None = None
+        """Where the cursor must be once it is done, when it was sent without an answer."""
         self._spans: list[Any] = []
 
     @property
@@ -491,10 +506,44 @@ class Batch:
         if self._spans:
             self.when_out(self._end_spans)
 
+    @property
+    def can_be_silent(self) -> bool:
+        """Whether nobody needs to know when it was done."""
+        return self._knows_rooms and not self._spans
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it was sent without an answer."""
+        return self._silent is not None
+
+    def send_silently(self, pipes: Pipes, *, cursor: roomlog.Cursor) -> None:
+        """`send` without an answer; `look` before `settle`."""
+        self._silent = cursor
+        roomlog.send_append_silently(pipes, self._entries, cursor=cursor)
+
+    def look(self, pipes: Pipes) -> None:
+        """Ask how it went: the answer comes with that to what was sent before."""
+        assert self._silent is not None  # noqa: S101  (sent)
+        self._answer = roomlog.send_look(pipes, self._silent)
+
     async def settle(self) -> None:
         """Return once it is done. Raises `redis.RedisError`: then submit the same again."""
         assert self._answer is not None  # noqa: S101  (sent)
-        await self._take(await self._answer)
+        answer = await self._answer
+        if self._silent is None:
+            await self._take(answer)
+        else:
+            self._take_look(answer, self._silent[2])
+
+    def _take_look(self, answer: Sequence[bytes | None], expected: bytes) -> None:
+        cursor, last = answer
+        if cursor != expected or last is None:
+            # Why, it will say when the same is sent again, with an answer.
+            raise RedisError("redis did not do what was sent last")
+        at, left_out = last.split()
+        metrics.BUS_LAG.observe(max(int(at) / 1e6 - int(self._oldest.partition(b"-")[0]) / 1e3, 0.0))
+        _DELIVERED.inc(len(self._entries) - int(left_out))
+        _DUPLICATE.inc(int(left_out))
 
     def when_out(self, told: Callable[[asyncio.Future[Any]], None]) -> None:
         """Call `told` once Redis has answered what was sent."""

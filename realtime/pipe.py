@@ -19,6 +19,7 @@ from redis.exceptions import MovedError, RedisError
 
 from realtime.cluster import shards
 from realtime.location import Address
+from realtime.logs import spelled
 from realtime.redis import TIMEOUT, dedicated
 
 T = TypeVar("T")
@@ -33,6 +34,9 @@ _ERRORS = {
     "LOADING": exceptions.BusyLoadingError,
 }
 """What a caller, or this connection, has to tell from other refusals by Redis."""
+
+_SKIP = b"CLIENT REPLY SKIP\r\n"
+"""No answer to this, nor to what follows it."""
 
 REDIRECTS = 5
 """Servers that send a command on to each other do not agree (yet) who has its slot: it fails."""
@@ -172,6 +176,23 @@ class Pipe:
         self.resend(Command(hiredis.pack_command(arguments), future))
         return future
 
+    def send_silently(self, *command: Argument) -> None:
+        """Send a command that Redis does not answer, so that nobody is woken for it.
+
+        Whether it was done has to be seen otherwise. Redis must have let us: `may_be_silent`.
+        """
+        if self._link is not None and self._link.is_open:
+            arguments: Any = command
+            self._link.write(_SKIP + hiredis.pack_command(arguments))
+
+    async def may_be_silent(self) -> bool:
+        """Whether Redis' ACL allows `send_silently`. Raises `redis.RedisError`."""
+        try:
+            await self.send("CLIENT", "REPLY", "ON")
+        except exceptions.ResponseError:
+            return False
+        return True
+
     def resend(self, command: Command) -> None:
         """Send a command that somebody waits for already."""
         if self._is_closed:
@@ -241,10 +262,13 @@ class _Link(asyncio.Protocol):
         self._writer = await connect(self, server)
         self.is_open = not self._writer.transport.is_closing()
 
-    def send(self, command: Command) -> None:
+    def write(self, packed: bytes) -> None:
         if not self._outgoing:
             self._loop.call_soon(self.flush)
-        self._outgoing.append(command.packed)
+        self._outgoing.append(packed)
+
+    def send(self, command: Command) -> None:
+        self.write(command.packed)
         self.pending.append(command)
         command.sent_at = self._loop.time()
         if self._redirect is None:
@@ -282,7 +306,7 @@ class _Link(asyncio.Protocol):
         if self.is_open:
             self._on_trouble()
         self.is_open = False
-        error = exceptions.ConnectionError(repr(exc) if exc else "redis closed the connection")
+        error = exceptions.ConnectionError(spelled(exc) if exc else "redis closed the connection")
         while self.pending:
             _refuse(self.pending.popleft().future, error)
 
@@ -327,6 +351,6 @@ def _error(text: str) -> RedisError:
 def _refuse(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(
-            error if isinstance(error, RedisError) else exceptions.ConnectionError(repr(error))
+            error if isinstance(error, RedisError) else exceptions.ConnectionError(spelled(error))
         )
         future.exception()  # it may be that nobody waits any more

@@ -173,10 +173,23 @@ def send_append(
     return pipes.to("").send("EVALSHA", _append.sha, len(keys), *keys, *arguments)
 
 
-async def prepare(pipes: Pipes) -> None:
-    """Make Redis know what `send_append` runs. Raises `redis.RedisError`."""
-    if not location().nodes:
-        await pipes.to("").send("SCRIPT", "LOAD", _append.script)
+def send_append_silently(pipes: Pipes, entries: Sequence[Entry], *, cursor: Cursor) -> None:
+    """`send_append` without an answer, where `prepare` allows it: `send_look` tells whether it was done."""
+    keys, arguments = _arguments(entries, NO_LEASE, cursor, "", publish=True)
+    pipes.to("").send_silently("EVALSHA", _append.sha, len(keys), *keys, *arguments)
+
+
+def send_look(pipes: Pipes, cursor: Cursor) -> asyncio.Future[tuple[bytes | None, bytes | None]]:
+    """Where the cursor stands; and when (in µs) the last `append` moved it, with how many entries it left out."""
+    return pipes.to("").send("HMGET", cursor[0], cursor[1], cursor[1] + b":last")
+
+
+async def prepare(pipes: Pipes) -> bool:
+    """Make Redis know what `send_append` runs; whether it may be sent silently. Raises `redis.RedisError`."""
+    if location().nodes:
+        return False
+    await pipes.to("").send("SCRIPT", "LOAD", _append.script)
+    return await pipes.to("").may_be_silent()
 
 
 async def _append_by_slot(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from typing import Any
 
@@ -17,6 +18,7 @@ from realtime.events import ChatEnded
 from realtime.redis import client, key
 from realtime.rooms import HUB, group_name
 from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
+from tests.test_metrics import Counting
 
 pytestmark = pytest.mark.usefixtures("process")
 MESSAGE = {"thread_id": 42, "message_id": 7}
@@ -310,6 +312,72 @@ async def test_too_large_message_is_a_dead_letter(settings):
     async with bridging():
         (letter,) = await dead_letters()
     assert letter["reason"].startswith("too_large")
+
+
+# --- What comes alone ----------------------------------------------------------------------------------
+
+
+async def silent_commands() -> int:
+    """How often Redis was told not to answer."""
+    found: Any = await client().info("commandstats")
+    return int(found.get("cmdstat_client|reply", {}).get("calls", 0))
+
+
+async def one_by_one(room: Room, *ids: int) -> None:
+    for number in ids:
+        await add("thread:message", {"thread_id": 42, "message_id": number})
+        assert await room.message_ids(1) == [str(number)]
+
+
+async def test_what_comes_alone_is_sent_without_an_answer(room: Room):
+    async with bridging():
+        await one_by_one(room, 1, 2)
+        before = await silent_commands()
+        await one_by_one(room, 3, 4)
+        assert await silent_commands() == before + 2
+        entry = await add("no:such", {})
+        await eventually(dead_letters)
+        await eventually(lambda: is_at(entry))
+
+
+async def is_at(entry: str) -> bool:
+    return await cursor() == entry
+
+
+async def test_what_redis_did_not_do_is_noticed_though_it_does_not_answer(room: Room, caplog):
+    async with bridging():
+        await one_by_one(room, 1, 2, 3)
+        await client().script_flush()
+        await one_by_one(room, 4, 5, 6)
+    (lost,) = [record for record in caplog.records if record.message == "redis lost, trying again"]
+    assert lost.error == "RedisError('redis did not do what was sent last')"  # type: ignore[attr-defined]
+
+
+async def test_what_is_left_out_without_an_answer_is_counted(room: Room):
+    async with bridging() as bridge:
+        await one_by_one(room, 1, 2)
+        await eventually(lambda: bridge._in_flight is None)
+        counted, before = Counting(), await silent_commands()
+        await add("thread:message", MESSAGE, id="order-7", namespaces=["hub"])
+        await room.next()
+        await add("thread:message", MESSAGE, id="order-7", namespaces=["hub"])
+        await eventually(lambda: counted("realtime_bus_messages_total", result="duplicate") == 1)
+        assert counted("realtime_bus_messages_total", result="delivered") == 1
+        assert counted("realtime_bus_lag_seconds_count") == 2
+        assert 0 <= counted("realtime_bus_lag_seconds_sum") < 5
+        assert await silent_commands() == before + 2
+
+
+async def test_where_redis_may_not_be_silenced_it_answers(room: Room):
+    change = functools.partial(client().execute_command, "ACL", "SETUSER", "default")
+    await change("-client|reply")
+    try:
+        before = await silent_commands()
+        async with bridging():
+            await one_by_one(room, 1, 2, 3)
+        assert await silent_commands() == before
+    finally:
+        await change("+@all")
 
 
 # --- Handlers ----------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@
 --        :live  the Pub/Sub channel: the publication
 -- ARGV   size, ttl ms, bytes, seconds to keep :room, seconds to keep a marker,
 --        lease key ('' = none), lease holder, publish command ('' = publish nothing; SPUBLISH in a Cluster),
---        cursors' key ('' = none), stream, its new cursor, first part of the keys that mark an id as delivered
+--        cursors' key ('' = none), stream, its new cursor (beside it goes `<stream>:last`: when that was, and how many
+--        entries were left out, for who did not wait for an answer), first part of the keys that mark an id as delivered
 --        ('' = each room has its own, below its base: in a Cluster a script has one slot),
 --        the last entry that may have been appended before ('' = none; realtime/bridge.py, `_begin`),
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection (behind a NUL, a traceparent),
@@ -114,12 +115,12 @@ local function is_first(id, base)
   return redis.call('SET', marker, '1', 'NX', 'EX', keep_marker)
 end
 
-local answers = {}
+local answers, left_out = {}, 0
 local argument, key = 14, 1
 while argument <= #ARGV do
   local number, source, entry, id, excluded = unpack(ARGV, argument, argument + 4)
   argument = argument + 5
-  local positions, is_new = {}, id == '' or nil
+  local positions, is_new, has_any = {}, id == '' or nil, false
   for i = 1, tonumber(number) do
     local room = room_of(KEYS[key], source)
     local position = ''
@@ -130,10 +131,12 @@ while argument <= #ARGV do
       if is_new then position = append(room, excluded, ARGV[argument], ARGV[argument + 1]) end
     end
     positions[i] = position
+    has_any = has_any or position ~= ''
     argument = argument + 2
     key = key + 1
   end
   answers[#answers + 1] = positions
+  if not has_any then left_out = left_out + 1 end
 end
 
 for _, room in ipairs(touched) do
@@ -151,5 +154,7 @@ for _, room in ipairs(touched) do
   redis.call('HSET', room.key, unpack(fields))
   redis.call('EXPIRE', room.key, keep_room)
 end
-if ARGV[9] ~= '' then redis.call('HSET', ARGV[9], ARGV[10], ARGV[11]) end
+if ARGV[9] ~= '' then
+  redis.call('HSET', ARGV[9], ARGV[10], ARGV[11], ARGV[10] .. ':last', string.format('%.0f %d', now, left_out))
+end
 return answers
