@@ -232,7 +232,7 @@ class Bridge:
         busy = any(len(entries) >= BUSY for _, entries in batches)
         self._read_clock(pipes)
         following = streams.read(self._cursors) if busy else None
-        waits = self.ready.is_set() and not busy
+        is_alone = len(batches) == 1 and not busy and self.ready.is_set()
         for stream, entries in batches:
             batch = await self._decode(pipes, stream, entries)
             # One batch in flight, the next only after the one before succeeded.
@@ -240,7 +240,7 @@ class Bridge:
             is_new = entry_order(entries[-1][0]) > batch.again
             cursor = (key("cursors"), stream, entries[-1][0]) if is_new else roomlog.NO_CURSOR
             self._in_flight = batch
-            if waits and stream == batches[-1][0] and self._is_trusted and batch.can_be_silent:
+            if is_alone and self._is_trusted and batch.can_be_silent:
                 batch.send_silently(pipes, cursor=cursor)
                 continue
             batch.send(pipes, cursor=cursor)
