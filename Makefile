@@ -12,8 +12,9 @@ NEXTJS := client/examples/nextjs
 ASYNCAPI := tests/asyncapi
 
 # Three on two cores: most tests wait for other processes.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header \
-	--cov --cov-report term:skip-covered --cov-fail-under 95
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header
+# Only with all tests: it doubles the CPU time.
+COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
 .PHONY: help run desk test test-all test-client asyncapi nextjs bench soak audit lint docs messages format clean
@@ -32,10 +33,10 @@ desk: ## the demo's page, if there is a Node to build it with
 	fi
 
 test: lint ## what every change must pass
-	@$(PYTEST) -m "not needs_browser and not needs_tools and not needs_postgresql and not faults"
+	@$(PYTEST) -m "not slow and not needs_browser and not needs_tools and not needs_postgresql and not faults"
 
-test-all: lint test-client asyncapi $(DESK) nextjs ## the same, and what needs more (README, "Testing")
-	@$(PYTEST)
+test-all: lint test-client asyncapi $(DESK) nextjs ## the same, and what takes longer or needs more (README, "Testing")
+	@$(PYTEST) $(COVERAGE)
 	@echo "The same on PostgreSQL, for all that has to do with a database ..."
 	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header --quiet -m django_db
 

@@ -15,11 +15,13 @@ from django.test import override_settings
 
 from realtime.asgi import application
 from realtime.authentication import issue
-from realtime.bridge import BUS, Bridge
+from realtime.bridge import Bridge
+from realtime.incoming import BUS
 from realtime.management.commands.runbridge import PRESENCE
 from realtime.redis import client, key
 
-PATIENCE = 10.0
+PATIENCE = 60.0
+"""Seconds until a test gives up waiting for something that must happen: however slow the machine is, it takes less."""
 QUIET = 0.15
 
 
@@ -174,11 +176,11 @@ async def refusal(path: str, **options: Any) -> Refusal:
 
 
 @contextlib.asynccontextmanager
-async def bridging() -> AsyncIterator[Bridge]:
+async def bridging(within: float = PATIENCE) -> AsyncIterator[Bridge]:
     """A bridge that delivers while the block runs."""
     bridge = Bridge([BUS, PRESENCE])
     running = asyncio.create_task(bridge.run())
-    await asyncio.wait_for(bridge.ready.wait(), PATIENCE)
+    await asyncio.wait_for(bridge.ready.wait(), within)
     try:
         yield bridge
     finally:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import redis
 
 from realtime.embedded import EmbeddedRedis, find_server
-from tests.e2e.harness import Process, free_port
+from tests.e2e.harness import PATIENCE, Process, free_port
 
 HOST = "127.0.0.1"
 NAME = "shop"
@@ -19,7 +19,7 @@ DOWN_AFTER_MS = 1000
 """What does not answer for so long counts as dead."""
 
 
-def until(condition: Callable[[], Any], within: float = 30.0) -> None:
+def until(condition: Callable[[], Any], within: float = PATIENCE) -> None:
     """The same as `eventually`, from synchronous code."""
     deadline = time.monotonic() + within
     while True:

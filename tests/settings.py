@@ -12,6 +12,7 @@ os.environ.setdefault("REALTIME_PRESENCE_RETENTION", "0")  # the tests' dates gr
 from realtime.settings.web import *  # noqa: F403
 
 WHITENOISE_AUTOREFRESH = True  # no collectstatic before tests
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a good one takes its time, by design
 
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":  # noqa: F405
     # A file, as in production: in memory, threads share one cache, and nobody waits for anybody's lock.

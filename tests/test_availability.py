@@ -233,6 +233,7 @@ def recorded() -> dict[str, Changes]:
     return found
 
 
+@pytest.mark.slow
 def test_hundred_thousand_rows_are_summed_in_one_query_and_right(recorded: dict[str, Changes]):
     with timezone.override(SAO_PAULO):
         over = days(DATES[0], DATES[-1])
@@ -245,6 +246,7 @@ def test_hundred_thousand_rows_are_summed_in_one_query_and_right(recorded: dict[
                 assert close(each, expected[day.date]), (user, day.date)
 
 
+@pytest.mark.slow
 def test_page_and_export_of_hundred_thousand_rows_cost_as_many_queries_as_of_few(
     admin_client: Client, recorded: dict[str, Changes]
 ):
@@ -274,6 +276,7 @@ def test_page_and_export_of_hundred_thousand_rows_cost_as_many_queries_as_of_few
     assert cost(reverse(PERSON, args=["u007"])) == person
 
 
+@pytest.mark.slow
 def test_index_finds_the_rows_of_a_page(recorded: dict[str, Changes]):
     """Nobody reads the whole history for 25 people."""
     over = days(DATES[0], DATES[-1])

@@ -22,9 +22,7 @@ from tests.e2e.harness import ROOT
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("bench")
     command = ["-m", "bench", "--quick", "--runs", "1", "--peers", "ours", "--output", str(folder)]
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
-    )
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (folder / "table.md").read_text() == done.stdout
     assert (folder / "chart.svg").read_text().startswith("<svg")
@@ -32,6 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.slow
 def test_every_scenario_is_measured_and_complete(results: dict[str, Any]) -> None:
     assert results["complete"]
     assert [run["scenario"] for run in results["runs"]] == list("abcdefgh")
@@ -42,6 +41,7 @@ def test_every_scenario_is_measured_and_complete(results: dict[str, Any]) -> Non
         assert all(value is not None and value >= 0 for value in run["metrics"].values()), run
 
 
+@pytest.mark.slow
 def test_results_say_where_and_when_they_are_from(results: dict[str, Any]) -> None:
     assert results["at"]
     assert results["machine"]["cpu"]
@@ -106,9 +106,10 @@ def test_profile_counts_functions_not_lines() -> None:
     assert "100.0%  send (a.py)" in summary("main (m.py:1);send (a.py:1) 1\nmain (m.py:1);send (a.py:2) 3\n")
 
 
+@pytest.mark.slow
 def test_memory_of_redis_is_measured_for_all_that_the_page_lists() -> None:
     command = [sys.executable, "-m", "bench.memory", "--count", "40"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     measured = re.findall(r"(?m)^\| (.+) \| ([\d,]+) \|$", done.stdout)
     assert len(measured) == 10
@@ -134,7 +135,7 @@ async def test_overhead_is_measured_on_what_clients_receive(realtime_redis: str,
     assert len(said) == 1
     assert len(received) == 2 * 3 * 2 * 4
     assert all(frames.count(b'"event":"thread:message"') == 2 for frames in received)
-    assert overhead.process_module.tally is before
+    assert overhead.fanout_module.tally is before
 
 
 @pytest.mark.usefixtures("process")

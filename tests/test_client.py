@@ -295,7 +295,7 @@ async def test_token_that_does_not_come_is_given_up(server: ScriptedServer):
             await asyncio.Event().wait()
         return token()
 
-    async with reading(server, get_token, connect_timeout=0.2) as reader:
+    async with reading(server, get_token, connect_timeout=1) as reader:
         assert "get_token" in (await reader.heard("connection:lost")).data["reason"]
         await server.visit(1)
 
@@ -520,7 +520,7 @@ async def test_it_gives_up_after_as_many_attempts_as_it_is_told(server: Scripted
 
 async def test_handshake_that_hangs_is_given_up(server: ScriptedServer):
     server.script.append("hang")
-    async with reading(server, connect_timeout=0.05) as reader:
+    async with reading(server, connect_timeout=1) as reader:
         lost = (await reader.heard("connection:lost")).data
         assert (lost["code"], lost["reason"]) == (None, "TimeoutError")
         await server.visit(2)
@@ -660,7 +660,7 @@ async def test_call_has_the_data_of_its_acknowledgement_or_the_error(server: Scr
 
 async def test_call_without_an_answer_times_out_and_what_comes_later_is_nobodys(server: ScriptedServer):
     server.answers["presence:away"] = None
-    async with reading(server, ack_timeout=0.05) as reader:
+    async with reading(server, ack_timeout=1) as reader:
         await reader.client.connected()
         with pytest.raises(CallFailed, match="timeout"):
             await reader.client.call("presence:away")
@@ -833,7 +833,7 @@ async def test_room_that_was_not_recovered_goes_on_from_its_end(server: Scripted
 
 async def test_answer_to_a_resume_may_take_longer_than_a_call(server: ScriptedServer):
     server.answers["resume"] = None
-    async with reading(server, ack_timeout=0.02) as reader:
+    async with reading(server, ack_timeout=1) as reader:
         (await joined(server, reader)).drop()
         back = await server.visit(2)
         await resumes(back)

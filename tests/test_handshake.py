@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from realtime.authentication import issue, verify
 from realtime.handshake import JWTScopeMiddleware, Refused, check_origin, is_allowed_origin, unavailable
 from realtime.redis import client, key
 from realtime.refusals import RefusalCode
-from tests.inprocess import Connection, bearer, connected, http, refusal
+from tests.inprocess import PATIENCE, Connection, bearer, connected, http, refusal
 
 DEAD_REDIS = "redis://127.0.0.1:1/0"
 
@@ -235,11 +234,9 @@ async def test_nobody_gets_in_while_the_channel_layer_is_down(process, settings)
 
 async def test_handshake_that_takes_too_long_is_cut(process, settings, monkeypatch):
     settings.REALTIME = {**settings.REALTIME, "LIMITS": {"HANDSHAKE_SECONDS": 0.1}}
-    monkeypatch.setattr(revocation, "now", lambda: asyncio.sleep(60))
-    started = time.monotonic()
+    monkeypatch.setattr(revocation, "now", lambda: asyncio.sleep(2 * PATIENCE))
     answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
     assert (answer.status, answer.code) == (503, "unavailable")
-    assert time.monotonic() - started < 5
 
 
 async def test_mistake_in_the_handshake_is_unavailable_and_tells_nothing(process, monkeypatch, caplog):

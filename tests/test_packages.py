@@ -22,7 +22,7 @@ from trove_classifiers import classifiers
 
 from tests.e2e.harness import ROOT
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.slow
 
 PACKAGES = ("realtime", "hub", "portal", "presence")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

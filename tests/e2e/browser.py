@@ -15,11 +15,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.e2e.harness import ROOT, eventually, free_port
+from tests.e2e.harness import PATIENCE, ROOT, eventually, free_port
 
+expect.set_options(timeout=PATIENCE * 1000)
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -87,7 +88,7 @@ class Window:
 
     async def _ask(self, method: str, what: str) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/{what}", method=method)
-        answer = await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=5).read())
+        answer = await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=PATIENCE).read())
         return json.loads(answer) if answer.startswith((b"{", b"[")) else answer
 
     @contextlib.asynccontextmanager

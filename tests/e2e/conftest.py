@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.browser import launched
-from tests.e2e.harness import Stack
+from tests.e2e.harness import SERVERS, Stack
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -20,20 +20,24 @@ def _run(stack: Stack) -> Iterator[Stack]:
     stack.assert_calm()
 
 
-@pytest.fixture(scope="session", params=["uvicorn", "daphne"])
-def stack(
-    request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
+@pytest.fixture(scope="session", params=SERVERS)
+def stack(request: pytest.FixtureRequest) -> Stack:
     """The system with default timings, its sockets served by each server we support."""
-    stack = Stack(tmp_path_factory.mktemp(request.param), redis_url)
-    stack.server = request.param
-    yield from _run(stack)
+    stack: Stack = request.getfixturevalue(f"{request.param}_stack")
+    return stack
 
 
 @pytest.fixture(scope="session")
 def uvicorn_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The same by `runsockets` alone: for what daphne cannot by design (docs/protocol.md)."""
-    yield from _run(Stack(tmp_path_factory.mktemp("uvicorn-only"), redis_url))
+    """By `runsockets`; alone, for what daphne cannot by design (docs/protocol.md)."""
+    yield from _run(Stack(tmp_path_factory.mktemp("uvicorn"), redis_url))
+
+
+@pytest.fixture(scope="session")
+def daphne_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("daphne"), redis_url)
+    stack.server = "daphne"
+    yield from _run(stack)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ class JwksServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                owner._answering.wait(30)
+                owner._answering.wait()
                 body = b"out of order" if owner.fails else owner.document
                 try:
                     self.send_response(500 if owner.fails else 200)

@@ -45,7 +45,7 @@ def one_server() -> Iterator[Users]:
         yield Users(server.url, [server], EVERYWHERE)
 
 
-@pytest.fixture(scope="module", params=["one server", "Cluster"])
+@pytest.fixture(scope="module", params=["one server", pytest.param("Cluster", marks=pytest.mark.slow)])
 def users(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Users]:
     if request.param == "one server":
         yield request.getfixturevalue("one_server")
@@ -132,6 +132,7 @@ def test_backbone_is_told_who_is_online(restricted: Stack, users: Users):
     assert asked.stdout.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_recorder_and_admin_run_as_web(restricted: Stack, users: Users, tmp_path: Path):
     env = {"DATABASE_URL": f"sqlite:///{tmp_path / 'acl.sqlite3'}", "REDIS_URL": users.url("web")}
     stack_env = {**restricted.env, **env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"}
@@ -144,6 +145,7 @@ def test_recorder_and_admin_run_as_web(restricted: Stack, users: Users, tmp_path
     recorder.stop()
 
 
+@pytest.mark.slow
 def test_admin_asks_the_sockets_and_discards_dead_letters_as_web(restricted: Stack, users: Users):
     letter = restricted.redis.xadd("realtime:dead", {"reason": "x", "source": "stream", "message": "x"})
     program = (

@@ -49,7 +49,6 @@ async def test_published_event_reaches_the_team_and_no_customer(product: Stack):
             env={**product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"},
             cwd=ROOT,
             check=True,
-            timeout=60,
         )
         frame = await attendant.expect("ticket:escalated")
         assert frame["data"] == {"ticket_id": "42", "severity": "high"}
@@ -89,7 +88,6 @@ def test_example_is_documented_like_every_other_event(product: Stack, tmp_path: 
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
     ).stdout
     assert "| `ticket:escalated` | ✓ | – | `presence:{group}` |" in page
     assert "I am looking at this ticket." in page

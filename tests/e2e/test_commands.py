@@ -15,7 +15,7 @@ from signal import SIGINT, SIGTERM, Signals
 import pytest
 
 from realtime.authentication import verify
-from tests.e2e.harness import ROOT, Stack, free_port, unique
+from tests.e2e.harness import PATIENCE, ROOT, Stack, free_port, unique
 
 MESSAGE = '{"thread_id": "42", "message_id": "1"}'
 NOBODY = "redis://127.0.0.1:1/0"
@@ -44,7 +44,6 @@ def manage(environment: dict[str, str]) -> Manage:
             env={**environment, **env},
             capture_output=True,
             text=True,
-            timeout=60,
             check=False,
         )
 
@@ -64,6 +63,7 @@ def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
 ATTENDANT = ("--user", "7", "--role", "attendant")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -112,6 +112,7 @@ def test_taken_port_is_said_in_one_sentence(manage: Manage, command: str):
     assert done.stderr == f"CommandError: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"), ("DATABASE_URL", "foo://x"), ("JWT_LEEWAY", "soon")],
@@ -126,6 +127,7 @@ def test_setting_that_cannot_be_read_is_one_sentence(manage: Manage, name: str, 
 # --- Wrong settings -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "id", "message", "hint"),
     [
@@ -150,6 +152,7 @@ def test_wrong_settings_fail_a_numbered_check_with_a_hint(
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "env", "sentence"),
     [
@@ -217,13 +220,13 @@ async def test_publish_delivers_where_it_is_told_to_once_per_id(stack: Stack, ma
 
 
 @pytest.mark.parametrize("command", ["runsockets", "runbridge", "runrecorder", "runweb"])
-@pytest.mark.parametrize("how", [SIGINT, SIGTERM])
+@pytest.mark.parametrize("how", [SIGTERM, pytest.param(SIGINT, marks=pytest.mark.slow)])
 def test_servers_say_ready_and_stop_calmly(stack: Stack, manage: Manage, command: str, how: Signals):
     ports = {"SOCKETS_PORT": str(stack.port), "WEB_PORT": str(free_port())}
     if command == "runrecorder":
         assert manage("migrate", **stack.env).returncode == 0
     process = stack.start(command, **ports)
-    assert process.stop(how, within=10) in {0, -how}
+    assert process.stop(how) in {0, -how}
     lines = [line for line in process.output.splitlines() if not line.startswith("{")]
     assert lines == ["ready"]
 
@@ -234,7 +237,7 @@ def test_runweb_serves_pages_and_static_files_and_answers_probes_by_address(stac
     process = stack.start("runweb", WEB_PORT=str(port), ALLOWED_HOSTS="support.example.com")
 
     def get(path: str, host: str) -> int:
-        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         with closing(connection):
             connection.request("GET", path, headers={"Host": host})
             return connection.getresponse().status

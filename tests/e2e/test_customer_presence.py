@@ -11,7 +11,9 @@ import pytest
 
 from tests.e2e.harness import Client, Process, Stack, eventually, free_port, unique
 
-GRACE = 1.5
+GRACE = 2.0
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass
@@ -32,10 +34,10 @@ def two(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tw
         redis_url,
         REALTIME_CUSTOMER_PRESENCE="1",
         REALTIME_HEARTBEAT_INTERVAL="0.5",
-        REALTIME_AWAY_AFTER="2.0",
+        REALTIME_AWAY_AFTER="4.0",
         REALTIME_GRACE_PERIOD=str(GRACE),
-        REALTIME_NODE_LEASE="1.0",
-        REALTIME_PRESENCE_TTL="6",
+        REALTIME_NODE_LEASE="3.0",
+        REALTIME_PRESENCE_TTL="12",
     )
     stack.start("runbridge")
     stack.start_all()

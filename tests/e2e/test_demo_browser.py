@@ -19,12 +19,9 @@ from playwright.async_api import Browser, Locator, Page, Route, WebSocket, expec
 
 from realtime.authentication import issue, verify
 from tests.e2e.browser import require_chromium, require_desk
-from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
+from tests.e2e.harness import PATIENCE, ROOT, Process, Stack, eventually, free_port, unique
 
 pytestmark = pytest.mark.needs_browser
-
-RECONNECTED = 30_000
-"""Milliseconds in which a page is certainly back: the longest pause of its back-off, and a handshake."""
 
 
 class Desk(Stack):
@@ -52,7 +49,7 @@ class Desk(Stack):
             headers["Authorization"] = f"Bearer {self.api(username, 'token/', credentials)['access']}"
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.page_url}/demo/{path}", content, headers)
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return json.load(response)
 
     def end_chats(self) -> None:
@@ -86,8 +83,8 @@ class Side:
     async def sign_in_as(self, username: str) -> None:
         await self.pane.get_by_label("Signed in as").select_option(username)
 
-    async def is_connected(self, within: int = 10_000) -> None:
-        await expect(self.connection).to_have_text("connected", timeout=within)
+    async def is_connected(self) -> None:
+        await expect(self.connection).to_have_text("connected")
 
     async def start_chat(self, topic: str) -> None:
         await self.pane.get_by_label("What is it about?").fill(topic)
@@ -97,8 +94,8 @@ class Side:
         await self.draft.fill(text)
         await self.button("Send").click()
 
-    async def reads(self, text: str, within: int = 10_000) -> None:
-        await expect(self.messages.last).to_contain_text(text, timeout=within)
+    async def reads(self, text: str) -> None:
+        await expect(self.messages.last).to_contain_text(text)
 
 
 class Screen:
@@ -198,7 +195,7 @@ async def test_each_sees_the_other_typing_until_they_stop(screen: Screen):
         await writer.draft.press_sequentially("Well")
         await expect(reader.typing).to_have_text(f"{name} is typing…")
         await expect(writer.typing).to_have_text("")
-        await expect(reader.typing).to_have_text("", timeout=15_000)  # 5 s without a key
+        await expect(reader.typing).to_have_text("")  # 5 s without a key
 
 
 async def test_message_ends_the_typing_that_came_before_it(screen: Screen):
@@ -207,7 +204,7 @@ async def test_message_ends_the_typing_that_came_before_it(screen: Screen):
     await expect(screen.attendant.typing).to_have_text("Carla Reis is typing…")
     await screen.customer.button("Send").click()
     await screen.attendant.reads("Well")
-    await expect(screen.attendant.typing).to_have_text("", timeout=1_000)
+    await expect(screen.attendant.typing).to_have_text("", timeout=4_000)  # sooner than by silence
 
 
 async def test_attendant_who_is_away_is_seen_as_away_by_the_team(
@@ -241,7 +238,7 @@ async def test_message_written_while_the_sockets_were_down_is_there_after_the_re
 
     desk.sockets = desk.start_sockets()
     for side in (screen.attendant, screen.customer):
-        await side.is_connected(RECONNECTED)
+        await side.is_connected()
     await screen.customer.reads("Are you still there?")
     await screen.customer.write("I am.")
     await screen.attendant.reads("I am.")
@@ -314,7 +311,7 @@ async def test_connection_that_ended_with_its_token_comes_back_with_a_fresh_one(
     screen = await Screen(page).open(desk.page_url)
     await eventually(lambda: len(opened) == 4)
     for side in (screen.attendant, screen.customer):
-        await side.is_connected(RECONNECTED)
+        await side.is_connected()
     assert [socket.is_closed() for socket in opened] == [True, True, False, False]
 
 

@@ -17,7 +17,7 @@ from tests.e2e.harness import ROOT, Client, Stack, eventually, free_port, unique
 
 @pytest.fixture
 async def stack(redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    stack = Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="2")
+    stack = Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="5")
     try:
         stack.start("runbridge")
         yield stack
@@ -50,6 +50,7 @@ async def test_nobody_is_let_in_while_everybody_leaves(stack: Stack):
     assert server.wait() == 0
 
 
+@pytest.mark.slow
 async def test_clients_are_not_closed_all_at_once(stack: Stack):
     server = stack.start_sockets()
     async with people(stack, 20) as clients:
@@ -73,6 +74,7 @@ async def test_second_signal_ends_it_at_once(redis_url: str, tmp_path: Path):
         stack.stop()
 
 
+@pytest.mark.slow
 async def test_every_worker_drains(stack: Stack):
     command = (str(ROOT / "manage.py"), "runsockets", "--workers", "2")
     server = stack.start("workers", *command, SOCKETS_PORT=str(stack.port))
@@ -116,10 +118,11 @@ async def test_rolling_restart_loses_nothing_and_announces_nobody(stack: Stack):
     for number in range(200):
         if number == 40:
             old.signal(SIGTERM)
+        if number == 199:  # nobody goes before the server has sent everybody away
+            assert await asyncio.to_thread(old.wait) == 0
         sent.append(str(number))
         stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
         await asyncio.sleep(0.02)
-    assert await asyncio.to_thread(old.wait) == 0
     await asyncio.gather(*using)
     assert endings == [1012] * len(users)
     for user in users:

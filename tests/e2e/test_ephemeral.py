@@ -104,6 +104,7 @@ async def test_typist_who_leaves_the_room_is_reported_as_stopped(thread: Thread)
     assert (await thread.ana.refused("typing:start", {"thread_id": thread.id}))["code"] == "not_in_room"
 
 
+@pytest.mark.slow
 async def test_typist_who_falls_silent_is_reported_as_stopped_after_ten_seconds(uvicorn_stack: Stack):
     async with in_thread(uvicorn_stack) as thread:
         await thread.ana.call("typing:start", {"thread_id": thread.id})

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from realtime.bridge import KEEP_SECONDS, LEASE_SECONDS
+from realtime.bridge import LEASE_SECONDS
 from realtime.embedded import EmbeddedRedis
-from tests.e2e.harness import Client, Process, Stack, eventually, unique
-
-PATIENCE = 40.0
+from realtime.incoming import KEEP_SECONDS
+from tests.e2e.harness import PATIENCE, Client, Process, Stack, eventually, unique
 
 
 @pytest.fixture
@@ -153,6 +152,7 @@ class Chaos:
             redis.client_kill_filter(_type="pubsub")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "seed"), [(1, 11), (3, 12)], ids=["one bridge", "three bridges"])
 async def test_bridges_killed_scripts_flushed_and_connections_cut_at_any_moment(
     system: Stack, server: EmbeddedRedis, count: int, seed: int
@@ -170,6 +170,7 @@ async def test_bridges_killed_scripts_flushed_and_connections_cut_at_any_moment(
 # --- The lease ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_bridge_that_was_paused_for_longer_than_its_lease_delivers_nothing_twice_when_it_wakes_up(
     system: Stack,
 ):
@@ -237,6 +238,7 @@ async def test_first_bridge_ever_delivers_everything_there_is_before_it_is_ready
         await conversation.assert_everybody_got_everything_once_and_in_order()
 
 
+@pytest.mark.slow
 async def test_what_was_said_while_no_bridge_ran_is_delivered_by_the_next(system: Stack):
     async with Conversation.of(system, seed=4) as conversation:
         for _ in range(3):
@@ -253,6 +255,7 @@ def leave_memory(redis: Redis, more: int) -> None:
     redis.config_set("maxmemory", redis.info("memory")["used_memory"] + more)
 
 
+@pytest.mark.slow
 async def test_redis_that_is_full_for_a_while_loses_nothing_that_it_took(
     system: Stack, server: EmbeddedRedis
 ):
@@ -269,6 +272,7 @@ async def test_redis_that_is_full_for_a_while_loses_nothing_that_it_took(
         await conversation.assert_everybody_got_everything_once_and_in_order()
 
 
+@pytest.mark.slow
 async def test_redis_that_is_full_of_what_was_delivered_long_ago_gets_room_again(system: Stack):
     bridge = system.start("runbridge")  # and has trimmed for the first time; the next time is a minute away
     stream = system.key("stream")

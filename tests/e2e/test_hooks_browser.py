@@ -59,16 +59,16 @@ class Desk:
     async def unmount(self) -> None:
         await self.page.evaluate("page.unmount()")
 
-    async def has(self, what: str, text: str, within: float = 10_000) -> None:
-        await expect(self.page.locator(f".{what}")).to_have_text(text, timeout=within)
+    async def has(self, what: str, text: str) -> None:
+        await expect(self.page.locator(f".{what}")).to_have_text(text)
 
-    async def saw(self, *messages: str, within: float = 15.0) -> None:
+    async def saw(self, *messages: str) -> None:
         """Exactly these, in this order, once the last of them has come."""
 
         async def has_last() -> bool:
             return (await self.value("page.seen"))[-1:] == [messages[-1]]
 
-        await eventually(has_last, within)
+        await eventually(has_last)
         assert await self.value("page.seen") == list(messages)
 
     async def value(self, expression: str) -> Any:
@@ -164,7 +164,7 @@ async def test_thousand_messages_while_the_server_is_killed_are_handled_once_wit
             site.sockets.stop(SIGKILL)
             site.sockets = await asyncio.to_thread(site.start_sockets)
             await tab.has("status", "connected")
-    await tab.saw(*messages, within=30)
+    await tab.saw(*messages)
     assert await tab.value("page.renders") - rendered < 100  # of the status, and not of messages
     assert await tab.value("page.gaps") == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from signal import SIGKILL
@@ -38,12 +39,15 @@ def small(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 async def test_frames_beyond_the_rate_are_refused_one_by_one(small: Stack):
     async with small.client("hub") as client:
+        began = time.monotonic()
         for number in range(40):
             await client.send("heartbeat", id=number)
         answers = [await client._next(lambda frame: "id" in frame, "an answer") for _ in range(40)]
+        seconds = time.monotonic() - began
         assert [answer["id"] for answer in answers] == list(range(40))
         refused = [answer["data"] for answer in answers if answer["event"] == "error"]
-        assert 20 <= len(refused) <= 30
+        assert 40 - (10 + 20 * seconds) - 1 <= len(refused) <= 30
+        assert refused
         assert {data["code"] for data in refused} == {"rate_limited"}
         assert all(0 < data["retry_after"] <= 2 for data in refused)
         await asyncio.sleep(refused[-1]["retry_after"])
@@ -69,7 +73,7 @@ async def test_who_goes_on_too_fast_for_ten_seconds_is_closed(small: Stack):
 
         flooding = asyncio.create_task(flood())
         try:
-            assert await client.expect_close(within=20) == 4429
+            assert await client.expect_close() == 4429
         finally:
             flooding.cancel()
             await asyncio.gather(flooding, return_exceptions=True)
@@ -106,7 +110,7 @@ async def _accepted(stack: Stack, token: str) -> bool:
 async def test_handshakes_beyond_the_rate_are_refused(redis_url: str, tmp_path: Path):
     with limited(tmp_path, redis_url, HANDSHAKES="5") as stack:
         token = stack.token(unique("u"), "attendant")
-        answers = await asyncio.gather(*(stack.handshake(token=token) for _ in range(20)))
+        answers = await asyncio.gather(*(stack.handshake(token=token) for _ in range(60)))
         statuses = [answer.status for answer in answers]
         assert set(statuses) == {101, 503}
         assert {answer.error["code"] for answer in answers if answer.status == 503} == {"at_capacity"}
@@ -171,13 +175,13 @@ async def test_refused_handshake_takes_no_place(few: Stack):
 
 async def test_handshakes_from_one_address_do_not_keep_another_one_out(redis_url: str, tmp_path: Path):
     proxies = {"TRUSTED_PROXIES": "127.0.0.1"}
-    with limited(tmp_path, redis_url, proxies, ADDRESS_HANDSHAKES="1") as stack:
+    with limited(tmp_path, redis_url, proxies, ADDRESS_HANDSHAKES="0.25") as stack:
         token = stack.token(unique("u"), "attendant")
 
         async def status(address: str) -> int:
             return (await stack.handshake(headers=[("X-Forwarded-For", address)], token=token)).status
 
-        assert [await status("198.51.100.1") for _ in range(6)] == [101] * 4 + [503] * 2
+        assert [await status("198.51.100.1") for _ in range(3)] == [101, 503, 503]
         assert await status("6.6.6.6, 198.51.100.1") == 503
         assert await status("198.51.100.2") == 101
 

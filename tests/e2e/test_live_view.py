@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.e2e.harness import ROOT, Client, Process, Stack, eventually, free_port, unique
+from tests.e2e.harness import PATIENCE, ROOT, Client, Process, Stack, eventually, free_port, unique
 
 CROWD = 600
 
@@ -43,13 +43,13 @@ class Admin:
         return await asyncio.to_thread(self._post, path, {**data, "confirmed": "yes"})
 
     def _get(self, path: str) -> str:
-        with self._opener.open(f"{self.url}/admin/{path}", timeout=15) as response:
+        with self._opener.open(f"{self.url}/admin/{path}", timeout=PATIENCE) as response:
             return response.read().decode()
 
     def _post(self, path: str, data: dict[str, str]) -> str:
         token = next(cookie.value for cookie in self._cookies if cookie.name == "csrftoken")
         content = urllib.parse.urlencode({**data, "csrfmiddlewaretoken": token or ""}).encode()
-        with self._opener.open(f"{self.url}/admin/{path}", content, timeout=15) as response:
+        with self._opener.open(f"{self.url}/admin/{path}", content, timeout=PATIENCE) as response:
             return response.read().decode()
 
     async def find(self, **query: str) -> list[str]:
@@ -172,6 +172,7 @@ async def test_operator_finds_people_and_acts_on_them(system: System):
             assert told in log
 
 
+@pytest.mark.slow
 async def test_drained_instance_closes_everybody_and_is_not_missed(system: System):
     processes = await system.admin.instances()
     async with (
@@ -187,6 +188,7 @@ async def test_drained_instance_closes_everybody_and_is_not_missed(system: Syste
         assert staying.close_code is None
 
 
+@pytest.mark.slow
 async def test_instance_that_was_killed_or_stands_still_is_named(system: System):
     admin = system.admin
     assert set(await admin.instances()) == {system.one.pid, system.two.pid}
@@ -202,6 +204,7 @@ async def test_instance_that_was_killed_or_stands_still_is_named(system: System)
     assert "1 instance does not answer" in page
 
 
+@pytest.mark.slow
 async def test_drained_worker_is_started_again_by_its_parent(system: System):
     port = free_port()
     command = (str(ROOT / "manage.py"), "runsockets", "--workers", "2")
@@ -215,9 +218,10 @@ async def test_drained_worker_is_started_again_by_its_parent(system: System):
         now = await system.admin.instances()
         return len(now) == 4 and worker not in now
 
-    await eventually(replaced, within=30)
+    await eventually(replaced)
 
 
+@pytest.mark.slow
 async def test_crowd_is_read_page_by_page(system: System):
     async with contextlib.AsyncExitStack() as everybody:
 

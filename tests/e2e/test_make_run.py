@@ -20,10 +20,9 @@ import redis
 from websockets.asyncio.client import connect
 
 from realtime.development import KEYS, read_environment
-from tests.e2e.harness import ROOT, Client, eventually, free_port
+from tests.e2e.harness import PATIENCE, ROOT, Client, eventually, free_port
 
 PACKAGES = ("realtime", "hub", "portal", "presence", "demo")
-STOPS_WITHIN = 10.0
 
 
 HERE = "import pathlib, sys; from realtime.development import main; sys.exit(main(pathlib.Path(sys.argv[1])))"
@@ -72,9 +71,9 @@ class Run:
             assert self.popen.poll() is None, self.output
             return text in self.output
 
-        await eventually(said, within=60)
+        await eventually(said)
 
-    async def wait(self, within: float = STOPS_WITHIN) -> int:
+    async def wait(self, within: float = PATIENCE) -> int:
         await eventually(lambda: self.popen.poll() is not None, within)
         return self.popen.returncode
 
@@ -186,9 +185,7 @@ async def test_printed_commands_send_a_message_to_the_printed_token_and_ctrl_c_l
         await client.expect("connection:ready")
         await client.call("join:thread", {"thread_id": "42"})
 
-        subprocess.run(
-            run.printed("manage.py publish"), cwd=run.checkout, env=run.shell, check=True, timeout=60
-        )
+        subprocess.run(run.printed("manage.py publish"), cwd=run.checkout, env=run.shell, check=True)
         assert (await client.expect("thread:message"))["data"]["body"] == "hi"
 
         _, _, _, _, channel, message = run.printed("redis-cli")
@@ -204,6 +201,7 @@ async def test_printed_commands_send_a_message_to_the_printed_token_and_ctrl_c_l
     assert left_in(run.checkout) == {"development.env"}
 
 
+@pytest.mark.slow
 async def test_keys_survive_and_everything_ends_when_one_process_does(make_run, folder: Path):
     file = folder / ".run/development.env"
     before = read_environment(file)
@@ -223,6 +221,7 @@ async def test_keys_survive_and_everything_ends_when_one_process_does(make_run, 
         assert before.get(name, after[name]) == during[name] == after[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [SIGTERM, SIGHUP, SIGKILL])
 async def test_nothing_stays_however_it_ends(make_run, how: signal.Signals):
     run = make_run()
@@ -230,9 +229,10 @@ async def test_nothing_stays_however_it_ends(make_run, how: signal.Signals):
     processes = descendants(run.popen.pid)
     run.popen.send_signal(how)
     assert await run.wait() == (-SIGKILL if how == SIGKILL else 0)
-    await eventually(lambda: not still_there(processes), STOPS_WITHIN)
+    await eventually(lambda: not still_there(processes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["Starting Redis", "Preparing the database", "Starting sockets"])
 async def test_ctrl_c_during_the_start_stops_it_calmly(make_run, moment: str):
     run = make_run()
@@ -240,7 +240,7 @@ async def test_ctrl_c_during_the_start_stops_it_calmly(make_run, moment: str):
     processes = descendants(run.popen.pid)
     run.press_ctrl_c()
     assert await run.wait() == 0
-    await eventually(lambda: not still_there(processes), STOPS_WITHIN)
+    await eventually(lambda: not still_there(processes))
     assert left_in(run.checkout) <= {"development.env"}
 
 
@@ -256,6 +256,7 @@ async def test_taken_port_is_said_in_one_sentence_before_anything_starts(make_ru
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "sentence"),
     [
@@ -271,6 +272,7 @@ async def test_wrong_environment_is_said_in_one_sentence(make_run, env: dict[str
     assert run.output.splitlines()[-1].startswith(sentence)
 
 
+@pytest.mark.slow
 async def test_second_one_in_the_same_folder_is_refused(make_run):
     first = make_run()
     await first.says("Starting Redis")

@@ -16,7 +16,7 @@ import pytest
 from playwright.async_api import Browser, Page, Request, expect
 
 from tests.e2e.browser import require_chromium
-from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port
+from tests.e2e.harness import PATIENCE, ROOT, Process, Stack, eventually, free_port
 
 pytestmark = pytest.mark.needs_browser
 
@@ -60,7 +60,7 @@ class Site(Stack):
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
         """What somebody without JavaScript gets."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.site_port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.site_port, timeout=PATIENCE)
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
@@ -166,7 +166,7 @@ async def test_what_server_components_show_is_fetched_anew_after_a_gap(page: Pag
     site.sockets.stop(SIGKILL)
     for key in site.redis.scan_iter(f"{site.prefix}*{THREAD}*"):
         site.redis.delete(key)
-    async with page.expect_request(is_refresh, timeout=40_000):
+    async with page.expect_request(is_refresh, timeout=PATIENCE * 1000):
         site.sockets = await asyncio.to_thread(site.start_sockets)
 
 

