@@ -27,10 +27,8 @@ from realtime.roomlog import Entry
 from realtime.subscriptions import Subscriptions
 from tests.servers import Cluster
 
-FRAME = (
-    b'{"event":"thread:message","room":"thread:42","offset":"',
-    b'","data":{"thread_id":"42","body":"%b"}}' % (b"x" * 90),
-)
+HEAD = b'{"event":"thread:message","room":"thread:42","offset":"'
+TAIL = b'","data":{"thread_id":"42","body":"%b"}}' % (b"x" * 90)
 """Before and after its offset: some 170 bytes, as in the benchmark."""
 PUBLICATIONS = 20_000
 ROOMS = 50_000
@@ -59,7 +57,7 @@ class Capacity:
                 await roomlog.append(entries, pipes=self.pipes)
             found.append((machine.cpu_seconds(self._pids) - before, time.process_time() - here))
         for each in listening:
-            await each.close()
+            each.close()
         redis, ours = (statistics.median(costs) / PUBLICATIONS * 1e6 for costs in zip(*found, strict=True))
         return redis, ours
 
@@ -69,7 +67,7 @@ class Capacity:
         cpu, memory = machine.cpu_seconds(self._pids), self._memory()
         listening = await self._enter(groups)
         entered = machine.cpu_seconds(self._pids) - cpu, self._memory() - memory
-        await listening.close()
+        listening.close()
         return entered[0] / ROOMS * 1e6, entered[1] / ROOMS
 
     async def keeping(self) -> float:
@@ -81,11 +79,11 @@ class Capacity:
             entries = [self._entry(groups[number % 2000]) for number in range(start, start + 100)]
             await roomlog.append(entries, pipes=self.pipes)
         kept = (self._memory() - before) / PUBLICATIONS
-        await listening.close()
+        listening.close()
         return kept
 
     async def _enter(self, groups: Sequence[str]) -> Subscriptions:
-        listening = Subscriptions(lambda messages: None, lambda: None)
+        listening = Subscriptions(*[lambda values: None] * 3)
         for start in range(0, len(groups), 500):
             part = groups[start : start + 500]
             await listening.subscribe([roomlog.channel(group) for group in part])
@@ -94,7 +92,7 @@ class Capacity:
 
     def _entry(self, group: str) -> Entry:
         self._entries += 1
-        return Entry(rooms=[(group, *FRAME)], source="stream", entry=f"{self._entries:020d}")
+        return Entry(rooms=[(group, HEAD)], tail=TAIL, source="stream", entry=f"{self._entries:020d}")
 
     def _memory(self) -> int:
         total = 0

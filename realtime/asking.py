@@ -35,7 +35,7 @@ from realtime.questions import (
     Rooms,
     Row,
 )
-from realtime.redis import key, location, sync_client
+from realtime.redis import key, publish_sync, sync_client
 from realtime.rooms import CONTROL_GROUP
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,7 @@ def _tell(question: Question) -> int:
     message = {"type": "node.question", "question": msgspec.to_builtins(question)}
     layer = get_channel_layer()
     if isinstance(layer, RoomChannelLayer):
-        publish: Any = sync_client().spublish if location().nodes else sync_client().publish
-        return int(publish(*group_message(CONTROL_GROUP, message)))
+        return publish_sync(*group_message(CONTROL_GROUP, message))
     async_to_sync(_send)(layer, message)
     return 0
 

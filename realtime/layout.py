@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from realtime.redis import client, key
+from realtime.redis import execute, key
 
 LAYOUT = 1
 """Raised when a key, a script's answer, or a message between processes changes so that the version before would take it
@@ -24,10 +24,10 @@ class OtherLayout(RedisError):
 async def claim() -> None:
     """Say which layout this is, unless it is said. Raises `OtherLayout`, or `redis.RedisError`."""
     name = key("layout")
-    found: Any = await client().get(name)
+    found: Any = await execute("GET", name)
     if found is None:  # first a read: it passes even when Redis is full
-        await client().set(name, LAYOUT, nx=True)
-        found = await client().get(name)
+        await execute("SET", name, LAYOUT, "NX")
+        found = await execute("GET", name)
     if found != str(LAYOUT).encode():
         raise OtherLayout(
             f"{name} is {found and found.decode(errors='replace')}, this version writes {LAYOUT}: "

@@ -1,7 +1,12 @@
-"""A connection to Redis that answers in order: commands go out together, nothing is ever tried twice.
+"""Connections to Redis that answer in order: what is sent in one turn of the loop is one write.
 
-For what is sent for every message. redis-py makes the connection (TLS, unix sockets, AUTH, SELECT); its way of
-sending a command, made for comfort, costs several times what delivering a message costs.
+For what is sent for every message and every handshake. redis-py's way of sending a command, made for comfort, costs
+several times what delivering a message costs.
+
+What was sent and has no answer when its connection is lost may have been done or not: it fails, and is not sent again
+here. What was not written yet, or what Redis says it has not done (MOVED, ASK, TRYAGAIN), is sent again. Only a script
+does not follow an ASK: it may name its keys by their first part, which is never there, and then a room of which nothing
+has been moved yet would begin anew at the other server.
 """
 
 from __future__ import annotations
@@ -15,31 +20,31 @@ from typing import Any, TypeVar
 import hiredis
 from redis import exceptions
 from redis.commands.core import AsyncScript
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import AskError, MovedError, RedisError, TryAgainError
 
-from realtime.cluster import shards
-from realtime.location import Address
+from realtime.connection import TIMEOUT, Argument, Liveness, connect, pack
 from realtime.logs import spelled
-from realtime.redis import TIMEOUT, dedicated
+from realtime.loops import PerLoop
+from realtime.topology import Server, topology
 
 T = TypeVar("T")
 
-Argument = str | bytes | int | memoryview
-Redirect = Callable[[MovedError, "Command"], None]
-
-_ERRORS = {
+_ERRORS: dict[str, type[RedisError]] = {
     "NOSCRIPT": exceptions.NoScriptError,
     "OOM": exceptions.OutOfMemoryError,
     "READONLY": exceptions.ReadOnlyError,
     "LOADING": exceptions.BusyLoadingError,
+    "CLUSTERDOWN": exceptions.ClusterDownError,
+    "TRYAGAIN": TryAgainError,
+    "MOVED": MovedError,
+    "ASK": AskError,
 }
 """What a caller, or this connection, has to tell from other refusals by Redis."""
 
-_SKIP = b"CLIENT REPLY SKIP\r\n"
-"""No answer to this, nor to what follows it."""
-
-REDIRECTS = 5
+ATTEMPTS = 16
 """Servers that send a command on to each other do not agree (yet) who has its slot: it fails."""
+TRY_AGAIN_SECONDS = 0.05
+"""A slot moves; the keys of a command are partly here and partly there."""
 
 
 @dataclass(slots=True)
@@ -48,116 +53,96 @@ class Command:
 
     packed: bytes
     future: asyncio.Future[Any]
-    sent_at: float = 0.0
-    redirects: int = 0
-
-
-async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> asyncio.StreamWriter:
-    """Let `protocol` have a connection to Redis: the answer's `transport`. The answer is to be kept as long.
-
-    `server` says which one, if there are several.
-
-    Raises `redis.RedisError` or `OSError`.
-    """
-    redis = dedicated(server)
-    try:
-        pool: Any = redis.connection_pool
-        async with asyncio.timeout(TIMEOUT):  # also for the answers to HELLO and AUTH
-            connection = await pool.get_connection()
-    except BaseException:
-        await redis.aclose()
-        raise
-    reader: asyncio.StreamReader = connection._reader
-    writer: asyncio.StreamWriter = connection._writer
-    connection._reader = connection._writer = None  # it is not redis-py's any more
-    writer.transport.set_protocol(protocol)
-    if reader.at_eof() or writer.is_closing():
-        # Its end was told to redis-py's protocol, and will not be told again.
-        writer.transport.abort()
-        raise exceptions.ConnectionError("redis closed the connection")
-    return writer
+    whole: Callable[[], bytes] | None = None
+    """Of a script that is named by its hash: the same with the script itself."""
+    attempts: int = 0
 
 
 class Pipes:
-    """A pipe to each server: always the same when Redis is one, in a Cluster that of the key or channel."""
+    """A pipe to each server, made when something is sent to it."""
 
     def __init__(self) -> None:
-        self._shards = shards()
-        self._only = Pipe()
-        self._pipes: dict[Address, Pipe] = {}
+        self._topology = topology()
+        self._topology.on_change.add(self._follow)
+        self._pipes: dict[Server, Pipe] = {}
         self.is_closed = False
-        if self._shards is not None:
-            self._shards.on_change.add(self._follow)
-        self.publish_command = "PUBLISH" if self._shards is None else "SPUBLISH"
-        self._count = "NUMSUB" if self._shards is None else "SHARDNUMSUB"
 
     def __len__(self) -> int:
         """Commands without an answer yet."""
-        return len(self._only) + sum(map(len, self._pipes.values()))
+        return sum(map(len, self._pipes.values()))
 
     def to(self, key: str | bytes) -> Pipe:
         """The pipe to the server of a key or channel."""
-        return self._only if self._shards is None else self._at(self._shards.owner(key))
+        return self._at(self._topology.owner(key))
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[Any]:
-        """Send it to whoever has subscribed to the channel."""
-        return self.to(channel).send(self.publish_command, channel, payload)
+        """Send it to all that have subscribed to the channel."""
+        return self.to(channel).send(self._topology.publish_command, channel, payload)
 
     async def listeners(self, channel: bytes) -> int:
         """How many connections have subscribed to a channel. Raises `redis.RedisError`."""
-        count: int = (await self.to(channel).send("PUBSUB", self._count, channel))[1]
+        count: int = (await self.to(channel).send("PUBSUB", self._topology.count_command, channel))[1]
         return count
 
     def flush(self) -> None:
         """Write what was sent now, not at the end of this turn of the loop."""
-        for pipe in (self._only, *self._pipes.values()):
+        for pipe in self._pipes.values():
             pipe.flush()
 
     def close(self) -> None:
         """Give the connections back; what has no answer yet fails, and so does what is sent from now on."""
         self.is_closed = True
-        if self._shards is not None:
-            self._shards.on_change.discard(self._follow)
-        for pipe in (self._only, *self._pipes.values()):
+        self._topology.on_change.discard(self._follow)
+        for pipe in self._pipes.values():
             pipe.close()
 
     def _follow(self) -> None:
         """Servers may have left."""
-        assert self._shards is not None  # noqa: S101
-        for server in self._pipes.keys() - self._shards.servers():
+        for server in self._pipes.keys() - self._topology.servers():
             if not self._pipes[server]:
                 self._pipes.pop(server).close()
 
-    def _at(self, server: Address) -> Pipe:
-        assert self._shards is not None  # noqa: S101
-        if server not in self._pipes:
-            pipe = self._pipes[server] = Pipe(server, self._shards.refresh, self._redirect)
+    def _at(self, server: Server) -> Pipe:
+        pipe = self._pipes.get(server)
+        if pipe is None:
+            pipe = self._pipes[server] = Pipe(server, self._topology.refresh, self._redirect)
             if self.is_closed:
                 pipe.close()
-        return self._pipes[server]
+        return pipe
 
-    def _redirect(self, moved: MovedError, command: Command) -> None:
-        """A server that does not serve the key (any more) has done nothing, and says who does."""
-        self._at((moved.host, moved.port)).resend(command)
+    def _redirect(self, error: AskError, command: Command) -> None:
+        """A server that does not serve the key (any more) says which one does."""
+        pipe = self._at((error.host, error.port))
+        if not isinstance(error, MovedError):
+            pipe.send("ASKING")
+        pipe.resend(command)
+
+
+pipes: PerLoop[Pipes] = PerLoop(Pipes, Pipes.close)
+"""Those that all of an event loop share. A command that waits in Redis (BLOCK) needs `Pipes()` of its own."""
+
+
+def _raise(error: AskError, command: Command) -> None:
+    _refuse(command.future, error)
 
 
 class Pipe:
-    """Connects when something is sent. What is sent in one turn of the loop is one write.
+    """Connects when something is sent.
 
-    In a Cluster, `on_trouble` is called when the server cannot be reached, does not answer or redirects, and `redirect`
-    takes what it redirected.
+    `on_trouble` is called when the server cannot be reached, does not answer or does not serve a key; `redirect` takes
+    a command that belongs to another server.
     """
 
     def __init__(
         self,
-        server: Address | None = None,
+        server: Server = None,
         on_trouble: Callable[[], None] = lambda: None,
-        redirect: Redirect | None = None,
+        redirect: Callable[[AskError, Command], None] = _raise,
     ) -> None:
         self._server = server
         self._on_trouble = on_trouble
         self._redirect = redirect
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
         self._link: _Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._unsent: list[Command] = []
@@ -169,29 +154,19 @@ class Pipe:
 
     def send(self, *command: Argument) -> asyncio.Future[Any]:
         """Send a command. The future has its answer, or a `redis.RedisError`: then it may have been done or not."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+        return self._send(pack(*command))
+
+    def run(
+        self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> asyncio.Future[Any]:
+        """Send a Lua script by its hash; when Redis does not know it (any more), it is sent whole."""
+        rest = (len(keys), *keys, *arguments)
+        return self._send(pack("EVALSHA", script.sha, *rest), lambda: pack("EVAL", script.script, *rest))
+
+    def _send(self, packed: bytes, whole: Callable[[], bytes] | None = None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
-        arguments: Any = command
-        self.resend(Command(hiredis.pack_command(arguments), future))
+        self.resend(Command(packed, future, whole))
         return future
-
-    def send_silently(self, *command: Argument) -> None:
-        """Send a command that Redis does not answer, so that nobody is woken for it.
-
-        Whether it was done has to be seen otherwise. Redis must have let us: `may_be_silent`.
-        """
-        if self._link is not None and self._link.is_open:
-            arguments: Any = command
-            self._link.write(_SKIP + hiredis.pack_command(arguments))
-
-    async def may_be_silent(self) -> bool:
-        """Whether Redis' ACL allows `send_silently`. Raises `redis.RedisError`."""
-        try:
-            await self.send("CLIENT", "REPLY", "ON")
-        except exceptions.ResponseError:
-            return False
-        return True
 
     def resend(self, command: Command) -> None:
         """Send a command that somebody waits for already."""
@@ -202,31 +177,24 @@ class Pipe:
         else:
             self._unsent.append(command)
             if self._connecting is None or self._connecting.done():
-                self._connecting = asyncio.create_task(self._connect(), name="pipe")
+                self._connecting = self._loop.create_task(self._connect(), name="pipe")
 
     def flush(self) -> None:
         """Write what was sent now, not at the end of this turn of the loop."""
         if self._link is not None:
             self._link.flush()
 
-    async def run(self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """Run a Lua script; when Redis does not know it (any more), send it whole. Raises `redis.RedisError`."""
-        try:
-            return await self.send("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        except exceptions.NoScriptError:
-            return await self.send("EVAL", script.script, len(keys), *keys, *arguments)
-
     def close(self) -> None:
         """Give the connection back; what has no answer yet fails, and so does what is sent from now on."""
         self._is_closed = True
         if self._connecting is not None:
             self._connecting.cancel()
+        self._fail(exceptions.ConnectionError("closed"))
         if self._link is not None:
             self._link.close()
-        self._fail(exceptions.ConnectionError("closed"))
 
     async def _connect(self) -> None:
-        link = _Link(self._on_trouble, self._redirect)
+        link = _Link(self._on_refusal, self._on_end)
         try:
             await link.open(self._server)
         except Exception as error:
@@ -243,22 +211,59 @@ class Pipe:
         for command in unsent:
             _refuse(command.future, error)
 
+    def _on_end(self, unwritten: Sequence[Command]) -> None:
+        """The connection was lost, and these had not been written yet."""
+        if not self._is_closed:
+            self._on_trouble()
+        for command in unwritten:
+            self._once_more(command, exceptions.ConnectionError("redis closed the connection"), self.resend)
+
+    def _on_refusal(self, command: Command, error: RedisError) -> None:
+        if isinstance(error, AskError | exceptions.ClusterDownError):
+            self._on_trouble()
+        if isinstance(error, MovedError) or (isinstance(error, AskError) and command.whole is None):
+            self._once_more(command, error, lambda command: self._redirect(error, command))
+        elif isinstance(error, exceptions.NoScriptError) and command.whole is not None:
+            command.packed = command.whole()
+            self._once_more(command, error, self.resend)
+        elif isinstance(error, TryAgainError):
+            self._once_more(
+                command, error, lambda command: self._loop.call_later(TRY_AGAIN_SECONDS, self.resend, command)
+            )
+        else:
+            _refuse(command.future, error)
+
+    @staticmethod
+    def _once_more(command: Command, error: RedisError, resend: Callable[[Command], object]) -> None:
+        """Redis has not done it. When that has been so too often, it fails."""
+        command.attempts += 1
+        if command.attempts > ATTEMPTS:
+            _refuse(command.future, error)
+        else:
+            resend(command)
+
 
 class _Link(asyncio.Protocol):
     """One connection, from its beginning to its end."""
 
-    def __init__(self, on_trouble: Callable[[], None], redirect: Redirect | None) -> None:
+    def __init__(
+        self,
+        on_refusal: Callable[[Command, RedisError], None],
+        on_end: Callable[[Sequence[Command]], None],
+    ) -> None:
         self.pending: deque[Command] = deque()
         """What has been sent."""
-        self._on_trouble = on_trouble
-        self._redirect = redirect
+        self._unwritten = 0
+        """How many of them, from the end, have not been written."""
+        self._on_refusal = on_refusal
+        self._on_end = on_end
         self.is_open = False
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=_error)
         self._outgoing: list[bytes] = []
-        self._watching = False
+        self._liveness = Liveness(TIMEOUT, lambda: bool(self.pending) and self.is_open, self.close)
 
-    async def open(self, server: Address | None) -> None:
+    async def open(self, server: Server) -> None:
         self._writer = await connect(self, server)
         self.is_open = not self._writer.transport.is_closing()
 
@@ -269,19 +274,18 @@ class _Link(asyncio.Protocol):
 
     def send(self, command: Command) -> None:
         self.write(command.packed)
+        if not self.pending:
+            self._liveness.watch()
         self.pending.append(command)
-        command.sent_at = self._loop.time()
-        if self._redirect is None:
-            command.packed = b""  # it is never sent again
-        if not self._watching:
-            self._watching = True
-            self._loop.call_later(TIMEOUT, self._watch)
+        self._unwritten += 1
 
     def close(self) -> None:
         self.is_open = False
+        self._liveness.stop()
         self._writer.transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        self._liveness.heard()
         self._reader.feed(data)
         while (answer := self._reader.gets()) is not False:
             command = self.pending.popleft()
@@ -291,61 +295,37 @@ class _Link(asyncio.Protocol):
                 command.future.set_result(answer)
 
     def _refused(self, command: Command, error: RedisError) -> None:
-        if isinstance(error, MovedError) and self._redirect is not None:
-            self._on_trouble()
-            if command.redirects < REDIRECTS:
-                command.redirects += 1
-                self._redirect(error, command)
-                return
-        _refuse(command.future, error)
+        self._on_refusal(command, error)
         if isinstance(error, exceptions.ReadOnlyError | exceptions.BusyLoadingError):
-            self._on_trouble()
             self.close()  # no longer, or not yet, the server that we want
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.is_open:
-            self._on_trouble()
         self.is_open = False
+        self._liveness.stop()
         error = exceptions.ConnectionError(spelled(exc) if exc else "redis closed the connection")
-        while self.pending:
+        while len(self.pending) > self._unwritten:
             _refuse(self.pending.popleft().future, error)
+        unwritten, self.pending = self.pending, deque()
+        self._on_end(tuple(unwritten))
 
     def flush(self) -> None:
-        outgoing, self._outgoing = self._outgoing, []
-        if outgoing and self.is_open and not self._writer.transport.is_closing():
+        if self._outgoing and self.is_open and not self._writer.transport.is_closing():
+            outgoing, self._outgoing, self._unwritten = self._outgoing, [], 0
             self._writer.write(b"".join(outgoing))
-
-    def _watch(self) -> None:
-        """One timer for all that is on its way, not one each."""
-        self._watching = False
-        if not self.pending or not self.is_open:
-            return
-        left = self.pending[0].sent_at + TIMEOUT - self._loop.time()
-        if left <= 0:
-            self._on_trouble()
-            self.close()
-        else:
-            self._watching = True
-            self._loop.call_later(left, self._watch)
 
 
 def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """Do something whose failure is for who waits for it, if anybody still does."""
     task = asyncio.ensure_future(work)
-    task.add_done_callback(_look_at)
+    # Else asyncio logs that it was never retrieved.
+    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
     return task
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()  # else asyncio says that nobody did
 
 
 def _error(text: str) -> RedisError:
     name, _, rest = text.partition(" ")
-    if name == "MOVED":
-        return MovedError(rest)
-    return _ERRORS.get(name, exceptions.ResponseError)(text)
+    kind = _ERRORS.get(name, exceptions.ResponseError)
+    return kind(rest if issubclass(kind, AskError) else text)
 
 
 def _refuse(future: asyncio.Future[Any], error: Exception) -> None:

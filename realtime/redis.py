@@ -1,33 +1,35 @@
-"""Redis: one client per event loop, bounded, with time-outs and retries of our own choosing, and key names."""
+"""Redis: how the hot path asks it (`execute`, `run`, `mget`), redis-py's clients for the rest, and key names."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import redis
 from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import FullJitterBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError
+from redis.exceptions import AskError, NoScriptError, ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from realtime import cluster
-from realtime.cluster import slot
 from realtime.conf import conf
-from realtime.location import Address, Location, parse
+from realtime.connection import TIMEOUT, Argument
+from realtime.location import Location, parse
+from realtime.loops import PerLoop
+from realtime.pipe import pipes
+from realtime.topology import topologies, topology
 
 # redis-py's own defaults changed between majors (pool of 100 that raises, 5 s socket timeout): say what we mean.
-TIMEOUT = 5.0
 POOL = 32
 _BACKOFF = FullJitterBackoff(cap=0.5, base=0.05)
 _OPTIONS: Any = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "health_check_interval": 15}
-
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, aioredis.Redis] = WeakKeyDictionary()
 
 
 def location() -> Location:
@@ -36,11 +38,12 @@ def location() -> Location:
 
 
 def client() -> aioredis.Redis:
-    """The asyncio client of the running loop. Waits for a free connection rather than opening ever more."""
-    loop = asyncio.get_running_loop()
-    if loop not in _clients:
-        _clients[loop] = cluster.client(location(), **_OPTIONS) if location().nodes else _one_server()
-    return _clients[loop]
+    """redis-py's client of the running loop. Waits for a free connection rather than opening ever more."""
+    return _clients()
+
+
+def _client() -> aioredis.Redis:
+    return cluster.client(location(), **_OPTIONS) if location().nodes else _one_server()
 
 
 def _one_server() -> aioredis.Redis:
@@ -50,29 +53,33 @@ def _one_server() -> aioredis.Redis:
     pool = aioredis.BlockingConnectionPool(
         max_connections=POOL, timeout=TIMEOUT, retry=AsyncRetry(_BACKOFF, 1), **arguments
     )
-    return aioredis.Redis(connection_pool=pool)
+    return aioredis.Redis.from_pool(pool)
 
 
 async def close() -> None:
-    """Give back what `client` took."""
-    if (taken := _clients.pop(asyncio.get_running_loop(), None)) is not None:
-        await taken.aclose(**({} if location().nodes else {"close_connection_pool": True}))
+    """Give back what the running loop has taken."""
+    pipes.end()
+    topologies.end()
+    if (taken := _clients.pop()) is not None:
+        await taken.aclose()
 
 
-def dedicated(address: Address | None = None) -> aioredis.Redis:
-    """A client of its own for a blocking reader; in a Cluster for the server at `address`. The caller closes it."""
-    arguments = location().arguments()
-    if address is not None:
-        arguments["host"], arguments["port"] = address
-    return aioredis.Redis.from_pool(
-        aioredis.ConnectionPool(
-            socket_timeout=None,
-            socket_connect_timeout=TIMEOUT,
-            max_connections=2,
-            retry=AsyncRetry(_BACKOFF, 0),
-            **arguments,
-        )
-    )
+def _drop(taken: Any) -> None:
+    """`close` for a loop that has ended, in which nothing waits any more."""
+    if isinstance(taken, aioredis.Redis):
+        pool: Any = taken.connection_pool
+        connections = [*pool._available_connections, *pool._in_use_connections]
+    else:
+        taken._initialize = True  # as its `aclose` does
+        connections = [each for node in taken.get_nodes() for each in node._connections]
+    for connection in connections:
+        writer, connection._reader, connection._writer = connection._writer, None, None
+        if writer is not None:
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed already
+                writer.transport.abort()
+
+
+_clients: PerLoop[aioredis.Redis] = PerLoop(_client, _drop)
 
 
 def sync_client() -> redis.Redis:
@@ -113,15 +120,45 @@ def script(source: Path | bytes) -> AsyncScript:
     return AsyncScript(aioredis.Redis(), source if isinstance(source, bytes) else source.read_bytes())
 
 
+async def execute(*command: Argument, at: str | bytes | None = None) -> Any:
+    """Send one command over the loop's pipes, to the server of its key: the first argument, or `at`.
+
+    The only retry rule there is, also of `run` and `mget`: when the connection was lost, or the server is not the
+    primary any more, everything is sent once more. It may be done twice then, so it has to be something that may be.
+    `Pipes` themselves send nothing twice.
+
+    Raises `redis.RedisError`.
+    """
+    where: Any = command[1] if at is None else at
+    try:
+        return await pipes().to(where).send(*command)
+    except _AGAIN:
+        await _pause()
+    return await pipes().to(where).send(*command)
+
+
 async def run(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
     """Run a Lua script by its hash; one that Redis does not know (any more) is sent again. Raises `redis.RedisError`.
 
-    In a Cluster all keys must have one slot (`batches`).
+    In a Cluster all keys must be of one batch (`Topology.batches`), and real ones: what is not here (any more) while a
+    slot moves is where it goes. As with `execute`, it may be run twice.
     """
+    where = keys[0] if keys else ""
     try:
-        return await client().evalsha(script.sha, len(keys), *keys, *arguments)
-    except NoScriptError:
+        return await pipes().to(where).run(script, keys, arguments)
+    except _AGAIN:
+        await _pause()
+    except AskError:
         return await client().eval(script.script, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+    return await pipes().to(where).run(script, keys, arguments)
+
+
+_AGAIN = (RedisConnectionError, ReadOnlyError)
+
+
+async def _pause() -> None:
+    """Many lose Redis together, and should not come back together."""
+    await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311
 
 
 def run_sync(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
@@ -132,21 +169,20 @@ def run_sync(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] 
         return sync_client().eval(script.script, len(keys), *keys, *arguments)  # type: ignore[arg-type]
 
 
-def batches(keys: Sequence[str]) -> list[list[int]]:
-    """Which keys may go into one command, as indexes: with one server all of them, in a Cluster those of a slot."""
-    if not location().nodes:
-        return [list(range(len(keys)))]
-    slots: dict[int, list[int]] = {}
-    for number, name in enumerate(keys):
-        slots.setdefault(slot(name), []).append(number)
-    return list(slots.values())
+def publish_sync(channel: str | bytes, payload: bytes) -> int:
+    """Publish from synchronous code, over connections that all threads share. Raises `redis.RedisError`.
+
+    Returns how many connections it reached, as far as one server of a Cluster can tell.
+    """
+    publish: Any = sync_client().execute_command
+    return int(publish(topology().publish_command, channel, payload))
 
 
 async def in_batches(
     keys: Sequence[str], ask: Callable[[Sequence[int]], Awaitable[Sequence[Any]]]
 ) -> list[Any]:
     """One answer a key, asked for batch by batch, all at once. Raises what the first batch raised that failed."""
-    parts = batches(keys)
+    parts = topology().batches(keys)
     if len(parts) == 1:
         return list(await ask(parts[0]))
     found = await asyncio.gather(*[ask(part) for part in parts], return_exceptions=True)
@@ -160,5 +196,5 @@ async def in_batches(
 
 
 async def mget(keys: Sequence[str]) -> list[Any]:
-    """MGET, whichever slots the keys have. Raises `redis.RedisError`."""
-    return await in_batches(keys, lambda part: client().mget([keys[number] for number in part]))
+    """MGET, whichever servers the keys have. Raises `redis.RedisError`."""
+    return await in_batches(keys, lambda part: execute("MGET", *[keys[number] for number in part]))

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from realtime.embedded import EmbeddedRedis
+
+# Nothing depends on how fast the machine is: pytest's own timeout ends what hangs.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
@@ -36,15 +43,11 @@ async def process(realtime_redis: str) -> AsyncIterator[str]:
     from channels.layers import get_channel_layer
 
     from presence import node as presence_node
-    from realtime import cluster, node, redis
+    from realtime import node, redis
 
     yield realtime_redis
-    loop = asyncio.get_running_loop()
     await presence_node.PresenceNode.close_all()
-    if loop in node._nodes:
-        await node._nodes.pop(loop).stop()
+    if (here := node.nodes.pop()) is not None:
+        await here.stop()
     await get_channel_layer().flush()
     await redis.close()
-    if (shards := cluster._shards.pop(loop, None)) and shards._looking:
-        shards._looking.cancel()
-        await asyncio.gather(shards._looking, return_exceptions=True)

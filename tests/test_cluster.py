@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import tracemalloc
 from collections.abc import Iterator
 from signal import SIGCONT, SIGSTOP
 from typing import Any, cast
@@ -17,9 +18,8 @@ from redis import asyncio as aioredis
 
 from presence import store
 from realtime import asking, bridge, cluster, reading, redis, roomlog, seats
-from realtime.cluster import Shards, shards, slot
 from realtime.location import parse
-from realtime.pipe import Pipes
+from realtime.pipe import Pipe, Pipes
 from realtime.publisher import publish
 from realtime.reading import ReadEach
 from realtime.redis import client, key, mget, sync_client
@@ -27,7 +27,9 @@ from realtime.revocation import now
 from realtime.roomlog import Entry
 from realtime.subscription import Subscription
 from realtime.subscriptions import Subscriptions
-from tests.inprocess import add, bridging, connected, dead_letters, eventually
+from realtime.topology import Cluster as ClusterTopology
+from realtime.topology import slot, topologies, topology
+from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.servers import Cluster, Server
 from tests.test_bridge import Room
 from tests.test_layers import Ears
@@ -53,8 +55,8 @@ def layer(process: str) -> Any:
 
 
 def everywhere(entry: str, *, id: str = "", groups: list[str] = ROOMS) -> Entry:
-    rooms = [(group, f"{entry}@".encode(), b"") for group in groups]
-    return Entry(rooms=rooms, source="stream", entry=f"{entry:0>20}", id=id)
+    rooms = [(group, f"{entry}@".encode()) for group in groups]
+    return Entry(rooms=rooms, tail=b"", source="stream", entry=f"{entry:0>20}", id=id)
 
 
 # --- Rooms -------------------------------------------------------------------------------------------
@@ -77,15 +79,15 @@ async def test_entry_reaches_its_rooms_on_all_servers_once(layer: Any):
 async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatch):
     """One of the servers is away: what the others did stays, and is not done again."""
     ears = [await Ears.in_rooms(layer, group) for group in ROOMS]
-    run, broken = redis.run, slot(roomlog.base(ROOMS[5]))
+    run, broken = Pipe.run, slot(roomlog.base(ROOMS[5]))
 
-    async def unreliable(script: Any, keys: Any, arguments: Any = ()) -> Any:
+    def unreliable(self: Pipe, script: Any, keys: Any, arguments: Any) -> Any:
         if keys and slot(keys[0]) == broken:
             raise redis_py.ConnectionError("gone")
-        return await run(script, keys, arguments)
+        return run(self, script, keys, arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(roomlog, "run", unreliable)
+        patch.setattr(Pipe, "run", unreliable)
         with pytest.raises(redis_py.ConnectionError):
             await roomlog.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
     assert await client().hget(key("cursors"), "s") is None
@@ -93,6 +95,24 @@ async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatc
     assert await client().hget(key("cursors"), "s") == b"2-0"
     for each in ears:
         await each.hear("1", "2")
+
+
+async def test_cursor_of_a_bridge_that_is_behind_moves_nothing_back():
+    for entry in (b"10-0", b"9-5", b"10-1", b"10-0"):
+        await roomlog.append([everywhere("1")], cursor=(key("cursors"), b"s", entry))
+    assert await client().hget(key("cursors"), "s") == b"10-1"
+
+
+async def test_what_large_bodies_in_many_slots_cost_is_bounded():
+    rooms = [(f"hub.thread.{number}", b"") for number in range(1000)]
+    large = Entry(rooms=rooms, tail=b"x" * 200_000, source="stream", entry=f"{1:0>20}")
+    tracemalloc.start()
+    try:
+        await roomlog.append([large], pipes=(pipes := Pipes()))
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+        pipes.close()
 
 
 async def test_id_is_remembered_by_every_room(layer: Any):
@@ -110,19 +130,17 @@ async def test_former_holder_of_the_lease_publishes_nothing():
     assert await roomlog.append([everywhere("1")], lease=(key("lease", "bridge"), "me")) == []
 
 
-async def test_batch_that_goes_over_pipes_ends_with_them(monkeypatch):
+async def test_batch_that_goes_over_pipes_ends_with_them():
     """Lease and cursor go over them, too: what has begun uses nothing that might be closed before."""
     pipes, cursor = Pipes(), (key("cursors"), b"s", b"2-0")
     await client().set(key("lease", "bridge"), "me")
-    with monkeypatch.context() as patch:
-        patch.setattr(roomlog, "client", None)
-        assert await roomlog.append(
-            [everywhere("1")], pipes=pipes, lease=(key("lease", "bridge"), "me"), cursor=cursor
-        )
+    assert await roomlog.append(
+        [everywhere("1")], pipes=pipes, lease=(key("lease", "bridge"), "me"), cursor=cursor
+    )
     assert await client().hget(key("cursors"), "s") == b"2-0"
     pipes.close()
     with pytest.raises(redis_py.RedisError):
-        await roomlog.send_append(pipes, [everywhere("2")], cursor=cursor, publish=True)
+        await roomlog.append([everywhere("2")], pipes=pipes, cursor=cursor)
 
 
 async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
@@ -176,33 +194,36 @@ async def seen(group: str, position: int) -> list[str]:
     return [json.loads(each.frame)["data"]["message_id"] for each in found.publications]
 
 
+def offsets(ears: Ears) -> list[int]:
+    return [int(json.loads(text)["offset"]) for text in ears.heard if isinstance(text, str)]
+
+
 @pytest.mark.parametrize("who", ["another bridge", "the same bridge"])
 async def test_what_a_replica_never_got_is_delivered_again(layer: Any, who: str):
     """The cursor is on another server, and knows more than the room."""
     group = "hub.thread.42"
     found = shards()
-    assert found is not None
     ears = await Ears.in_rooms(layer, group)
     async with contextlib.AsyncExitStack() as first:
         await first.enter_async_context(bridging())
         await add("thread:message", {"thread_id": 42, "message_id": 1})
-        await eventually(lambda: len(ears.positions) == 1)
+        await eventually(lambda: len(offsets(ears)) == 1)
         kept = await room_as_it_was(group)
         await add("thread:message", {"thread_id": 42, "message_id": 2})
-        await eventually(lambda: len(ears.positions) == 2)
+        await eventually(lambda: len(offsets(ears)) == 2)
         await add("no:such", {})
         await eventually(is_delivered)
         await forget_the_rest(kept)
-        assert await seen(group, ears.positions[0]) == []
+        assert await seen(group, offsets(ears)[0]) == []
         if who == "the same bridge":
             for tell in tuple(found.on_arrival):
                 tell()
-            await eventually(lambda: seen(group, ears.positions[0]))
+            await eventually(lambda: seen(group, offsets(ears)[0]))
         else:
             await first.aclose()
             await first.enter_async_context(bridging())
         await add("thread:message", {"thread_id": 42, "message_id": 3})
-        await eventually(lambda: seen_all(group, ears.positions[0]))
+        await eventually(lambda: seen_all(group, offsets(ears)[0]))
     assert ears.gaps, "who had it is told, since its position is nowhere any more"
     assert len(await dead_letters()) == 1
 
@@ -219,7 +240,7 @@ async def test_what_is_delivered_again_is_not_for_who_came_later(layer: Any):
     ears = await Ears.in_rooms(layer, "hub.thread.42")
     async with bridging():
         await add("thread:message", {"thread_id": 42, "message_id": 2})
-        await eventually(lambda: ears.positions)
+        await eventually(lambda: offsets(ears))
     assert [json.loads(text)["data"]["message_id"] for text in ears.heard] == ["2"]
 
 
@@ -228,7 +249,7 @@ async def test_what_has_been_delivered_again_does_not_move_the_cursor_back(layer
     async with bridging():
         for number in range(3):
             await add("thread:message", {"thread_id": 42, "message_id": number})
-        await eventually(lambda: len(ears.positions) == 3)
+        await eventually(lambda: len(offsets(ears)) == 3)
         await eventually(is_delivered)
     before = await client().hgetall(key("cursors"))
     async with bridging():
@@ -242,10 +263,10 @@ async def test_busy_stream_does_not_wait_for_one_that_is_idle(monkeypatch):
     busy, idle = key("busy").encode(), key("idle").encode()
     cursors = {busy: b"0-0", idle: b"0-0"}
     await client().xadd(busy, {"a": "1"})
-    async with asyncio.timeout(20):
-        ((_, entries),) = await streams.read(cursors, wait=True)
+    async with asyncio.timeout(PATIENCE):
+        ((_, entries),) = await streams.read(cursors, 10, wait=True)
         await client().xadd(busy, {"a": "2"})
-        ((_, more),) = await streams.read({**cursors, busy: entries[-1][0]})
+        ((_, more),) = await streams.read({**cursors, busy: entries[-1][0]}, 10)
     assert len(more) == 1
     streams.close()
 
@@ -253,14 +274,19 @@ async def test_busy_stream_does_not_wait_for_one_that_is_idle(monkeypatch):
 # --- Servers -----------------------------------------------------------------------------------------
 
 
-def misled(found: Shards) -> None:
+def shards() -> ClusterTopology:
+    found = topology()
+    assert isinstance(found, ClusterTopology)
+    return found
+
+
+def misled(found: ClusterTopology) -> None:
     """Let it believe that the first server has everything."""
     found._owners = [found._owners[0]] * 16384
 
 
 async def test_command_follows_its_slot(layer: Any):
     found = shards()
-    assert found is not None
     await found.known()
     pipes = Pipes()
     misled(found)
@@ -271,7 +297,6 @@ async def test_command_follows_its_slot(layer: Any):
 
 async def test_subscription_follows_its_slot(layer: Any):
     found = shards()
-    assert found is not None
     await found.known()
     misled(found)
 
@@ -287,21 +312,24 @@ async def test_subscription_follows_its_slot(layer: Any):
 
 
 async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_noticed(servers: Cluster):
+    lost: list[bytes] = []
     restored: set[bytes] = set()
-    heard: list[tuple[bytes, bytes]] = []
-    subscriptions = Subscriptions(heard.extend, restored.update)  # type: ignore[arg-type]
+    subscriptions = Subscriptions(lambda messages: None, lost.extend, restored.update)
     channels = [f"channel-{number}".encode() for number in range(9)]
     await subscriptions.subscribe(channels)
     found = shards()
-    assert found is not None
     right = found._owners
     found._take([right[-1], *right[1:-1], right[0]])
     assert not restored  # nothing that is subscribed moved
+    assert not lost
     first = next(channel for channel in channels if found.owner(channel) == right[0])
     changed = list(right)
     changed[slot(first)] = right[-1]
     found._take(changed)  # it does not serve it: that is said, and the Cluster is asked
+    assert first in lost
+    assert subscriptions.is_lost(first)
     await eventually(lambda: first in restored)
+    assert not subscriptions.is_lost(first)
     pipes = Pipes()
 
     async def are_heard(channels: list[bytes], by: int) -> bool:
@@ -311,32 +339,35 @@ async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_n
     subscriptions.unsubscribe(channels[0])
     await eventually(lambda: are_heard(channels[:1], 0))
     pipes.close()
-    await subscriptions.close()
+    subscriptions.close()
 
 
 async def test_who_is_left_of_the_lost_is_told_though_the_last_one_missing_is_not_wanted_any_more():
+    lost: list[bytes] = []
     restored: list[set[bytes]] = []
     found = shards()
-    assert found is not None
     await found.known()
     subscription = Subscription(
-        lambda messages: None, lambda channels: restored.append(set(channels)), found.owner(b"{x}a")
+        lambda messages: None,
+        lost.extend,
+        lambda channels: restored.append(set(channels)),
+        found.owner(b"{x}a"),
     )
     await subscription.subscribe([b"{x}a", b"{x}b"])
     subscription._take_away(b"{x}a")
     subscription._take_away(b"{x}b")
+    assert lost == [b"{x}a", b"{x}b"]
     subscription._try_again(b"{x}a")
     await subscription.subscribe([b"{x}a"])
     assert restored == []
     subscription.unsubscribe(b"{x}b")
     assert restored == [{b"{x}a"}]
-    await subscription.close()
+    subscription.close()
 
 
 def half_way(servers: Cluster, name: str) -> tuple[Server, Server]:
     """The slot of a key is on its way from the first to the second, but nothing of it has been moved yet."""
     found = shards()
-    assert found is not None
     at = found.owner(name)[1]
     (here,) = [server for server in servers.primaries if server.port == at]
     there = next(server for server in servers.primaries if server is not here)
@@ -351,7 +382,6 @@ async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: 
     ears = await Ears.in_rooms(layer, room)
     await roomlog.append([everywhere("1", groups=[room])])
     found = shards()
-    assert found is not None
     here, there = half_way(servers, roomlog.base(room))
     ears_lost = caplog.text.count("subscription lost")
     with pytest.raises(redis_py.RedisError):  # half-way: later
@@ -371,7 +401,6 @@ async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: 
 
 async def test_presence_that_is_being_moved_is_not_taken_for_nobody(layer: Any, servers: Cluster):
     found = shards()
-    assert found is not None
     await found.known()
     await store.apply(
         [{"does": "connect", "connection": "c", "user": "ana", "name": "A", "groups": ["attendants"]}],
@@ -382,7 +411,9 @@ async def test_presence_that_is_being_moved_is_not_taken_for_nobody(layer: Any, 
     pipes = Pipes()
     try:
         with pytest.raises(redis_py.RedisError, match="TRYAGAIN"):
-            await pipes.to(store.base()).run(store._snapshot, store._to_read(), ["attendants"])
+            await pipes.to(store.base()).run(
+                store._snapshot, store._to_read(), ["attendants", "0", store.PART]
+            )
     finally:
         pipes.close()
         for server in both:
@@ -393,12 +424,11 @@ async def test_presence_that_is_being_moved_is_not_taken_for_nobody(layer: Any, 
 async def test_command_that_is_sent_in_circles_fails(layer: Any, monkeypatch):
     pipes = Pipes()
     found = shards()
-    assert found is not None
     await found.known()
     wrong = next(server for server in found.servers() if server != found.owner("x"))
     monkeypatch.setattr(Pipes, "_redirect", lambda self, moved, command: self._at(wrong).resend(command))
     with pytest.raises(redis_py.RedisError):
-        await asyncio.wait_for(pipes._at(wrong).send("GET", "x"), 10)
+        await asyncio.wait_for(pipes._at(wrong).send("GET", "x"), PATIENCE)
     pipes.close()
     with pytest.raises(redis_py.RedisError):
         await pipes.to("x").send("GET", "x")
@@ -413,7 +443,7 @@ async def test_look_that_is_given_up_at_whatever_moment_leaves_no_connection(ser
 
     monkeypatch.setattr(aioredis.ConnectionPool, "make_connection", noted)
     for turns in range(60):
-        found = Shards(parse(servers.url))
+        found = ClusterTopology(parse(servers.url))
         found.refresh()
         assert found._looking is not None
         for _ in range(turns):
@@ -425,7 +455,7 @@ async def test_look_that_is_given_up_at_whatever_moment_leaves_no_connection(ser
 
 
 async def test_server_that_comes_is_told_from_a_slot_that_moves():
-    found = Shards(parse("redis+cluster://a"))
+    found = ClusterTopology(parse("redis+cluster://a"))
     arrived: list[int] = []
     found.on_arrival.add(lambda: arrived.append(1))
     found._take([("a", 1)] * 8 + [("b", 1)] * 8)
@@ -438,7 +468,6 @@ async def test_server_that_comes_is_told_from_a_slot_that_moves():
 async def test_pipe_to_a_server_that_has_left_is_given_back(layer: Any):
     pipes = Pipes()
     found = shards()
-    assert found is not None
     await found.known()
     for server in found.servers():
         await pipes._at(server).send("PING")
@@ -449,14 +478,27 @@ async def test_pipe_to_a_server_that_has_left_is_given_back(layer: Any):
     pipes.close()
 
 
-async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(layer: Any, monkeypatch, caplog):
-    monkeypatch.setattr(bridge, "LISTEN_SECONDS", 0.05)
+async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(layer: Any, monkeypatch):
+    made: list[Subscriptions] = []
+
+    class Recorded(Subscriptions):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(bridge, "Subscriptions", Recorded)
     found = shards()
-    assert found is not None
     async with bridging():
-        answers = iter([set()])
-        monkeypatch.setattr(found, "servers", lambda: next(answers, set(found._owners)))
-        await eventually(lambda: "redis lost, trying again" in caplog.text)
+        (subscriptions,) = made
+        gone = subscriptions._anywhere
+        monkeypatch.setattr(found, "servers", lambda: set(found._owners) - {gone})
+        monkeypatch.setattr(found, "any_server", lambda: next(iter(found.servers())))
+
+        def has_moved() -> bool:
+            subscriptions._follow()
+            return subscriptions._anywhere != gone
+
+        await eventually(has_moved)
         ears = await Ears.in_rooms(layer, "hub.thread.42")
 
         async def arrives() -> bool:
@@ -525,9 +567,8 @@ async def test_cluster_that_is_away_is_a_redis_error(settings):
         await pipeline.execute()
     with pytest.raises(redis_py.RedisError):
         sync_client()
-    cluster._shards.pop(asyncio.get_running_loop(), None)
+    topologies.end()
     found = shards()
-    assert found is not None
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(found.known(), 0.3)
 
@@ -558,7 +599,7 @@ async def test_seats_of_many_users_are_taken_together(settings):
 
 async def test_process_that_nobody_hears_any_more_is_told_from_one_that_lives(layer: Any):
     alive = await layer.new_channel()
-    assert await seats._dead([alive, "specific.gone!1"]) == {"specific.gone!1"}
+    assert await layer.dead([alive, "specific.gone!1"]) == {"specific.gone!1"}
 
 
 def test_synchronous_code_works_as_with_one_server():

@@ -6,8 +6,9 @@ import pytest
 
 from presence.sweeper import Sweeper
 from realtime import layout
-from realtime.bridge import BUS, Bridge
+from realtime.bridge import Bridge
 from realtime.endpoints import reasons_not_ready
+from realtime.incoming import BUS
 from realtime.layout import LAYOUT, OtherLayout
 from realtime.node import Node
 from realtime.redis import client, key
