@@ -26,14 +26,14 @@ from uvicorn.server import ServerState
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
 django.setup()
 
-from realtime import process as process_module  # noqa: E402
-from realtime.groups import Group  # noqa: E402
+from realtime import fanout as fanout_module  # noqa: E402
+from realtime.fanout import Group  # noqa: E402
+from realtime.listener import Listener, State  # noqa: E402
 from realtime.metrics import tally  # noqa: E402
 from realtime.outlet import ConnectionOutlet  # noqa: E402
 from realtime.process import Process  # noqa: E402
 from realtime.protocol import WebSocketProtocol  # noqa: E402
 from realtime.server import configuration  # noqa: E402
-from realtime.subscription import _Receiver  # noqa: E402
 
 ROUNDS = 15
 
@@ -107,22 +107,23 @@ class FanOut:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.process = Process()
-        self.groups = [Group(f"hub.thread.{number}") for number in range(case.rooms)]
+        self.groups = [Group(f"hub.thread.{number}", no_history) for number in range(case.rooms)]
         self.wires = Wires()
-        self.receiver = _Receiver(self.process._subscriptions.serving(b"")._on_replies)
-        self.receiver.transport = Nothing()
+        self.reader = hiredis.Reader()
         self.position = 1
 
     async def fill(self) -> None:
         for group in self.groups:
-            group.position = group.accepted = self.position
+            group.tail = self.position
             self.process.groups[group.name] = group
             self.process._by_channel[group.channel] = group
             for _ in range(self.case.connections):
                 writer = await self.wires.writer()
                 somebody: Any = Somebody(len(self.wires.peers))
-                outlet = ConnectionOutlet(somebody, writer)
-                group.members[somebody.connection_id] = group.listening[somebody.connection_id] = outlet
+                listener = Listener(group, ConnectionOutlet(somebody, writer))
+                listener.position = self.position
+                listener.start()
+                group.listeners[listener] = None
 
     def reads(self) -> Iterator[bytes]:
         """What comes from Redis: one read a room."""
@@ -139,26 +140,27 @@ class FanOut:
         reads = list(self.reads())
         started = time.thread_time()
         for read in reads:
-            self.receiver.data_received(read)
-            if self.receiver._rest is not None:
-                await self.receiver._rest
+            self.reader.feed(read)
+            self.process._on_messages(
+                [(channel, payload) for _, channel, payload in iter(self.reader.gets, False)]
+            )
             await asyncio.sleep(0)  # the loop writes
+            while any(group.fan_out for group in self.groups):  # noqa: ASYNC110  (a large room's next slice)
+                await asyncio.sleep(0)
         spent = time.thread_time() - started
         self.wires.drain()
         return spent
 
+    def assert_live(self) -> None:
+        """Everybody got everything: what was measured was a fan-out."""
+        for group in self.groups:
+            for listener in group.listeners:
+                assert listener.state is State.LIVE, listener.state  # noqa: S101
+                assert listener.position == self.position  # noqa: S101
 
-class Nothing:
-    """Redis' end."""
 
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return False
+async def no_history(group: Group, position: int) -> None:
+    """Nobody lacks anything."""
 
 
 def packed(room: str, position: int, data: bytes) -> bytes:
@@ -183,7 +185,7 @@ class Off:
 
 @contextmanager
 def without_metrics() -> Iterator[None]:
-    module: Any = process_module
+    module: Any = fanout_module
     tally, seconds = module.tally, module.metrics.FANOUT_SECONDS
     module.tally = module.metrics.FANOUT_SECONDS = Off()
     try:
@@ -211,6 +213,7 @@ async def compare(case: Case, say: Callable[[str], object]) -> None:
         if number:  # the first round warms up
             shares.append((statistics.median(counted) + told) / statistics.median(uncounted) - 1)
             times.append(statistics.median(counted) / case.rooms)
+    fan_out.assert_live()
     await fan_out.wires.close()
     low, share, high = statistics.quantiles(shares, n=4)
     time_each = f"{statistics.median(times) * 1e6:,.1f} µs"

@@ -102,7 +102,8 @@ class HubConsumer(NamespaceConsumer):
                 # In this order: a change that comes while the list is read may be in it or not, and has a higher
                 # offset.
                 offset = str(self.position(room))
-                return offset, await presence.snapshot(group)
+                members = await presence.snapshot(group)
+                return (offset, members) if self.hears(room) else None  # expelled meanwhile
         # It replaces what is known: the one that comes when the client keeps up will do.
         self.after(1.0, f"state {room}", again, group)
         return None

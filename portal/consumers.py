@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,8 @@ class PortalConsumer(NamespaceConsumer):
         self.presence = PresenceNode.current(PORTAL) if conf().customer_presence else None
         self._threads: set[str] = set()
         """Where the customer is seen through this connection."""
+        self._expelled: set[str] = set()
+        """Rooms that were revoked since rights were last asked for."""
 
     async def may_join(self, thread_id: str) -> bool:
         return bool(await import_string(conf().portal_thread_policy)(self.principal, thread_id))
@@ -52,8 +55,9 @@ class PortalConsumer(NamespaceConsumer):
     def threads(self) -> set[str]:
         return super().threads() | self._threads
 
-    def expel(self, room: str, reason: str) -> None:
-        super().expel(room, reason)
+    def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
+        super().expel(room, reason, before=before)
+        self._expelled.add(room)
         thread_id = thread_of(room)
         if self.presence is not None and thread_id in self._threads:
             self._threads.remove(thread_id)
@@ -73,6 +77,7 @@ class PortalConsumer(NamespaceConsumer):
     async def _allowed(self, threads: Iterable[str]) -> set[str]:
         """Those of the threads that the customer may see. Raises `redis.RedisError`."""
         asked = sorted(threads)
+        self._expelled.clear()
         answers = await asyncio.gather(*map(self.may_join, asked))
         # Asked first, looked second: a revoke in between was signalled to us.
         return {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -23,17 +23,17 @@ from realtime.authentication import SUBPROTOCOL, Principal, leeway
 from realtime.catalogue import catalogue
 from realtime.closing import LOST, NO_CODE, REASONS, By, CloseCode, fitting_reason
 from realtime.conf import conf
-from realtime.delivery import Ephemeral, Run
+from realtime.delivery import Ephemeral, text_frame
 from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
 from realtime.limits import Bucket
+from realtime.listener import Listener
 from realtime.logs import digest, speak_for, spelled
-from realtime.membership import Membership, membership
+from realtime.membership import room_layer
 from realtime.node import Node
-from realtime.outlet import EXTENSION, ConnectionOutlet, FrameWriter
+from realtime.outlet import EXTENSION, AsgiWriter, ConnectionOutlet, HandingOver
 from realtime.payloads import InvalidPayload, Payload, parse_payload
 from realtime.refusals import RefusalCode
-from realtime.roomlog import Unrecoverable
-from realtime.rooms import groups_of, thread_of, thread_room, user_room
+from realtime.rooms import group_name, groups_of, thread_of, thread_room, user_room
 from realtime.seats import Seat
 from realtime.turns import Turns
 
@@ -55,8 +55,8 @@ _COUNT_AS_INVALID = frozenset(
 class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     """A connection to one namespace. Handlers of client events (`@client_event`) get it as their first argument.
 
-    Everything that happens to a connection — its frames, what its rooms receive, its timers, signals — happens
-    one at a time, in turn.
+    Its frames and timers are dealt with one at a time, in turn. What its rooms receive is written as it comes
+    (`realtime.listener`), and an order to end the connection, or to leave a room, takes effect at once.
     """
 
     namespace: ClassVar[str]
@@ -67,23 +67,22 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.principal: Principal
         self.opened_at = 0.0
         """When the handshake began: seconds of Redis' clock."""
-        self.rooms: dict[str, int] = {}
-        """The rooms this connection is in, each with the position of the last thing it got there."""
+        self.rooms: dict[str, Listener] = {}
+        """The rooms this connection is in."""
         self.accepted = False
-        self.membership: Membership
         self.node = Node.current()
-        self._expelled: set[str] = set()
-        """Rooms that are about to be left: nothing of them is sent any more."""
-        self._typing: dict[str, float] = {}
-        """Rooms in which the others see this user typing, and when (loop time) they were last told."""
-        self._seat: Seat | None = None
-        self._replays: dict[str, int] = {}
-        """Rooms in which something was missed, and since when; they listen once it has been sent."""
+        self.outlet: ConnectionOutlet
+        self._to_start: list[Listener] = []
+        """Of rooms just entered: they start once the client has been told."""
         self._resumes = False
-        self._outlet: ConnectionOutlet | None = None
-        """What is published comes through it, past `room_frame`."""
+        """The initial rooms wait for a `resume`."""
+        self._ended_early: tuple[CloseCode, str] | None = None
+        """An order ended the connection before it was accepted."""
+        self._typing: dict[str, float] = {}
+        """Rooms in which other members see this user typing, and when (loop time) they were last told."""
+        self._seat: Seat | None = None
         self._handed_over = False
-        """The server calls us for each event; nothing waits for the end of the connection."""
+        """The server calls us for each event; no task waits for the end of the connection."""
         self._gone = self._said_closed = False
         self._invalid_in_a_row = 0
         self._rate: Bucket | None = None
@@ -109,14 +108,10 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.principal = scope["principal"]
+        self.scope, self.base_send = scope, send
         speak_for(self)
         try:
-            writer = (scope.get("extensions") or {}).get(EXTENSION)
-            layer: Any = get_channel_layer(self.channel_layer_alias)
-            if writer is not None and "rooms" in layer.extensions:
-                await self._serve(scope, receive, send, layer, writer)
-            else:
-                await super().__call__(scope, receive, send)
+            await self._serve(receive)
         except StopConsumer:
             pass
         except OSError:
@@ -131,15 +126,18 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             if not self._handed_over:
                 await self._clean_up()
 
-    async def _serve(self, scope: Any, receive: Any, send: Any, layer: Any, writer: FrameWriter) -> None:
-        """What Channels does in `__call__`, without waiting: layer and server call us when there is something."""
-        self.scope = scope
-        self.base_send = send
-        self.channel_layer = layer
-        self.channel_name = await layer.new_channel()
-        self._outlet = ConnectionOutlet(self, writer)
-        layer.attach(self.channel_name, self._outlet)
+    async def _serve(self, receive: Any) -> None:
+        """What Channels does in `__call__`, but the layer calls us, and so does the server if it can."""
+        scope: Any = self.scope
+        writer: HandingOver | None = (scope.get("extensions") or {}).get(EXTENSION)
+        channel_layer: Any = get_channel_layer(self.channel_layer_alias)
+        self.channel_layer, self.layer = channel_layer, room_layer(self.channel_layer_alias)
+        self.outlet = ConnectionOutlet(self, writer or AsgiWriter(self.base_send))
+        self.channel_name = await self.layer.attach(self.outlet)
         await self.dispatch(await receive())
+        if writer is None:
+            while True:
+                await self.dispatch(await receive())
         kept: Any = {name: scope[name] for name in ("type", "path", "client", "principal")}
         self.scope = kept
         self._handed_over = True
@@ -195,6 +193,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             logger.warning("handshake failed", extra={"error": spelled(error)})
             raise handshake.unavailable() from error
+        if self._ended_early:
+            raise _refusal(*self._ended_early)
         offered = self.scope.get("subprotocols") or ()
         await self.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         self.accepted = True
@@ -202,7 +202,11 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         tracing.end_handshake(self.scope, "accepted")
         metrics.CONNECTIONS.labels(self.namespace).inc()
         logger.info("connection opened", extra={"role": self.principal.role})
-        await self.send_event(
+        if self._ended_early:
+            self.ended = False
+            self.terminate(*self._ended_early)
+            return
+        self.write_event(
             "connection:ready",
             {
                 "connection_id": self.connection_id,
@@ -211,7 +215,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 "role": self.principal.role,
                 "heartbeat_interval": conf().heartbeat_interval,
                 "expires_at": iso(self.principal.expires_at),
-                "rooms": {room: str(position) for room, position in self.rooms.items()},
+                "rooms": {room: str(listener.position) for room, listener in self.rooms.items()},
             },
         )
         self._heard_at = asyncio.get_running_loop().time()
@@ -219,43 +223,44 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         if self._resumes:
             self.after(RESUME_SECONDS, "resume", self.release)
         else:
-            # Like who comes back: what was published since the ends above were read must not be left out.
-            self._hold_back()
-            await self._replay_pending()
+            self._start(self.rooms.values())
         await self.on_ready()
+
+    @staticmethod
+    def _start(listeners: Iterable[Listener]) -> None:
+        for listener in listeners:
+            listener.start()
 
     def resumed(self) -> None:
         """The first `resume` has come: after its acknowledgement the rooms held back for it go on."""
         if self._resumes:
             self._resumes = False
             self.cancel("resume")
-            self._hold_back()
-
-    def _hold_back(self) -> None:
-        for room in self.initial_rooms():
-            if room in self.rooms and room not in self._replays:
-                self._replays[room] = self.rooms[room]
+            self._to_start += self.rooms.values()
 
     async def release(self) -> None:
         """Let go of the rooms that were held back for a `resume`: what came meanwhile follows."""
         self.resumed()
-        await self._replay_pending()
+        self._start_entered()
+
+    def _start_entered(self) -> None:
+        """The client has been told which rooms it is in."""
+        entered, self._to_start = self._to_start, []
+        self._start(entered)
 
     async def _enter(self) -> None:
-        self.membership = membership(self.channel_layer, self.namespace, self.channel_name)
         self._resumes = b"resume=1" in self.scope.get("query_string", b"").split(b"&")
         self.opened_at = await revocation.now()
+        self._clock = self.opened_at - asyncio.get_running_loop().time()
         await self.node.start()
         handshake.check_capacity()  # nobody came in between: the next line takes the place
         self.node.add(self)
-        rooms = self.initial_rooms()
-        await self.membership.enter(rooms)
+        await self._enter_rooms(self.initial_rooms())
         # Joined first, checked second: a revoke in between is either found here or signalled to us.
         if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
             raise handshake.Refused(
                 RefusalCode.TOKEN_INVALID, "the token was revoked or its user disconnected"
             )
-        self.rooms = await self.membership.positions(rooms)
         self._seat = Seat(*self.user, self.channel_name, self.opened_at)
         await seats.take(self._seat)
         await self.on_enter()
@@ -285,26 +290,36 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def on_gone(self) -> None:
         """Hook: the connection is over, whatever ended it. Called once, also for one that was refused."""
 
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """Close from our side; without a reason of its own the code's is sent."""
-        if self.ended or not self.accepted:
-            self.ended = True
+    def terminate(self, code: CloseCode, reason: str = "") -> None:
+        """Close from our side, now: nothing is written after this. Each code has a usual reason."""
+        if self.ended:
             return
         self.ended = True
+        for listener in self.rooms.values():
+            listener.close()
         reason = fitting_reason(reason) or REASONS[code]
-        self._say_closed(By.SERVER, code, reason)
-        await self.close(code=int(code), reason=reason)
+        if self.accepted:
+            self._say_closed(By.SERVER, code, reason)
+            self.outlet.writer.close(int(code), reason)
+        else:
+            self._ended_early = code, reason
+
+    async def end(self, code: CloseCode, reason: str = "") -> None:
+        """`terminate` as something to do in its turn."""
+        self.terminate(code, reason)
 
     def _say_closed(self, by: By, code: int, reason: str) -> None:
         """Who ended this connection and why: once, and the first word counts."""
         if self.accepted and not self._said_closed:
             self._said_closed = True
             metrics.closed(by, code)
-            logger.info("connection closed", extra={"by": str(by), "code": int(code), "reason": reason})
+            logger.info(
+                "connection closed", extra={**self.facts, "by": str(by), "code": int(code), "reason": reason}
+            )
 
     async def websocket_disconnect(self, message: Any) -> None:
         self.ended = True
-        self._say_closed(*(self._outlet.ending if self._outlet is not None else _ending(message)))
+        self._say_closed(*(self.outlet.writer.ending or _ending(message)))
         raise StopConsumer
 
     async def _clean_up(self) -> None:
@@ -312,7 +327,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             return
         self._gone = self.ended = True
         tracing.end_handshake(self.scope, "gone")
-        self._say_closed(*(self._outlet.ending if self._outlet is not None else (By.LOST, LOST, "")))
+        outlet = getattr(self, "outlet", None)  # without Redis it never came so far
+        self._say_closed(*((outlet and outlet.writer.ending) or (By.LOST, LOST, "")))
         self.cancel_all()
         self.node.remove(self)
         if self.accepted:
@@ -322,20 +338,19 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 await step()
             except (RedisError, OSError) as error:
                 logger.warning("clean-up incomplete", extra={"error": spelled(error)})
-        if self._outlet is not None:
-            layer: Any = self.channel_layer
-            layer.detach(self.channel_name)
+            except Exception:  # in a hook: rooms and seat are given back all the same
+                logger.exception("handler failed", extra={"type": "clean-up"})
+        if getattr(self, "channel_name", None):
+            self.layer.detach(self.channel_name)
 
     async def _give_up_seat(self) -> None:
         if self._seat is not None:
             await seats.give_up(self._seat)
 
     async def _leave_rooms(self) -> None:
-        if not self.opened_at:
-            return  # it never got so far as to enter any
-        for room in {*self.initial_rooms(), *self.rooms}:
-            await self.membership.leave(room)
-        self.rooms = {}
+        rooms, self.rooms = self.rooms, {}
+        for listener in rooms.values():
+            self.layer.leave(listener, self.channel_name)
 
     # --- Frames from the client ------------------------------------------------------------------
 
@@ -354,12 +369,12 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             if isinstance(error, InvalidFrame):
                 frame_id = error.id
                 error = self._too_fast() or error
-            await self._refuse(error, frame_id)
-            return
-        self._invalid_in_a_row = 0
-        if frame_id is not None:
-            await self.send_event("ack", answer, id=frame_id)
-        await self._replay_pending()
+            self._refuse(error, frame_id)
+        else:
+            self._invalid_in_a_row = 0
+            if frame_id is not None:
+                self.write_event("ack", answer, id=frame_id)
+        self._start_entered()
 
     def _too_fast(self) -> EventError | None:
         """The refusal of one frame more than this connection may send now."""
@@ -400,86 +415,52 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             logger.exception("event handler failed", extra={"event": event.name})
             raise EventError(ErrorCode.INTERNAL, "something went wrong here") from error
 
-    async def _refuse(self, error: EventError, frame_id: str | int | None) -> None:
+    def _refuse(self, error: EventError, frame_id: str | int | None) -> None:
         metrics.ERRORS.labels(error.code).inc()
-        await self.send_event(
-            "error", {"code": error.code, "message": error.message, **error.data}, id=frame_id
-        )
+        self.write_event("error", {"code": error.code, "message": error.message, **error.data}, id=frame_id)
         if error.code in _COUNT_AS_INVALID:
             self._invalid_in_a_row += 1
             if self._invalid_in_a_row >= conf().limits.invalid_frames > 0:
-                await self.end(CloseCode.INVALID_FRAMES)
+                self.terminate(CloseCode.INVALID_FRAMES)
         elif error.code == ErrorCode.RATE_LIMITED and self._rate and self._rate.is_persistent:
-            await self.end(CloseCode.RATE_LIMITED)
+            self.terminate(CloseCode.RATE_LIMITED)
 
     @property
     def is_behind(self) -> bool:
         """Whether the client does not read what is sent to it."""
-        return self._outlet is not None and self._outlet.is_behind
+        return self.outlet.is_behind
 
     @property
-    def unsent(self) -> int | None:
-        """Bytes that wait for a client that does not keep up; None where the server does not say."""
-        return None if self._outlet is None else self._outlet.unsent
+    def unsent(self) -> int:
+        """Bytes that wait for a client that reads too slowly."""
+        return self.outlet.writer.unsent
 
     # --- Frames to the client --------------------------------------------------------------------
 
-    async def send_event(
-        self, event: str, data: Mapping[str, object], *, id: str | int | None = None
-    ) -> None:
-        """Send a frame to this connection alone."""
-        if not self.ended:
+    def write_event(self, event: str, data: Mapping[str, object], *, id: str | int | None = None) -> None:
+        """Write a frame to this connection alone, once it is accepted: `connection:ready` says all that was before."""
+        if self.accepted and not self.ended:
             metrics.frames_out("direct", event).inc()
-            await self._send_text(encode(event, data, id=id))
+            self.outlet.write(text_frame(encode(event, data, id=id).encode()))
 
-    async def _send_frame(self, frame: str, kind: str) -> None:
-        if not self.ended:
-            metrics.tally.sent(kind, frame.encode())
-            await self._send_text(frame)
+    async def send_event(self, event: str, data: Mapping[str, object]) -> None:
+        """`write_event`, as products send: `await connection.send_event("desk:greeting", {"text": "Hello"})`."""
+        self.write_event(event, data)
 
-    async def _send_text(self, text: str) -> None:
-        try:
-            await self.send(text_data=text)
-        except OSError:
-            raise
-        except Exception as error:
-            # daphne has an exception of its own for a peer that is gone (autobahn's Disconnected).
-            raise ConnectionResetError(spelled(error)) from error
-
-    async def room_frame(self, message: dict[str, Any]) -> None:
-        """From the channel layer: something was published in a room."""
-        room, position = message["room"], int(message["offset"])
-        known = self.rooms.get(room)
-        if known is None or position <= known or room in self._expelled:
-            return  # left meanwhile, refused, or had already
-        self.rooms[room] = position
-        if message.get("except") != self.connection_id:
-            await self._send_frame(message["text"], "room")
-
-    async def room_gap(self, message: dict[str, Any]) -> None:
-        """From the channel layer: something in a room was lost for good."""
-        room = message["room"]
-        if room in self.rooms:
-            self.rooms[room] = int(message["offset"])
-            await self.say_gap(room, message["reason"])
-
-    async def say_gap(self, room: str, reason: str) -> None:
-        """The client must refetch what it shows of this room; it is live again from here."""
-        await self.send_event("room:gap", {"room": room, "reason": reason})
-        await self.on_gap(room)
+    async def send(  # type: ignore[override]  # as AsyncWebsocketConsumer does
+        self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool = False
+    ) -> None:
+        """Channels' way to send a frame. Everything is written by one writer, so that nothing overtakes anything."""
+        if bytes_data is not None:
+            raise TypeError("the protocol has text frames only")
+        if text_data is not None and not self.ended:
+            self.outlet.write(text_frame(text_data.encode()))
+        if close:
+            self.terminate(CloseCode.NORMAL)
 
     async def connection_replaced(self, message: dict[str, Any]) -> None:
         """From another connection of the same user, who has one too many: this is the oldest."""
-        await self.end(CloseCode.REPLACED)
-
-    async def channel_overflow(self, message: dict[str, Any]) -> None:
-        """From the channel layer: more came than this connection could take."""
-        await self.end(CloseCode.TOO_SLOW)
-
-    async def room_ephemeral(self, message: dict[str, Any]) -> None:
-        """From the channel layer: typing and the like, for everybody in the room but its sender."""
-        if self.hears(message["room"]) and message["sender"] != self.connection_id:
-            await self._send_frame(message["text"], "ephemeral")
+        self.terminate(CloseCode.REPLACED)
 
     # --- Rooms -----------------------------------------------------------------------------------
 
@@ -489,104 +470,115 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def join(self, room: str) -> str:
         """Enter a room and return its end. Raises `EventError` when that is not allowed."""
-        if room not in self.rooms:
-            await self._enter_room(room)
-            self._listen(room)
-        return str(self.position(room))
+        listener = self.rooms.get(room) or await self._enter_room(room)
+        return str(listener.position)
 
     def position(self, room: str) -> int:
         """Up to where this connection has what was published in a room it is in."""
-        if self._outlet is not None and room not in self._replays:
-            return max(self.rooms[room], self.membership.position(room))
-        return self.rooms[room]
+        return self.rooms[room].position
 
     async def rejoin(self, room: str, since: str) -> Resumption:
         """Enter a room where an earlier connection stood: what it missed follows the acknowledgement.
 
         Raises `EventError` when the room is not allowed (any more).
         """
-        keeps_still = self._resumes and thread_of(room) is None and room in self.rooms
-        if not keeps_still:
-            await self.leave(room)
-            await self._enter_room(room)
-        missed = await self.membership.missed(room, since)
+        was_in = room in self.rooms
+        listener = await (self._pause(room) if was_in else self._enter_room(room))
+        try:
+            missed = await self.layer.missed(listener, since)
+        except BaseException:
+            if not was_in:  # else what is published now would hide from the client that it lacks something
+                await self.leave(room)
+            raise
+        if self.rooms.get(room) is not listener:  # expelled meanwhile, and told so
+            raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
         if missed is None:
             metrics.RECOVERIES.labels("lost").inc()
-            self._listen(room)
             self.soon(self.on_gap, room)
-            return {"recovered": False, "offset": str(self.rooms[room]), "missed": 0}
-        self.rooms[room] = int(since)
-        self._replays[room] = int(since)
+            return {"recovered": False, "offset": str(listener.position), "missed": 0}
         metrics.RECOVERIES.labels("recovered" if missed else "nothing_missed").inc()
         return {"recovered": True, "offset": since, "missed": missed}
 
-    async def _enter_room(self, room: str) -> None:
+    async def _pause(self, room: str) -> Listener:
+        """Deliver nothing of a room this connection is in until the client has been told where it goes on."""
+        listener = self.rooms[room]
+        listener.pause()
+        listener.entered_at = asyncio.get_running_loop().time() + self._clock
+        if not self._resumes:
+            self._to_start.append(listener)
+        if not await self._may_enter(room):
+            await self.leave(room)
+            raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
+        with contextlib.suppress(RedisError):
+            await self.stop_typing(room)
+        return listener
+
+    async def _enter_room(self, room: str) -> Listener:
         if len(self.rooms) >= (most := conf().limits.rooms) > 0:
             raise EventError(ErrorCode.LIMIT_EXCEEDED, f"at most {most} rooms a connection")
-        await self.membership.enter([room])
-        # Joined first (muted: nothing is passed on yet), checked second: a revoke in between is found or signalled.
-        thread_id = thread_of(room)
-        if thread_id is not None and not await self.may_join(thread_id):
-            await self.membership.leave(room)
+        if not await self._may_enter(room):  # before anything is kept of a room, here or in Redis
             raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
-        self.rooms |= await self.membership.positions([room])
+        await self._enter_rooms([room])
+        listener = self.rooms[room]
+        # And again once entered (paused: nothing is delivered yet): a revoke in between is found or signalled.
+        try:
+            is_allowed = await self._may_enter(room) and self.rooms.get(room) is listener
+        except BaseException:
+            await self.leave(room)
+            raise
+        if not is_allowed:
+            await self.leave(room)
+            raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
+        self._to_start.append(listener)
         self.on_entered(room)
+        return listener
 
-    def _listen(self, room: str) -> None:
-        if room in self._expelled:
-            return
-        position = self.membership.listen(room)
-        if position is not None:
-            self.rooms[room] = position
+    async def _enter_rooms(self, rooms: Sequence[str]) -> None:
+        """Enter rooms, paused. Raises `redis.RedisError`."""
+        entered_at = asyncio.get_running_loop().time() + self._clock
+        groups = [group_name(self.namespace, room) for room in rooms]
+        for room, listener in zip(
+            rooms, await self.layer.enter(groups, self.outlet, self.channel_name), strict=True
+        ):
+            listener.entered_at = entered_at
+            self.rooms[room] = listener
 
-    async def _replay_pending(self) -> None:
-        """What was missed, room by room; each hands over to live without a gap."""
-        while self._replays:
-            room, position = self._replays.popitem()
-            try:
-                async for run in self.membership.replay(room, position):
-                    if self.ended:
-                        return
-                    if room in self._expelled:
-                        break
-                    self.rooms[room] = run.publications[-1].position
-                    await self._send_run(run)
-                self._listen(room)
-            except (Unrecoverable, RedisError, TimeoutError) as error:
-                self._listen(room)
-                reason = "lost" if isinstance(error, Unrecoverable) else "unavailable"
-                metrics.GAPS.labels(reason).inc()
-                await self.say_gap(room, reason)
-
-    async def _send_run(self, run: Run) -> None:
-        if self._outlet is not None:
-            await self._outlet.replay(run)
-        else:
-            for publication in run.publications:
-                if publication.exclude != self.connection_id:
-                    await self._send_frame(publication.frame.decode(), "replay")
+    async def _may_enter(self, room: str) -> bool:
+        thread_id = thread_of(room)
+        return thread_id is None or await self.may_join(thread_id)
 
     def hears(self, room: str) -> bool:
-        """Whether what is said in a room may be passed on."""
-        return room in self.rooms and room not in self._expelled
+        """Whether this connection is in a room."""
+        return room in self.rooms
 
-    def expel(self, room: str, reason: str) -> None:
-        """Take this connection out of a room: it gets nothing of it from now on, and is told so in its turn."""
-        self._expelled.add(room)
-        self.membership.mute(room)
-        self.soon(self.leave, room, reason)
+    def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
+        """Take this connection out of a room, now: nothing of the room is written after this.
 
-    async def look_again(self) -> None:
-        """A signal may have been lost: see whether this connection may still be here, and in its threads."""
-        try:
-            if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
-                await self.end(CloseCode.REVOKED)
-                return
-            for thread_id in self.threads():
-                if not await self.may_join(thread_id):
-                    self.expel(thread_room(thread_id), "forbidden")
-        except (RedisError, OSError):
-            self.after(random.uniform(0.5, 2.0), "look again", self.look_again)  # noqa: S311
+        Not if it entered at `before` (seconds of Redis' clock) or later.
+        """
+        if (listener := self.rooms.get(room)) is not None and listener.entered_at < before:
+            del self.rooms[room]
+            self._leave(room, listener, reason)
+            self.soon(self.stop_typing, room)
+
+    async def review(self) -> None:
+        """Orders may have been missed: see whether this connection may still be here, and in its threads.
+
+        Raises `redis.RedisError`.
+        """
+        if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
+            self.terminate(CloseCode.REVOKED)
+            return
+        entered = {
+            thread_id: listener.entered_at
+            for room, listener in self.rooms.items()
+            if (thread_id := thread_of(room))
+        }
+        for thread_id in await revocation.expelled(*self.user, entered) if entered else ():
+            self.expel(thread_room(thread_id), "expelled")
+        for thread_id in self.threads():
+            if not await self.may_join(thread_id):
+                self.expel(thread_room(thread_id), "forbidden")
 
     def threads(self) -> set[str]:
         """Those that this connection is in."""
@@ -594,17 +586,16 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def leave(self, room: str, reason: str | None = None) -> None:
         """Leave a room if in it; with a reason the client is told that it had to."""
-        if room not in self.rooms:
-            self._expelled.discard(room)
+        if (listener := self.rooms.pop(room, None)) is None:
             return
-        with contextlib.suppress(RedisError):  # of typing nobody has to hear, of leaving they do
+        self._leave(room, listener, reason)
+        with contextlib.suppress(RedisError):  # an ephemeral event may be lost
             await self.stop_typing(room)
-        del self.rooms[room]
-        self._replays.pop(room, None)
-        await self.membership.leave(room)
-        self._expelled.discard(room)
+
+    def _leave(self, room: str, listener: Listener, reason: str | None) -> None:
+        self.layer.leave(listener, self.channel_name)
         if reason is not None:
-            await self.send_event("room:left", {"room": room, "reason": reason})
+            self.write_event("room:left", {"room": room, "reason": reason})
 
     # --- Ephemeral events ------------------------------------------------------------------------
 
@@ -622,7 +613,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             author["thread_id"] = thread_id
         frame = encode(event, {**author, **data}, room=room).encode()
         groups = groups_of(catalogue().server[event].namespaces, room)
-        await self.membership.emit(groups, Ephemeral(room, frame, self.connection_id))
+        await self.layer.emit(groups, Ephemeral(room, frame, self.connection_id))
 
     async def start_typing(self, room: str) -> None:
         """The others see this user typing, until it stops, leaves, or says nothing for `TYPING_SECONDS`."""
@@ -648,14 +639,15 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     async def renew(self, principal: Principal) -> None:
         """Go on with a fresh token: enter what it newly allows, leave what it no longer does."""
         previous, self.principal = self.principal, principal
+        self.node.refreshed(self, previous.jti)
         self._note_expiry()
+        wanted = self.initial_rooms()
+        for room in list(self.rooms):  # before anything is asked of Redis, which may be away
+            if thread_of(room) is None and room not in wanted:
+                await self.leave(room, "forbidden")
         for thread_id in self.threads():
             if not await self.may_join(thread_id):
                 await self.leave(thread_room(thread_id), "forbidden")
-        wanted = self.initial_rooms()
-        for room in list(self.rooms):
-            if thread_of(room) is None and room not in wanted:
-                await self.leave(room, "forbidden")
         for room in wanted:
             await self.join(room)
         await self.on_principal_changed(previous)
@@ -671,22 +663,29 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self._watch()
 
     def _watch(self) -> None:
-        """One timer for whatever comes first: the notice, the end of the token, silence."""
+        """One timer for whatever comes first: the notice, the end of the token, silence. It waits for no turn."""
         silent = asyncio.get_running_loop().time() - self._heard_at
         ends = self.principal.expires_at + leeway() - time.time()
         notice = self._notice_at - time.time() if self._notice_at else ends
-        self.after(min(conf().presence_ttl - silent, ends, notice), "watch", self._look_at_the_clock)
+        self.call_after(min(conf().presence_ttl - silent, ends, notice), "watch", self._look_at_the_clock)
 
-    async def _look_at_the_clock(self) -> None:
+    def _look_at_the_clock(self) -> None:
         if time.time() >= self.principal.expires_at + leeway():
-            await self.end(CloseCode.TOKEN_EXPIRED)
+            self.terminate(CloseCode.TOKEN_EXPIRED)
         elif asyncio.get_running_loop().time() - self._heard_at >= conf().presence_ttl:
-            await self.end(CloseCode.SILENT)
+            self.terminate(CloseCode.SILENT)
         else:
             if self._notice_at and time.time() >= self._notice_at:
                 self._notice_at = 0.0
-                await self.send_event("auth:expiring", {"expires_at": iso(self.principal.expires_at)})
+                self.write_event("auth:expiring", {"expires_at": iso(self.principal.expires_at)})
             self._watch()
+
+
+def _refusal(code: CloseCode, reason: str) -> handshake.Refused:
+    """How a handshake is refused whose connection was ended before it was accepted."""
+    if code == CloseCode.RESTARTING:
+        return handshake.draining()
+    return handshake.Refused(RefusalCode.TOKEN_INVALID, reason)
 
 
 def _ending(message: Mapping[str, Any]) -> tuple[By, int, str]:

@@ -1,10 +1,10 @@
-"""What is handed to the members of a group, and what they are."""
+"""What a channel layer hands to the members of a group, and what it asks of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
@@ -12,51 +12,51 @@ from realtime import metrics
 from realtime.roomlog import Publication
 
 
-class Run:
-    """Consecutive publications of one room, handed to many; what all of them need is made once."""
+class PublicationBatch:
+    """Consecutive publications of one room; what all of its listeners need is made once."""
 
-    __slots__ = ("_wire", "excluded", "publications", "room")
+    __slots__ = ("_wire", "excluded", "last", "previous", "publications")
 
-    def __init__(self, room: str, publications: Sequence[Publication]) -> None:
-        self.room = room
+    def __init__(self, publications: Sequence[Publication]) -> None:
         self.publications = publications
+        self.previous = publications[0].previous
+        """The position that the first of them follows."""
+        self.last = publications[-1].position
         self.excluded = {p.exclude for p in publications if p.exclude}
-        """Connections that do not get all of it."""
+        """Connections that do not get all of them."""
         self._wire = b""
 
     def wire(self) -> bytes:
-        """All of it as WebSocket frames."""
+        """All of them as WebSocket frames."""
         if not self._wire:
-            self._wire = b"".join([text_frame(p.frame) for p in self.publications])
+            frames = [text_frame(p.frame) for p in self.publications]
+            self._wire = frames[0] if len(frames) == 1 else b"".join(frames)
         return self._wire
 
+    def above(self, position: int) -> PublicationBatch | None:
+        """The publications above a position; None when there are none."""
+        if position < self.publications[0].position:
+            return self
+        rest = [publication for publication in self.publications if publication.position > position]
+        return PublicationBatch(rest) if rest else None
+
     def wire_for(self, connection_id: str) -> bytes:
-        """What of it a connection gets."""
+        """The frames that a connection gets."""
         if connection_id not in self.excluded:
             return self.wire()
         return b"".join([text_frame(p.frame) for p in self.publications if p.exclude != connection_id])
 
-    def give(self, outlet: Outlet) -> None:
-        """Hand it over."""
-        outlet.publications(self)
-
 
 class Ephemeral:
-    """Something said in a room that is stored nowhere; `sender` is the connection that does not get it."""
+    """An event that is stored nowhere; `sender` is the connection that does not get it."""
 
-    __slots__ = ("_wire", "frame", "room", "sender", "sent")
+    __slots__ = ("_wire", "frame", "room", "sender")
 
     def __init__(self, room: str, frame: bytes, sender: str) -> None:
         self.room = room
         self.frame = frame
         self.sender = sender
-        self.sent = 0
-        """Connections that it was written to."""
         self._wire: bytes | None = None
-
-    def give(self, outlet: Outlet) -> None:
-        """Hand it over."""
-        outlet.ephemeral(self)
 
     @property
     def wire(self) -> bytes:
@@ -66,7 +66,7 @@ class Ephemeral:
         return self._wire
 
     def message(self) -> dict[str, Any]:
-        """It as a message for `receive()`."""
+        """It as a message for a channel layer that knows messages only."""
         text = self.frame.decode()
         return {"type": "room.ephemeral", "room": self.room, "text": text, "sender": self.sender}
 
@@ -81,67 +81,98 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + length.to_bytes(8, "big") + payload
 
 
-class Outlet(Protocol):
-    """Takes what a channel receives, at once."""
+def payloads(frames: bytes) -> Iterator[bytes]:
+    """The payloads of frames that `text_frame` made."""
+    start = 0
+    while start < len(frames):
+        size = {126: 2, 127: 8}.get(frames[start + 1], 0)
+        begin = start + 2 + size
+        length = int.from_bytes(frames[start + 2 : begin], "big") if size else frames[start + 1]
+        start = begin + length
+        yield frames[begin:start]
 
-    def publications(self, run: Run) -> None:
-        """Publications of a room this channel listens to, in order."""
 
-    def ephemeral(self, ephemeral: Ephemeral) -> None:
-        """Something of a group this channel is in."""
+class Mailbox(Protocol):
+    """Takes the messages that are sent to a channel."""
 
     def message(self, message: dict[str, Any]) -> None:
-        """Anything else."""
+        """Take a message that the receiver may change."""
+
+
+class Outlet(Mailbox, Protocol):
+    """A connection as the channel layer sees it: it is called at once, so that no task is woken for a delivery."""
+
+    connection_id: str
+
+    def write(self, frames: bytes) -> None:
+        """Write whole WebSocket frames, or nothing when the connection is closing."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client does not read what is sent to it."""
+
+    async def drained(self) -> None:
+        """Return once the client has read what was written."""
+
+    def gap(self, room: str, reason: str) -> None:
+        """Tell the client that publications of the room are lost."""
+
+    def fail(self) -> None:
+        """Close the connection: something went wrong here."""
 
 
 class Queue:
-    """A channel without outlet: what it receives waits for `receive()`."""
+    """The mailbox of a channel without an outlet: messages wait for `receive()`, but not longer than `expiry`."""
 
-    __slots__ = ("capacity", "full", "messages", "waiter")
+    __slots__ = ("capacity", "expiry", "full", "messages", "waiter")
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, expiry: float) -> None:
         self.capacity = capacity
-        self.messages: deque[dict[str, Any]] = deque()
+        self.expiry = expiry
+        """Seconds."""
+        self.messages: deque[tuple[float, dict[str, Any]]] = deque()
+        """With the loop time at which each expires."""
         self.waiter: asyncio.Future[None] | None = None
         self.full = False
-
-    def publications(self, run: Run) -> None:
-        for publication in run.publications:
-            self.message(
-                {
-                    "type": "room.frame",
-                    "room": run.room,
-                    "offset": str(publication.position),
-                    "text": publication.frame.decode(),
-                    "except": publication.exclude,
-                }
-            )
-
-    def ephemeral(self, ephemeral: Ephemeral) -> None:
-        self.message(ephemeral.message())
 
     def message(self, message: dict[str, Any]) -> None:
         if self.full:
             return
-        if len(self.messages) >= self.capacity:
-            # Loss is said: whoever reads this queue learns that it is not complete.
+        if self.is_full:
+            # Loss is reported: the reader of this queue learns that it is not complete.
             self.full = True
             metrics.DROPPED.inc()
             message = {"type": "channel.overflow"}
-        self.messages.append(message)
+        self.messages.append((asyncio.get_running_loop().time() + self.expiry, message))
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `capacity` messages wait that have not expired."""
+        self._expire()
+        return len(self.messages) >= self.capacity
+
     async def get(self) -> dict[str, Any]:
-        while not self.messages:
+        """The next message that has not expired; waits for it."""
+        while True:
+            self._expire()
+            if self.messages:
+                break
             self.waiter = asyncio.get_running_loop().create_future()
             try:
                 await self.waiter
             finally:
                 self.waiter = None
-        message = self.messages.popleft()
+        _, message = self.messages.popleft()
         self.full = self.full and bool(self.messages)
         return message
+
+    def _expire(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self.messages and self.messages[0][0] <= now:
+            self.messages.popleft()
+        self.full = self.full and bool(self.messages)
 
 
 def copy(message: dict[str, Any]) -> dict[str, Any]:

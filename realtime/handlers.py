@@ -100,7 +100,7 @@ async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> R
     await connection.renew(principal)
     if await revocation.is_revoked(principal):
         # Revoked after the look above, and signalled before the connection was known by this token.
-        connection.soon(connection.end, CloseCode.REVOKED)
+        connection.terminate(CloseCode.REVOKED)
     return {"expires_at": iso(principal.expires_at)}
 
 
@@ -115,6 +115,9 @@ async def resume(connection: NamespaceConsumer, payload: Resume) -> Resumed:
             answers[room] = await connection.rejoin(room, since)
         except EventError as error:
             answers[room] = {"error": error.code}
+    for room, answer in answers.items():
+        if "error" not in answer and not connection.hears(room):  # expelled while the others were entered
+            answers[room] = {"error": ErrorCode.FORBIDDEN}
     connection.resumed()
     return {"rooms": answers}
 

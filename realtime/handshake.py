@@ -76,12 +76,15 @@ def at_capacity() -> Refused:
     return Refused(RefusalCode.AT_CAPACITY, "this server is full; try again", retry_after=RETRY_AFTER)
 
 
+def draining() -> Refused:
+    """503: this process is about to stop."""
+    return Refused(RefusalCode.DRAINING, "this server is about to stop; try again", retry_after=RETRY_AFTER)
+
+
 def check_capacity() -> None:
     """Raises `Refused` when this process may not have one more connection."""
     if Node.current().is_draining:
-        raise Refused(
-            RefusalCode.DRAINING, "this server is about to stop; try again", retry_after=RETRY_AFTER
-        )
+        raise draining()
     if 0 < conf().limits.connections <= len(Node.current().connections):
         raise at_capacity()
 

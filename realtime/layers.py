@@ -1,36 +1,44 @@
 """The channel layer: Channels' specification on Redis Pub/Sub, and rooms that remember.
 
-One SUBSCRIBE a group and process, one decode a message and process, none a connection. Beyond the specification
-it knows *publications* (`realtime.roomlog`): each has a position, so that a process sees by itself when one is
-missing and fetches it from the room's log.
+There is one SUBSCRIBE per group and process and one decode per message and process, none per connection. Beyond the
+specification the layer knows *publications* (`realtime.roomlog`): each has a position, so that a missing one is noticed
+and read from the room's history.
 
-A consumer's channel gets messages through `receive()` as everywhere; one that attached an `Outlet` is called
-directly instead, and no queue, task or thread is woken for it.
+A consumer's channel gets messages through `receive()` as everywhere; a channel with an `Outlet` is called directly
+instead, and no queue, task or thread is woken for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import msgspec
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from realtime import roomlog
-from realtime.delivery import Ephemeral, Outlet, Queue, Run, copy
+from realtime.delivery import Ephemeral, Mailbox, Outlet, Queue, copy
+from realtime.listener import Listener
+from realtime.loops import PerLoop, is_short_lived_loop
 from realtime.process import Process, process_channel
-from realtime.redis import client, key
-from realtime.roomlog import After
+from realtime.redis import client, key, publish_sync
+from realtime.roomlog import Entry
+
+EXPIRES = "__expires__"
+"""Part of a message that waits in Redis: when (seconds since the epoch) it is not delivered any more."""
 
 
 class RoomChannelLayer(BaseChannelLayer):
     """`CHANNEL_LAYERS = {"default": {"BACKEND": "realtime.layers.RoomChannelLayer"}}`.
 
-    Redis and prefix are those of `REALTIME`. `capacity` is the number of messages that may wait for a channel
-    without outlet, `expiry` the seconds that a message to a normal channel (no `!`) waits for a receiver.
+    Redis and prefix are those of `REALTIME`. `expiry` is the number of seconds after which a message that was not
+    received is dropped. `capacity` is the number of messages that may wait for a channel: beyond it `send` raises
+    `ChannelFull`, and of what `group_send` brings the channel gets nothing more until it has read all that waits,
+    which then ends with a message of the type `channel.overflow`. A channel with an outlet has no capacity.
     """
 
     extensions = ["groups", "flush", "rooms"]
@@ -43,19 +51,11 @@ class RoomChannelLayer(BaseChannelLayer):
     ) -> None:
         compiled: Any = self.compile_capacities(channel_capacity or {})
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=compiled)
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Process] = WeakKeyDictionary()
-        self._recent: Any = (None, None)
-        """The loop that asked last: in a server there is only one."""
+        self._processes = PerLoop(Process, Process.abort)
 
     @property
     def _here(self) -> Process:
-        loop = asyncio.get_running_loop()
-        if loop is not self._recent[0]:
-            if loop not in self._loops:
-                self._loops[loop] = Process()
-            self._recent = loop, self._loops[loop]
-        here: Process = self._recent[1]
-        return here
+        return self._processes()
 
     # --- Channels --------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class RoomChannelLayer(BaseChannelLayer):
         here = self._here
         await here.start()
         name = f"{prefix}.{here.id}!{next(here.numbers)}"
-        here.channels[name] = Queue(self.get_capacity(name))
+        here.channels[name] = Queue(self.get_capacity(name), self.expiry)
         return name
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
@@ -75,22 +75,22 @@ class RoomChannelLayer(BaseChannelLayer):
             await self._send_normal(channel, message)
             return
         here = self._here
-        if here.owns(channel):
-            outlet = here.channels.get(channel)
-            if isinstance(outlet, Queue) and len(outlet.messages) >= outlet.capacity:
-                raise ChannelFull
-            if outlet is not None:
-                outlet.message(copy(message))
+        if not here.owns(channel):
+            payload = b"S" + msgspec.msgpack.encode([channel, message])
+            await self._publish(process_channel(_process_of(channel)), payload)
             return
-        process = channel.partition("!")[0].rpartition(".")[2]
-        await here.publish(process_channel(process), b"S" + msgspec.msgpack.encode([channel, message]))
+        mailbox = here.channels.get(channel)
+        if isinstance(mailbox, Queue) and mailbox.is_full:
+            raise ChannelFull
+        if mailbox is not None:
+            mailbox.message(copy(message))
 
     async def _send_normal(self, channel: str, message: dict[str, Any]) -> None:
         queue = key("channel", channel)
         if await client().llen(queue) >= self.get_capacity(channel):
             raise ChannelFull
         async with client().pipeline(transaction=False) as pipeline:
-            pipeline.rpush(queue, msgspec.msgpack.encode(message))
+            pipeline.rpush(queue, msgspec.msgpack.encode({**message, EXPIRES: time.time() + self.expiry}))
             pipeline.expire(queue, self.expiry)
             await pipeline.execute()
 
@@ -104,7 +104,7 @@ class RoomChannelLayer(BaseChannelLayer):
         if queue is None:
             if not here.owns(channel):
                 raise RuntimeError(f"{channel} belongs to another process")
-            queue = here.channels[channel] = Queue(self.get_capacity(channel))
+            queue = here.channels[channel] = Queue(self.get_capacity(channel), self.expiry)
         if not isinstance(queue, Queue):
             raise RuntimeError(f"{channel} has an outlet")
         try:
@@ -127,30 +127,23 @@ class RoomChannelLayer(BaseChannelLayer):
                 raise
             if found:
                 message: dict[str, Any] = msgspec.msgpack.decode(found[1])
-                return message
-
-    def attach(self, channel: str, outlet: Outlet) -> None:
-        """From now on the channel's messages go to the outlet."""
-        self._here.channels[channel] = outlet
-
-    def detach(self, channel: str) -> None:
-        """The channel is over: it leaves its groups and gets nothing more."""
-        self._here.forget(channel)
+                if message.pop(EXPIRES, math.inf) > time.time():
+                    return message
 
     # --- Groups ----------------------------------------------------------------------------------
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel of this process; returns once Redis has confirmed. Raises `redis.RedisError`."""
+        """Add a channel of this process; returns once Redis has confirmed.
+
+        Raises `RuntimeError` for a channel that was not made in this process and event loop: only the process that
+        holds a channel can receive for it. Raises `redis.RedisError`.
+        """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         here = self._here
         if channel not in here.channels:
             raise RuntimeError(f"group_add() wants a channel of this process, got {channel!r}")
         await here.join(group, channel)
-
-    def begin_group_add(self, group: str, channel: str) -> None:
-        """Let several `group_add` share one SUBSCRIBE: begin all of them, then wait for each."""
-        self._here.begin_join(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out, if it is in."""
@@ -162,56 +155,89 @@ class RoomChannelLayer(BaseChannelLayer):
         """Send to every channel of the group. Raises `redis.RedisError`."""
         self.require_valid_group_name(group)
         _require_message(message)
-        await self._here.publish(*group_message(group, message))
+        await self._publish(*group_message(group, message))
+
+    async def _publish(self, channel: bytes, payload: bytes) -> None:
+        if is_short_lived_loop():
+            # Called from synchronous code, whose thread waits anyway: all such calls share their connections.
+            publish_sync(channel, payload)
+        else:
+            await self._here.publish(channel, payload)
 
     async def flush(self) -> None:
         """Forget every channel and group of this process."""
-        self._recent = (None, None)
-        if here := self._loops.pop(asyncio.get_running_loop(), None):
+        if here := self._processes.pop():
             await here.close()
 
-    # --- Rooms: beyond the specification ------------------------------------------------------------
+    # --- Rooms: `realtime.membership.RoomLayer` -----------------------------------------------------
 
-    def listen(self, group: str, channel: str) -> int:
-        """From here on the channel gets the group's publications: all after the position that is returned."""
-        return self._here.listen(group, channel)
+    appends_publish = True
 
-    def mute(self, group: str, channel: str) -> None:
-        """No more publications to the channel, which stays in the group. Nothing happens when it is not in it."""
-        self._here.mute(group, channel)
+    async def pass_on(self, entries: Sequence[Entry], positions: Sequence[Sequence[bytes]]) -> None:
+        """Nothing is left to do: the script that appends has published."""
 
-    def position(self, group: str) -> int:
-        """Where this process stands in the group's room."""
-        return self._here.groups[group].position
+    async def attach(self, mailbox: Mailbox) -> str:
+        """A channel whose messages are handed to `mailbox` at once."""
+        name = await self.new_channel()
+        self._here.channels[name] = mailbox
+        return name
 
-    async def catch_up(self, group: str) -> None:
-        """Bring this process to the end of the group's log. Raises `redis.RedisError`."""
-        await self._here.repair(self._here.groups[group])
+    def detach(self, channel: str) -> None:
+        """The channel is over: it leaves its groups and gets nothing more."""
+        self._here.forget(channel)
 
-    async def read(self, group: str, position: int, most: int) -> tuple[After, Run]:
-        """`roomlog.after`, once for all who ask for the same at the same time, as after an outage they do."""
-        return await self._here.read(group, position, most)
+    async def enter(self, groups: Sequence[str], outlet: Outlet, channel: str) -> list[Listener]:
+        """Enter rooms; returns a paused listener for each, at the room's end. Raises `redis.RedisError`."""
+        here = self._here
+        listeners = [here.listener(group, outlet) for group in groups]
+        await here.enter(listeners)
+        return listeners
 
-    async def listeners(self, channels: Sequence[bytes]) -> list[int]:
-        """How many processes have subscribed to each of these Pub/Sub channels. Raises `redis.RedisError`."""
-        return await asyncio.gather(*map(self._here.listeners, channels))
+    def leave(self, listener: Listener, channel: str) -> None:
+        """Leave a room: nothing of it is written any more."""
+        self._here.exit(listener)
 
-    def when_restored(self, tell: Callable[[], None]) -> None:
-        """Call `tell` whenever messages to groups of this process may have been lost, and come again from now on."""
-        self._here.on_restored.add(tell)
+    async def missed(self, listener: Listener, since: str) -> int | None:
+        """How many publications came after an offset; None when not all of them are known.
+
+        Then the listener stands at the room's end. Raises `redis.RedisError`.
+        """
+        position = roomlog.parse_position(since)
+        if position is not None and position == listener.group.tail:
+            listener.place(position)
+            return 0  # everything after it arrives live
+        found = None if position is None else await self._here.missed(listener.group, position)
+        listener.place(listener.group.tail if found is None or position is None else position)
+        return found
+
+    async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
+        """Send an event that is stored nowhere, without waiting for Redis: it may be lost on its way there.
+
+        Its sender's name has 32 characters at most. Raises `redis.RedisError` when it is known that only the members
+        in this process got it.
+        """
+        await self._here.emit(groups, ephemeral)
+
+    async def dead(self, channels: Sequence[str]) -> set[str]:
+        """Channels whose process has ended. Raises `redis.RedisError`."""
+        names = {channel: process_channel(_process_of(channel)) for channel in channels}
+        processes = sorted(set(names.values()))
+        listeners = await asyncio.gather(*map(self._here.listeners, processes))
+        gone = {name for name, number in zip(processes, listeners, strict=True) if not number}
+        return {channel for channel, name in names.items() if name in gone}
+
+    def when_restored(self, review: Callable[[float], Awaitable[None]]) -> None:
+        """Await `review(seconds)` when messages to groups may have been lost for so long, before rooms are served."""
+        self._here.on_restored.append(review)
 
     @property
     def groups(self) -> set[str]:
         """The groups with members in this process."""
         return set(self._here.groups)
 
-    async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
-        """Say something that is stored nowhere. Nobody waits for Redis: it may be lost on its way there.
 
-        Its sender's name has 32 characters at most. Raises `redis.RedisError` when it is known that only the members
-        in this process got it.
-        """
-        await self._here.emit(groups, ephemeral)
+def _process_of(channel: str) -> str:
+    return channel.partition("!")[0].rpartition(".")[2]
 
 
 def group_message(group: str, message: dict[str, Any]) -> tuple[bytes, bytes]:

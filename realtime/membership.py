@@ -1,162 +1,238 @@
-"""A connection's place in its rooms: on our own channel layer with recovery, on any other one without."""
+"""What the bridge and the connections need of a channel layer, and any other layer than ours made to fit.
+
+`realtime.layers.RoomChannelLayer` is a `RoomLayer` itself. The layers of channels-redis are wrapped in a `StockLayer`:
+with them a message is delivered at most once, and nothing is recovered (a system check says so). No other code asks
+which layer there is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from channels.layers import get_channel_layer
+from redis.exceptions import RedisError
 
 from realtime import roomlog
-from realtime.delivery import Ephemeral, Run
-from realtime.layers import RoomChannelLayer
-from realtime.roomlog import Unrecoverable
-from realtime.rooms import group_name
+from realtime.delivery import Ephemeral, Mailbox, Outlet, PublicationBatch, text_frame
+from realtime.fanout import Group
+from realtime.listener import Listener, State
+from realtime.logs import spelled
+from realtime.pipe import pipes
+from realtime.roomlog import Entry, Publication, Unrecoverable
+from realtime.rooms import room_of_group
 
-REPLAY_SLICE = 100
-"""Publications read from the log at once: a replay holds no more than that, however much was missed."""
+logger = logging.getLogger(__name__)
+
+PAUSE = 1.0
+"""Seconds before a channel whose layer failed is received from again."""
+WAITING_BYTES = 1024 * 1024
+"""Publications kept for a listener that has not started, or whose client reads too slowly."""
 
 
-class Membership(Protocol):
-    """What a consumer asks of its channel layer."""
+class RoomLayer(Protocol):
+    """Rooms on a channel layer. A group is a room of a namespace (`realtime.rooms.group_name`)."""
 
-    async def enter(self, rooms: Sequence[str]) -> None:
-        """Join rooms, muted: publications do not come yet. Raises `redis.RedisError`."""
+    appends_publish: bool
+    """Whether appending to a room's history also publishes; else `pass_on` does."""
 
-    async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
-        """Where rooms stand that were entered. Raises `redis.RedisError`."""
+    async def pass_on(self, entries: Sequence[Entry], positions: Sequence[Sequence[bytes]]) -> None:
+        """Publish what was appended, if that has not been done yet. Raises what the layer raises."""
 
-    def position(self, room: str) -> int:
-        """Where this process stands in a room that was entered; 0 if the layer does not know."""
+    async def attach(self, mailbox: Mailbox) -> str:
+        """A new channel whose messages are handed to `mailbox`. Raises `redis.RedisError`."""
 
-    def listen(self, room: str) -> int | None:
-        """Publications come from here on: all after the returned position (None: after what `positions` said)."""
+    def detach(self, channel: str) -> None:
+        """The channel is over."""
 
-    def mute(self, room: str) -> None:
-        """Publications do not come any more, if the layer can hold them back."""
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add an attached channel to a group of messages. Raises `redis.RedisError`."""
 
-    async def leave(self, room: str) -> None:
-        """No more of this room. Raises `redis.RedisError`."""
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send a message to a group. Raises `redis.RedisError`."""
 
-    async def missed(self, room: str, since: str) -> int | None:
-        """How many publications came after an offset; None when not all of them are known."""
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Send a message to a channel. Raises `redis.RedisError`."""
 
-    def replay(self, room: str, position: int) -> AsyncIterator[Run]:
-        """What came after a position, in slices, up to where `listen` goes on within the same turn of the loop.
+    async def enter(self, groups: Sequence[str], outlet: Outlet, channel: str) -> list[Listener]:
+        """Enter rooms; returns a paused listener for each, at the room's end. Raises `redis.RedisError`."""
 
-        Raises `Unrecoverable` when it cannot all be had.
+    def leave(self, listener: Listener, channel: str) -> None:
+        """Leave a room: nothing of it is written any more."""
+
+    async def missed(self, listener: Listener, since: str) -> int | None:
+        """How many publications came after an offset; None when not all of them are known.
+
+        The listener then stands at that offset, or at the room's end. Raises `redis.RedisError`.
         """
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
-        """Say what is stored nowhere. Raises `redis.RedisError`."""
+        """Send an event that is stored nowhere. Raises `redis.RedisError`."""
+
+    async def dead(self, channels: Sequence[str]) -> set[str]:
+        """Channels that are known to have nothing behind them any more. Raises `redis.RedisError`."""
+
+    def when_restored(self, review: Callable[[float], Awaitable[None]]) -> None:
+        """Await `review(seconds)` when messages to groups may have been lost for so long, if the layer can tell."""
 
 
-class RoomMembership:
-    """On `RoomChannelLayer`."""
+def room_layer(alias: str = "default") -> RoomLayer:
+    """The channel layer of that name as a layer of rooms."""
+    layer: Any = get_channel_layer(alias)
+    if "rooms" in layer.extensions:
+        return layer  # type: ignore[no-any-return]
+    return StockLayer.around(layer)
 
-    def __init__(self, layer: RoomChannelLayer, namespace: str, channel: str) -> None:
+
+class StockLayer:
+    """Rooms on any layer of the specification: at most once, and without recovery."""
+
+    appends_publish = False
+
+    def __init__(self, layer: Any) -> None:
         self._layer = layer
-        self._namespace = namespace
-        self._channel = channel
+        self.group_add = layer.group_add
+        self.group_send = layer.group_send
+        self.send = layer.send
+        self._readers: dict[str, asyncio.Task[None]] = {}
+        self._listeners: dict[str, dict[str, Listener]] = {}
+        """By channel and room."""
+        self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """By group and channel."""
 
-    async def enter(self, rooms: Sequence[str]) -> None:
-        for room in rooms:
-            self._layer.begin_group_add(group_name(self._namespace, room), self._channel)
-        for room in rooms:
-            await self._layer.group_add(group_name(self._namespace, room), self._channel)
+    @classmethod
+    def around(cls, layer: Any) -> StockLayer:
+        """The one wrapper of a layer."""
+        if layer not in _wrapped:
+            _wrapped[layer] = cls(layer)
+        return _wrapped[layer]
 
-    async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
-        return {room: self.position(room) for room in rooms}
+    async def pass_on(self, entries: Sequence[Entry], positions: Sequence[Sequence[bytes]]) -> None:
+        for entry, of_entry in zip(entries, positions, strict=False):
+            for (group, head), position in zip(entry.rooms, of_entry, strict=True):
+                if position:
+                    await self._layer.group_send(
+                        group,
+                        {
+                            "type": "room.frame",
+                            "room": room_of_group(group),
+                            "offset": position.decode(),
+                            "text": (head + position + entry.tail).decode(),
+                            "except": entry.exclude,
+                        },
+                    )
 
-    def position(self, room: str) -> int:
-        return self._layer.position(group_name(self._namespace, room))
+    async def attach(self, mailbox: Mailbox) -> str:
+        channel: str = await self._layer.new_channel()
+        self._listeners[channel] = {}
+        self._readers[channel] = asyncio.create_task(self._receive(channel, mailbox), name="receive")
+        return channel
 
-    def listen(self, room: str) -> int | None:
-        return self._layer.listen(group_name(self._namespace, room), self._channel)
+    def detach(self, channel: str) -> None:
+        self._listeners.pop(channel, None)
+        if reader := self._readers.pop(channel, None):
+            reader.cancel()
 
-    def mute(self, room: str) -> None:
-        self._layer.mute(group_name(self._namespace, room), self._channel)
+    async def _receive(self, channel: str, mailbox: Mailbox) -> None:
+        while True:
+            try:
+                message = await self._layer.receive(channel)
+                self._take(message, self._listeners[channel], mailbox)
+            except Exception as error:
+                if not isinstance(error, RedisError | OSError):
+                    logger.exception("channel failed")
+                logger.warning("channel not received from", extra={"error": spelled(error)})
+                await asyncio.sleep(PAUSE)
 
-    async def leave(self, room: str) -> None:
-        await self._layer.group_discard(group_name(self._namespace, room), self._channel)
+    @staticmethod
+    def _take(message: dict[str, Any], listeners: dict[str, Listener], mailbox: Mailbox) -> None:
+        kind = message["type"]
+        if kind not in {"room.frame", "room.ephemeral"}:
+            mailbox.message(message)
+        elif (listener := listeners.get(message["room"])) is None:
+            return
+        elif kind == "room.frame":
+            _publish(listener, message)
+        elif listener.is_open and message["sender"] != listener.outlet.connection_id:
+            listener.write(text_frame(message["text"].encode()))
 
-    async def missed(self, room: str, since: str) -> int | None:
-        position = roomlog.parse_position(since)
-        if position is None:
-            return None
-        group = group_name(self._namespace, room)
-        if position == self._layer.position(group):
-            return 0  # what comes after it will come live
+    async def enter(self, groups: Sequence[str], outlet: Outlet, channel: str) -> list[Listener]:
+        listeners = [Listener(Group(group, _kept), outlet) for group in groups]
         try:
-            return (await self._layer.read(group, position, REPLAY_SLICE))[0].missed
-        except Unrecoverable as lost:
-            if lost.end != self._layer.position(group):
-                # "You are live from the room's end": then this process has to be there.
-                await self._layer.catch_up(group)
-            return None
+            for listener in listeners:
+                # First, so that publications from here on are kept for it.
+                self._listeners[channel][listener.group.room or ""] = listener
+                if leaving := self._leaving.get((listener.group.name, channel)):
+                    await asyncio.wait([leaving])  # or it takes the channel out again
+                await self._layer.group_add(listener.group.name, channel)
+            ends = await roomlog.ends(groups, pipes())
+        except BaseException:
+            for listener in listeners:
+                self.leave(listener, channel)
+            raise
+        for listener in listeners:
+            listener.group.learn(ends[listener.group.name], 0)
+            listener.place(ends[listener.group.name])
+        return listeners
 
-    async def replay(self, room: str, position: int) -> AsyncIterator[Run]:
-        group = group_name(self._namespace, room)
-        while position != self._layer.position(group):
-            if position > self._layer.position(group):
-                # The client has seen more than this process: the room's messages are still on their way here.
-                await self._layer.catch_up(group)
-                if position > (here := self._layer.position(group)):
-                    raise Unrecoverable(here)
-                continue
-            found, run = await self._layer.read(group, position, REPLAY_SLICE)
-            # Not beyond where this process stands: what it has not handed on yet, it will hand on live.
-            here = self._layer.position(group)
-            publications = [p for p in found.publications if p.position <= here]
-            if not publications:
-                raise Unrecoverable(here)
-            yield run if len(publications) == len(found.publications) else Run(room, publications)
-            position = publications[-1].position
+    def leave(self, listener: Listener, channel: str) -> None:
+        listener.close()
+        listeners = self._listeners.get(channel, {})
+        if listeners.get(listener.group.room or "") is listener:
+            del listeners[listener.group.room or ""]
+        name = (listener.group.name, channel)
+        task = self._leaving[name] = asyncio.create_task(self._discard(*name), name="leave")
+        task.add_done_callback(lambda done: self._leaving.get(name) is done and self._leaving.pop(name))
 
-    async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
-        await self._layer.emit(groups, ephemeral)
+    async def _discard(self, group: str, channel: str) -> None:
+        with contextlib.suppress(
+            RedisError, OSError
+        ):  # the channel gets messages that it has no listener for
+            await self._layer.group_discard(group, channel)
 
-
-class GroupMembership:
-    """On any channel layer: `group_add`, and no recovery."""
-
-    def __init__(self, layer: Any, namespace: str, channel: str) -> None:
-        self._layer = layer
-        self._namespace = namespace
-        self._channel = channel
-
-    async def enter(self, rooms: Sequence[str]) -> None:
-        for room in rooms:
-            await self._layer.group_add(group_name(self._namespace, room), self._channel)
-
-    async def positions(self, rooms: Sequence[str]) -> dict[str, int]:
-        found = await roomlog.ends([group_name(self._namespace, room) for room in rooms])
-        return {room: found[group_name(self._namespace, room)] for room in rooms}
-
-    def position(self, room: str) -> int:
-        return 0
-
-    def listen(self, room: str) -> int | None:
+    async def missed(self, listener: Listener, since: str) -> int | None:
         return None
-
-    def mute(self, room: str) -> None:
-        """It cannot."""
-
-    async def leave(self, room: str) -> None:
-        await self._layer.group_discard(group_name(self._namespace, room), self._channel)
-
-    async def missed(self, room: str, since: str) -> int | None:
-        return None
-
-    async def replay(self, room: str, position: int) -> AsyncIterator[Run]:
-        return  # nothing was held back: this layer passes everything on from the moment of entering
-        yield Run(room, ())
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         for group in groups:
             await self._layer.group_send(group, ephemeral.message())
 
+    async def dead(self, channels: Sequence[str]) -> set[str]:
+        return set()
 
-def membership(layer: Any, namespace: str, channel: str) -> Membership:
-    """The membership that fits the channel layer."""
-    if "rooms" in layer.extensions:
-        return RoomMembership(layer, namespace, channel)
-    return GroupMembership(layer, namespace, channel)
+    def when_restored(self, review: Callable[[float], Awaitable[None]]) -> None:
+        """These layers do not tell."""
+
+
+def _publish(listener: Listener, message: dict[str, Any]) -> None:
+    """Hand a publication to its listener, or keep it until the listener has started."""
+    group, position = listener.group, int(message["offset"])
+    if position <= group.tail:
+        return
+    group.receive(Publication(position, group.tail, message.get("except") or "", message["text"].encode()))
+    if group.waiting_bytes > WAITING_BYTES:
+        group.clear()
+    while group.waiting and listener.state is State.LIVE:
+        batch = group.next_item()
+        assert isinstance(batch, PublicationBatch)  # noqa: S101
+        listener.take(batch)
+
+
+async def _kept(group: Group, position: int) -> PublicationBatch | None:
+    """The only history there is: what came before the listener had started, unless it was too much to keep."""
+    if not group.waiting:
+        raise Unrecoverable(group.tail)
+    batch = group.next_item()
+    assert isinstance(batch, PublicationBatch)  # noqa: S101
+    if batch.previous != position:
+        group.waiting.extendleft(reversed(batch.publications))
+        group.waiting_bytes += sum(len(publication.frame) for publication in batch.publications)
+        raise Unrecoverable(batch.previous)
+    return batch
+
+
+_wrapped: WeakKeyDictionary[Any, StockLayer] = WeakKeyDictionary()

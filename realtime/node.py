@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import random
 import signal as signals
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 import msgspec
-from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
-from realtime import layout, metrics, questions, roomlog
+from realtime import layout, metrics, questions, revocation, roomlog
 from realtime.closing import CloseCode
 from realtime.control import (
     InstanceDrained,
@@ -28,7 +28,9 @@ from realtime.control import (
     parse,
 )
 from realtime.logs import spelled
-from realtime.pipe import Pipes
+from realtime.loops import PerLoop
+from realtime.membership import room_layer
+from realtime.pipe import pipes
 from realtime.questions import Detail, InRoom, Instance, Question
 from realtime.redis import client, key
 from realtime.rooms import CONTROL_GROUP, group_name, thread_room
@@ -47,19 +49,27 @@ class Connection(questions.Connection, Protocol):
         """Do something to it in its turn."""
 
     async def end(self, code: CloseCode, reason: str = "") -> None:
-        """Close it."""
+        """Close it, as something to do in its turn."""
 
-    async def look_again(self) -> None:
-        """See whether it may still be here, and in its threads: a signal may have been lost."""
+    def terminate(self, code: CloseCode, reason: str = "") -> None:
+        """Close it now."""
 
-    def expel(self, room: str, reason: str) -> None:
-        """Take it out of a room; from now on it gets nothing of it."""
+    async def review(self) -> None:
+        """See whether it may still be here, and in its threads: an order may have been missed.
+
+        Raises `redis.RedisError`.
+        """
+
+    def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
+        """Take it out of a room, now, if it entered before then (seconds of Redis' clock)."""
 
 
-LOOK_SLICE = 200
-"""Connections that look again between two looks at everything else."""
-
-_nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
+REVIEW_BATCH = 200
+"""Connections whose rights are read at the same time."""
+REVIEW_PAUSE = 0.5
+"""Seconds before rights are read again when Redis, or what a product's policy asks, did not answer."""
+REVIEW_SECONDS = 30.0
+"""Who is asked for a connection's rights, other than Redis, has so long to answer: all rooms wait for it."""
 
 
 class Node:
@@ -72,61 +82,52 @@ class Node:
         """Nobody is let in any more."""
         self._is_told_to_go = False
         self.on_presence: Callable[[PresenceChanged], None] = lambda signal: None
-        self._layer: Any = get_channel_layer()
+        self._layer = room_layer()
         self._users: dict[tuple[str, str], set[str]] = {}
         self._channel: str | None = None
-        self._reader: asyncio.Task[None] | None = None
-        """Where the channel layer does not call us."""
+        self._tokens: dict[str, set[str]] = {}
+        """Connections by the token that opened them, or that they were refreshed with."""
         self._starting = asyncio.Lock()
         self._probes: dict[str, asyncio.Future[None]] = {}
         self._probe: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._meter = questions.Meter()
         self._answering: set[asyncio.Task[None]] = set()
-        self._looking: asyncio.Task[None] | None = None
 
     @classmethod
     def current(cls) -> Node:
         """The node of the running loop."""
-        loop = asyncio.get_running_loop()
-        if loop not in _nodes:
-            _nodes[loop] = cls()
-        return _nodes[loop]
+        return nodes()
 
     async def start(self) -> None:
         """Join the control group, unless that is done. Raises `redis.RedisError`."""
         async with self._starting:
-            if self._channel is not None and not (self._reader and self._reader.done()):
+            if self._channel is not None:
                 return
             await layout.claim()
-            channel = await self._layer.new_channel()
-            calls_us = "rooms" in self._layer.extensions
-            if calls_us:
-                self._layer.attach(channel, self)
-                self._layer.when_restored(self._look_again)
+            channel = await self._layer.attach(self)
             try:
                 await self._layer.group_add(CONTROL_GROUP, channel)
                 await self._layer.group_add(self._own_group, channel)
             except BaseException:
-                if calls_us:
-                    self._layer.detach(channel)
+                self._layer.detach(channel)
                 raise
-            if not calls_us:
-                self._reader = asyncio.create_task(self._read(channel), name="control")
+            self._layer.when_restored(self._review)
             self._channel = channel
 
     async def stop(self) -> None:
         """Leave the control group."""
-        for task in (*self._answering, *((self._looking,) if self._looking else ())):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
-            self._reader = None
-        elif self._channel is not None:
+        answering = tuple(self._answering)
+        self.abort()
+        await asyncio.gather(*answering, return_exceptions=True)
+        if self._channel is not None:
             self._layer.detach(self._channel)
         self._channel = None
+
+    def abort(self) -> None:
+        """End what runs in the background: the event loop ends."""
+        for task in self._answering:
+            task.cancel()
 
     def add(self, connection: Connection) -> None:
         """From now on signals reach this connection."""
@@ -135,16 +136,19 @@ class Node:
             self._users[connection.user] = set()
             metrics.USERS.labels(connection.user[0]).inc()
         self._users[connection.user].add(connection.connection_id)
+        self._tokens.setdefault(connection.principal.jti, set()).add(connection.connection_id)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.pop(connection.connection_id, None)
-        if (of_user := self._users.get(connection.user)) is None:
-            return
-        of_user.discard(connection.connection_id)
-        if not of_user:
-            del self._users[connection.user]
+        _discard(self._tokens, connection.principal.jti, connection.connection_id)
+        if _discard(self._users, connection.user, connection.connection_id):
             metrics.USERS.labels(connection.user[0]).dec()
+
+    def refreshed(self, connection: Connection, previous: str) -> None:
+        """The connection goes on with another token than that of the `jti` `previous`."""
+        _discard(self._tokens, previous, connection.connection_id)
+        self._tokens.setdefault(connection.principal.jti, set()).add(connection.connection_id)
 
     def connections_of(self, namespace: str, user_id: str) -> Iterator[Connection]:
         """A user's connections to this process."""
@@ -153,12 +157,8 @@ class Node:
 
     # --- Signals ---------------------------------------------------------------------------------
 
-    async def _read(self, channel: str) -> None:
-        while True:
-            self.message(await self._layer.receive(channel))
-
     def message(self, message: dict[str, Any]) -> None:
-        """An `Outlet` of the channel layer: a signal takes effect before anything that is published after it."""
+        """The mailbox of the node: a signal takes effect before anything that is published after it is written."""
         try:
             if message["type"] == "node.probe":
                 if (answer := self._probes.pop(message["probe"], None)) and not answer.done():
@@ -170,25 +170,21 @@ class Node:
         except Exception:
             logger.exception("signal not understood", extra={"node": self.id})
 
-    def publications(self, run: Any) -> None:
-        """Nothing is published to the groups of a node."""
-
-    def ephemeral(self, ephemeral: Any) -> None:
-        """Nor said in them."""
-
     def _obey(self, signal: Signal) -> None:
         match signal:
             case UserDisconnected():
-                for connection in self.connections_of(signal.namespace, signal.user_id):
-                    if connection.opened_at <= signal.at:
-                        connection.soon(connection.end, CloseCode.REVOKED, signal.reason)
+                theirs = self.connections_of(signal.namespace, signal.user_id)
+                here = [connection for connection in theirs if connection.opened_at <= signal.at]
+                _each(here, lambda connection: connection.terminate(CloseCode.REVOKED, signal.reason))
             case TokenRevoked():
-                for connection in tuple(self.connections.values()):
-                    if connection.principal.jti == signal.jti:
-                        connection.soon(connection.end, CloseCode.REVOKED)
+                here = [self.connections[each] for each in self._tokens.get(signal.jti, ())]
+                _each(here, lambda connection: connection.terminate(CloseCode.REVOKED))
             case ThreadRevoked():
-                for connection in self.connections_of(signal.namespace, signal.user_id):
-                    connection.expel(thread_room(signal.thread_id), signal.reason)
+                room = thread_room(signal.thread_id)
+                # A revoke holds until it is taken back; a member who was expelled may have come back.
+                before = signal.at if signal.reason == "expelled" and signal.at else math.inf
+                here = [*self.connections_of(signal.namespace, signal.user_id)]
+                _each(here, lambda connection: connection.expel(room, signal.reason, before=before))
             case InstanceDrained():
                 # Said twice it must not count as the second signal, which ends the process at once.
                 if signal.instance == self.id and not self._is_told_to_go:
@@ -198,17 +194,36 @@ class Node:
             case PresenceChanged():
                 self.on_presence(signal)
 
-    def _look_again(self) -> None:
-        """Signals may have been lost: every connection looks whether one would have been for it."""
-        if self._looking is not None:
-            self._looking.cancel()
-        self._looking = asyncio.create_task(self._look_round(), name="look again")
+    async def _review(self, seconds: float) -> None:
+        """Orders may have been missed for so many seconds: look at the rights of every connection.
 
-    async def _look_round(self) -> None:
-        for number, connection in enumerate(tuple(self.connections.values()), 1):
-            connection.soon(connection.look_again)
-            if number % LOOK_SLICE == 0:
-                await asyncio.sleep(0)
+        After a loss for longer than orders are remembered, no look would tell: then all connections begin anew.
+        """
+        connections = tuple(self.connections.values())
+        if seconds > revocation.MARK_SECONDS / 2:
+            _each(connections, lambda connection: connection.terminate(CloseCode.RESTARTING))
+            return
+        for start in range(0, len(connections), REVIEW_BATCH):
+            await asyncio.gather(*map(self._review_one, connections[start : start + REVIEW_BATCH]))
+
+    async def _review_one(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(REVIEW_SECONDS) as patience:
+                await self._review_until_answered(connection, patience)
+        except Exception:
+            logger.exception("rights not known", extra={"connection_id": connection.connection_id})
+            connection.terminate(CloseCode.INTERNAL_ERROR)
+
+    async def _review_until_answered(self, connection: Connection, patience: asyncio.Timeout) -> None:
+        while connection.connection_id in self.connections:
+            try:
+                await connection.review()
+                return
+            except RedisError:  # then there is nothing to deliver either
+                patience.reschedule(asyncio.get_running_loop().time() + REVIEW_SECONDS)
+            except OSError:
+                pass
+            await asyncio.sleep(REVIEW_PAUSE * random.uniform(0.5, 1.0))  # noqa: S311
 
     # --- Questions -------------------------------------------------------------------------------
 
@@ -263,11 +278,7 @@ class Node:
             return Detail()
         here = {room: connection.position(room) for room in connection.rooms}
         groups = {room: group_name(connection.user[0], room) for room in here}
-        pipes = Pipes()
-        try:
-            ends = await roomlog.ends(groups.values(), pipes)
-        finally:
-            pipes.close()
+        ends = await roomlog.ends(groups.values(), pipes())
         return Detail(
             row=questions.row(connection),
             groups=[*connection.principal.groups],
@@ -305,3 +316,26 @@ class Node:
                 await answer
         finally:
             self._probes.pop(probe, None)
+
+
+nodes: PerLoop[Node] = PerLoop(Node, Node.abort)
+
+
+def _each(connections: Sequence[Connection], obey: Callable[[Connection], None]) -> None:
+    """Obey in each connection; what goes wrong in one does not keep the order from the others."""
+    for connection in connections:
+        try:
+            obey(connection)
+        except Exception:
+            logger.exception("signal not obeyed", extra={"connection_id": connection.connection_id})
+
+
+def _discard(index: dict[Any, set[str]], key: object, connection_id: str) -> bool:
+    """Take a connection out of an index; True when it was the last one under its key."""
+    if (found := index.get(key)) is None:
+        return False
+    found.discard(connection_id)
+    if found:
+        return False
+    del index[key]
+    return True

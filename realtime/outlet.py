@@ -1,13 +1,16 @@
-"""Straight from the channel layer to the wire: what a connection receives without queue, task or thread."""
+"""Straight to the wire: how everything that a connection sends is written, in one order."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from realtime import metrics
-from realtime.closing import By
-from realtime.delivery import Ephemeral, Run, text_frame
+from realtime.closing import By, CloseCode
+from realtime.conf import conf
+from realtime.delivery import payloads, text_frame
 from realtime.envelope import encode
 
 if TYPE_CHECKING:
@@ -16,89 +19,118 @@ if TYPE_CHECKING:
 EXTENSION = "realtime.frames"
 """The ASGI extension with which a server offers its frame writer: `scope["extensions"]["realtime.frames"]`."""
 
-REPLAY_BYTES = 64 * 1024
-"""Written of a replay before it is looked whether the client keeps up."""
+BEHIND_SECONDS = 0.1
+"""A peer for which something has waited for so long reads too slowly. (One turn of the loop may write much.)"""
 
 
 class FrameWriter(Protocol):
-    """What the server offers: writes finished WebSocket frames, in order with everything else it sends."""
+    """Writes finished WebSocket frames at once, in the order of the calls."""
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait for a peer that does not keep up; 0 for one that does."""
+        """Bytes that wait for a peer that reads too slowly; 0 for one that does not."""
 
     @property
-    def ending(self) -> tuple[By, int, str]:
-        """Who has ended the connection, with which code and reason."""
+    def ending(self) -> tuple[By, int, str] | None:
+        """Which side ended the connection, with which code and reason, if the writer knows."""
 
     def write_frames(self, frames: bytes) -> None:
         """Write whole frames, or nothing when the connection is closing."""
 
+    def close(self, code: int, reason: str) -> None:
+        """Write a close frame, and nothing after it. A peer that does not read it is cut off."""
+
     async def drained(self) -> None:
-        """Return once the peer keeps up with what is written."""
+        """Return once the peer has read what was written."""
+
+
+class HandingOver(FrameWriter, Protocol):
+    """The frame writer of a server that can do without a running application."""
 
     def hand_over(self, take: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         """Give every further event to `take`, so that the application may return."""
 
 
-class ConnectionOutlet:
-    """The outlet of one connection. Where there is a frame writer it takes the place of `receive()`."""
+class AsgiWriter:
+    """A frame writer for any ASGI server (daphne, Channels' test communicators): one task sends what waits."""
 
-    __slots__ = ("_connection", "_writer")
+    ending = None
 
-    def __init__(self, connection: NamespaceConsumer, writer: FrameWriter) -> None:
-        self._connection = connection
-        self._writer = writer
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the client does not read what is sent to it."""
-        return self._writer.unsent > 0
+    def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
+        self._send = send
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._bytes = 0
+        self._waits_since = 0.0
+        self._sender: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait for it."""
-        return self._writer.unsent
+        is_behind = self._bytes and asyncio.get_running_loop().time() - self._waits_since >= BEHIND_SECONDS
+        return self._bytes if is_behind else 0
+
+    def write_frames(self, frames: bytes) -> None:
+        if self._is_closed:
+            return
+        if self.unsent > conf().limits.unsent_bytes > 0:
+            self.close(CloseCode.TOO_SLOW, "too slow")
+            return
+        for payload in payloads(frames):
+            self._bytes += len(payload)
+            self._put({"type": "websocket.send", "text": payload.decode()})
+
+    def close(self, code: int, reason: str) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._put({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def drained(self) -> None:
+        if self._sender is not None:
+            await asyncio.wait([self._sender])
+
+    def _put(self, message: dict[str, Any]) -> None:
+        self._waiting.append(message)
+        if self._sender is None or self._sender.done():
+            self._waits_since = asyncio.get_running_loop().time()
+            self._sender = asyncio.create_task(self._send_waiting(), name="send")
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            message = self._waiting.popleft()
+            try:
+                await self._send(message)
+            except Exception:
+                # Each server has exceptions of its own for a peer that is gone; its end is reported by `receive()`.
+                self._is_closed = True
+                self._waiting.clear()
+            self._bytes -= len(message.get("text", "").encode())
+
+
+class ConnectionOutlet:
+    """The outlet of one connection."""
+
+    __slots__ = ("_connection", "connection_id", "write", "writer")
+
+    def __init__(self, connection: NamespaceConsumer, writer: FrameWriter) -> None:
+        self._connection = connection
+        self.connection_id = connection.connection_id
+        self.writer = writer
+        self.write = writer.write_frames
 
     @property
-    def ending(self) -> tuple[By, int, str]:
-        """Who has ended the connection, with which code and reason."""
-        return self._writer.ending
+    def is_behind(self) -> bool:
+        return self.writer.unsent > 0
 
-    def publications(self, run: Run) -> None:
-        self._writer.write_frames(
-            run.wire_for(self._connection.connection_id) if run.excluded else run.wire()
-        )
+    async def drained(self) -> None:
+        await self.writer.drained()
 
-    def ephemeral(self, ephemeral: Ephemeral) -> None:
-        connection = self._connection
-        if self.is_behind:
-            metrics.EPHEMERAL_DROPPED.inc()  # whoever does not keep up gets what matters first
-        elif connection.hears(ephemeral.room) and ephemeral.sender != connection.connection_id:
-            ephemeral.sent += 1
-            self._writer.write_frames(ephemeral.wire)
+    def gap(self, room: str, reason: str) -> None:
+        metrics.frames_out("direct", "room:gap").inc()
+        self.write(text_frame(encode("room:gap", {"room": room, "reason": reason}).encode()))
+        self._connection.soon(self._connection.on_gap, room)
 
-    async def replay(self, run: Run) -> None:
-        """What the client missed, as fast as it reads: this never counts as unsent."""
-        part: list[bytes] = []
-        for publication in run.publications:
-            if publication.exclude != self._connection.connection_id:
-                metrics.tally.sent("replay", publication.frame)
-                part.append(text_frame(publication.frame))
-            if sum(map(len, part)) >= REPLAY_BYTES or publication is run.publications[-1]:
-                self._writer.write_frames(b"".join(part))
-                part.clear()
-                await self._writer.drained()
+    def fail(self) -> None:
+        self._connection.terminate(CloseCode.INTERNAL_ERROR)
 
     def message(self, message: dict[str, Any]) -> None:
-        connection = self._connection
-        if message["type"] == "room.gap":
-            # Written here and now: what comes after the gap must not overtake it.
-            if (room := message["room"]) in connection.rooms:
-                connection.rooms[room] = int(message["offset"])
-                metrics.frames_out("direct", "room:gap").inc()
-                gap = encode("room:gap", {"room": room, "reason": message["reason"]})
-                self._writer.write_frames(text_frame(gap.encode()))
-                connection.soon(connection.on_gap, room)
-        else:
-            connection.soon(connection.handle, message)
+        self._connection.soon(self._connection.handle, message)

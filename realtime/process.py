@@ -1,7 +1,4 @@
-"""The channel layer in one event loop: who of this process is in which group, and what reaches them from Redis.
-
-Publications (`realtime.roomlog`) have positions, so that a missing one is noticed here and fetched from the room's log.
-"""
+"""The channel layer in one event loop: its channels and groups, and what reaches them from Redis."""
 
 from __future__ import annotations
 
@@ -9,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from itertools import count
-from time import perf_counter, time_ns
 from typing import Any
 from uuid import uuid4
 
@@ -19,21 +17,21 @@ import msgspec
 from channels.exceptions import ChannelFull
 from redis.exceptions import RedisError
 
-from realtime import metrics, roomlog, tracing
-from realtime.delivery import Ephemeral, Outlet, Run, copy
-from realtime.groups import SLICE, Group, to_all, to_each, to_members
+from realtime import roomlog
+from realtime.delivery import Ephemeral, Mailbox, Outlet, PublicationBatch
+from realtime.fanout import SLICE, Compare, FanOut, Group, Message
+from realtime.listener import Listener
 from realtime.logs import spelled
-from realtime.metrics import tally
-from realtime.pipe import Pipes
+from realtime.pipe import begin, pipes
 from realtime.redis import key
-from realtime.roomlog import After, Publication, Unrecoverable
-from realtime.rooms import room_of_group
-from realtime.subscription import Message
+from realtime.roomlog import Unrecoverable
+from realtime.subscription import Message as Received
 from realtime.subscriptions import Subscriptions, proof_interval
 
 logger = logging.getLogger(__name__)
 
-REPAIR_SLICE = 100
+READ_COUNT = 100
+"""Publications read from a history at once."""
 JOIN_SECONDS = 5.0
 """Longest wait for Redis to confirm a subscription."""
 OUTBOX = 20_000
@@ -43,7 +41,31 @@ START_SECONDS = 1.0
 
 
 def process_channel(process: str) -> bytes:
+    """The Pub/Sub channel of a process: of everything that is sent to one of its channels."""
     return key("process", process).encode()
+
+
+class SharedRead:
+    """One read of a history for many listeners, which go on in slices: thousands at once would hold up all others."""
+
+    def __init__(self, work: Coroutine[Any, Any, PublicationBatch | None]) -> None:
+        self.task = begin(work)
+        self.task.add_done_callback(self._tell)
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def result(self) -> PublicationBatch | None:
+        """What was read, or raises what went wrong."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(told)
+        await told
+        return self.task.result()
+
+    def _tell(self, _: object = None) -> None:
+        for _ in range(min(SLICE, len(self._waiting))):
+            if not (told := self._waiting.popleft()).done():
+                told.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._tell)
 
 
 class Process:
@@ -54,38 +76,48 @@ class Process:
         self._origin = self.id.encode()
         self.numbers = count()
         """For the names of channels."""
-        self.channels: dict[str, Outlet] = {}
+        self.channels: dict[str, Mailbox] = {}
         self.groups: dict[str, Group] = {}
         self._by_channel: dict[bytes, Group] = {}
         self._memberships: dict[str, set[str]] = {}
+        self._fan_out = FanOut()
         self._own = process_channel(self.id)
-        self._subscriptions = Subscriptions(self._on_messages, self._on_restored)
-        self._pipes = Pipes()
+        self._everybody = key("processes").encode()
+        self._subscriptions = Subscriptions(self._on_messages, self._on_lost, self._on_restored)
+        self._pipes = pipes()
         self._opening: list[Group] = []
         self._watcher: asyncio.Task[None] | None = None
         self._reachable: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reading: dict[tuple[str, int, int], asyncio.Task[tuple[After, Run]]] = {}
-        self._canary_at = 0.0
-        self._everybody = key("processes").encode()
+        self._reading: dict[tuple[str, int], SharedRead] = {}
+        self._epoch: bytes | None = None
+        """Which life of Redis' data this is: it changes when they are wiped."""
+        self._hears_orders = asyncio.Event()
+        """Not set while orders (revocations and the like) may have been missed: then no room is listened to."""
+        self._hears_orders.set()
+        self._losses = 0
         self.is_alone = False
-        """No other process has this layer, so that whoever is in a group is here."""
+        """No other process has this layer, so that all members of its groups are here."""
         self._has_met = False
-        """Somebody introduced themselves since we last looked."""
-        self.on_restored: set[Callable[[], None]] = set()
-        """Called when messages to groups may have been lost; of rooms this process sees to that itself."""
+        """Another process has introduced itself since we last looked."""
+        self._lost_at = 0.0
+        """When (seconds since the epoch) orders began to be missed."""
+        self._awake_at = deque((time.time(), time.time()), maxlen=2)
+        """The last times at which this process is known to have run."""
+        self.on_restored: list[Callable[[float], Awaitable[None]]] = []
+        """Awaited when messages to groups may have been lost, for so many seconds, before rooms are served again."""
 
     def owns(self, channel: str) -> bool:
         """Whether the channel is one of this process."""
         return f".{self.id}!" in channel
 
     async def start(self) -> None:
-        """Subscribe to the process's own channel, and watch that the subscription delivers.
+        """Subscribe to the process's own channel.
 
         Waits until other processes can send to channels of this one, but not long for a Redis that is away.
         """
         if self._reachable is None:
-            self._watcher = asyncio.create_task(self._watch(), name="canary")
+            self._watcher = asyncio.create_task(self._watch(), name="watch")
             self._reachable = self.spawn(self._introduce())
         if not self._reachable.done():
             await asyncio.wait([self._reachable], timeout=START_SECONDS)
@@ -96,9 +128,10 @@ class Process:
         with contextlib.suppress(RedisError, OSError):
             await self.publish(self._everybody, self._origin)
             await self._look_around()
+            await self._look_for_epoch()
 
     async def _look_around(self) -> None:
-        """See who else is there; who comes from now on introduces itself."""
+        """Find out whether there are other processes; those that start from now on introduce themselves."""
         self._has_met = False
         self.is_alone = await self.listeners(self._everybody) == 1 and not self._has_met
 
@@ -112,12 +145,26 @@ class Process:
 
     async def close(self) -> None:
         """Give everything back."""
-        for task in (*self._tasks, *self._reading.values(), self._watcher):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        await self._subscriptions.close()
-        self._pipes.close()
+        tasks = self._all_tasks()
+        self.abort()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def abort(self) -> None:
+        """Give everything back without waiting: the event loop ends."""
+        for group in self.groups.values():
+            for listener in group.listeners:
+                listener.close()
+        self._hears_orders.set()  # nothing is to be recovered any more
+        self._subscriptions.close()
+        for task in self._all_tasks():
+            task.cancel()
+
+    def _all_tasks(self) -> list[asyncio.Task[Any]]:
+        return [
+            *self._tasks,
+            *(reading.task for reading in self._reading.values()),
+            *((self._watcher,) if self._watcher else ()),
+        ]
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something on the side; it ends with the layer."""
@@ -135,61 +182,87 @@ class Process:
     # --- Membership --------------------------------------------------------------------------------
 
     async def join(self, name: str, channel: str) -> None:
-        group = self.begin_join(name, channel)
-        await self.start()
+        """Add a channel to a group. Raises `redis.RedisError`."""
+        group = self._group(name)
+        group.members[channel] = self.channels[channel]
+        self._memberships.setdefault(channel, set()).add(name)
         try:
-            if self._subscriptions.serving(group.channel).is_lost and not group.ready.done():
-                raise RedisError("the subscription is lost; trying again")
-            async with asyncio.timeout(JOIN_SECONDS):
-                await asyncio.shield(group.ready)
+            await self._until_ready([group])
         except BaseException:
             self.leave(name, channel)
             raise
 
-    def begin_join(self, name: str, channel: str) -> Group:
-        group = self.groups.get(name)
-        if group is None:
-            group = self.groups[name] = Group(name)
-            self._by_channel[group.channel] = group
-            if not self._opening:
-                asyncio.get_running_loop().call_soon(lambda: self.spawn(self._open()))
-            self._opening.append(group)
-        group.members[channel] = self.channels[channel]
-        self._memberships.setdefault(channel, set()).add(name)
-        return group
-
     def leave(self, name: str, channel: str) -> None:
+        """Take a channel out of a group, if it is in."""
         self._memberships.get(channel, set()).discard(name)
         self._remove(name, channel)
 
     def _remove(self, name: str, channel: str) -> None:
-        if (group := self.groups.get(name)) is None:
-            return
-        group.members.pop(channel, None)
-        group.listening.pop(channel, None)
-        if not group.members:
+        if (group := self.groups.get(name)) is not None:
+            group.members.pop(channel, None)
+            self._drop_if_empty(group)
+
+    def listener(self, name: str, outlet: Outlet) -> Listener:
+        """Begin to enter a room; `enter` waits until that is done."""
+        group = self._group(name)
+        listener = Listener(group, outlet)
+        group.listeners[listener] = None
+        return listener
+
+    async def enter(self, listeners: Sequence[Listener]) -> None:
+        """Return once the rooms are subscribed to: the listeners are paused, where their rooms end.
+
+        Raises `redis.RedisError`: then none of them is in its room.
+        """
+        try:
+            await self._until_ready([listener.group for listener in listeners])
+        except BaseException:
+            for listener in listeners:
+                self.exit(listener)
+            raise
+        for listener in listeners:
+            listener.place(listener.group.tail)
+
+    def exit(self, listener: Listener) -> None:
+        """Leave a room."""
+        listener.close()
+        listener.group.listeners.pop(listener, None)
+        self._drop_if_empty(listener.group)
+
+    def _group(self, name: str) -> Group:
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = Group(name, self._read, self._hears_orders)
+            self._by_channel[group.channel] = group
+            if not self._opening:
+                asyncio.get_running_loop().call_soon(lambda: self.spawn(self._open()))
+            self._opening.append(group)
+        return group
+
+    async def _until_ready(self, groups: Sequence[Group]) -> None:
+        await self.start()
+        waiting = [group for group in groups if not group.ready.done()]
+        if any(self._subscriptions.is_lost(group.channel) for group in waiting):
+            raise RedisError("the subscription is lost; trying again")
+        async with asyncio.timeout(JOIN_SECONDS):
+            for group in groups:
+                await asyncio.shield(group.ready)
+
+    def _drop_if_empty(self, group: Group) -> None:
+        if not len(group):
             self._drop(group)
 
     def _drop(self, group: Group) -> None:
         if self.groups.get(group.name) is not group:
-            return  # left, and entered again by somebody else
+            return  # left, and entered again by another connection
         del self.groups[group.name]
         self._by_channel.pop(group.channel, None)
         self._subscriptions.unsubscribe(group.channel)
-        if group.repair is not None:
-            group.repair.cancel()
-
-    def listen(self, name: str, channel: str) -> int:
-        group = self.groups[name]
-        group.listening[channel] = self.channels[channel]
-        return group.position
-
-    def mute(self, name: str, channel: str) -> None:
-        if group := self.groups.get(name):
-            group.listening.pop(channel, None)
+        if group.room is None and not self._hears_orders.is_set():
+            self.spawn(self._recover(()))  # perhaps it was the last one that was missed
 
     async def _open(self) -> None:
-        """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms stand."""
+        """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms end."""
         opening, self._opening = self._opening, []
         groups = []
         for group in opening:
@@ -199,266 +272,235 @@ class Process:
                 group.ready.set_result(None)  # left again already
         try:
             await self._subscriptions.subscribe([group.channel for group in groups])
-            rooms = [group.name for group in groups if group.room is not None]
-            ends = await roomlog.ends(rooms, self._pipes) if rooms else {}
+            await self._learn_ends([group for group in groups if group.room is not None])
         except (RedisError, OSError) as error:
             for group in groups:
                 if not group.ready.done():
                     group.ready.set_exception(
                         error if isinstance(error, RedisError) else RedisError(spelled(error))
                     )
-                    group.ready.exception()  # it may be that nobody waits any more
+                    group.ready.exception()  # it may be that nothing waits for it any more
                 self._drop(group)
             return
         for group in groups:
-            group.position = group.accepted = ends.get(group.name, 0)
             if not group.ready.done():
                 group.ready.set_result(None)
-            if group.newest > group.position:
-                self._mend(group)
 
     # --- Publishing --------------------------------------------------------------------------------
 
     async def publish(self, channel: bytes, payload: bytes) -> None:
-        """Send it to whoever has subscribed, together with whatever else is published in the same moment."""
-        await self.begin_publish(channel, payload)
-
-    def begin_publish(self, channel: bytes, payload: bytes) -> asyncio.Future[Any]:
+        """Send to every process that has subscribed. Raises `ChannelFull` or `redis.RedisError`."""
         if len(self._pipes) >= OUTBOX:
             raise ChannelFull
-        return self._pipes.publish(channel, payload)
-
-    # --- Receiving ---------------------------------------------------------------------------------
-
-    def _on_messages(self, messages: Sequence[Message]) -> Awaitable[None] | None:
-        """Hand out what has arrived. What would take the loop too long is left to be awaited."""
-        steps = self._steps(messages)
-        for slow in steps:
-            return self._finish(slow, steps)
-        return None
-
-    async def _finish(self, first: Awaitable[None], steps: Iterable[Awaitable[None]]) -> None:
-        await first
-        for slow in steps:
-            await slow
-
-    def _steps(self, messages: Sequence[Message]) -> Iterator[Awaitable[None]]:
-        """Consecutive publications of a room are handed on together, so that they can be joined."""
-        run: list[Publication] = []
-        running: Group | None = None
-        for channel, payload in messages:
-            group = self._by_channel.get(channel)
-            if group is not running and run and running is not None:
-                yield from self._pass(running, run)
-                run = []
-            running = group
-            try:
-                if group is None:
-                    if channel == self._own:
-                        self._on_own(payload)
-                    elif channel == self._everybody and payload != self._origin:
-                        self._meet()
-                elif payload.startswith(b"F"):
-                    publication = roomlog.unpack(payload)
-                    if self._is_next(group, publication):
-                        run.append(publication)
-                else:
-                    if run:
-                        yield from self._pass(group, run)
-                        run = []
-                    yield from self._pass_other(group, payload)
-            except (ValueError, IndexError, msgspec.DecodeError):
-                logger.warning("message not understood", extra={"channel": channel.decode(errors="replace")})
-        if run and running is not None:
-            yield from self._pass(running, run)
-
-    def _pass(self, group: Group, publications: Sequence[Publication]) -> Iterator[Awaitable[None]]:
-        if len(group.listening) > SLICE or group.lock.locked():
-            yield self._hand_on(group, publications)
-        elif run := self._new(group, publications):
-            begun = time_ns() if tracing.tracer else 0
-            to_all(tuple(group.listening.items()), run.give)
-            if begun:
-                tracing.fanned_out(run.publications, len(group.listening), begun)
-            tally.fan_out(run.publications, len(group.listening))
-
-    def _pass_other(self, group: Group, payload: bytes) -> Iterator[Awaitable[None]]:
-        if payload.startswith(b"E"):
-            if len(payload) < 65:
-                raise ValueError(payload)
-            if not payload.startswith(self._origin, 1):  # whoever is here had our own at once
-                ephemeral = Ephemeral(group.room or "", payload[65:], payload[33:65].rstrip().decode())
-                yield from to_members(group, ephemeral.give)
-                tally.sent("ephemeral", ephemeral.frame, ephemeral.sent)
-        elif payload.startswith(b"M"):
-            message = msgspec.msgpack.decode(payload[1:])
-            yield from to_members(group, lambda outlet: outlet.message(copy(message)))
-
-    async def hand_out(self, group: Group, message: dict[str, Any]) -> None:
-        """A message to every member here, each with a copy of its own."""
-        for slow in to_members(group, lambda outlet: outlet.message(copy(message))):
-            await slow
+        await self._pipes.publish(channel, payload)
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
-        payload = b"E%b%-32b%b" % (self._origin, ephemeral.sender.encode(), ephemeral.frame)
+        """Hand an ephemeral event to the members here, and send it to the other processes."""
         for name in groups:
-            if (group := self.groups.get(name)) is not None:
-                for slow in to_members(group, ephemeral.give):
-                    await slow
-        tally.sent("ephemeral", ephemeral.frame, ephemeral.sent)
+            if (group := self.groups.get(name)) is not None and self._hears_orders.is_set():
+                self._hand_out(group, ephemeral)
         channels = [roomlog.channel(name) for name in groups]
-        is_lost = any(self._subscriptions.serving(channel).is_lost for channel in channels)
-        if is_lost or len(self._pipes) >= OUTBOX:
-            raise RedisError("only heard in this process: Redis does not answer")
+        if any(map(self._subscriptions.is_lost, channels)) or len(self._pipes) >= OUTBOX:
+            raise RedisError("only the members in this process were reached: Redis does not answer")
         if self.is_alone:
             return
+        payload = b"E%b%-32b%b" % (self._origin, ephemeral.sender.encode(), ephemeral.frame)
         for channel in channels:
             # Not awaited: what is stored nowhere may be lost on its way.
             self._pipes.publish(channel, payload)
         self._pipes.flush()
 
-    def _is_next(self, group: Group, publication: Publication) -> bool:
-        if publication.position <= group.accepted:
-            return False
-        group.newest = max(group.newest, publication.position)
-        if publication.previous == group.accepted:
-            group.accepted = publication.position
-            return True
-        if group.position:
-            self._mend(group)
-        return False
+    # --- Receiving ---------------------------------------------------------------------------------
 
-    def _new(self, group: Group, publications: Sequence[Publication]) -> Run | None:
-        """What of these has not been handed on; whoever starts to listen from here on starts behind it."""
-        publications = [each for each in publications if each.position > group.position]
-        if not publications:
-            return None
-        group.position = publications[-1].position
-        group.accepted = max(group.accepted, group.position)
-        return Run(group.room or "", publications)
+    def _on_messages(self, messages: Sequence[Received]) -> None:
+        """Hand out what has arrived. Consecutive publications of a room go out together."""
+        receiving: Group | None = None
+        for channel, payload in messages:
+            group = self._by_channel.get(channel)
+            if group is not receiving and receiving is not None:
+                self._fan_out.serve(receiving)
+            receiving = group
+            try:
+                if group is not None:
+                    self._receive(group, payload)
+                elif channel == self._own:
+                    self._on_own(payload)
+                elif channel == self._everybody and payload != self._origin:
+                    self._meet()
+            except (ValueError, TypeError, IndexError, msgspec.DecodeError):
+                logger.warning("message not understood", extra={"channel": channel.decode(errors="replace")})
+        if receiving is not None:
+            self._fan_out.serve(receiving)
 
-    async def _hand_on(self, group: Group, publications: Sequence[Publication]) -> None:
-        async with group.lock:
-            if run := self._new(group, publications):
-                receivers, started = len(group.listening), perf_counter()
-                begun = time_ns() if tracing.tracer else 0
-                await to_each(group.listening, run.give)
-                metrics.FANOUT_SECONDS.observe(perf_counter() - started)
-                if begun:
-                    tracing.fanned_out(run.publications, receivers, begun)
-                tally.fan_out(run.publications, receivers)
+    def _receive(self, group: Group, payload: bytes) -> None:
+        kind = payload[:1]
+        if kind == b"F":
+            group.receive(roomlog.unpack(payload))
+        elif kind == b"M":
+            group.put(Message(msgspec.msgpack.decode(payload[1:])))
+        elif kind == b"E":
+            if len(payload) < 65:
+                raise ValueError(payload)
+            if not payload.startswith(self._origin, 1):  # the members here had our own at once
+                sender = payload[33:65].rstrip().decode()
+                group.put(Ephemeral(group.room or "", payload[65:], sender))
+        if group.room is not None and not self._hears_orders.is_set():
+            group.clear()  # it is read from the history, once rights have been looked at again
+
+    def _hand_out(self, group: Group, item: Ephemeral | Compare) -> None:
+        group.put(item)
+        self._fan_out.serve(group)
 
     def _on_own(self, payload: bytes) -> None:
         if payload.startswith(b"S"):
             channel, message = msgspec.msgpack.decode(payload[1:])
-            if outlet := self.channels.get(channel):
-                outlet.message(message)
-        elif payload.startswith(b"C"):
-            self._canary_at = asyncio.get_running_loop().time()
+            if mailbox := self.channels.get(channel):
+                mailbox.message(message)
 
-    async def read(self, group: str, position: int, most: int) -> tuple[After, Run]:
-        key = (group, position, most)
+    # --- Histories -----------------------------------------------------------------------------------
+
+    async def _read(self, group: Group, position: int) -> PublicationBatch | None:
+        """Read once for all listeners that stand at the same position, as after an outage they do."""
+        key = (group.name, position)
         if (reading := self._reading.get(key)) is None:
-            reading = self._reading[key] = asyncio.create_task(self._read(*key), name="read")
-            reading.add_done_callback(lambda _: self._reading.pop(key, None))
-        return await asyncio.shield(reading)
+            reading = self._reading[key] = SharedRead(self._read_history(group, position))
+            reading.task.add_done_callback(lambda _: self._reading.pop(key, None))
+        return await reading.result()
 
-    async def _read(self, group: str, position: int, most: int) -> tuple[After, Run]:
-        found = await roomlog.after(group, position, most, self._pipes)
-        return found, Run(room_of_group(group) or "", found.publications)
-
-    # --- Missing publications ------------------------------------------------------------------------
-
-    def _mend(self, group: Group) -> None:
-        if group.repair is None or group.repair.done():
-            group.repair = asyncio.create_task(self.repair(group), name="repair")
-
-    async def repair(self, group: Group) -> None:
-        """Fetch from the log what did not arrive. What cannot be fetched is said: `room.gap`."""
-        while self.groups.get(group.name) is group:
-            position, newest = group.position, group.newest
+    async def _read_history(self, group: Group, position: int) -> PublicationBatch | None:
+        while True:
+            await self._hears_orders.wait()
+            tail, losses = group.tail, self._losses
             try:
-                found = await self._after(group)
+                found = await roomlog.after(group.name, position, READ_COUNT, self._pipes)
+                end, batch = found.end, found.publications and PublicationBatch(found.publications)
+            except Unrecoverable as lost:
+                end = lost.end or (await roomlog.ends([group.name], self._pipes))[group.name]
+                batch = None
+                if self._losses == losses:
+                    group.learn(end, tail)
+                    raise Unrecoverable(end) from None
             except (RedisError, OSError) as error:
-                logger.warning("room not repaired", extra={"room": group.room, "error": spelled(error)})
-                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
-                continue
-            if isinstance(found, int):
-                async with group.lock:
-                    if group.position != position:
-                        continue  # somebody else repaired it meanwhile: this is no longer what is missing
-                    await self._say_gap(group, found)
-            elif found.publications:
-                await self._hand_on(group, found.publications)
-                continue
-            if group.newest == newest:  # else something came meanwhile that does not follow what is here
-                group.newest = group.position
-                return
+                logger.warning("history not read", extra={"room": group.room, "error": spelled(error)})
+                raise
+            if self._losses == losses:  # else an order may have been missed since
+                group.learn(end, tail)
+                return batch or None
 
-    async def _after(self, group: Group) -> roomlog.After | int:
-        """What the group has not got yet; the room's end when that cannot be had."""
+    async def missed(self, group: Group, position: int) -> int | None:
+        """How many publications came after a position; None when not all of them are known.
+
+        The group's tail is then where its history ends. Raises `redis.RedisError`.
+        """
+        tail = group.tail
         try:
-            return await roomlog.after(group.name, group.position, REPAIR_SLICE, self._pipes)
+            return (await roomlog.after(group.name, position, 0, self._pipes)).missed
         except Unrecoverable as lost:
-            return lost.end or (await roomlog.ends([group.name], self._pipes))[group.name]
+            if lost.end:
+                group.learn(lost.end, tail)
+            else:
+                await self._learn_ends([group])
+            return None
 
-    async def _say_gap(self, group: Group, end: int) -> None:
-        group.position = group.accepted = end
-        metrics.GAPS.labels("lost").inc()
-        gap = {"type": "room.gap", "room": group.room, "offset": str(end), "reason": "lost"}
-        await self.hand_out(group, gap)
+    async def _learn_ends(self, groups: Sequence[Group]) -> None:
+        """Ask where rooms end. Raises `redis.RedisError`."""
+        tails = [group.tail for group in groups]
+        ends = await roomlog.ends([group.name for group in groups], self._pipes) if groups else {}
+        for group, tail in zip(groups, tails, strict=True):
+            group.learn(ends[group.name], tail)
 
-    def _on_restored(self, channels: Collection[bytes]) -> None:
-        """They are subscribed again: whatever was published in them meanwhile did not reach us."""
-        groups = [group for channel in channels if (group := self._by_channel.get(channel))]
-        logger.info("subscription restored", extra={"groups": len(groups)})
-        if self._own in channels or self._everybody in channels:
-            self._meet()  # perhaps; nobody could tell us, and who looked meanwhile did not see us
-            self.spawn(self._introduce())
-        if any(group.room is None for group in groups):
-            for tell in tuple(self.on_restored):
-                tell()
-        self.spawn(self._compare([group for group in groups if group.room is not None]))
-
-    async def _compare(self, groups: Sequence[Group]) -> None:
-        for group in groups:
-            if not group.ready.done():
-                group.ready.add_done_callback(lambda _, group=group: self._mend(group))  # type: ignore[misc]
-        ready = [group for group in groups if group.ready.done()]
+    async def _compare(self, groups: Iterable[Group]) -> None:
+        """Let listeners that lack something catch up, in rooms that may have had publications unknown to us."""
+        rooms = [group for group in groups if group.room is not None]
+        for group in rooms:
+            if not group.ready.done():  # it is told where its room ends, perhaps from before the loss
+                group.ready.add_done_callback(lambda _, group=group: self.spawn(self._compare([group])))  # type: ignore[misc]
+        ready = [group for group in rooms if group.ready.done()]
         for start in range(0, len(ready), COMPARE_BATCH):
             part = ready[start : start + COMPARE_BATCH]
             while True:
                 try:
-                    ends = await roomlog.ends([group.name for group in part], self._pipes)
+                    await self._learn_ends(part)
                     break
                 except (RedisError, OSError):
                     await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
             for group in part:
-                if ends[group.name] != group.position and self.groups.get(group.name) is group:
-                    self._mend(group)
+                self._hand_out(group, Compare(group.tail))
 
-    # --- Liveness ------------------------------------------------------------------------------------
+    # --- Losses --------------------------------------------------------------------------------------
+
+    def _on_lost(self, channels: Collection[bytes]) -> None:
+        """The subscription was cut: what is published in these channels from now on does not reach us."""
+        if any(self._carries_orders(channel) for channel in channels):
+            self._losses += 1
+            if self._hears_orders.is_set():
+                self._hears_orders.clear()
+                self._fan_out.stop()
+                # Perhaps lost while the process was suspended: then this is told after it has woken up, before or after
+                # `_watch` has.
+                self._lost_at = self._awake_at[0]
+
+    def _carries_orders(self, channel: bytes) -> bool:
+        group = self._by_channel.get(channel)
+        return group is not None and group.room is None
+
+    def _on_restored(self, channels: Collection[bytes]) -> None:
+        """They are subscribed again: whatever was published in them meanwhile did not reach us."""
+        logger.info("subscription restored", extra={"channels": len(channels)})
+        if self._own in channels or self._everybody in channels:
+            self._meet()  # perhaps: another process may have come meanwhile, and did not see us
+            self.spawn(self._introduce())
+        self.spawn(self._recover(channels))
+
+    async def _recover(self, channels: Collection[bytes]) -> None:
+        """Look at rights first, then at rooms: no publication goes to a client that was disconnected meanwhile."""
+        if self._hears_orders.is_set() and not any(map(self._carries_orders, channels)):
+            await self._compare([group for channel in channels if (group := self._by_channel.get(channel))])
+            return
+        losses = self._losses
+        if self._misses_orders():
+            return  # they are lost on another server, too
+        await self._review()
+        if self._losses != losses:
+            return  # lost again
+        self._hears_orders.set()
+        await self._compare(tuple(self.groups.values()))
+
+    def _misses_orders(self) -> bool:
+        return any(
+            group.room is None and group.ready.done() and self._subscriptions.is_lost(group.channel)
+            for group in self.groups.values()
+        )
+
+    async def _review(self) -> None:
+        for review in self.on_restored:
+            while True:
+                try:
+                    await review(time.time() - self._lost_at)
+                    break
+                except Exception:
+                    logger.exception("review failed")
+                    await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _watch(self) -> None:
-        """Send ourselves a message through Redis whenever it was quiet; a connection that does not bring it is dead."""
-        interval = proof_interval()
-        loop = asyncio.get_running_loop()
+        """See regularly whether this process is alone, and whether Redis still has its data."""
         while True:
-            await asyncio.sleep(interval)
-            subscription = self._subscriptions.serving(self._own)
-            if subscription.is_connected:
-                with contextlib.suppress(RedisError, OSError):  # TimeoutError is an OSError
-                    async with asyncio.timeout(interval):
-                        await self._look_around()
-            if loop.time() - subscription.heard_at < interval or not subscription.is_connected:
-                continue
-            asked_at = loop.time()
+            await asyncio.sleep(proof_interval())
+            self._awake_at.append(time.time())
             try:
-                async with asyncio.timeout(interval * 2):
-                    await self.publish(self._own, b"C")
-            except (RedisError, OSError, ChannelFull):
-                continue  # Redis does not take it: nothing is learnt about the subscription
-            await asyncio.sleep(interval)
-            if self._canary_at < asked_at and subscription.heard_at < asked_at:
-                logger.warning("subscription does not deliver")
-                subscription.reconnect()
+                async with asyncio.timeout(proof_interval()):
+                    await self._look_around()
+                    await self._look_for_epoch()
+            except (RedisError, OSError):  # TimeoutError is an OSError
+                pass
+            except Exception:
+                logger.exception("look around failed")
+
+    async def _look_for_epoch(self) -> None:
+        name = key("epoch")
+        pipe = self._pipes.to(name)
+        pipe.send("SET", name, uuid4().hex, "NX")  # another name each time: who sets it again notices, too
+        known, self._epoch = self._epoch, await pipe.send("GET", name)
+        if known is not None and known != self._epoch:
+            logger.warning("redis lost its data")
+            self.spawn(self._compare(tuple(self.groups.values())))  # however long it takes

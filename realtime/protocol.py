@@ -14,19 +14,20 @@ from weakref import WeakKeyDictionary, WeakSet
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import apply_mask  # type: ignore[attr-defined]  # compiled, where it can be
+from websockets.frames import (  # type: ignore[attr-defined]
+    Frame,
+    apply_mask,  # compiled, where it can be
+)
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 
 from realtime import metrics
 from realtime.closing import LOST, REASONS, By, CloseCode
 from realtime.conf import conf
-from realtime.outlet import EXTENSION
+from realtime.outlet import BEHIND_SECONDS, EXTENSION
 
 PING_SECONDS = 15
 """Between two looks at a connection: one that has vanished is noticed within three times that."""
-BEHIND_SECONDS = 0.1
-"""A peer that has not kept up for so long does not keep up."""
 CUT_SECONDS = 2.0
 """A peer that is cut off has so long to read the close frame."""
 MOST_OPEN = 8
@@ -234,11 +235,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def check_alive(self) -> None:
         """Nothing heard since the last look: ask. Asked, and still nothing: it is gone."""
-        if self._heard:
+        if self._heard or self.read_paused:  # what we do not read cannot tell that a peer is gone
             self._heard = self._asked = False
         elif self._asked:
             self._has_vanished = True
             self.keepalive_timeout()
+            self._give_up_soon()
         else:
             self._asked = True
             self.write_frames(PING_FRAME)
@@ -291,6 +293,33 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn.send_close(code, REASONS[code])
         self.handle_parser_exception()
         self.loop.call_later(CUT_SECONDS, self.transport.abort)
+
+    def close(self, code: int, reason: str) -> None:
+        """What `send` does with `websocket.close`, at once and whatever waits to be written."""
+        if not self.handshake_complete or self.close_sent or self.disconnected or self.conn.state is not OPEN:
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.read_on()
+        self.close_timer = self.loop.call_later(self.close_timeout, self._close_at_last)
+        if self._behind_since:
+            self._give_up_soon()
+
+    def handle_close(self, event: Frame) -> None:
+        super().handle_close(event)
+        self._give_up_soon()
+
+    def _close_at_last(self) -> None:
+        """The peer has not answered our close frame."""
+        self.transport.close()
+        self._give_up_soon()
+
+    def _give_up_soon(self) -> None:
+        """`transport.close` waits until the peer has read everything, however slowly it does, or never."""
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(CUT_SECONDS, self.transport.abort)
 
     async def drained(self) -> None:
         """Return once the peer keeps up."""

@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from heapq import nlargest, nsmallest
 from importlib import metadata
@@ -44,7 +44,10 @@ class Connection(Protocol):
 
     connection_id: str
     opened_at: float
-    rooms: dict[str, int]
+
+    @property
+    def rooms(self) -> Mapping[str, object]:
+        """The rooms it is in."""
 
     @property
     def user(self) -> tuple[str, str]:

@@ -45,9 +45,13 @@ class Turns:
 
     def after(self, seconds: float, name: str, action: Action, *args: Any) -> None:
         """Do something in its turn after so many seconds; another timer of the same name replaces this one."""
+        self.call_after(seconds, name, self.soon, action, *args)
+
+    def call_after(self, seconds: float, name: str, callback: Callable[..., None], *args: Any) -> None:
+        """The same, without waiting for a turn."""
         self.cancel(name)
         self._timers[name] = asyncio.get_running_loop().call_later(
-            min(max(seconds, 0.0), self.LONGEST), self.soon, action, *args
+            min(max(seconds, 0.0), self.LONGEST), callback, *args
         )
 
     def cancel(self, name: str) -> None:

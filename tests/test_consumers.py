@@ -17,11 +17,12 @@ from realtime.authentication import issue, verify
 from realtime.catalogue import ClientEvent
 from realtime.closing import CloseCode
 from realtime.envelope import iso
+from realtime.layers import RoomChannelLayer
 from realtime.node import Node
 from realtime.payloads import Empty
 from realtime.redis import client, key
 from realtime.rooms import NAMESPACES, group_name
-from tests.inprocess import Connection, add, bearer, bridging, connected, eventually, refusal
+from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
 
 pytestmark = pytest.mark.usefixtures("process")
 # No test here is marked django_db: pytest-django fails any that would touch the database.
@@ -255,15 +256,19 @@ async def test_peer_that_is_gone_is_no_error(client_event, caplog):
     ana = Connection("/portal/", headers=bearer(issue(user_id="7", role="customer")))
     await ana.handshake()
     await ana.send("test:event")
-    await ana.communicator.wait(5)
+    await ana.communicator.wait(PATIENCE)
     await eventually(lambda: not Node.current().connections)
     assert "Traceback" not in caplog.text
 
 
-async def test_mistake_in_what_a_room_receives_ends_nothing(caplog):
+async def test_mistake_in_the_handler_of_a_message_ends_nothing(monkeypatch, caplog):
+    async def fail(self: Any, message: Any) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(consumers.NamespaceConsumer, "room_greeting", fail, raising=False)
     async with connected("portal") as ana:
         inside = consumer()
-        await inside.dispatch({"type": "room.frame"})
+        await inside.dispatch({"type": "room.greeting"})
         await inside.dispatch({"type": "no.such.handler"})
         await ana.call("heartbeat")
     assert "handler failed" in caplog.text
@@ -334,24 +339,6 @@ async def test_messages_come_while_one_is_in_the_room():
         await ana.nothing("thread:message")
 
 
-async def test_message_delivered_twice_is_passed_on_once():
-    """The bridge delivers an entry again, at the same position, when it cannot know."""
-    async with connected() as ana:
-        answer = await ana.call("join:thread", {"thread_id": 42})
-        inside = consumer()
-        for offset in (int(answer["offset"]) + 1, int(answer["offset"]) + 1, int(answer["offset"])):
-            await inside.dispatch(
-                {
-                    "type": "room.frame",
-                    "room": "thread:42",
-                    "offset": str(offset),
-                    "text": '{"event": "x", "data": {}}',
-                }
-            )
-        await ana.expect("x")
-        await ana.nothing("x")
-
-
 async def test_excluded_connection_gets_nothing_and_others_do():
     async with bridging(), connected() as ana, connected(user_id="8") as bob:
         for one in (ana, bob):
@@ -411,6 +398,63 @@ async def test_resumed_room_is_live():
         await ana.call("resume", {"rooms": {"thread:42": "1"}})
         await add("thread:message", {"thread_id": 42, "message_id": 1})
         await ana.expect("thread:message")
+
+
+@pytest.mark.parametrize("is_in", [False, True])
+async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(monkeypatch, is_in: bool):
+    missed = RoomChannelLayer.missed
+
+    async def missed_and_expelled(*args: Any) -> Any:
+        found = await missed(*args)
+        consumer().expel("thread:42", "expelled")
+        return found
+
+    async with connected() as ana:
+        if is_in:
+            await ana.call("join:thread", {"thread_id": "42"})
+        monkeypatch.setattr(RoomChannelLayer, "missed", missed_and_expelled)
+        answer = await ana.call("resume", {"rooms": {"thread:42": "1"}})
+        assert answer["rooms"] == {"thread:42": {"error": "forbidden"}}
+        await ana.expect("room:left", room="thread:42", reason="expelled")
+        assert not consumer().hears("thread:42")
+
+
+async def test_who_is_expelled_while_other_rooms_are_resumed_is_not_told_to_be_in(monkeypatch):
+    async def may_join(connection: HubConsumer, thread_id: str) -> bool:
+        if thread_id == "43":
+            connection.expel("thread:42", "expelled")
+        return True
+
+    async with connected("hub", "7") as ana:
+        offset = (await ana.call("join:thread", {"thread_id": 42}))["offset"]
+        monkeypatch.setattr(HubConsumer, "may_join", may_join)
+        answer = await ana.call("resume", {"rooms": {"thread:42": offset, "thread:43": offset}})
+        assert answer["rooms"]["thread:42"] == {"error": "forbidden"}
+        assert "error" not in answer["rooms"]["thread:43"]
+
+
+async def test_resume_that_redis_did_not_answer_leaves_nobody_in_a_room_with_a_hole(monkeypatch):
+    missed = RoomChannelLayer.missed
+
+    async def fails(*args: Any) -> Any:
+        raise RedisDown("away")
+
+    async with bridging(), connected("hub", "8") as other, connected() as ana:
+        await other.call("join:thread", {"thread_id": "42"})
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        since = (await other.expect("thread:message", message_id="1"))["offset"]
+        await add("thread:message", {"thread_id": 42, "message_id": 2})
+        await other.expect("thread:message", message_id="2")
+        monkeypatch.setattr(RoomChannelLayer, "missed", fails)
+        refused = await ana.refused("resume", {"rooms": {"thread:42": since}})
+        assert refused["code"] == "unavailable"
+        await add("thread:message", {"thread_id": 42, "message_id": 3})
+        await other.expect("thread:message", message_id="3")
+        await ana.nothing("thread:message")
+        monkeypatch.setattr(RoomChannelLayer, "missed", missed)
+        await ana.call("resume", {"rooms": {"thread:42": since}})
+        for n in (2, 3):
+            await ana.expect("thread:message", message_id=str(n))
 
 
 @pytest.mark.parametrize("rooms", [None, [], {"thread:42": 1}, {"thread:42": ""}, "thread:42"])
@@ -492,14 +536,14 @@ async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monk
 async def test_repeated_start_keeps_the_typist_typing_and_is_not_announced_too_often(
     monkeypatch, pause: float, announced: int
 ):
-    monkeypatch.setattr(consumers, "TYPING_SECONDS", 0.3)
+    monkeypatch.setattr(consumers, "TYPING_SECONDS", 1.5)
     monkeypatch.setattr(consumers, "TYPING_PAUSE", pause)
     async with connected("hub", "8") as bob, connected("hub", "7") as ana:
         for one in (ana, bob):
             await one.call("join:thread", {"thread_id": 42})
         for _ in range(4):
             await ana.call("typing:start", {"thread_id": 42})
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.5)
         seen = [(await bob.expect("thread:typing"))["data"]["typing"] for _ in range(announced + 1)]
         assert seen == [True] * announced + [False]
 
@@ -532,17 +576,17 @@ async def test_who_is_not_in_the_room_cannot_be_seen_in_it(event: str):
 
 
 async def test_connection_ends_when_its_token_expires():
-    async with connected(token=issue(user_id="7", role="attendant", ttl=1.2)) as ana:
+    async with connected(token=issue(user_id="7", role="attendant", ttl=3)) as ana:
         await ana.expect("auth:expiring", expires_at=ana.ready["expires_at"])
         assert await ana.expect_close() == (CloseCode.TOKEN_EXPIRED, "token expired")
 
 
 async def test_fresh_token_keeps_the_connection_open():
-    async with connected(token=issue(user_id="7", role="attendant", ttl=1.2)) as ana:
+    async with connected(token=issue(user_id="7", role="attendant", ttl=3)) as ana:
         fresh = issue(user_id="7", role="attendant", ttl=60)
         answer = await ana.call("auth:refresh", {"token": fresh})
         assert answer == {"expires_at": iso(verify(fresh).expires_at)}
-        await asyncio.sleep(1.3)
+        await asyncio.sleep(3.1)
         await ana.call("heartbeat")
 
 
@@ -606,10 +650,10 @@ async def test_silent_connection_is_closed(settings):
 
 
 async def test_any_frame_even_an_invalid_one_is_a_sign_of_life(settings):
-    settings.REALTIME = {**settings.REALTIME, "PRESENCE_TTL": 0.4}
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_TTL": 2}
     async with connected("portal") as ana:
         for text in ("hello", '{"event": "leave:thread", "data": {"thread_id": 1}}', "hello", "hello"):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.6)
             await ana.raw(text)
         await ana.call("heartbeat")
 
@@ -674,12 +718,48 @@ async def test_ending_twice_closes_once():
 
 async def test_what_is_published_while_the_handshake_ends_follows_the_ready_frame(monkeypatch):
     async def publish_meanwhile(self: consumers.NamespaceConsumer) -> None:
-        before = self.membership.position("user:9")
-        frame = (b'{"event":"user:notification","room":"user:9","offset":"', b'","data":{"user_id":"9"}}')
-        await roomlog.append([roomlog.Entry(rooms=[("portal.user.9", *frame)])])
-        await eventually(lambda: self.membership.position("user:9") > before)
+        group = self.rooms["user:9"].group
+        before = group.tail
+        head, tail = b'{"event":"user:notification","room":"user:9","offset":"', b'","data":{"user_id":"9"}}'
+        await roomlog.append([roomlog.Entry(rooms=[("portal.user.9", head)], tail=tail)])
+        await eventually(lambda: group.tail > before)
 
     monkeypatch.setattr(PortalConsumer, "on_enter", publish_meanwhile)
     async with connected("portal", "9") as customer:
         frame = await customer.expect("user:notification")
         assert int(frame["offset"]) > int(customer.ready["rooms"]["user:9"])
+
+
+async def test_mistake_in_a_hook_at_the_end_leaves_nothing_behind(monkeypatch, caplog):
+    async def fail(connection: HubConsumer) -> None:
+        raise ValueError("oops")
+
+    monkeypatch.setattr(HubConsumer, "on_gone", fail)
+    layer: Any = get_channel_layer()
+    async with connected("hub", "7"):
+        assert group_name("hub", "user:7") in layer.groups
+    assert group_name("hub", "user:7") not in layer.groups
+    assert "oops" in caplog.text
+
+
+async def test_room_that_a_fresh_token_does_not_allow_is_left_also_when_redis_does_not_answer(monkeypatch):
+    async def fail(connection: HubConsumer, thread_id: str) -> bool:
+        raise RedisDown
+
+    async with connected("hub", "7", groups=["sales", "vip"]) as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        monkeypatch.setattr(HubConsumer, "may_join", fail)
+        fresh = issue(user_id="7", role="attendant", groups=["vip"])
+        assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "unavailable"
+        assert (await ana.expect("room:left"))["data"]["room"] == "presence:sales"
+
+
+async def test_nothing_is_written_before_the_handshake_is_accepted(monkeypatch):
+    async def expel(connection: HubConsumer) -> None:
+        connection.expel("thread:42", "expelled")
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(HubConsumer, "initial_rooms", lambda _: ["user:7", "thread:42"])
+    monkeypatch.setattr(HubConsumer, "on_enter", expel)
+    async with connected("hub", "7") as ana:  # a server that is not ours would accept at the first frame
+        assert set(ana.ready["rooms"]) == {"user:7"}

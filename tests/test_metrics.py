@@ -301,6 +301,8 @@ async def test_every_worker_answers_with_the_sum_of_all(stack: Stack, tmp_path: 
 async def test_bridge_serves_its_metrics_where_it_is_told(stack: Stack):
     port = free_port()
     stack.start("bridge", str(ROOT / "manage.py"), "runbridge", "--metrics-port", str(port))
+    # As if a connection had entered it: in a room that is unknown nothing is published, so there is no lag.
+    stack.redis.hset(stack.key("{hub.thread.42}:room"), "position", 1)
     stack.add("chat:ended", {"thread_id": "42"})
     stack.add("no:such", {})
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from redis.exceptions import ConnectionError as RedisDown
 
+from realtime import membership
+from realtime import node as node_module
 from realtime.closing import CloseCode, fitting_reason
 from realtime.control import (
     PresenceChanged,
@@ -17,10 +20,11 @@ from realtime.control import (
     broadcast,
 )
 from realtime.endpoints import reasons_not_ready
-from realtime.node import Node
+from realtime.node import REVIEW_BATCH, Node
 from realtime.redis import client
+from realtime.revocation import MARK_SECONDS
 from realtime.rooms import CONTROL_GROUP
-from tests.inprocess import eventually, http
+from tests.inprocess import PATIENCE, eventually, http
 
 pytestmark = pytest.mark.usefixtures("process")
 
@@ -41,13 +45,19 @@ class Connection:
         self.principal: Any = type("Principal", (), {"jti": jti})
         self.opened_at = at
         self.told: list[tuple[str, tuple[Any, ...]]] = []
+        self.reviews: list[BaseException | None] = []
+        """What is to happen at the next reviews: an error, or that it succeeds."""
+        self.reviewed = 0
 
-    def soon(self, action: Any, *args: Any) -> None:
-        self.told.append((action.__name__, args))
+    def terminate(self, code: CloseCode, reason: str = "") -> None:
+        self.told.append(("terminate", (code, reason)))
 
-    async def end(self, code: CloseCode, reason: str = "") -> None: ...
+    async def review(self) -> None:
+        self.reviewed += 1
+        if self.reviews and (error := self.reviews.pop(0)):
+            raise error
 
-    def expel(self, room: str, reason: str) -> None:
+    def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
         self.told.append(("expel", (room, reason)))
 
 
@@ -61,7 +71,7 @@ async def node() -> Node:
 async def tell(node: Node, signal: Signal) -> None:
     """Broadcast, and wait until this node has obeyed."""
     await broadcast(signal)
-    await node.probe(5)
+    await node.probe(PATIENCE)
 
 
 # --- Connections -------------------------------------------------------------------------------------
@@ -99,7 +109,7 @@ async def test_disconnected_user_leaves_with_the_operators_reason(node: Node):
     for connection in (older, same, newer, other_namespace):
         node.add(connection)
     await tell(node, UserDisconnected(namespace="hub", user_id="7", at=100.0, reason="shift is over"))
-    told = [("end", (CloseCode.REVOKED, "shift is over"))]
+    told = [("terminate", (CloseCode.REVOKED, "shift is over"))]
     assert (older.told, same.told) == (told, told)
     assert (newer.told, other_namespace.told) == ([], [])
 
@@ -109,8 +119,133 @@ async def test_revoked_token_ends_what_it_opened_and_nothing_else(node: Node):
     node.add(theirs)
     node.add(other)
     await tell(node, TokenRevoked(jti="j1"))
-    assert [name for name, _ in theirs.told] == ["end"]
+    assert theirs.told == [("terminate", (CloseCode.REVOKED, ""))]
     assert other.told == []
+
+
+async def test_revoked_token_no_longer_ends_who_goes_on_with_another(node: Node):
+    renewed, stays = Connection("c1", jti="j1"), Connection("c2", jti="j1")
+    for connection in (renewed, stays):
+        node.add(connection)
+    renewed.principal = type("Principal", (), {"jti": "j2"})
+    node.refreshed(renewed, "j1")
+    await tell(node, TokenRevoked(jti="j1"))
+    assert (len(renewed.told), len(stays.told)) == (0, 1)
+    await tell(node, TokenRevoked(jti="j2"))
+    assert (len(renewed.told), len(stays.told)) == (1, 1)
+    node.remove(renewed)
+    node.remove(stays)
+    assert not node._tokens
+
+
+async def test_connection_that_fails_to_end_is_not_the_others_problem(node: Node, caplog):
+    before, broken, after = (Connection(f"c{n}", jti="j1") for n in range(3))
+    broken.terminate = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
+    for connection in (before, broken, after):
+        node.add(connection)
+    for signal in (
+        TokenRevoked(jti="j1"),
+        UserDisconnected(namespace="hub", user_id="7", at=100.0, reason=""),
+    ):
+        await tell(node, signal)
+        assert (len(before.told), len(after.told)) == (1, 1)
+        before.told.clear()
+        after.told.clear()
+    assert "signal not obeyed" in caplog.text
+
+
+# --- Orders that may have been missed ------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "REVIEW_PAUSE", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_rights_are_looked_at_again_until_redis_has_answered_for_everyone(node: Node, caplog):
+    everybody = [Connection(f"c{n}") for n in range(REVIEW_BATCH * 2 + 1)]
+    for n, connection in enumerate(everybody):
+        connection.reviews = [RedisDown("away")] * (n % 3)
+        node.add(connection)
+    await node._review(1.0)
+    assert [connection.reviewed for connection in everybody] == [n % 3 + 1 for n in range(len(everybody))]
+    assert not any(connection.told for connection in everybody)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_connection_whose_rights_cannot_be_known_is_closed_and_the_others_stay(node: Node, caplog):
+    fails, fine = Connection("c1"), Connection("c2")
+    fails.reviews = [ZeroDivisionError()]
+    for connection in (fails, fine):
+        node.add(connection)
+    await asyncio.wait_for(node._review(1.0), 10)
+    assert fails.told == [("terminate", (CloseCode.INTERNAL_ERROR, ""))]
+    assert fine.told == []
+    assert "rights not known" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("how", ["does not answer", "cannot be reached"])
+async def test_policy_that_gives_no_answer_holds_up_the_others_for_a_while_only(
+    node: Node, monkeypatch, caplog, how: str
+):
+    async def review() -> None:
+        if how == "does not answer":
+            await asyncio.Event().wait()
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(node_module, "REVIEW_SECONDS", 0.1)
+    fails, fine = Connection("c1"), Connection("c2")
+    fails.review = review  # type: ignore[method-assign]
+    for connection in (fails, fine):
+        node.add(connection)
+    await asyncio.wait_for(node._review(1.0), PATIENCE)
+    assert fails.told == [("terminate", (CloseCode.INTERNAL_ERROR, ""))]
+    assert fine.told == []
+    assert "rights not known" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+async def test_redis_that_does_not_answer_is_waited_for_however_long_that_takes(node: Node, monkeypatch):
+    monkeypatch.setattr(node_module, "REVIEW_SECONDS", 0.1)
+    connection = Connection("c1")
+    connection.reviews = [RedisDown("away")] * 50
+    node.add(connection)
+    await asyncio.wait_for(node._review(1.0), PATIENCE)
+    assert connection.reviewed == 51
+    assert connection.told == []
+
+
+@pytest.mark.usefixtures("quick")
+async def test_connection_that_ends_meanwhile_is_not_waited_for(node: Node):
+    gone = Connection("c1")
+    gone.reviews = [RedisDown("away")] * 1_000_000
+    node.add(gone)
+    reviewing = asyncio.create_task(node._review(1.0))
+    await eventually(lambda: gone.reviewed)
+    node.remove(gone)
+    await asyncio.wait_for(reviewing, 10)
+
+
+@pytest.mark.parametrize("seconds", [0.0, MARK_SECONDS / 2, MARK_SECONDS / 2 + 0.1, 10_000.0])
+async def test_after_a_loss_longer_than_orders_are_remembered_all_begin_anew(node: Node, seconds: float):
+    everybody = [Connection(f"c{n}") for n in range(3)]
+    for connection in everybody:
+        node.add(connection)
+    await node._review(seconds)
+    is_long = seconds > MARK_SECONDS / 2
+    told = [("terminate", (CloseCode.RESTARTING, ""))] if is_long else []
+    assert all(connection.told == told for connection in everybody)
+    assert all(connection.reviewed == (not is_long) for connection in everybody)
+
+
+async def test_lost_subscription_has_every_connection_looked_at(node: Node):
+    theirs = Connection("c1")
+    node.add(theirs)
+    await client().client_kill_filter(_type="pubsub")
+    await eventually(lambda: theirs.reviewed)
+    await node.probe(5)
 
 
 async def test_revoked_thread_is_left_by_that_portal_user_only(node: Node):
@@ -153,9 +288,13 @@ async def test_node_that_stopped_hears_nothing(node: Node):
 
 
 async def test_node_starts_once_however_many_connect(node: Node):
-    reader = node._reader
+    channel = node._channel
     await asyncio.gather(*(node.start() for _ in range(10)))
-    assert node._reader is reader
+    assert node._channel == channel
+    theirs = Connection("c1")
+    node.add(theirs)
+    await tell(node, ThreadRevoked(namespace="hub", user_id="7", thread_id="42"))
+    assert len(theirs.told) == 1
 
 
 @pytest.mark.parametrize("reason", ["", "shift is over", "é" * 100, "🦊" * 100, "x" * 200])
@@ -187,39 +326,30 @@ async def test_callers_at_the_same_time_share_a_probe(node: Node, monkeypatch):
             await real.group_send(*args)
 
     monkeypatch.setattr(node, "_layer", Layer())
-    await asyncio.gather(*(node.probe(5) for _ in range(20)))
+    await asyncio.gather(*(node.probe(PATIENCE) for _ in range(20)))
     assert sent == 1
-    await node.probe(5)
+    await node.probe(PATIENCE)
     assert sent == 2
 
 
-async def test_reader_of_a_layer_that_does_not_call_us_starts_again_after_it_failed(node: Node, monkeypatch):
+async def test_node_on_another_layer_hears_again_after_the_layer_failed(process: str, monkeypatch):
     """Another channel layer's `receive` raises when Redis goes away."""
 
-    class Layer:
-        extensions = ["groups"]
-
-        def __init__(self, layer: Any) -> None:
-            self.new_channel, self.group_add, self.group_send = (
-                layer.new_channel,
-                layer.group_add,
-                layer.group_send,
-            )
-            self._receive = layer.receive
-            self.failures = 1
+    class Failing(InMemoryChannelLayer):
+        failures = 1
 
         async def receive(self, channel: str) -> Any:
             if self.failures:
                 self.failures -= 1
                 raise RedisDown("away")
-            return await self._receive(channel)
+            return await super().receive(channel)
 
-    layer = node._layer
-    await node.stop()
-    monkeypatch.setattr(node, "_layer", Layer(layer))
+    monkeypatch.setattr(membership, "PAUSE", 0.01)
+    node, layer = Node(), Failing()
+    monkeypatch.setattr(node, "_layer", membership.StockLayer.around(layer))
     await node.start()
-    await eventually(lambda: node._reader is not None and node._reader.done())
     await node.probe(5)
+    assert not layer.failures
     await node.stop()
 
 
@@ -245,7 +375,7 @@ async def test_probe_that_does_not_come_back_times_out(node: Node):
 
 async def test_stale_answer_to_a_probe_is_ignored(node: Node):
     await node._layer.group_send(node._own_group, {"type": "node.probe", "probe": "long ago"})
-    await node.probe(5)
+    await node.probe(PATIENCE)
 
 
 # --- Health, over HTTP -------------------------------------------------------------------------------
@@ -289,12 +419,11 @@ async def test_mistake_in_the_probe_is_not_hidden(monkeypatch):
 
 async def test_readiness_does_not_wait_for_redis_for_long(monkeypatch):
     async def hang(*args: Any, **kwargs: Any) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     monkeypatch.setattr(client(), "ping", hang)
-    started = asyncio.get_running_loop().time()
-    assert (await http("/readyz")).status == 503
-    assert asyncio.get_running_loop().time() - started < 1
+    async with asyncio.timeout(PATIENCE):
+        assert (await http("/readyz")).status == 503
 
 
 # --- Metrics -----------------------------------------------------------------------------------------
@@ -320,7 +449,7 @@ async def test_metrics_want_their_token_when_there_is_one(settings, given: dict[
 
 async def test_signals_reach_a_node_that_starts_with_its_first_probe():
     node = Node.current()
-    await node.probe(5)
+    await node.probe(PATIENCE)
     theirs = Connection("c1", jti="j1")
     node.add(theirs)
     await broadcast(TokenRevoked(jti="j1"))

@@ -1,6 +1,6 @@
 -- What came after a position, if all of it is still known.
 --
--- KEYS[1] the room's base   ARGV position, most entries
+-- KEYS[1] the room's base   ARGV position, most entries, bytes after which no more are added
 --
 -- Returns {end}: not all of it is known. Else {end, missed, publications}: the number after the position, and
 -- the first of them. A position counts as known when it is the room's end, when its entry is in the log, or when it
@@ -27,8 +27,10 @@ else
 end
 -- COUNT 0 would be answered with nil.
 if ARGV[2] == '0' then return {last, missed, {}} end
-local publications = {}
+local publications, bytes = {}, 0
 for i, entry in ipairs(redis.call('XRANGE', log, '(' .. since, '+', 'COUNT', ARGV[2])) do
   publications[i] = entry[2][2]
+  bytes = bytes + #entry[2][2]
+  if bytes >= tonumber(ARGV[3]) then break end
 end
 return {last, missed, publications}

@@ -6,7 +6,7 @@ import pytest
 
 from portal import grants
 from realtime.authentication import Principal, issue
-from realtime.redis import client
+from realtime.redis import client, key
 from tests.inprocess import add, bridging, connected, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -19,6 +19,13 @@ async def test_customer_may_join_the_threads_of_the_token_only():
     async with connected("portal", "9", threads=["42"]) as customer:
         assert (await customer.call("join:thread", {"thread_id": 42}))["room"] == "thread:42"
         assert (await customer.refused("join:thread", {"thread_id": 43}))["code"] == "forbidden"
+
+
+async def test_nothing_is_kept_of_a_room_that_a_customer_may_not_see():
+    async with connected("portal", "9", threads=["42"]) as customer:
+        await customer.refused("join:thread", {"thread_id": "foreign"})
+        await customer.call("resume", {"rooms": {f"thread:foreign{number}": "1" for number in range(50)}})
+        assert [found async for found in client().scan_iter(match=key("*foreign*"), count=1000)] == []
 
 
 async def test_customer_is_in_no_room_but_their_own():

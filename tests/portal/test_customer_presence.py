@@ -46,6 +46,23 @@ async def watch(attendant: Connection, thread: str = "42") -> set[str]:
     return {customer["user_id"] for customer in state["customers"]}
 
 
+async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they_are(wanted, monkeypatch):
+    snapshot = PresenceNode.snapshot
+
+    async def snapshot_and_expelled(presence: PresenceNode, group: str) -> list[store.Member]:
+        found = await snapshot(presence, group)
+        if group == "42":
+            for connection in presence.node.connections.values():
+                connection.expel("thread:42", "expelled")
+        return found
+
+    monkeypatch.setattr(PresenceNode, "snapshot", snapshot_and_expelled)
+    async with connected("hub", "7") as ana:
+        await ana.call("join:thread", {"thread_id": "42"})
+        await ana.expect("room:left", room="thread:42")
+        await ana.nothing("customer:state")
+
+
 # --- Off ---------------------------------------------------------------------------------------------
 
 
@@ -182,7 +199,7 @@ async def test_state_comes_again_after_a_gap():
         assert await watch(ana) == set()
         (inside,) = PresenceNode.current().node.connections.values()
         assert isinstance(inside, HubConsumer)
-        inside.soon(inside.say_gap, "thread:42", "lost")
+        inside.outlet.gap("thread:42", "lost")
         await ana.expect("room:gap")
         await ana.expect("customer:state", thread_id="42")
 
