@@ -61,8 +61,10 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
                 for number in range(count)
                 for _ in range(connections)
             ]
-            for start in range(0, len(operations), 500):
-                await store.apply(operations[start : start + 500], node="n" * 32, register=True)
+            done = 0
+            while done < count * connections:
+                _, answers = await store.apply(operations[done : done + 500], node="n" * 32, register=True)
+                done += len(answers)
             await client().delete(store.stream())
 
         return fill
@@ -92,13 +94,8 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
                 await roomlog.ends([group])
                 entries = [
                     Entry(
-                        rooms=[
-                            (
-                                group,
-                                frame_head("thread:message", f"thread:{room}"),
-                                frame_tail(message(number)),
-                            )
-                        ],
+                        rooms=[(group, frame_head("thread:message", f"thread:{room}"))],
+                        tail=frame_tail(message(number)),
                         id=uuid4().hex if ids else "",
                     )
                     for number in range(messages)

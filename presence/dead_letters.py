@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from presence.display import instant, moment
 from presence.models import DeadLetter
 from presence.pages import DISCARDED, Pages, Step
-from realtime.bridge import DEAD_LETTERS
+from realtime.dead_letters import DEAD_LETTERS
 from realtime.logs import spelled
 from realtime.redis import key, sync_client
 

@@ -30,9 +30,9 @@ from presence.models import (
     StreamCursor,
 )
 from realtime import metrics
-from realtime.bridge import DEAD_LETTER_BYTES, DEAD_LETTERS
 from realtime.bus import InvalidMessage
 from realtime.conf import conf
+from realtime.dead_letters import DEAD_LETTER_BYTES, DEAD_LETTERS
 from realtime.logs import spelled
 from realtime.redis import key, sync_client
 from realtime.rooms import HUB

@@ -14,12 +14,12 @@ import msgspec
 from presence.events import Transition
 from realtime import bus
 from realtime.authentication import BEARER_SUBPROTOCOL, SUBPROTOCOL, roles_of
-from realtime.bridge import CHANNEL
 from realtime.catalogue import Catalogue, ClientEvent, ServerEvent, catalogue
 from realtime.closing import REASONS, STOP
 from realtime.conf import Conf, conf
 from realtime.documentation import rooms, summary
 from realtime.envelope import ErrorCode, FrameId
+from realtime.incoming import CHANNEL
 from realtime.payloads import Payload
 from realtime.redis import key
 from realtime.refusals import STATUSES

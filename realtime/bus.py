@@ -15,6 +15,9 @@ from realtime.payloads import InvalidPayload, Payload, merge, parse_payload
 from realtime.roomlog import Target
 from realtime.rooms import NAMESPACES, is_room
 
+MOST_TARGETS = 1000
+"""Rooms of one message, each namespace's counted: for every one of them Redis writes the whole message, in one go."""
+
 
 class InvalidMessage(ValueError):
     """A message that is not delivered. `code` is one word for counters, the text says what was wrong."""
@@ -37,7 +40,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What is no text is as good as none."""
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A valid message and everybody it goes to; a control event goes to nobody."""
 
     event: str
@@ -65,7 +68,9 @@ def parse(raw: bytes) -> Delivery:
         raise InvalidMessage("invalid_message", str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidMessage("invalid_json", str(error)) from error
-    data = b"" if bytes(message.data) == b"null" else bytes(message.data)
+    data = bytes(message.data)
+    if data == b"null":
+        data = b""
     events = catalogue()
     if server := events.server.get(message.event):
         if not server.bus:
@@ -114,6 +119,11 @@ def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Ta
         targets.update(_in_each(namespaces & event.namespaces, room))
     if not targets:
         raise InvalidMessage("no_audience", f"{event.name} never reaches {', '.join(sorted(asked or ()))}")
+    if len(targets) > MOST_TARGETS:
+        raise InvalidMessage(
+            "too_many_rooms",
+            f"{len(targets)} rooms in all namespaces, at most {MOST_TARGETS}: send several messages",
+        )
     return tuple(targets)
 
 

@@ -24,10 +24,10 @@ class Id(str):
     @staticmethod
     def parse(value: object) -> str:
         """The id that `value` is. Raises `ValueError` when it is none."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
         if not isinstance(value, str):
-            raise ValueError(f"expected an id (string or whole number), got {type(value).__name__}")
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"expected an id (string or whole number), got {type(value).__name__}")
+            value = str(value)
         if not _ID.fullmatch(value):
             raise ValueError("expected an id of 1-64 characters out of A-Z a-z 0-9 _ -")
         return value
@@ -55,9 +55,10 @@ P = TypeVar("P", bound=Payload)
 
 
 def _hook(kind: type, value: object) -> object:
-    if kind is Id:
-        return Id(Id.parse(value)) if isinstance(value, str) else _Number(Id.parse(value))
-    raise NotImplementedError(f"no decoder for {kind}")
+    if kind is not Id:
+        raise NotImplementedError(f"no decoder for {kind}")
+    parsed = Id.parse(value)
+    return Id(parsed) if parsed is value else _Number(parsed)
 
 
 def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
@@ -83,16 +84,10 @@ def merge(payload: Payload, data: bytes | msgspec.Raw) -> msgspec.Raw | dict[str
     return raw | {name: getattr(payload, name) for name in numbers}
 
 
-_ID_FIELDS: dict[type, tuple[str, ...]] = {}
-
-
+@cache
 def _id_fields(kind: type[Payload]) -> tuple[str, ...]:
-    if kind not in _ID_FIELDS:
-        hints = get_type_hints(kind)
-        _ID_FIELDS[kind] = tuple(
-            name for name, hint in hints.items() if hint is Id or Id in getattr(hint, "__args__", ())
-        )
-    return _ID_FIELDS[kind]
+    hints = get_type_hints(kind)
+    return tuple(name for name, hint in hints.items() if hint is Id or Id in getattr(hint, "__args__", ()))
 
 
 def _readable(message: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -21,13 +21,24 @@ import msgspec
 from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
-from realtime.pipe import Argument, Pipes, begin
-from realtime.redis import client, in_batches, key, location, run, script
+from realtime.connection import Argument
+from realtime.pipe import Pipes, begin
+from realtime.pipe import pipes as shared_pipes
+from realtime.redis import in_batches, key, script
+from realtime.topology import topology
 
 ROOM_SECONDS = 7 * 86400
 """A room in which nothing happens is remembered for so long."""
 MARKER_SECONDS = 600
 """Messages with an `id` delivered within so long before are duplicates."""
+
+ROOM_BYTES = 64
+"""Roughly what a room takes in a command, besides its part of the frame."""
+SLOTS_BYTES = 4 << 20
+"""Bodies that are on their way to the slots of a Cluster at once."""
+
+READ_BYTES = 64 * 1024
+"""Of a history that are read, and written to a client, before the client has to read."""
 
 ID_LENGTH = 32
 """Of a connection id. Where a publication has more in its place, a `traceparent` follows behind a NUL."""
@@ -63,11 +74,13 @@ class Publication(msgspec.Struct, frozen=True):
     """The trace that it is part of (`realtime.tracing`)."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something to publish, once, in each of its rooms."""
 
-    rooms: Sequence[tuple[str, bytes, bytes]]
-    """Group, and the frame before and after its offset."""
+    rooms: Sequence[tuple[str, bytes]]
+    """Group, and the frame before its offset."""
+    tail: bytes
+    """The frame after its offset, the same in every room."""
     source: str = ""
     entry: str = ""
     """Its name within the source, which sorts like the source does."""
@@ -123,77 +136,38 @@ def _room_seconds() -> int:
 
 
 async def append(
+    entries: Sequence[Entry], *, pipes: Pipes | None = None, **options: Any
+) -> list[list[bytes]]:
+    """`send_append`, over the loop's pipes, for a caller with nothing to send behind it."""
+    return await send_append(shared_pipes() if pipes is None else pipes, entries, **options)
+
+
+def send_append(
+    pipes: Pipes,
     entries: Sequence[Entry],
     *,
-    pipes: Pipes | None = None,
     lease: Lease = NO_LEASE,
     cursor: Cursor = NO_CURSOR,
     again: str = "",
     publish: bool = True,
-) -> list[list[bytes]]:
+) -> asyncio.Future[list[list[bytes]]]:
     """Append entries to their rooms' logs and publish them, atomically (in a Cluster: slot by slot); then set a cursor.
 
-    Returns the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
+    It has been sent when this returns, so that more can follow in the same write. (In a Cluster it has only begun.)
+
+    The future has the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
     when `lease` is somebody else's. Entries of a source up to `again` were appended before, perhaps not everywhere:
     a room that has nothing of the source leaves out those that are older than itself.
 
-    Raises `redis.RedisError`: then nothing, or everything, was done, and the same call again does what is left.
+    Or a `redis.RedisError`: then all, some, or nothing of it was done, and the same call again does what is left.
     """
-    if location().nodes:
-        return await _append_by_slot(entries, lease, cursor, again, publish, pipes=pipes)
-    return list(await _run(_append, *_arguments(entries, lease, cursor, again, publish), pipes))
-
-
-async def _run(
-    script: AsyncScript, keys: Sequence[str], arguments: list[Argument], pipes: Pipes | None
-) -> Any:
-    """Over a pipe, which is quick, or over the shared client."""
-    if pipes is None:
-        return await run(script, keys, arguments)
-    return await pipes.to(keys[0] if keys else "").run(script, keys, arguments)
-
-
-async def _send(pipes: Pipes | None, command: str, name: str, *arguments: Argument) -> Any:
-    """The same for a command about a key."""
-    if pipes is None:
-        return await client().execute_command(command, name, *arguments)  # type: ignore[no-untyped-call]
-    return await pipes.to(name).send(command, name, *arguments)
-
-
-def send_append(
-    pipes: Pipes, entries: Sequence[Entry], *, cursor: Cursor, again: str = "", publish: bool
-) -> asyncio.Future[list[list[bytes]]]:
-    """`append` that has been sent when this returns, so that more can follow in the same write.
-
-    Fails when Redis does not know the script: `prepare` first. (In a Cluster it has only begun.)
-    """
-    if location().nodes:
-        return begin(_append_by_slot(entries, NO_LEASE, cursor, again, publish, pipes=pipes))
-    keys, arguments = _arguments(entries, NO_LEASE, cursor, again, publish)
-    return pipes.to("").send("EVALSHA", _append.sha, len(keys), *keys, *arguments)
-
-
-def send_append_silently(pipes: Pipes, entries: Sequence[Entry], *, cursor: Cursor) -> None:
-    """`send_append` without an answer, where `prepare` allows it: `send_look` tells whether it was done."""
-    keys, arguments = _arguments(entries, NO_LEASE, cursor, "", publish=True)
-    pipes.to("").send_silently("EVALSHA", _append.sha, len(keys), *keys, *arguments)
-
-
-def send_look(pipes: Pipes, cursor: Cursor) -> asyncio.Future[tuple[bytes | None, bytes | None]]:
-    """Where the cursor stands; and when (in µs) the last `append` moved it, with how many entries it left out."""
-    return pipes.to("").send("HMGET", cursor[0], cursor[1], cursor[1] + b":last")
-
-
-async def prepare(pipes: Pipes) -> bool:
-    """Make Redis know what `send_append` runs; whether it may be sent silently. Raises `redis.RedisError`."""
-    if location().nodes:
-        return False
-    await pipes.to("").send("SCRIPT", "LOAD", _append.script)
-    return await pipes.to("").may_be_silent()
+    if not topology().spans_keys:
+        return begin(_append_by_slot(pipes, entries, lease, cursor, again=again, publish=publish))
+    return pipes.to("").run(_append, *_arguments(entries, lease, cursor, again, publish))
 
 
 async def _append_by_slot(
-    entries: Sequence[Entry], lease: Lease, cursor: Cursor, again: str, publish: bool, *, pipes: Pipes | None
+    pipes: Pipes, entries: Sequence[Entry], lease: Lease, cursor: Cursor, *, again: str, publish: bool
 ) -> list[list[bytes]]:
     """One script a slot, all at once, and the cursor after all of them.
 
@@ -201,21 +175,24 @@ async def _append_by_slot(
     on what is atomic: every room knows the last entry that it took of a source, and the ids that it got, and both are
     written where the room is.
     """
-    if lease[0] and await _send(pipes, "GET", lease[0]) != lease[1].encode():
+    if lease[0] and await pipes.to(lease[0]).send("GET", lease[0]) != lease[1].encode():
         return []
     places = [(number, room) for number, entry in enumerate(entries) for room in entry.rooms]
+    heaviest = sum([len(entry.tail) for entry in entries])
+    at_once = asyncio.Semaphore(max(SLOTS_BYTES // max(heaviest, 1), 1))
 
     async def append_part(part: Sequence[int]) -> Sequence[bytes]:
         of_slot = [
             msgspec.structs.replace(entries[number], rooms=[room for _, room in rooms])
             for number, rooms in groupby((places[place] for place in part), key=itemgetter(0))
         ]
-        found = await _run(_append, *_arguments(of_slot, NO_LEASE, NO_CURSOR, again, publish), pipes)
+        async with at_once:
+            found = await _run(pipes, _append, *_arguments(of_slot, NO_LEASE, NO_CURSOR, again, publish))
         return [position for positions in found for position in positions]
 
-    positions = iter(await in_batches([base(group) for _, (group, _, _) in places], append_part))
+    positions = iter(await in_batches([base(group) for _, (group, _) in places], append_part))
     if cursor[0]:
-        await _send(pipes, "HSET", *cursor)
+        await _run(pipes, _append, *_arguments([], NO_LEASE, cursor, again, publish))
     return [[next(positions) for _ in entry.rooms] for entry in entries]
 
 
@@ -231,22 +208,27 @@ def _arguments(
         _room_seconds(),
         MARKER_SECONDS,
         *lease,
-        _publish_command() if publish else "",
+        topology().publish_command if publish else "",
         *cursor,
-        "" if location().nodes else key("id", ""),
+        key("id", "") if topology().spans_keys else "",
         again,
     ]
     for entry in entries:
         exclude = f"{entry.exclude}\0{entry.traceparent}" if entry.traceparent else entry.exclude
-        arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, exclude]
-        for group, head, tail in entry.rooms:
-            keys.append(base(group))
-            arguments += [head, tail]
+        arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, exclude, entry.tail]
+        for group, head in entry.rooms:
+            keys.append(_base(settings.prefix, group))
+            arguments.append(head)
+    if cursor[0]:
+        keys.append(cursor[0])
     return keys, arguments
 
 
-def _publish_command() -> str:
-    return "SPUBLISH" if location().nodes else "PUBLISH"
+def _run(
+    pipes: Pipes | None, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]
+) -> Awaitable[Any]:
+    """Over `pipes`, or those that all of the loop share."""
+    return (shared_pipes() if pipes is None else pipes).to(keys[0]).run(script, keys, arguments)
 
 
 async def ends(groups: Iterable[str], pipes: Pipes | None = None) -> dict[str, int]:
@@ -254,17 +236,17 @@ async def ends(groups: Iterable[str], pipes: Pipes | None = None) -> dict[str, i
     wanted = list(groups)
     bases = [base(group) for group in wanted]
     found = await in_batches(
-        bases, lambda part: _run(_ends, [bases[number] for number in part], [_room_seconds()], pipes)
+        bases, lambda part: _run(pipes, _ends, [bases[number] for number in part], [_room_seconds()])
     )
     return {group: int(position) for group, position in zip(wanted, found, strict=True)}
 
 
 async def after(group: str, position: int, most: int, pipes: Pipes | None = None) -> After:
-    """What came after a position: their number, and the first `most` of them.
+    """What came after a position: their number, and the first of them, up to `most` or about `READ_BYTES`.
 
     Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
     """
-    end, *known = await _run(_after, [base(group)], [position, most], pipes)
+    end, *known = await _run(pipes, _after, [base(group)], [position, most, READ_BYTES])
     if not known:
         raise Unrecoverable(int(end or 0))
     missed, publications = known

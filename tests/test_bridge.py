@@ -1,22 +1,30 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from channels.layers import get_channel_layer
 from redis.exceptions import ConnectionError as RedisDown
 
+from portal import grants
 from presence import store
 from realtime import bridge as module
-from realtime import catalogue, roomlog
-from realtime.bridge import BUS, Bridge
+from realtime import bus, catalogue, roomlog
+from realtime import dead_letters as letters
+from realtime.batch import BATCH_BYTES
+from realtime.bridge import Bridge
 from realtime.catalogue import BusContext
+from realtime.delivery import payloads
 from realtime.events import ChatEnded
-from realtime.redis import client, key
+from realtime.incoming import BUS, entry_order
+from realtime.membership import room_layer
+from realtime.redis import client, close, key, location
 from realtime.rooms import HUB, group_name
+from tests.faults.proxy import Proxy, to_port, to_socket
 from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.test_metrics import Counting
 
@@ -25,20 +33,42 @@ MESSAGE = {"thread_id": 42, "message_id": 7}
 
 
 class Room:
-    """What arrives in a room's group, as a consumer would get it."""
+    """The frames that arrive in a room, as a connection would get them."""
+
+    is_behind = False
+
+    def __init__(self, connection_id: str = "") -> None:
+        self.connection_id = connection_id
+        self._frames: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def enter(self, room: str = "thread:42", namespace: str = HUB) -> Room:
-        self.layer: Any = get_channel_layer()
-        self.channel = await self.layer.new_channel()
-        await self.layer.group_add(group_name(namespace, room), self.channel)
-        self.layer.listen(group_name(namespace, room), self.channel)
+        layer = room_layer()
+        channel = await layer.attach(self)
+        (listener,) = await layer.enter([group_name(namespace, room)], self, channel)
+        listener.start()
         return self
 
-    async def next(self) -> dict[str, Any]:
-        return await asyncio.wait_for(self.layer.receive(self.channel), PATIENCE)
+    def write(self, frames: bytes) -> None:
+        for payload in payloads(frames):
+            self._frames.put_nowait(payload)
+
+    async def drained(self) -> None:
+        pass
+
+    def gap(self, room: str, reason: str) -> None:
+        raise AssertionError(f"gap in {room}: {reason}")
+
+    def fail(self) -> None:
+        raise AssertionError("failed")
+
+    def message(self, message: dict[str, Any]) -> None:
+        """No message is expected."""
+
+    async def text(self) -> str:
+        return (await asyncio.wait_for(self._frames.get(), PATIENCE)).decode()
 
     async def frame(self) -> dict[str, Any]:
-        return json.loads((await self.next())["text"])
+        return json.loads(await self.text())
 
     async def message_ids(self, count: int) -> list[str]:
         return [(await self.frame())["data"]["message_id"] for _ in range(count)]
@@ -65,9 +95,8 @@ async def cursor() -> str | None:
 async def test_message_reaches_its_room_with_room_and_offset(room: Room, send):
     async with bridging():
         await send("thread:message", {**MESSAGE, "body": "hi"})
-        message = await room.next()
-    assert message["type"] == "room.frame"
-    assert json.loads(message["text"]) == {
+        message = await room.frame()
+    assert message == {
         "event": "thread:message",
         "room": "thread:42",
         "offset": message["offset"],
@@ -121,10 +150,11 @@ async def test_bridge_that_is_far_behind_says_how_far_and_when_it_caught_up(room
 
 async def test_exclusion_travels_with_the_frame(room: Room):
     async with bridging():
+        excluded = await Room("c1").enter()
         await add("thread:message", MESSAGE, **{"except": "c1"})
-        assert (await room.next())["except"] == "c1"
-        await add("thread:message", MESSAGE)
-        assert not (await room.next())["except"]
+        await add("thread:message", {**MESSAGE, "message_id": 8})
+        assert await room.message_ids(2) == ["7", "8"]
+        assert await excluded.message_ids(1) == ["8"]
 
 
 async def test_what_is_published_amid_dead_letters_and_control_events_is_delivered(room: Room, monkeypatch):
@@ -142,6 +172,21 @@ async def test_what_is_published_amid_dead_letters_and_control_events_is_deliver
         await asyncio.sleep(0.5)
         await publish("thread:message", MESSAGE)
         assert await room.message_ids(1) == ["7"]
+
+
+async def test_lease_is_renewed_while_a_handler_takes_long(room: Room, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.2)
+
+    async def slow(payload: Any, context: BusContext) -> None:
+        await asyncio.sleep(1)
+
+    monkeypatch.setitem(catalogue.catalogue().bus_handlers, "chat:ended", [slow])
+    async with bridging() as bridge:
+        await add("chat:ended", {"thread_id": 42})
+        await publish("thread:message", MESSAGE)
+        await asyncio.sleep(0.7)
+        assert await client().get(key("lease", "bridge")) == bridge._lease.holder.encode()
+        assert [await room.message_ids(1)] == [["7"]]
 
 
 async def test_same_id_is_delivered_once_over_both_ways_in(room: Room):
@@ -230,9 +275,11 @@ async def test_entry_whose_delivery_failed_is_delivered_again_and_reaches_each_r
         return asyncio.ensure_future(answer())
 
     async with bridging():
+        await add("thread:message", {**MESSAGE, "message_id": 6})
+        assert await room.message_ids(1) == ["6"]  # Redis knows the script from here on
         monkeypatch.setattr(roomlog, "send_append", unreliable)
         entry = await add("thread:message", MESSAGE)
-        first = await room.next()
+        first = await room.frame()
         await eventually(lambda: "redis lost" in caplog.text)
 
         async def done() -> bool:
@@ -241,8 +288,8 @@ async def test_entry_whose_delivery_failed_is_delivered_again_and_reaches_each_r
         await eventually(done)
         await add("thread:message", {**MESSAGE, "message_id": 8})
         frames = [first]
-        while json.loads(frames[-1]["text"])["data"]["message_id"] != "8":
-            frames.append(await room.next())
+        while frames[-1]["data"]["message_id"] != "8":
+            frames.append(await room.frame())
     assert len({frame["offset"] for frame in frames}) == 2
 
 
@@ -283,7 +330,7 @@ async def test_invalid_message_over_pubsub_is_a_dead_letter_too(room: Room):
     async with bridging():
         await client().publish(key("events"), "hello")
         await publish("thread:message", MESSAGE)
-        await room.next()
+        await room.frame()
         (letter,) = await dead_letters()
     assert (letter["source"], letter["message"]) == ("events", "hello")
 
@@ -297,7 +344,7 @@ async def test_dead_letter_is_cut_to_4_kib():
 
 
 async def test_dead_letters_are_capped(monkeypatch):
-    monkeypatch.setattr(module, "DEAD_LETTERS", 100)
+    monkeypatch.setattr(letters, "DEAD_LETTERS", 100)
     for n in range(500):
         await client().xadd(key("stream"), {"message": str(n)})
     async with bridging():
@@ -314,70 +361,28 @@ async def test_too_large_message_is_a_dead_letter(settings):
     assert letter["reason"].startswith("too_large")
 
 
-# --- What comes alone ----------------------------------------------------------------------------------
-
-
-async def silent_commands() -> int:
-    """How often Redis was told not to answer."""
-    found: Any = await client().info("commandstats")
-    return int(found.get("cmdstat_client|reply", {}).get("calls", 0))
-
-
-async def one_by_one(room: Room, *ids: int) -> None:
-    for number in ids:
-        await add("thread:message", {"thread_id": 42, "message_id": number})
-        assert await room.message_ids(1) == [str(number)]
-
-
-async def test_what_comes_alone_is_sent_without_an_answer(room: Room):
-    async with bridging():
-        await one_by_one(room, 1, 2)
-        before = await silent_commands()
-        await one_by_one(room, 3, 4)
-        assert await silent_commands() == before + 2
-        entry = await add("no:such", {})
-        await eventually(dead_letters)
-        await eventually(lambda: is_at(entry))
-
-
 async def is_at(entry: str) -> bool:
     return await cursor() == entry
 
 
-async def test_what_redis_did_not_do_is_noticed_though_it_does_not_answer(room: Room, caplog):
+async def test_redis_that_has_forgotten_the_scripts_is_told_again(room: Room, caplog):
     async with bridging():
-        await one_by_one(room, 1, 2, 3)
-        await client().script_flush()
-        await one_by_one(room, 4, 5, 6)
-    (lost,) = [record for record in caplog.records if record.message == "redis lost, trying again"]
-    assert lost.error == "RedisError('redis did not do what was sent last')"  # type: ignore[attr-defined]
+        for number in (1, 2, 3):
+            await add("thread:message", {**MESSAGE, "message_id": number})
+            assert await room.message_ids(1) == [str(number)]
+            await client().script_flush()
+    assert "redis lost" not in caplog.text
 
 
-async def test_what_is_left_out_without_an_answer_is_counted(room: Room):
-    async with bridging() as bridge:
-        await one_by_one(room, 1, 2)
-        await eventually(lambda: bridge._in_flight is None)
-        counted, before = Counting(), await silent_commands()
-        await add("thread:message", MESSAGE, id="order-7", namespaces=["hub"])
-        await room.next()
-        await add("thread:message", MESSAGE, id="order-7", namespaces=["hub"])
+async def test_lag_and_duplicates_are_counted(room: Room):
+    async with bridging():
+        counted = Counting()
+        for _ in range(2):
+            await add("thread:message", MESSAGE, id="order-7", namespaces=["hub"])
         await eventually(lambda: counted("realtime_bus_messages_total", result="duplicate") == 1)
         assert counted("realtime_bus_messages_total", result="delivered") == 1
-        assert counted("realtime_bus_lag_seconds_count") == 2
-        assert 0 <= counted("realtime_bus_lag_seconds_sum") < 5
-        assert await silent_commands() == before + 2
-
-
-async def test_where_redis_may_not_be_silenced_it_answers(room: Room):
-    change = functools.partial(client().execute_command, "ACL", "SETUSER", "default")
-    await change("-client|reply")
-    try:
-        before = await silent_commands()
-        async with bridging():
-            await one_by_one(room, 1, 2, 3)
-        assert await silent_commands() == before
-    finally:
-        await change("+@all")
+        assert counted("realtime_bus_lag_seconds_count") in {1, 2}
+        assert counted("realtime_bus_lag_seconds_sum") >= 0
 
 
 # --- Handlers ----------------------------------------------------------------------------------------
@@ -404,7 +409,7 @@ async def test_handler_runs_before_the_event_is_delivered(room: Room, on_ended):
     on_ended(handler)
     async with bridging():
         entry = await add("chat:ended", {"thread_id": 42})
-        await room.next()
+        await room.frame()
     ((thread_id, at),) = happened
     assert thread_id == "42"
     assert 0 <= at - int(entry.partition("-")[0]) / 1000 <= 0.002
@@ -443,6 +448,218 @@ async def test_handler_that_lost_redis_runs_again(room: Room, on_ended):
         assert (await room.frame())["event"] == "chat:ended"
         assert await dead_letters() == []
     assert len(runs) == 2
+
+
+# --- What must not hold up the rest ------------------------------------------------------------------
+
+
+def size(entry: roomlog.Entry) -> int:
+    """Roughly the bytes of what Redis is sent."""
+    return len(entry.tail) + sum(roomlog.ROOM_BYTES + len(head) for _, head in entry.rooms)
+
+
+async def test_batch_that_is_too_much_is_made_smaller(room: Room, monkeypatch):
+    """A slow link: what is not through in time fails, however often the same is sent."""
+    send_append = roomlog.send_append
+
+    def narrow(pipes: Any, entries: Any, **options: Any) -> Any:
+        if sum(map(size, entries)) > 150_000:
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(RedisDown("no answer"))
+            return failed
+        return send_append(pipes, entries, **options)
+
+    monkeypatch.setattr(roomlog, "send_append", narrow)
+    for number in range(60):
+        await add("thread:message", {"thread_id": 42, "message_id": number, "body": "x" * 60_000})
+    async with bridging():
+        assert await room.message_ids(60) == [str(number) for number in range(60)]
+
+
+async def test_batches_are_bounded_by_bytes(room: Room, monkeypatch):
+    sizes: list[int] = []
+    send_append = roomlog.send_append
+
+    def measured(pipes: Any, entries: Any, **options: Any) -> Any:
+        sizes.append(sum(map(size, entries)))
+        return send_append(pipes, entries, **options)
+
+    monkeypatch.setattr(roomlog, "send_append", measured)
+    for number in range(100):
+        await add("thread:message", {"thread_id": 42, "message_id": number, "body": "x" * 60_000})
+    async with bridging():
+        await room.message_ids(100)
+    assert max(sizes) <= 1.2 * BATCH_BYTES
+
+
+async def test_entry_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room):
+    await client().set(f"{roomlog.base('hub.thread.13')}:room", "not ours")
+    for number, thread in enumerate([42, 13, 42, 13, 42]):
+        await add("thread:message", {"thread_id": thread, "message_id": number}, namespaces=["hub"])
+    async with bridging():
+        await add("thread:message", {"thread_id": 42, "message_id": "last"})
+        assert await room.message_ids(4) == ["0", "2", "4", "last"]
+        letters = await dead_letters()
+    assert [letter["reason"].partition(" ")[0] for letter in letters] == ["refused:", "refused:"]
+    assert all("WRONGTYPE" in letter["reason"] for letter in letters)
+
+
+async def test_message_to_too_many_rooms_is_a_dead_letter(room: Room):
+    rooms = [f"thread:{number}" for number in range(bus.MOST_TARGETS)]
+    await add("thread:message", MESSAGE, rooms=rooms)  # in both namespaces
+    await add("thread:message", {**MESSAGE, "message_id": 8}, rooms=rooms, namespaces=["hub"])
+    async with bridging():
+        assert await room.message_ids(1) == ["8"]
+        (letter,) = await dead_letters()
+    assert letter["reason"].startswith("too_many_rooms: 2000 rooms in all namespaces, at most 1000")
+
+
+@pytest.fixture
+async def proxy(realtime_redis: str, settings) -> AsyncIterator[Proxy]:
+    """Between everything in this process and Redis."""
+    there = location().arguments()
+    target = to_socket(Path(there["path"])) if "path" in there else to_port(there["port"])
+    async with Proxy(target) as proxy:
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"redis://127.0.0.1:{proxy.port}"}
+        yield proxy
+        proxy.delay = 0.0
+        await get_channel_layer().flush()
+        await close()
+
+
+async def test_control_work_costs_few_round_trips(proxy: Proxy):
+    """With Redis so far away, a thousand one after the other would take most of a minute."""
+    room = await Room().enter()
+    async with client().pipeline(transaction=False) as pipe:
+        for number in range(1000):
+            data = {"thread_id": f"t{number}", "attendant_id": "a", "user_id": f"u{number}"}
+            message = {"event": "chat:accepted", "data": data, "id": f"id-{number}"}
+            pipe.xadd(key("stream"), {"message": json.dumps(message)})
+        await pipe.execute()
+    await add("thread:message", MESSAGE)
+    proxy.delay = 0.005
+    began = asyncio.get_running_loop().time()
+    async with bridging(within=60):
+        assert await room.message_ids(1) == ["7"]
+        took = asyncio.get_running_loop().time() - began
+    assert took < 15
+
+
+async def test_revoke_comes_before_the_message_that_follows_it():
+    async with connected("portal", "ana", threads=["42", "43"]) as ana:
+        for thread in (42, 43):
+            await ana.call("join:thread", {"thread_id": thread})
+        await add("thread:message", {**MESSAGE, "message_id": "before"})
+        await add("thread:revoke", {"thread_id": 42, "user_id": "ana"})
+        await add("thread:message", {**MESSAGE, "message_id": "after"})
+        await add("thread:message", {"thread_id": 43, "message_id": "elsewhere"})
+        async with bridging():
+            assert (await ana.expect("thread:message"))["data"]["message_id"] == "before"
+            await ana.expect("room:left", room="thread:42")
+            assert (await ana.expect("thread:message"))["data"]["message_id"] == "elsewhere"
+            await ana.nothing("thread:message")
+
+
+async def test_grant_is_written_before_its_event_is_delivered(room: Room):
+    async with bridging():
+        await add("chat:accepted", {"thread_id": 42, "attendant_id": "a", "user_id": "ana"})
+        await room.frame()
+        assert await grants.read("ana", "42") is True
+
+
+# --- Pub/Sub -----------------------------------------------------------------------------------------
+
+
+async def test_what_was_published_in_the_meantime_is_delivered_together_and_in_order(room: Room, monkeypatch):
+    sizes: list[int] = []
+    send_append = roomlog.send_append
+
+    def counted(pipes: Any, entries: Any, **options: Any) -> Any:
+        sizes.append(len(entries))
+        return send_append(pipes, entries, **options)
+
+    monkeypatch.setattr(roomlog, "send_append", counted)
+    async with bridging():
+        async with client().pipeline(transaction=False) as pipe:
+            for number in range(300):
+                message = {"event": "thread:message", "data": {"thread_id": 42, "message_id": number}}
+                pipe.publish(key("events"), json.dumps(message))
+            await pipe.execute()
+        assert await room.message_ids(300) == [str(number) for number in range(300)]
+    assert len([size for size in sizes if size]) < 150
+
+
+async def test_what_is_published_without_id_while_the_lease_is_lost_is_counted(room: Room, caplog):
+    async with bridging() as bridge:
+        await client().set(key("lease", "bridge"), "another bridge")
+        assert bridge._leading
+        counted = Counting()
+        bridge._on_messages(
+            [
+                (b"", json.dumps({"event": "thread:message", "data": MESSAGE, "id": id}).encode())
+                for id in (None, "a")
+            ]
+        )
+        assert await room.message_ids(1) == ["7"]
+        await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 1)
+    assert "dropped" in caplog.messages
+
+
+async def test_what_could_not_be_delivered_is_counted_and_not_tried_twice(room: Room, monkeypatch):
+    send_append = roomlog.send_append
+
+    def broken(pipes: Any, entries: Any, **options: Any) -> Any:
+        if entries:
+            raise RedisDown("gone")
+        return send_append(pipes, entries, **options)
+
+    async with bridging():
+        counted = Counting()
+        with monkeypatch.context() as patch:
+            patch.setattr(roomlog, "send_append", broken)
+            await publish("thread:message", MESSAGE)
+            await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 1)
+        await publish("thread:message", {**MESSAGE, "message_id": 8})
+        assert await room.message_ids(1) == ["8"]
+
+
+async def test_published_message_that_redis_refuses_is_dropped_and_those_with_it_do_not_come_twice(
+    room: Room,
+):
+    await client().set(f"{roomlog.base('hub.thread.13')}:room", "not ours")
+    async with bridging() as bridge:
+        counted = Counting()
+        for ids in ([1, 13], [2]):
+            messages = [
+                {"event": "thread:message", "data": {"thread_id": 13 if id == 13 else 42, "message_id": id}}
+                for id in ids
+            ]
+            bridge._on_messages([(b"", json.dumps(message).encode()) for message in messages])
+            await eventually(bridge._inbox._waiting.empty)
+        assert await room.message_ids(2) == ["1", "2"]
+        assert counted("realtime_bus_messages_total", result="dropped") == 2
+
+
+async def test_orders_that_are_published_follow_each_other(on_ended):
+    orders: list[str] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        orders.append(context.order)
+
+    on_ended(handler)
+    async with bridging():
+        before = await add("chat:ended", {"thread_id": 42})
+        await eventually(lambda: len(orders) == 1)
+        async with client().pipeline(transaction=False) as pipe:
+            for _ in range(20):
+                pipe.publish(key("events"), json.dumps({"event": "chat:ended", "data": {"thread_id": 42}}))
+            await pipe.execute()
+        await eventually(lambda: len(orders) == 21)
+        await asyncio.sleep(0.002)
+        await add("chat:ended", {"thread_id": 42})
+        await eventually(lambda: len(orders) == 22)
+    assert orders[0] == entry_order(before.encode())
+    assert orders == sorted(set(orders))
 
 
 # --- Housekeeping ------------------------------------------------------------------------------------
@@ -516,7 +733,7 @@ async def test_bridge_ends_even_if_the_cancellation_was_swallowed(monkeypatch):
     monkeypatch.setattr(bridge._lease, "hold", swallow)
     await asked.wait()
     running.cancel()
-    await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), 5)
+    await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), PATIENCE)
 
 
 async def test_whole_way_from_the_bus_to_a_client():
@@ -527,33 +744,9 @@ async def test_whole_way_from_the_bus_to_a_client():
         assert frame["data"] == {"thread_id": "42", "message_id": "7"}
 
 
-async def test_redis_that_says_nothing_any_more_is_left():
-    class Silent:
-        pings = 0
-
-        async def ping(self) -> None:
-            self.pings += 1
-
-    silent = Silent()
-    for quiet in range(1, module.LISTEN_PATIENCE + 1):
-        await Bridge._prove(silent, None, quiet)
-    with pytest.raises(RedisDown):
-        await Bridge._prove(silent, None, module.LISTEN_PATIENCE + 1)
-    assert silent.pings == module.LISTEN_PATIENCE
-
-
-async def test_quiet_channel_is_kept(monkeypatch, room: Room, caplog):
-    monkeypatch.setattr(module, "LISTEN_SECONDS", 0.01)
-    async with bridging():
-        await asyncio.sleep(0.3)
-        await publish("thread:message", MESSAGE)
-        await room.next()
-    assert "redis lost" not in caplog.text
-
-
 @pytest.mark.parametrize("traceparent", [5, {}, ["00"], None, "nonsense"])
 async def test_trace_that_is_none_does_no_harm(room: Room, traceparent: Any):
     async with bridging():
         await add("thread:message", MESSAGE, traceparent=traceparent)
-        await room.next()
+        await room.frame()
     assert await dead_letters() == []

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from realtime import roomlog
 from realtime.embedded import EmbeddedRedis
 from realtime.redis import client, key
 from realtime.roomlog import Entry, Publication, Unrecoverable, after, append, ends, parse_position
+from tests.inprocess import PATIENCE
 
 HERE, THERE = "hub.thread.42", "portal.thread.42"
 EVERYTHING = 10_000
@@ -23,8 +25,15 @@ def entry(
     name: str = "", *groups: str, source: str = "stream", id: str = "", exclude: str = "", body: bytes = b""
 ) -> Entry:
     """An entry that goes to `groups` (HERE, when none is named) and whose frame says `<name><body>@<position>`."""
-    rooms = [(group, name.encode() + body + b"@", b"!") for group in groups or (HERE,)]
-    return Entry(rooms=rooms, source=source if name else "", entry=f"{name:0>20}", id=id, exclude=exclude)
+    rooms = [(group, name.encode() + body + b"@") for group in groups or (HERE,)]
+    return Entry(
+        rooms=rooms,
+        tail=b"!",
+        source=source if name else "",
+        entry=f"{name:0>20}",
+        id=id,
+        exclude=exclude,
+    )
 
 
 async def put(*entries: Entry, publish: bool = False, **options) -> list[list[int]]:
@@ -156,7 +165,7 @@ async def test_room_that_was_entered_is_kept_though_nobody_is_in_it():
 async def test_room_that_redis_forgot_is_kept_for_who_is_in_it():
     async with client().pubsub() as subscription:
         await subscription.subscribe(roomlog.channel(HERE))
-        await subscription.get_message(timeout=5)
+        await subscription.get_message(timeout=PATIENCE)
         assert await put(entry("1"), publish=True) != [[0]]
 
 
@@ -218,12 +227,12 @@ async def test_frame_carries_its_position():
 async def test_what_is_published_is_what_is_in_the_log():
     async with client().pubsub() as subscription:
         await subscription.subscribe(roomlog.channel(HERE))
-        await subscription.get_message(timeout=5)
+        await subscription.get_message(timeout=PATIENCE)
         entries = entry("1", exclude="somebody"), entry("2", body="ünïcode".encode()), entry("3")
         await put(*entries, publish=True)
         published = []
         while len(published) < 3:
-            message = await subscription.get_message(ignore_subscribe_messages=True, timeout=5)
+            message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
             assert message is not None
             published.append(roomlog.unpack(message["data"]))
     assert published == await logged()
@@ -237,9 +246,9 @@ async def test_what_is_published_is_what_is_in_the_log():
 async def test_excluded_connection_is_passed_on_whatever_it_is_called(exclude: str):
     async with client().pubsub() as subscription:
         await subscription.subscribe(roomlog.channel(HERE))
-        await subscription.get_message(timeout=5)
+        await subscription.get_message(timeout=PATIENCE)
         await put(entry("1", exclude=exclude), publish=True)
-        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=5)
+        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
     assert message is not None
     (publication,) = await logged()
     assert roomlog.unpack(message["data"]) == publication
@@ -249,10 +258,10 @@ async def test_excluded_connection_is_passed_on_whatever_it_is_called(exclude: s
 async def test_nothing_is_published_when_another_channel_layer_does_that():
     async with client().pubsub() as subscription:
         await subscription.subscribe(roomlog.channel(HERE))
-        await subscription.get_message(timeout=5)
+        await subscription.get_message(timeout=PATIENCE)
         await put(entry("1"), publish=False)
         await client().publish(roomlog.channel(HERE), b"end")
-        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=5)
+        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
     assert message is not None
     assert message["data"] == b"end"
     assert await names() == ["1"]
@@ -351,6 +360,81 @@ async def test_id_is_remembered_for_ten_minutes():
     assert 590 < await client().ttl(marker) <= 600
     await client().delete(marker)
     assert await one("2", id="order-7")
+
+
+# --- Many rooms --------------------------------------------------------------------------------------
+
+
+ROOMS = [f"hub.thread.{number}" for number in range(200)]
+BODY = b"x" * 100_000
+
+
+def everywhere(name: str, groups: Sequence[str] = ROOMS) -> Entry:
+    rooms = [(group, f"{name}@".encode()) for group in groups]
+    return Entry(rooms=rooms, tail=BODY, source="stream", entry=f"{name:0>20}")
+
+
+async def test_body_is_sent_once_however_many_rooms_get_it():
+    before = (await client().info("stats"))["total_net_input_bytes"]
+    ((*positions,),) = await put(everywhere("1"))
+    assert all(positions)
+    assert (await client().info("stats"))["total_net_input_bytes"] - before < 2 * len(BODY)
+    assert all([(await logged(group))[0].frame.endswith(BODY) for group in ROOMS[::50]])
+
+
+async def test_what_many_rooms_cost_is_bounded():
+    entries = [everywhere(name, [f"hub.thread.{n}" for n in range(1000)]) for name in ("1", "2")]
+    tracemalloc.start()
+    try:
+        await append(entries)
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+
+# --- The cursor --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cursors", "end"),
+    [
+        (["5-1", "5-0"], "5-1"),
+        (["5-9", "5-10"], "5-10"),
+        (["999-0", "1000-0"], "1000-0"),
+        (["1000-0", "999-99999"], "1000-0"),
+        (["1795000000000-3", "1795000000000-2", "1795000000000-4"], "1795000000000-4"),
+    ],
+)
+async def test_cursor_of_a_bridge_that_is_behind_moves_nothing_back(cursors: list[str], end: str):
+    for each in cursors:
+        await append([], cursor=(key("cursors"), b"stream", each.encode()))
+    assert await client().hget(key("cursors"), "stream") == end.encode()
+
+
+# --- Failures half-way -------------------------------------------------------------------------------
+
+
+async def test_what_was_done_before_a_failure_is_not_done_again():
+    """Redis undoes nothing when a script fails."""
+    broken = f"{roomlog.base(THERE)}:log"
+    await client().set(broken, "not ours")
+    batch = [entry("1"), entry("2", HERE, THERE, id="order-7"), entry("3")]
+    for _ in range(3):
+        with pytest.raises(ResponseError):
+            await put(*batch)
+    assert await names() == ["1", "2"]
+    await client().delete(broken)
+    await put(*batch)
+    assert await names() == ["1", "2", "3"]
+    assert await names(THERE) == ["2"]
+
+
+async def test_room_that_is_broken_says_why_and_its_entry_is_not_lost_elsewhere():
+    await client().hset(f"{roomlog.base(THERE)}:room", mapping={"position": "nonsense"})
+    for _ in range(2):
+        with pytest.raises(ResponseError):
+            await put(entry("1", HERE, THERE, id="order-7"))
+    assert await names() == ["1"]
 
 
 # --- The lease ---------------------------------------------------------------------------------------

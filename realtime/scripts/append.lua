@@ -4,19 +4,23 @@
 --        :room  hash  position, count, bytes, and per source the last entry taken from it
 --        :log   stream: id = position, p = the publication
 --        :live  the Pub/Sub channel: the publication
+--        and behind them the cursors' key, if one is to be moved
 -- ARGV   size, ttl ms, bytes, seconds to keep :room, seconds to keep a marker,
 --        lease key ('' = none), lease holder, publish command ('' = publish nothing; SPUBLISH in a Cluster),
---        cursors' key ('' = none), stream, its new cursor (beside it goes `<stream>:last`: when that was, and how many
---        entries were left out, for who did not wait for an answer), first part of the keys that mark an id as delivered
+--        cursors' key ('' = none), stream, its new cursor (one behind the cursor that is there changes nothing),
+--        first part of the keys that mark an id as delivered
 --        ('' = each room has its own, below its base: in a Cluster a script has one slot),
 --        the last entry that may have been appended before ('' = none; realtime/bridge.py, `_begin`),
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection (behind a NUL, a traceparent),
---        then for each of its rooms: the frame before and after its offset
+--        the frame after its offset, then for each of its rooms the frame before its offset
 --
 -- Returns for each entry its position in each of its rooms, '' where it was left out, '0' in a room that nobody has entered
 -- (in the time it is remembered): nobody has an offset of it, so nobody can ever ask for what is published now. An entry whose source is not above the room's last
--- one of that source, or whose id was delivered before, is left out: whoever submits it again does no harm.
+-- one of that source, or whose id was delivered before, is left out: submitting it again does no harm.
 -- Positions are microseconds of Redis' clock and never go back: max(last + 1, now).
+--
+-- Redis undoes nothing when a script fails half-way (a key that is not ours, say). So what was done until then is recorded
+-- before the error is returned, and the same entries again do the rest.
 --
 -- A publication is one string: 'F', the position before (16 digits), its own (16), its running number in the room (12), the
 -- length of the connection id that is left out (6), that id, and the frame. (realtime/roomlog.py reads it.)
@@ -63,8 +67,7 @@ local rooms, touched = {}, {}
 local function room_of(base, source)
   local room = rooms[base]
   if not room then
-    local key, log = base .. ':room', base .. ':log'
-    local live = base .. ':live'
+    local key, log, live = base .. ':room', base .. ':log', base .. ':live'
     local known = redis.call('HMGET', key, 'position', 'count', 'bytes', source)
     if not known[1] and publish ~= '' and redis.call('PUBSUB', counts[publish], live)[2] == 0 then
       room = {is_unknown = true}
@@ -80,8 +83,8 @@ local function room_of(base, source)
   return room
 end
 
--- Whether the room has not had this entry yet; from now on it has.
-local function take(room, source, entry)
+-- Whether the room has not had this entry yet.
+local function is_new_in(room, source, entry)
   if not room.touched then
     room.touched = true
     touched[#touched + 1] = room
@@ -91,7 +94,6 @@ local function take(room, source, entry)
   if last and last >= entry then return false end
   -- Who entered the room later than this was written has never missed it.
   if not last and entry <= again and tonumber(string.sub(entry, 1, 20)) * 1000 < room.last then return false end
-  room.sources[source] = entry
   return true
 end
 
@@ -110,35 +112,42 @@ local function append(room, excluded, head, tail)
 end
 
 -- Whether nothing of this id was delivered before; from now on it was.
+local marker
 local function is_first(id, base)
-  local marker = (ids ~= '' and ids or base .. ':id:') .. id
-  return redis.call('SET', marker, '1', 'NX', 'EX', keep_marker)
+  marker = (ids ~= '' and ids or base .. ':id:') .. id
+  if redis.call('SET', marker, '1', 'NX', 'EX', keep_marker) then return true end
+  marker = nil
+  return false
 end
 
-local answers, left_out = {}, 0
-local argument, key = 14, 1
-while argument <= #ARGV do
-  local number, source, entry, id, excluded = unpack(ARGV, argument, argument + 4)
-  argument = argument + 5
-  local positions, is_new, has_any = {}, id == '' or nil, false
-  for i = 1, tonumber(number) do
-    local room = room_of(KEYS[key], source)
-    local position = ''
-    if room.is_unknown then
-      position = '0'
-    elseif take(room, source, entry) then
-      if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, KEYS[key]) end
-      if is_new then position = append(room, excluded, ARGV[argument], ARGV[argument + 1]) end
+local answers = {}
+local function append_all()
+  local argument, key = 14, 1
+  while argument <= #ARGV do
+    local number, source, entry, id, excluded, tail = unpack(ARGV, argument, argument + 5)
+    argument = argument + 6
+    local positions, is_new = {}, id == '' or nil
+    marker = nil
+    for i = 1, tonumber(number) do
+      local base = KEYS[key]
+      local room = room_of(base, source)
+      local position = ''
+      if room.is_unknown then
+        position = '0'
+      elseif is_new_in(room, source, entry) then
+        if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, base) end
+        if is_new then position = append(room, excluded, ARGV[argument], tail) end
+        room.sources[source] = entry
+      end
+      positions[i] = position
+      argument = argument + 1
+      key = key + 1
     end
-    positions[i] = position
-    has_any = has_any or position ~= ''
-    argument = argument + 2
-    key = key + 1
+    answers[#answers + 1] = positions
   end
-  answers[#answers + 1] = positions
-  if not has_any then left_out = left_out + 1 end
 end
 
+local is_done, failure = pcall(append_all)
 for _, room in ipairs(touched) do
   redis.call('XTRIM', room.log, 'MAXLEN', size)
   redis.call('XTRIM', room.log, 'MINID', oldest)
@@ -154,7 +163,18 @@ for _, room in ipairs(touched) do
   redis.call('HSET', room.key, unpack(fields))
   redis.call('EXPIRE', room.key, keep_room)
 end
+if not is_done then
+  if marker then redis.call('DEL', marker) end
+  local text = type(failure) == 'table' and failure.err or tostring(failure)
+  return redis.error_reply(string.match(text, '^%u+ ') and text or 'ERR ' .. text)
+end
+
+-- An entry's id as text that sorts like it.
+local function order(entry)
+  return string.format('%20s-%20s', string.match(entry, '(%d+)-(%d+)'))
+end
 if ARGV[9] ~= '' then
-  redis.call('HSET', ARGV[9], ARGV[10], ARGV[11], ARGV[10] .. ':last', string.format('%.0f %d', now, left_out))
+  local known = redis.call('HGET', ARGV[9], ARGV[10])
+  if not known or order(known) < order(ARGV[11]) then redis.call('HSET', ARGV[9], ARGV[10], ARGV[11]) end
 end
 return answers

@@ -13,7 +13,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from presence.events import announcements
 from presence.sweeper import Sweeper
 from realtime import exposition
-from realtime.bridge import BUS, Bridge, Source
+from realtime.bridge import Bridge
+from realtime.incoming import BUS, Source
 from realtime.vitals import watch
 
 PRESENCE = Source("presence", b"transition", announcements, keep=86400)

@@ -1,0 +1,31 @@
+"""Dead letters: what could not be delivered, kept with its reason."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import Any
+
+from realtime import metrics
+from realtime.bus import InvalidMessage
+from realtime.pipe import Pipes
+from realtime.redis import key
+
+logger = logging.getLogger(__name__)
+
+DEAD_LETTERS = 1000
+"""About so many are kept."""
+DEAD_LETTER_BYTES = 4096
+"""So much is kept of each message."""
+
+
+def dead_letter(pipes: Pipes, error: InvalidMessage, source: str, raw: bytes) -> Awaitable[Any]:
+    """Keep a message that can't be delivered. It is on its way when this returns; await it to be sure."""
+    metrics.BUS_MESSAGES.labels("dead").inc()
+    metrics.DEAD_LETTERS.labels(error.code).inc()
+    logger.warning("dead letter", extra={"source": source, "reason": str(error)[:500]})
+    return pipes.to(key("dead")).send(
+        *("XADD", key("dead"), "MAXLEN", "~", DEAD_LETTERS, "*"),
+        *("reason", str(error)[:500].encode(errors="backslashreplace"), "source", source),
+        *("message", raw[:DEAD_LETTER_BYTES]),
+    )
