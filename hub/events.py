@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from realtime import revocation
 from realtime.catalogue import BusContext, control_event, on_bus, server_event
 from realtime.control import ThreadRevoked, broadcast
 from realtime.events import InThread
@@ -49,6 +50,13 @@ class ThreadExpel(InThread, frozen=True):
 
 @on_bus("thread:expel")
 async def expel(payload: ThreadExpel, context: BusContext) -> None:
-    await broadcast(
-        ThreadRevoked(user_id=payload.user_id, thread_id=payload.thread_id, namespace=HUB, reason="expelled")
-    )
+    if await revocation.mark_expelled(HUB, payload.user_id, payload.thread_id, context.at):
+        await broadcast(
+            ThreadRevoked(
+                user_id=payload.user_id,
+                thread_id=payload.thread_id,
+                namespace=HUB,
+                reason="expelled",
+                at=context.at,
+            )
+        )

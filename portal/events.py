@@ -33,8 +33,8 @@ async def grant(payload: ThreadGrant, context: BusContext) -> None:
 @on_bus("thread:revoke")
 async def revoke(payload: ThreadRevoke, context: BusContext) -> None:
     # Written before it is signalled: who joins in between finds the revoke.
-    await grants.write(payload.user_id, payload.thread_id, granted=False, order=context.order)
-    await broadcast(ThreadRevoked(user_id=payload.user_id, thread_id=payload.thread_id))
+    if await grants.write(payload.user_id, payload.thread_id, granted=False, order=context.order):
+        await broadcast(ThreadRevoked(user_id=payload.user_id, thread_id=payload.thread_id, at=context.at))
 
 
 @on_bus("chat:accepted")

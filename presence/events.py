@@ -111,7 +111,15 @@ class PresenceSet(Payload, frozen=True):
 @on_bus("presence:set")
 async def set_presence(payload: PresenceSet, context: BusContext) -> None:
     await store.apply(
-        [{"does": "choose", "user": payload.user_id, "status": payload.status, "reason": "bus"}]
+        [
+            {
+                "does": "choose",
+                "user": payload.user_id,
+                "status": payload.status,
+                "reason": "bus",
+                "order": context.order,
+            }
+        ]
     )
 
 

@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from redis.exceptions import RedisError
+import msgspec
+from redis.exceptions import RedisError, ResponseError
 
 from presence import store
 from presence.store import LeaseLost, Member, Operation, State, Status
+from realtime import revocation
 from realtime.conf import conf
 from realtime.control import PresenceChanged
 from realtime.logs import spelled
+from realtime.loops import PerLoop
 from realtime.node import Node
 from realtime.redis import is_cancelled
 from realtime.rooms import HUB
@@ -27,9 +30,9 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_INTERVAL = 0.25
 """Seconds: a group's snapshot is read at most so often, however many connect."""
 BATCH = 500
-"""Operations a call: keeps one script under a few milliseconds."""
-
-_nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, PresenceNode]] = WeakKeyDictionary()
+"""Operations a call; Redis itself bounds how much work they may be (`store.WORK`)."""
+BATCH_BYTES = 256 * 1024
+"""Of the operations of a call, as they are encoded: they hold names and groups of any length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,20 @@ class Presentee:
 
 @dataclass(slots=True)
 class _Pending:
-    operation: Operation
+    operation: msgspec.Raw
     answer: asyncio.Future[str] | None = None
-    """None: nobody waits; it is kept until Redis takes it."""
+    user: str = ""
+    again: set[str] | None = None
+    """Where to put the user back: for them it is enough to be told once, however late. Without it and without an
+    `answer` that is awaited, the operation itself is kept until Redis takes it."""
+
+    def resolve(self, answer: str) -> None:
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(answer)
+
+    def fail(self, error: BaseException) -> None:
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(error if isinstance(error, RedisError) else RedisError("interrupted"))
 
 
 class PresenceNode:
@@ -61,11 +75,16 @@ class PresenceNode:
         self._present: dict[str, Presentee] = {}
         self._states: dict[str, State] = {}
         self._in_grace: dict[str, tuple[Presentee, float]] = {}
+        self._arriving: set[str] = set()
+        """Connections whose own operation is on its way: they are registered by nothing else."""
         self._heard: set[str] = set()
         self._seen: set[str] = set()
+        self._touched: set[str] = set()
         self._touch_at = 0.0
         self._pending: list[_Pending] = []
         self._epoch = ""
+        self._is_registered = True
+        """False while Redis knows of a part of the connections only: until all were registered, no call counts."""
         self._calls = 0
         self._acked = 0
         """The last call that was answered; a Redis that does not know of it has lost something."""
@@ -77,7 +96,7 @@ class PresenceNode:
     @classmethod
     def current(cls, namespace: str = HUB) -> PresenceNode:
         """The presence node of the running loop."""
-        nodes = _nodes.setdefault(asyncio.get_running_loop(), {})
+        nodes = _nodes()
         if namespace not in nodes:
             nodes[namespace] = cls(namespace)
         return nodes[namespace]
@@ -85,7 +104,7 @@ class PresenceNode:
     @classmethod
     async def close_all(cls) -> None:
         """Close those of the running loop. Raises `redis.RedisError`."""
-        nodes = _nodes.pop(asyncio.get_running_loop(), {})
+        nodes = _nodes.pop() or {}
         await asyncio.gather(*(node.close() for node in nodes.values()))
 
     # --- What connections tell -------------------------------------------------------------------
@@ -99,13 +118,17 @@ class PresenceNode:
         """
         self._in_grace.pop(presentee.user_id, None)
         self._present[presentee.connection_id] = presentee
+        if not refreshed:
+            self._arriving.add(presentee.connection_id)
         try:
             answer = await self._ask({**_connect(presentee), "refreshed": refreshed, "dropped": dropped})
         except BaseException:
+            self._arriving.discard(presentee.connection_id)
             if not refreshed:
                 # It may have reached Redis all the same.
                 self.disconnect(presentee.connection_id)
             raise
+        self._arriving.discard(presentee.connection_id)
         self._note(presentee.user_id, answer)
 
     def regroup(self, presentee: Presentee, dropped: Sequence[str] = ()) -> None:
@@ -133,7 +156,7 @@ class PresenceNode:
     async def logout(self, connection_id: str) -> None:
         """A connection ends for good: no grace period. Raises `redis.RedisError`."""
         if connection_id in self._present:
-            await self._ask({"does": "logout", "connection": connection_id})
+            await self._ask({"does": "logout", "connection": connection_id, "at": await _clock()})
             self._present.pop(connection_id, None)
 
     def heartbeat(self, user_id: str) -> None:
@@ -147,10 +170,8 @@ class PresenceNode:
     async def choose(self, user_id: str, status: Status) -> None:
         """The user chose a status. Raises `redis.RedisError`."""
         self._heard.discard(user_id)
-        self._note(
-            user_id,
-            await self._ask({"does": "choose", "user": user_id, "status": status, "reason": "chosen"}),
-        )
+        choice = {"does": "choose", "user": user_id, "status": status, "reason": "chosen"}
+        self._note(user_id, await self._ask({**choice, "at": await _clock()}))
 
     async def snapshot(self, group: str) -> list[Member]:
         """Who is present in a group, as of now or later. Raises `redis.RedisError`."""
@@ -170,13 +191,13 @@ class PresenceNode:
 
     # --- Batches ---------------------------------------------------------------------------------
 
-    async def _ask(self, operation: Operation) -> str:
+    async def _ask(self, operation: Mapping[str, Any]) -> str:
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._submit(_Pending(operation, answer))
+        self._submit(_Pending(store.encode(operation), answer))
         return await answer
 
-    def _tell(self, operation: Operation) -> None:
-        self._submit(_Pending(operation))
+    def _tell(self, operation: Mapping[str, Any]) -> None:
+        self._submit(_Pending(store.encode(operation)))
 
     def _submit(self, pending: _Pending) -> None:
         self._pending.append(pending)
@@ -199,38 +220,74 @@ class PresenceNode:
     async def _flush(self) -> None:
         """Tell everything that is pending; with nothing pending only the lease is renewed."""
         self._forget_the_gone()
-        heard, self._heard = self._heard, set()
-        self._pending += [_Pending({"does": "heartbeat", "user": user}) for user in heard]
         if self._now() >= self._touch_at:
             self._touch_at = self._now() + conf().presence_ttl / 4
-            seen, self._seen = self._seen - heard, set()
-            self._pending += [_Pending({"does": "touch", "user": user}) for user in seen]
-        while True:
-            batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
-            try:
-                answers = await self._apply([pending.operation for pending in batch])
-            except BaseException as error:
-                self._pending = [pending for pending in batch if pending.answer is None] + self._pending
-                for pending in batch:
-                    if pending.answer is not None and not pending.answer.done():
-                        pending.answer.set_exception(
-                            error if isinstance(error, RedisError) else RedisError("interrupted")
-                        )
-                raise
-            for pending, answer in zip(batch, answers, strict=True):
-                if pending.operation["does"] == "heartbeat":
-                    self._note(pending.operation["user"], answer)
-                if pending.answer is not None and not pending.answer.done():
-                    pending.answer.set_result(answer)
-            if not self._pending:
-                return
+            self._touched |= self._seen
+            self._seen = set()
+        await self._tell_some()
+        while self._pending or self._heard or self._touched:
+            await self._tell_some()
 
-    async def _apply(self, operations: list[Operation]) -> list[str]:
+    async def _tell_some(self) -> None:
+        """One call's worth. What it did not do stays pending, whatever ended it."""
+        batch = self._take()
+        try:
+            answers = await self._apply([pending.operation for pending in batch])
+        except BaseException as error:
+            if not _is_own_fault(error):
+                self._put_back(batch, error)
+                raise
+            logger.exception("presence operation left out", extra={"node": self.node.id})
+            batch[0].fail(error)
+            self._pending = batch[1:] + self._pending
+            return
+        for pending, answer in zip(batch, answers, strict=False):
+            pending.resolve(answer)
+            if pending.again is not None:
+                self._note(pending.user, answer)
+        self._pending = batch[len(answers) :] + self._pending
+
+    def _take(self) -> list[_Pending]:
+        for does, users in (("heartbeat", self._heard), ("touch", self._touched)):
+            while users and len(self._pending) < BATCH:
+                user = users.pop()
+                operation = store.encode({"does": does, "user": user})
+                self._pending.append(_Pending(operation, user=user, again=users))
+        size = _batch_size([pending.operation for pending in self._pending[:BATCH]])
+        batch, self._pending = self._pending[:size], self._pending[size:]
+        return batch
+
+    def _put_back(self, batch: Sequence[_Pending], error: BaseException) -> None:
+        """Redis may have done it or not. Who waits is told so; the rest is tried again."""
+        told = []
+        for pending in batch:
+            if pending.again is not None:
+                pending.again.add(pending.user)
+            elif pending.answer is not None:
+                pending.fail(error)
+            else:
+                told.append(pending)
+        self._pending = told + self._pending
+
+    async def _apply(self, operations: Sequence[Operation]) -> list[str]:
         while True:
             try:
-                return await self._call(operations)
+                return await self._try(operations)
             except LeaseLost as lost:
                 await self._register(lost.epoch)
+
+    async def _try(self, operations: Sequence[Operation], *, register: bool = False) -> list[str]:
+        """The answers to some of the first operations; when the very first one can't be done, its error is raised.
+
+        Else all would be tried for ever that are told together with it.
+        """
+        while True:
+            try:
+                return await self._call(operations, register=register)
+            except ResponseError as error:
+                if len(operations) <= 1 or not _is_own_fault(error):
+                    raise
+            operations = operations[: len(operations) // 2]
 
     async def _call(self, operations: Sequence[Operation], *, register: bool = False) -> list[str]:
         self._calls += 1
@@ -238,7 +295,7 @@ class PresenceNode:
         _, answers = await store.apply(
             operations,
             node=self.node.id,
-            epoch=self._epoch,
+            epoch=self._epoch if self._is_registered else "",
             register=register,
             number=number,
             acked=self._acked,
@@ -254,43 +311,76 @@ class PresenceNode:
         announced. The same epoch means that our lease ended and the others may have been told, or that Redis
         lost what it was told last.
         """
+        self._is_registered = False
         wiped = bool(self._epoch) and epoch != self._epoch
-        waiting = {
-            pending.operation.get("connection") for pending in self._pending if pending.answer is not None
-        }
-        operations: list[Operation] = [{"does": "only", "connections": list(self._present)}]
-        for presentee in self._present.values():
-            if presentee.connection_id in waiting or presentee.user_id not in self._states:
-                continue  # never announced: its own operation is on its way
-            operations.append(
-                {
-                    **_connect(presentee),
-                    "restored": self._states[presentee.user_id],
-                    "silent": wiped,
-                }
-            )
+        operations = [
+            (presentee.user_id, self._registration(presentee, wiped))
+            for presentee in self._present.values()
+            if presentee.connection_id not in self._arriving
+        ]
         if wiped:
             operations += self._grace_operations()
-        for start in range(0, len(operations), BATCH):
-            await self._call(operations[start : start + BATCH], register=True)
+        await self._call([], register=True)  # perhaps there is nothing to register but this process
+        await self._register_all(operations)
+        await self._take_off_the_closed()
         if self._epoch:
             logger.warning(
                 "presence registered again",
-                extra={"node": self.node.id, "connections": len(operations) - 1, "wiped": wiped},
+                extra={"node": self.node.id, "connections": len(operations), "wiped": wiped},
             )
         self._epoch = epoch
+        self._is_registered = True
 
-    def _grace_operations(self) -> list[Operation]:
+    def _registration(self, presentee: Presentee, wiped: bool) -> msgspec.Raw:
+        operation = _connect(presentee)
+        if state := self._states.get(presentee.user_id):
+            operation |= {"restored": state, "silent": wiped}
+        return store.encode(operation)
+
+    async def _register_all(self, operations: Sequence[tuple[str, msgspec.Raw]]) -> None:
+        """Operations and their users, in as many calls as that takes."""
+        done = 0
+        while done < len(operations):
+            batch = operations[done : done + BATCH]
+            batch = batch[: _batch_size([operation for _, operation in batch])]
+            try:
+                answers = await self._try([operation for _, operation in batch], register=True)
+            except ResponseError as error:
+                if not _is_own_fault(error):
+                    raise
+                logger.exception("presence not registered", extra={"node": self.node.id, "user": batch[0][0]})
+                answers = [""]
+            for (user, _), answer in zip(batch, answers, strict=False):
+                self._note(user, answer)
+            done += len(answers)
+
+    async def _take_off_the_closed(self) -> None:
+        """What Redis knows beside our connections was closed, and Redis lost that."""
+        async for part in store.connections(self.node.id, self.namespace):
+            await self._register_all(
+                [
+                    ("", store.encode({"does": "disconnect", "connection": connection}))
+                    for connection in part
+                    if connection not in self._present
+                ]
+            )
+
+    def _grace_operations(self) -> list[tuple[str, msgspec.Raw]]:
         now = self._now()
         return [
-            {
-                "does": "grace",
-                "user": user,
-                "name": presentee.name,
-                "groups": presentee.groups,
-                "restored": self._states[user],
-                "remaining": int((until - now) * 1000),
-            }
+            (
+                user,
+                store.encode(
+                    {
+                        "does": "grace",
+                        "user": user,
+                        "name": presentee.name,
+                        "groups": presentee.groups,
+                        "restored": self._states[user],
+                        "remaining": int((until - now) * 1000),
+                    }
+                ),
+            )
             for user, (presentee, until) in self._in_grace.items()
             if user in self._states
         ]
@@ -316,18 +406,32 @@ class PresenceNode:
         elif signal.user_id in self._states:
             self._states[signal.user_id] = State(signal.status, signal.chosen, signal.since)
 
+    def cancel(self) -> None:
+        """Tell nothing any more: the loop ends."""
+        if self._runner is not None:
+            self._runner.cancel()
+
     async def close(self) -> None:
         """Tell what is still pending and give the lease back. Raises `redis.RedisError`."""
         if self._runner is None:
             return
-        self._runner.cancel()
+        self.cancel()
         await asyncio.gather(self._runner, return_exceptions=True)
-        self._pending.append(_Pending({"does": "close"}))
+        self._pending.append(_Pending(store.encode({"does": "close"})))
         await self._flush()
 
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _cancel_all(nodes: Mapping[str, PresenceNode]) -> None:
+    for node in nodes.values():
+        node.cancel()
+
+
+_nodes: PerLoop[dict[str, PresenceNode]] = PerLoop(dict, _cancel_all)
+"""By namespace."""
 
 
 def _connect(presentee: Presentee) -> dict[str, Any]:
@@ -338,3 +442,23 @@ def _connect(presentee: Presentee) -> dict[str, Any]:
         "name": presentee.name,
         "groups": presentee.groups,
     }
+
+
+async def _clock() -> float:
+    """Milliseconds on the clock that also stamps the messages of the bus. Raises `redis.RedisError`."""
+    return await revocation.now() * 1000
+
+
+def _batch_size(operations: Sequence[msgspec.Raw]) -> int:
+    """How many go into one call: one at least."""
+    sizes = accumulate(len(memoryview(operation)) for operation in operations)
+    return max(1, sum(1 for _ in takewhile(lambda size: size <= BATCH_BYTES, sizes)))
+
+
+def _is_own_fault(error: BaseException) -> bool:
+    """Whether a call failed because of what it was to do: the same will fail again, whatever the state Redis is in."""
+    text = str(error).removeprefix("ERR ")
+    return isinstance(error, ResponseError) and text.startswith(_OWN_FAULTS)
+
+
+_OWN_FAULTS = ("user_script", "Error running script", "WRONGTYPE")

@@ -5,7 +5,7 @@ All rules live in `scripts/apply.lua`; this module is how Python speaks to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 from uuid import uuid4
@@ -14,10 +14,16 @@ import msgspec
 
 from realtime.conf import conf
 from realtime.envelope import iso
-from realtime.redis import key, location, run, run_sync, script
+from realtime.redis import key, run, run_sync, script
 from realtime.rooms import HUB, PORTAL
+from realtime.topology import topology
 
 Status = Literal["online", "away"]
+
+WORK = 500
+"""About how many connections or groups one call deals with: Redis does nothing else for 10 to 20 ms."""
+PART = 500
+"""Members of a set that are read by one call."""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -36,6 +42,14 @@ class Measure(msgspec.Struct, frozen=True):
     away: int
     late: float
     """Milliseconds that the most overdue judgement has been due."""
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What one sweep did."""
+
+    changed: int
+    more: bool
+    """Whether more is due than one call may do."""
 
 
 class Member(TypedDict):
@@ -58,6 +72,7 @@ class LeaseLost(Exception):
 _SCRIPTS = Path(__file__).parent / "scripts"
 _apply = script(_SCRIPTS / "apply.lua")
 _snapshot = script(_SCRIPTS / "snapshot.lua")
+_SCAN = script(b"return redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])")
 _STATUSES = script(
     b"""
     local found = {}
@@ -68,7 +83,8 @@ _STATUSES = script(
     """,
 )
 
-Operation = Mapping[str, Any]
+Operation = Mapping[str, Any] | msgspec.Raw
+"""What `scripts/apply.lua` does, as it is or encoded (`encode`)."""
 
 
 def stream() -> str:
@@ -84,15 +100,20 @@ def base(namespace: str = HUB) -> str:
 def _to_read(namespace: str = HUB) -> list[str]:
     """Keys of a script that reads.
 
-    In a Cluster one of them is there: while the slot moves, it is told to come later (TRYAGAIN), and not sent to where
-    nothing has arrived yet, as somebody with nothing but a key that does not exist.
+    One of them is there. So while a Cluster moves the slot, the script has to come later (TRYAGAIN); with nothing but a
+    key that does not exist it would be sent to where nothing has arrived yet.
     """
-    return [base(namespace), f"{base(namespace)}:touched"] if location().nodes else [base(namespace)]
+    return [base(namespace)] if topology().spans_keys else [base(namespace), f"{base(namespace)}:touched"]
 
 
 def namespaces() -> tuple[str, ...]:
     """Where presence is kept: the team's, and the customers' if that is wanted."""
     return (HUB, PORTAL) if conf().customer_presence else (HUB,)
+
+
+def encode(operation: Mapping[str, Any]) -> msgspec.Raw:
+    """An operation as it travels. Raises `UnicodeEncodeError` for a lone surrogate."""
+    return msgspec.Raw(msgspec.json.encode(operation, enc_hook=str))  # an Id is a str
 
 
 def _call(
@@ -121,6 +142,8 @@ def _call(
             # A customer is there or not: nobody waits for them to look at the page.
             "away": int(settings.away_after * 1000) if namespace == HUB else 0,
             "ttl": int(settings.presence_ttl * 1000),
+            "remember": int(settings.grant_ttl * 1000),
+            "work": WORK,
             "operations": operations,
         },
         enc_hook=str,  # an Id is a str
@@ -146,6 +169,7 @@ async def apply(
 ) -> tuple[str, list[str]]:
     """Run operations in order, atomically, and renew the node's lease. Returns Redis' epoch and their answers.
 
+    There are fewer answers than operations when these were too much work for one call: the rest was not done.
     `number` counts the calls of a node, `acked` is the last one that was answered: Redis must not have lost it.
     Raises `LeaseLost` (nothing was done) or `redis.RedisError`.
     """
@@ -154,18 +178,47 @@ async def apply(
 
 
 def apply_sync(operations: Sequence[Operation]) -> list[str]:
-    """The same from synchronous code, in the name of no node."""
-    return _answers(run_sync(_apply, [base(), stream()], [_call(operations)]))[1]
+    """All of them, in the name of no node, from synchronous code."""
+    answers: list[str] = []
+    while len(answers) < len(operations):
+        call = _call(operations[len(answers) :])
+        answers += _answers(run_sync(_apply, [base(), stream()], [call]))[1]
+    return answers
+
+
+async def connections(node: str, namespace: str = HUB) -> AsyncIterator[list[str]]:
+    """The connections that Redis knows of a node, part by part. Raises `redis.RedisError`."""
+    cursor = b"0"
+    while True:
+        cursor, part = await run(_SCAN, [f"{base(namespace)}:node:{node}"], [cursor, PART])
+        yield [connection.decode() for connection in part]
+        if cursor == b"0":
+            return
 
 
 async def snapshot(group: str, namespace: str = HUB) -> list[Member]:
-    """Everybody present in a group (for customers: a thread), by name. Raises `redis.RedisError`."""
-    return _members(await run(_snapshot, _to_read(namespace), [group]))
+    """Everybody present in a group (for customers: a thread), by name. Raises `redis.RedisError`.
+
+    Who comes, goes or changes while it is read may be in it as before or as after that.
+    """
+    members: dict[str, Member] = {}
+    cursor = b"0"
+    while True:
+        cursor, *part = await run(_snapshot, _to_read(namespace), [group, cursor, PART])
+        members.update(_members(part))
+        if cursor == b"0":
+            return _sorted(members)
 
 
-def snapshot_sync(group: str) -> list[Member]:
+def snapshot_sync(group: str, namespace: str = HUB) -> list[Member]:
     """The same from synchronous code."""
-    return _members(run_sync(_snapshot, _to_read(), [group]))
+    members: dict[str, Member] = {}
+    cursor = b"0"
+    while True:
+        cursor, *part = run_sync(_snapshot, _to_read(namespace), [group, cursor, PART])
+        members.update(_members(part))
+        if cursor == b"0":
+            return _sorted(members)
 
 
 def statuses_sync(user_ids: Sequence[str]) -> dict[str, str]:
@@ -179,10 +232,13 @@ def state(answer: str) -> State | None:
     return msgspec.json.decode(answer, type=State) if answer else None
 
 
-def _members(flat: list[bytes]) -> list[Member]:
+def _members(flat: list[bytes]) -> dict[str, Member]:
     texts = [value.decode() for value in flat]
-    members = [
-        Member(user_id=user, name=name, status=status, since=iso(float(since) / 1000))
+    return {
+        user: Member(user_id=user, name=name, status=status, since=iso(float(since) / 1000))
         for user, name, status, since in zip(texts[::4], texts[1::4], texts[2::4], texts[3::4], strict=True)
-    ]
-    return sorted(members, key=lambda member: (member["name"], member["user_id"]))
+    }
+
+
+def _sorted(members: Mapping[str, Member]) -> list[Member]:
+    return sorted(members.values(), key=lambda member: (member["name"], member["user_id"]))

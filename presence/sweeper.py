@@ -33,18 +33,25 @@ class Sweeper:
             await asyncio.sleep(conf().batch_interval * random.uniform(0.8, 1.0))  # noqa: S311
 
     async def sweep(self) -> int:
-        """Judge once; how many things changed. Raises `redis.RedisError`."""
+        """Judge all that is due, call by call; how many things changed. Raises `redis.RedisError`."""
         await layout.claim()
         changed = 0
         for namespace in store.namespaces():
-            _, (measured, swept) = await store.apply(
-                [{"does": "measure"}, {"does": "sweep"}], namespace=namespace
-            )
-            _tell(namespace, msgspec.json.decode(measured, type=store.Measure))
-            changed += int(swept)
+            more = True
+            while more and not is_cancelled():
+                swept = await self._sweep_some(namespace)
+                changed, more = changed + swept.changed, swept.more
         if changed:
             logger.info("presence swept", extra={"changed": changed})
         return changed
+
+    @staticmethod
+    async def _sweep_some(namespace: str) -> store.Swept:
+        _, (measured, swept) = await store.apply(
+            [{"does": "measure"}, {"does": "sweep"}], namespace=namespace
+        )
+        _tell(namespace, msgspec.json.decode(measured, type=store.Measure))
+        return msgspec.json.decode(swept, type=store.Swept)
 
 
 def _tell(namespace: str, measure: store.Measure) -> None:

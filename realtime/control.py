@@ -26,12 +26,13 @@ class TokenRevoked(msgspec.Struct, frozen=True, tag=True):
 
 
 class ThreadRevoked(msgspec.Struct, frozen=True, tag=True):
-    """Take the user out of the thread."""
+    """Take the user out of the thread, where they entered it before `at` (seconds, Redis' clock; 0: whenever)."""
 
     user_id: str
     thread_id: str
     namespace: str = PORTAL
     reason: str = "forbidden"
+    at: float = 0.0
 
 
 class InstanceDrained(msgspec.Struct, frozen=True, tag=True):

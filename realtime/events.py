@@ -161,4 +161,4 @@ class TokenRevoke(Payload, frozen=True):
     """Refuse this token from now on, and close what it opened. `exp`: the token's own, in seconds."""
 
     jti: str
-    exp: int
+    exp: float

@@ -1,83 +1,114 @@
-"""Taking access away: users disconnected by an operator, tokens revoked before they expire.
+"""Taking access away: users disconnected by an operator or taken out of a thread, tokens revoked before they expire.
 
-A revoke writes before it signals, and a handshake joins before it looks: whichever comes first, none slips
-through.
+An order is written before it is signalled, and a handshake joins before it looks: whichever comes first, none slips
+through. What is written outlives the connections that it may concern, so an instance that a signal did not reach finds
+it when it is back. All times are of Redis' clock: no host's own one decides whether an order has an effect.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from typing import Any
-
-from redis.exceptions import ResponseError
+from collections.abc import Mapping
 
 from realtime.authentication import Principal, leeway
 from realtime.catalogue import BusContext, on_bus
 from realtime.control import TokenRevoked, UserDisconnected, broadcast
 from realtime.events import TokenRevoke, UserDisconnect
-from realtime.redis import client, key, location, mget, run, script
-from realtime.together import Together
+from realtime.redis import execute, key, mget, run, script
 
-_TIME = script(b"return redis.call('TIME')")
-MARK_SECONDS = 60
-"""How long a handshake may be under way when its user is disconnected."""
+MARK_SECONDS = 24 * 3600
+"""How long it is remembered that a user was disconnected or expelled.
+
+That must be longer than any instance can be without the signals (cut off, or suspended with its whole machine) and
+still have the connections that it had before. As this has no bound of its own, an instance that was without them for
+more than half of this closes all its connections. Long enough for that to be rare, a day costs about 100 bytes for each
+user who was disconnected on it.
+"""
+
+_MARK = script(
+    b"""
+    -- The latest order counts, also after an older one was handled again.
+    local known = redis.call('GET', KEYS[1])
+    if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
+    redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+    return 1
+    """,
+)
+_REVOKE = script(
+    b"""
+    local left = tonumber(ARGV[1]) - redis.call('TIME')[1]
+    if left > 1e10 then  -- more than Redis can count to, or 300 years
+      redis.call('SET', KEYS[1], '1')
+    elseif left > 0 then
+      redis.call('SET', KEYS[1], '1', 'EX', string.format('%.0f', math.ceil(left) + 1))
+    end
+    """,
+)
 
 
 async def now() -> float:
     """Redis' clock in seconds: the only one that all processes share. Raises `redis.RedisError`."""
-    return await _clock.ask(None)
+    # In a Cluster that of the server which has the stream: what is on it and what is not are compared.
+    seconds, microseconds = await execute("TIME", at=key("stream"))
+    return float(seconds) + float(microseconds) / 1e6
 
 
 async def is_revoked(principal: Principal) -> bool:
     """Whether the token was revoked. Raises `redis.RedisError`."""
-    return bool(await client().exists(key("revoked", principal.jti)))
+    return bool(await execute("EXISTS", key("revoked", principal.jti)))
 
 
 async def must_leave(principal: Principal, namespace: str, opened_at: float) -> bool:
     """Whether a connection opened at `opened_at` (Redis' clock) was disconnected or its token revoked since."""
-    revoked, mark = await _marks.ask(
-        (key("revoked", principal.jti), key("disconnected", namespace, principal.user_id))
+    revoked, mark = await mget(
+        [key("revoked", principal.jti), key("disconnected", namespace, principal.user_id)]
     )
     return revoked is not None or (mark is not None and float(mark) >= opened_at)
 
 
-async def _read_clock(askers: Sequence[None]) -> list[float]:
-    # In a Cluster that of the server which has the stream: what is on it and what is not are compared.
-    seconds, microseconds = await (run(_TIME, [key("stream")]) if location().nodes else client().time())
-    return [float(seconds) + float(microseconds) / 1e6] * len(askers)
+async def expelled(namespace: str, user_id: str, threads: Mapping[str, float]) -> set[str]:
+    """From which of these threads the user was expelled since they entered it (Redis' clock, in seconds).
+
+    One round trip for all of them. Raises `redis.RedisError`.
+    """
+    if not threads:
+        return set()
+    marks = await mget([_expelled_key(namespace, user_id, thread_id) for thread_id in threads])
+    return {
+        thread_id
+        for (thread_id, entered_at), mark in zip(threads.items(), marks, strict=True)
+        if mark is not None and float(mark) >= entered_at
+    }
 
 
-async def _read_marks(keys: Sequence[tuple[str, str]]) -> list[Marks]:
-    found = await mget([key for pair in keys for key in pair])
-    return list(zip(found[::2], found[1::2], strict=True))
+async def mark_expelled(namespace: str, user_id: str, thread_id: str, at: float) -> bool:
+    """Remember that a user was expelled from a thread at `at` (Redis' clock, in seconds).
+
+    Returns whether this order counts: False when a later one is known. Raises `redis.RedisError`.
+    """
+    return await _mark(_expelled_key(namespace, user_id, thread_id), at)
 
 
-Marks = tuple[Any, Any]
+def _expelled_key(namespace: str, user_id: str, thread_id: str) -> str:
+    return key("expelled", namespace, user_id, thread_id)
 
-# Every handshake asks both: in a storm of them, together.
-_clock: Together[None, float] = Together(_read_clock)
-_marks: Together[tuple[str, str], Marks] = Together(_read_marks)
+
+async def _mark(name: str, at: float) -> bool:
+    return bool(await run(_MARK, [name], [repr(at), MARK_SECONDS]))
 
 
 @on_bus("user:disconnect")
 async def disconnect_user(payload: UserDisconnect, context: BusContext) -> None:
-    mark = key("disconnected", payload.namespace, payload.user_id)
-    await client().set(mark, repr(context.at), ex=MARK_SECONDS)
-    await broadcast(
-        UserDisconnected(
-            namespace=payload.namespace, user_id=payload.user_id, at=context.at, reason=payload.reason
+    # A later order concerns all that an older one did.
+    if await _mark(key("disconnected", payload.namespace, payload.user_id), context.at):
+        await broadcast(
+            UserDisconnected(
+                namespace=payload.namespace, user_id=payload.user_id, at=context.at, reason=payload.reason
+            )
         )
-    )
 
 
 @on_bus("token:revoke")
 async def revoke_token(payload: TokenRevoke, context: BusContext) -> None:
-    remaining = payload.exp + leeway() - time.time()
-    if remaining <= 0:
-        return  # expired: it is refused anyway, and its connections have ended
-    try:
-        await client().set(key("revoked", payload.jti), "1", ex=int(remaining) + 1)
-    except ResponseError:  # an expiry beyond what Redis can count to
-        await client().set(key("revoked", payload.jti), "1")
+    # One that has expired is refused without a record. It may still have connections: where a clock is behind.
+    await run(_REVOKE, [key("revoked", payload.jti)], [repr(float(payload.exp + leeway()))])
     await broadcast(TokenRevoked(jti=payload.jti))

@@ -17,6 +17,7 @@ from realtime.control import (
 )
 from realtime.payloads import Id
 from realtime.rooms import CONTROL_GROUP
+from tests.inprocess import PATIENCE
 
 SIGNALS = [
     UserDisconnected(namespace="hub", user_id="7", at=1.5),
@@ -34,7 +35,7 @@ async def test_signal_reaches_every_process(process, signal: Signal):
         await layer.group_add(CONTROL_GROUP, channel)
     await broadcast(signal)
     for channel in channels:
-        message = await asyncio.wait_for(layer.receive(channel), 5)
+        message = await asyncio.wait_for(layer.receive(channel), PATIENCE)
         assert parse(message["signal"]) == signal
 
 
@@ -43,8 +44,15 @@ async def test_ids_travel_as_strings(process):
     channel = await layer.new_channel()
     await layer.group_add(CONTROL_GROUP, channel)
     await broadcast(ThreadRevoked(user_id=Id("7"), thread_id=Id("42")))
-    message = await asyncio.wait_for(layer.receive(channel), 5)
+    message = await asyncio.wait_for(layer.receive(channel), PATIENCE)
     assert parse(message["signal"]) == ThreadRevoked(user_id="7", thread_id="42")
+
+
+def test_versions_side_by_side_understand_each_others_signals():
+    """What one knows and the other does not is left out, or has its default."""
+    known = {"type": "ThreadRevoked", "user_id": "7", "thread_id": "42"}
+    assert parse(known) == parse({**known, "at": 0.0, "added": "later"})
+    assert parse({**known, "at": 1000.5}) == ThreadRevoked(user_id="7", thread_id="42", at=1000.5)
 
 
 @pytest.mark.parametrize("message", [None, {}, {"type": "Unheard"}, {"type": "TokenRevoked"}, "TokenRevoked"])

@@ -3,30 +3,40 @@
 -- KEYS[1]  base of all keys, `{realtime:presence}` for the team and `{realtime:presence}:portal` for customers: the
 --          stream's own name as hash tag, so one Cluster slot
 -- KEYS[2]  the stream of transitions, `realtime:presence`
--- ARGV[1]  JSON {namespace, node, epoch, number, acked, register, seed, lease, grace, away, ttl, lingers, operations};
---          durations in milliseconds, away 0: never; lingers: a group that no connection has any more stays for the
---          grace period; `number` is the call's, counted by its node, `acked` the last one that the node had an answer to
+-- ARGV[1]  JSON {namespace, node, epoch, number, acked, register, seed, lease, grace, away, ttl, remember, work, lingers,
+--          operations}; durations in milliseconds, away 0: never; lingers: a group that no connection has any more
+--          stays for the grace period; `number` is the call's, counted by its node, `acked` the last one that the node
+--          had an answer to; `work`: about how many connections one call may deal with
 --
 -- Answers {epoch, 'reset'} without doing anything when `node` has no lease any more, when `epoch` is not this
 -- Redis' own, or when it does not know of the call `acked` (a replica that took over without the newest writes): the
--- node must register all its connections first. Else {epoch, 'ok', one answer an operation}.
+-- node must register all its connections first. Else {epoch, 'ok', one answer an operation}; operations at the end that
+-- have no answer were not done, since those before them were work enough.
+--
+-- While a script runs, Redis does nothing else. So no call deals with more than `work` allows, but for one user's
+-- connections, which belong together.
 --
 -- Kept here (all times are milliseconds of Redis' clock):
 --   epoch        changes when Redis was wiped
 --   nodes        zset  node -> end of its lease          node:<id>   set of its connections
---   calls        hash  node -> its last call
+--   calls        hash  node -> its last call; a node whose connections are being taken off has none
 --   connections  hash  connection -> {node, user, name, groups}
 --   open:<user>  set of the user's connections           user:<id>   hash: the presence record, with a TTL
 --   known        hash  user -> {name, groups}: what is needed to say offline when the record is gone
 --   away         set of users that are seen as away; all others that are known are online
 --   group:<g>    set of users, those in grace included
 --   deadlines    zset  away|user, grace|user, lost|user|group -> when
+--   regroup      set of users who lost a connection to a node that died: their groups are judged once all nodes are
+--   order:<user> up to which bus message a status is settled: the last one that set it, or the user's own choice
 --   touched      when anybody last ran this
+--   postponed    until when what is due is put off, while that is being done
 
 local base, stream = KEYS[1], KEYS[2]
 local call = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local spent = 0  -- connections dealt with, and groups
 
 local function key(...) return table.concat({base, ...}, ':') end
 local function number(value) return string.format('%.0f', value) end
@@ -115,6 +125,7 @@ end
 local function union(user)
   local seen, groups = {}, {}
   for _, connection in ipairs(redis.call('SMEMBERS', key('open', user))) do
+    spent = spent + 1
     for _, group in ipairs(cjson.decode(redis.call('HGET', key('connections'), connection)).groups) do
       if not seen[group] then
         seen[group] = true
@@ -165,7 +176,9 @@ end
 
 local function offline(user, reason)
   local was, old = record(user), known(user)
+  spent = spent + 1
   if old then
+    spent = spent + #old.groups
     for _, group in ipairs(old.groups) do redis.call('SREM', key('group', group), user) end
     announce(user, was and was.status or 'online', 'offline', reason, old.name, old.groups)
   end
@@ -176,8 +189,9 @@ local function offline(user, reason)
 end
 
 -- A connection is gone. `at`: since when, for the grace period. No reason: it logged out, there is none.
--- `later`: collects the users whose groups may have changed, for when several are lost at once.
+-- `later`: its user may be about to lose others, so the groups are judged after those.
 local function lose(connection, at, reason, later)
+  spent = spent + 1
   local value = redis.call('HGET', key('connections'), connection)
   if not value then return end
   local of = cjson.decode(value)
@@ -190,7 +204,7 @@ local function lose(connection, at, reason, later)
   if open(user) > 0 then
     if is then
       redis.call('HSET', key('user', user), 'lost_until', number(until_))
-      if later then later[#later + 1] = user else regroup(user, reason or 'logout') end
+      if later then redis.call('SADD', key('regroup'), user) else regroup(user, reason or 'logout') end
     end
   elseif until_ <= now and not reason then
     offline(user, 'logout')
@@ -202,6 +216,18 @@ local function lose(connection, at, reason, later)
     redis.call('ZADD', key('deadlines'), number(until_), 'grace|' .. user)
   end
 end
+
+-- Whether nothing settled this user's status later than `order`; from now on it is settled up to there. It is kept
+-- apart from the record: a bus message may be handled again after the user has left and come back.
+local function settle(user, order)
+  local last = redis.call('GET', key('order', user))
+  if last and last >= order then return false end
+  redis.call('SET', key('order', user), order, 'PX', number(call.remember))
+  return true
+end
+
+-- Sorts before all that was added to a stream in that millisecond.
+local function millisecond(at) return string.format('%020.0f-', math.floor(at)) end
 
 local does = {}
 
@@ -250,19 +276,16 @@ function does.regroup(op)
   return ''
 end
 
--- {connections}: the node has no others; what Redis knows beside them was closed, and Redis lost that
-function does.only(op)
-  local has = {}
-  for _, connection in ipairs(op.connections) do has[connection] = true end
-  for _, connection in ipairs(redis.call('SMEMBERS', key('node', call.node))) do
-    if not has[connection] then lose(connection, now, 'grace') end
-  end
-  return ''
-end
-
 -- {connection}
 function does.disconnect(op) lose(op.connection, now, 'grace') return '' end
-function does.logout(op) lose(op.connection, now, nil) return '' end
+
+-- {connection, at?}
+function does.logout(op)
+  local value = redis.call('HGET', key('connections'), op.connection)
+  if value and op.at then settle(cjson.decode(value).user, millisecond(op.at)) end
+  lose(op.connection, now, nil)
+  return ''
+end
 
 -- {user}
 function does.heartbeat(op)
@@ -283,14 +306,13 @@ function does.touch(op)
   return ''
 end
 
--- {user, status, reason, order?}: what comes over the bus has an order, and an older one comes too late
+-- {user, status, reason, order | at}: a choice from the bus has an order, and does nothing when it arrives again or too
+-- late. A user's own choice counts whenever it comes, and was made at `at`, before all that was added in or after that
+-- millisecond.
 function does.choose(op)
+  if op.at then settle(op.user, millisecond(op.at)) end
+  if op.order and not settle(op.user, op.order) then return '' end
   if not record(op.user) then return '' end
-  if op.order then
-    local last = redis.call('HGET', key('user', op.user), 'order')
-    if last and last >= op.order then return '' end
-    redis.call('HSET', key('user', op.user), 'order', op.order)
-  end
   change(op.user, op.status, op.status == 'away', op.reason)
   if open(op.user) > 0 then keep(op.user) end
   return state(op.user)
@@ -329,41 +351,88 @@ function does.measure()
   return cjson.encode({online = known - away, away = away, late = late})
 end
 
--- {}: judge what is due
-function does.sweep()
-  local changed = 0
-  for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('nodes'), '-inf', number(now), 'LIMIT', 0, 10)) do
-    local ended = tonumber(redis.call('ZSCORE', key('nodes'), node))
-    local users = {}
-    for _, connection in ipairs(redis.call('SMEMBERS', key('node', node))) do
-      lose(connection, ended, 'lease', users)
-      changed = changed + 1
+-- This has not been run for half a lease: Redis stood still, or all its callers did. What fell due meanwhile may only
+-- be due because it could not be renewed, so all of it gets one lease from now, by as many calls as that takes.
+-- Answers whether it is done.
+local function postpone()
+  if now - tonumber(redis.call('GET', key('touched')) or now) > call.lease / 2 then
+    redis.call('SET', key('postponed'), number(now + call.lease), 'NX', 'PX', number(call.lease))
+    local till = redis.call('GET', key('postponed'))
+    local most = call.work * 10  -- one is a tenth of the work that a connection is
+    for _, zset in ipairs({key('nodes'), key('deadlines')}) do
+      local early = redis.call('ZRANGEBYSCORE', zset, '-inf', '(' .. till, 'LIMIT', 0, most)
+      for _, member in ipairs(early) do redis.call('ZADD', zset, till, member) end
+      if #early == most then return false end
     end
-    for _, user in ipairs(users) do
-      if open(user) > 0 then regroup(user, 'lease') end
-    end
-    redis.call('ZREM', key('nodes'), node)
-    redis.call('HDEL', key('calls'), node)
-    redis.call('DEL', key('node', node))
+    redis.call('DEL', key('postponed'))
   end
-  for _, due in ipairs(redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', number(now), 'LIMIT', 0, 1000)) do
-    local what, user, group = due:match('^(%a+)|([^|]*)|?(.*)$')
+  redis.call('SET', key('touched'), number(now))
+  return true
+end
+local is_postponed = postpone()
+
+local function due(zset, most)
+  return redis.call('ZRANGEBYSCORE', key(zset), '-inf', number(now), 'LIMIT', 0, most)
+end
+
+-- Take connections off nodes whose lease has ended. A node stays due until it has none; one that comes back before
+-- that has no last call, and so must register.
+local function judge_nodes()
+  local lost = 0
+  for _, node in ipairs(due('nodes', 10)) do
+    local ended = tonumber(redis.call('ZSCORE', key('nodes'), node))
+    redis.call('HDEL', key('calls'), node)
+    for _, connection in ipairs(redis.call('SPOP', key('node', node), call.work - lost)) do
+      lose(connection, ended, 'lease', true)
+      lost = lost + 1
+    end
+    if redis.call('SCARD', key('node', node)) == 0 then redis.call('ZREM', key('nodes'), node) end
+    if lost >= call.work then break end
+  end
+  return lost
+end
+
+-- A user whose connections are all about to go is in grace with all groups, and leaves none before.
+local function judge_groups()
+  while spent < call.work and #due('nodes', 1) == 0 do
+    local user = redis.call('SPOP', key('regroup'))
+    if not user then break end
+    if record(user) and open(user) > 0 then regroup(user, 'lease') end
+  end
+end
+
+local function judge_deadlines()
+  local changed = 0
+  for _, member in ipairs(due('deadlines', call.work)) do
+    if spent >= call.work then break end
+    spent = spent + 1
+    redis.call('ZREM', key('deadlines'), member)
+    local what, user, group = member:match('^(%a+)|([^|]*)|?(.*)$')
     local is = record(user)
     if what == 'grace' then
       offline(user, is and is.lost or 'grace')
       changed = changed + 1
     elseif what == 'lost' then
-      redis.call('ZREM', key('deadlines'), due)
       if is then regroup(user, 'grace', false, {group}) end
       changed = changed + 1
     elseif is and is.status == 'online' then
       change(user, 'away', false, 'timeout')
       changed = changed + 1
-    else
-      redis.call('ZREM', key('deadlines'), due)
     end
   end
-  return tostring(changed)
+  return changed
+end
+
+-- {}: judge what is due. How many things changed, and whether there is more to do.
+function does.sweep()
+  if not is_postponed then return '{"changed":0,"more":true}' end
+  local changed = judge_nodes()
+  spent = 0
+  judge_groups()
+  spent = 0  -- deadlines do not wait for nodes
+  changed = changed + judge_deadlines()
+  local more = #due('nodes', 1) + #due('deadlines', 1) + redis.call('SCARD', key('regroup')) > 0
+  return cjson.encode({changed = changed, more = more})
 end
 
 -- {}: the node ends in good order; its connections have been taken off before
@@ -374,22 +443,10 @@ function does.close()
   return ''
 end
 
--- Nobody ran this for half a lease: Redis stood still, or everybody else did. What fell due meanwhile may only
--- be due because nobody could renew it, so all of it gets one lease from now.
-local touched = tonumber(redis.call('GET', key('touched')) or now)
-if now - touched > call.lease / 2 then
-  for _, zset in ipairs({key('nodes'), key('deadlines')}) do
-    for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', number(now + call.lease))) do
-      redis.call('ZADD', zset, number(now + call.lease), member)
-    end
-  end
-end
-redis.call('SET', key('touched'), number(now))
-
 redis.call('SET', key('epoch'), call.seed, 'NX')
 local epoch = redis.call('GET', key('epoch'))
 if call.node ~= '' then
-  local last = tonumber(redis.call('HGET', key('calls'), call.node) or 0)
+  local last = tonumber(redis.call('HGET', key('calls'), call.node) or -1)
   if not call.register
       and (epoch ~= call.epoch or last < call.acked or not redis.call('ZSCORE', key('nodes'), call.node)) then
     return {epoch, 'reset'}
@@ -400,6 +457,7 @@ end
 
 local answers = {epoch, 'ok'}
 for i, op in ipairs(call.operations) do
+  if spent >= call.work then break end
   answers[i + 2] = does[op.does](op)
 end
 return answers

@@ -9,7 +9,7 @@ import pytest
 from presence import store
 from presence.events import announcements
 from presence.node import PresenceNode, Presentee
-from realtime.redis import run_sync, sync_client
+from realtime.redis import sync_client
 from realtime.rooms import HUB, PORTAL
 from tests.inprocess import eventually
 from tests.presence.world import World
@@ -49,8 +49,7 @@ def told(world: World) -> list[tuple[str, str]]:
 
 
 def there(thread: str) -> set[str]:
-    answer: Any = run_sync(store._snapshot, store._to_read(PORTAL), [thread])
-    return {member["user_id"] for member in store._members(answer)}
+    return {member["user_id"] for member in store.snapshot_sync(thread, PORTAL)}
 
 
 def test_first_connection_is_told_to_each_thread_once(world: World):

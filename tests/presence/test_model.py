@@ -180,11 +180,17 @@ class Presence(RuleBasedStateMachine):
 
 
 @pytest.mark.usefixtures("realtime_redis")
-def test_any_history_follows_the_rules():
+@pytest.mark.parametrize(
+    ("work", "examples"),
+    [(1, 8), (store.WORK, 8), *(pytest.param(work, 40, marks=pytest.mark.slow) for work in (1, store.WORK))],
+)
+def test_any_history_follows_the_rules(work: int, examples: int, monkeypatch):
+    """However little one call may do, many do the same as one."""
+    monkeypatch.setattr(store, "WORK", work)
     run_state_machine_as_test(
         Presence,
         settings=hypothesis_settings(
-            max_examples=40,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

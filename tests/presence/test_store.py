@@ -840,7 +840,7 @@ ISO = LUA[LUA.index("local function iso") : LUA.index("local function announce")
 @example(4107542400000)  # 2100-03-01: no leap day in a year that only 100 divides
 @example(1735689599999)  # the end of a leap year
 @example(253402300799999)
-@hypothesis_settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=300, suppress_health_check=list(HealthCheck))
 def test_times_are_what_python_says(realtime_redis: str, milliseconds: int):
     text: Any = sync_client().eval(f"{ISO} return iso(tonumber(ARGV[1]))", 0, str(milliseconds))
     expected = EPOCH + timedelta(milliseconds=milliseconds)
@@ -875,3 +875,60 @@ def test_judgement_that_is_due_is_late(ana: World):
     assert measure(ana).late > 0
     ana.sweep()
     assert measure(ana) == store.Measure(online=0, away=1, late=0)
+
+
+# --- Orders over the bus -----------------------------------------------------------------------------
+
+
+def order(at: int, sequence: int = 0) -> str:
+    """As the bridge writes the id of an entry."""
+    return f"{at:020d}-{sequence:020d}"
+
+
+def set_over_the_bus(world: World, status: str, order: str) -> None:
+    world.apply({"does": "choose", "user": "ana", "status": status, "reason": "bus", "order": order})
+
+
+def choose_at(world: World, status: str, at: float) -> None:
+    world.apply({"does": "choose", "user": "ana", "status": status, "reason": "chosen", "at": at})
+
+
+def test_status_set_over_the_bus_is_set_once_however_often_it_is_handled(ana: World):
+    set_over_the_bus(ana, "away", order(1000))
+    set_over_the_bus(ana, "online", order(1000, 1))
+    for entry in (order(1000), order(1000, 1)):
+        set_over_the_bus(ana, "away", entry)
+    assert ana.news() == [("online", "away", "bus"), ("away", "online", "bus")]
+
+
+def test_own_choice_is_not_undone_by_what_was_set_before_it(ana: World):
+    set_over_the_bus(ana, "away", order(1000))
+    choose_at(ana, "online", 2000.7)
+    set_over_the_bus(ana, "away", order(1000))
+    set_over_the_bus(ana, "away", order(1999))
+    assert ana.status() == "online"
+    set_over_the_bus(ana, "away", order(2000))
+    assert ana.status() == "away"
+
+
+def test_own_choice_in_the_same_millisecond_is_not_undone_by_a_repetition(ana: World):
+    set_over_the_bus(ana, "away", order(2000))
+    choose_at(ana, "online", 2000.9)
+    set_over_the_bus(ana, "away", order(2000))
+    assert ana.status() == "online"
+
+
+def test_status_of_before_a_log_out_is_not_set_after_it(ana: World):
+    set_over_the_bus(ana, "away", order(1000))
+    ana.apply({"does": "logout", "connection": "tab-1", "at": 2000.0}, node="node-1")
+    ana.connect(connection="tab-2")
+    for entry in (order(1000), order(1500)):
+        set_over_the_bus(ana, "away", entry)
+    assert ana.status() == "online"
+
+
+def test_status_set_for_who_was_not_there_is_not_set_when_they_have_come(world: World):
+    set_over_the_bus(world, "away", order(1000))
+    world.connect()
+    set_over_the_bus(world, "away", order(1000))
+    assert world.status() == "online"

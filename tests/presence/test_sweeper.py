@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 
 from presence import store
 from presence.sweeper import Sweeper
-from tests.inprocess import eventually
+from tests.inprocess import PATIENCE, eventually
 
 from .world import World
 
@@ -86,4 +86,4 @@ async def test_sweeper_ends_even_if_the_cancellation_was_swallowed(monkeypatch):
     sweeping = asyncio.create_task(Sweeper().run())
     await asked.wait()
     sweeping.cancel()
-    await asyncio.wait_for(asyncio.gather(sweeping, return_exceptions=True), 5)
+    await asyncio.wait_for(asyncio.gather(sweeping, return_exceptions=True), PATIENCE)

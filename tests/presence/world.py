@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from presence import store
 from presence.store import LeaseLost
 from realtime.redis import run_sync, sync_client
@@ -84,7 +86,15 @@ class World:
         return store.state(answer)
 
     def sweep(self) -> int:
-        return int(self.apply({"does": "sweep"})[0])
+        """Judge all that is due, however many calls that takes; how many things changed."""
+        changed, more = 0, True
+        while more:
+            swept = self.sweep_once()
+            changed, more = changed + swept.changed, swept.more
+        return changed
+
+    def sweep_once(self) -> store.Swept:
+        return msgspec.json.decode(self.apply({"does": "sweep"})[0], type=store.Swept)
 
     # --- Time ------------------------------------------------------------------------------------
 
