@@ -1,0 +1,234 @@
+"""Known ways to break the promises, each a small change of the real code: the simulation has to notice every one.
+
+A mutation replaces one piece of source text, as the code is imported; the file itself stays as it is. One whose text is
+not there any more is reported, so that this list keeps up with the code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change of one file."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    seed: int = 1
+    """From which on seeds are tried; one that finds it."""
+
+    def apply(self) -> None:
+        """Break the code, before any of it is imported. Raises `LookupError` when there is nothing to break."""
+        source = (ROOT / self.file).read_text()
+        if source.count(self.old) != 1:
+            raise LookupError(f"{self.name}: {self.old!r} is in {self.file} {source.count(self.old)} times")
+        if self.file.endswith(".py"):
+            module = self.file.removesuffix(".py").replace("/", ".")
+            assert module not in sys.modules, module
+            sys.meta_path.insert(0, _Finder(module, self._mutate))  # type: ignore[arg-type]
+        else:
+            read = Path.read_bytes
+            patch.object(
+                Path,
+                "read_bytes",
+                lambda path: self._mutate(read(path)) if path == ROOT / self.file else read(path),
+            ).start()
+
+    def _mutate(self, source: bytes) -> bytes:
+        return source.replace(self.old.encode(), self.new.encode())
+
+
+class _Loader(SourceFileLoader):
+    mutate: Callable[[bytes], bytes]
+
+    def get_code(self, fullname: str) -> Any:
+        path = self.get_filename(fullname)
+        return compile(self.mutate(Path(path).read_bytes()), path, "exec", dont_inherit=True)
+
+
+class _Finder:
+    def __init__(self, module: str, mutate: Callable[[bytes], bytes]) -> None:
+        self._module = module
+        self._mutate = mutate
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != self._module or (spec := PathFinder.find_spec(name, path, target)) is None:
+            return None
+        assert spec.origin is not None
+        loader = _Loader(name, spec.origin)
+        loader.mutate = self._mutate
+        spec.loader = loader
+        return spec
+
+
+MUTATIONS = [
+    Mutation(
+        "a listener does not look for holes",
+        "realtime/listener.py",
+        "        if new.previous != self.position:\n            self.catch_up()\n        else:\n"
+        "            self._write(new)",
+        "        self._write(new)",
+    ),
+    Mutation(
+        "fan-out does not look where a listener stands",
+        "realtime/fanout.py",
+        "if listener.position == previous and listener.state is live and is_for_all:",
+        "if listener.state is live and is_for_all:",
+    ),
+    Mutation(
+        "fan-out reaches listeners that are not live",
+        "realtime/fanout.py",
+        "if listener.position == previous and listener.state is live and is_for_all:",
+        "if listener.position == previous and is_for_all:",
+    ),
+    Mutation(
+        "a listener goes live without looking at the tail",
+        "realtime/listener.py",
+        "            elif self.position >= self.group.tail and self.state",
+        "            elif self.state",
+    ),
+    Mutation(
+        "a listener starts live without looking at the tail",
+        "realtime/listener.py",
+        "            if self.position >= self.group.tail:\n                self._go_live()\n            else:",
+        "            if True:\n                self._go_live()\n            else:",
+    ),
+    Mutation(
+        "a listener believes the end that it is compared with",
+        "realtime/listener.py",
+        "        if self.state is State.LIVE and self.position != end:\n            self.catch_up()",
+        "        if self.state is State.LIVE:\n            self.position = max(self.position, end)",
+    ),
+    Mutation(
+        "rooms are not compared after the subscription was lost",
+        "realtime/process.py",
+        "        self._hears_orders.set()\n        await self._compare(tuple(self.groups.values()))",
+        "        self._hears_orders.set()",
+    ),
+    Mutation(
+        "a gap is not told",
+        "realtime/listener.py",
+        '        self.outlet.gap(self.group.room or "", "lost")',
+        "        pass",
+    ),
+    Mutation(
+        "what is given up waiting for is not compared",
+        "realtime/fanout.py",
+        "        self.waiting.extend([*kept, Compare(self.tail)])",
+        "        self.waiting.extend(kept)",
+        seed=19,
+    ),
+    Mutation(
+        "an older end replaces a newer tail",
+        "realtime/fanout.py",
+        "        if self.tail == tail:\n            if end < tail:",
+        "        if True:\n            if end < tail:",
+        seed=38,
+    ),
+    Mutation(
+        "what Redis lost while a listener caught up is not told",
+        "realtime/listener.py",
+        "        if self._has_missed:",
+        "        if False:",
+        seed=1,
+    ),
+    Mutation(
+        "a rejoin does not pause the room",
+        "realtime/consumers.py",
+        "        listener.pause()\n",
+        "",
+    ),
+    Mutation(
+        "a room starts before the acknowledgement",
+        "realtime/consumers.py",
+        "        self._to_start.append(listener)\n        self.on_entered(room)",
+        "        listener.start()\n        self.on_entered(room)",
+    ),
+    Mutation(
+        "a listener that left is not closed",
+        "realtime/process.py",
+        "        listener.close()\n        listener.group.listeners.pop(listener, None)",
+        "        pass",
+    ),
+    Mutation(
+        "an expel waits for its turn",
+        "realtime/consumers.py",
+        "            del self.rooms[room]\n            self._leave(room, listener, reason)\n"
+        "            self.soon(self.stop_typing, room)",
+        "            self.soon(self.leave, room, reason)",
+        seed=9,
+    ),
+    Mutation(
+        "rights are not reviewed after orders may have been missed",
+        "realtime/process.py",
+        "        await self._review()\n",
+        "",
+    ),
+    Mutation(
+        "rooms are served while orders may be missed",
+        "realtime/process.py",
+        "                self._hears_orders.clear()\n",
+        "",
+        seed=7,
+    ),
+    Mutation(
+        "a wiped Redis is not noticed",
+        "realtime/process.py",
+        "        if known is not None and known != self._epoch:",
+        "        if False:",
+    ),
+    Mutation(
+        "a connection is judged dead because we are late",
+        "realtime/connection.py",
+        "        self._silent = 0 if is_late else self._silent + 1",
+        "        self._silent = TICKS + 1 if is_late else self._silent + 1",
+    ),
+    Mutation(
+        "a batch follows one that failed",
+        "realtime/bridge.py",
+        "            await self._settle()  # one batch in flight, the next only after the one before succeeded\n",
+        "",
+        seed=11,
+    ),
+    Mutation(
+        "rights are not checked after entering",
+        "realtime/consumers.py",
+        "            is_allowed = await self._may_enter(room) and self.rooms.get(room) is listener",
+        "            is_allowed = self.rooms.get(room) is listener",
+    ),
+    Mutation(
+        "an id is delivered twice",
+        "realtime/scripts/append.lua",
+        "  if redis.call('SET', marker, '1', 'NX', 'EX', keep_marker) then return true end",
+        "  if true then return true end",
+    ),
+    Mutation(
+        "a batch that is sent again is delivered again",
+        "realtime/scripts/append.lua",
+        "  if last and last >= entry then return false end",
+        "",
+    ),
+    Mutation(
+        "a lost position is used again",
+        "realtime/scripts/append.lua",
+        "  room.last = math.max(room.last + 1, now)",
+        "  room.last = room.last + 1",
+        seed=34,
+    ),
+]
+
+
+def apply(name: str) -> None:
+    """Apply the mutation of that name."""
+    next(mutation for mutation in MUTATIONS if mutation.name == name).apply()
