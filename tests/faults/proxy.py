@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Self
@@ -39,9 +38,10 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted closes in the next turn of the loop
 
     def swallow(self) -> None:
         """Nothing passes any more through the connections there are, and nobody is told: their way was forgotten."""
@@ -59,8 +59,9 @@ class Proxy:
         self._tasks.add(task)
         try:
             there, back = await self._target()
-        except OSError:
-            writer.close()
+        except (OSError, asyncio.CancelledError):
+            self._tasks.discard(task)
+            writer.transport.abort()
             return
         gate = asyncio.Event()
         gate.set()
@@ -74,14 +75,13 @@ class Proxy:
         except asyncio.CancelledError:
             pass  # asyncio.start_server() reports a cancelled one as an error
         finally:
+            # No await before everything is given back: it may be cancelled a second time.
+            self._tasks.discard(task)
             for each_way in passing:
                 each_way.cancel()
-            await asyncio.gather(*passing, return_exceptions=True)
             for each in (writer, back):
-                each.close()
-                with contextlib.suppress(OSError):
-                    await each.wait_closed()
-            self._tasks.discard(task)
+                each.transport.abort()
+            await asyncio.gather(*passing, return_exceptions=True)
 
     async def _pass(
         self,

@@ -68,7 +68,6 @@ def has_history() -> bool:
 
 
 @pytest.mark.skipif(not has_history(), reason="needs the repository's history: git fetch --unshallow")
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("way", ["upgrade", "way back"])
 async def test_nobody_notices_that_another_version_takes_over(
     world: World, before: Path, way: str, record_property

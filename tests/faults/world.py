@@ -32,7 +32,7 @@ PEOPLE = 6
 THREADS = 3
 RATE = 60.0
 """Messages a second, over all threads."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Person:
             lambda: token,
             reconnection_delay=0.3,
             reconnection_delay_max=0.3,
-            connect_timeout=5,
+            connect_timeout=60,
             connect=self._connect,
         )
         self._websocket: ClientConnection | None = None
@@ -239,8 +239,8 @@ class World:
     def _backbone(self) -> redis.asyncio.Redis:
         location = parse(self.stack.env["REDIS_URL"])
         if location.nodes:
-            return cluster.client(location, socket_timeout=10)
-        pool = redis.asyncio.ConnectionPool(socket_timeout=10, **location.arguments())
+            return cluster.client(location, socket_timeout=60)
+        pool = redis.asyncio.ConnectionPool(socket_timeout=60, **location.arguments())
         return redis.asyncio.Redis.from_pool(pool)
 
     async def _say(self, client: redis.asyncio.Redis, thread: str) -> None:
