@@ -180,7 +180,7 @@ def image(built: Build, tmp_path: Path) -> dict[str, str]:
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 @pytest.mark.parametrize("settings_module", ["sockets", "web"])
 def test_installed_project_passes_its_checks(built: Build, image: dict[str, str], settings_module: str):
     done = subprocess.run(
@@ -195,7 +195,7 @@ def test_installed_project_passes_its_checks(built: Build, image: dict[str, str]
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_installed_project_has_its_data_files_and_nothing_of_the_demo_or_the_tests(built: Build):
     [installed] = Path(built.inside("/opt/venv")).glob("lib/python*/site-packages")
     expected = {
@@ -212,7 +212,7 @@ def test_installed_project_has_its_data_files_and_nothing_of_the_demo_or_the_tes
     assert (installed / "static/admin").is_dir()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "port"), [("sockets", "SOCKETS_PORT"), ("web", "WEB_PORT")])
 def test_image_starts_and_is_healthy(
     built: Build, image: dict[str, str], target: str, port: str, tmp_path: Path, redis_url: str
@@ -228,13 +228,13 @@ def test_image_starts_and_is_healthy(
     )
     try:
         process.wait_for("ready")
-        subprocess.run([python, *health[1:]], env=env, check=True, timeout=30)
+        subprocess.run([python, *health[1:]], env=env, check=True)
     finally:
         process.stop()
     assert "Traceback" not in process.output
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_recorder_and_bridge_are_in_the_images(built: Build, image: dict[str, str]):
     for command in ("runbridge", "runrecorder", "migrate"):
         subprocess.run(

@@ -92,6 +92,31 @@ OWN_EVENTS = ("connection:lost", "room:joined")
 """What the Python client says beside the server's events."""
 
 
+def test_every_line_of_the_log_that_is_documented_is_written():
+    text = section("metrics.md", "Logs")
+    lines = first_names(text, "line", "says")
+    lines += [name for row in rows(text, "from", "level", "line", "says") for name in names(row[2])]
+    written = {
+        value.value
+        for path in SOURCES
+        for value in ast.walk(ast.parse(path.read_text()))
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    }
+    assert lines
+    assert {*lines} <= written
+
+
+def test_every_reason_of_a_dead_letter_is_documented():
+    calls = [
+        call
+        for path in SOURCES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "InvalidMessage"
+    ]
+    reasons = {ast.literal_eval(call.args[0]) for call in calls}
+    assert sorted(first_names(section("protocol.md", "Dead letters"))) == sorted(reasons)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_event_that_a_page_speaks_of_exists(page: Path):
     events = catalogue()
@@ -272,3 +297,54 @@ def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+# --- Architecture ------------------------------------------------------------------------------------
+
+MAPS = [DOCS / "architecture.md", ROOT / "CONTRIBUTING.md"]
+"""Pages that name files of the project."""
+
+
+@pytest.mark.parametrize("page", MAPS, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page: Path):
+    text = page.read_text()
+    for path in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+    for name in re.findall(r"`(\w+\.py)`", text):
+        assert any(path.name == name for path in SOURCES), f"{page.name} names {name}"
+
+
+MOVED = frozenset({"position", "tail"})
+"""Attributes of a listener and of a group on which every promise of delivery rests."""
+
+
+def movers(tree: ast.AST, scope: str = "") -> Iterator[str]:
+    """The functions, by their qualified names, that assign to one of these attributes."""
+    for node in ast.iter_child_nodes(tree):
+        inner = f"{scope}.{node.name}".strip(".") if isinstance(node, _SCOPES) else scope
+        is_stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if is_stored and node.attr in MOVED:
+            yield scope
+        yield from movers(node, inner)
+
+
+_SCOPES = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def test_only_what_the_page_names_moves_a_position():
+    documented = {
+        (name, names(where)[0])
+        for what, where, _ in rows(section("architecture.md", "What may move a position"))
+        for name in names(what)
+    }
+    moving = {
+        (name, str(path.relative_to(ROOT)))
+        for path in SOURCES
+        for name in movers(ast.parse(path.read_text()))
+    }
+    assert documented == moving
+
+
+def test_positions_are_moved_where_the_test_can_see_it():
+    for path in SOURCES:
+        assert not re.search(r"setattr\([^,]+, \"(position|tail)\"", path.read_text()), path
