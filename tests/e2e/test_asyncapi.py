@@ -122,7 +122,8 @@ async def test_what_clients_send_and_get_is_as_described(uvicorn_stack: Stack, d
         assert {f"server.{name}" for name in both | {"room.left"}} <= portal.check(document)
     for transition in stack.transitions(attendant):
         document.check("presence", "transition", transition)
-    assert stack.dead_letters() == []
+    ours = (thread, attendant, customer, group)  # other tests leave dead letters of their own
+    assert not [letter for letter in stack.dead_letters() if any(mark in letter["message"] for mark in ours)]
 
 
 @pytest.mark.parametrize(
