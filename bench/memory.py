@@ -78,12 +78,10 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
     def seated(connections: int) -> Fill:
         async def fill(count: int) -> None:
             for number in range(count):
-                await seats._take_all(
-                    [
+                for index in range(connections):
+                    await seats.take(
                         seats.Seat("hub", f"user{number}", f"specific.{uuid4().hex}!{index}", 1.8e9)
-                        for index in range(connections)
-                    ]
-                )
+                    )
 
         return fill
 

@@ -69,7 +69,7 @@ class Listener:
     def place(self, position: int) -> None:
         """Say where the client stands, before the listener starts."""
         if self.state is State.PAUSED:
-            self.position = position
+            self.position, self._has_missed = position, False
 
     def start(self) -> None:
         """Deliver from here on: first what the history has above the position, then the live tail."""

@@ -223,7 +223,11 @@ class Recovery(RuleBasedStateMachine):
         self.published[room] += [int(position) for (position,) in appended if position != b"0"]
         if twice:
             again_appended = await again(lambda: roomlog.append(batch))
-            assert again_appended == [[b"0" if position == b"0" else b""] for (position,) in appended]
+            for (position,), (repeated,) in zip(appended, again_appended, strict=True):
+                if position != b"0":
+                    assert repeated == b"", "it was appended twice"
+                elif repeated != b"0":  # the room has been entered meanwhile
+                    self.published[room].append(int(repeated))
 
     @rule(room=rooms, count=st.integers(1, 8), twice=st.booleans())
     def bridge_publishes(self, room: str, count: int, twice: bool) -> None:

@@ -631,6 +631,9 @@ async def test_redis_that_restarts_is_survived(tmp_path_factory: pytest.TempPath
                     )
 
                 await eventually(arrives)
+                # Only what is published once the bridge has subscribed again can arrive.
+                channel = stack.key("events")
+                await eventually(lambda: stack.redis.pubsub_numsub(channel)[0][1] > 0)
                 stack.publish("chat:ended", {"thread_id": thread})
                 for client in clients:
                     await client.expect("chat:ended")

@@ -145,7 +145,10 @@ class Account:
     doubled: int = 0
     misordered: int = 0
     unsaid: int = 0
-    """Lost or doubled, and nobody was told that this could be."""
+    """Doubled, or lost although others have it, and that client was not told that this could be.
+
+    What Redis took and lost before anybody had it is known to the backbone alone.
+    """
     gaps: int = 0
     endings: Counter[str] = field(default_factory=Counter)
 
@@ -281,18 +284,23 @@ class World:
 
     def account(self) -> Account:
         account = Account()
+        delivered: defaultdict[str, set[str]] = defaultdict(set)
+        for person in self.people:
+            for thread in person.threads:
+                delivered[thread].update(person.seen[thread])
         for person in self.people:
             account.endings += person.endings
             for thread in person.threads:
                 written, seen = Counter(self.written[thread]), Counter(person.seen[thread])
                 lost, doubled = (written - seen).total(), (seen - written).total()
+                missed = delivered[thread] - seen.keys()
                 numbers = [int(number) for number in person.seen[thread]]
                 account.expected += written.total()
                 account.lost += lost
                 account.doubled += doubled
                 account.misordered += sum(a > b for a, b in itertools.pairwise(numbers))
                 account.gaps += len(person.told[thread])
-                account.unsaid += lost + doubled if not person.told[thread] else 0
+                account.unsaid += len(missed) + doubled if not person.told[thread] else 0
         return account
 
     def flaps(self) -> list[dict[str, Any]]:

@@ -36,22 +36,32 @@ class Publication:
     at: float
 
 
+@dataclass(slots=True)
+class Lost:
+    """What Redis has lost of a room."""
+
+    at: float
+    seen_by: list[Segment]
+    """Only in the processes of these is it known that there was something."""
+
+
 class History:
     """All that was ever published in a room, and which of it Redis still knows to have been."""
 
     def __init__(self) -> None:
         self.publications: dict[int, Publication] = {}
         self.order: list[int] = []
-        self.lost: dict[int, float] = {}
-        """Positions that were handed out and then lost by Redis, and when."""
+        self.lost: dict[int, Lost] = {}
+        """By position: what was published and then lost by Redis."""
 
     def add(self, position: int, publication: Publication) -> None:
         self.publications[position] = publication
         self.order.append(position)
 
-    def keep(self, number: int, now: float) -> None:
+    def keep(self, number: int, now: float, listening: Sequence[Segment]) -> None:
         """Redis has lost all but so many."""
-        self.lost.update(dict.fromkeys(self.order[number:], now))
+        for position in self.order[number:]:
+            self.lost[position] = Lost(now, [one for one in listening if (one.position or 0) >= position])
         del self.order[number:]
 
     def after(self, position: int) -> int:
@@ -100,6 +110,8 @@ class Segment:
     state: str = LIVE
     floor: int = 0
     barred_at: float = 0.0
+    may_return: bool = False
+    """What bars it concerns those only who were in at that moment: a join that was under way may be later."""
     was_missed: bool = False
     """What bars it is an order that its host has missed, and can hear again."""
 
@@ -220,12 +232,20 @@ class Checker:
         self.orders = [order for order in self.orders if order.at < since] if kept else []
         self.signals = [(at, signal) for at, signal in self.signals if kept and at < since]
         for group, history in self.histories.items():
-            history.keep(kept.get(group, (0, 0))[0], self._now())
+            history.keep(kept.get(group, (0, 0))[0], self._now(), self._listening(group))
         self.expected = {
             group: numbers[: kept[group][1]]
             for group, numbers in self.expected.items()
             if kept.get(group, (0, -1))[1] >= 0
         }
+
+    def _listening(self, group: str) -> list[Segment]:
+        return [
+            segment
+            for view in self.views.values()
+            for room, segment in view.rooms.items()
+            if segment.state == LIVE and group_name(view.socket.namespace, room) == group
+        ]
 
     def entered(self, key: bytes) -> None:
         """Somebody has entered a room for the first time since Redis knows it: from now on it is published in."""
@@ -363,7 +383,12 @@ class Checker:
 
     def _joined(self, view: View, asked: Asked, room: str, answer: dict[str, Any]) -> None:
         before, offset, now = view.rooms.get(room), int(answer["offset"]), view.socket.world.redis.now
-        if before is not None and before.state == BARRED and asked.at <= before.barred_at:
+        if (
+            before is not None
+            and before.state == BARRED
+            and asked.at <= before.barred_at
+            and not before.may_return
+        ):
             return  # acknowledged, and about to be told that it had to leave
         if before is not None and before.state != LIVE:
             before = None
@@ -445,8 +470,10 @@ class Checker:
             return view.socket.ready_at <= at
         segment = view.rooms.get(f"thread:{signal['thread_id']}")
         right = {"thread_id": signal["thread_id"], "user_id": signal["user_id"]}
+        # Added later than the revoke was, although perhaps handled before this signal was sent.
         granted = any(
-            order.event == "thread:grant" and order.data == right and order.at > at for order in self.orders
+            order.event == "thread:grant" and order.data == right and order.at > signal["at"] - 0.001
+            for order in self.orders
         )
         return segment is not None and segment.entered <= at and not granted
 
@@ -466,6 +493,7 @@ class Checker:
                     signal["reason"] != "expelled" or segment.entered <= signal["at"]
                 ):
                     segment.state, segment.barred_at = BARRED, self._now()
+                    segment.may_return = signal["reason"] == "expelled"
             case "UserDisconnected" if is_theirs and socket.ready_at <= signal["at"]:
                 view.order = f"user:disconnect at {signal['at']}"
             case "TokenRevoked" if socket.principal.jti == signal["jti"] and socket.connection_id:
@@ -500,7 +528,12 @@ class Checker:
         for room, segment in view.rooms.items():
             history = self.history(group_name(socket.namespace, room))
             newest = history.newest(socket.connection_id)
-            if any(p > (segment.position or p) and at > segment.since for p, at in history.lost.items()):
+            if any(
+                position > (segment.position or position)
+                and lost.at > segment.since
+                and self._is_known(lost, socket.host)
+                for position, lost in history.lost.items()
+            ):
                 self._fail(
                     f"{socket}: has {room} up to {segment.position}; what Redis lost after it was never told"
                 )
@@ -508,6 +541,8 @@ class Checker:
                 self._fail(
                     f"{socket}: Redis lost everything since {room} began at {segment.position}, and it was not told"
                 )
+            if segment.state == UNCERTAIN and room.removeprefix("thread:") not in client.wanted:
+                continue  # it was refused, and did not ask again
             if segment.state != LIVE:
                 self._fail(f"{socket}: is {segment.state} in {room}")
             elif (
@@ -518,6 +553,12 @@ class Checker:
                 continue  # the gap was told after it
             elif newest is not None and (segment.position or 0) < newest:
                 self._fail(f"{socket}: has {room} up to {segment.position}, and not {newest}")
+
+    def _is_known(self, lost: Lost, host: Host) -> bool:
+        """Whether a connection of this host has seen it, and is still where it was."""
+        views = [view for view in self.views.values() if view.socket.host is host]
+        present = [segment for view in views for segment in view.rooms.values()]
+        return any(segment is seen for seen in lost.seen_by for segment in present)
 
     def _check_complete(self, group: str, expected: list[int]) -> None:
         history, wanted = self.history(group), set(expected)
