@@ -94,12 +94,13 @@ class Bridge:
             try:
                 await self._follow()
                 self._failures = 0
-            except (RedisError, OSError) as error:
+            except Exception as error:
                 self._failures += 1
-                logger.warning(
-                    "redis lost, trying again",
-                    extra={"failures": self._failures, "error": spelled(error)},
-                )
+                facts = {"failures": self._failures, "error": spelled(error)}
+                if isinstance(error, RedisError | OSError):
+                    logger.warning("redis lost, trying again", extra=facts)
+                else:
+                    logger.exception("bridge failed, trying again", extra=facts)
                 if isinstance(error, OutOfMemoryError):
                     await self._make_room()
                 await asyncio.sleep(random.uniform(0.05, min(1.0, 0.1 * 2 ** min(self._failures, 4))))  # noqa: S311
@@ -287,7 +288,7 @@ class Bridge:
             if batch.entries:
                 batch.send(pipes, lease=lease)
                 await batch.settle()
-        except (RedisError, OSError) as error:
+        except Exception as error:
             drop(len(messages), spelled(error))
 
     async def _with_time(self, messages: Sequence[Incoming]) -> list[Incoming]:

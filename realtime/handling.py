@@ -11,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from realtime import metrics
 from realtime.bus import Delivery, InvalidMessage
-from realtime.catalogue import BusContext, catalogue
+from realtime.catalogue import BUILT_IN, BusContext, BusHandler, catalogue
 from realtime.dead_letters import dead_letter
 from realtime.incoming import Incoming
 from realtime.logs import spelled
@@ -45,6 +45,34 @@ def is_refusal(error: BaseException) -> bool:
     return type(error) is ResponseError and (not code.isupper() or code in {"ERR", "WRONGTYPE"})
 
 
+def is_outage(error: BaseException) -> bool:
+    """Whether this may be a Redis that is away: ours, or another one that a handler uses."""
+    return isinstance(error, RedisError | OSError) and not is_refusal(error)  # TimeoutError is an OSError
+
+
+async def _failure(
+    handler: BusHandler, payload: Payload, context: BusContext, until: float
+) -> BaseException | None:
+    """What a handler raised, whatever that is, by this time of the loop; None if it succeeded."""
+
+    async def run() -> BaseException | None:
+        try:
+            await handler(payload, context)
+        except BaseException as error:
+            return error  # raised by a task, SystemExit and KeyboardInterrupt would end the loop
+        return None
+
+    # In a task of its own, which may be cancelled without us, or refuse to be.
+    running = asyncio.create_task(run(), name="bus handler")
+    try:
+        await asyncio.wait([running], timeout=until - asyncio.get_running_loop().time())
+        if running.done():
+            return running.result()
+        return TimeoutError(f"it has not ended within {HANDLER_SECONDS:g} s")
+    finally:
+        running.cancel()
+
+
 class Handlers:
     """Runs the handlers of bus messages.
 
@@ -67,7 +95,8 @@ class Handlers:
     async def run(self, pipes: Pipes, messages: Sequence[Incoming]) -> None:
         """Return when all have run. One that fails is kept as a dead letter.
 
-        Raises `redis.RedisError`: then some have run, and the same messages again do no harm.
+        Raises `redis.RedisError` or `OSError` when Redis is away: then some have run, and the same messages again do no
+        harm.
         """
         running = [
             self._start(pipes, message, delivery)
@@ -107,17 +136,29 @@ class Handlers:
                 metrics.BUS_MESSAGES.labels("duplicate").inc()  # else its rooms tell
             return
         for handler in self._handlers[delivery.event]:
-            try:
-                async with asyncio.timeout(HANDLER_SECONDS):
-                    await handler(delivery.payload, context)
-            except Exception as error:
-                if isinstance(error, RedisError) and not is_refusal(error):
-                    raise
-                logger.exception("bus handler failed", extra={"event": delivery.event})
+            error = await self._run_one(pipes, handler, delivery.payload, context)
+            if error is not None:
+                logger.error("bus handler failed", exc_info=error, extra={"event": delivery.event})
                 reason = InvalidMessage("handler_failed", spelled(error))
                 await dead_letter(pipes, reason, message.source, message.raw)
         if delivery.id:
             await self._mark(pipes, delivery.id, context.order)
+
+    @staticmethod
+    async def _run_one(
+        pipes: Pipes, handler: BusHandler, payload: Payload, context: BusContext
+    ) -> BaseException | None:
+        """Why a handler failed, or None. Raises `redis.RedisError` or `OSError` when it is not to blame."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + HANDLER_SECONDS
+        error = await _failure(handler, payload, context, until)
+        if error is not None and is_outage(error):
+            if handler.__module__ in BUILT_IN:
+                raise error  # an order is not lost to an outage
+            await pipes.answer()  # else it is our Redis that is away
+            if loop.time() < until:
+                error = await _failure(handler, payload, context, until)
+        return error
 
     @staticmethod
     async def _was_handled(pipes: Pipes, id: str, order: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import msgspec
 
 from realtime import bus
 from realtime.bus import Delivery, InvalidMessage
+from realtime.logs import spelled
+
+logger = logging.getLogger(__name__)
 
 KEEP_SECONDS = 600.0
 """Entries behind the cursor are kept for at least so long."""
@@ -27,20 +31,15 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Of its stream's entry; empty when Pub/Sub brought it."""
     order: str = ""
     """When it was added, as text that sorts: milliseconds, and a number among those of the same one."""
+    at: float = 0.0
+    """When it was added, in seconds of Redis' clock."""
     is_repeated: bool = False
     """Delivered before: its handlers have run, and a room that was entered since has not missed it."""
-
-    @property
-    def at(self) -> float:
-        """When it was added, in seconds of Redis' clock."""
-        if self.id:
-            return (milliseconds(self.id) + 1) / 1000
-        return (int(self.order[:20]) * 1000 + int(self.order[21:])) / 1e6
 
     def added_at(self, microseconds: int) -> Incoming:
         """The same with the time at which Pub/Sub brought it, which orders it among the entries of streams."""
         order = f"{microseconds // 1000:020d}-{microseconds % 1000:020d}"
-        return msgspec.structs.replace(self, order=order)
+        return msgspec.structs.replace(self, order=order, at=microseconds / 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +54,7 @@ class Source:
     def incoming(self, entry_id: bytes, fields: Sequence[bytes], again: str) -> Incoming:
         """An entry of the stream; those up to `again` were delivered before."""
         raw, order = _field(fields, self.field), entry_order(entry_id)
-        deliveries: Sequence[Delivery] = ()
-        error = None
-        try:
-            if raw is None:
-                raise InvalidMessage("invalid_message", f"the entry has no field {self.field.decode()!r}")
-            deliveries = self.decode(raw)
-        except InvalidMessage as invalid:
-            error = invalid
+        deliveries, error = self.read(raw)
         return Incoming(
             source=self.name,
             raw=repr(fields).encode() if raw is None else raw,
@@ -70,8 +62,21 @@ class Source:
             error=error,
             id=entry_id,
             order=order,
+            at=(milliseconds(entry_id) + 1) / 1000,
             is_repeated=order <= again,
         )
+
+    def read(self, raw: bytes | None) -> tuple[Sequence[Delivery], InvalidMessage | None]:
+        """What a message means, or why it means nothing."""
+        try:
+            if raw is None:
+                raise InvalidMessage("invalid_message", f"the entry has no field {self.field.decode()!r}")
+            return self.decode(raw), None
+        except InvalidMessage as error:
+            return (), error
+        except Exception as error:
+            logger.exception("event failed")
+            return (), InvalidMessage("event_failed", spelled(error))
 
 
 BUS = Source("stream", b"message", lambda raw: (bus.parse(raw),))
@@ -79,10 +84,8 @@ BUS = Source("stream", b"message", lambda raw: (bus.parse(raw),))
 
 def published(raw: bytes) -> Incoming:
     """A message that Pub/Sub brought. It has no time yet: `added_at`."""
-    try:
-        return Incoming(source=CHANNEL, raw=raw, deliveries=BUS.decode(raw))
-    except InvalidMessage as error:
-        return Incoming(source=CHANNEL, raw=raw, error=error)
+    deliveries, error = BUS.read(raw)
+    return Incoming(source=CHANNEL, raw=raw, deliveries=deliveries, error=error)
 
 
 def entry_order(entry_id: bytes) -> str:
