@@ -31,15 +31,20 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Of its stream's entry; empty when Pub/Sub brought it."""
     order: str = ""
     """When it was added, as text that sorts: milliseconds, and a number among those of the same one."""
-    at: float = 0.0
-    """When it was added, in seconds of Redis' clock."""
     is_repeated: bool = False
     """Delivered before: its handlers have run, and a room that was entered since has not missed it."""
+
+    @property
+    def at(self) -> float:
+        """When it was added, in seconds of Redis' clock."""
+        if self.id:
+            return (milliseconds(self.id) + 1) / 1000
+        return (int(self.order[:20]) * 1000 + int(self.order[21:])) / 1e6
 
     def added_at(self, microseconds: int) -> Incoming:
         """The same with the time at which Pub/Sub brought it, which orders it among the entries of streams."""
         order = f"{microseconds // 1000:020d}-{microseconds % 1000:020d}"
-        return msgspec.structs.replace(self, order=order, at=microseconds / 1e6)
+        return msgspec.structs.replace(self, order=order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,6 @@ class Source:
             error=error,
             id=entry_id,
             order=order,
-            at=(milliseconds(entry_id) + 1) / 1000,
             is_repeated=order <= again,
         )
 

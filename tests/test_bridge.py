@@ -765,8 +765,7 @@ async def test_entries_behind_the_cursor_are_forgotten_when_old_enough():
     await pipeline.execute()
     fresh = await add("thread:message", MESSAGE)
     bridge = Bridge([BUS])
-    bridge._cursors = {key("stream").encode(): fresh.encode()}
-    bridge._trimmed_at = -1000.0
+    await client().hset(key("cursors"), key("stream"), fresh)
     await bridge._trim()
     assert await client().xlen(key("stream")) < 300  # Redis cuts off whole nodes of about a hundred entries
     await bridge._trim()
@@ -777,8 +776,7 @@ async def test_entries_behind_the_cursor_are_forgotten_when_old_enough():
 async def test_young_entries_are_kept_even_behind_the_cursor():
     entries = [await add("thread:message", MESSAGE) for _ in range(300)]
     bridge = Bridge([BUS])
-    bridge._cursors = {key("stream").encode(): entries[-1].encode()}
-    bridge._trimmed_at = -1000.0
+    await client().hset(key("cursors"), key("stream"), entries[-1])
     await bridge._trim()
     assert await client().xlen(key("stream")) == 300
 
@@ -789,8 +787,7 @@ async def test_entries_ahead_of_the_cursor_are_never_forgotten():
         pipeline.xadd(key("stream"), {"message": ""}, id=f"1000-{n}")
     await pipeline.execute()
     bridge = Bridge([BUS])
-    bridge._cursors = {key("stream").encode(): b"0-0"}
-    bridge._trimmed_at = -1000.0
+    await client().hset(key("cursors"), key("stream"), "0-0")
     await bridge._trim()
     assert await client().xlen(key("stream")) == 300
 
