@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 from redis.exceptions import ResponseError
 
 from realtime import metrics, roomlog, tracing
@@ -18,7 +19,7 @@ from realtime.handling import Handlers, concerns, is_refusal
 from realtime.incoming import Incoming
 from realtime.logs import spelled
 from realtime.membership import RoomLayer
-from realtime.pipe import Pipes
+from realtime.pipe import Pipes, begin
 from realtime.roomlog import NO_CURSOR, NO_LEASE, Entry, Target
 from realtime.rooms import group_name
 
@@ -54,14 +55,12 @@ def in_batches(messages: Sequence[Incoming], handlers: Handlers) -> Iterator[lis
     size = rooms = 0
     touched: set[str] = set()
     for message in messages:
-        targets = 0
-        for delivery in message.deliveries:
-            targets += len(delivery.targets)
+        targets = sum([len(delivery.targets) for delivery in message.deliveries])
         weight = len(message.raw) + targets * roomlog.ROOM_BYTES
         if part and (
             size + weight > BATCH_BYTES
             or rooms + targets > BATCH_ROOMS
-            or (has_order and handlers.concern(message) and _would_overtake(message, touched))
+            or (touched and handlers.concern(message) and _would_overtake(message, touched))
         ):
             yield part
             part, size, rooms, touched = [], 0, 0, set()
@@ -75,18 +74,15 @@ def in_batches(messages: Sequence[Incoming], handlers: Handlers) -> Iterator[lis
 
 
 def _would_overtake(message: Incoming, touched: set[str]) -> bool:
-    names = set[str]().union(*(concerns(delivery.payload) for delivery in message.deliveries))
-    return not names.isdisjoint(touched) if names else bool(touched)
+    names = set[str]().union(*[concerns(delivery.payload) for delivery in message.deliveries])
+    return not names or not names.isdisjoint(touched)
 
 
 def _touched(message: Incoming) -> set[str]:
     """What is published concerns, and where it goes."""
-    names: set[str] = set()
-    for delivery in message.deliveries:
-        if delivery.targets:
-            names |= concerns(delivery.payload)
-            names.update([room for _, room in delivery.targets])
-    return names
+    published = [delivery for delivery in message.deliveries if delivery.targets]
+    rooms = {room for delivery in published for _, room in delivery.targets}
+    return rooms.union(*[concerns(delivery.payload) for delivery in published])
 
 
 @lru_cache(maxsize=4096)
@@ -97,7 +93,7 @@ def _place(event: str, target: Target) -> tuple[str, bytes]:
 
 
 class Batch:
-    """Handles its messages, publishes them, and moves the cursor, in this order."""
+    """Publishes messages, and moves the cursor."""
 
     def __init__(self, messages: Sequence[Incoming], layer: RoomLayer, *, again: str = "") -> None:
         self.messages = messages
@@ -111,9 +107,6 @@ class Batch:
             if delivery.targets
         ]
         """What there is to publish."""
-        self.lag: float | None = None
-        """Seconds from the oldest message until they were published, once that is known."""
-        self._answer: asyncio.Future[list[list[bytes]]]
 
     def _entry(self, message: Incoming, delivery: Delivery) -> Entry:
         """Encode a delivery for all the clients there are."""
@@ -130,84 +123,63 @@ class Batch:
             traceparent=(span and tracing.traceparent(span)) or "",
         )
 
-    def has_work(self, handlers: Handlers) -> bool:
-        """Whether there is anything to `handle`."""
-        return any(message.error for message in self.messages) or any(map(handlers.concern, self.messages))
-
-    async def handle(self, pipes: Pipes, handlers: Handlers) -> None:
-        """Run handlers, and keep what is not valid. Raises `redis.RedisError`: then handle the same again."""
-        letters = [
-            dead_letter(pipes, message.error, message.source, message.raw)
-            for message in self.messages
-            if message.error is not None and not message.is_repeated
-        ]
-        await handlers.run(pipes, self.messages)
-        for letter in letters:
-            await letter
-
     def send(
         self, pipes: Pipes, *, cursor: roomlog.Cursor = NO_CURSOR, lease: roomlog.Lease = NO_LEASE
-    ) -> None:
-        """Begin to publish, and to move the cursor; `settle` tells how that went."""
-        self._pipes, self._cursor = pipes, cursor
-        self._answer = self._append(self.entries, cursor, lease)
-        if self._spans:
-            self._answer.add_done_callback(self._end_spans)
+    ) -> asyncio.Task[float | None]:
+        """Begin to publish, and to move the cursor. It is on its way when this returns.
 
-    def _append(
-        self, entries: Sequence[Entry], cursor: roomlog.Cursor, lease: roomlog.Lease = NO_LEASE
-    ) -> asyncio.Future[list[list[bytes]]]:
+        The task has the seconds from the oldest message until it was published, if that is known. Or it raises
+        `redis.RedisError`: then all of it again does what is left.
+        """
         publish = self._layer.appends_publish
-        return roomlog.send_append(
-            self._pipes, entries, lease=lease, cursor=cursor, again=self._again, publish=publish
+        sent = roomlog.send_append(
+            pipes, self.entries, lease=lease, cursor=cursor, again=self._again, publish=publish
         )
+        return begin(self._settle(sent, pipes, cursor))
 
-    async def settle(self) -> None:
-        """Return once it is done. Raises `redis.RedisError`: then all of it again does what is left."""
+    async def _settle(
+        self, sent: asyncio.Future[list[list[bytes]]], pipes: Pipes, cursor: roomlog.Cursor
+    ) -> float | None:
         try:
-            appended = await self._answer
+            appended = await sent
         except ResponseError as error:
             # Of what was refused Redis may have done a part: only what a stream brought can be repeated.
             if not (is_refusal(error) and self.messages[0].id):
                 raise
-            appended = await self._append_singly()
+            await self._send_singly(pipes, cursor, error)
+            return None
+        finally:
+            for span in self._spans:
+                span.end()
         self._count(appended)
-        self._measure(appended)
         if not self._layer.appends_publish:
             await self._layer.pass_on(self.entries, appended)
+        return self._lag(appended)
 
-    async def _append_singly(self) -> list[list[bytes]]:
+    async def _send_singly(self, pipes: Pipes, cursor: roomlog.Cursor, error: ResponseError) -> None:
         """One of them is what Redis refuses: it must not hold up the others."""
-        messages = {message.order: message for message in self.messages}
-        entries, self.entries, appended = self.entries, [], []
-        for entry in entries:
-            try:
-                appended += await self._append([entry], NO_CURSOR)
-                self.entries.append(entry)
-            except ResponseError as error:
-                if not is_refusal(error):
-                    raise
-                message, reason = messages[entry.entry], InvalidMessage("refused", spelled(error))
-                await dead_letter(self._pipes, reason, message.source, message.raw)
-        await self._append([], self._cursor)
-        return appended
+        if cursor is NO_CURSOR:  # there is but one
+            await dead_letter(pipes, self.messages[0], InvalidMessage("refused", spelled(error)))
+            return
+        for message in self.messages:
+            for delivery in message.deliveries:
+                single = msgspec.structs.replace(message, deliveries=[delivery])
+                await Batch([single], self._layer, again=self._again).send(pipes)
+        await roomlog.send_append(pipes, [], cursor=cursor)
 
     def _count(self, appended: Sequence[Sequence[bytes]]) -> None:
-        left_out = [
-            entry for entry, positions in zip(self.entries, appended, strict=False) if not any(positions)
-        ]
-        _DELIVERED.inc(len(appended) - len(left_out))
-        _DUPLICATE.inc(len([entry for entry in left_out if not entry.entry or entry.entry > self._again]))
+        delivered = sum(map(any, appended))  # in some room; nowhere when it was left out
+        _DELIVERED.inc(delivered)
+        _DUPLICATE.inc(len(appended) - delivered)
         if dropped := len(self.entries) - len(appended):
             drop(dropped, "the lease is another bridge's")
 
-    def _measure(self, appended: Sequence[Sequence[bytes]]) -> None:
+    def _lag(self, appended: Sequence[Sequence[bytes]]) -> float | None:
         """Positions are times: Redis published at that of the first one."""
         oldest = self.messages[0]
         known = (int(position) for positions in appended for position in positions if position > b"0")
-        if oldest.id and not oldest.is_repeated and (position := next(known, None)) is not None:
-            self.lag = max(position / 1e6 - oldest.at, 0.0)
-
-    def _end_spans(self, *_: Any) -> None:
-        for span in self._spans:
-            span.end()
+        if not oldest.id or oldest.is_repeated or (position := next(known, None)) is None:
+            return None
+        lag = max(position / 1e6 - oldest.at, 0.0)
+        metrics.BUS_LAG.observe(lag)
+        return lag

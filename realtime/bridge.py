@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -39,7 +39,7 @@ from realtime.topology import topology
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 1.0
-AGAIN_SECONDS = 30.0
+AGAIN_MILLISECONDS = 30_000
 """Longer than a Cluster takes to replace a server: cluster-node-timeout (15 s by default), and an election."""
 LAG_SECONDS = 1.0
 """A bridge so far behind says so, as often as that."""
@@ -66,11 +66,11 @@ class Bridge:
         self._size = ReadSize()
         self._failures = 0
         """Since something last succeeded."""
-        self._in_flight: Batch | None = None
+        self._in_flight: asyncio.Task[float | None] | None = None
         self._trim_at = 0.0
         self._lag = 0.0
-        self._lag_said_at: float | None = None
-        """None: not since it last caught up."""
+        self._lag_said_at = 0.0
+        """0: not since it last caught up."""
         self._leading = False
         metrics.LEADING.set(0)
 
@@ -94,14 +94,16 @@ class Bridge:
             try:
                 await self._follow()
                 self._failures = 0
-            except (RedisError, OSError) as error:
+            except Exception as error:
                 self._failures += 1
-                logger.warning(
-                    "redis lost, trying again",
-                    extra={"failures": self._failures, "error": spelled(error)},
-                )
+                facts = {"failures": self._failures, "error": spelled(error)}
+                if isinstance(error, RedisError | OSError):
+                    logger.warning("redis lost, trying again", extra=facts)
+                else:
+                    logger.exception("bridge failed, trying again", extra=facts)
                 if isinstance(error, OutOfMemoryError):
-                    await self._make_room()
+                    with contextlib.suppress(RedisError):
+                        await self._trim()  # what was delivered long ago: forgetting is what it still allows
                 await asyncio.sleep(random.uniform(0.05, min(1.0, 0.1 * 2 ** min(self._failures, 4))))  # noqa: S311
 
     # --- Streams ---------------------------------------------------------------------------------
@@ -112,40 +114,29 @@ class Bridge:
         if await self._lease.hold():
             await self._lead()
             return
-        await self._subscribed.wait()
-        self.ready.set()
+        await self._be_ready()
         await asyncio.sleep(READ_BLOCK * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _lead(self) -> None:
-        pipes = Pipes()
-        streams = reading(pipes)
-        self._in_flight = None
         servers = topology()
-        try:
-            await servers.known()
+        self._in_flight = None
+        with contextlib.closing(Pipes()) as pipes, contextlib.closing(reading(pipes)) as streams:
             servers.on_arrival.add(pipes.close)  # then begin again
-            await self._begin()
-            self._leading = True
-            metrics.LEADING.set(1)
-            logger.info(
-                "delivering", extra={"cursors": {k.decode(): v.decode() for k, v in self._cursors.items()}}
-            )
-            found = streams.read(self._cursors, self._size.count)
-            while (self._lease.is_fresh or await self._lease.hold()) and not (
-                is_cancelled() or pipes.is_closed
-            ):
-                found = await self._deliver(pipes, streams, as_list(await found))
-        except RedisError:
-            self._size.failed()
-            raise
-        finally:
-            if self._leading:
-                logger.info("standing by")
-            self._leading = False
-            metrics.LEADING.set(0)
-            streams.close()
-            pipes.close()
-            servers.on_arrival.discard(pipes.close)
+            try:
+                await servers.known()
+                await self._begin()
+                found = streams.read(self._cursors, self._size.count)
+                while await self._lease.hold() and not (is_cancelled() or pipes.is_closed):
+                    found = await self._deliver(pipes, streams, as_list(await found))
+            except RedisError:
+                self._size.failed()
+                raise
+            finally:
+                if self._leading:
+                    logger.info("standing by")
+                self._leading = False
+                metrics.LEADING.set(0)
+                servers.on_arrival.discard(pipes.close)
 
     async def _begin(self) -> None:
         """Go on where the bridge before ended.
@@ -154,12 +145,16 @@ class Bridge:
         publications, and the cursor is on another server. So a little is done again there; rooms leave out what they
         have.
         """
-        self._cursors, self._again = await self._read_cursors(), {}
+        self._cursors = await self._read_cursors()
+        self._again = {stream: entry_order(cursor) for stream, cursor in self._cursors.items()}
         if not topology().spans_keys:
-            self._again = {stream: entry_order(cursor) for stream, cursor in self._cursors.items()}
-            self._cursors = {
-                stream: _before(cursor, AGAIN_SECONDS) for stream, cursor in self._cursors.items()
-            }
+            for stream, cursor in self._cursors.items():
+                self._cursors[stream] = b"%d-0" % max(milliseconds(cursor) - AGAIN_MILLISECONDS, 0)
+        self._leading = True
+        metrics.LEADING.set(1)
+        logger.info(
+            "delivering", extra={"cursors": {k.decode(): v.decode() for k, v in self._cursors.items()}}
+        )
 
     async def _read_cursors(self) -> dict[bytes, bytes]:
         """Where to go on; at the beginning when no bridge ever read the stream."""
@@ -176,40 +171,32 @@ class Bridge:
         following = streams.read(self._cursors, self._size.count) if is_busy else None
         for stream, entries in found:
             await self._deliver_entries(pipes, stream, entries)
-        if following is not None:
-            self._say_lag()
-            return following
-        if self._lag_said_at is not None:
-            self._lag_said_at = None
-            logger.info("caught up")
-        if not found:
-            await self._settle()
-            await self._subscribed.wait()
-            self.ready.set()
-        if asyncio.get_running_loop().time() >= self._trim_at:
-            await self._trim()
-        # In the same write as the batch: what comes alone costs one round trip. How the batch went is looked at
-        # before the next one, or when nothing has come for a while.
-        following = streams.read(self._cursors, self._size.count, wait=self.ready.is_set())
-        pipes.flush()
-        if not self._layer.appends_publish:
-            await self._settle()  # which hands it on
+        self._say_lag(is_busy)
+        if following is None:
+            if not found:
+                await self._settle()
+                await self._be_ready()
+            if asyncio.get_running_loop().time() >= self._trim_at:
+                await self._trim()
+            # In the same write as the batch: what comes alone costs one round trip. How the batch went is looked at
+            # before the next one, or when nothing has come for a while.
+            following = streams.read(self._cursors, self._size.count, wait=self.ready.is_set())
+            pipes.flush()
         return following
 
     async def _deliver_entries(self, pipes: Pipes, stream: bytes, entries: Sequence[Any]) -> None:
-        source, again = self.sources[stream], self._again.get(stream, "")
+        source, again = self.sources[stream], self._again[stream]
         incoming = [source.incoming(entry_id, fields, again) for entry_id, fields in entries]
         for part in in_batches(incoming, self._handlers):
             batch = Batch(part, self._layer, again=again)
             await self._settle()  # one batch in flight, the next only after the one before succeeded
-            if batch.has_work(self._handlers):
-                await self._handle(pipes, batch)
-            self._in_flight = batch
-            batch.send(pipes, cursor=(key("cursors"), stream, part[-1].id))
+            if any(message.error or self._handlers.concern(message) for message in part):
+                await self._handle(pipes, part)
+            self._in_flight = batch.send(pipes, cursor=(key("cursors"), stream, part[-1].id))
 
-    async def _handle(self, pipes: Pipes, batch: Batch) -> None:
+    async def _handle(self, pipes: Pipes, messages: Sequence[Incoming]) -> None:
         """Renew the lease meanwhile: handlers may take longer than it lasts."""
-        handling = asyncio.create_task(batch.handle(pipes, self._handlers), name="handle")
+        handling = asyncio.create_task(self._handlers.run(pipes, messages), name="handle")
         try:
             while not handling.done():
                 await self._lease.hold()
@@ -220,44 +207,39 @@ class Bridge:
 
     async def _settle(self) -> None:
         if self._in_flight is not None:
-            batch, self._in_flight = self._in_flight, None
-            await batch.settle()
+            in_flight, self._in_flight = self._in_flight, None
+            if (lag := await in_flight) is not None:
+                self._lag = lag
             self._failures = 0
-            if batch.lag is not None:
-                self._lag = batch.lag
-                metrics.BUS_LAG.observe(batch.lag)
 
-    def _say_lag(self) -> None:
-        """Tell every second how far behind what was just delivered is."""
+    def _say_lag(self, is_busy: bool) -> None:
+        """Tell every second how far behind what was just delivered is, and when there is no more."""
         loop_time = asyncio.get_running_loop().time()
-        if self._lag > LAG_SECONDS and loop_time >= (self._lag_said_at or 0.0) + LAG_SECONDS:
+        if is_busy and self._lag > LAG_SECONDS and loop_time >= self._lag_said_at + LAG_SECONDS:
             self._lag_said_at = loop_time
             logger.warning("behind", extra={"seconds": round(self._lag, 1)})
-
-    # --- Housekeeping --------------------------------------------------------------------------------
+        elif self._lag_said_at and not is_busy:
+            self._lag_said_at = 0.0
+            logger.info("caught up")
 
     async def _trim(self) -> None:
-        """Forget what is behind the cursor and old enough."""
+        """Forget what is behind the cursors and old enough."""
         self._trim_at = asyncio.get_running_loop().time() + TRIM_SECONDS
-        await layout.claim()  # again, in case that Redis was wiped
-        await self._forget_the_past(self._cursors)
-
-    async def _make_room(self) -> None:
-        """Redis is full, perhaps of what was delivered long ago: forgetting is what it still allows."""
-        with contextlib.suppress(RedisError):
-            await self._forget_the_past(await self._read_cursors())
-
-    async def _forget_the_past(self, cursors: Mapping[bytes, bytes]) -> None:
-        for stream, source in self.sources.items():
-            oldest = min(milliseconds(cursors[stream]), int((await now() - source.keep) * 1000))
+        for stream, cursor in (await self._read_cursors()).items():
+            oldest = min(milliseconds(cursor), int((await now() - self.sources[stream].keep) * 1000))
             # Without a limit of its own, Redis stops after 10,000 entries: less than a busy minute brings.
             await client().xtrim(stream, minid=oldest, limit=0)
+        await layout.claim()  # again, in case that Redis was wiped
 
     # --- Pub/Sub ---------------------------------------------------------------------------------
 
     async def _subscribe(self, subscriptions: Subscriptions) -> None:
         await subscriptions.subscribe([key(CHANNEL).encode()])
         self._subscribed.set()
+
+    async def _be_ready(self) -> None:
+        await self._subscribed.wait()
+        self.ready.set()
 
     def _on_messages(self, messages: Sequence[Message]) -> None:
         """A message that arrives while no bridge leads is lost, as Pub/Sub goes."""
@@ -266,40 +248,26 @@ class Bridge:
 
     async def _deliver_published(self) -> None:
         """Deliver what was published, in order, as many together as wait."""
-        pipes = Pipes()
-        try:
+        with contextlib.closing(Pipes()) as pipes:
             while not is_cancelled():
                 incoming = [published(raw) for raw in await self._inbox.take(READ_MOST)]
                 for part in in_batches(incoming, self._handlers):
                     for has_id, messages in groupby(part, _has_id):
                         # Without an id nothing but the lease keeps a message from coming twice.
                         await self._publish(pipes, list(messages), NO_LEASE if has_id else self._lease.fence)
-        finally:
-            pipes.close()
 
     async def _publish(self, pipes: Pipes, messages: Sequence[Incoming], lease: tuple[str, str]) -> None:
         """Deliver messages, or drop them: for the same reason nothing is tried twice."""
         try:
             if any(map(self._handlers.concern, messages)):
-                messages = await self._with_time(messages)
-            batch = Batch(messages, self._layer)
-            await batch.handle(pipes, self._handlers)
-            if batch.entries:
-                batch.send(pipes, lease=lease)
-                await batch.settle()
-        except (RedisError, OSError) as error:
+                # Each has a time of its own, by Redis' clock.
+                first = max(int(await now() * 1e6), self._published_at + 1)
+                self._published_at = first + len(messages) - 1
+                messages = [message.added_at(at) for at, message in enumerate(messages, first)]
+            await self._handlers.run(pipes, messages)
+            await Batch(messages, self._layer).send(pipes, lease=lease)
+        except Exception as error:
             drop(len(messages), spelled(error))
-
-    async def _with_time(self, messages: Sequence[Incoming]) -> list[Incoming]:
-        """Give each a time of its own, by Redis' clock."""
-        first = max(int(await now() * 1e6), self._published_at + 1)
-        self._published_at = first + len(messages) - 1
-        return [message.added_at(at) for at, message in enumerate(messages, first)]
-
-
-def _before(entry_id: bytes, seconds: float) -> bytes:
-    """The id of whatever was added so long before an entry of a stream."""
-    return b"%d-0" % max(milliseconds(entry_id) - int(seconds * 1000), 0)
 
 
 def _has_id(message: Incoming) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from realtime import metrics
 from realtime.bus import InvalidMessage
+from realtime.incoming import Incoming
 from realtime.pipe import Pipes
 from realtime.redis import key
 
@@ -19,13 +20,14 @@ DEAD_LETTER_BYTES = 4096
 """So much is kept of each message."""
 
 
-def dead_letter(pipes: Pipes, error: InvalidMessage, source: str, raw: bytes) -> Awaitable[Any]:
+def dead_letter(pipes: Pipes, message: Incoming, error: InvalidMessage) -> Awaitable[Any]:
     """Keep a message that can't be delivered. It is on its way when this returns; await it to be sure."""
     metrics.BUS_MESSAGES.labels("dead").inc()
     metrics.DEAD_LETTERS.labels(error.code).inc()
-    logger.warning("dead letter", extra={"source": source, "reason": str(error)[:500]})
+    reason = str(error)[:500]
+    logger.warning("dead letter", extra={"source": message.source, "reason": reason})
     return pipes.to(key("dead")).send(
         *("XADD", key("dead"), "MAXLEN", "~", DEAD_LETTERS, "*"),
-        *("reason", str(error)[:500].encode(errors="backslashreplace"), "source", source),
-        *("message", raw[:DEAD_LETTER_BYTES]),
+        *("reason", reason.encode(errors="backslashreplace"), "source", message.source),
+        *("message", message.raw[:DEAD_LETTER_BYTES]),
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError, ResponseError
 
 from realtime import metrics
 from realtime.bus import Delivery, InvalidMessage
-from realtime.catalogue import BusContext, catalogue
+from realtime.catalogue import BUILT_IN, BusContext, BusHandler, catalogue
 from realtime.dead_letters import dead_letter
 from realtime.incoming import Incoming
 from realtime.logs import spelled
@@ -45,6 +45,29 @@ def is_refusal(error: BaseException) -> bool:
     return type(error) is ResponseError and (not code.isupper() or code in {"ERR", "WRONGTYPE"})
 
 
+async def _failure(
+    handler: BusHandler, payload: Payload, context: BusContext, until: float
+) -> BaseException | None:
+    """What a handler raised, whatever that is, by this time of the loop; None if it succeeded."""
+
+    async def run() -> BaseException | None:
+        try:
+            await handler(payload, context)
+        except BaseException as error:
+            return error  # raised by a task, SystemExit and KeyboardInterrupt would end the loop
+        return None
+
+    # In a task of its own, which may be cancelled without us, or refuse to be.
+    running = asyncio.create_task(run(), name="bus handler")
+    try:
+        await asyncio.wait([running], timeout=until - asyncio.get_running_loop().time())
+        if running.done():
+            return running.result()
+        return TimeoutError(f"it has not ended within {HANDLER_SECONDS:g} s")
+    finally:
+        running.cancel()
+
+
 class Handlers:
     """Runs the handlers of bus messages.
 
@@ -54,7 +77,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._handlers = catalogue().bus_handlers
-        self._last: dict[str, asyncio.Task[None]] = {}
+        self._last: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()
         """Who comes next waits for these."""
 
     def concern(self, message: Incoming) -> bool:
@@ -65,18 +88,20 @@ class Handlers:
         return False
 
     async def run(self, pipes: Pipes, messages: Sequence[Incoming]) -> None:
-        """Return when all have run. One that fails is kept as a dead letter.
+        """Return when all have run, and when what is not valid is kept as a dead letter, as is a handler that fails.
 
-        Raises `redis.RedisError`: then some have run, and the same messages again do no harm.
+        Raises `redis.RedisError` or `OSError` when Redis is away: then some have run, and the same messages again do no
+        harm.
         """
+        new = [message for message in messages if not message.is_repeated]
+        letters = [dead_letter(pipes, message, message.error) for message in new if message.error]
         running = [
             self._start(pipes, message, delivery)
-            for message in messages
-            if not message.is_repeated
+            for message in new
             for delivery in message.deliveries
             if delivery.event in self._handlers
         ]
-        for result in await asyncio.gather(*running, return_exceptions=True):
+        for result in await asyncio.gather(*letters, *running, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
@@ -86,48 +111,41 @@ class Handlers:
             names.add(f"id:{delivery.id}")
         earlier = {self._last[name] for name in names if name in self._last}
         task = asyncio.create_task(self._handle(pipes, message, delivery, earlier), name="bus handlers")
-        for name in names:
-            self._last[name] = task
-        task.add_done_callback(lambda done: self._forget(names, done))
+        self._last.update(dict.fromkeys(names, task))
         return task
-
-    def _forget(self, names: set[str], done: asyncio.Task[None]) -> None:
-        for name in names:
-            if self._last.get(name) is done:
-                del self._last[name]
 
     async def _handle(
         self, pipes: Pipes, message: Incoming, delivery: Delivery, earlier: set[asyncio.Task[None]]
     ) -> None:
         if earlier:
             await asyncio.wait(earlier)
-        context = BusContext(at=message.at, order=message.order)
-        if delivery.id and await self._was_handled(pipes, delivery.id, context.order):
+        marker = key("handled", delivery.id or "")
+        if delivery.id and await pipes.to(marker).send("GET", marker) not in {None, message.order.encode()}:
             if not delivery.targets:
                 metrics.BUS_MESSAGES.labels("duplicate").inc()  # else its rooms tell
             return
+        context = BusContext(at=message.at, order=message.order)
         for handler in self._handlers[delivery.event]:
-            try:
-                async with asyncio.timeout(HANDLER_SECONDS):
-                    await handler(delivery.payload, context)
-            except Exception as error:
-                if isinstance(error, RedisError) and not is_refusal(error):
-                    raise
-                logger.exception("bus handler failed", extra={"event": delivery.event})
-                reason = InvalidMessage("handler_failed", spelled(error))
-                await dead_letter(pipes, reason, message.source, message.raw)
+            error = await self._run_one(pipes, handler, delivery.payload, context)
+            if error is not None:
+                logger.error("bus handler failed", exc_info=error, extra={"event": delivery.event})
+                await dead_letter(pipes, message, InvalidMessage("handler_failed", spelled(error)))
         if delivery.id:
-            await self._mark(pipes, delivery.id, context.order)
+            # Not before its handlers have run: a message that is repeated after a crash must find its work undone.
+            await pipes.to(marker).send("SET", marker, message.order, "EX", MARKER_SECONDS)
 
     @staticmethod
-    async def _was_handled(pipes: Pipes, id: str, order: str) -> bool:
-        """Whether another message of this id was handled."""
-        marker = key("handled", id)
-        known: Any = await pipes.to(marker).send("GET", marker)
-        return known is not None and known != order.encode()
-
-    @staticmethod
-    async def _mark(pipes: Pipes, id: str, order: str) -> None:
-        # Not before its handlers have run: a message that is repeated after a crash must find its work undone.
-        marker = key("handled", id)
-        await pipes.to(marker).send("SET", marker, order, "EX", MARKER_SECONDS)
+    async def _run_one(
+        pipes: Pipes, handler: BusHandler, payload: Payload, context: BusContext
+    ) -> BaseException | None:
+        """Why a handler failed, or None. Raises `redis.RedisError` or `OSError` when it is not to blame."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + HANDLER_SECONDS
+        error = await _failure(handler, payload, context, until)
+        if isinstance(error, RedisError | OSError) and not is_refusal(error):  # TimeoutError is an OSError
+            if handler.__module__ in BUILT_IN:
+                raise error  # an order is not lost to an outage
+            await pipes.answer()  # else it is our Redis that is away
+            if loop.time() < until:
+                error = await _failure(handler, payload, context, until)
+        return error

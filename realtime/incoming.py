@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import msgspec
 
 from realtime import bus
 from realtime.bus import Delivery, InvalidMessage
+from realtime.logs import spelled
+
+logger = logging.getLogger(__name__)
 
 KEEP_SECONDS = 600.0
 """Entries behind the cursor are kept for at least so long."""
@@ -55,14 +59,7 @@ class Source:
     def incoming(self, entry_id: bytes, fields: Sequence[bytes], again: str) -> Incoming:
         """An entry of the stream; those up to `again` were delivered before."""
         raw, order = _field(fields, self.field), entry_order(entry_id)
-        deliveries: Sequence[Delivery] = ()
-        error = None
-        try:
-            if raw is None:
-                raise InvalidMessage("invalid_message", f"the entry has no field {self.field.decode()!r}")
-            deliveries = self.decode(raw)
-        except InvalidMessage as invalid:
-            error = invalid
+        deliveries, error = self.read(raw)
         return Incoming(
             source=self.name,
             raw=repr(fields).encode() if raw is None else raw,
@@ -73,16 +70,26 @@ class Source:
             is_repeated=order <= again,
         )
 
+    def read(self, raw: bytes | None) -> tuple[Sequence[Delivery], InvalidMessage | None]:
+        """What a message means, or why it means nothing."""
+        try:
+            if raw is None:
+                raise InvalidMessage("invalid_message", f"the entry has no field {self.field.decode()!r}")
+            return self.decode(raw), None
+        except InvalidMessage as error:
+            return (), error
+        except Exception as error:
+            logger.exception("event failed")
+            return (), InvalidMessage("event_failed", spelled(error))
+
 
 BUS = Source("stream", b"message", lambda raw: (bus.parse(raw),))
 
 
 def published(raw: bytes) -> Incoming:
     """A message that Pub/Sub brought. It has no time yet: `added_at`."""
-    try:
-        return Incoming(source=CHANNEL, raw=raw, deliveries=BUS.decode(raw))
-    except InvalidMessage as error:
-        return Incoming(source=CHANNEL, raw=raw, error=error)
+    deliveries, error = BUS.read(raw)
+    return Incoming(source=CHANNEL, raw=raw, deliveries=deliveries, error=error)
 
 
 def entry_order(entry_id: bytes) -> str:

@@ -84,6 +84,10 @@ class Pipes:
         count: int = (await self.to(channel).send("PUBSUB", self._topology.count_command, channel))[1]
         return count
 
+    async def answer(self) -> None:
+        """Return when all servers have answered. Raises `redis.RedisError`: one of them is away."""
+        await asyncio.gather(*[self._at(server).send("PING") for server in self._topology.servers()])
+
     def flush(self) -> None:
         """Write what was sent now, not at the end of this turn of the loop."""
         for pipe in self._pipes.values():

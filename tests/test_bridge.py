@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisDown
 from portal import grants
 from presence import store
 from realtime import bridge as module
-from realtime import bus, catalogue, roomlog
+from realtime import bus, catalogue, handling, roomlog
 from realtime import dead_letters as letters
 from realtime.batch import BATCH_BYTES
 from realtime.bridge import Bridge
@@ -26,6 +27,7 @@ from realtime.redis import client, close, key, location
 from realtime.rooms import HUB, group_name
 from tests.faults.proxy import Proxy, to_port, to_socket
 from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
+from tests.test_handling import BREAKING
 from tests.test_metrics import Counting
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -450,6 +452,96 @@ async def test_handler_that_lost_redis_runs_again(room: Room, on_ended):
     assert len(runs) == 2
 
 
+@pytest.mark.parametrize(("breaks", "name"), BREAKING)
+@pytest.mark.parametrize("send", [add, publish])
+async def test_handler_breaks_neither_the_bridge_nor_what_is_behind(
+    room: Room, on_ended, monkeypatch, send: Any, breaks: Any, name: str
+):
+    monkeypatch.setattr(handling, "HANDLER_SECONDS", 0.2)
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        await breaks()
+
+    on_ended(handler)
+    async with bridging():
+        await send("chat:ended", {"thread_id": 42})
+        await send("thread:message", MESSAGE)
+        assert (await room.frame())["event"] == "chat:ended"
+        assert await room.message_ids(1) == ["7"]
+        (letter,) = await dead_letters()
+    assert letter["reason"].startswith(f"handler_failed: {name}(")
+
+
+@pytest.mark.parametrize("send", [add, publish])
+async def test_handler_whose_own_redis_is_away_holds_nothing_up(room: Room, on_ended, send: Any):
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        raise RedisDown("the cache is down")
+
+    on_ended(handler)
+    async with bridging():
+        for number in range(3):
+            await send("chat:ended", {"thread_id": 42})
+            await send("thread:message", {**MESSAGE, "message_id": number})
+        events = [(await room.frame())["event"] for _ in range(6)]
+        assert events == ["chat:ended", "thread:message"] * 3
+        await eventually(lambda: has_letters(3))
+
+
+async def has_letters(count: int) -> bool:
+    letters = await dead_letters()
+    return len(letters) == count and all("the cache is down" in letter["reason"] for letter in letters)
+
+
+async def test_order_is_repeated_until_it_succeeds(room: Room, on_ended):
+    runs: list[Any] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        runs.append(context.order)
+        if len(runs) < 4:
+            raise [RedisDown("gone"), OSError("gone"), TimeoutError][len(runs) - 1]
+
+    handler.__module__ = "portal.events"
+    on_ended(handler)
+    async with bridging():
+        await add("chat:ended", {"thread_id": 42})
+        assert (await room.frame())["event"] == "chat:ended"
+        assert await dead_letters() == []
+    assert (len(runs), len({*runs})) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "rooms",
+    [lambda payload: {}["x"], lambda payload: None, lambda payload: [5], lambda payload: [("hub", [])]],
+)
+async def test_event_whose_rooms_fail_is_a_dead_letter(room: Room, monkeypatch, rooms: Any):
+    server = catalogue.catalogue().server
+    broken = dataclasses.replace(server["chat:ended"], rooms=rooms)
+    monkeypatch.setitem(server, "chat:ended", broken)
+    async with bridging():
+        for send in (add, publish):
+            await send("chat:ended", {"thread_id": 42})
+            await send("thread:message", MESSAGE)
+            assert await room.message_ids(1) == ["7"]
+        letters = await dead_letters()
+    assert [letter["reason"].partition(":")[0] for letter in letters] == ["event_failed"] * 2
+
+
+async def test_mistake_in_the_bridge_does_not_end_it(room: Room, monkeypatch, caplog):
+    failures = iter([True])
+    send_append = roomlog.send_append
+
+    def mistaken(*args: Any, **kwargs: Any) -> Any:
+        if next(failures, False):
+            raise ZeroDivisionError
+        return send_append(*args, **kwargs)
+
+    async with bridging():
+        monkeypatch.setattr(roomlog, "send_append", mistaken)
+        await add("thread:message", MESSAGE)
+        assert await room.message_ids(1) == ["7"]
+    assert "bridge failed, trying again" in caplog.messages
+
+
 # --- What must not hold up the rest ------------------------------------------------------------------
 
 
@@ -673,8 +765,7 @@ async def test_entries_behind_the_cursor_are_forgotten_when_old_enough():
     await pipeline.execute()
     fresh = await add("thread:message", MESSAGE)
     bridge = Bridge([BUS])
-    bridge._cursors = {key("stream").encode(): fresh.encode()}
-    bridge._trimmed_at = -1000.0
+    await client().hset(key("cursors"), key("stream"), fresh)
     await bridge._trim()
     assert await client().xlen(key("stream")) < 300  # Redis cuts off whole nodes of about a hundred entries
     await bridge._trim()
@@ -685,8 +776,7 @@ async def test_entries_behind_the_cursor_are_forgotten_when_old_enough():
 async def test_young_entries_are_kept_even_behind_the_cursor():
     entries = [await add("thread:message", MESSAGE) for _ in range(300)]
     bridge = Bridge([BUS])
-    bridge._cursors = {key("stream").encode(): entries[-1].encode()}
-    bridge._trimmed_at = -1000.0
+    await client().hset(key("cursors"), key("stream"), entries[-1])
     await bridge._trim()
     assert await client().xlen(key("stream")) == 300
 
@@ -697,8 +787,7 @@ async def test_entries_ahead_of_the_cursor_are_never_forgotten():
         pipeline.xadd(key("stream"), {"message": ""}, id=f"1000-{n}")
     await pipeline.execute()
     bridge = Bridge([BUS])
-    bridge._cursors = {key("stream").encode(): b"0-0"}
-    bridge._trimmed_at = -1000.0
+    await client().hset(key("cursors"), key("stream"), "0-0")
     await bridge._trim()
     assert await client().xlen(key("stream")) == 300
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sys
 from collections import defaultdict
 from typing import Any
 
@@ -177,7 +179,7 @@ async def test_message_whose_handling_was_cut_off_is_handled_when_it_comes_the_o
         if len(ran) == 1:
             raise RedisDown("gone")
 
-    handlers = on_accepted(handler)
+    handlers = on_accepted(built_in(handler))
     same = accepted("1", 1, id="order-7")
     with pytest.raises(RedisDown):
         await run(handlers, pipes, published(same.raw).added_at(5_000_000))
@@ -225,6 +227,185 @@ async def test_handler_that_does_not_end_has_failed(on_accepted, pipes: Pipes, m
     await run(on_accepted(handler), pipes, accepted("1"))
     (letter,) = await dead_letters()
     assert letter["reason"].startswith("handler_failed: TimeoutError")
+
+
+def built_in(handler: Any) -> Any:
+    """One of ours, not of a product."""
+    handler.__module__ = "portal.events"
+    return handler
+
+
+OUTAGES = [RedisDown("refused"), OutOfMemoryError("full"), OSError("refused"), TimeoutError("no answer")]
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=repr)
+async def test_handler_whose_own_redis_is_away_fails_alone(on_accepted, pipes: Pipes, error: Exception):
+    """A cache that is down, for example; the bus is on another Redis."""
+    ran: list[str] = []
+
+    async def handler(payload: Any, context: BusContext) -> None:
+        ran.append(payload.thread_id)
+        if payload.thread_id == "2":
+            raise error
+
+    await run(on_accepted(handler), pipes, *(accepted(str(n), n) for n in range(1, 4)))
+    assert sorted(ran) == ["1", "2", "2", "3"]
+    (letter,) = await dead_letters()
+    assert letter["reason"].startswith(f"handler_failed: {type(error).__name__}")
+    assert json.loads(letter["message"])["data"]["thread_id"] == "2"
+
+
+async def test_handler_that_is_back_at_once_has_not_failed(on_accepted, pipes: Pipes):
+    errors: list[Exception] = [RedisDown("gone")]
+
+    async def handler(payload: Any, context: BusContext) -> None:
+        if errors:
+            raise errors.pop()
+
+    await run(on_accepted(handler), pipes, accepted("1"))
+    assert await dead_letters() == []
+
+
+async def test_handler_is_not_to_blame_while_our_redis_is_away(on_accepted, pipes: Pipes):
+    async def handler(payload: Any, context: BusContext) -> None:
+        raise RedisDown("gone")
+
+    pipes.close()
+    with pytest.raises(RedisDown, match="closed"):
+        await run(on_accepted(handler), pipes, accepted("1"))
+    assert await dead_letters() == []
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=repr)
+async def test_order_is_not_lost_to_an_outage(on_accepted, pipes: Pipes, error: Exception):
+    """Even if Redis answers again by the time that its handler has failed."""
+
+    async def handler(payload: Any, context: BusContext) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        await run(on_accepted(built_in(handler)), pipes, accepted("1"))
+    assert await dead_letters() == []
+
+
+async def test_order_that_takes_too_long_is_not_lost(on_accepted, pipes: Pipes, monkeypatch):
+    monkeypatch.setattr(handling, "HANDLER_SECONDS", 0.05)
+
+    async def handler(payload: Any, context: BusContext) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await run(on_accepted(built_in(handler)), pipes, accepted("1"))
+    assert await dead_letters() == []
+
+
+async def raises_cancelled_error() -> None:
+    raise asyncio.CancelledError
+
+
+async def cancels_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def waits_for_what_is_cancelled() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def exits() -> None:
+    sys.exit("enough")
+
+
+async def is_interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+async def closes() -> None:
+    raise GeneratorExit
+
+
+async def raises_a_group() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(fails())
+        tasks.create_task(loses_redis())
+
+
+async def fails() -> None:
+    raise ZeroDivisionError
+
+
+async def loses_redis() -> None:
+    raise RedisDown("gone")
+
+
+async def raises_a_group_of_anything() -> None:
+    raise BaseExceptionGroup("all of it", [KeyboardInterrupt(), ValueError()])
+
+
+async def never_returns() -> None:
+    await asyncio.Event().wait()
+
+
+async def refuses_to_be_cancelled() -> None:
+    for _ in range(2):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+BREAKING = [
+    (raises_cancelled_error, "CancelledError"),
+    (cancels_itself, "CancelledError"),
+    (waits_for_what_is_cancelled, "CancelledError"),
+    (exits, "SystemExit"),
+    (is_interrupted, "KeyboardInterrupt"),
+    (closes, "GeneratorExit"),
+    (raises_a_group, "ExceptionGroup"),
+    (raises_a_group_of_anything, "BaseExceptionGroup"),
+    (never_returns, "TimeoutError"),
+    (refuses_to_be_cancelled, "TimeoutError"),
+]
+"""What a handler can do, and what it has failed with."""
+
+
+@pytest.mark.parametrize(("breaks", "name"), BREAKING)
+async def test_handler_can_break_nothing_but_itself(
+    on_accepted, pipes: Pipes, monkeypatch, breaks: Any, name: str
+):
+    monkeypatch.setattr(handling, "HANDLER_SECONDS", 0.2)
+    ran: list[str] = []
+
+    async def handler(payload: Any, context: BusContext) -> None:
+        if payload.thread_id == "2":
+            await breaks()
+        ran.append(payload.thread_id)
+
+    await run(on_accepted(handler), pipes, *(accepted(str(n), n) for n in range(1, 4)))
+    assert sorted(ran) == ["1", "3"]
+    (letter,) = await dead_letters()
+    assert letter["reason"].startswith(f"handler_failed: {name}(")
+
+
+async def test_handler_ends_with_the_bridge(on_accepted, pipes: Pipes):
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def handler(payload: Any, context: BusContext) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    running = asyncio.create_task(on_accepted(handler).run(pipes, [accepted("1")]))
+    await asyncio.wait_for(began.wait(), PATIENCE)
+    running.cancel()
+    await asyncio.wait_for(ended.wait(), PATIENCE)
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert await dead_letters() == []
 
 
 async def test_nothing_is_kept_of_what_was_handled(on_accepted, pipes: Pipes):

@@ -29,7 +29,7 @@ def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     module = directory / "support" / "realtime_events.py"
     module.parent.mkdir()
     (module.parent / "__init__.py").touch()
-    module.write_text(block("support/realtime_events.py"))
+    module.write_text(block("support/realtime_events.py") + block("a bus handler"))
     stack = Stack(
         directory,
         redis_url,
@@ -53,6 +53,7 @@ async def test_published_event_reaches_the_team_and_no_customer(product: Stack):
         frame = await attendant.expect("ticket:escalated")
         assert frame["data"] == {"ticket_id": "42", "severity": "high"}
         assert frame["room"] == "presence:attendants"
+        assert '"ticket": "42"' in product.logs  # its bus handler has run before
         product.add("ticket:escalated", {"ticket_id": 43}, rooms=[f"user:{customer.user_id}"])
         await customer.nothing("ticket:escalated")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
-from tests.e2e.harness import eventually, unique
+from tests.e2e.harness import ROOT, eventually, free_port, unique
 from tests.faults.crowd import PATIENCE, Product, running
 from tests.faults.network import Network
 from tests.faults.proxy import to_socket
@@ -113,6 +114,99 @@ async def test_control_work_is_pipelined(tmp_path: Path):
         took = network.round_trips - before
         assert took < len(users) / 2, f"{took} round trips"
         await member.call("join:thread", {"thread_id": thread})
+
+
+PRODUCT = """
+import asyncio, sys, time
+
+from redis import asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from realtime import handling
+from realtime.catalogue import BusContext, control_event, on_bus
+from realtime.payloads import Payload
+
+handling.HANDLER_SECONDS = 1.0
+
+
+@control_event("crm:sync")
+class Sync(Payload, frozen=True):
+    how: str
+
+
+@on_bus("crm:sync")
+async def sync(payload: Sync, context: BusContext) -> None:
+    await HOW[payload.how]()
+
+
+async def cache_down():
+    await redis.Redis(port={port}, retry=Retry(NoBackoff(), 0)).incr("synced")
+
+
+async def service_down():
+    await asyncio.open_connection("127.0.0.1", {port})
+
+
+async def cancelled():
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+
+
+async def exits():
+    sys.exit(3)
+
+
+async def interrupted():
+    raise KeyboardInterrupt
+
+
+async def group():
+    raise BaseExceptionGroup("all", [KeyboardInterrupt(), ConnectionError()])
+
+
+async def hangs():
+    await asyncio.Event().wait()
+
+
+async def blocks():
+    time.sleep(3)  # longer than the lease
+
+
+HOW = {{
+    "ConnectionError": cache_down,
+    "ConnectionRefusedError": service_down,
+    "CancelledError": cancelled,
+    "SystemExit": exits,
+    "KeyboardInterrupt": interrupted,
+    "BaseExceptionGroup": group,
+    "TimeoutError": hangs,
+    "none": blocks,
+}}
+"""
+
+
+async def test_handlers_of_a_product_break_nothing_but_themselves(tmp_path: Path):
+    """Whatever they raise, and however long they take: the bridge lives, and what is behind them is delivered."""
+    (tmp_path / "crm_events.py").write_text(PRODUCT.format(port=free_port()))
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    async with running(tmp_path, REALTIME_EVENTS="crm_events", PYTHONPATH=path) as product:
+        product.stack.assert_calm = lambda: None  # type: ignore[method-assign]  # each is logged with its stack
+        await asyncio.to_thread(product.stack.start, "runbridge")
+        thread = unique("th")
+        member = await product.member(product.customer(thread))
+        await member.call("join:thread", {"thread_id": thread})
+        ways = ["ConnectionError", "ConnectionRefusedError", "CancelledError", "SystemExit"]
+        ways += ["KeyboardInterrupt", "BaseExceptionGroup", "TimeoutError", "none"]
+        for way in ways:
+            product.stack.add("crm:sync", {"how": way})
+            product.say(thread, way)
+        await member.event("thread:message", '"none"')
+        assert member.messages(f"thread:{thread}") == ways
+        failed = {letter["reason"].split("(")[0] for letter in product.stack.dead_letters()}
+        assert failed == {f"handler_failed: {way}" for way in ways[:-1]}
+        for process in product.stack.processes:
+            assert process.is_running, process.output
 
 
 async def test_bridge_that_was_suspended_does_not_move_the_cursor_back(tmp_path: Path):
