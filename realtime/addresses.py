@@ -48,9 +48,13 @@ def client_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
 
 def _parse(entry: str) -> Address | None:
     """The address of an entry: bare, with a port, in brackets or in quotes. None: it has none."""
-    text = entry.strip().removeprefix('"').removesuffix('"')
-    if len(text) > LONGEST_ENTRY:
-        return None
+    entry = entry.strip()
+    return _read(entry) if len(entry) <= LONGEST_ENTRY else None
+
+
+@lru_cache(maxsize=1000)
+def _read(entry: str) -> Address | None:
+    text = entry.removeprefix('"').removesuffix('"')
     if found := _ENTRY.fullmatch(text):
         text = found["v6"] or found["v4"]
     try:
@@ -60,6 +64,7 @@ def _parse(entry: str) -> Address | None:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
+@lru_cache(maxsize=1000)
 def _is_trusted(address: Address, trusted: tuple[str, ...]) -> bool:
     return any(address.version == network.version and address in network for network in networks(trusted))
 
