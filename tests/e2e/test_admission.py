@@ -82,9 +82,11 @@ async def test_readiness_is_proven_once_a_second_however_often_it_is_asked(guard
     async def ask() -> int:
         return (await guarded.stack.http("GET", "/readyz", [somebody()])).status
 
+    assert await ask() == 200
     before, began = guarded.publishes, time.monotonic()
     assert {await each for each in asyncio.as_completed([ask() for _ in range(400)])} == {200}
-    assert guarded.publishes - before <= (time.monotonic() - began) / PROVEN_SECONDS + 1
+    # Instances also greet each other, once.
+    assert guarded.publishes - before <= (time.monotonic() - began) / PROVEN_SECONDS + 3
     before = guarded.publishes
     await asyncio.sleep(PROVEN_SECONDS)
     assert await ask() == 200
