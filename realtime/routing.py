@@ -28,7 +28,9 @@ _routes: Any = URLRouter(
 async def websocket(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """The ASGI application of WebSockets. Limits come before routes, where the server (daphne) does not know them."""
     if EXTENSION not in (scope.get("extensions") or {}):
-        refused = refuse_handshake(scope.get("client"), scope["headers"], scope["path"].encode())
+        refused = refuse_handshake(
+            scope.get("client"), scope["headers"], scope["path"].encode(errors="replace")
+        )
         if refused is not None:
             await receive()
             await send_refusal(scope, send, refused)
