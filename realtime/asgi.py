@@ -4,12 +4,13 @@ import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
 
+import django
 from channels.routing import ProtocolTypeRouter
-from django.core.asgi import get_asgi_application
 
-http = get_asgi_application()  # sets Django up: what follows may import applications
+django.setup()  # what follows may import applications
 
 from realtime import tracing  # noqa: E402
+from realtime.endpoints import http  # noqa: E402
 from realtime.lifespan import lifespan  # noqa: E402
 from realtime.routing import websocket  # noqa: E402
 

@@ -34,9 +34,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
     connections: Count = 0
     """Connections of a process; beyond it handshakes get 503 `at_capacity`."""
     handshakes: Annotated[float, Meta(ge=0)] = 5000.0
-    """Handshakes a second and process; beyond it they get 503 `at_capacity`."""
+    """Handshakes a second and process, verdicts on them included; beyond it they get 503 `at_capacity`."""
     address_handshakes: Annotated[float, Meta(ge=0)] = 50.0
-    """The same an address, four times as many at once. Only with `TRUSTED_PROXIES`: without, a proxy is everybody."""
+    """Requests a second and address, plain or for a WebSocket, four times as many at once; beyond it they get 503.
+
+    Only with `TRUSTED_PROXIES`: without, all clients behind a proxy have its address."""
     unsent_bytes: Count = 1024 * 1024
     """What may wait for a client that does not read; beyond it the connection is closed with 4413."""
     handshake_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0

@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 5.0  # a request that never ends
 
     def do_GET(self) -> None:
-        if self.path != "/metrics":
+        if self.path.partition("?")[0].removesuffix("/") != "/metrics":
             self._answer(404, b"")
         elif not may_read(self.headers.get("Authorization", "")):
             self._answer(401, b"", ("WWW-Authenticate", "Bearer"))

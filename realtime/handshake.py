@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from realtime import metrics, tracing
-from realtime.addresses import Addresses, client_address
 from realtime.authentication import (
     BEARER_SUBPROTOCOL,
     AuthenticationFailed,
@@ -25,7 +23,6 @@ from realtime.authentication import (
     headers_of,
 )
 from realtime.conf import conf
-from realtime.limits import Bucket
 from realtime.node import Node
 from realtime.refusals import STATUSES, RefusalCode
 
@@ -36,8 +33,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Any], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-_handshakes = Bucket()
-_addresses = Addresses()
 RETRY_AFTER = 2
 """Seconds a client is asked to wait when the server cannot take it now."""
 
@@ -89,18 +84,6 @@ def check_capacity() -> None:
         raise at_capacity()
 
 
-def check_rate(scope: Scope) -> None:
-    """Raises `Refused` when handshakes come too fast: all of them, or those from one address."""
-    now, limits, proxies = time.monotonic(), conf().limits, conf().trusted_proxies
-    if _handshakes.take(now, limits.handshakes, limits.handshakes):
-        raise at_capacity()
-    if proxies:
-        peer = (scope.get("client") or ("",))[0]
-        address = client_address(peer, ",".join(headers_of(scope, b"x-forwarded-for")), proxies)
-        if _addresses.take(address, now, limits.address_handshakes):
-            raise at_capacity()
-
-
 def check_origin(scope: Scope) -> None:
     """Raises `Refused` unless the Origin is one of ours, or absent (native clients; browsers always send one)."""
     origins = headers_of(scope, b"origin")
@@ -148,7 +131,6 @@ class JWTScopeMiddleware:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         tracing.begin_handshake(scope, self.namespace)
         try:
-            check_rate(scope)
             principal = await judge(scope, self.namespace)
         except Refused as refused:
             await receive()
@@ -179,12 +161,17 @@ def _without_token(scope: dict[str, Any]) -> dict[str, Any]:
 
 
 async def deny(scope: Scope, send: Send, refused: Refused, namespace: str) -> None:
-    """Refuse a WebSocket handshake: an HTTP response where the server can (uvicorn), else a bare 403 (daphne)."""
+    """Refuse a WebSocket handshake, and tell metrics, trace and log."""
     metrics.HANDSHAKES.labels(namespace, refused.code).inc()
     tracing.end_handshake(scope, refused.code)
     logger.info(
         "handshake refused", extra={"namespace": namespace, "code": refused.code, "reason": refused.message}
     )
+    await send_refusal(scope, send, refused)
+
+
+async def send_refusal(scope: Scope, send: Send, refused: Refused) -> None:
+    """Answer a WebSocket handshake with HTTP where the server can (uvicorn), else with a bare 403 (daphne)."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close"})
         return

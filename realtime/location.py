@@ -94,9 +94,11 @@ class Location:
 @lru_cache(maxsize=8)
 def parse(url: str) -> Location:
     """Raises `ValueError`; what it says has no password in it."""
+    url = url.replace("#", "%23")  # an address of Redis has no fragment: it belongs to a password
     scheme, separator, _ = url.partition("://")
     if not separator:
         raise ValueError("it has no scheme")
+    _check_characters(url, scheme)
     tls, _, kind = scheme.partition("+")
     if not kind:
         location = Location(url)
@@ -114,6 +116,19 @@ def parse(url: str) -> Location:
             f"scheme {scheme!r}, number as port and as database: one of them is not right"
         ) from None
     return location
+
+
+def _check_characters(url: str, scheme: str) -> None:
+    """Refuse a password that would be taken for something else. (urllib quotes it in what it says.)"""
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        raise ValueError(
+            "a host cannot be read: in a user name or password write [ as %5B, ] as %5D, and "
+            "characters beyond ASCII percent-encoded"
+        ) from None
+    if "@" in path and scheme != "unix":
+        raise ValueError("a / comes before the @: in a user name or password write / as %2F")
 
 
 def _parse_sentinels(url: str, tls: str) -> Location:

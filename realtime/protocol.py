@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets import http11
 from websockets.frames import (  # type: ignore[attr-defined]
     Frame,
     apply_mask,  # compiled, where it can be
@@ -21,7 +22,7 @@ from websockets.frames import (  # type: ignore[attr-defined]
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 
-from realtime import metrics
+from realtime import admission, metrics
 from realtime.closing import LOST, REASONS, By, CloseCode
 from realtime.conf import conf
 from realtime.outlet import BEHIND_SECONDS, EXTENSION
@@ -38,6 +39,8 @@ PING_FRAME = b"\x89\x00"
 Take = Callable[[dict[str, Any]], Awaitable[None]]
 
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+http11.MAX_LINE_LENGTH = 64 * 1024  # a handshake's head may have what that of any other request may have
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -62,7 +65,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._forget_deadline()
-        super().handle_websocket_upgrade()
+        path = self.url.partition(b"?")[0]
+        if (refused := admission.refuse_handshake(self.client, self.headers, path)) is None:
+            super().handle_websocket_upgrade()
+        else:
+            self.transport.write(admission.response(refused, self.server_state.default_headers))
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()

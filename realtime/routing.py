@@ -9,11 +9,13 @@ from django.urls import re_path
 
 import hub.routing
 import portal.routing
-from realtime.handshake import not_found
+from realtime.admission import refuse_handshake
+from realtime.handshake import Receive, Send, not_found, send_refusal
+from realtime.outlet import EXTENSION
 
 _not_found: Any = not_found
 
-websocket = URLRouter(
+_routes: Any = URLRouter(
     [
         *hub.routing.websocket_urlpatterns,
         *portal.routing.websocket_urlpatterns,
@@ -21,3 +23,16 @@ websocket = URLRouter(
         re_path(r"", _not_found),
     ]
 )
+
+
+async def websocket(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """The ASGI application of WebSockets. Limits come before routes, where the server (daphne) does not know them."""
+    if EXTENSION not in (scope.get("extensions") or {}):
+        refused = refuse_handshake(
+            scope.get("client"), scope["headers"], scope["path"].encode(errors="replace")
+        )
+        if refused is not None:
+            await receive()
+            await send_refusal(scope, send, refused)
+            return
+    await _routes(scope, receive, send)

@@ -32,7 +32,7 @@ async def application(
     send: Callable[[Mapping[str, Any]], Awaitable[None]],
 ) -> None:
     """Django, and before it `/healthz`: a probe calls by address, which ALLOWED_HOSTS would refuse."""
-    if scope["type"] == "http" and scope["path"] == "/healthz":
+    if scope["type"] == "http" and scope["path"] in {"/healthz", "/healthz/"}:
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b'{"status": "alive"}'})

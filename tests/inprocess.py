@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from channels.testing import HttpCommunicator, WebsocketCommunicator
-from django.core.handlers.asgi import ASGIHandler
-from django.test import override_settings
 
 from realtime.asgi import application
 from realtime.authentication import issue
@@ -214,13 +212,12 @@ class Answer:
 
 async def http(path: str, method: str = "GET", **headers: str) -> Answer:
     """A request to the socket server's HTTP side."""
-    with override_settings(ROOT_URLCONF="realtime.endpoints", MIDDLEWARE=[]):
-        communicator = HttpCommunicator(
-            ASGIHandler(),
-            method,
-            path,
-            headers=[(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        )
-        answer = Answer(await communicator.get_response(timeout=PATIENCE))
-        await communicator.wait(PATIENCE)
-        return answer
+    communicator = HttpCommunicator(
+        application,
+        method,
+        path,
+        headers=[(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    )
+    answer = Answer(await communicator.get_response(timeout=PATIENCE))
+    await communicator.wait(PATIENCE)
+    return answer

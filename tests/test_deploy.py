@@ -18,6 +18,7 @@ from django.core.management import get_commands
 
 from realtime.conf import Conf
 from realtime.drain import LAST_SECONDS
+from realtime.rooms import NAMESPACES
 from realtime.server import SHUTDOWN_SECONDS
 from tests.e2e.harness import ROOT
 from tests.example_environment import variables
@@ -271,6 +272,39 @@ def test_service_leads_to_its_pods(name: str):
     service, spec = MANIFESTS["Service", name]["spec"], MANIFESTS["Deployment", name]["spec"]
     assert service["selector"] == spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
     assert service["ports"][0]["targetPort"] == "http"
+
+
+def ingress() -> dict[str, Any]:
+    """The example of docs/deployment.md."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    [text] = [
+        block for block in re.findall(r"(?ms)^ *```yaml\n(.*?)^ *```", page) if "kind: Ingress" in block
+    ]
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ingress_of_the_page_is_what_kubernetes_expects(version: str):
+    kubernetes_validate.validate(ingress(), version, strict=True)
+
+
+def test_ingress_of_the_page_passes_the_paths_of_the_namespaces_and_no_other_to_socket_servers():
+    [rule] = ingress()["spec"]["rules"]
+    leads: dict[str, set[tuple[str, str]]] = {}
+    for path in rule["http"]["paths"]:
+        service = path["backend"]["service"]
+        assert service["port"] == {"name": MANIFESTS["Service", service["name"]]["spec"]["ports"][0]["name"]}
+        leads.setdefault(service["name"], set()).add((path["pathType"], path["path"]))
+    namespaces = {f"/{namespace}{slash}" for namespace in NAMESPACES for slash in ("", "/")}
+    assert leads["realtime-sockets"] == {("Exact", path) for path in namespaces}
+    assert {path for _, path in leads["realtime-web"]} == {"/admin/", "/token/", "/static/"}
+
+
+@pytest.mark.parametrize("file", ["haproxy.cfg", "nginx.conf"])
+def test_proxy_knows_every_namespace(file: str):
+    text = (DEPLOY / file).read_text()
+    assert all(re.search(rf"\b{namespace}\b", text) for namespace in NAMESPACES)
 
 
 def test_network_policy_knows_every_deployment():

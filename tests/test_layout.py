@@ -7,10 +7,10 @@ import pytest
 from presence.sweeper import Sweeper
 from realtime import layout
 from realtime.bridge import Bridge
-from realtime.endpoints import reasons_not_ready
 from realtime.incoming import BUS
 from realtime.layout import LAYOUT, OtherLayout
 from realtime.node import Node
+from realtime.readiness import reasons_not_ready
 from realtime.redis import client, key
 
 pytestmark = pytest.mark.usefixtures("process")

@@ -4,7 +4,9 @@ import pytest
 import redis
 from redis import asyncio as aioredis
 
+from realtime.embedded import EmbeddedRedis
 from realtime.location import parse
+from realtime.redis import client, close, execute
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,54 @@ def test_tls_to_whoever_is_the_primary():
     assert issubclass(location.sync_arguments()["connection_class"], redis.SSLConnection)
     assert location._sentinel["ssl"] is True
     assert location._sentinel["ssl_ca_certs"] == "/ca.pem"
+
+
+# --- Passwords -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", ["#", "a#b", "#a#", "12#4"])
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:{}@h:7/0", "rediss://:{}@h:7", "redis+sentinel://:{}@h/shop", "redis+cluster://:{}@h:7"],
+)
+def test_hash_in_a_password_needs_no_encoding(url: str, password: str):
+    location = parse(url.format(password))
+    for arguments in (location.arguments(), location.sync_arguments()):
+        assert arguments["password"] == password
+        assert arguments.get("host", "h") == "h"
+
+
+def test_hash_in_an_option_or_a_path_needs_none_either():
+    assert parse("redis+sentinel://h/shop?sentinel_password=a#b").password == "a#b"
+    assert parse("unix:///run/#1.sock").arguments()["path"] == "/run/#1.sock"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://:se/cret@h:7/0", "write / as %2F"),
+        ("redis://:12/cret@h:7/0", "write / as %2F"),  # port 12 of this machine, else
+        ("redis://cret/x:12@h:7/0", "write / as %2F"),
+        ("redis+sentinel://:se/cret@h/shop", "write / as %2F"),
+        ("redis+cluster://:se/cret@h:7", "write / as %2F"),
+        ("redis://:se[cret@h:7/0", r"write \[ as %5B"),
+        ("redis://:se\N{ACCOUNT OF}cret@h:7/0", "beyond ASCII"),
+    ],
+)
+def test_character_that_must_be_encoded_is_named_and_the_password_is_not(url: str, says: str):
+    with pytest.raises(ValueError, match=says) as caught:
+        parse(url)
+    assert "cret" not in str(caught.value)
+
+
+async def test_hash_in_a_password_opens_a_real_server(settings):
+    with EmbeddedRedis() as server:
+        url = server.url.replace("unix://", "unix://:a#b@")
+        with redis.Redis.from_url(server.url) as plain:
+            plain.config_set("requirepass", "a#b")
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": url}
+        try:
+            assert await client().ping()
+            assert await execute("EXISTS", "x") == 0
+        finally:
+            await close()

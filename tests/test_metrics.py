@@ -316,6 +316,8 @@ async def test_bridge_serves_its_metrics_where_it_is_told(stack: Stack):
     assert samples["realtime_bus_lag_seconds_count", ()] >= 1
     assert samples["realtime_bridge_leading", ()] == 1
     assert (await stack.http("GET", "/metrics", port=port)).status == 401
+    for path in ("/metrics/", "/metrics?name[]=up"):
+        assert (await stack.http("GET", path, TOKEN, port=port)).status == 200
     assert (await stack.http("GET", "/", TOKEN, port=port)).status == 404
 
 

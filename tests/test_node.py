@@ -8,7 +8,7 @@ import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from redis.exceptions import ConnectionError as RedisDown
 
-from realtime import membership
+from realtime import layout, membership
 from realtime import node as node_module
 from realtime.closing import CloseCode, fitting_reason
 from realtime.control import (
@@ -19,8 +19,8 @@ from realtime.control import (
     UserDisconnected,
     broadcast,
 )
-from realtime.endpoints import reasons_not_ready
 from realtime.node import REVIEW_BATCH, Node
+from realtime.readiness import reasons_not_ready
 from realtime.redis import client
 from realtime.revocation import MARK_SECONDS
 from realtime.rooms import CONTROL_GROUP
@@ -421,7 +421,7 @@ async def test_readiness_does_not_wait_for_redis_for_long(monkeypatch):
     async def hang(*args: Any, **kwargs: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(client(), "ping", hang)
+    monkeypatch.setattr(layout, "claim", hang)
     async with asyncio.timeout(PATIENCE):
         assert (await http("/readyz")).status == 503
 

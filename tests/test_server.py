@@ -100,7 +100,6 @@ async def port(process: str, settings, handshake_seconds: float) -> AsyncIterato
         **settings.REALTIME,
         "LIMITS": {"FRAME_BYTES": 2000, "HANDSHAKE_SECONDS": handshake_seconds},
     }
-    settings.ROOT_URLCONF = "realtime.endpoints"
     sock = bind("127.0.0.1", 0)
     running = Server(configuration("127.0.0.1", 0))
     serving = asyncio.create_task(running.serve(sockets=[sock]))

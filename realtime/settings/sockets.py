@@ -14,8 +14,6 @@ INSTALLED_APPS = [
     "portal",
 ]
 ASGI_APPLICATION = "realtime.asgi.application"
-ROOT_URLCONF = "realtime.endpoints"
-MIDDLEWARE: list[str] = []
 # Nothing on this side signs with it, but Django insists that there is one.
 SECRET_KEY = _SECRET_KEY or "unused-by-the-socket-side"
 # `check --deploy`: this side has no pages, no cookies and no sessions, and looks at no Host.

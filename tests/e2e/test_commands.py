@@ -242,7 +242,7 @@ def test_runweb_serves_pages_and_static_files_and_answers_probes_by_address(stac
             connection.request("GET", path, headers={"Host": host})
             return connection.getresponse().status
 
-    assert get("/healthz", "10.0.0.7") == 200
+    assert get("/healthz", "10.0.0.7") == get("/healthz/", "10.0.0.7") == 200
     assert get("/admin/login/", "support.example.com") == 200
     assert get("/static/admin/css/base.css", "support.example.com") == 200
     assert get("/nowhere/?token=secret", "support.example.com") == 404

@@ -16,6 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from realtime.authentication import MAX_TOKEN_LENGTH
 from realtime.protocol import PING_SECONDS
 from tests.e2e.harness import ROOT, Process, eventually, free_port
 from tests.faults.world import World
@@ -72,8 +73,9 @@ async def proxied(
 
 
 async def _is_ready(world: World, port: int) -> bool:
+    token = ("Authorization", f"Bearer {world.stack.token()}")
     try:
-        return (await world.stack.http("GET", "/readyz", port=port)).status == 200
+        return (await world.stack.http("GET", "/hub/", [token], port=port)).status == 204
     except OSError:
         return False
 
@@ -149,13 +151,65 @@ async def test_address_of_a_client_is_the_one_that_the_proxy_saw(world: World, t
         assert await status("127.0.0.3", "203.0.113.1") == 101
 
 
+INSIDE = ("/metrics", "/healthz", "/readyz", "/asyncapi.json")
+
+
+def spellings(path: str) -> list[str]:
+    """Ways to write a path that a rule may not know, and a server might understand."""
+    name = path.removeprefix("/")
+    return [
+        *(
+            path,
+            f"{path}/",
+            f"{path}?x=1",
+            f"{path}#x",
+            f"//{name}",
+            f"/./{name}",
+            f"/x/../{name}",
+            f"/{name};x",
+        ),
+        *(
+            f"/%{ord(name[0]):02x}{name[1:]}",
+            f"/{name[:-1]}%{ord(name[-1]):02X}",
+            f"/%2e/{name}",
+            f"/%2f{name}",
+        ),
+        *(f"/{name.upper()}", f"/hub/../{name}", f"/hub/..%2f{name}", f"/hub/%2e%2e/{name}", f"/hub{path}"),
+        *(
+            f"/hub/%0a{name}",
+            f"/hub/%0a/../../{name}",
+            f"http://127.0.0.1{path}",
+            f"http://127.0.0.1/hub/..{path}",
+        ),
+    ]
+
+
 @BOTH
-async def test_metrics_are_not_for_everybody_who_reaches_the_proxy(
+async def test_probes_metrics_and_the_document_stay_inside_however_they_are_spelt(
     world: World, tmp_path: Path, start: Start
 ):
     async with proxied(start, world, tmp_path) as port:
-        assert (await world.stack.http("GET", "/metrics", port=port)).status == 404
-        assert (await world.stack.http("GET", "/metrics", port=world.ports[0])).status == 200
+        for path in INSIDE:
+            assert (await world.stack.http("GET", path, port=world.ports[0])).status == 200
+            for spelling in spellings(path):
+                answer = await world.stack.http("GET", spelling, port=port)
+                assert answer.status in {400, 404}, (spelling, answer.body[:200])
+
+
+@BOTH
+@pytest.mark.parametrize("source", ["Authorization", "Sec-WebSocket-Protocol"])
+async def test_largest_token_comes_through_with_cookies_beside_it(
+    world: World, tmp_path: Path, start: Start, source: str
+):
+    async with proxied(start, world, tmp_path) as port:
+        token = world.stack.sign_long(MAX_TOKEN_LENGTH)
+        headers = [("Cookie", "x=" + "y" * 4000)]
+        if source == "Authorization":
+            headers.append((source, f"Bearer {token}"))
+            assert (await world.stack.http("GET", "/hub/", headers, port=port)).status == 204
+        else:
+            headers.append((source, f"realtime.v1, bearer.{token}"))
+        assert (await world.stack.handshake("/hub/", headers, port=port)).status == 101
 
 
 @BOTH
