@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from presence.display import instant, moment, since
 from presence.models import DeadLetter, Live, PresenceRecord
 from presence.pages import DISCONNECTED, DRAINED, SENT, TAKEN_OUT, Pages, Step, in_words
-from realtime import asking, bus
+from realtime import asking, bus, values
 from realtime.asking import PATIENCE, Asked
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import catalogue
@@ -99,7 +99,7 @@ class TestEvent(forms.Form):
         """The JSON object that is the event's data."""
         try:
             data = json.loads(self.cleaned_data["payload"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise forms.ValidationError(_("This is not JSON: %(error)s"), params={"error": error}) from error
         if not isinstance(data, dict):
             raise forms.ValidationError(_("A JSON object is expected."))
@@ -113,8 +113,8 @@ class TestEvent(forms.Form):
             if rooms := cleaned["rooms"].replace(",", " ").split():
                 message["rooms"] = rooms
             try:
-                cleaned["delivery"] = bus.parse(msgspec.json.encode(message))
-            except InvalidMessage as error:
+                cleaned["delivery"] = bus.parse(values.encode(message))
+            except (InvalidMessage, values.NotJSON) as error:
                 raise forms.ValidationError(str(error)) from error
             cleaned["rooms"] = rooms or None
         return cleaned
