@@ -152,7 +152,8 @@ def _redis(current: Conf) -> Iterator[CheckMessage]:
         yield Error(
             f"REDIS_URL cannot be used: {error}",
             hint="Expected redis://host:port/0, rediss://… (TLS), unix:///path, "
-            "redis+sentinel://host:port,host:port/primary/0 or redis+cluster://host:port,host:port.",
+            "redis+sentinel://host:port,host:port/primary/0 or redis+cluster://host:port,host:port. "
+            "docs/settings.md lists the options.",
             id="realtime.E010",
         )
         return

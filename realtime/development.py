@@ -159,9 +159,8 @@ def check_port(side: str, host: str, port: int) -> None:
 def _ping(url: str) -> None:
     try:
         # Of a Cluster, to the first server.
-        pool = redis.ConnectionPool(
-            socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, **parse(url).sync_arguments()
-        )
+        seconds = {"socket_timeout": PING_SECONDS, "socket_connect_timeout": PING_SECONDS}
+        pool = redis.ConnectionPool(**{**parse(url).sync_arguments(), **seconds})
         with redis.Redis.from_pool(pool) as client:
             client.ping()
     except (redis.RedisError, OSError, ValueError) as error:

@@ -184,6 +184,15 @@ def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url
     assert "secret" not in str(found[0])
 
 
+@pytest.mark.parametrize("name", ["decode_responses", "ssl_ca_certs", "nonsense"])
+def test_option_of_redis_url_that_is_not_permitted_is_an_error_that_names_it(set_realtime, name: str):
+    set_realtime(REDIS_URL=f"redis://:secret@host/0?socket_timeout=3&{name}=secret")
+    found = [message for message in check_settings(None) if message.id == "realtime.E010"]
+    assert len(found) == 1
+    assert repr(name) in found[0].msg
+    assert "secret" not in str(found[0])
+
+
 def test_cluster_wants_our_own_channel_layer(settings):
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis+cluster://a,b:7001"}
     assert ids() == set()

@@ -89,6 +89,8 @@ def test_nothing_is_said_about_good_settings_of_the_web_side():
         ({"REDIS_URL": "rediss://redis.internal:6379/0"}, {"W108"}),
         ({"REDIS_URL": "redis://:secret@redis.internal:6379/0"}, {"I109"}),
         ({"REDIS_URL": "redis://10.1.2.3"}, {"W108", "I109"}),
+        ({"REDIS_URL": "rediss://10.1.2.3?password=secret"}, set()),
+        ({"REDIS_URL": "rediss+sentinel://10.1.2.3/shop?sentinel_password=secret"}, {"W108"}),
         ({"REDIS_URL": "redis://127.0.0.1:6379/0"}, set()),
         ({"REDIS_URL": "redis://localhost"}, set()),
         ({"REDIS_URL": "unix:///run/redis.sock"}, set()),
