@@ -262,7 +262,7 @@ class LiveAdmin(Pages):
             namespace=form.cleaned_data.get("namespace", ""),
             personal=form.cleaned_data.get("personal", False),
         )
-        number = max(int(request.GET["p"]), 1) if request.GET.get("p", "").isdecimal() else 1
+        number = _number(request.GET.get("p", ""))
         found = self._ask(request, partial(asking.rooms, about, (number - 1) * PAGE, PAGE))
         context: dict[str, Any] = {"form": form, "tab": "rooms", "kept": []}
         if found is None:
@@ -460,8 +460,13 @@ def _place(text: str | None) -> Place | None:
     """The place in an address, if it is one."""
     try:
         return msgspec.json.decode(text, type=Place) if text else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def _number(text: str) -> int:
+    """The page of a list in an address: the first one unless it says a number, of which there are not so many."""
+    return max(int(text), 1) if text.isdecimal() and len(text) <= 9 else 1
 
 
 def _page(request: HttpRequest, **where: Any) -> str:

@@ -97,12 +97,13 @@ LOGGING = {
     "filters": {
         "terse": {"()": "realtime.logs.WithoutTraceback"},
         "subject": {"()": "realtime.logs.WithSubject"},
+        "request": {"()": "realtime.logs.WithoutRequest"},
     },
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
             "formatter": _LOG_FORMAT,
-            "filters": ["subject"],
+            "filters": ["subject", "request"],
         }
     },
     "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
