@@ -19,7 +19,7 @@ from tests.e2e.harness import PATIENCE, ROOT, Stack, free_port, unique
 
 MESSAGE = '{"thread_id": "42", "message_id": "1"}'
 NOBODY = "redis://127.0.0.1:1/0"
-KEYS = {"SECRET_KEY": "k" * 50, "JWT_SIGNING_KEY": "k" * 32}
+KEYS = {"SECRET_KEY": "k" * 50, "JWT_SIGNING_KEY": "a key for the commands of these tests"}
 
 Manage = Callable[..., subprocess.CompletedProcess[str]]
 
