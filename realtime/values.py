@@ -102,7 +102,8 @@ def _whole(value: Any) -> Any:
 
 
 def _object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    _check_depth(depth)
+    if depth >= DEPTH:
+        raise _too_deep()
     made: dict[str, Any] = {}
     for name, item in value.items():
         try:
@@ -116,7 +117,8 @@ def _object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
 
 
 def _array(value: Iterable[Any], depth: int) -> list[Any]:
-    _check_depth(depth)
+    if depth >= DEPTH:
+        raise _too_deep()
     made: list[Any] = []
     for number, item in enumerate(value):
         try:
@@ -126,9 +128,8 @@ def _array(value: Iterable[Any], depth: int) -> list[Any]:
     return made
 
 
-def _check_depth(depth: int) -> None:
-    if depth >= DEPTH:
-        raise NotJSON(f"nested more than {DEPTH} levels deep, or it contains itself")
+def _too_deep() -> NotJSON:
+    return NotJSON(f"nested more than {DEPTH} levels deep, or it contains itself")
 
 
 def _key(name: object) -> str:
