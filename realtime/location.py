@@ -143,23 +143,21 @@ def _check_options(location: Location) -> None:
     parts = urlsplit(location.url)
     if "@" in parts.query:
         raise ValueError("an @ follows a ?: in a password write ? as %3F, and in an option write @ as %40")
-    permitted = _OPTIONS
-    if parts.scheme == "rediss":
-        permitted |= _TLS_OPTIONS if location.nodes else _TLS_OPTIONS | _TLS_OPTIONS_OF_ONE_SERVER
-    if location.nodes:
-        permitted -= {"db", "timeout"}
-    if parts.scheme == "unix":
-        permitted -= {"socket_keepalive"}
+    permitted = _permitted(parts.scheme, is_cluster=bool(location.nodes))
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in permitted:
-            why = (
-                "is for rediss:// (TLS)"
-                if name.startswith("ssl_") and parts.scheme != "rediss"
-                else "is not known"
-            )
+            needs_tls = name.startswith("ssl_") and parts.scheme != "rediss"
+            why = "is for rediss:// (TLS)" if needs_tls else "is not known here"
             raise ValueError(f"the option {name[:40]!r} {why}; permitted: {', '.join(sorted(permitted))}")
         if not _is_fit(name, value):
             raise ValueError(f"the option {name!r} has a value that it cannot have")
+
+
+def _permitted(scheme: str, *, is_cluster: bool) -> frozenset[str]:
+    permitted = _OPTIONS - {"socket_keepalive"} if scheme == "unix" else _OPTIONS
+    if scheme == "rediss":
+        permitted |= _TLS_OPTIONS if is_cluster else _TLS_OPTIONS | _TLS_OPTIONS_OF_ONE_SERVER
+    return permitted - {"db", "timeout"} if is_cluster else permitted
 
 
 def _is_fit(name: str, value: str) -> bool:
