@@ -76,7 +76,7 @@ class HubConsumer(NamespaceConsumer):
             found := await self._snapshot(self.presence, room, self.send_presence_state)
         ):
             offset, members = found
-            await self.send_event(
+            self.write_event(
                 "presence:state",
                 {"group": group, "members": members, "total": len(members), "offset": offset},
             )
@@ -88,9 +88,7 @@ class HubConsumer(NamespaceConsumer):
         if self.hears(room) and (found := await self._snapshot(customers, room, self.send_customer_state)):
             offset, members = found
             lines = [{name: member[name] for name in ("user_id", "name", "since")} for member in members]
-            await self.send_event(
-                "customer:state", {"thread_id": thread_id, "customers": lines, "offset": offset}
-            )
+            self.write_event("customer:state", {"thread_id": thread_id, "customers": lines, "offset": offset})
 
     async def _snapshot(
         self, presence: PresenceNode, room: str, again: Action

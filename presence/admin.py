@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -55,6 +56,13 @@ class LiveChangeList(ChangeList):
 
 class RecordedAdmin(ReadOnly):
     """Recorded facts."""
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """Django's; a day in the address that has no next one is a wrong parameter like any other."""
+        try:
+            return super().get_changelist_instance(request)
+        except (OverflowError, ValueError) as error:
+            raise IncorrectLookupParameters(error) from error
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("groups")

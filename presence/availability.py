@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from math import ceil
 from typing import Any
 
@@ -14,8 +15,9 @@ from django import forms
 from django.contrib import admin
 from django.core.handlers.asgi import ASGIRequest
 from django.core.paginator import Paginator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -27,6 +29,7 @@ from presence import hours as counting
 from presence.hours import Day, Hours, days
 from presence.models import Availability
 from presence.pages import Pages
+from realtime.payloads import Id
 from realtime.rooms import HUB
 
 VIEW = "presence.view_availability"
@@ -34,17 +37,23 @@ PAGE = 25
 """Attendants a page."""
 DEFAULT_DAYS = 14
 MOST_DAYS = 92
+FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(9998, 12, 31)
+"""Each of these has a midnight in every time zone, and a day after it."""
+
+
+def _day(label: Any) -> forms.DateField:
+    return forms.DateField(
+        label=label,
+        validators=[MinValueValidator(FIRST_DAY), MaxValueValidator(LAST_DAY)],
+        widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
+    )
 
 
 class Span(forms.Form):
     """From which day to which."""
 
-    begin = forms.DateField(
-        label=_("First day"), widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
-    )
-    end = forms.DateField(
-        label=_("Last day"), widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
-    )
+    begin = _day(_("First day"))
+    end = _day(_("Last day"))
     q = forms.CharField(label=_("Attendant"), required=False, max_length=100)
 
     def clean(self) -> dict[str, Any]:
@@ -169,8 +178,17 @@ def rows(over: Sequence[Day], people: Sequence[tuple[str, str]]) -> Iterator[str
 
 
 def harmless(text: str) -> str:
-    """A name that a spreadsheet does not take for a formula (OWASP, "CSV Injection")."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """A name that a spreadsheet does not take for a formula (OWASP, "CSV Injection").
+
+    Spreadsheets skip white space and what is invisible, and some take a full-width sign, or another form of it, for
+    the sign itself.
+    """
+    first = unicodedata.normalize("NFKC", text[:1])
+    return (
+        f"'{text}"
+        if first and (first in "=+-@\N{MINUS SIGN}" or first.isspace() or not first.isprintable())
+        else text
+    )
 
 
 def stream(request: HttpRequest, lines: Iterator[str], name: str) -> StreamingHttpResponse:
@@ -234,7 +252,7 @@ class AvailabilityAdmin(Pages):
     def person(self, request: HttpRequest, user_id: str) -> HttpResponse:
         """One attendant: a chart, and the same as a table."""
         self.require(request, VIEW)
-        person = get_object_or_404(Availability, namespace=HUB, user_id=user_id)
+        person = get_object_or_404(Availability, namespace=HUB, user_id=_id(user_id))
         form = Span.of(request)
         over = form.days
         spent = counting.hours([user_id], over)[user_id] if over else []
@@ -265,7 +283,7 @@ class AvailabilityAdmin(Pages):
             return HttpResponse(form.errors.as_text(), status=400, content_type="text/plain; charset=utf-8")
         people = _people(form)
         if user_id := request.GET.get("user"):
-            people = people.filter(user_id=user_id)
+            people = people.filter(user_id=_id(user_id))
         over = form.days
         name = f"presence-{over[0].date.isoformat()}-{over[-1].date.isoformat()}"
         return stream(request, rows(over, [*people.values_list("user_id", "name")]), name)
@@ -276,6 +294,14 @@ def _people(form: Span) -> QuerySet[Availability]:
     if text := form.cleaned_data.get("q") if form.is_valid() else "":
         people = people.filter(Q(name__icontains=text) | Q(user_id__icontains=text))
     return people
+
+
+def _id(text: str) -> str:
+    """An id in an address. Raises `Http404` for what is none: a database may refuse it (a NUL, for one)."""
+    try:
+        return Id.parse(text)
+    except ValueError as error:
+        raise Http404 from error
 
 
 def _query(form: Span, **more: Any) -> str:

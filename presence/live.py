@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from presence.display import instant, moment, since
 from presence.models import DeadLetter, Live, PresenceRecord
 from presence.pages import DISCONNECTED, DRAINED, SENT, TAKEN_OUT, Pages, Step, in_words
-from realtime import asking, bus
+from realtime import asking, bus, values
 from realtime.asking import PATIENCE, Asked
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import catalogue
@@ -99,7 +99,7 @@ class TestEvent(forms.Form):
         """The JSON object that is the event's data."""
         try:
             data = json.loads(self.cleaned_data["payload"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise forms.ValidationError(_("This is not JSON: %(error)s"), params={"error": error}) from error
         if not isinstance(data, dict):
             raise forms.ValidationError(_("A JSON object is expected."))
@@ -113,8 +113,8 @@ class TestEvent(forms.Form):
             if rooms := cleaned["rooms"].replace(",", " ").split():
                 message["rooms"] = rooms
             try:
-                cleaned["delivery"] = bus.parse(msgspec.json.encode(message))
-            except InvalidMessage as error:
+                cleaned["delivery"] = bus.parse(values.encode(message))
+            except (InvalidMessage, values.NotJSON) as error:
                 raise forms.ValidationError(str(error)) from error
             cleaned["rooms"] = rooms or None
         return cleaned
@@ -262,7 +262,7 @@ class LiveAdmin(Pages):
             namespace=form.cleaned_data.get("namespace", ""),
             personal=form.cleaned_data.get("personal", False),
         )
-        number = max(int(request.GET["p"]), 1) if request.GET.get("p", "").isdecimal() else 1
+        number = _number(request.GET.get("p", ""))
         found = self._ask(request, partial(asking.rooms, about, (number - 1) * PAGE, PAGE))
         context: dict[str, Any] = {"form": form, "tab": "rooms", "kept": []}
         if found is None:
@@ -460,8 +460,13 @@ def _place(text: str | None) -> Place | None:
     """The place in an address, if it is one."""
     try:
         return msgspec.json.decode(text, type=Place) if text else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def _number(text: str) -> int:
+    """The page of a list in an address: the first one unless it says a number, of which there are not so many."""
+    return max(int(text), 1) if text.isdecimal() and len(text) <= 9 else 1
 
 
 def _page(request: HttpRequest, **where: Any) -> str:

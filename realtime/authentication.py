@@ -222,7 +222,7 @@ def _digest(token: str) -> bytes:
 def _key_id(token: str) -> object:
     try:
         return get_unverified_header(token).get("kid")
-    except (PyJWTError, ValueError) as error:
+    except (PyJWTError, ValueError, RecursionError) as error:
         raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token is not valid") from error
 
 
@@ -265,7 +265,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
             name=name[:MAX_NAME_LENGTH],
             groups=tuple(dict.fromkeys(_ids(claims, "groups", DEFAULT_GROUPS))),
             threads=frozenset(_ids(claims, "threads", ())),
-            jti=str(claims["jti"]),
+            jti=str(claims[api_settings.JTI_CLAIM]),
             expires_at=float(claims["exp"]),
         )
     except ValueError as error:

@@ -19,6 +19,12 @@ MOST_TARGETS = 1000
 """Rooms of one message, each namespace's counted: for every one of them Redis writes the whole message, in one go."""
 
 
+MessageId = (
+    Annotated[str, Meta(min_length=1, max_length=128)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+)
+"""A whole number is the same id as its digits."""
+
+
 class InvalidMessage(ValueError):
     """A message that is not delivered. `code` is one word for counters, the text says what was wrong."""
 
@@ -32,7 +38,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     event: str
     data: msgspec.Raw = msgspec.Raw(b"")
-    id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    id: MessageId | None = None
     rooms: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
     namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
     exclude: str | None = msgspec.field(default=None, name="except")
@@ -55,6 +61,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 _decoder = msgspec.json.Decoder(Message)
+_IN_PHP = "; in PHP an empty array is written as []: send (object)[], or use JSON_FORCE_OBJECT"
 
 
 def parse(raw: bytes) -> Delivery:
@@ -71,6 +78,7 @@ def parse(raw: bytes) -> Delivery:
     data = bytes(message.data)
     if data == b"null":
         data = b""
+    id = None if message.id is None else str(message.id)
     events = catalogue()
     if server := events.server.get(message.event):
         if not server.bus:
@@ -81,19 +89,21 @@ def parse(raw: bytes) -> Delivery:
             payload=payload,
             data=merge(payload, data),
             targets=_targets(server, payload, message),
-            id=message.id,
+            id=id,
             exclude=message.exclude,
             traceparent=message.traceparent if isinstance(message.traceparent, str) else None,
         )
     if control := events.control.get(message.event):
         payload = _payload(control.payload, message.event, data)
-        return Delivery(event=message.event, payload=payload, data={}, id=message.id)
+        return Delivery(event=message.event, payload=payload, data={}, id=id)
     if message.event in events.client:
         raise InvalidMessage("client_event", f"{message.event} goes from clients to the server only")
     raise InvalidMessage("unknown_event", f"{message.event[:64]!r} is not in the catalogue")
 
 
 def _payload(kind: type[Payload], event: str, data: bytes) -> Payload:
+    if data.startswith(b"["):
+        raise InvalidMessage("invalid_payload", f"{event}: data: expected an object, got an array{_IN_PHP}")
     try:
         return parse_payload(kind, data)
     except InvalidPayload as error:

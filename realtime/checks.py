@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -27,6 +28,12 @@ EXAMPLE_KEY = "change-me"
 """`deploy/realtime.env.example` and `deploy/kubernetes/` start every key with this."""
 
 
+SECRET_BYTES = 32
+_REPETITION = re.compile(r"(.+?)\1+", re.DOTALL)
+_CLAIMS = {"JTI_CLAIM": "jti", "TOKEN_TYPE_CLAIM": "token_type", "USER_ID_CLAIM": "user_id"}
+"""Settings of simplejwt that name the claims without which there is no token, with its defaults."""
+
+
 @register("realtime")
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """Everything that can be said about the settings without opening a connection."""
@@ -41,6 +48,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         *_imports(current),
         *_tracing(current),
         *_keys(),
+        *_claims(),
         *_layers(),
     ]
 
@@ -107,7 +115,8 @@ def _keys() -> Iterator[CheckMessage]:
     elif symmetric:
         yield Error(
             f"JWT_SIGNING_KEY is not set; {algorithm} verifies with it",
-            hint="Set JWT_SIGNING_KEY to at least 32 random bytes, the same on every process.",
+            hint="Set JWT_SIGNING_KEY to at least 32 random bytes, the same on every process. In development, DEBUG=1 "
+            "takes the keys of `make run`.",
             id="realtime.E006",
         )
     elif not jwt.get("JWK_URL"):
@@ -116,11 +125,12 @@ def _keys() -> Iterator[CheckMessage]:
             hint="The socket server needs the public key only.",
             id="realtime.E006",
         )
-    if symmetric and 0 < len(signing) < 32:
-        yield CheckWarning(
-            f"JWT_SIGNING_KEY has {len(signing)} characters",
-            hint="Use at least 32 random bytes (RFC 7518 §3.2).",
-            id="realtime.W001",
+    if symmetric and signing and (weakness := _weakness(signing)):
+        yield Error(
+            f"JWT_SIGNING_KEY {weakness}",
+            hint="Tokens can be forged by guessing the key. Use at least 32 random bytes (RFC 7518 §3.2), for example "
+            "from `openssl rand -base64 48`.",
+            id="realtime.E015",
         )
     if not settings.DEBUG and any(
         str(key).startswith((DEVELOPMENT_KEY, EXAMPLE_KEY)) for key in (settings.SECRET_KEY, signing)
@@ -129,6 +139,29 @@ def _keys() -> Iterator[CheckMessage]:
             "DEBUG is off and a key is one that was made for development, or an example's",
             hint="Set SECRET_KEY and JWT_SIGNING_KEY to secrets of your own.",
             id="realtime.E007",
+        )
+
+
+def _weakness(secret: str) -> str:
+    """Why a secret can be guessed, as far as that can be seen; nothing else of it is said."""
+    size = len(secret.encode(errors="replace"))
+    if size < SECRET_BYTES:
+        return f"has {size} bytes, at least {SECRET_BYTES} are needed"
+    beginning = secret[:512]
+    if 2 * len(_REPETITION.sub(r"\1", beginning)) < len(beginning):
+        return "is a repeated pattern"
+    return ""
+
+
+def _claims() -> Iterator[CheckMessage]:
+    names = {name: settings.SIMPLE_JWT.get(name, default) for name, default in _CLAIMS.items()}
+    if not all(isinstance(name, str) and name for name in names.values()) or len({*names.values()}) < len(
+        names
+    ):
+        yield Error(
+            f"SIMPLE_JWT: {', '.join(f'{name} is {value!r}' for name, value in names.items())}",
+            hint="A token is known by its id, and its kind and user must be known: give each claim a name of its own.",
+            id="realtime.E014",
         )
 
 
@@ -152,7 +185,8 @@ def _redis(current: Conf) -> Iterator[CheckMessage]:
         yield Error(
             f"REDIS_URL cannot be used: {error}",
             hint="Expected redis://host:port/0, rediss://… (TLS), unix:///path, "
-            "redis+sentinel://host:port,host:port/primary/0 or redis+cluster://host:port,host:port.",
+            "redis+sentinel://host:port,host:port/primary/0 or redis+cluster://host:port,host:port. "
+            "docs/settings.md lists the options.",
             id="realtime.E010",
         )
         return

@@ -575,7 +575,7 @@ class Client:
         try:
             frame = json.loads(text)
             event, data = frame["event"], frame.get("data") or {}
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, RecursionError):
             logger.warning("the server sent something that is no frame: %.100r", text)
             return
         if event in {"ack", "error"} and "id" in frame:

@@ -63,11 +63,9 @@ def client(location: Location, **options: Any) -> aioredis.Redis:
     """A client for asynchronous code that takes what is asked of `redis.asyncio.Redis` here."""
     made = _Cluster(
         startup_nodes=[AsyncClusterNode(*node) for node in location.nodes],
-        max_connections=CONNECTIONS,
         require_full_coverage=False,
         reinitialize_steps=0,
-        **_arguments(location.arguments()),
-        **options,
+        **{"max_connections": CONNECTIONS, **options, **_arguments(location, location.arguments())},
     )
     return cast(aioredis.Redis, made)
 
@@ -86,7 +84,7 @@ class _SyncCluster(RedisCluster):
 def sync_client(location: Location, **options: Any) -> redis.Redis:
     """The same for synchronous code. Raises `redis.RedisError` when no server answers."""
     nodes = [ClusterNode(*node) for node in location.nodes]  # type: ignore[no-untyped-call]
-    arguments = {**_arguments(location.sync_arguments()), **options}
+    arguments = {**options, **_arguments(location, location.sync_arguments())}
     try:
         made = _SyncCluster(startup_nodes=list(nodes), require_full_coverage=False, **arguments)
     except FAILURES as error:
@@ -95,8 +93,10 @@ def sync_client(location: Location, **options: Any) -> redis.Redis:
     return cast(redis.Redis, made)
 
 
-def _arguments(parsed: dict[str, Any]) -> dict[str, Any]:
+def _arguments(location: Location, parsed: dict[str, Any]) -> dict[str, Any]:
     """What an URL says, as the clients for Clusters take it."""
     skipped = {"host", "port", "db", "connection_class"}
-    arguments = {name: value for name, value in parsed.items() if name not in skipped}
+    arguments = {
+        name: value for name, value in parsed.items() if name not in skipped
+    } | location.pool_arguments()
     return {**arguments, "ssl": True} if "connection_class" in parsed else arguments

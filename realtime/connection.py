@@ -16,7 +16,10 @@ from realtime.conf import conf
 from realtime.location import Address, Location, parse
 
 TIMEOUT = 5.0
-"""Seconds that Redis may take to accept a connection, or to say anything when something is asked of it."""
+"""Seconds that Redis may take to accept a connection, or to say anything when something is asked of it.
+
+`socket_connect_timeout` and `socket_timeout` in `REDIS_URL` override it.
+"""
 TICKS = 4
 """Looks at a connection per time-out."""
 
@@ -34,16 +37,18 @@ def make_connection(location: Location, server: Address | None, timeout: float |
 
     No client: one closes its connection in a task of its own, which may never get to run.
     """
-    arguments = location.arguments()
+    arguments = {"socket_connect_timeout": TIMEOUT, **location.arguments(), "socket_timeout": timeout}
+    if timeout is not None:
+        arguments["socket_connect_timeout"] = timeout
     if server is not None:
         arguments["host"], arguments["port"] = server
-    pool: Any = aioredis.ConnectionPool(
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout or TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-        **arguments,
-    )
+    pool: Any = aioredis.ConnectionPool(retry=Retry(NoBackoff(), 0), **arguments)
     return pool.make_connection()
+
+
+def patience() -> float:
+    """Seconds that Redis may take to say anything when something is asked of it: `socket_timeout`, or `TIMEOUT`."""
+    return float(parse(conf().redis_url).arguments().get("socket_timeout", TIMEOUT))
 
 
 async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> asyncio.StreamWriter:
@@ -55,7 +60,9 @@ async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> 
     """
     connection = make_connection(parse(conf().redis_url), server, None)
     try:
-        async with asyncio.timeout(TIMEOUT):  # also for the answers to HELLO and AUTH
+        async with asyncio.timeout(
+            connection.socket_connect_timeout
+        ):  # also for the answers to HELLO and AUTH
             await connection.connect()
     except BaseException:
         await connection.disconnect(nowait=True)

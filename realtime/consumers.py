@@ -36,6 +36,7 @@ from realtime.refusals import RefusalCode
 from realtime.rooms import group_name, groups_of, thread_of, thread_room, user_room
 from realtime.seats import Seat
 from realtime.turns import Turns
+from realtime.values import plain
 
 logger = logging.getLogger(__name__)
 
@@ -403,7 +404,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         metrics.frames_in(event.name).inc()
         try:
             with tracing.client_event(event.name, self.namespace):
-                return await event.handler(self, payload) or {}
+                answer: Mapping[str, object] = plain(await event.handler(self, payload) or {})
+                return answer
         except EventError:
             raise
         except (RedisError, TimeoutError) as error:
@@ -445,7 +447,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def send_event(self, event: str, data: Mapping[str, object]) -> None:
         """`write_event`, as products send: `await connection.send_event("desk:greeting", {"text": "Hello"})`."""
-        self.write_event(event, data)
+        self.write_event(event, plain(data))
 
     async def send(  # type: ignore[override]  # as AsyncWebsocketConsumer does
         self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool = False
@@ -611,7 +613,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         }
         if thread_id := thread_of(room):
             author["thread_id"] = thread_id
-        frame = encode(event, {**author, **data}, room=room).encode()
+        frame = encode(event, {**author, **plain(data)}, room=room).encode()
         groups = groups_of(catalogue().server[event].namespaces, room)
         await self.layer.emit(groups, Ephemeral(room, frame, self.connection_id))
 

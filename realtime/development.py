@@ -82,13 +82,15 @@ class Development:
     def _environment(self, redis_url: str) -> Iterator[dict[str, str]]:
         """The processes' environment, while its made-up part is in a file for commands in other terminals.
 
-        The keys stay there, so that tokens and sessions survive a restart; the Redis does not.
+        They read it if DEBUG=1 is set for them, too. The keys stay there, so that tokens and sessions survive a
+        restart; the Redis does not.
         """
         file = self.folder / "development.env"
-        kept = {"DEBUG": "1", **development_keys(read_environment(file))}
+        kept = development_keys(read_environment(file))
         write_environment(file, {**kept, "REDIS_URL": redis_url})
         try:
             yield {
+                "DEBUG": "1",
                 "REALTIME_DRAIN_SECONDS": "1",  # nobody here is worth waiting for
                 **kept,
                 **self.given,
@@ -159,9 +161,8 @@ def check_port(side: str, host: str, port: int) -> None:
 def _ping(url: str) -> None:
     try:
         # Of a Cluster, to the first server.
-        pool = redis.ConnectionPool(
-            socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS, **parse(url).sync_arguments()
-        )
+        seconds = {"socket_timeout": PING_SECONDS, "socket_connect_timeout": PING_SECONDS}
+        pool = redis.ConnectionPool(**{**parse(url).sync_arguments(), **seconds})
         with redis.Redis.from_pool(pool) as client:
             client.ping()
     except (redis.RedisError, OSError, ValueError) as error:
@@ -217,7 +218,7 @@ def banner(sockets: tuple[str, int], web: tuple[str, int], environment: Mapping[
     python = (
         os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(PROJECT) else sys.executable
     )
-    publish = [python, "manage.py", "publish", event, json.dumps(data)]
+    publish = ["env", "DEBUG=1", python, "manage.py", "publish", event, json.dumps(data)]
     cli = ["redis-cli", *_connection(url), "PUBLISH", channel, json.dumps({"event": event, "data": data})]
     return f"""
   Everything runs. Ctrl-C stops it.

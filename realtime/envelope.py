@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from realtime.values import plain
+
 FrameId = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(gt=-(2**53), lt=2**53)]
 
 
@@ -30,13 +32,13 @@ class ErrorCode(StrEnum):
 
 
 class EventError(Exception):
-    """A client's frame is refused: `code` and `message` go back to it, the connection stays open."""
+    """A client's frame is refused: `code`, `message` and `data` go back to it, the connection stays open."""
 
     def __init__(self, code: ErrorCode, message: str, **data: Any) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.data = data
+        self.data: dict[str, Any] = plain(data)
 
 
 class InvalidFrame(EventError):
@@ -61,7 +63,7 @@ class _OnlyId(msgspec.Struct):
 
 _envelope = msgspec.json.Decoder(Envelope)
 _only_id = msgspec.json.Decoder(_OnlyId)
-_encoder = msgspec.json.Encoder(enc_hook=str)  # an Id is a str
+_encoder = msgspec.json.Encoder(enc_hook=plain)  # an Id is no plain str
 
 
 def decode(text: str) -> Envelope:

@@ -158,7 +158,10 @@ class UserDisconnect(Payload, frozen=True):
 
 @control_event("token:revoke")
 class TokenRevoke(Payload, frozen=True):
-    """Refuse this token from now on, and close what it opened. `exp`: the token's own, in seconds."""
+    """Refuse this token from now on, and close what it opened. `exp`: the token's own, in seconds.
+
+    `jti` is what the token has in the claim that `SIMPLE_JWT["JTI_CLAIM"]` names.
+    """
 
     jti: str
     exp: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -15,7 +16,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, RedisError
 from redis.retry import Retry
 
 REDIS_PORT = 6379
@@ -24,6 +25,19 @@ SENTINEL_TIMEOUT = 0.5
 """Seconds to wait for one Sentinel before the next one is asked: its host may be the one that has just died."""
 
 Address = tuple[str, int]
+
+_POOL_OPTIONS = frozenset({"max_connections", "timeout"})
+_OPTIONS = _POOL_OPTIONS | {
+    *("db", "username", "password", "client_name", "protocol"),
+    *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
+}
+_TLS_OPTIONS = frozenset(
+    {f"ssl_{name}" for name in ("ca_certs", "ca_data", "cert_reqs", "certfile", "keyfile", "check_hostname")}
+)
+_TLS_OPTIONS_OF_ONE_SERVER = frozenset({"ssl_ca_path", "ssl_ciphers", "ssl_password"})
+"""redis-py's client for a Cluster does not have them."""
+_LEAST = {"db": 0, "health_check_interval": 0, "max_connections": 1}
+_SECONDS = ("socket_timeout", "socket_connect_timeout", "timeout")
 
 
 @dataclass(frozen=True)
@@ -42,14 +56,20 @@ class Location:
     password: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """What redis-py's asyncio pools take instead of an URL."""
+        """What redis-py's asyncio connections take instead of an URL."""
         return self._arguments(dict(parse_async_url(self.url)), _AsyncPrimary, _AsyncSSLPrimary)
 
     def sync_arguments(self) -> dict[str, Any]:
         """The same for its synchronous ones."""
         return self._arguments(redis.connection.parse_url(self.url), _Primary, _SSLPrimary)  # type: ignore[no-untyped-call]
 
+    def pool_arguments(self) -> dict[str, Any]:
+        """What the URL says of pools of connections."""
+        parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
+        return {name: parsed[name] for name in _POOL_OPTIONS & parsed.keys()}
+
     def _arguments(self, parsed: dict[str, Any], plain: type, encrypted: type) -> dict[str, Any]:
+        parsed = {name: value for name, value in parsed.items() if name not in _POOL_OPTIONS}
         if self.sentinels:
             parsed.pop("host", None)
             parsed["connection_class"] = encrypted if "connection_class" in parsed else plain
@@ -108,12 +128,14 @@ def parse(url: str) -> Location:
         location = _parse_cluster(url, tls)
     else:
         raise ValueError(f"the scheme {scheme!r} is not known")
+    _check_options(location)
     try:
-        location.sync_arguments()
-    except (ValueError, AttributeError):
+        arguments = location.sync_arguments()
+        arguments.pop("connection_class", redis.Connection)(**arguments)
+    except (ValueError, AttributeError, RedisError):
         # What redis-py says may quote all of it.
         raise ValueError(
-            f"scheme {scheme!r}, number as port and as database: one of them is not right"
+            f"scheme {scheme!r}, number as port and as database, values of options: one of them is not right"
         ) from None
     return location
 
@@ -131,6 +153,41 @@ def _check_characters(url: str, scheme: str) -> None:
         raise ValueError("a / comes before the @: in a user name or password write / as %2F")
 
 
+def _check_options(location: Location) -> None:
+    """Refuse what not every process can use. redis-py takes any option, and raises when it connects."""
+    parts = urlsplit(location.url)
+    if "@" in parts.query:
+        raise ValueError("an @ follows a ?: in a password write ? as %3F, and in an option write @ as %40")
+    permitted = _permitted(parts.scheme, is_cluster=bool(location.nodes))
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in permitted:
+            needs_tls = name.startswith("ssl_") and parts.scheme != "rediss"
+            why = "is for rediss:// (TLS)" if needs_tls else "is not known here"
+            raise ValueError(f"the option {name[:40]!r} {why}; permitted: {', '.join(sorted(permitted))}")
+        if not _is_fit(name, value):
+            raise ValueError(f"the option {name!r} has a value that it cannot have")
+
+
+def _permitted(scheme: str, *, is_cluster: bool) -> frozenset[str]:
+    permitted = _OPTIONS - {"socket_keepalive"} if scheme == "unix" else _OPTIONS
+    if scheme == "rediss":
+        permitted |= _TLS_OPTIONS if is_cluster else _TLS_OPTIONS | _TLS_OPTIONS_OF_ONE_SERVER
+    return permitted - {"db", "timeout"} if is_cluster else permitted
+
+
+def _is_fit(name: str, value: str) -> bool:
+    try:
+        if name in _SECONDS:
+            return 0 < float(value) < inf
+        if name in _LEAST:
+            return int(value) >= _LEAST[name]
+    except ValueError:
+        return False
+    if name == "protocol":
+        return value in {"2", "3"}
+    return value != "" and (name != "client_name" or " " not in value)
+
+
 def _parse_sentinels(url: str, tls: str) -> Location:
     parts = urlsplit(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
@@ -139,7 +196,7 @@ def _parse_sentinels(url: str, tls: str) -> Location:
         raise ValueError("the name that the Sentinels have for the primary is missing")
     if database and not database.isdecimal():
         raise ValueError("the database is not a number")
-    query = dict(parse_qsl(parts.query))
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
     username, password = query.pop("sentinel_username", None), query.pop("sentinel_password", None)
     return Location(
         f"{tls}://{credentials}{at}/{database or 0}?{urlencode(query)}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -44,6 +45,25 @@ class WithoutTraceback(logging.Filter):
             record.args = ()
             record.exc_info = record.exc_text = None
         return True
+
+
+class WithoutRequest(logging.Filter):
+    """Keep from the log what Django says of a request beside its path: a query string may be a token.
+
+    Django attaches the request to what it logs, and its `repr` has the query string; so have a Referer that failed a
+    CSRF check, and a path with an encoded question mark.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if vars(record).pop("request", None) is not None:
+            record.msg = _QUERY.sub("?…", record.getMessage())
+            record.args = ()
+            if record.name.startswith("django.security"):  # a refusal, not a mistake of ours
+                record.exc_info = record.exc_text = None
+        return True
+
+
+_QUERY = re.compile(r"\?[^\s'\"]+")
 
 
 class Subject(Protocol):

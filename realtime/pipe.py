@@ -22,7 +22,7 @@ from redis import exceptions
 from redis.commands.core import AsyncScript
 from redis.exceptions import AskError, MovedError, RedisError, TryAgainError
 
-from realtime.connection import TIMEOUT, Argument, Liveness, connect, pack
+from realtime.connection import Argument, Liveness, connect, pack, patience
 from realtime.logs import spelled
 from realtime.loops import PerLoop
 from realtime.topology import Server, topology
@@ -265,7 +265,7 @@ class _Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=_error)
         self._outgoing: list[bytes] = []
-        self._liveness = Liveness(TIMEOUT, lambda: bool(self.pending) and self.is_open, self.close)
+        self._liveness = Liveness(patience(), lambda: bool(self.pending) and self.is_open, self.close)
 
     async def open(self, server: Server) -> None:
         self._writer = await connect(self, server)

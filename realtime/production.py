@@ -17,6 +17,7 @@ from django.core.checks import CheckMessage, Info, register
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 
+from realtime import location
 from realtime.conf import Conf, Limits, conf
 
 
@@ -95,12 +96,12 @@ def _tokens() -> Iterator[CheckMessage]:
 
 def _redis(url: str) -> Iterator[CheckMessage]:
     try:
-        parts = urlsplit(url)
+        parts, arguments = urlsplit(url), location.parse(url).sync_arguments()
     except ValueError:
         return  # realtime.E010 says so
     if parts.scheme == "unix" or _is_loopback(parts.hostname or ""):
         return
-    if not parts.password:
+    if not arguments.get("password"):
         yield CheckWarning(
             "REDIS_URL has no password",
             hint="Give each part a Redis user of its own (docs/security.md).",

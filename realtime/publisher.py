@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from presence import store
-from realtime import bus, tracing
+from realtime import bus, tracing, values
 from realtime.bus import InvalidMessage
 from realtime.redis import key, sync_client
 
@@ -28,17 +27,21 @@ def publish(
     *,
     rooms: Iterable[str] | None = None,
     namespaces: Iterable[str] | None = None,
-    id: str | None = None,
+    id: str | int | None = None,
     exclude: str | None = None,
 ) -> None:
     """Publish an event durably: once this returns it reaches its rooms, even if every bridge is down now.
 
     Inside a database transaction (of the default connection) it waits for the commit, and a rollback takes it
     back. `rooms` replaces the event's routing, `namespaces` narrows its audience, `exclude` is a connection id
-    that is left out, and `id` (1–128 characters) makes repeating the call harmless for ten minutes.
+    that is left out, and `id` (1–128 characters, or a whole number) makes repeating the call harmless for ten minutes.
 
-    Raises `InvalidMessage` at once when the event is unknown, a required field is missing or a value does not
-    fit; `redis.RedisError` when it cannot be stored (inside a transaction: after the commit).
+    Values are converted as `realtime.values.plain` does it: template strings, lazy strings, dates, UUIDs, decimals,
+    enums, sets, structs and dataclasses are; model instances, QuerySets, generators, bytes, NaN are not.
+
+    Raises `InvalidMessage` at once when the event is unknown, a required field is missing, a value does not fit, or
+    JSON has no form for it (the text says where: `data.items[2].owner`); `redis.RedisError` when it cannot be stored
+    (inside a transaction: after the commit).
     """
     tracing.start()
     with tracing.publish(event) as trace:
@@ -70,7 +73,7 @@ def _encode(
     *,
     rooms: Iterable[str] | None,
     namespaces: Iterable[str] | None,
-    id: str | None,
+    id: str | int | None,
     exclude: str | None,
     traceparent: str | None = None,
 ) -> bytes:
@@ -89,9 +92,9 @@ def _encode(
     if traceparent is not None:
         message["traceparent"] = traceparent
     try:
-        encoded = msgspec.json.encode(message, enc_hook=str)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMessage("invalid_message", f"{event}: cannot be written as JSON: {error}") from error
+        encoded = values.encode(message)
+    except values.NotJSON as error:
+        raise InvalidMessage("invalid_message", f"{event}: {error}") from error
     bus.parse(encoded)
     return encoded
 

@@ -30,6 +30,7 @@ from realtime.topology import topologies, topology
 POOL = 32
 _BACKOFF = FullJitterBackoff(cap=0.5, base=0.05)
 _OPTIONS: Any = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "health_check_interval": 15}
+_POOL_OPTIONS: Any = {"max_connections": POOL, "timeout": TIMEOUT}
 
 
 def location() -> Location:
@@ -51,7 +52,7 @@ def _one_server() -> aioredis.Redis:
     if "path" in arguments:
         del arguments["socket_keepalive"]  # a unix socket has none
     pool = aioredis.BlockingConnectionPool(
-        max_connections=POOL, timeout=TIMEOUT, retry=AsyncRetry(_BACKOFF, 1), **arguments
+        **{**_POOL_OPTIONS, **location().pool_arguments()}, retry=AsyncRetry(_BACKOFF, 1), **arguments
     )
     return aioredis.Redis.from_pool(pool)
 
@@ -91,7 +92,7 @@ def sync_client() -> redis.Redis:
         else:
             arguments: Any = {**_OPTIONS, **location().sync_arguments()}
             pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-                max_connections=POOL, timeout=TIMEOUT, retry=Retry(_BACKOFF, 1), **arguments
+                **{**_POOL_OPTIONS, **location().pool_arguments()}, retry=Retry(_BACKOFF, 1), **arguments
             )
             _sync = (conf().redis_url, redis.Redis(connection_pool=pool))
     return _sync[1]

@@ -12,7 +12,7 @@ import hiredis
 from redis.exceptions import RedisError
 
 from realtime.conf import conf
-from realtime.connection import TIMEOUT, Liveness, connect, pack
+from realtime.connection import Liveness, connect, pack, patience
 from realtime.logs import spelled
 from realtime.topology import Server, Topology, topology
 
@@ -31,7 +31,7 @@ Message = tuple[bytes, bytes]
 
 def silence_limit() -> float:
     """Seconds without an answer after which a subscription is dead."""
-    return min(TIMEOUT, max(conf().node_lease, 0.8))
+    return min(patience(), max(conf().node_lease, 0.8))
 
 
 class Subscription:

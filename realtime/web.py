@@ -4,7 +4,6 @@ import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.web")
 
-import logging
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -13,15 +12,6 @@ from django.core.asgi import get_asgi_application
 
 # WhiteNoise opens files, and Django reads them in a thread: right for pages, and no news.
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
-
-
-def _without_request(record: logging.LogRecord) -> bool:
-    """Django attaches the request to what it logs, whose `repr` has the query string: perhaps a token."""
-    vars(record).pop("request", None)
-    return True
-
-
-logging.getLogger("django.request").addFilter(_without_request)
 
 django = get_asgi_application()
 

@@ -236,6 +236,28 @@ def test_history_is_found_by_user_status_reason_group_and_date(
     assert users(admin_client.get(reverse(HISTORY), query)) == found
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"at__year": "9999", "at__month": "12", "at__day": "31"},
+        {"at__year": "9999", "at__month": "12"},
+        {"at__year": "9999"},
+        {"at__year": "1", "at__month": "1", "at__day": "1"},
+        {"at__year": "0"},
+        {"at__year": "9" * 5000},
+        {"at__gte": "9999-12-31", "at__lt": "0001-01-01"},
+    ],
+    ids=lambda query: "-".join(query.values())[:12],
+)
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Sao_Paulo"])
+def test_days_at_the_ends_of_the_calendar_are_wrong_parameters_and_no_error(
+    admin_client: Client, settings, query: dict[str, str], zone: str
+):
+    settings.TIME_ZONE = zone
+    make_transition("u1", "sales")
+    assert admin_client.get(reverse(HISTORY), query, follow=True).status_code == 200
+
+
 def test_history_shows_the_newest_first_with_its_duration(admin_client: Client):
     make_transition("old", duration=None)
     make_transition("new", at=START + timedelta(hours=1))

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -351,6 +352,53 @@ def test_span_that_cannot_be_shown_is_refused(admin_client: Client, begin: str, 
     assert admin_client.get(reverse(CSV), query).status_code == 400
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Sao_Paulo", "Asia/Kathmandu"])
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        *(("9999-12-31", "9999-12-31"), ("9999-12-30", "9999-12-31"), ("9999-12-31", ""), ("", "9999-12-31")),
+        *(("0001-01-01", "0001-01-01"), ("0001-01-01", "9999-12-31"), ("9999-12-31", "0001-01-01")),
+        *(("1899-12-31", "1900-01-01"), ("9998-12-31", "9999-01-01"), ("1900-01-01", "9998-12-31")),
+        *(
+            ("0000-01-01", "10000-01-01"),
+            ("9" * 5000, "\x00"),
+            ("2026-02-30", "2026-13-01"),
+            ("-1-01-01", "\ud800"),
+        ),
+    ],
+)
+def test_days_at_the_ends_of_the_calendar_are_refused(
+    admin_client: Client, settings, begin: str, end: str, zone: str
+):
+    attend("7", [(at("2026-03-02T09:00"), "online")])
+    settings.TIME_ZONE = zone
+    query = urlencode({"begin": begin, "end": end}, errors="surrogatepass")
+    for url in (reverse(PEOPLE), reverse(PERSON, args=["7"])):
+        page = admin_client.get(f"{url}?{query}")
+        assert page.status_code == 200
+        assert "errorlist" in page.content.decode()
+    assert admin_client.get(f"{reverse(CSV)}?{query}").status_code == 400
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Sao_Paulo", "Asia/Kathmandu"])
+@pytest.mark.parametrize("day", ["1900-01-01", "1969-12-31", "2400-02-29", "9998-12-31"])
+def test_first_and_last_day_that_are_taken_can_be_shown(admin_client: Client, settings, day: str, zone: str):
+    attend("7", [(at("2026-03-02T09:00"), "online")])
+    settings.TIME_ZONE = zone
+    for url in (reverse(PEOPLE), reverse(PERSON, args=["7"])):
+        page = admin_client.get(url, {"begin": day, "end": day})
+        assert page.status_code == 200
+        assert "errorlist" not in page.content.decode()
+    assert len(exported(b"".join(admin_client.get(reverse(CSV), {"begin": day, "end": day})))) == 1
+
+
+@pytest.mark.parametrize("user", ["\x00", "a b", "x" * 65, "é", "../7"])
+def test_user_that_is_none_is_not_found(admin_client: Client, user: str):
+    span = {"begin": "2026-03-01", "end": "2026-03-01"}
+    assert admin_client.get(reverse(CSV), {**span, "user": user}).status_code == 404
+    assert admin_client.get(f"{reverse(PEOPLE)}{quote(user, safe='')}/", span).status_code == 404
+
+
 def test_it_wants_a_permission_of_its_own(client: Client):
     attend("7", [])
     urls = [reverse(PEOPLE), reverse(PERSON, args=["7"]), reverse(CSV)]
@@ -426,7 +474,16 @@ async def test_csv_is_streamed_by_an_asynchronous_server_as_well(async_client: A
     await sync_to_async(connections.close_all)()  # those of its thread
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1"])
-def test_spreadsheet_takes_no_name_for_a_formula(text: str):
+@pytest.mark.parametrize("sign", [*"=+-@", *"＝＋－＠", *"﹢﹣﹫⁺⁼₋\N{MINUS SIGN}"])
+@pytest.mark.parametrize(
+    "before", ["", "\n", "\r", "\t", " ", "\u3000", "\xa0", "\x00", "\u200b", "\ufeff", "\u202e"], ids=ascii
+)
+def test_spreadsheet_takes_no_name_for_a_formula(before: str, sign: str):
+    text = f"{before}{sign}1+1"
     assert harmless(text) == f"'{text}"
     assert harmless(f"a{text}") == f"a{text}"
+
+
+@pytest.mark.parametrize("text", ["", "Ana", "7", "Émile", "李", "'quoted", "🎈", "_x", "(Ana)"])
+def test_other_names_stay_as_they_are(text: str):
+    assert harmless(text) == text

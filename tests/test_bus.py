@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from realtime import bus
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import catalogue
-from realtime.events import UserDisconnect
+from realtime.events import TokenRevoke, UserDisconnect
 from realtime.rooms import HUB, PORTAL, is_room
 
 from .test_envelope import JSON
@@ -151,6 +151,12 @@ def test_idempotency_id_and_exclusion_are_kept():
     assert (delivery.id, delivery.exclude) == ("m-7", "c1")
 
 
+@pytest.mark.parametrize("id", [7, 0, -1, 2**63 - 1])
+def test_idempotency_id_may_be_a_whole_number(id: int):
+    assert parse("thread:message", MESSAGE, id=id).id == str(id)
+    assert parse("user:disconnect", {"user_id": 7, "namespace": HUB}, id=id).id == str(id)
+
+
 def test_idempotency_id_may_have_128_characters():
     assert parse("thread:message", MESSAGE, id="x" * 128).id == "x" * 128
 
@@ -158,7 +164,7 @@ def test_idempotency_id_may_have_128_characters():
 @pytest.mark.parametrize(
     "more",
     [
-        *({"id": value} for value in ("", "x" * 129, 7, True, [])),
+        *({"id": value} for value in ("", "x" * 129, 1.5, True, [], 2**63, 10**400)),
         *({"rooms": value} for value in ([], "thread:42", [1], {}, ["user:1"] * 1001)),
         *({"namespaces": value} for value in ([], "hub", [1])),
         *({"except": value} for value in (7, ["c1"])),
@@ -199,6 +205,17 @@ def test_data_that_is_no_object_is_refused(data: Any):
     assert refused("thread:message", data).code == "invalid_payload"
 
 
+@pytest.mark.parametrize("event", ["queue:updated", "thread:message", "user:disconnect"])
+@pytest.mark.parametrize("data", ["[]", " [ ]", "[1]"])
+def test_empty_array_of_php_is_refused_with_what_php_must_send(event: str, data: str):
+    with pytest.raises(InvalidMessage) as caught:
+        bus.parse(f'{{"event": "{event}", "data": {data}}}'.encode())
+    assert caught.value.code == "invalid_payload"
+    assert "expected an object, got an array" in str(caught.value)
+    assert "(object)[]" in str(caught.value)
+    assert "JSON_FORCE_OBJECT" in str(caught.value)
+
+
 # --- What may be published ---------------------------------------------------------------------------
 
 
@@ -217,6 +234,13 @@ def test_unknown_event_is_refused_in_few_words(event: str):
     error = refused(event, {})
     assert error.code == "unknown_event"
     assert len(str(error)) < 200
+
+
+@pytest.mark.parametrize("exp", [1795428675, 1795428675.5, 1e300, -1.5])
+def test_token_is_revoked_until_any_time_that_a_token_may_name(exp: float):
+    payload = parse("token:revoke", {"jti": "j", "exp": exp}).payload
+    assert isinstance(payload, TokenRevoke)
+    assert payload.exp == exp
 
 
 def test_control_event_goes_to_nobody():

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from django.core.checks import run_checks
+from django.core.checks import Error, run_checks
+from hypothesis import given
+from hypothesis import strategies as st
 
-from realtime.checks import DEVELOPMENT_KEY, EXAMPLE_KEY, check_settings
+from realtime.checks import DEVELOPMENT_KEY, EXAMPLE_KEY, _weakness, check_settings
 
 
 def ids() -> set[str]:
@@ -98,7 +104,7 @@ def test_policy_that_cannot_be_imported(set_realtime, name, path):
     assert ids() == {"realtime.E005"}
 
 
-# --- E006, E007, W001: keys --------------------------------------------------------------------------
+# --- E006, E007, E015: keys --------------------------------------------------------------------------
 
 
 def test_shared_secret_is_required_for_hs(set_jwt):
@@ -106,9 +112,74 @@ def test_shared_secret_is_required_for_hs(set_jwt):
     assert ids() == {"realtime.E006"}
 
 
-def test_short_shared_secret_is_a_warning(set_jwt):
-    set_jwt(ALGORITHM="HS512", SIGNING_KEY="x" * 31)
-    assert ids() == {"realtime.W001"}
+WORDS = "the quick brown fox jumps over the lazy dog"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        *((key, "bytes, at least 32") for key in ("x", WORDS[:31], "é" * 15, "secret")),
+        *(
+            (key, "is a repeated pattern")
+            for key in ("x" * 32, "x" * 4000, "ab" * 20, "secret" * 6, WORDS[:20] * 3)
+        ),
+        *(
+            (key, "is a repeated pattern")
+            for key in ("secret-" * 6 + "key", "x" * 40 + "1", "change-me-" + "x" * 50)
+        ),
+        *((key, "is a repeated pattern") for key in ("\n" * 40, "0123456789" * 4, " " * 20 + "x" * 20)),
+    ],
+    ids=lambda text: text[:12],
+)
+@pytest.mark.parametrize("debug", [True, False])
+def test_shared_secret_that_is_short_or_a_pattern_is_an_error_that_does_not_quote_it(
+    settings, set_jwt, key: str, said: str, debug: bool
+):
+    settings.DEBUG = debug
+    set_jwt(ALGORITHM="HS512", SIGNING_KEY=key)
+    [found] = [message for message in check_settings(None) if message.id == "realtime.E015"]
+    assert isinstance(found, Error)
+    assert said in found.msg
+    assert key not in found.msg or key == "x"
+
+
+@given(st.sampled_from([secrets.token_hex, secrets.token_urlsafe]), st.integers(32, 500))
+def test_random_secret_is_strong_enough(make: Callable[[int], str], size: int):
+    assert not _weakness(make(size))
+
+
+def test_passphrase_is_strong_enough():
+    assert not _weakness(WORDS)
+
+
+@pytest.mark.parametrize("key", ["x", "x" * 40])
+def test_private_key_is_not_judged_as_a_secret(set_jwt, key: str):
+    set_jwt(ALGORITHM="RS256", SIGNING_KEY=key, VERIFYING_KEY=PUBLIC_KEY)
+    assert "realtime.E015" not in ids()
+
+
+# --- E014: claims ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"JTI_CLAIM": None},
+        {"JTI_CLAIM": ""},
+        {"TOKEN_TYPE_CLAIM": None},
+        {"USER_ID_CLAIM": None},
+        {"JTI_CLAIM": "user_id"},
+        {"JTI_CLAIM": "sub", "USER_ID_CLAIM": "sub"},
+    ],
+)
+def test_claims_without_a_name_of_their_own_are_an_error(set_jwt, names: dict[str, Any]):
+    set_jwt(**names)
+    assert ids() == {"realtime.E014"}
+
+
+def test_claims_may_have_other_names(set_jwt):
+    set_jwt(JTI_CLAIM="tid", USER_ID_CLAIM="sub", TOKEN_TYPE_CLAIM="use")
+    assert ids() == set()
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
@@ -136,7 +207,7 @@ def test_socket_server_needs_only_what_verifies(set_jwt, with_key):
 @pytest.mark.parametrize("beginning", [DEVELOPMENT_KEY, EXAMPLE_KEY])
 def test_signing_key_of_development_or_of_an_example_is_refused_with_debug_off(settings, set_jwt, beginning):
     settings.DEBUG = False
-    set_jwt(SIGNING_KEY=beginning + "x" * 50)
+    set_jwt(SIGNING_KEY=beginning + WORDS)
     assert ids() == {"realtime.E007"}
 
 
@@ -150,7 +221,7 @@ def test_secret_key_of_development_or_of_an_example_is_refused_with_debug_off(se
 def test_development_keys_are_fine_with_debug_on(settings, set_jwt):
     settings.DEBUG = True
     settings.SECRET_KEY = DEVELOPMENT_KEY + "x" * 50
-    set_jwt(SIGNING_KEY=DEVELOPMENT_KEY + "x" * 50)
+    set_jwt(SIGNING_KEY=DEVELOPMENT_KEY + WORDS)
     assert ids() == set()
 
 
@@ -181,6 +252,15 @@ def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"{url}?password=secret"}
     found = [message for message in check_settings(None) if message.id == "realtime.E010"]
     assert len(found) == 1
+    assert "secret" not in str(found[0])
+
+
+@pytest.mark.parametrize("name", ["decode_responses", "ssl_ca_certs", "nonsense"])
+def test_option_of_redis_url_that_is_not_permitted_is_an_error_that_names_it(set_realtime, name: str):
+    set_realtime(REDIS_URL=f"redis://:secret@host/0?socket_timeout=3&{name}=secret")
+    found = [message for message in check_settings(None) if message.id == "realtime.E010"]
+    assert len(found) == 1
+    assert repr(name) in found[0].msg
     assert "secret" not in str(found[0])
 
 

@@ -46,7 +46,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def redis_url(servers: Cluster) -> str:
-    return servers.url
+    """With every option that is permitted for a Cluster."""
+    return (
+        f"{servers.url}?client_name=ours&health_check_interval=15&max_connections=900&socket_connect_timeout=4"
+        "&socket_keepalive=1&socket_timeout=5"
+    )
 
 
 @pytest.fixture
@@ -625,7 +629,7 @@ async def test_operator_hears_from_the_processes_and_sees_what_they_have():
 def test_cluster_is_several_addresses_to_ask_for_the_others():
     location = parse("rediss+cluster://me:pw@a,b:7001")
     assert location.nodes == (("a", 6379), ("b", 7001))
-    arguments = cluster._arguments(location.arguments())
+    arguments = cluster._arguments(location, location.arguments())
     assert (arguments["username"], arguments["password"], arguments["ssl"]) == ("me", "pw", True)
     with pytest.raises(ValueError, match="one database"):
         parse("redis+cluster://a/1")

@@ -61,7 +61,7 @@ async def peer(process: str, settings) -> AsyncIterator[Peer]:
 
 @pytest.fixture
 def _impatient(monkeypatch) -> None:
-    monkeypatch.setattr(pipe, "TIMEOUT", TIMEOUT)
+    monkeypatch.setattr(pipe, "patience", lambda: TIMEOUT)
     monkeypatch.setattr(subscription, "silence_limit", lambda: TIMEOUT)
 
 

@@ -4,9 +4,12 @@ import asyncio
 import json
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from channels.layers import get_channel_layer
+from django.utils.functional import lazystr
+from django.utils.safestring import mark_safe
 from redis.exceptions import ConnectionError as RedisDown
 from redis.exceptions import RedisError
 
@@ -16,7 +19,7 @@ from realtime import catalogue, consumers, metrics, roomlog
 from realtime.authentication import issue, verify
 from realtime.catalogue import ClientEvent
 from realtime.closing import CloseCode
-from realtime.envelope import iso
+from realtime.envelope import ErrorCode, EventError, iso
 from realtime.layers import RoomChannelLayer
 from realtime.node import Node
 from realtime.payloads import Empty
@@ -235,6 +238,45 @@ async def test_mistake_in_a_handler_is_internal_and_tells_nothing(client_event, 
         assert "secret" not in error["message"]
         await ana.call("heartbeat")
     assert "event handler failed" in caplog.text
+
+
+async def test_what_a_handler_answers_sends_and_emits_is_converted_as_what_is_published(client_event):
+    data = {"at": UUID(int=7), "text": mark_safe("<b>"), "tags": {"x"}, "name": lazystr("Ana")}
+    as_json = {"at": str(UUID(int=7)), "text": "<b>", "tags": ["x"], "name": "Ana"}
+
+    async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
+        await connection.send_event("test:told", data)
+        await connection.emit("user:7", "thread:typing", **data)
+        return data
+
+    client_event(handler)
+    async with connected("portal") as ana, connected("portal") as other_tab:
+        assert await ana.call("test:event") == as_json
+        assert (await ana.expect("test:told"))["data"] == as_json
+        frame = await other_tab.expect("thread:typing")
+        assert frame["data"] == {"user_id": "7", "namespace": "portal", **as_json}
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), b"x", len], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("way", ["ack", "send", "emit", "error"])
+async def test_answer_that_json_has_no_form_for_is_internal_and_its_place_is_logged(
+    client_event, caplog, value: Any, way: str
+):
+    async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
+        data = {"items": [{"owner": value}]}
+        if way == "send":
+            await connection.send_event("test:told", data)
+        elif way == "emit":
+            await connection.emit("user:7", "thread:typing", **data)
+        elif way == "error":
+            raise EventError(ErrorCode.FORBIDDEN, "no", **data)
+        return data
+
+    client_event(handler)
+    async with connected("portal") as ana:
+        assert (await ana.refused("test:event"))["code"] == "internal"
+        await ana.call("heartbeat")
+    assert "items[0].owner: JSON has n" in caplog.text
 
 
 @pytest.mark.parametrize("failure", [RedisDown("gone"), TimeoutError()])

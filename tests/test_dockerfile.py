@@ -172,7 +172,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
 @pytest.fixture
 def image(built: Build, tmp_path: Path) -> dict[str, str]:
     """The environment of a finished image."""
-    keys = {"SECRET_KEY": "k" * 50, "JWT_SIGNING_KEY": "k" * 32, "ALLOWED_HOSTS": "support.example.com"}
+    keys = {
+        "SECRET_KEY": "k" * 50,
+        "JWT_SIGNING_KEY": "a key for the images of these tests",
+        "ALLOWED_HOSTS": "support.example.com",
+    }
     return built.environment(
         PATH=f"{built.inside('/opt/venv')}/bin:/usr/bin:/bin",
         DATABASE_URL=f"sqlite:///{tmp_path / 'db.sqlite3'}",

@@ -161,7 +161,7 @@ def test_every_address_of_the_socket_server_is_documented():
 
 def variables_read() -> set[str]:
     """Environment variables that the sources read by name."""
-    call = r'(?:environ(?:\.get|\.setdefault)?[(\[]|_flag\(|_number\(|_choice\(|_key\()"([A-Z_]+)"'
+    call = r'(?:environ(?:\.get|\.setdefault)?[(\[]|_flag\(|_number\(|_choice\(|_key\(|_names\()"([A-Z_]+)"'
     found = {name for path in SOURCES for name in re.findall(call, path.read_text())}
     return (found | {"DATABASE_URL"}) - {"MAKELEVEL"}  # read by dj_database_url; set by make itself
 

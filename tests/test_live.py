@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.test import Client
@@ -253,6 +254,25 @@ def test_rooms_are_listed_by_size_and_paged(admin_client: Client, system: System
     assert [row[:3] for row in named.context["rows"]] == [("hub", "thread:499", 20)]
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 9, "-1", "0", "x", "٣"])
+def test_odd_number_of_a_page_is_no_error(admin_client: Client, system: System, text: str):
+    system.hold("one", *CROWD)
+    for page in (ROOMS, LOG, CONNECTIONS):
+        assert admin_client.get(reverse(page), {"p": text}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, '{"a":' * 5000, "\ud800", "[1", "9" * 5000, "\x00"],
+    ids=["1", "2", "3", "4", "5", "6"],
+)
+def test_odd_place_in_an_address_is_no_error(admin_client: Client, system: System, text: str):
+    system.hold("one", *CROWD)
+    for name in ("after", "before"):
+        query = urlencode({name: text}, errors="surrogatepass")
+        assert admin_client.get(f"{reverse(CONNECTIONS)}?{query}").status_code == 200
+
+
 # --- What an operator may ----------------------------------------------------------------------------
 
 
@@ -405,6 +425,12 @@ def test_event_can_go_to_other_rooms(admin_client: Client, system: System):
         ({"payload": "{"}, "This is not JSON"),
         ({"payload": "[]"}, "A JSON object is expected."),
         ({"payload": "{}"}, "thread_id: required"),
+        ({"payload": "[" * 5000}, "This is not JSON"),
+        (
+            {"payload": '{"thread_id": "1", "message_id": "1", "x": %s}' % ("[" * 500 + "]" * 500)},
+            "levels deep",
+        ),
+        ({"payload": '{"thread_id": "1", "message_id": "1", "x": [NaN]}'}, "data.x[0]: JSON has neither NaN"),
         ({"rooms": "nonsense"}, "is not a room"),
         ({"event": "thread:typing"}, "Select a valid choice"),
         ({"event": "user:disconnect"}, "Select a valid choice"),

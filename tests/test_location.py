@@ -97,3 +97,105 @@ async def test_hash_in_a_password_opens_a_real_server(settings):
             assert await execute("EXISTS", "x") == 0
         finally:
             await close()
+
+
+# --- Options -----------------------------------------------------------------------------------------
+
+SCHEMES = {
+    "redis": "redis://h/0",
+    "rediss": "rediss://h/0",
+    "unix": "unix:///run/redis.sock",
+    "sentinel": "redis+sentinel://a,b/shop",
+    "tls sentinel": "rediss+sentinel://a,b/shop",
+    "cluster": "redis+cluster://a,b",
+    "tls cluster": "rediss+cluster://a,b",
+}
+
+
+def names(schemes: str, options: str) -> list[tuple[str, str]]:
+    return [(scheme.strip(), option) for scheme in schemes.split(",") for option in options.split()]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "option"),
+    [
+        *names("redis, rediss, unix, sentinel, tls sentinel", "db=3 timeout=2"),
+        *names(
+            ", ".join(SCHEMES),
+            "socket_timeout=2.5 socket_connect_timeout=2 health_check_interval=0 max_connections=1 "
+            "client_name=ours username=me password=pw protocol=2 protocol=3",
+        ),
+        *names("redis, rediss, sentinel, cluster", "socket_keepalive=0"),
+        *names(
+            "rediss, tls sentinel, tls cluster", "ssl_ca_certs=/ca ssl_cert_reqs=none ssl_check_hostname=0"
+        ),
+        *names("rediss, tls sentinel", "ssl_password=x ssl_ca_path=/certs"),
+        *names("sentinel, tls sentinel", "sentinel_username=me sentinel_password=%40"),
+    ],
+)
+def test_permitted_option_is_what_connections_and_pools_get(scheme: str, option: str):
+    location = parse(f"{SCHEMES[scheme]}?{option}")
+    name = option.partition("=")[0]
+    for arguments in (location.arguments(), location.sync_arguments()):
+        assert (name in arguments) != (name in location.pool_arguments() or name.startswith("sentinel_"))
+        kind = arguments.pop("connection_class", None)
+        if kind is not None:
+            kind(**arguments)
+    assert (name in location.pool_arguments()) == (name in {"max_connections", "timeout"})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "option"),
+    [
+        *names(
+            ", ".join(SCHEMES),
+            "decode_responses=1 encoding=x encoding_errors=x retry_on_timeout=1 retry_on_error=x retry=1 "
+            "socket_type=1 parser_class=x nonsense=1 host=x path=/x connection_class=x Socket_Timeout=1 "
+            "decode_responses=",
+        ),
+        *names(
+            "redis, unix, sentinel, cluster", "ssl_ca_certs=/ca ssl_cert_reqs=none ssl_check_hostname=0 ssl=1"
+        ),
+        *names("unix", "socket_keepalive=1"),
+        *names("cluster, tls cluster", "db=1 timeout=2 ssl_password=x sentinel_password=x"),
+        *names("redis, unix", "sentinel_username=x"),
+    ],
+)
+def test_other_options_are_refused_by_name(scheme: str, option: str):
+    with pytest.raises(ValueError, match=f"option '{option.partition('=')[0]}'"):
+        parse(f"{SCHEMES[scheme]}?client_name=x&{option}")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            "socket_timeout=0",
+            "socket_timeout=-1",
+            "socket_timeout=nan",
+            "socket_timeout=inf",
+            "socket_timeout=",
+        ),
+        *(
+            "socket_connect_timeout=soon",
+            "timeout=0",
+            "max_connections=0",
+            "max_connections=1.5",
+            "db=-1",
+            "db=x",
+        ),
+        *("health_check_interval=-1", "client_name=", "client_name=a+b", "protocol=1"),
+    ],
+)
+def test_value_that_an_option_cannot_have_is_refused_by_name_and_not_quoted(option: str):
+    with pytest.raises(ValueError, match=f"option '{option.partition('=')[0]}' has a value"):
+        parse(f"redis://:secret@h/0?{option}")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:se?cret@h/0", "redis://:se?cret=x@h/0", "rediss://h?ssl_cert_reqs=secret"]
+)
+def test_refusal_has_nothing_of_a_password(url: str):
+    with pytest.raises(ValueError, match=r"option|scheme|@") as caught:
+        parse(url)
+    assert "cret" not in str(caught.value)

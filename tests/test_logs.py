@@ -13,7 +13,15 @@ import pytest
 from redis.exceptions import RedisError
 from websockets.frames import Frame, Opcode
 
-from realtime.logs import ConsoleFormatter, WithoutTraceback, WithSubject, digest, speak_for, spelled
+from realtime.logs import (
+    ConsoleFormatter,
+    WithoutRequest,
+    WithoutTraceback,
+    WithSubject,
+    digest,
+    speak_for,
+    spelled,
+)
 from tests.e2e.harness import Stack, eventually, unique
 
 
@@ -41,6 +49,38 @@ def test_line_without_facts_is_the_message():
 def test_fact_from_a_client_cannot_start_a_line_of_its_own(breaking: str):
     line = ConsoleFormatter().format(record(event=breaking))
     assert line.isprintable()
+
+
+# --- Requests ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "said"),
+    [
+        (
+            "Forbidden (%s): %s",
+            ("Referer - https://a.test/b?token=x&y=z does not", "/in/?token=x"),
+            "Forbidden (Referer - https://a.test/b?… does not): /in/?…",
+        ),
+        ("Invalid host '/?token=x'", (), "Invalid host '/?…'"),
+        ("Not Found: %s", ("/in/",), "Not Found: /in/"),
+        ("Why? %s", ("because",), "Why? because"),
+    ],
+)
+def test_nothing_of_a_query_string_is_logged_of_a_request(
+    message: str, arguments: tuple[str, ...], said: str
+):
+    line = record(message, *arguments, request="<GET '/?token=x'>", status_code=403)
+    assert WithoutRequest().filter(line)
+    assert line.getMessage() == said
+    assert not hasattr(line, "request")
+    assert "token" not in ConsoleFormatter().format(line)
+
+
+def test_lines_about_no_request_stay_as_they_are():
+    line = record("asked ?token=x of %s", "redis")
+    assert WithoutRequest().filter(line)
+    assert line.getMessage() == "asked ?token=x of redis"
 
 
 # --- Errors that are events, not bugs ----------------------------------------------------------------

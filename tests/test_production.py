@@ -8,6 +8,8 @@ import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
@@ -56,17 +58,46 @@ def web(settings, monkeypatch) -> None:
     settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "SIGNING_KEY": "another"}
 
 
-@pytest.mark.parametrize(("debug", "key"), [(None, "development-x"), ("1", "development-x"), ("0", "")])
-def test_keys_of_make_run_are_not_for_who_says_that_this_is_no_development(
-    tmp_path, monkeypatch, debug: str | None, key: str
-):
-    monkeypatch.setattr(os, "environ", {} if debug is None else {"DEBUG": debug})
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder in which `make run` ran once, as an older version left it."""
     settings = tmp_path / "realtime" / "settings" / "base.py"
     settings.parent.mkdir(parents=True)
     shutil.copy(ROOT / "realtime" / "settings" / "base.py", settings)
     (tmp_path / ".run").mkdir()
-    (tmp_path / ".run" / "development.env").write_text("DEBUG=1\nSECRET_KEY=development-x\n")
-    assert runpy.run_path(str(settings))["SECRET_KEY"] == key
+    (tmp_path / ".run" / "development.env").write_text(
+        "DEBUG=1\nSECRET_KEY=development-x\nJWT_SIGNING_KEY=development-y\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("debug", [None, "", " ", "0", "off", "1", "true"])
+def test_keys_of_make_run_are_only_for_development_that_is_said_to_be(
+    folder: Path, monkeypatch, debug: str | None
+):
+    monkeypatch.setattr(os, "environ", {} if debug is None else {"DEBUG": debug})
+    found = runpy.run_path(str(folder / "realtime" / "settings" / "base.py"))
+    is_development = debug in {"1", "true"}
+    assert found["DEBUG"] is is_development
+    assert found["SECRET_KEY"] == ("development-x" if is_development else "")
+    assert found["SIMPLE_JWT"]["SIGNING_KEY"] == ("development-y" if is_development else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "audience"),
+    [
+        ("", None),
+        (" , ", None),
+        ("chat", "chat"),
+        ("chat,", "chat"),
+        ("a,b", ["a", "b"]),
+        (" a , b,,https://c.test/ ", ["a", "b", "https://c.test/"]),
+    ],
+)
+def test_audience_is_a_name_or_names_separated_by_commas(monkeypatch, text: str, audience: Any):
+    monkeypatch.setattr(os, "environ", {"JWT_AUDIENCE": text})
+    settings = runpy.run_path(str(ROOT / "realtime" / "settings" / "base.py"))
+    assert settings["SIMPLE_JWT"]["AUDIENCE"] == audience
 
 
 def test_nothing_is_said_about_good_settings():
@@ -89,6 +120,8 @@ def test_nothing_is_said_about_good_settings_of_the_web_side():
         ({"REDIS_URL": "rediss://redis.internal:6379/0"}, {"W108"}),
         ({"REDIS_URL": "redis://:secret@redis.internal:6379/0"}, {"I109"}),
         ({"REDIS_URL": "redis://10.1.2.3"}, {"W108", "I109"}),
+        ({"REDIS_URL": "rediss://10.1.2.3?password=secret"}, set()),
+        ({"REDIS_URL": "rediss+sentinel://10.1.2.3/shop?sentinel_password=secret"}, {"W108"}),
         ({"REDIS_URL": "redis://127.0.0.1:6379/0"}, set()),
         ({"REDIS_URL": "redis://localhost"}, set()),
         ({"REDIS_URL": "unix:///run/redis.sock"}, set()),

@@ -9,7 +9,11 @@ from uuid import UUID
 import pytest
 import redis
 from asgiref.sync import sync_to_async
+from django.contrib.auth.models import User
 from django.db import transaction
+from django.utils.html import format_html
+from django.utils.safestring import mark_safe
+from django.utils.translation import gettext_lazy
 
 from presence import store
 from realtime.payloads import Id
@@ -120,7 +124,11 @@ class TestPublish:
             ("thread:message", MESSAGE, {"rooms": ["lobby"]}, "invalid_message"),
             ("thread:message", MESSAGE, {"namespaces": ["lobby"]}, "invalid_message"),
             ("queue:new", {"item_id": 1}, {"namespaces": ["portal"]}, "no_audience"),
-            ("thread:message", {**MESSAGE, "t": "\ud800"}, {}, "invalid_message"),
+            ("thread:message", {**MESSAGE, "t": b"bytes"}, {}, "invalid_message"),
+            ("thread:message", {**MESSAGE, "t": float("nan")}, {}, "invalid_message"),
+            ("thread:message", MESSAGE, {"id": object()}, "invalid_message"),
+            ("thread:message", MESSAGE, {"rooms": [None]}, "invalid_message"),
+            ("thread:message", [], {}, "invalid_payload"),
         ],
     )
     def test_what_is_not_valid_is_refused_at_once(self, event, data, options, code):
@@ -132,8 +140,44 @@ class TestPublish:
     def test_data_that_holds_itself_is_refused(self):
         data: dict[str, Any] = dict(MESSAGE)
         data["self"] = data
-        with pytest.raises(InvalidMessage, match="cannot be written as JSON"):
+        with pytest.raises(InvalidMessage, match=r"thread:message: data\.self\.self\..*contains itself"):
             publish("thread:message", data)
+
+    @pytest.mark.parametrize(
+        "value",
+        [User.objects.all(), User(), (n for n in "ab"), len, object(), float("inf"), Decimal("nan")],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_value_that_json_has_no_form_for_is_refused_and_its_place_is_named(self, value):
+        with self.commit(), pytest.raises(InvalidMessage) as caught:
+            publish("thread:message", {**MESSAGE, "items": [1, 2, {"owner": value}]})
+        assert caught.value.code == "invalid_message"
+        assert str(caught.value).startswith(
+            "invalid_message: thread:message: data.items[2].owner: JSON has n"
+        )
+        assert published() == []
+
+    def test_text_of_templates_translations_and_half_an_emoji_can_be_published(self):
+        with self.commit():
+            publish(
+                "thread:message",
+                {
+                    **MESSAGE,
+                    "body": format_html("<b>{}</b>", "&"),
+                    "label": gettext_lazy("Open"),
+                    mark_safe("key"): "\ud83d",
+                },
+                id=UUID(int=7),
+                rooms=[mark_safe("user:1")],
+            )
+        (message,) = published()
+        assert message["data"] == {**MESSAGE, "body": "<b>&amp;</b>", "label": "Open", "key": "\ufffd"}
+        assert (message["id"], message["rooms"]) == (str(UUID(int=7)), ["user:1"])
+
+    def test_id_may_be_a_whole_number(self):
+        with self.commit():
+            publish("thread:message", MESSAGE, id=7)
+        assert published()[0]["id"] == 7
 
     def test_control_events_can_be_published(self):
         with self.commit():

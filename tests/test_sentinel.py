@@ -25,7 +25,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 @pytest.fixture(scope="module")
 def redis_url(servers: Watched) -> str:
-    return servers.url
+    """With every option that is permitted for Sentinels."""
+    return (
+        f"{servers.url}?client_name=ours&db=0&health_check_interval=15&max_connections=9"
+        "&socket_connect_timeout=4&socket_keepalive=1&socket_timeout=5&timeout=5"
+    )
 
 
 @pytest.fixture

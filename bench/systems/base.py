@@ -23,7 +23,7 @@ from realtime.embedded import EmbeddedRedis, die_with
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "bench" / "peers"
-KEY = "benchmark-benchmark-benchmark-benchmark-key"
+KEY = "only for the benchmark, as it has to be the same everywhere"
 """What signs every token: HS256 everywhere."""
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0

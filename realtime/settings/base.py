@@ -21,10 +21,10 @@ def _flag(name: str) -> bool:
     raise ImproperlyConfigured(f"{name} must be 1 or 0, got {value!r}")
 
 
-# `make run` writes the keys it generated here, so that commands in another terminal share them.
-# They are not for whoever says that this is no development.
+# `make run` writes the keys it generated here, so that commands in another terminal share them. They are for
+# development only, so DEBUG=1 must be set in the environment: a DEBUG that was forgotten is off.
 _development = RUN_DIR / "development.env"
-if _development.exists() and (_flag("DEBUG") or not os.environ.get("DEBUG")):
+if _flag("DEBUG") and _development.exists():
     for _line in _development.read_text().splitlines():
         _name, _, _value = _line.partition("=")
         os.environ.setdefault(_name, _value)
@@ -36,6 +36,12 @@ def _number(name: str, default: float) -> float:
         return float(value)
     except ValueError as error:
         raise ImproperlyConfigured(f"{name} must be a number, got {value!r}") from error
+
+
+def _names(name: str) -> list[str] | str | None:
+    """The name that a variable holds, or its names, separated by commas; None when there is none."""
+    found = [item.strip() for item in os.environ.get(name, "").split(",") if item.strip()]
+    return found if len(found) > 1 else next(iter(found), None)
 
 
 def _choice(name: str, choices: tuple[str, ...], default: str) -> str:
@@ -75,7 +81,7 @@ SIMPLE_JWT: dict[str, Any] = {
     "SIGNING_KEY": _key("JWT_SIGNING_KEY"),
     "VERIFYING_KEY": _key("JWT_VERIFYING_KEY"),
     "JWK_URL": os.environ.get("JWT_JWK_URL") or None,
-    "AUDIENCE": os.environ.get("JWT_AUDIENCE") or None,
+    "AUDIENCE": _names("JWT_AUDIENCE"),
     "ISSUER": os.environ.get("JWT_ISSUER") or None,
     "LEEWAY": _number("JWT_LEEWAY", 0),
 }
@@ -97,12 +103,13 @@ LOGGING = {
     "filters": {
         "terse": {"()": "realtime.logs.WithoutTraceback"},
         "subject": {"()": "realtime.logs.WithSubject"},
+        "request": {"()": "realtime.logs.WithoutRequest"},
     },
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
             "formatter": _LOG_FORMAT,
-            "filters": ["subject"],
+            "filters": ["subject", "request"],
         }
     },
     "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},

@@ -94,6 +94,7 @@ AUTH_PASSWORD_VALIDATORS = [
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework_simplejwt.authentication.JWTAuthentication"],
+    "EXCEPTION_HANDLER": "realtime.api.answer_error",
 }
 SIMPLE_JWT = {
     **SIMPLE_JWT,

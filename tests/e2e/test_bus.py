@@ -260,14 +260,15 @@ async def test_same_id_is_delivered_once_on_both_ways_and_across_them(stack: Sta
         await client.nothing("thread:message", within=0.2)
 
 
-async def test_id_may_have_128_characters_of_any_kind(stack: Stack):
-    thread = unique("th")
+async def test_id_may_have_128_characters_of_any_kind_or_be_a_whole_number(stack: Stack):
+    thread, whole = unique("th"), int(unique(), 16)
+    long, odd = unique().ljust(128, "x"), unique("ünï 🎈:{}*")
     async with stack.client("hub") as client:
         await client.call("join:thread", {"thread_id": thread})
-        for number, key in enumerate((unique().ljust(128, "x"), unique("ünï 🎈:{}*"))):
-            for _ in range(2):
+        for number, same in enumerate(((long, long), (odd, odd), (whole, str(whole)))):
+            for key in same:
                 stack.add("thread:message", {"thread_id": thread, "message_id": number}, id=key)
-        await all_messages(client, ["0", "1"])
+        await all_messages(client, ["0", "1", "2"])
 
 
 async def test_messages_without_an_id_are_never_taken_for_the_same(stack: Stack):
@@ -354,6 +355,7 @@ INVALID: dict[str, str] = {
     "internal left": '{"event":"room:left","data":{"room":"thread:MARK","reason":"x"},"rooms":["thread:MARK"]}',
     "no data": '{"event":"chat:ended","id":"MARK"}',
     "data is null": '{"event":"chat:ended","data":null,"id":"MARK"}',
+    "data is the empty array of PHP": '{"event":"queue:updated","data":[],"id":"MARK"}',
     "data is a list": '{"event":"chat:ended","data":["MARK"]}',
     "data is a string": '{"event":"chat:ended","data":"MARK"}',
     "field missing": '{"event":"thread:message","data":{"thread_id":"MARK"}}',
@@ -374,7 +376,8 @@ INVALID: dict[str, str] = {
     "namespaces is a string": '{"event":"chat:ended","data":{"thread_id":"MARK"},"namespaces":"hub"}',
     "namespaces unknown": '{"event":"chat:ended","data":{"thread_id":"MARK"},"namespaces":["admin"]}',
     "namespaces of numbers": '{"event":"chat:ended","data":{"thread_id":"MARK"},"namespaces":[1]}',
-    "id is a number": '{"event":"chat:ended","data":{"thread_id":"MARK"},"id":5}',
+    "id is a fraction": '{"event":"chat:ended","data":{"thread_id":"MARK"},"id":1.5}',
+    "id is too large": '{"event":"chat:ended","data":{"thread_id":"MARK"},"id":9223372036854775808}',
     "id is too long": '{"event":"chat:ended","data":{"thread_id":"MARK"},"id":"%s"}' % ("x" * 129),
     "except is a number": '{"event":"chat:ended","data":{"thread_id":"MARK"},"except":5}',
     "nobody is left": '{"event":"queue:new","data":{"item_id":"MARK"},"namespaces":["portal"]}',
@@ -429,6 +432,7 @@ async def test_reason_of_a_dead_letter_names_what_is_wrong(stack: Stack, way: st
         "internal attendant": "attendant:online",
         "rooms bad name": "thread:a b",
         "namespaces unknown": "admin",
+        "data is the empty array of PHP": "(object)[]",
     }
     for name, culprit in expected.items():
         mark = unique("x")

@@ -19,7 +19,7 @@ from tests.e2e.harness import PATIENCE, ROOT, Stack, free_port, unique
 
 MESSAGE = '{"thread_id": "42", "message_id": "1"}'
 NOBODY = "redis://127.0.0.1:1/0"
-KEYS = {"SECRET_KEY": "k" * 50, "JWT_SIGNING_KEY": "k" * 32}
+KEYS = {"SECRET_KEY": "k" * 50, "JWT_SIGNING_KEY": "a key for the commands of these tests"}
 
 Manage = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -86,6 +86,11 @@ ATTENDANT = ("--user", "7", "--role", "attendant")
         (("publish", "thread:message", "{"), "the data is not JSON: "),
         (("publish", "thread:message", "[" * 100_000), "the data is not JSON: "),
         (("publish", "thread:message", "[]"), "the data must be a JSON object, got []"),
+        (("publish", "thread:message", '{"x": [1, NaN]}'), "data.x[1]: JSON has neither NaN nor Infinity"),
+        (
+            ("publish", "thread:message", '{"x": %s}' % ("[" * 150 + "]" * 150)),
+            "nested more than 100 levels deep",
+        ),
         (("publish", "thread:message"), "thread_id: required"),
         (("publish", "thread:massage", MESSAGE), "'thread:massage' is not in the catalogue"),
         (("publish", "heartbeat", "{}"), "heartbeat goes from clients to the server only"),

@@ -480,7 +480,7 @@ def strict_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
         SECRET_KEY="a production secret, long enough to be one: 0123456789abcdef",
         ALLOWED_HOSTS="127.0.0.1",
         ALLOWED_ORIGINS="https://app.test,null",
-        JWT_AUDIENCE="sockets",
+        JWT_AUDIENCE="chat, sockets",
         JWT_ISSUER="https://id.test",
         JWT_LEEWAY="30",
     )
@@ -494,6 +494,17 @@ def strict_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def strict_token(stack: Stack, **claims: Any) -> str:
     return stack.sign(**{"aud": "sockets", "iss": "https://id.test", **claims})
+
+
+@pytest.mark.parametrize("audience", ["chat", "sockets", ["others", "chat"]])
+async def test_each_audience_of_the_list_is_accepted(strict_stack: Stack, audience: Any):
+    token = strict_token(strict_stack, aud=audience)
+    assert (await strict_stack.handshake(token=token)).status == 101
+
+
+async def test_list_of_audiences_is_no_audience(strict_stack: Stack):
+    token = strict_token(strict_stack, aud="chat, sockets")
+    strict_stack.assert_refused(await strict_stack.handshake(token=token), 401, "token_invalid")
 
 
 async def test_query_token_is_off_in_production(strict_stack: Stack):

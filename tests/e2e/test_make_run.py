@@ -19,7 +19,7 @@ import pytest
 import redis
 from websockets.asyncio.client import connect
 
-from realtime.development import KEYS, read_environment
+from realtime.development import KEYS, PROCESSES, read_environment
 from tests.e2e.harness import PATIENCE, ROOT, Client, eventually, free_port
 
 PACKAGES = ("realtime", "hub", "portal", "presence", "demo")
@@ -199,6 +199,23 @@ async def test_printed_commands_send_a_message_to_the_printed_token_and_ctrl_c_l
     assert not still_there(processes)
     assert not server.exists()
     assert left_in(run.checkout) == {"development.env"}
+    for command in PROCESSES.values():
+        done = without_debug(run, command)
+        assert done.returncode != 0
+        assert "_KEY is not set" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def without_debug(run: Run, command: str) -> subprocess.CompletedProcess[str]:
+    """What is started in that folder by an operator who forgot DEBUG, and everything else."""
+    return subprocess.run(
+        [sys.executable, "manage.py", command],
+        cwd=run.checkout,
+        env=run.shell,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.slow
@@ -216,7 +233,7 @@ async def test_keys_survive_and_everything_ends_when_one_process_does(make_run, 
     assert "bridge was killed by SIGKILL, so everything was stopped." in run.output
     assert not still_there(processes)
     after = read_environment(file)
-    assert set(after) == {"DEBUG", *KEYS}
+    assert set(after) == {*KEYS}
     for name in KEYS:
         assert before.get(name, after[name]) == during[name] == after[name]
 
