@@ -162,6 +162,13 @@ def _redis(current: Conf) -> Iterator[CheckMessage]:
             hint=f"Only {OWN_LAYER} knows which server of a Cluster has what.",
             id="realtime.E012",
         )
+    if found.database and current.prefix == Conf().prefix:
+        yield Error(
+            f"REDIS_URL names database {found.database}, and REALTIME_PREFIX is the default",
+            hint="Pub/Sub crosses databases: an installation in another one with the same prefix would get this one's "
+            "events and orders. Set REALTIME_PREFIX to a name of this installation's own.",
+            id="realtime.E016",
+        )
 
 
 def _proxies(current: Conf) -> Iterator[CheckMessage]:
