@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +20,7 @@ from realtime import location
 from realtime.addresses import networks
 from realtime.catalogue import catalogue
 from realtime.conf import Conf, conf
+from realtime.revocation import MARK_SECONDS
 
 OWN_LAYER = "realtime.layers.RoomChannelLayer"
 DEVELOPMENT_KEY = "development-"
@@ -115,6 +117,14 @@ def _keys() -> Iterator[CheckMessage]:
             f"Neither JWT_VERIFYING_KEY nor JWT_JWK_URL is set; {algorithm} verifies with one of them",
             hint="The socket server needs the public key only.",
             id="realtime.E006",
+        )
+    lifetime = jwt.get("REFRESH_TOKEN_LIFETIME")
+    if isinstance(lifetime, timedelta) and lifetime.total_seconds() > MARK_SECONDS:
+        yield CheckWarning(
+            f"SIMPLE_JWT['REFRESH_TOKEN_LIFETIME'] is {lifetime}; "
+            f"orders are remembered for {MARK_SECONDS // 3600} hours",
+            hint="A refresh token that lives longer may outlive the user:disconnect that should have ended it.",
+            id="realtime.W003",
         )
     if symmetric and 0 < len(signing) < 32:
         yield CheckWarning(

@@ -37,6 +37,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
     """Handshakes a second and process; beyond it they get 503 `at_capacity`."""
     address_handshakes: Annotated[float, Meta(ge=0)] = 50.0
     """The same an address, four times as many at once. Only with `TRUSTED_PROXIES`: without, a proxy is everybody."""
+    address_logins: Count = 60
+    """Logins a minute and address (`/token/` and the admin); beyond it 429."""
+    name_logins: Count = 10
+    """Logins a minute and user name, from all addresses together; beyond it 429."""
     unsent_bytes: Count = 1024 * 1024
     """What may wait for a client that does not read; beyond it the connection is closed with 4413."""
     handshake_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0

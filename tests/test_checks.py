@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -204,6 +206,16 @@ def test_trusted_proxy_that_is_no_network_is_an_error(settings, proxies: str):
 def test_key_or_algorithm_that_cannot_be_used_is_an_error(settings, algorithm: str, key: str):
     settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "ALGORITHM": algorithm, "VERIFYING_KEY": key}
     assert "realtime.E009" in [message.id for message in check_settings(None)]
+
+
+# --- W003: orders that a refresh token outlives -------------------------------------------------------
+
+
+def test_refresh_token_must_not_outlive_orders(set_jwt):
+    set_jwt(REFRESH_TOKEN_LIFETIME=timedelta(days=1))
+    assert ids() == set()
+    set_jwt(REFRESH_TOKEN_LIFETIME=timedelta(days=1, seconds=1))
+    assert ids() == {"realtime.W003"}
 
 
 # --- E016: channels cross databases ------------------------------------------------------------------
