@@ -8,12 +8,13 @@ it when it is back. All times are of Redis' clock: no host's own one decides whe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from realtime.authentication import Principal, leeway
 from realtime.catalogue import BusContext, on_bus
 from realtime.control import TokenRevoked, UserDisconnected, broadcast
 from realtime.events import TokenRevoke, UserDisconnect
-from realtime.redis import execute, key, mget, run, run_sync, script, sync_client
+from realtime.redis import execute, key, mget, run, script, sync_client, time_sync
 
 MARK_SECONDS = 24 * 3600
 """How long it is remembered that a user was disconnected or expelled.
@@ -43,14 +44,6 @@ _REVOKE = script(
     end
     """,
 )
-_MARKED_FOR = script(
-    b"""
-    local mark = redis.call('GET', KEYS[1])
-    if not mark then return '' end
-    local time = redis.call('TIME')
-    return string.format('%.6f', time[1] + time[2] / 1e6 - mark)
-    """,
-)
 
 
 async def now() -> float:
@@ -75,8 +68,8 @@ def disconnected_for(namespace: str, user_id: str) -> float | None:
 
     For synchronous code. Raises `redis.RedisError`.
     """
-    age = run_sync(_MARKED_FOR, [_disconnected_key(namespace, user_id)])
-    return float(age) if age else None
+    mark: Any = sync_client().get(_disconnected_key(namespace, user_id))
+    return None if mark is None else time_sync() - float(mark)
 
 
 def _revoked_key(jti: str) -> str:
