@@ -58,17 +58,18 @@ class StreamGuard:
 
     def is_due(self, entries: Sequence[Entry]) -> bool:
         """Whether to `check` before these are delivered."""
-        return _now() >= self._check_at or (bool(entries) and not self._is_in_time(entries[-1]))
+        return _now() >= self._check_at or (bool(entries) and milliseconds(entries[-1][0]) > self._latest())
 
     def admit(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those that may be delivered; the others come again, by other ids."""
-        admitted = [entry for entry in entries if self._is_in_time(entry)]
+        latest = self._latest()
+        admitted = [entry for entry in entries if milliseconds(entry[0]) <= latest]
         self._read.update(map(_fingerprint, admitted))
         return admitted
 
-    def _is_in_time(self, entry: Entry) -> bool:
-        # (The clock of this host only measures since when Redis' own is known.)
-        return milliseconds(entry[0]) <= self._limit + (_now() - self._limit_at) * 1000
+    def _latest(self) -> float:
+        """The highest time of an id that may be delivered: by Redis' clock, which goes on as fast as ours."""
+        return self._limit + (_now() - self._limit_at) * 1000
 
     async def check(self, pipes: Pipes, cursor: bytes) -> None:
         """Look after the stream; what was read up to `cursor` has been delivered. Raises `redis.RedisError`."""

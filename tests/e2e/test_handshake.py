@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -730,6 +731,20 @@ async def test_hanging_key_server_does_not_keep_out_who_has_a_known_key(keyed: K
         assert await keyed.ask_jwks(key, kid) == 101
         assert not waiting.done()
         assert set(await asyncio.gather(waiting, *others)) <= {401, 503}
+
+
+# --- Clocks that differ -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+async def test_clock_of_the_issuer_may_be_a_little_ahead(uvicorn_stack: Stack, claim: str):
+    stack, now = uvicorn_stack, time.time()
+    ahead: dict[str, Any] = {claim: now + 5}
+    assert (await stack.handshake(token=stack.sign(user_id=unique("u"), **ahead))).status == 101
+    far: dict[str, Any] = {claim: now + 3600}
+    refusal = await stack.handshake(token=stack.sign(user_id=unique("u"), **far))
+    stack.assert_refused(refusal, 401, "token_invalid")
+    assert re.search(rf"{claim} is 3[56]\d\d(\.\d)? s ahead", refusal.error["message"])
 
 
 # --- Things that are no handshake at all -----------------------------------------------------------
