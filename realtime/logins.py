@@ -63,7 +63,7 @@ class NameThrottle(LoginThrottle):
 
     def counted(self, request: Any) -> str | None:
         form: Any = request.data if isinstance(request, Request) else request.POST
-        name = form.get(get_user_model().USERNAME_FIELD) if isinstance(form, Mapping | dict) else None
+        name = form.get(get_user_model().USERNAME_FIELD) if isinstance(form, Mapping) else None
         return unicodedata.normalize("NFKC", str(name)).casefold() if name else None
 
 

@@ -33,6 +33,10 @@ from realtime.rooms import NAMESPACES
 
 CREDENTIALS_CLAIM = "credentials"
 """What Django's sessions keep as well: it changes with the password."""
+AUTH_TIME_CLAIM = "auth_time"
+"""When the user logged in, in seconds since the epoch. Renewals keep it: an order ends what began before it."""
+PREVIOUS_CLAIM = "previous"
+"""The id of the pair before: an order about it may have been under way when it was renewed."""
 
 
 def role_of(user: AbstractUser) -> str:
@@ -59,12 +63,16 @@ def _is_id(name: str) -> bool:
 class SessionToken(RefreshToken):
     """A refresh token. The access token that comes with it has the same id: `token:revoke` ends both."""
 
-    no_copy_claims: Any = (api_settings.TOKEN_TYPE_CLAIM, "exp", "iat", CREDENTIALS_CLAIM)
+    no_copy_claims: Any = (
+        *(api_settings.TOKEN_TYPE_CLAIM, "exp", "iat"),
+        *(CREDENTIALS_CLAIM, AUTH_TIME_CLAIM, PREVIOUS_CLAIM),
+    )
 
     @classmethod
     def for_user(cls, user: Any) -> SessionToken:
         token = cast(SessionToken, super().for_user(user))
         token[CREDENTIALS_CLAIM] = user.get_session_auth_hash()
+        token[AUTH_TIME_CLAIM] = time.time()
         if _has_blacklist():
             # Of the token itself the database needs no copy, which could be used.
             OutstandingToken.objects.filter(jti=token[api_settings.JTI_CLAIM]).update(token="")
@@ -76,6 +84,11 @@ class SessionToken(RefreshToken):
         given = str(self.get(CREDENTIALS_CLAIM, ""))
         known = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
         return any(constant_time_compare(given, each) for each in known)
+
+    def renews(self, other: SessionToken) -> None:
+        """Let this token go on with the session of another."""
+        self[AUTH_TIME_CLAIM] = other[AUTH_TIME_CLAIM]
+        self[PREVIOUS_CLAIM] = other[api_settings.JTI_CLAIM]
 
     def use_up(self) -> None:
         """Let the token be good no more. Raises `TokenError` when another request was quicker."""
@@ -128,6 +141,7 @@ class RefreshSerializer(TokenRefreshSerializer):
         with transaction.atomic():
             refresh.use_up()
             renewed: Any = self.obtain_serializer.get_token(user)
+            renewed.renews(refresh)
             return {"refresh": str(renewed), "access": str(renewed.access_token)}
 
 
@@ -144,16 +158,17 @@ def _user_of(refresh: SessionToken) -> Any:
 
 
 def _check_orders(refresh: SessionToken) -> None:
-    """Raises `AuthenticationFailed` when the token was revoked, or its user disconnected since it was issued."""
-    user_id, jti = (str(refresh[claim]) for claim in (api_settings.USER_ID_CLAIM, api_settings.JTI_CLAIM))
-    # Ages, not times: the clock here is not Redis'.
-    age = time.time() - float(refresh.get("iat", 0))
+    """Raises `AuthenticationFailed` when the token was revoked, or its user disconnected since they logged in."""
+    user_id = str(refresh[api_settings.USER_ID_CLAIM])
+    ids = [str(refresh[api_settings.JTI_CLAIM]), str(refresh.get(PREVIOUS_CLAIM, ""))]
     try:
         orders = [disconnected_for(namespace, user_id) for namespace in sorted(NAMESPACES)]
-        is_over = is_token_revoked(jti) or any(ago is not None and age >= ago for ago in orders)
+        is_revoked = any(map(is_token_revoked, ids))
     except RedisError as error:
         raise Unavailable from error
-    if is_over:
+    # Ages, not times: the clock here is not Redis'. This one is taken last, so that it is not too low.
+    age = time.time() - float(refresh[AUTH_TIME_CLAIM])
+    if is_revoked or any(ago is not None and age >= ago for ago in orders):
         raise AuthenticationFailed("An operator has ended this session.", "session_ended")
 
 

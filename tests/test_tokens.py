@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jwt
 import pytest
 from django.contrib.auth.models import Group, User
 from django.core.cache import cache
@@ -220,6 +221,24 @@ def test_session_ends_with_the_access_token_that_was_revoked(client: Client):
     refused(renew(client, pair), "session_ended")
 
 
+def test_order_that_was_under_way_while_the_tokens_were_renewed_ends_the_session(client: Client):
+    """Added before the renewal, carried out after it: the bridge was down."""
+    ana = user()
+    first = ask(client).json()
+    ordered_at = time.time()
+    pair = renew(client, first).json()
+    sync_client().set(key("disconnected", "portal", str(ana.pk)), repr(ordered_at))
+    refused(renew(client, pair), "session_ended")
+
+
+def test_revoke_that_was_under_way_while_the_tokens_were_renewed_ends_the_session(client: Client):
+    user()
+    first = ask(client).json()
+    pair = renew(client, first).json()
+    sync_client().set(key("revoked", claims(first["access"])["jti"]), "1")
+    refused(renew(client, pair), "session_ended")
+
+
 def test_without_redis_nobody_is_called_invalid(client: Client, settings: Any):
     user()
     pair = ask(client).json()
@@ -244,7 +263,9 @@ def test_refresh_token_of_an_odd_user_is_refused(client: Client, user_id: Any):
 def test_access_token_has_no_digest_of_the_password_and_the_database_no_token(client: Client):
     user()
     pair = renew(client, ask(client).json()).json()
-    assert tokens.CREDENTIALS_CLAIM not in claims(pair["access"])
+    own = {tokens.CREDENTIALS_CLAIM, tokens.AUTH_TIME_CLAIM, tokens.PREVIOUS_CLAIM}
+    assert not own & claims(pair["access"]).keys()
+    assert own <= jwt.decode(pair["refresh"], options={"verify_signature": False}).keys()
     assert {token.token for token in OutstandingToken.objects.all()} == {""}
 
 
