@@ -37,7 +37,7 @@ def _now() -> float:
 def _fingerprint(entry: Entry) -> tuple[bytes, int]:
     """A stream that was begun anew may give the same id again."""
     entry_id, fields = entry
-    return entry_id, hash(tuple(fields))
+    return entry_id, hash(fields[-1])
 
 
 class StreamGuard:
@@ -60,12 +60,13 @@ class StreamGuard:
         """Whether to `check` before these are delivered."""
         return _now() >= self._check_at or (bool(entries) and milliseconds(entries[-1][0]) > self._latest())
 
-    def admit(self, entries: Sequence[Entry]) -> list[Entry]:
+    def admit(self, entries: list[Entry]) -> list[Entry]:
         """Those that may be delivered; the others come again, by other ids."""
         latest = self._latest()
-        admitted = [entry for entry in entries if milliseconds(entry[0]) <= latest]
-        self._read.update(map(_fingerprint, admitted))
-        return admitted
+        if entries and milliseconds(entries[-1][0]) > latest:
+            entries = [entry for entry in entries if milliseconds(entry[0]) <= latest]
+        self._read.update(map(_fingerprint, entries))
+        return entries
 
     def _latest(self) -> float:
         """The highest time of an id that may be delivered: by Redis' clock, which goes on as fast as ours."""
