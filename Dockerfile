@@ -1,25 +1,33 @@
 # Two images from one file: `docker build --target sockets` (runsockets, runbridge) and `--target web` (runweb,
 # runrecorder, migrate). README, "Running it for real", says what to set.
+#
+# The base image by its digest: --build-arg PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:…, which deploy/pin-images.sh
+# looks up. What is installed into it is pinned by hashes (requirements/, `make lock`).
+ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
-FROM python:3.13-slim-bookworm AS build
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY requirements requirements
+RUN python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement requirements/sockets.txt \
+    && pip install --no-cache-dir --root-user-action=ignore --require-hashes --requirement requirements/build.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY realtime realtime
 COPY hub hub
 COPY portal portal
 COPY presence presence
-RUN python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt .
+RUN pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir wheels . \
+    && pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps wheels/*.whl
 
 FROM build AS build-web
-# More extras or drivers than the web side's own: --build-arg EXTRAS=web,postgres
-ARG EXTRAS=web
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]"
+# More drivers or extras than the web side's own: a file of yours in requirements/, with hashes.
+ARG REQUIREMENTS=web.txt
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement "requirements/${REQUIREMENTS}"
 WORKDIR /app
 COPY manage.py ./
 RUN SECRET_KEY=only-while-building /opt/venv/bin/python manage.py collectstatic --noinput
 
-FROM python:3.13-slim-bookworm AS runtime
+FROM ${PYTHON_IMAGE} AS runtime
 RUN pip uninstall --yes --root-user-action=ignore pip \
     && useradd --uid 10001 --system --no-create-home --shell /usr/sbin/nologin realtime
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -10,6 +10,8 @@ NODE_IS_NEW_ENOUGH := command -v npm > /dev/null && node -e '\
 	const [major, minor] = process.versions.node.split("."); process.exit(major > 20 || (major == 20 && minor >= 19) ? 0 : 1)'
 NEXTJS := client/examples/nextjs
 ASYNCAPI := tests/asyncapi
+LOCK := .run/lock/bin/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.13 \
+	--python-platform linux --custom-compile-command "make lock"
 
 # Three on two cores: most tests wait for other processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header
@@ -17,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header
 COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run desk test test-all test-client asyncapi nextjs bench soak audit lint docs messages format clean
+.PHONY: help run desk test test-all test-client asyncapi nextjs bench soak audit lint lock docs messages format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -69,6 +71,14 @@ audit: $(INSTALLED) ## ask the registries for known vulnerabilities
 	@.run/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	@.run/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 	@npm audit --prefix $(PEERS)
+
+lock: ## write requirements/ anew: what the images install, with hashes
+	@$(PYTHON) -m venv .run/lock
+	@.run/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@mkdir -p requirements
+	@echo 'setuptools>=77' | $(LOCK) --output-file requirements/build.txt -
+	@$(LOCK) --constraints constraints.txt --output-file requirements/sockets.txt pyproject.toml
+	@$(LOCK) --constraints constraints.txt --output-file requirements/web.txt --extra web pyproject.toml
 
 docs: $(INSTALLED) ## write docs/events.md and client/src/events.ts anew from the catalogue
 	@DEBUG=1 $(BIN)/python manage.py documentevents --skip-checks > docs/events.md

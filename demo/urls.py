@@ -9,6 +9,7 @@ from demo import views
 urlpatterns = [
     path("", views.page, name="demo"),
     path("demo/token/", views.DeskTokenView.as_view()),
+    path("demo/token/refresh/", views.DeskRefreshView.as_view()),
     path("demo/conversations/", views.ConversationsView.as_view()),
     path("demo/conversations/<int:pk>/", views.ConversationView.as_view()),
     path("demo/conversations/<int:pk>/messages/", views.MessagesView.as_view()),

@@ -22,11 +22,11 @@ from rest_framework.views import APIView
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.exceptions import AuthenticationFailed
 from rest_framework_simplejwt.tokens import Token
-from rest_framework_simplejwt.views import TokenObtainPairView
+from rest_framework_simplejwt.views import TokenRefreshView
 
 from demo import desk
 from demo.models import Conversation, Status
-from realtime.tokens import TokenSerializer
+from realtime.tokens import LoginView, RefreshSerializer, TokenSerializer
 
 
 class DeskTokenSerializer(TokenSerializer):
@@ -41,11 +41,23 @@ class DeskTokenSerializer(TokenSerializer):
         return token
 
 
-class DeskTokenView(TokenObtainPairView):
+class DeskRefreshSerializer(RefreshSerializer):
+    """The same claims again."""
+
+    obtain_serializer = DeskTokenSerializer
+
+
+class DeskTokenView(LoginView):
     """Username and password -> a token for this API and for the socket."""
 
     # Named here and not in SIMPLE_JWT, because the demo is only a guest in the project's settings.
     _serializer_class = f"{__name__}.DeskTokenSerializer"
+
+
+class DeskRefreshView(TokenRefreshView):
+    """A refresh token -> another pair."""
+
+    _serializer_class = f"{__name__}.DeskRefreshSerializer"
 
 
 class DeskAuthentication(JWTAuthentication):

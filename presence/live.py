@@ -308,6 +308,7 @@ class LiveAdmin(Pages):
                 permission=DISCONNECT,
                 title=gettext("Disconnect user"),
                 question=gettext("Close every connection that this user has open now?"),
+                warning=gettext("Logins end as well: nobody gets a new token without a password."),
                 details=((gettext("User"), user_id), (gettext("Namespace"), namespace)),
                 do=partial(publish, "user:disconnect", payload),
                 about=(Live(id=f"{namespace} user:{user_id}"),),

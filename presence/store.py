@@ -14,7 +14,7 @@ import msgspec
 
 from realtime.conf import conf
 from realtime.envelope import iso
-from realtime.redis import key, run, run_sync, script
+from realtime.redis import key, run, run_sync, script, sync_client
 from realtime.rooms import HUB, PORTAL
 from realtime.topology import topology
 
@@ -211,13 +211,18 @@ async def snapshot(group: str, namespace: str = HUB) -> list[Member]:
 
 
 def snapshot_sync(group: str, namespace: str = HUB) -> list[Member]:
-    """The same from synchronous code."""
+    """The same from synchronous code, without a script: a backbone's Redis user may run none."""
     members: dict[str, Member] = {}
-    cursor = b"0"
+    connection: Any = sync_client()
+    cursor = 0
     while True:
-        cursor, *part = run_sync(_snapshot, _to_read(namespace), [group, cursor, PART])
-        members.update(_members(part))
-        if cursor == b"0":
+        cursor, users = connection.sscan(f"{base(namespace)}:group:{group}", cursor, count=PART)
+        pipeline = connection.pipeline(transaction=False)
+        for user in users:
+            pipeline.hmget(f"{base(namespace)}:user:{user.decode()}", "name", "status", "since")
+        records = zip(users, pipeline.execute(), strict=True)
+        members.update(_members([part for user, record in records if record[1] for part in (user, *record)]))
+        if not cursor:
             return _sorted(members)
 
 

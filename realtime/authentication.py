@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from uuid import uuid4
 
 from django.core.exceptions import ImproperlyConfigured
-from jwt import PyJWK, PyJWKClient, PyJWKClientError, PyJWTError, get_unverified_header
+from jwt import PyJWTError, decode, get_unverified_header
+from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, MissingRequiredClaimError
 
 from realtime.conf import conf
-from realtime.logs import spelled
+from realtime.keys import KeySet, KeysUnavailable, UnknownKey
 from realtime.payloads import Id
 from realtime.refusals import RefusalCode
 from realtime.rooms import HUB, NAMESPACES, PORTAL
 
 if TYPE_CHECKING:
+    from jwt.types import Options
     from rest_framework_simplejwt.backends import TokenBackend
 
 logger = logging.getLogger(__name__)
@@ -35,10 +34,10 @@ BEARER_SUBPROTOCOL = "bearer."
 MAX_TOKEN_LENGTH = 8192
 MAX_NAME_LENGTH = 256
 DEFAULT_GROUPS = ("attendants",)
-KEYS_SECONDS = 300.0
-"""The keys of `JWK_URL` are asked for again after so long: a key taken away there is refused here."""
-REFETCH_SECONDS = 1.0
-"""At least so long between two fetches of `JWK_URL`."""
+SKEW_SECONDS = 10.0
+"""Clocks differ: so far ahead of ours `iat` and `nbf` may be."""
+LATEST = 253_402_300_800
+"""The year 10,000, from which on there are no dates."""
 
 Scope = Mapping[str, Any]
 
@@ -128,59 +127,23 @@ def _from_query(scope: Scope) -> Iterable[str]:
         ) from error
 
 
-class KeySet(PyJWKClient):
-    """The keys of `JWK_URL` by their id.
-
-    A token with a known key never waits for a fetch. One with an unknown key, which anybody can make up, causes
-    one, but they are `REFETCH_SECONDS` apart, also when the endpoint hangs.
-    """
-
-    def __init__(self, url: str, timeout: float) -> None:
-        super().__init__(url, cache_jwk_set=False, timeout=timeout)
-        self._keys: dict[str, PyJWK] = {}
-        self._fetched_at = self._tried_at = float("-inf")
-        self._fetching = Lock()
-
-    def knows(self, kid: object) -> bool:
-        """Whether the key can be had without asking."""
-        return kid in self._keys and time.monotonic() < self._fetched_at + KEYS_SECONDS
-
-    def get_signing_key(self, kid: str) -> PyJWK:
-        """The key; asks for it if need be, which blocks. Raises `jwt.PyJWKClientError`."""
-        if not self.knows(kid):
-            self.fetch(kid)
-        if not self.knows(kid):
-            raise PyJWKClientError("the token's key is not known")
-        return self._keys[kid]
-
-    def fetch(self, kid: object) -> None:
-        """Ask for the keys, unless somebody just did. Blocks; failure is logged."""
-        with self._fetching:
-            if self.knows(kid) or time.monotonic() < self._tried_at + REFETCH_SECONDS:
-                return
-            try:
-                self._keys = {str(key.key_id): key for key in self.get_signing_keys()}
-                self._fetched_at = time.monotonic()
-            except (PyJWTError, OSError, ValueError) as error:
-                logger.warning("no answer from JWK_URL", extra={"error": spelled(error)})
-            finally:
-                self._tried_at = time.monotonic()
-
-
 @lru_cache(maxsize=1)
 def _backend() -> TokenBackend:
-    """simplejwt's backend as configured by `SIMPLE_JWT`, with a JWKS client that keeps nobody waiting."""
+    """simplejwt's backend as configured by `SIMPLE_JWT`."""
     from rest_framework_simplejwt.state import token_backend  # noqa: PLC0415  (needs the app registry)
 
     _verified.clear()
-    if token_backend.jwks_client is not None:
-        token_backend.jwks_client = KeySet(token_backend.jwks_client.uri, conf().jwks_timeout)
+    _published_keys.cache_clear()
     return token_backend
 
 
 @lru_cache(maxsize=1)
-def _jwks_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="jwks")
+def _published_keys() -> KeySet | None:
+    """The keys of `JWK_URL`, if tokens are verified with them."""
+    backend = _backend()
+    if backend.jwks_client is None or backend.algorithm.startswith("HS"):
+        return None
+    return KeySet(backend.jwks_client.uri, timeout=conf().jwks_timeout, outage=conf().jwks_outage)
 
 
 def leeway() -> float:
@@ -194,15 +157,18 @@ async def authenticate(token: str) -> Principal:
     That is done on the event loop (tens of microseconds). With `JWK_URL` the key may have to be fetched first,
     which blocks: in a thread.
     """
-    keys = _backend().jwks_client
-    if isinstance(keys, KeySet):
-        kid = _key_id(token)
-        if not keys.knows(kid):
-            await asyncio.get_running_loop().run_in_executor(_jwks_thread(), keys.fetch, kid)
-        if not keys.knows(kid):
-            raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token's key is not known")
-        return verify(token)  # its key may be taken away any time
-    return _recognise(token) or verify(token)
+    _backend()
+    if (keys := _published_keys()) is None:
+        return _recognise(token) or verify(token)
+    try:
+        key = await keys.find(_key_id(token))
+    except KeysUnavailable as error:
+        raise AuthenticationFailed(
+            RefusalCode.UNAVAILABLE, "the keys of the identity provider cannot be fetched now; try again"
+        ) from error
+    except UnknownKey as error:
+        raise _invalid("the identity provider does not know the token's key (kid)") from error
+    return _principal(_claims(token, key.key))  # not remembered: its key may be taken away any time
 
 
 _verified: OrderedDict[bytes, Principal] = OrderedDict()
@@ -219,34 +185,91 @@ def _digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _key_id(token: str) -> object:
+def _key_id(token: str) -> str:
     try:
-        return get_unverified_header(token).get("kid")
+        kid = get_unverified_header(token).get("kid")
     except (PyJWTError, ValueError, RecursionError) as error:
-        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token is not valid") from error
+        raise _invalid("the token is not valid") from error
+    if not isinstance(kid, str):
+        raise _invalid("the token names no key (kid)")
+    return kid
+
+
+def _invalid(message: str) -> AuthenticationFailed:
+    return AuthenticationFailed(RefusalCode.TOKEN_INVALID, message)
 
 
 def verify(token: str) -> Principal:
     """Verify an access token (synchronously). Raises `AuthenticationFailed`."""
-    from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenError  # noqa: PLC0415
-    from rest_framework_simplejwt.tokens import AccessToken  # noqa: PLC0415  (needs the app registry)
-
-    _backend()
-    try:
-        claims = AccessToken(token).payload  # type: ignore[arg-type]
-    except ExpiredTokenError as error:
-        raise AuthenticationFailed(RefusalCode.TOKEN_EXPIRED, "the token has expired") from error
-    except TokenError as error:
-        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token is not valid") from error
-    except Exception as error:
-        # A signed token with absurd claims (exp in the year 300,000) makes date arithmetic raise anything.
-        logger.info("token refused", extra={"error": type(error).__name__})
-        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token is not valid") from error
-    principal = _principal(claims)
+    principal = _principal(_claims(token, _backend().get_verifying_key(token)))  # type: ignore[arg-type]
     _verified[_digest(token)] = principal
     if len(_verified) > VERIFIED:
         _verified.popitem(last=False)
     return principal
+
+
+def _claims(token: str, key: Any) -> Mapping[str, Any]:
+    """The claims of an access token that this key has signed, and whose time it is. Raises `AuthenticationFailed`."""
+    backend = _backend()
+    options: Options = {"verify_aud": backend.audience is not None}
+    options |= {"verify_exp": False, "verify_nbf": False, "verify_iat": False}  # `_check_times` does
+    try:
+        claims: Mapping[str, Any] = decode(
+            token,
+            key,
+            algorithms=[backend.algorithm],
+            audience=backend.audience,
+            issuer=backend.issuer,
+            options=options,
+        )
+    except (InvalidAudienceError, InvalidIssuerError, MissingRequiredClaimError) as error:
+        raise _invalid("the token's aud or iss is not what this server expects") from error
+    except Exception as error:
+        # What is signed, but absurd, makes the library raise anything.
+        logger.info("token refused", extra={"error": type(error).__name__})
+        raise _invalid("the token is not valid") from error
+    _check_kind(claims)
+    _check_times(claims, time.time())
+    return claims
+
+
+def _check_kind(claims: Mapping[str, Any]) -> None:
+    """An access token has a type and an id. Raises `AuthenticationFailed`."""
+    from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
+
+    if claims.get(api_settings.TOKEN_TYPE_CLAIM) != "access":
+        raise _invalid(f"the token's {api_settings.TOKEN_TYPE_CLAIM} is not 'access'")
+    if claims.get(api_settings.JTI_CLAIM) is None:
+        raise _invalid(f"the token has no {api_settings.JTI_CLAIM}")
+
+
+def _check_times(claims: Mapping[str, Any], now: float) -> None:
+    """Raises `AuthenticationFailed` when the token has expired, or is not valid yet; the text says by how much."""
+    for name in ("iat", "nbf"):
+        ahead = _time(claims, name, now) - now
+        allowed = max(SKEW_SECONDS, leeway())
+        if ahead > allowed:
+            raise _invalid(
+                f"the token's {name} is {round(ahead, 1):g} s ahead of this server's clock; "
+                f"up to {allowed:g} s are allowed"
+            )
+    ago = now - _time(claims, "exp")
+    if ago >= leeway():
+        raise AuthenticationFailed(
+            RefusalCode.TOKEN_EXPIRED, f"the token has expired: its exp was {round(ago, 1):g} s ago"
+        )
+
+
+def _time(claims: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """A claim in seconds since the epoch. Raises `AuthenticationFailed`."""
+    value = claims.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _invalid(
+            f"the token's {name} is not a number" if name in claims else f"the token has no {name}"
+        )
+    if not -LATEST < value < LATEST:  # (which NaN is not)
+        raise _invalid(f"the token's {name} is not a time")
+    return value
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:

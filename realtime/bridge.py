@@ -21,6 +21,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from realtime import layout, metrics, tracing
 from realtime.batch import Batch, drop, in_batches
+from realtime.guard import StreamGuard
 from realtime.handling import Handlers
 from realtime.inbox import Inbox
 from realtime.incoming import CHANNEL, Incoming, Source, entry_order, milliseconds, published
@@ -51,6 +52,7 @@ class Bridge:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = {key(source.name).encode(): source for source in sources}
+        self._guards = [StreamGuard(source) for source in sources if source.is_public]
         self.ready = asyncio.Event()
         """Set once subscribed, and either caught up or standing by."""
         self._lease = Lease("bridge", LEASE_SECONDS)
@@ -165,6 +167,7 @@ class Bridge:
         self, pipes: Pipes, streams: Reading, found: Sequence[tuple[bytes, list[Any]]]
     ) -> Awaitable[Any]:
         """Deliver what was read; returns the next read, which is on its way meanwhile."""
+        found = await self._admit(pipes, found)
         for stream, entries in found:
             self._cursors[stream] = entries[-1][0]
         is_busy = self._size.adapt(found)
@@ -183,6 +186,19 @@ class Bridge:
             following = streams.read(self._cursors, self._size.count, wait=self.ready.is_set())
             pipes.flush()
         return following
+
+    async def _admit(
+        self, pipes: Pipes, found: Sequence[tuple[bytes, list[Any]]]
+    ) -> Sequence[tuple[bytes, list[Any]]]:
+        """What of this may be delivered."""
+        read = dict(found)
+        for guard in self._guards:
+            if guard.is_due(read.get(guard.stream, ())):
+                await self._settle()
+                await guard.check(pipes, self._cursors[guard.stream])
+            if guard.stream in read:
+                read[guard.stream] = guard.admit(read[guard.stream])
+        return [(stream, entries) for stream, entries in read.items() if entries]
 
     async def _deliver_entries(self, pipes: Pipes, stream: bytes, entries: Sequence[Any]) -> None:
         source, again = self.sources[stream], self._again[stream]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,6 +21,7 @@ from realtime import location
 from realtime.addresses import networks
 from realtime.catalogue import catalogue
 from realtime.conf import Conf, conf
+from realtime.revocation import MARK_SECONDS
 
 OWN_LAYER = "realtime.layers.RoomChannelLayer"
 DEVELOPMENT_KEY = "development-"
@@ -125,6 +127,14 @@ def _keys() -> Iterator[CheckMessage]:
             hint="The socket server needs the public key only.",
             id="realtime.E006",
         )
+    lifetime = jwt.get("REFRESH_TOKEN_LIFETIME")
+    if isinstance(lifetime, timedelta) and lifetime.total_seconds() > MARK_SECONDS:
+        yield CheckWarning(
+            f"SIMPLE_JWT['REFRESH_TOKEN_LIFETIME'] is {lifetime}; "
+            f"orders are remembered for {MARK_SECONDS // 3600} hours",
+            hint="A refresh token that lives longer may outlive the user:disconnect that should have ended it.",
+            id="realtime.W003",
+        )
     if symmetric and signing and (weakness := _weakness(signing)):
         yield Error(
             f"JWT_SIGNING_KEY {weakness}",
@@ -195,6 +205,13 @@ def _redis(current: Conf) -> Iterator[CheckMessage]:
             "REDIS_URL is a Cluster, and the channel layer is not ours",
             hint=f"Only {OWN_LAYER} knows which server of a Cluster has what.",
             id="realtime.E012",
+        )
+    if found.database and current.prefix == Conf().prefix:
+        yield Error(
+            f"REDIS_URL names database {found.database}, and REALTIME_PREFIX is the default",
+            hint="Pub/Sub crosses databases: an installation in another one with the same prefix would get this one's "
+            "events and orders. Set REALTIME_PREFIX to a name of this installation's own.",
+            id="realtime.E016",
         )
 
 

@@ -39,6 +39,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
     """Requests a second and address, plain or for a WebSocket, four times as many at once; beyond it they get 503.
 
     Only with `TRUSTED_PROXIES`: without, all clients behind a proxy have its address."""
+    address_logins: Count = 60
+    """Logins a minute and address (`/token/` and the admin); beyond it 429."""
+    name_logins: Count = 10
+    """Logins a minute and user name, from all addresses together; beyond it 429."""
     unsent_bytes: Count = 1024 * 1024
     """What may wait for a client that does not read; beyond it the connection is closed with 4413."""
     handshake_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
@@ -89,6 +93,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     """Accept `?token=` as a credential (tools only: an URL ends up in the logs of proxies)."""
     jwks_timeout: Seconds = 3.0
     """Longest wait for the JWKS endpoint."""
+    jwks_outage: Annotated[float, Meta(ge=0, le=366 * 86400)] = 3600.0
+    """While the JWKS endpoint cannot be asked, keys that are known stay good for so long."""
 
     hub_roles: tuple[str, ...] = ("attendant", "admin")
     portal_roles: tuple[str, ...] = ("customer",)

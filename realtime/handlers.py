@@ -15,6 +15,7 @@ from realtime.closing import CloseCode
 from realtime.envelope import ErrorCode, EventError, iso
 from realtime.events import InThread
 from realtime.payloads import Empty, Payload
+from realtime.refusals import RefusalCode
 from realtime.rooms import is_room, thread_of, thread_room
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> R
     try:
         principal = await authenticate(payload.token)
     except AuthenticationFailed as error:
-        raise EventError(ErrorCode.INVALID_PAYLOAD, f"token: {error.message}") from error
+        is_temporary = error.code == RefusalCode.UNAVAILABLE
+        code = ErrorCode.UNAVAILABLE if is_temporary else ErrorCode.INVALID_PAYLOAD
+        raise EventError(code, f"token: {error.message}") from error
     same = (principal.user_id, principal.role) == (connection.principal.user_id, connection.principal.role)
     if not same or await revocation.is_revoked(principal):
         raise EventError(ErrorCode.FORBIDDEN, "the token must be of the same user and role, and not revoked")

@@ -62,7 +62,7 @@ class Refused(Exception):
 
 
 def unavailable(message: str = "the server cannot take connections now; try again") -> Refused:
-    """503: Redis is down. Without it nobody's rights are known, so nobody gets in."""
+    """503: Redis, or what verifies tokens, is down. Without it no user's rights are known, so no client gets in."""
     return Refused(RefusalCode.UNAVAILABLE, message, retry_after=RETRY_AFTER)
 
 
@@ -112,6 +112,8 @@ async def judge(scope: Scope, namespace: str) -> Principal:
     try:
         principal = await authenticate(credential(scope))
     except AuthenticationFailed as error:
+        if error.code == RefusalCode.UNAVAILABLE:
+            raise unavailable(error.message) from error
         raise Refused(error.code, error.message) from error
     if not principal.may_enter(namespace):
         raise Refused(RefusalCode.FORBIDDEN_ROLE, f"role {principal.role!r} may not enter {namespace!r}")

@@ -55,6 +55,8 @@ class Source:
     field: bytes
     decode: Callable[[bytes], Sequence[Delivery]]
     keep: float = KEEP_SECONDS
+    is_public: bool = False
+    """Backbones write it (`realtime.guard`)."""
 
     def incoming(self, entry_id: bytes, fields: Sequence[bytes], again: str) -> Incoming:
         """An entry of the stream; those up to `again` were delivered before."""
@@ -83,7 +85,7 @@ class Source:
             return (), InvalidMessage("event_failed", spelled(error))
 
 
-BUS = Source("stream", b"message", lambda raw: (bus.parse(raw),))
+BUS = Source("stream", b"message", lambda raw: (bus.parse(raw),), is_public=True)
 
 
 def published(raw: bytes) -> Incoming:

@@ -98,6 +98,11 @@ class Location:
                 each.close()
 
     @property
+    def database(self) -> int:
+        """The number of the database that keys are in. Pub/Sub has none."""
+        return int(redis.connection.parse_url(self.url).get("db") or 0)  # type: ignore[no-untyped-call]
+
+    @property
     def _sentinel(self) -> dict[str, Any]:
         parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
         encryption = {name: value for name, value in parsed.items() if name.startswith("ssl_")}

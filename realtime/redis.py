@@ -170,6 +170,14 @@ def run_sync(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] 
         return sync_client().eval(script.script, len(keys), *keys, *arguments)  # type: ignore[arg-type]
 
 
+def time_sync() -> float:
+    """Redis' clock in seconds, from synchronous code; in a Cluster that of the server which has the stream."""
+    client: Any = sync_client()
+    where = {"target_nodes": client.get_node_from_key(key("stream"))} if location().nodes else {}
+    seconds, microseconds = client.execute_command("TIME", **where)
+    return float(seconds) + float(microseconds) / 1e6
+
+
 def publish_sync(channel: str | bytes, payload: bytes) -> int:
     """Publish from synchronous code, over connections that all threads share. Raises `redis.RedisError`.
 

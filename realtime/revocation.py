@@ -8,12 +8,13 @@ it when it is back. All times are of Redis' clock: no host's own one decides whe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from realtime.authentication import Principal, leeway
 from realtime.catalogue import BusContext, on_bus
 from realtime.control import TokenRevoked, UserDisconnected, broadcast
 from realtime.events import TokenRevoke, UserDisconnect
-from realtime.redis import execute, key, mget, run, script
+from realtime.redis import execute, key, mget, run, script, sync_client, time_sync
 
 MARK_SECONDS = 24 * 3600
 """How long it is remembered that a user was disconnected or expelled.
@@ -35,10 +36,10 @@ _MARK = script(
 )
 _REVOKE = script(
     b"""
-    local left = tonumber(ARGV[1]) - redis.call('TIME')[1]
+    local left = math.max(tonumber(ARGV[1]) - redis.call('TIME')[1], tonumber(ARGV[2]))
     if left > 1e10 then  -- more than Redis can count to, or 300 years
       redis.call('SET', KEYS[1], '1')
-    elseif left > 0 then
+    else
       redis.call('SET', KEYS[1], '1', 'EX', string.format('%.0f', math.ceil(left) + 1))
     end
     """,
@@ -54,14 +55,34 @@ async def now() -> float:
 
 async def is_revoked(principal: Principal) -> bool:
     """Whether the token was revoked. Raises `redis.RedisError`."""
-    return bool(await execute("EXISTS", key("revoked", principal.jti)))
+    return bool(await execute("EXISTS", _revoked_key(principal.jti)))
+
+
+def is_token_revoked(jti: str) -> bool:
+    """The same for synchronous code, also of a refresh token."""
+    return bool(sync_client().exists(_revoked_key(jti)))
+
+
+def disconnected_for(namespace: str, user_id: str) -> float | None:
+    """How long ago the user was last disconnected, in seconds; None: not for `MARK_SECONDS`.
+
+    For synchronous code. Raises `redis.RedisError`.
+    """
+    mark: Any = sync_client().get(_disconnected_key(namespace, user_id))
+    return None if mark is None else time_sync() - float(mark)
+
+
+def _revoked_key(jti: str) -> str:
+    return key("revoked", jti)
+
+
+def _disconnected_key(namespace: str, user_id: str) -> str:
+    return key("disconnected", namespace, user_id)
 
 
 async def must_leave(principal: Principal, namespace: str, opened_at: float) -> bool:
     """Whether a connection opened at `opened_at` (Redis' clock) was disconnected or its token revoked since."""
-    revoked, mark = await mget(
-        [key("revoked", principal.jti), key("disconnected", namespace, principal.user_id)]
-    )
+    revoked, mark = await mget([_revoked_key(principal.jti), _disconnected_key(namespace, principal.user_id)])
     return revoked is not None or (mark is not None and float(mark) >= opened_at)
 
 
@@ -99,7 +120,7 @@ async def _mark(name: str, at: float) -> bool:
 @on_bus("user:disconnect")
 async def disconnect_user(payload: UserDisconnect, context: BusContext) -> None:
     # A later order concerns all that an older one did.
-    if await _mark(key("disconnected", payload.namespace, payload.user_id), context.at):
+    if await _mark(_disconnected_key(payload.namespace, payload.user_id), context.at):
         await broadcast(
             UserDisconnected(
                 namespace=payload.namespace, user_id=payload.user_id, at=context.at, reason=payload.reason
@@ -109,6 +130,6 @@ async def disconnect_user(payload: UserDisconnect, context: BusContext) -> None:
 
 @on_bus("token:revoke")
 async def revoke_token(payload: TokenRevoke, context: BusContext) -> None:
-    # One that has expired is refused without a record. It may still have connections: where a clock is behind.
-    await run(_REVOKE, [key("revoked", payload.jti)], [repr(float(payload.exp + leeway()))])
+    # Kept for the refresh token of the same id, and where a clock is behind, also when the access token has expired.
+    await run(_REVOKE, [_revoked_key(payload.jti)], [repr(float(payload.exp + leeway())), MARK_SECONDS])
     await broadcast(TokenRevoked(jti=payload.jti))

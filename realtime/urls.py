@@ -5,11 +5,15 @@ from __future__ import annotations
 from django.conf import settings
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
-from rest_framework_simplejwt.views import TokenObtainPairView, TokenRefreshView
+from rest_framework_simplejwt.views import TokenRefreshView
+
+from realtime.logins import limited
+from realtime.tokens import LoginView
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("admin/login/", limited(admin.site.login)),
     path("admin/", admin.site.urls),
-    path("token/", TokenObtainPairView.as_view(), name="token"),
+    path("token/", LoginView.as_view(), name="token"),
     path("token/refresh/", TokenRefreshView.as_view(), name="token-refresh"),
 ]
 if settings.DEBUG:

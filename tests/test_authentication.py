@@ -272,6 +272,51 @@ def test_without_leeway_there_is_none():
     assert authentication.leeway() == 0
 
 
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_token_of_a_clock_that_is_a_little_ahead_is_good(claim: str):
+    assert verify(sign(**{claim: time.time() + 8})).user_id == "7"
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_token_of_a_clock_that_is_far_ahead_is_told_by_how_much(claim: str, monkeypatch: pytest.MonkeyPatch):
+    now = time.time()
+    monkeypatch.setattr(authentication.time, "time", lambda: now)
+    error = failure(lambda: verify(sign(**{claim: now + 12.5})))
+    assert error.code == "token_invalid"
+    assert error.message == (
+        f"the token's {claim} is 12.5 s ahead of this server's clock; up to 10 s are allowed"
+    )
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_leeway_widens_what_is_allowed_of_other_clocks(use_jwt, claim: str):
+    use_jwt(LEEWAY=30)
+    assert verify(sign(**{claim: time.time() + 25})).user_id == "7"
+
+
+def test_end_of_a_token_has_no_leeway_by_default(monkeypatch: pytest.MonkeyPatch):
+    now = float(int(time.time()))
+    monkeypatch.setattr(authentication.time, "time", lambda: now)
+    assert verify(sign(exp=now + 0.5)).user_id == "7"
+    error = failure(lambda: verify(sign(exp=now)))
+    assert (error.code, error.message) == ("token_expired", "the token has expired: its exp was 0 s ago")
+
+
+@pytest.mark.parametrize(
+    ("claims", "named"),
+    [({"token_type": "refresh"}, "token_type"), ({"jti": ...}, "jti"), ({"exp": ...}, "exp")],
+)
+def test_message_names_the_claim(claims: dict[str, Any], named: str):
+    assert named in failure(lambda: verify(sign(**claims))).message
+
+
+def test_id_of_a_token_may_have_another_name(use_jwt):
+    use_jwt(JTI_CLAIM="token_id")
+    assert verify(sign(jti=..., token_id="t1")).jti == "t1"
+    assert failure(lambda: verify(sign())).code == "token_invalid"
+    assert verify(issue(user_id="8", role="admin")).user_id == "8"
+
+
 def _unsigned() -> str:
     header, payload = (
         base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
@@ -296,6 +341,11 @@ def _unsigned() -> str:
         pytest.param(lambda: sign(exp="soon"), id="odd exp"),
         pytest.param(lambda: sign(exp=10**13), id="exp in the year 300,000"),
         pytest.param(lambda: sign(exp=10**30), id="absurd exp"),
+        pytest.param(lambda: sign(exp=10**400), id="exp that is no float"),
+        pytest.param(lambda: sign(exp=float("nan")), id="exp that is no number"),
+        pytest.param(lambda: sign(exp=True), id="exp that is true"),
+        pytest.param(lambda: sign(iat="yesterday"), id="odd iat"),
+        pytest.param(lambda: sign(nbf=None), id="no nbf after all"),
         pytest.param(lambda: sign(iat=int(time.time()) + 3600), id="issued in the future"),
         pytest.param(lambda: sign(nbf=int(time.time()) + 3600), id="not valid yet"),
         pytest.param(lambda: jwt.encode({"a": 1}, "x" * 32, algorithm="HS256"), id="another key"),

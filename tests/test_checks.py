@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -284,3 +285,42 @@ def test_trusted_proxy_that_is_no_network_is_an_error(settings, proxies: str):
 def test_key_or_algorithm_that_cannot_be_used_is_an_error(settings, algorithm: str, key: str):
     settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "ALGORITHM": algorithm, "VERIFYING_KEY": key}
     assert "realtime.E009" in [message.id for message in check_settings(None)]
+
+
+# --- W003: orders that a refresh token outlives -------------------------------------------------------
+
+
+def test_refresh_token_must_not_outlive_orders(set_jwt):
+    set_jwt(REFRESH_TOKEN_LIFETIME=timedelta(days=1))
+    assert ids() == set()
+    set_jwt(REFRESH_TOKEN_LIFETIME=timedelta(days=1, seconds=1))
+    assert ids() == {"realtime.W003"}
+
+
+# --- E016: channels cross databases ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host/3",
+        "redis://host?db=3",
+        "rediss://:secret@host:6380/3",
+        "unix:///run/redis.sock?db=3",
+        "redis+sentinel://a,b/primary/3",
+    ],
+)
+def test_database_other_than_0_wants_a_prefix_of_its_own(set_realtime, url):
+    set_realtime(REDIS_URL=url)
+    (error,) = check_settings(None)
+    assert error.id == "realtime.E016"
+    assert "database 3" in error.msg
+    assert "secret" not in error.msg
+    set_realtime(PREFIX="shop")
+    assert ids() == set()
+
+
+@pytest.mark.parametrize("url", ["redis://host", "redis://host/", "redis://host/0", "redis+cluster://a,b"])
+def test_database_0_is_fine_with_the_default_prefix(set_realtime, url):
+    set_realtime(REDIS_URL=url)
+    assert ids() == set()

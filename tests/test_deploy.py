@@ -13,16 +13,19 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import redis
 import yaml
 from django.core.management import get_commands
 
 from realtime.conf import Conf
 from realtime.drain import LAST_SECONDS
+from realtime.embedded import EmbeddedRedis
 from realtime.rooms import NAMESPACES
 from realtime.server import SHUTDOWN_SECONDS
 from tests.e2e.harness import ROOT
+from tests.e2e.test_acl import EVERYWHERE
 from tests.example_environment import variables
-from tests.test_dockerfile import STAGES
+from tests.test_dockerfile import ARGUMENTS, STAGES
 
 DEPLOY = ROOT / "deploy"
 SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text()
@@ -95,16 +98,118 @@ def test_compose_runs_everything_twice_that_must_be_there_while_the_other_restar
 def test_service_of_compose(name: str):
     service = OWN[name]
     target = OURS[command_of(service["command"])]
-    assert service["build"] == {"context": "..", "target": target}
+    arguments = {name: f"${{{name}:-{default}}}" for name, default in ARGUMENTS.items()}
+    assert service["build"] == {"context": "..", "target": target, "args": arguments}
     for file in service["env_file"]:
         assert (DEPLOY / f"{file}.example").exists()
     assert ("web.env" in service["env_file"]) == (target == "web")
     assert all(is_documented(variable) for variable in service["environment"])
-    assert service["read_only"]
-    assert service["cap_drop"] == ["ALL"]
     assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
     assert set(service["depends_on"]) <= set(SERVICES)
     assert "healthcheck" in service or "HEALTHCHECK" in dict(STAGES[target].instructions)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_is_confined(name: str):
+    service = SERVICES[name]
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert "/tmp" in {place.partition(":")[0] for place in service["tmpfs"]}
+    assert all(re.search(r":size=\d+m$", place) for place in service["tmpfs"])
+    assert "user" in service or int(STAGES[service["build"]["target"]].last("USER"))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_command_line_has_a_secret(name: str):
+    service = SERVICES[name]
+    lines = [service.get("command", ""), service.get("healthcheck", {}).get("test", "")]
+    assert not re.search(r"\$\{|PASSWORD|SECRET|KEY", str(lines))
+
+
+def test_redis_of_compose_has_a_user_for_each_role():
+    assert not re.search("requirepass|REDIS_PASSWORD", (DEPLOY / "compose.yaml").read_text())
+    for service in OWN.values():
+        user = {"sockets": "sockets", "web": "web"}[service["build"]["target"]]
+        secret = f"${{REDIS_{user.upper()}_PASSWORD:?}}"
+        assert service["environment"]["REDIS_URL"] == f"redis://{user}:{secret}@redis:6379/0"
+    assert "--aclfile /run/secrets/redis-users" in SERVICES["redis"]["command"]
+    assert COMPOSE["secrets"]["redis-users"]["file"] == "./redis-users.acl"
+
+
+def rules(line: str) -> list[str]:
+    """What a line says about a user, without the password."""
+    return [word for word in line.split() if word[0] not in "#>"]
+
+
+def test_users_of_compose_are_those_of_the_recipe():
+    lines = (DEPLOY / "redis-users.acl.example").read_text().splitlines()
+    assert lines[0] == "user default off"
+    recipe = [rules(line.removeprefix("ACL SETUSER ")) for line in EVERYWHERE]
+    assert [rules(line.removeprefix("user ")) for line in lines[2:]] == recipe
+
+
+def shell(script: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", script], capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin", **env}
+    )
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """The folder after `passwords.sh`."""
+    for name in ("passwords.sh", "redis-users.acl.example"):
+        shutil.copy(DEPLOY / name, tmp_path)
+    done = shell(tmp_path / "passwords.sh")
+    assert (done.returncode, done.stderr) == (0, "")
+    return tmp_path
+
+
+def test_passwords_are_made_once_and_only_env_has_them(made: Path):
+    env = dict(line.split("=") for line in (made / ".env").read_text().splitlines())
+    asked = set(re.findall(r"\$\{(\w+):\?\}", (DEPLOY / "compose.yaml").read_text()))
+    assert asked == set(env) - {"REDIS_BACKBONE_PASSWORD"}
+    assert len({*env.values()}) == len(env)
+    assert all(re.fullmatch("[0-9a-f]{48}", password) for password in env.values())
+    assert (made / ".env").stat().st_mode & 0o077 == 0
+    users = (made / "redis-users.acl").read_text()
+    assert not any(password in users for password in env.values())
+    before = (made / ".env").read_text()
+    assert shell(made / "passwords.sh").returncode == 1
+    assert (made / ".env").read_text() == before
+
+
+def test_redis_knows_the_users_with_the_passwords_that_were_made(made: Path):
+    env = dict(line.split("=") for line in (made / ".env").read_text().splitlines())
+    users = made / "redis-users.acl"
+    # (The test's own server is asked without a name whether it is there.)
+    users.write_text(users.read_text().replace("user default off", "user default on nopass ~* &* +@all"))
+    with EmbeddedRedis(None, "--aclfile", str(users)) as server:
+        for name in ("backbone", "sockets", "web"):
+            password = env[f"REDIS_{name.upper()}_PASSWORD"]
+            with redis.Redis(unix_socket_path=str(server.socket), username=name, password=password) as client:
+                assert client.ping()
+        with redis.Redis(unix_socket_path=str(server.socket), username="health", password="any") as client:
+            assert client.ping()
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.get("realtime:layout")
+
+
+def test_images_are_pinned_by_the_digest_that_the_registry_says(tmp_path: Path):
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\n" + 'echo "$4" >> "$0.asked"; echo "sha256:' + "a" * 64 + '"\n')
+    docker.chmod(0o755)
+    done = shell(DEPLOY / "pin-images.sh", PATH=f"{tmp_path}:/usr/bin:/bin")
+    pinned = dict(line.split("=") for line in done.stdout.splitlines())
+    compose = (DEPLOY / "compose.yaml").read_text()
+    defaults = dict(re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", compose))
+    assert pinned == {name: f"{image}@sha256:{'a' * 64}" for name, image in defaults.items()}
+    assert Path(f"{docker}.asked").read_text().split() == [defaults[name] for name in pinned]
+    assert defaults.items() >= ARGUMENTS.items()
+    docker.write_text("#!/bin/sh\nexit 1\n")
+    assert shell(DEPLOY / "pin-images.sh", PATH=f"{tmp_path}:/usr/bin:/bin").returncode != 0
 
 
 @pytest.mark.parametrize("name", ["redis", "postgres", "sockets-one", "sockets-two"])
@@ -154,12 +259,14 @@ MANIFESTS: dict[tuple[str, str], dict[str, Any]] = {
     if file.name != "kustomization.yaml"
     for manifest in yaml.safe_load_all(file.read_text())
 }
-DEPLOYMENTS = [name for kind, name in MANIFESTS if kind == "Deployment"]
+DEPLOYMENTS = [name for kind, name in MANIFESTS if kind in {"Deployment", "Job"}]
+MIGRATE = ["python", "manage.py", "migrate", "--noinput"]
 VERSIONS = ["1.31", kubernetes_validate.latest_version()]
 
 
 def pod(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = MANIFESTS["Deployment", name]["spec"]["template"]["spec"]
+    kind = "Job" if ("Job", name) in MANIFESTS else "Deployment"
+    found: dict[str, Any] = MANIFESTS[kind, name]["spec"]["template"]["spec"]
     return found
 
 
@@ -216,6 +323,16 @@ def test_containers_run_what_exists_with_settings_that_exist(name: str):
             assert kind == "secretRef" or ("ConfigMap", source["name"]) in MANIFESTS
         assert (("secretRef", {"name": "realtime-web"}) in sources) == (image_of(container) == "web")
     assert "Secret" not in {kind for kind, _ in MANIFESTS}
+
+
+def test_database_is_migrated_by_one_job_for_which_the_web_side_waits():
+    migrating = [name for name in DEPLOYMENTS for each in containers(name) if each["command"] == MIGRATE]
+    assert migrating == ["realtime-migrate"]
+    spec = MANIFESTS["Job", "realtime-migrate"]["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (1, 1)
+    for name in ("realtime-web", "realtime-recorder"):
+        [waiting] = pod(name)["initContainers"]
+        assert waiting["command"] == ["python", "manage.py", "migrate", "--check"]
 
 
 def test_settings_in_the_maps_are_documented_and_no_secrets():
@@ -343,6 +460,7 @@ def test_unit_runs_what_exists_with_files_that_exist_and_no_rights(unit: Path):
         "CapabilityBoundingSet": "",
     }.items():
         assert given[name] == [value]
+    assert given["MemoryMax"]
     assert given["Restart"] == ["always"]
     # Nothing tells systemd when it is ready.
     assert given["Type"] == ["exec"]

@@ -9,12 +9,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from dataclasses import dataclass, field
+from importlib.metadata import requires
+from itertools import chain
 from pathlib import Path
+from string import Template
 
 import pytest
 from django.core.management import get_commands
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.e2e.harness import ROOT, Process, free_port
 
@@ -37,13 +43,19 @@ class Stage:
         return self.all(name)[-1]
 
 
+ARGUMENTS: dict[str, str] = {}
+"""What stands before the first `FROM`: arguments of the bases, and their defaults."""
+
+
 def parse(text: str) -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
     lines = re.sub(r"(?m)^\s*#.*\n", "", text).replace("\\\n", " ").splitlines()
     for name, _, argument in (line.partition(" ") for line in lines if line.strip()):
         if name == "FROM":
             base, _, alias = argument.partition(" AS ")
-            stages[alias] = Stage(base)
+            stages[alias] = Stage(Template(base).substitute(ARGUMENTS))
+        elif not stages:
+            ARGUMENTS.update([argument.split("=", 1)])
         else:
             list(stages.values())[-1].instructions.append((name, argument.strip()))
     return stages
@@ -74,11 +86,66 @@ def test_image_does_not_run_as_root_and_stops_by_sigterm(target: str):
     assert stage.instructions[-1][0] == "CMD"
 
 
-def test_base_images_have_a_tag():
+def test_base_images_have_a_tag_and_can_be_given_by_digest():
     bases = {stage.base for stage in STAGES.values()} - set(STAGES)
-    assert bases
+    assert bases == set(ARGUMENTS.values())
     for base in bases:
         assert re.fullmatch(r"[a-z]+:\d[\w.-]+", base)
+
+
+# --- What is installed into them ------------------------------------------------------------------------
+
+PIN = re.compile(r"^([\w.-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
+
+
+def pins(name: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    assert not re.sub(r"(?m)^#.*$", "", PIN.sub("", text)).strip(), "something has no hash"
+    return {canonicalize_name(found[1]): found[2] for found in PIN.finditer(text)}
+
+
+def needed(*extras: str) -> set[str]:
+    """Every package that the project needs, and those that these need, as they are installed here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    own = [
+        *project["dependencies"],
+        *chain.from_iterable(project["optional-dependencies"][e] for e in extras),
+    ]
+    asked = [Requirement(line) for line in own]
+    seen: set[str] = set()
+    for requirement in asked:  # (which grows)
+        name, wanted = canonicalize_name(requirement.name), ("", *requirement.extras)
+        seen.add(name)
+        for line in requires(name) or ():
+            further = Requirement(line)
+            applies = further.marker is None or any(further.marker.evaluate({"extra": e}) for e in wanted)
+            if applies and str(further) not in map(str, asked):
+                asked.append(further)
+    return seen
+
+
+@pytest.mark.parametrize(("name", "extras"), [("sockets", ()), ("web", ("web",))])
+def test_what_is_installed_is_pinned_by_hash_at_the_versions_that_were_tested(
+    name: str, extras: tuple[str, ...]
+):
+    tested = {
+        canonicalize_name(line.split("==")[0]): line.split("==")[1]
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    pinned = pins(name)
+    assert {package: tested.get(package) for package in pinned} == pinned, "run `make lock`"
+    assert needed(*extras) <= set(pinned), "run `make lock`"
+
+
+def test_nothing_is_installed_without_a_hash():
+    for stage in STAGES.values():
+        for line in stage.all("RUN"):
+            for command in line.split("&&"):
+                if "pip" in command and ("install" in command or "wheel" in command.split()):
+                    checked = "--require-hashes" in command or "--no-index" in command
+                    assert checked or "uninstall" in command, command
+    assert set(pins("build")) == {"setuptools"}
 
 
 def test_what_is_copied_exists_and_is_not_ignored():

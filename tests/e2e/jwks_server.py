@@ -19,6 +19,12 @@ class JwksServer:
         self.keys: dict[str, Any] = {}
         self.fails = False
         """Answer 500."""
+        self.body: bytes | None = None
+        """Answer this instead of the keys."""
+        self.redirect = ""
+        """Send the asker there."""
+        self.asked = 0
+        """So many requests have come."""
         self._answering = threading.Event()
         self._answering.set()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -67,10 +73,14 @@ class JwksServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                owner.asked += 1
                 owner._answering.wait()
-                body = b"out of order" if owner.fails else owner.document
+                body = owner.document if owner.body is None else owner.body
+                body = b"out of order" if owner.fails else body
                 try:
-                    self.send_response(500 if owner.fails else 200)
+                    self.send_response(500 if owner.fails else 302 if owner.redirect else 200)
+                    if owner.redirect:
+                        self.send_header("Location", owner.redirect)
                     self.send_header("Content-Type", "application/json")
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()

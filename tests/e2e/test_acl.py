@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -173,9 +175,26 @@ def test_admin_asks_the_sockets_and_discards_dead_letters_as_web(restricted: Sta
         ("DEL", "realtime:stream"),
         ("HSET", "{realtime:presence}:user:7", "status", "online"),
         ("EVAL", "return redis.call('SET', KEYS[1], '1')", "1", "realtime:revoked:x"),
+        ("EVAL", "while true do end", "0"),
+        ("EVAL", "return 1", "1", "{realtime:presence}"),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("FUNCTION", "LIST"),
+        ("XADD", "{realtime:presence}", "*", "a", "b"),
+        ("XTRIM", "realtime:stream", "MAXLEN", "0"),
+        ("XDEL", "realtime:stream", "1-1"),
+        ("XSETID", "realtime:stream", "1-1"),
+        ("XGROUP", "DESTROY", "realtime:stream", "bridge"),
+        ("XREAD", "STREAMS", "realtime:stream", "0"),
+        ("EXPIRE", "realtime:stream", "1"),
+        ("SELECT", "1"),
+        ("CLIENT", "KILL", "TYPE", "normal"),
+        ("CLIENT", "LIST"),
+        ("CLIENT", "PAUSE", "1"),
+        ("CLIENT", "TRACKING", "ON"),
         ("CONFIG", "SET", "requirepass", "x"),
         ("FLUSHALL",),
         ("KEYS", "*"),
+        ("MONITOR",),
     ],
     ids=" ".join,
 )
@@ -195,6 +214,8 @@ def test_backbone_can_do_nothing_else(one_server: Users, command: tuple[str, ...
         ("CONFIG", "GET", "*"),
         ("FLUSHALL",),
         ("SHUTDOWN",),
+        ("CLIENT", "KILL", "TYPE", "normal"),
+        ("CLIENT", "LIST"),
         ("SUBSCRIBE", "somebody:else"),
     ],
     ids=" ".join,
@@ -205,3 +226,61 @@ def test_sockets_touch_nothing_of_anybody_else(one_server: Users, command: tuple
         pytest.raises((NoPermissionError, redis.ResponseError), match="ermission"),
     ):
         client.execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("SET", "realtime:grant:7:42", "1"),
+        ("SET", "realtime:revoked:x", "1"),
+        ("DEL", "realtime:disconnected:hub:7"),
+        ("XRANGE", "realtime:stream", "-", "+"),
+        ("CLIENT", "KILL", "TYPE", "normal"),
+        ("CLIENT", "LIST"),
+        ("CONFIG", "GET", "*"),
+        ("FLUSHALL",),
+    ],
+    ids=" ".join,
+)
+def test_web_changes_nothing_that_decides_who_may_do_what(one_server: Users, command: tuple[str, ...]):
+    with (
+        one_server.client("web") as client,
+        pytest.raises((NoPermissionError, redis.ResponseError), match="ermission"),
+    ):
+        client.execute_command(*command)
+
+
+@pytest.mark.slow
+def test_tokens_are_renewed_as_web(restricted: Stack, users: Users):
+    restricted.redis.set("realtime:disconnected:hub:x", "1.5")
+    program = (
+        "from realtime.revocation import disconnected_for, is_token_revoked\n"
+        "print(disconnected_for('hub', 'x') > 1e9, disconnected_for('hub', 'y'), is_token_revoked('x'))"
+    )
+    asked = manage(restricted, users.url("web"), "shell", "--no-imports", "-c", program)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.strip().endswith("True None False")
+
+
+async def test_backbone_cannot_stop_the_bus_or_lock_a_user_out(restricted: Stack, users: Users):
+    """What it may do, XADD, with an id of its own choice."""
+    user, thread = unique("u"), unique("th")
+
+    def add(entry_id: str, event: str, data: dict[str, Any]) -> None:
+        message = json.dumps({"event": event, "data": data})
+        users.client("backbone").xadd("realtime:stream", {"message": message}, id=entry_id)
+
+    async with restricted.client("hub", user) as client:
+        add(f"{2**64 - 1}-{2**64 - 1}", "user:disconnect", {"user_id": user, "namespace": "hub"})
+        assert await client.expect_close() == 4403
+    async with restricted.client("hub", user) as again:
+        await again.call("join:thread", {"thread_id": thread})
+        restricted.redis.xadd(
+            "realtime:stream",
+            {
+                "message": json.dumps(
+                    {"event": "thread:message", "data": {"thread_id": thread, "message_id": 1}}
+                )
+            },
+        )
+        await again.expect("thread:message", message_id="1")

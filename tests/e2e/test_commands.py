@@ -142,6 +142,7 @@ def test_setting_that_cannot_be_read_is_one_sentence(manage: Manage, name: str, 
         ({"JWT_SIGNING_KEY": ""}, "E006", "JWT_SIGNING_KEY is not set", "at least 32 random bytes"),
         ({"DEBUG": "0", "JWT_SIGNING_KEY": "development-" + "k" * 32}, "E007", "DEBUG is off", "of your own"),
         ({"DEBUG": "0", "SECRET_KEY": "development-" + "k" * 50}, "E007", "DEBUG is off", "of your own"),
+        ({"REDIS_URL": "redis://127.0.0.1:1/1"}, "E016", "names database 1", "Set REALTIME_PREFIX"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("E0") else "",
 )

@@ -307,7 +307,7 @@ async def test_connection_that_ended_with_its_token_comes_back_with_a_fresh_one(
             refused.add(token)
             await route.fulfill(status=503, json={})
 
-    await page.route("**/token/refresh/", refuse_once)
+    await page.route("**/demo/token/refresh/", refuse_once)
     screen = await Screen(page).open(desk.page_url)
     await eventually(lambda: len(opened) == 4)
     for side in (screen.attendant, screen.customer):

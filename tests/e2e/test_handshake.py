@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -685,13 +686,29 @@ async def jwks_client(keyed: Keyed) -> tuple[Any, str, str]:
     return key, kid, keyed.stack.sign(key=key, algorithm="RS256", header={"kid": kid}, user_id=unique("u"))
 
 
-async def test_failing_key_server_refuses_quickly_and_disturbs_nobody(keyed: Keyed):
+async def test_failing_key_server_is_no_reason_to_call_a_token_invalid(keyed: Keyed):
     key, kid, token = await jwks_client(keyed)
+    new_kid, new_key = unique("k"), rsa_key()
     async with keyed.stack.client("hub", token=token, port=keyed.ports["JWKS"]) as other:
         with keyed.jwks.failing():
-            assert await keyed.ask_jwks(rsa_key(), unique("k")) in {401, 503}
+
+            async def unavailable() -> bool:  # (401 as long as the keys were fetched a moment ago)
+                return await keyed.ask_jwks(new_key, new_kid) == 503
+
+            await eventually(unavailable)
+            unknown = keyed.stack.sign(key=new_key, algorithm="RS256", header={"kid": new_kid})
+            refusal = await keyed.stack.handshake(token=unknown, port=keyed.ports["JWKS"])
+            keyed.stack.assert_refused(refusal, 503, "unavailable")
+            assert float(refusal.headers["retry-after"]) > 0
+            assert (await other.refused("auth:refresh", {"token": unknown}))["code"] == "unavailable"
             assert await keyed.ask_jwks(key, kid) == 101
             await other.call("heartbeat")
+        keyed.jwks.keys[new_kid] = new_key
+
+        async def accepted() -> bool:
+            return await keyed.ask_jwks(new_key, new_kid) == 101
+
+        await eventually(accepted)
 
 
 async def ask_in_vain(keyed: Keyed) -> asyncio.Task[int]:
@@ -725,6 +742,20 @@ async def test_hanging_key_server_does_not_keep_out_who_has_a_known_key(keyed: K
         assert await keyed.ask_jwks(key, kid) == 101
         assert not waiting.done()
         assert set(await asyncio.gather(waiting, *others)) <= {401, 503}
+
+
+# --- Clocks that differ -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+async def test_clock_of_the_issuer_may_be_a_little_ahead(uvicorn_stack: Stack, claim: str):
+    stack, now = uvicorn_stack, time.time()
+    ahead: dict[str, Any] = {claim: now + 5}
+    assert (await stack.handshake(token=stack.sign(user_id=unique("u"), **ahead))).status == 101
+    far: dict[str, Any] = {claim: now + 3600}
+    refusal = await stack.handshake(token=stack.sign(user_id=unique("u"), **far))
+    stack.assert_refused(refusal, 401, "token_invalid")
+    assert re.search(rf"{claim} is 3[56]\d\d(\.\d)? s ahead", refusal.error["message"])
 
 
 # --- Things that are no handshake at all -----------------------------------------------------------

@@ -124,6 +124,7 @@ class Entries:
         self.ids: list[Id] = []
         self.fields: dict[Id, list[bytes]] = {}
         self.last: Id = (0, 0)
+        self.groups: set[bytes] = set()
 
     def add(self, id: Id, fields: list[bytes]) -> None:
         self.ids.append(id)
@@ -142,6 +143,7 @@ class Entries:
     def __deepcopy__(self, memo: Any) -> Entries:
         entries = Entries()
         entries.ids, entries.fields, entries.last = list(self.ids), dict(self.fields), self.last
+        entries.groups = set(self.groups)
         return entries
 
 
@@ -729,6 +731,25 @@ class RedisServer:
         gone = [id for id in map(_id, ids) if entries.fields.pop(id, None) is not None]
         entries.ids = [id for id in entries.ids if id in entries.fields]
         return len(gone)
+
+    def do_xgroup(self, what: bytes, key: bytes, group: bytes, *_: bytes) -> Any:
+        groups = self._make(key, Entries).groups
+        if what.upper() == b"DESTROY":
+            groups.discard(group)
+            return 1
+        assert what.upper() == b"CREATE", what
+        if group in groups:
+            raise Refused("BUSYGROUP Consumer Group name already exists")
+        groups.add(group)
+        return Status(b"OK")
+
+    def do_xsetid(self, key: bytes, id: bytes) -> Any:
+        self._make(key, Entries).last = _id(id)
+        return Status(b"OK")
+
+    def do_xinfo(self, what: bytes, key: bytes) -> Any:
+        assert what.upper() == b"STREAM", what
+        return [b"last-generated-id", _id_text(self._make(key, Entries).last)]
 
     def do_xlen(self, key: bytes) -> Any:
         return len((self._get(key, Entries) or Entries()).ids)

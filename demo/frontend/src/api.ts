@@ -49,10 +49,11 @@ async function http<Answer>(method: string, path: string, token?: string, body?:
 /** Somebody signed in: tokens, and the API with them. */
 export class Session {
   #fresh = true;
+  #refreshing: Promise<void> | undefined;
 
   private constructor(
     private access: string,
-    private readonly refreshToken: string,
+    private refreshToken: string,
   ) {}
 
   static async signIn(username: string, password: string): Promise<Session> {
@@ -84,9 +85,18 @@ export class Session {
   end = (id: string): Promise<Conversation> => this.#call("POST", `conversations/${id}/end/`);
   write = (id: string, body: string): Promise<Message> => this.#call("POST", `conversations/${id}/messages/`, { body });
 
-  async #refresh(): Promise<void> {
-    const { access } = await http<{ access: string }>("POST", "/token/refresh/", undefined, { refresh: this.refreshToken });
+  /** One at a time: a refresh token is good once. */
+  #refresh(): Promise<void> {
+    this.#refreshing ??= this.#renew().finally(() => (this.#refreshing = undefined));
+    return this.#refreshing;
+  }
+
+  async #renew(): Promise<void> {
+    const { access, refresh } = await http<{ access: string; refresh: string }>("POST", "/demo/token/refresh/", undefined, {
+      refresh: this.refreshToken,
+    });
     this.access = access;
+    this.refreshToken = refresh;
   }
 
   async #call<Answer>(method: string, path: string, body?: object): Promise<Answer> {
