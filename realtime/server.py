@@ -18,7 +18,8 @@ from uvicorn.supervisors import Multiprocess, multiprocess
 from realtime import exposition
 from realtime.conf import conf
 from realtime.drain import drain
-from realtime.protocol import PING_SECONDS, HttpProtocol, WebSocketProtocol
+from realtime.http_protocol import BodilessHttpProtocol
+from realtime.protocol import PING_SECONDS, WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
         port=port,
         workers=workers,
         loop="uvloop",
-        http=HttpProtocol,
+        http=BodilessHttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=conf().limits.frame_bytes or 2**31 - 1,
         ws_per_message_deflate=False,  # memory and CPU per connection, for frames of 200 bytes
