@@ -42,6 +42,10 @@ class Server(uvicorn.Server):
         if self._says_ready:
             print("ready", flush=True)  # noqa: T201
 
+    def leave(self) -> None:
+        """Drain and stop. May be called from any thread, and again."""
+        self._asked_to_stop = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not handed to uvicorn, which would raise the signal again once it has stopped: the exit status is 0.
         if self._asked_to_stop:
@@ -57,7 +61,18 @@ class Server(uvicorn.Server):
 
 
 class Worker(multiprocess.Process):
-    """One of several processes: the same server."""
+    """One of several processes: the same server. It leaves when its supervisor is gone, however that ended."""
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        self.parent_conn.close()  # with a copy of the supervisor's end here, its death would not be noticed
+        _ = self.server  # made before two threads ask for it
+        super().target(sockets)
+
+    def always_pong(self) -> None:
+        try:
+            super().always_pong()
+        except (EOFError, OSError):
+            self.server.leave()
 
     @property
     def server(self) -> Server:

@@ -8,6 +8,7 @@ import json
 import logging
 import resource
 import socket
+import threading
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from realtime.redis import client
 from realtime.server import (
     Server,
     WebSocketProtocol,
+    Worker,
     Workers,
     bind,
     configuration,
@@ -85,6 +87,8 @@ def test_uvicorn_is_pinned_to_the_minor_version_these_tests_know():
         (HttpToolsProtocol, "handle_websocket_upgrade", "179c4f769386ab89"),
         (HttpToolsProtocol, "connection_lost", "c91a4c9bf2e29c55"),
         (Process, "server", "0bc0d378bdef89dd"),
+        (Process, "target", "ad60ca4616de4c34"),
+        (Process, "always_pong", "f045b1417fcf6c78"),
         (Process, "wait_until_ready", "facaf9df0601ae03"),
         (Multiprocess, "init_processes", "6c69f2a36bf55750"),
     ],
@@ -773,6 +777,22 @@ def test_one_process_serves_by_itself_and_several_have_a_supervisor(monkeypatch,
     server.serve("127.0.0.1", 0, workers)
     assert served[-1][0] == how
     assert how == "Server" or served[0] == 4
+
+
+def test_worker_leaves_when_its_supervisor_is_gone_and_not_before():
+    worker = Worker(configuration("127.0.0.1", 0), [])
+    asked = worker.parent_conn
+    asked.send(b"ping")
+    answering = threading.Thread(target=worker.always_pong)
+    answering.start()
+    assert asked.poll(PATIENCE)
+    assert asked.recv() is False  # not started
+    assert not worker.server._asked_to_stop
+    asked.close()
+    answering.join(PATIENCE)
+    assert worker.server._asked_to_stop
+    assert not worker.server.force_exit
+    worker.child_conn.close()
 
 
 @pytest.mark.parametrize(("accepts", "said"), [(True, "ready\n"), (False, "")])
