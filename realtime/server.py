@@ -128,10 +128,15 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
     )
 
 
+def without_brackets(host: str) -> str:
+    """An IPv6 address as it is, also if it was given as URLs have it."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket's address, taken. Raises `OSError`."""
+    """A listening socket's address, taken. `host` may be `[::1]`. Raises `OSError`."""
     family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        without_brackets(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

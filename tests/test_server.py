@@ -43,6 +43,7 @@ from realtime.server import (
     bind,
     configuration,
     raise_file_limit,
+    without_brackets,
 )
 from tests.inprocess import PATIENCE, eventually
 
@@ -741,6 +742,14 @@ def test_address_that_somebody_listens_on_cannot_be_had(host: str):
         taken.listen()
         with pytest.raises(OSError, match="in use"):
             bind(host, taken.getsockname()[1])
+
+
+def test_address_may_be_written_as_in_a_url():
+    assert [without_brackets(host) for host in ("[::1]", "::1", "[::]", "host", "[", "")] == [
+        *("::1", "::1", "::", "host", "[", "")
+    ]
+    with bind("[127.0.0.1]", 0) as sock:
+        assert sock.getsockname()[0] == "127.0.0.1"
 
 
 def test_socket_is_inherited_by_workers():
