@@ -142,7 +142,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         kept: Any = {name: scope[name] for name in ("type", "path", "client", "principal")}
         self.scope = kept
         self._handed_over = True
-        writer.hand_over(self._take)
+        writer.hand_over(self._take, self.charge)
 
     async def _take(self, message: Any) -> None:
         speak_for(self)
@@ -355,41 +355,57 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     # --- Frames from the client ------------------------------------------------------------------
 
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **_: Any) -> None:
+    def charge(self) -> float:
+        """Count one frame, of whatever kind. Returns 0, or how many seconds it came too early.
+
+        A server that has no frame writer of ours tells of messages only: then these are counted.
+        """
+        limits = conf().limits
+        if self._rate is None:
+            self._rate = Bucket()
+        wait = self._rate.take(asyncio.get_running_loop().time(), limits.rate, limits.burst)
+        if wait and self._rate.is_persistent:
+            self.terminate(CloseCode.RATE_LIMITED)
+        return wait
+
+    async def websocket_receive(self, message: Mapping[str, Any]) -> None:
+        wait = message.get("retry_after")
+        await self.receive(
+            message.get("text"), message.get("bytes"), retry_after=self.charge() if wait is None else wait
+        )
+
+    async def receive(
+        self,
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        *,
+        retry_after: float = 0.0,
+        **_: Any,
+    ) -> None:
         """One frame: exactly one answer when it has an id, an error when it is refused."""
         self._heard_at = asyncio.get_running_loop().time()
+        too_fast = retry_after and EventError(
+            ErrorCode.RATE_LIMITED, "too many frames", retry_after=math.ceil(retry_after * 1000) / 1000
+        )
         frame_id: str | int | None = None
         try:
             if text_data is None:
                 raise InvalidFrame(ErrorCode.INVALID_ENVELOPE, "expected a text frame, got a binary one")
             frame = decode(text_data)
             frame_id = frame.id
-            self._check_rate()
+            if too_fast:
+                raise too_fast
             answer = await self._handle(frame)
         except EventError as error:
             if isinstance(error, InvalidFrame):
                 frame_id = error.id
-                error = self._too_fast() or error
+                error = too_fast or error
             self._refuse(error, frame_id)
         else:
             self._invalid_in_a_row = 0
             if frame_id is not None:
                 self.write_event("ack", answer, id=frame_id)
         self._start_entered()
-
-    def _too_fast(self) -> EventError | None:
-        """The refusal of one frame more than this connection may send now."""
-        limits = conf().limits
-        if self._rate is None:
-            self._rate = Bucket()
-        wait = self._rate.take(self._heard_at, limits.rate, limits.burst)
-        if not wait:
-            return None
-        return EventError(ErrorCode.RATE_LIMITED, "too many frames", retry_after=round(wait, 3))
-
-    def _check_rate(self) -> None:
-        if refusal := self._too_fast():
-            raise refusal
 
     async def _handle(self, frame: Envelope) -> Mapping[str, object]:
         event = catalogue().client.get(frame.event)
@@ -424,8 +440,6 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             self._invalid_in_a_row += 1
             if self._invalid_in_a_row >= conf().limits.invalid_frames > 0:
                 self.terminate(CloseCode.INVALID_FRAMES)
-        elif error.code == ErrorCode.RATE_LIMITED and self._rate and self._rate.is_persistent:
-            self.terminate(CloseCode.RATE_LIMITED)
 
     @property
     def is_behind(self) -> bool:

@@ -26,7 +26,7 @@ from honcho.process import Popen, Process
 from realtime.checks import DEVELOPMENT_KEY
 from realtime.embedded import EmbeddedRedis, NoServer, die_with
 from realtime.location import parse
-from realtime.server import bind
+from realtime.server import bind, without_brackets
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROCESSES = {"sockets": "runsockets", "bridge": "runbridge", "recorder": "runrecorder", "web": "runweb"}
@@ -145,7 +145,7 @@ def _address(environ: Mapping[str, str], side: str, port: str) -> tuple[str, int
     text = environ.get(f"{side}_PORT") or port
     if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 65536:
         raise CannotRun(f"{side}_PORT must be a number from 1 to 65535, got {text!r}.")
-    return environ.get(f"{side}_HOST") or "127.0.0.1", int(text)
+    return without_brackets(environ.get(f"{side}_HOST") or "127.0.0.1"), int(text)
 
 
 def check_port(side: str, host: str, port: int) -> None:

@@ -47,8 +47,14 @@ class FrameWriter(Protocol):
 class HandingOver(FrameWriter, Protocol):
     """The frame writer of a server that can do without a running application."""
 
-    def hand_over(self, take: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-        """Give every further event to `take`, so that the application may return."""
+    def hand_over(
+        self, take: Callable[[dict[str, Any]], Awaitable[None]], charge: Callable[[], float]
+    ) -> None:
+        """Give every further event to `take`, so that the application may return.
+
+        `charge` is called for every frame of the client, control frames and fragments included, before it is parsed. It
+        returns how many seconds the frame came too early, which `websocket.receive` tells as `retry_after`.
+        """
 
 
 class AsgiWriter:

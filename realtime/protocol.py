@@ -1,30 +1,31 @@
-"""uvicorn's protocols, made calm about what a client can send, and light for who stays connected.
+"""uvicorn's WebSocket protocol, made calm about what a client can send, and light for who stays connected.
 
-`HttpToolsProtocol` and `WebSocketsSansIOProtocol` are no public API: uvicorn's minor version is pinned, and a test
-fails when what is relied on here changes.
+`WebSocketsSansIOProtocol` is no public API: uvicorn's minor version is pinned, and a test fails when what is relied on
+here changes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets import http11
+from websockets.datastructures import Headers
 from websockets.frames import (  # type: ignore[attr-defined]
     Frame,
+    Opcode,
     apply_mask,  # compiled, where it can be
 )
 from websockets.http11 import Request
-from websockets.protocol import OPEN
+from websockets.protocol import OPEN, Protocol
 
-from realtime import admission, metrics
+from realtime import metrics
 from realtime.closing import LOST, REASONS, By, CloseCode
 from realtime.conf import conf
+from realtime.limits import PAUSE_SECONDS, Bucket
 from realtime.outlet import BEHIND_SECONDS, EXTENSION
 
 PING_SECONDS = 15
@@ -33,58 +34,41 @@ CUT_SECONDS = 2.0
 """A peer that is cut off has so long to read the close frame."""
 MOST_OPEN = 8
 """With so many frames of a connection not dealt with, no more are read from it."""
+WEIGHT_BYTES = 8 * 1024
+"""A large frame counts as one more for each so many bytes."""
+FRAMES_A_TURN = 16
+"""So many frames of a connection are parsed in one turn of the event loop."""
+LONGEST_HOLD = PAUSE_SECONDS / 2
+"""A connection that is over its limit is not read for so long at most: what it sends after that still is no pause."""
 PING_FRAME = b"\x89\x00"
 """A ping without payload (RFC 6455 §5.5.2), as a server sends it."""
 
+_RESERVED = frozenset({*range(3, 8), *range(11, 16)})
+"""Opcodes that no frame may have (RFC 6455 §5.2)."""
+_CONTROL = 0x08
+"""This bit of an opcode tells control frames."""
+
 Take = Callable[[dict[str, Any]], Awaitable[None]]
-
-BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
-http11.MAX_LINE_LENGTH = 64 * 1024  # a handshake's head may have what that of any other request may have
+Charge = Callable[[], float]
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, that does not wait for ever for the rest of a request.
+def frame_size(data: bytes | bytearray, most: int) -> int:
+    """How many bytes the frame has with which `data` begins, or at least has; all of `data` if the frame is wrong.
 
-    `HttpToolsProtocol` is no public API either.
+    (The parser then says what is wrong: reserved opcode, not masked, more than `most` bytes of payload.)
     """
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_request()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._expect_request()
-
-    def on_message_complete(self) -> None:
-        self._forget_deadline()
-        super().on_message_complete()
-
-    def handle_websocket_upgrade(self) -> None:
-        self._forget_deadline()
-        path = self.url.partition(b"?")[0]
-        if (refused := admission.refuse_handshake(self.client, self.headers, path)) is None:
-            super().handle_websocket_upgrade()
-        else:
-            self.transport.write(admission.response(refused, self.server_state.default_headers))
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_deadline()
-        super().connection_lost(exc)
-
-    def _expect_request(self) -> None:
-        patience = conf().limits.handshake_seconds
-        if patience and self._deadline is None:
-            self._deadline = self.loop.call_later(patience, self.transport.close)
-
-    def _forget_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    if len(data) < 2:
+        return 2
+    if not data[1] & 0x80 or data[0] & 0x0F in _RESERVED:
+        return len(data)
+    length, head = data[1] & 0x7F, 6
+    if length == 126:
+        length, head = int.from_bytes(data[2:4]), 8
+    elif length == 127:
+        length, head = int.from_bytes(data[2:10]), 14
+    if len(data) < head:
+        return head
+    return len(data) if length > most else head + length
 
 
 class Gate:
@@ -120,22 +104,24 @@ class Gate:
 class Inbox:
     """Takes the place of a connection's queue: an event starts a task of its own, which ends with it."""
 
-    __slots__ = ("_protocol", "_take", "open")
+    __slots__ = ("_protocol", "_take", "charge", "open")
 
-    def __init__(self, protocol: WebSocketProtocol, take: Take) -> None:
+    def __init__(self, protocol: WebSocketProtocol, take: Take, charge: Charge) -> None:
         self._protocol = protocol
         self._take = take
+        self.charge = charge
+        """Counts a frame, and tells how many seconds it came too early."""
         self.open = 0
-        """Events that are not done with yet."""
+        """Events that are not done with yet, large ones counted several times."""
 
-    def put_nowait(self, message: dict[str, Any]) -> None:
+    def put_nowait(self, message: dict[str, Any], weight: int = 1) -> None:
         """Deal with an event, after those before it (`take` sees to the order)."""
-        self.open += 1
-        task = self._protocol.loop.create_task(self._deal_with(message))
+        self.open += weight
+        task = self._protocol.loop.create_task(self._deal_with(message, weight))
         self._protocol.tasks.add(task)
         task.add_done_callback(self._protocol.tasks.discard)
 
-    async def _deal_with(self, message: dict[str, Any]) -> None:
+    async def _deal_with(self, message: dict[str, Any], weight: int) -> None:
         try:
             await self._take(message)
         except ClientDisconnected:
@@ -144,7 +130,7 @@ class Inbox:
             self._protocol.logger.exception("Exception in ASGI application")
             self._protocol.transport.close()
         finally:
-            self.open -= 1
+            self.open -= weight
             if self.open <= MOST_OPEN / 2:
                 self._protocol.read_on()
 
@@ -207,27 +193,35 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._heard = self._asked = self._has_vanished = False
         self._behind_since = 0.0
         """Loop time from which on more waits to be sent than the transport likes to hold; 0: it does not."""
+        self._received = bytearray()
+        """What is not parsed yet."""
+        self._held: asyncio.Handle | None = None
+        """Goes on parsing; until then nothing is parsed."""
+        self._refusals: Bucket | None = None
+        """How fast frames that are over the limit may still be parsed, to be refused."""
+        self._early = 0.0
+        """Seconds by which the frame that is being parsed came too early."""
+        self._too_early = 0.0
+        """Seconds by which a frame of the message that is being received came too early."""
 
-    def data_received(self, data: bytes) -> None:
-        self._heard = True
-        if isinstance(self.queue, Inbox) and self._take_short_text(data):
-            return
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            # The headers are too long or too many. uvicorn would wait for a request that never comes.
-            self.transport.write(b"".join(self.conn.data_to_send()) or BAD_REQUEST)
-            self.handshake_complete = self.close_sent = True
-            self.transport.close()
-
-    def handle_connect(self, event: Request) -> None:
+    def handshake_received(self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Answer a request for a WebSocket, whose head was read."""
         try:
-            super().handle_connect(event)
-            if self.handshake_initiated and not self.handshake_complete:
-                extensions: Any = self.scope["extensions"]
-                extensions[EXTENSION] = self
-        except UnicodeError:
+            named = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in headers])
+            request = Request(target.decode("ascii"), named, method)
+        except ValueError:
             # Bytes outside ASCII in the request line or a header's name.
             self.send_400_response()
+            return
+        self.conn.parser = Protocol.parse(self.conn)  # it need not parse the head again
+        next(self.conn.parser)
+        self.handle_connect(request)
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if not self.handshake_complete:
+            extensions: Any = self.scope["extensions"]
+            extensions[EXTENSION] = self
 
     # --- Alive? ----------------------------------------------------------------------------------
 
@@ -310,8 +304,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
-        self.read_on()
-        self.close_timer = self.loop.call_later(self.close_timeout, self._close_at_last)
+        # Behind much that is not parsed yet the peer's close frame would come late, if ever.
+        patience = CUT_SECONDS if self._received else self.close_timeout
+        self.close_timer = self.loop.call_later(patience, self._close_at_last)
         if self._behind_since:
             self._give_up_soon()
 
@@ -333,19 +328,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Return once the peer keeps up."""
         await self.writable.wait()
 
-    def hand_over(self, take: Take) -> None:
+    def hand_over(self, take: Take, charge: Charge) -> None:
         """From now on every event goes to `take`; the ASGI application may return without ending the connection.
+
+        `charge` is called for every frame before it is parsed.
 
         What waits on `receive()` for the life of a connection (a task, a queue, the frames of all middleware,
         scopes with their headers) is most of its memory, and none of it is needed any more.
         """
         before: Any = self.queue
-        inbox: Any = Inbox(self, take)
+        inbox: Any = Inbox(self, take, charge)
         self.queue = inbox
         while not before.empty():
             inbox.put_nowait(before.get_nowait())
         nothing: Any = None
         self.scope = self.request = self.response = self.app_state = nothing
+        if self._received:
+            self._parse()
 
     async def run_asgi(self) -> None:
         try:
@@ -364,13 +363,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             raise ClientDisconnected
         await super().send(message)
 
-    def read_on(self) -> None:
-        """What was read has been dealt with."""
-        if self.read_paused:
-            self.read_paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-
     # --- What a client can send ------------------------------------------------------------------------
 
     def send_400_response(self) -> None:
@@ -380,52 +372,142 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.handshake_complete = self.close_sent = True
         self.transport.close()
 
-    def _take_short_text(self, data: bytes) -> bool:
-        """Deal with exactly one whole, short text frame, as nearly all that clients send is (RFC 6455 §5.2).
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        if (
+            not self._received
+            and len(data) == frame_size(data, self.config.ws_max_size)
+            and self._may_parse()
+        ):
+            self._take(data)
+        else:
+            self._received += data
+            self._parse()
+
+    def read_on(self) -> None:
+        """Frames have been dealt with: go on with those behind them."""
+        if self.read_paused:
+            self._parse()
+
+    def _parse(self) -> None:
+        """Parse what was received, but not too much in one turn. Nothing is read while there are frames left."""
+        received, most = self._received, self.config.ws_max_size
+        for _ in range(FRAMES_A_TURN):
+            if self.transport.is_closing():
+                received.clear()
+            if len(received) < (size := frame_size(received, most)):
+                self._read()
+                return
+            if not self._may_parse():
+                self._read_nothing()
+                return
+            frame = bytes(received[:size])
+            del received[:size]
+            self._take(frame)
+        self._read_nothing()
+        self._hold(0)
+
+    def _may_parse(self) -> bool:
+        """Whether one more frame may be parsed now. If not, `_parse` is called again when it may."""
+        inbox: Any = self.queue
+        if self._held is not None or not isinstance(inbox, Inbox) or inbox.open >= MOST_OPEN:
+            return False
+        self._early = inbox.charge()
+        if self._early and (pause := self._take_refusal()):
+            self._hold(min(pause, LONGEST_HOLD))
+            return False
+        return True
+
+    def _take_refusal(self) -> float:
+        """0 when one more frame that is over the limit may be refused now, else the seconds to wait."""
+        if self._refusals is None:
+            self._refusals = Bucket()
+        limits = conf().limits
+        return self._refusals.take(self.loop.time(), limits.rate, limits.burst)
+
+    def _hold(self, seconds: float) -> None:
+        if self._held is None:
+            self._held = self.loop.call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._held = None
+        self._parse()
+
+    def _read(self) -> None:
+        if self.read_paused:
+            self.read_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _read_nothing(self) -> None:
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _take(self, frame: bytes) -> None:
+        """Deal with one frame. Behind our close frame only the peer's own matters."""
+        if self.close_sent and frame[0] & 0x0F != Opcode.CLOSE:
+            return
+        if self._early and not frame[0] & _CONTROL:
+            self._too_early = max(self._too_early, self._early)
+        if not self._take_short_text(frame):
+            self.conn.receive_data(frame)
+            if self.conn.parser_exc is not None:
+                self.handle_parser_exception()
+            else:
+                self.handle_events()
+
+    def _take_short_text(self, frame: bytes) -> bool:
+        """Deal with a whole, short text frame, as nearly all that clients send is (RFC 6455 §5.2).
 
         `websockets` is ready for everything, which costs several times what the rest of a typing event costs.
         Whatever is not just this is left to it.
         """
         conn = self.conn
         if (
-            len(data) < 6
-            or data[0] != 0x81
-            or not 0x80 <= data[1] < 0xFE
-            or len(data) != data[1] - 0x80 + 6
-            or len(data) - 6 > self.config.ws_max_size
-            or conn.reader.buffer
+            frame[0] != 0x81
+            or not 0x80 <= frame[1] < 0xFE
+            or len(frame) - 6 > self.config.ws_max_size
             or conn.current_size is not None
             or conn.state is not OPEN
-            or self.close_sent
         ):
             return False
         try:
-            text = apply_mask(data[6:], data[2:6]).decode()
+            text = apply_mask(frame[6:], frame[2:6]).decode()
         except UnicodeDecodeError:
             return False
-        self._receive(text)
+        self._put("text", text)
         return True
 
-    def _receive(self, text: str) -> None:
-        """uvicorn stops reading for every frame: two system calls, where a limit does."""
+    def _put(self, kind: str, content: str | bytes) -> None:
+        """Give a message to the application, and tell it whether that came too early."""
         inbox: Any = self.queue
-        inbox.put_nowait({"type": "websocket.receive", "text": text})
-        if inbox.open >= MOST_OPEN and not self.read_paused:
-            self.read_paused = True
-            self.transport.pause_reading()
+        message = {"type": "websocket.receive", "retry_after": self._too_early, kind: content}
+        self._too_early = 0.0
+        inbox.put_nowait(message, 1 + len(content) // WEIGHT_BYTES)
+
+    def handle_ping(self) -> None:
+        self.write_frames(b"".join(self.conn.data_to_send()))
+
+    def handle_cont(self, event: Frame) -> None:
+        """Join the fragments as they come: one by one they would take a hundred times the memory."""
+        frames: Any = self.frames
+        if not isinstance(frames[0], bytearray):
+            frames[0] = bytearray(frames[0])
+        frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
 
     def send_receive_event_to_app(self) -> None:
-        if self.curr_msg_data_type == "text" and not self.close_sent:
-            try:
-                text = b"".join(self.frames).decode()
-            except UnicodeDecodeError:
-                # uvicorn does the same, and writes a stack trace into the log.
-                self.frames = []
-                self.conn.send_close(CloseCode.INVALID_UTF8)
-                self.handle_parser_exception()
-                return
-            if isinstance(self.queue, Inbox):
-                self.frames = []
-                self._receive(text)
-                return
-        super().send_receive_event_to_app()
+        (data,), self.frames = self.frames, []
+        if self.curr_msg_data_type == "bytes":
+            self._put("bytes", bytes(data))
+            return
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            # uvicorn does the same, and writes a stack trace into the log.
+            self.conn.send_close(CloseCode.INVALID_UTF8)
+            self.handle_parser_exception()
+        else:
+            self._put("text", text)

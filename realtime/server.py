@@ -18,7 +18,8 @@ from uvicorn.supervisors import Multiprocess, multiprocess
 from realtime import exposition
 from realtime.conf import conf
 from realtime.drain import drain
-from realtime.protocol import PING_SECONDS, HttpProtocol, WebSocketProtocol
+from realtime.http_protocol import BodilessHttpProtocol
+from realtime.protocol import PING_SECONDS, WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ class Server(uvicorn.Server):
         if self._says_ready:
             print("ready", flush=True)  # noqa: T201
 
+    def leave(self) -> None:
+        """Drain and stop. May be called from any thread, and again."""
+        self._asked_to_stop = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not handed to uvicorn, which would raise the signal again once it has stopped: the exit status is 0.
         if self._asked_to_stop:
@@ -56,7 +61,18 @@ class Server(uvicorn.Server):
 
 
 class Worker(multiprocess.Process):
-    """One of several processes: the same server."""
+    """One of several processes: the same server. It leaves when its supervisor is gone, however that ended."""
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        self.parent_conn.close()  # with a copy of the supervisor's end here, its death would not be noticed
+        _ = self.server  # made before two threads ask for it
+        super().target(sockets)
+
+    def always_pong(self) -> None:
+        try:
+            super().always_pong()
+        except (EOFError, OSError):
+            self.server.leave()
 
     @property
     def server(self) -> Server:
@@ -97,7 +113,7 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
         port=port,
         workers=workers,
         loop="uvloop",
-        http=HttpProtocol,
+        http=BodilessHttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=conf().limits.frame_bytes or 2**31 - 1,
         ws_per_message_deflate=False,  # memory and CPU per connection, for frames of 200 bytes
@@ -112,10 +128,15 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
     )
 
 
+def without_brackets(host: str) -> str:
+    """An IPv6 address as it is, also if it was given as URLs have it."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket's address, taken. Raises `OSError`."""
+    """A listening socket's address, taken. `host` may be `[::1]`. Raises `OSError`."""
     family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        without_brackets(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -7,11 +7,12 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 
 import pytest
 
 import realtime.client
+from realtime.server import bind
 from tests.e2e.harness import ROOT, Client, Stack, eventually, free_port, unique
 
 
@@ -82,6 +83,37 @@ async def test_every_worker_drains(stack: Stack):
         server.signal(SIGTERM)
         assert {await client.expect_close() for client in clients} == {1012}
     assert server.wait() == 0
+
+
+async def test_workers_whose_supervisor_was_killed_drain_and_give_the_port_back(stack: Stack):
+    command = (str(ROOT / "manage.py"), "runsockets", "--workers", "2")
+    supervisor = stack.start("workers", *command, SOCKETS_PORT=str(stack.port))
+    workers = children(supervisor.pid)
+    assert len(workers) == 2
+    async with people(stack, 10) as clients:
+        supervisor.stop(SIGKILL)
+        assert {await client.expect_close() for client in clients} == {1012}
+    await eventually(lambda: not any(map(is_running, workers)))
+    with bind("127.0.0.1", stack.port) as sock:
+        sock.listen()
+
+
+def children(pid: int) -> list[int]:
+    """The workers of a supervisor (and not what Python starts to look after them)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return [each for each in found if b"spawn_main" in (Path("/proc") / str(each) / "cmdline").read_bytes()]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for has."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 async def test_rolling_restart_loses_nothing_and_announces_nobody(stack: Stack):

@@ -123,6 +123,41 @@ async def test_no_frame_harms_anybody_but_its_sender(stack: Stack, chance: rando
             assert "internal" not in codes
 
 
+def wire(chance: random.Random) -> bytes:
+    """WebSocket frames of any kind, nearly right, one behind the other."""
+    pieces = []
+    for _ in range(chance.randint(1, 200)):
+        payload = chance.choice([b"", b"x", b"\xc3", b"x" * 125, b"x" * 126, b"x" * 66_000, frames(chance)])
+        opcode = chance.choice([0x1, 0x1, 0x2, 0x0, 0x9, 0xA]) | (0x80 if chance.random() < 0.7 else 0)
+        size = len(payload)
+        if size < 126:
+            length = bytes([0x80 | size])
+        else:
+            length = b"\xfe" + size.to_bytes(2) if size < 65_536 else b"\xff" + size.to_bytes(8)
+        pieces.append(bytes([opcode]) + length + b"\0\0\0\0" + payload)
+    if chance.random() < 0.2:
+        pieces.insert(chance.randint(0, len(pieces)), b"\x88\x82\0\0\0\0\x03\xe8")
+    return mangled(chance, b"".join(pieces)) if chance.random() < 0.5 else b"".join(pieces)
+
+
+async def test_no_bytes_behind_the_handshake_harm_anybody(stack: Stack, chance: random.Random):
+    async with undisturbed(stack):
+        deadline = time.monotonic() + SECONDS / 2
+
+        async def attack() -> None:
+            while time.monotonic() < deadline:
+                async with stack.client("portal") as client:
+                    rest = wire(chance)
+                    while rest and not client.websocket.transport.is_closing():
+                        size = chance.choice([1, 2, 7, 1000, 100_000])
+                        client.websocket.transport.write(rest[:size])
+                        rest = rest[size:] if size > 10 else rest[size:][:5000]
+                        await asyncio.sleep(0)
+                    client.drop()
+
+        await asyncio.gather(*(attack() for _ in range(5)))
+
+
 async def test_no_handshake_harms_anybody(stack: Stack, chance: random.Random):
     good = (
         b"GET /hub/?resume=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

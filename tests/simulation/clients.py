@@ -159,7 +159,7 @@ class Socket:
             self._drained.append(future)
             await future
 
-    def hand_over(self, take: Callable[[dict[str, Any]], Any]) -> None:
+    def hand_over(self, take: Callable[[dict[str, Any]], Any], charge: Callable[[], float]) -> None:
         self._take = take
         self._deal()
 

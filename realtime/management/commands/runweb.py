@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from realtime.http_protocol import HttpProtocol
 from realtime.server import SHUTDOWN_SECONDS, bind
 
 
@@ -33,6 +34,8 @@ class Command(BaseCommand):
             raise CommandError(f"--port must be between 0 and 65535, got {port}", returncode=2)
         config = uvicorn.Config(
             "realtime.web:application",
+            loop="uvloop",
+            http=HttpProtocol,
             ws="none",
             lifespan="off",
             access_log=False,  # it writes query strings
