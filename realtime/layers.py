@@ -1,8 +1,8 @@
 """The channel layer: Channels' specification on Redis Pub/Sub, and rooms that remember.
 
-There is one SUBSCRIBE per group and process and one decode per message and process, none per connection. Beyond the
-specification the layer knows *publications* (`realtime.roomlog`): each has a position, so that a missing one is noticed
-and read from the room's history.
+There is one SUBSCRIBE per group and process, none per connection. Beyond the specification the layer knows
+*publications* (`realtime.roomlog`): each has a position, so that a missing one is noticed and read from the room's
+history.
 
 A consumer's channel gets messages through `receive()` as everywhere; a channel with an `Outlet` is called directly
 instead, and no queue, task or thread is woken for it.
@@ -107,13 +107,17 @@ class RoomChannelLayer(BaseChannelLayer):
             queue = here.channels[channel] = Queue(self.get_capacity(channel), self.expiry)
         if not isinstance(queue, Queue):
             raise RuntimeError(f"{channel} has an outlet")
+        queue.receivers += 1
         try:
             await here.start()
             return await queue.get()
         except asyncio.CancelledError:
             # Channels has no delete_channel(): a consumer that goes away cancels its receive().
-            here.forget(channel)
+            if queue.receivers == 1:
+                here.forget(channel)
             raise
+        finally:
+            queue.receivers -= 1
 
     async def _receive_normal(self, channel: str) -> dict[str, Any]:
         queue = key("channel", channel)
