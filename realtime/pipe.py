@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 ATTEMPTS = 16
 """Servers that send a command on to each other do not agree (yet) who has its slot: it fails."""
+COMMAND_BYTES = 500
+"""Roughly what a command takes besides its text, until it is answered."""
 TRY_AGAIN_SECONDS = 0.05
 """A slot moves; the keys of a command are partly here and partly there."""
 
@@ -43,6 +45,11 @@ class Command:
     """Of a script that is named by its hash: the same with the script itself."""
     attempts: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes until it is answered."""
+        return len(self.packed) + COMMAND_BYTES
+
 
 class Pipes:
     """A pipe to each server, made when something is sent to it."""
@@ -53,9 +60,10 @@ class Pipes:
         self._pipes: dict[Server, Pipe] = {}
         self.is_closed = False
 
-    def __len__(self) -> int:
-        """Commands without an answer yet."""
-        return sum(map(len, self._pipes.values()))
+    @property
+    def size(self) -> int:
+        """Bytes that commands without an answer take."""
+        return sum([pipe.size for pipe in self._pipes.values()])
 
     def to(self, key: str | bytes) -> Pipe:
         """The pipe to the server of a key or channel."""
@@ -85,7 +93,7 @@ class Pipes:
     def _follow(self) -> None:
         """Servers may have left."""
         for server in self._pipes.keys() - self._topology.servers():
-            if not self._pipes[server]:
+            if not self._pipes[server].size:
                 self._pipes.pop(server).close()
 
     def _at(self, server: Server) -> Pipe:
@@ -128,10 +136,8 @@ class Pipe(Session):
         self._unwritten: list[Command] = []
         self._written: deque[Command] = deque()
         """What the open connection owes an answer to."""
-
-    def __len__(self) -> int:
-        """Commands without an answer yet."""
-        return len(self._unwritten) + len(self._written)
+        self.size = 0
+        """Bytes that commands without an answer take."""
 
     def send(self, *command: Argument) -> asyncio.Future[Any]:
         """Send a command. The future has its answer, or a `redis.RedisError`: then it may have been done or not."""
@@ -154,6 +160,7 @@ class Pipe(Session):
         if self._is_closed:
             refuse(command.future, exceptions.ConnectionError("closed"))
             return
+        self.size += command.size
         self._unwritten.append(command)
         self.schedule()
 
@@ -175,6 +182,7 @@ class Pipe(Session):
         else:
             failed, self._written = self._written, deque()
         for command in failed:
+            self.size -= command.size
             refuse(command.future, error)
         if self._unwritten:
             self.schedule()
@@ -183,6 +191,7 @@ class Pipe(Session):
         stale: RedisError | None = None
         while (answer := next_reply()) is not False:
             command = self._written.popleft()
+            self.size -= command.size
             if isinstance(answer, RedisError):
                 self._on_refusal(command, answer)
                 if isinstance(answer, exceptions.ReadOnlyError | exceptions.BusyLoadingError):

@@ -34,8 +34,8 @@ READ_COUNT = 100
 """Publications read from a history at once."""
 JOIN_SECONDS = 5.0
 """Longest wait for Redis to confirm a subscription."""
-OUTBOX = 20_000
-"""Messages on their way to Redis; beyond it `ChannelFull`."""
+OUTBOX = 16 * 1024 * 1024
+"""Bytes on their way to Redis; beyond it `ChannelFull`."""
 COMPARE_BATCH = 500
 START_SECONDS = 1.0
 
@@ -290,7 +290,7 @@ class Process:
 
     async def publish(self, channel: bytes, payload: bytes) -> None:
         """Send to every process that has subscribed. Raises `ChannelFull` or `redis.RedisError`."""
-        if len(self._pipes) >= OUTBOX:
+        if self._pipes.size >= OUTBOX:
             raise ChannelFull
         await self._pipes.publish(channel, payload)
 
@@ -300,7 +300,7 @@ class Process:
             if (group := self.groups.get(name)) is not None and self._hears_orders.is_set():
                 self._hand_out(group, ephemeral)
         channels = [roomlog.channel(name) for name in groups]
-        if any(map(self._subscriptions.is_lost, channels)) or len(self._pipes) >= OUTBOX:
+        if any(map(self._subscriptions.is_lost, channels)) or self._pipes.size >= OUTBOX:
             raise RedisError("only the members in this process were reached: Redis does not answer")
         if self.is_alone:
             return
@@ -337,7 +337,7 @@ class Process:
         if kind == b"F":
             group.receive(roomlog.unpack(payload))
         elif kind == b"M":
-            group.put(Message(msgspec.msgpack.decode(payload[1:])))
+            group.put(Message(payload[1:]))
         elif kind == b"E":
             if len(payload) < 65:
                 raise ValueError(payload)

@@ -980,6 +980,45 @@ async def test_queue_that_overflows_says_so_and_goes_on_once_it_was_read(layers:
     assert await receive(layer, slow) == END
 
 
+async def test_messages_beyond_what_may_wait_for_a_fan_out_are_dropped_and_that_is_told(
+    layer: Any, monkeypatch, caplog
+):
+    monkeypatch.setattr(fanout, "WAITING_BYTES", 20_000)
+    channels = await members(layer, 2 * SLICE, "group")
+    ears = await Ears.in_rooms(layer, ROOM)
+    for _ in range(3):
+        await asyncio.gather(*(layer.group_send("group", message("x" * 1000)) for _ in range(100)))
+    await layer.group_send("group", END)
+    for channel in (channels[0], channels[-1]):
+        got = [await receive(layer, channel)]
+        while got[-1] != END:
+            got.append(await receive(layer, channel))
+        assert {"type": "channel.overflow"} in got
+        assert len(got) < 300
+    assert "messages dropped" in caplog.text
+    await publish("hello")
+    await ears.hear("hello")
+
+
+async def test_channel_that_is_received_from_twice_at_once_gives_each_message_to_one_of_the_two(
+    layers: Layers,
+):
+    layer = layers.make()
+    channel = await layer.new_channel()
+    receiving = [asyncio.create_task(layer.receive(channel)) for _ in range(3)]
+    await asyncio.sleep(0)
+    receiving.pop().cancel()
+    for n in range(2):
+        await layer.send(channel, message(n))
+    got = [await asyncio.wait_for(task, PATIENCE) for task in receiving]
+    assert sorted(got, key=str) == [message(0), message(1)]
+    receiving = [asyncio.create_task(layer.receive(channel)) for _ in range(2)]
+    await asyncio.sleep(0)
+    await layer.send(channel, message(2))
+    receiving[0].cancel()  # it was told, and has not taken it
+    assert await asyncio.wait_for(receiving[1], PATIENCE) == message(2)
+
+
 async def test_message_that_nobody_received_in_time_expires(layers: Layers):
     layer = layers.make(expiry=1)
     channel = await layer.new_channel()
@@ -1288,12 +1327,26 @@ async def test_replay_waits_for_a_client_that_reads_slowly_and_live_publications
     await eventually(lambda: listener.state is State.LIVE)
 
 
-async def test_outbox_that_is_full_refuses(layer: Any, monkeypatch):
-    monkeypatch.setattr(process_module, "OUTBOX", 10)
-    answers = await asyncio.gather(
-        *(layer.group_send("group", message(n)) for n in range(20)), return_exceptions=True
-    )
-    assert [type(answer) for answer in answers] == [type(None)] * 10 + [ChannelFull] * 10
+@pytest.mark.parametrize(("size", "outbox"), [(0, 10 * pipe.COMMAND_BYTES), (100_000, 1_000_000)])
+async def test_outbox_that_is_full_refuses_and_takes_more_once_redis_has_answered(
+    layer: Any, monkeypatch, size: int, outbox: int
+):
+    """However many messages there are, and however large."""
+    monkeypatch.setattr(process_module, "OUTBOX", outbox)
+    large = message("x" * size)
+    for _ in range(2):
+        answers = await asyncio.gather(
+            *(layer.group_send("group", large) for _ in range(20)), return_exceptions=True
+        )
+        taken = answers.count(None)
+        assert 5 < taken <= 10
+        assert [type(answer) for answer in answers] == [type(None)] * taken + [ChannelFull] * (20 - taken)
+    await Ears.in_rooms(layer, ROOM)
+    large_event = Ephemeral("thread:42", b"x" * outbox, "c" * 32)
+    monkeypatch.setattr(layer._here, "is_alone", False)
+    await layer.emit([ROOM], large_event)
+    with pytest.raises(RedisError):
+        await layer.emit([ROOM], large_event)
 
 
 # --- Ours: ephemeral events ------------------------------------------------------------------------------
@@ -1994,7 +2047,7 @@ async def test_thousand_channels_that_came_and_went_leave_nothing_behind(
                 process._memberships,
                 process._tasks,
                 process._opening,
-                process._pipes,
+                range(process._pipes.size),
                 subscribed._channels,
                 subscribed._changed,
                 process.groups[ROOM].members,

@@ -125,8 +125,8 @@ MUTATIONS = [
     Mutation(
         "what is given up waiting for is not compared",
         "realtime/fanout.py",
-        "        self.waiting.extend([*kept, Compare(self.tail)])",
-        "        self.waiting.extend(kept)",
+        "        self.clear()\n        self.put(Compare(self.tail))\n",
+        "        self.clear()\n",
         seed=19,
     ),
     Mutation(
