@@ -130,10 +130,11 @@ class Group:
     def learn(self, end: int, tail: int) -> None:
         """The history ends at `end`, as read by a command that was sent when the tail was `tail`.
 
-        Redis is believed, also when it has lost what came last; but not about what has arrived since it was asked.
+        Redis is believed, also when it has lost what came last; but it can't take back what has arrived since it was
+        asked.
         """
-        if self.tail == tail:
-            if end < tail:
+        if self.tail == tail or end > self.tail:
+            if end < self.tail:
                 self._regress()
             self.tail = end
 

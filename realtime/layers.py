@@ -192,10 +192,7 @@ class RoomChannelLayer(BaseChannelLayer):
 
     async def enter(self, groups: Sequence[str], outlet: Outlet, channel: str) -> list[Listener]:
         """Enter rooms; returns a paused listener for each, at the room's end. Raises `redis.RedisError`."""
-        here = self._here
-        listeners = [here.listener(group, outlet) for group in groups]
-        await here.enter(listeners)
-        return listeners
+        return await self._here.enter(groups, outlet)
 
     def leave(self, listener: Listener, channel: str) -> None:
         """Leave a room: nothing of it is written any more."""
@@ -204,15 +201,12 @@ class RoomChannelLayer(BaseChannelLayer):
     async def missed(self, listener: Listener, since: str) -> int | None:
         """How many publications came after an offset; None when not all of them are known.
 
-        Then the listener stands at the room's end. Raises `redis.RedisError`.
+        The listener then stands at that offset, or at the room's end. Raises `redis.RedisError`.
         """
-        position = roomlog.parse_position(since)
-        if position is not None and position == listener.group.tail:
-            listener.place(position)
-            return 0  # everything after it arrives live
-        found = None if position is None else await self._here.missed(listener.group, position)
-        listener.place(listener.group.tail if found is None or position is None else position)
-        return found
+        if (position := roomlog.parse_position(since)) is None:
+            listener.place(listener.group.tail)
+            return None
+        return await self._here.missed(listener, position)
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         """Send an event that is stored nowhere, without waiting for Redis: it may be lost on its way there.
@@ -226,7 +220,7 @@ class RoomChannelLayer(BaseChannelLayer):
         """Channels whose process has ended. Raises `redis.RedisError`."""
         names = {channel: process_channel(_process_of(channel)) for channel in channels}
         processes = sorted(set(names.values()))
-        listeners = await asyncio.gather(*map(self._here.listeners, processes))
+        listeners = await asyncio.gather(*map(self._here.pipes.listeners, processes))
         gone = {name for name, number in zip(processes, listeners, strict=True) if not number}
         return {channel for channel, name in names.items() if name in gone}
 

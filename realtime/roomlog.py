@@ -245,7 +245,7 @@ async def after(group: str, position: int, most: int, pipes: Pipes | None = None
     """
     end, *known = await _run(pipes, _after, [base(group)], [position, most, READ_BYTES])
     if not known:
-        raise Unrecoverable(int(end or 0))
+        raise Unrecoverable(int(end) if end else (await ends([group], pipes))[group])
     missed, publications = known
     return After(int(end), missed, [unpack(publication) for publication in publications])
 

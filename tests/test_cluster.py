@@ -385,7 +385,7 @@ async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: 
     here, there = half_way(servers, roomlog.base(room))
     ears_lost = caplog.text.count("subscription lost")
     with pytest.raises(redis_py.RedisError):  # half-way: later
-        await roomlog.append([everywhere("2", groups=[room])], pipes=layer._here._pipes)
+        await roomlog.append([everywhere("2", groups=[room])], pipes=layer._here.pipes)
     keys = here.call("CLUSTER", "GETKEYSINSLOT", moving, 100)
     here.call("MIGRATE", "127.0.0.1", there.port, "", 0, 5000, "KEYS", *keys)
     name = there.call("CLUSTER", "MYID").decode()

@@ -132,8 +132,8 @@ MUTATIONS = [
     Mutation(
         "an older end replaces a newer tail",
         "realtime/fanout.py",
-        "        if self.tail == tail:\n            if end < tail:",
-        "        if True:\n            if end < tail:",
+        "        if self.tail == tail or end > self.tail:",
+        "        if True:",
         seed=38,
     ),
     Mutation(
