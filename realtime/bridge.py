@@ -117,7 +117,7 @@ class Bridge:
         await asyncio.sleep(READ_BLOCK * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _lead(self) -> None:
-        pipes = Pipes()
+        pipes = Pipes(once=True)  # a Redis that takes over may have lost what moved the cursors
         streams = reading(pipes)
         self._in_flight = None
         servers = topology()

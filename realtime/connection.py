@@ -140,7 +140,7 @@ class Liveness:
             self._schedule()
 
 
-class Session(ABC):
+class Session(asyncio.Protocol, ABC):
     """Talks to one server, over one connection at a time, which is made when there is something to send.
 
     What is to be sent in one turn of the loop is one write. `on_trouble` is called when the server cannot be reached or
@@ -158,12 +158,14 @@ class Session(ABC):
         timeout: float,
         is_due: Callable[[], bool],
     ) -> None:
-        self.liveness = timeout, is_due
         self._server = server
         self._on_trouble = on_trouble
+        self._liveness = Liveness(timeout, is_due, self._on_dead)
         self._loop = asyncio.get_running_loop()
-        self._link: Link | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        """Of the open connection."""
+        self._opened_at = 0.0
         self._is_scheduled = False
         self._is_closed = False
 
@@ -176,15 +178,15 @@ class Session(ABC):
         """Take what has arrived: `next_reply()` until that is False. An exception ends the connection."""
 
     @abstractmethod
-    def on_failure(self, error: BaseException, opened_at: float | None) -> None:
-        """A connection made at that time of the loop has ended; None: it could not be made."""
+    def on_failure(self, error: BaseException, lasted: float | None) -> None:
+        """A connection has ended after so many seconds; None: it could not be made."""
 
-    async def pause(self) -> None:  # noqa: B027  (not every session has to)
+    async def pause(self) -> None:
         """Wait before an attempt to connect."""
 
     def schedule(self) -> None:
         """Send what waits at the end of this turn of the loop, or once there is a connection."""
-        if self._link is not None:
+        if self._writer is not None:
             if not self._is_scheduled:
                 self._is_scheduled = True
                 self._loop.call_soon(self.flush)
@@ -194,79 +196,39 @@ class Session(ABC):
     def flush(self) -> None:
         """Send what waits now."""
         self._is_scheduled = False
-        if self._link is not None and self._link.is_open and (data := self.outgoing()):
-            self._link.write(data)
+        if self._writer is None or self._writer.transport.is_closing():
+            return  # it goes over the next one
+        if data := self.outgoing():
+            self._writer.write(data)
+            self._liveness.watch()
 
     def close(self) -> None:
         """Give the connection back; nothing is called any more."""
         self._is_closed = True
         if self._connecting is not None:
             self._connecting.cancel()
-        link, self._link = self._link, None
-        if link is not None:
-            link.end(exceptions.ConnectionError("closed"))
+        self._drop()
 
     async def _connect(self) -> None:
-        link = Link(self)
         try:
             await self.pause()
-            await link.open(self._server)
+            self._writer = await connect(self, self._server)
         except Exception as error:
             self._connecting = None
             self._failed(error, None)
         else:
             self._connecting = None
-            self._link = link
+            self._opened_at = self._loop.time()
+            self._reader = hiredis.Reader(replyError=_error)
             self.flush()
 
-    def on_end(self, link: Link, error: BaseException) -> None:
-        """A connection is over."""
-        if link is self._link:  # else it was closed
-            self._link = None
-            self._failed(error, link.opened_at)
-
-    def _failed(self, error: BaseException, opened_at: float | None) -> None:
-        if not isinstance(error, RedisError | OSError):
-            logger.error("redis connection failed", exc_info=error, extra={"connection": self.name})
-        self._on_trouble()
-        self.on_failure(error, opened_at)
-
-
-class Link(asyncio.Protocol):
-    """One connection of a session, from its beginning to its end, which is told once."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._reader = hiredis.Reader(replyError=_error)
-        self._writer: asyncio.StreamWriter | None = None
-        self._has_ended = False
-        self.opened_at = 0.0
-        """By the loop's clock."""
-        self._liveness = Liveness(*session.liveness, self._on_dead)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether what is written may arrive."""
-        return self._writer is not None and not self._writer.transport.is_closing()
-
-    async def open(self, server: Address | None) -> None:
-        """Connect. Raises `redis.RedisError` or `OSError`."""
-        self._writer = await connect(self, server)
-        self.opened_at = asyncio.get_running_loop().time()
-
-    def write(self, data: bytes) -> None:
-        """Write commands."""
-        assert self._writer is not None  # noqa: S101  (open)
-        self._writer.write(data)
-        self._liveness.watch()
-
     def data_received(self, data: bytes) -> None:
-        if self._has_ended:
+        if self._writer is None:
             return
         self._liveness.heard()
         self._reader.feed(data)
         try:
-            self._session.on_replies(self._reader.gets)
+            self.on_replies(self._reader.gets)
         except Exception as error:
             self.end(error)
 
@@ -274,17 +236,27 @@ class Link(asyncio.Protocol):
         self.end(exc or exceptions.ConnectionError("redis closed the connection"))
 
     def _on_dead(self) -> None:
-        logger.warning("redis does not answer", extra={"connection": self._session.name})
+        logger.warning("redis does not answer", extra={"connection": self.name})
         self.end(exceptions.ConnectionError("redis does not answer"))
 
     def end(self, error: BaseException) -> None:
-        """It is over, for this reason."""
-        if not self._has_ended:
-            self._has_ended = True
-            self._liveness.stop()
-            if self._writer is not None:
-                self._writer.transport.abort()
-            self._session.on_end(self, error)
+        """Give up the connection, for this reason."""
+        if self._writer is not None:
+            self._drop()
+            self._failed(error, self._loop.time() - self._opened_at)
+
+    def _drop(self) -> None:
+        self._liveness.stop()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.transport.set_protocol(asyncio.Protocol())  # its end is not that of the next one
+            writer.transport.abort()
+
+    def _failed(self, error: BaseException, lasted: float | None) -> None:
+        if not isinstance(error, RedisError | OSError):
+            logger.error("redis connection failed", exc_info=error, extra={"connection": self.name})
+        self._on_trouble()
+        self.on_failure(error, lasted)
 
 
 def _error(text: str) -> RedisError:

@@ -52,9 +52,14 @@ class Command:
 
 
 class Pipes:
-    """A pipe to each server, made when something is sent to it."""
+    """A pipe to each server, made when something is sent to it.
 
-    def __init__(self) -> None:
+    With `once` a connection that is lost is the end of all of them, also when nothing was on its way: Redis may have
+    lost what it had told over it.
+    """
+
+    def __init__(self, *, once: bool = False) -> None:
+        self._on_loss = self.close if once else lambda: None
         self._topology = topology()
         self._topology.on_change.add(self._follow)
         self._pipes: dict[Server, Pipe] = {}
@@ -99,7 +104,7 @@ class Pipes:
     def _at(self, server: Server) -> Pipe:
         pipe = self._pipes.get(server)
         if pipe is None:
-            pipe = self._pipes[server] = Pipe(server, self._topology.refresh, self._redirect)
+            pipe = self._pipes[server] = Pipe(server, self._topology.refresh, self._redirect, self._on_loss)
             if self.is_closed:
                 pipe.close()
         return pipe
@@ -130,9 +135,11 @@ class Pipe(Session):
         server: Server = None,
         on_trouble: Callable[[], None] = lambda: None,
         redirect: Callable[[AskError, Command], None] = _raise,
+        on_loss: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(server, on_trouble, TIMEOUT, lambda: bool(self._written))
         self._redirect = redirect
+        self._on_loss = on_loss
         self._unwritten: list[Command] = []
         self._written: deque[Command] = deque()
         """What the open connection owes an answer to."""
@@ -175,12 +182,13 @@ class Pipe(Session):
         for command in (*self._written, *self._unwritten):
             refuse(command.future, exceptions.ConnectionError("closed"))
 
-    def on_failure(self, error: BaseException, opened_at: float | None) -> None:
+    def on_failure(self, error: BaseException, lasted: float | None) -> None:
         failed: Sequence[Command]
-        if opened_at is None:
+        if lasted is None:
             failed, self._unwritten = self._unwritten, []
         else:
             failed, self._written = self._written, deque()
+            self._on_loss()
         for command in failed:
             self.size -= command.size
             refuse(command.future, error)

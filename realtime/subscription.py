@@ -91,7 +91,7 @@ class Subscription(Session):
 
     def is_lost(self, channel: bytes) -> bool:
         """Whether the channel was lost and is not restored, or there is no connection because it failed."""
-        return channel in self._lost or (self._link is None and self._failures > 0)
+        return channel in self._lost or (self._writer is None and self._failures > 0)
 
     async def subscribe(self, channels: Iterable[bytes]) -> None:
         """Return once all of them are subscribed (or not wanted any more), however long that takes.
@@ -158,13 +158,12 @@ class Subscription(Session):
             await asyncio.sleep(random.uniform(0.01, longest))  # noqa: S311
 
     def _ping(self) -> bool:
-        if self._link is not None:
-            self._link.write(b"PING\r\n")
+        if self._writer is not None:
+            self._writer.write(b"PING\r\n")
         return True
 
-    def on_failure(self, error: BaseException, opened_at: float | None) -> None:
-        is_proven = opened_at is not None and self._loop.time() - opened_at > PROVEN_SECONDS
-        self._failures = 1 if is_proven else self._failures + 1
+    def on_failure(self, error: BaseException, lasted: float | None) -> None:
+        self._failures = 1 if (lasted or 0.0) > PROVEN_SECONDS else self._failures + 1
         logger.warning("subscription lost", extra={"error": spelled(error), "failures": self._failures})
         self._channels = {name: channel for name, channel in self._channels.items() if channel.is_wanted}
         self._changed = dict.fromkeys(self._channels)

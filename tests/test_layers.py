@@ -1456,7 +1456,7 @@ async def test_process_whose_subscription_is_back_is_not_overlooked(alone: Layer
     await Ears.in_rooms(layer, ROOM)
     ears = await Ears.in_rooms(other, ROOM)
     monkeypatch.setattr(layer._here, "_look_around", AsyncMock())  # it does not look again
-    other._here._subscriptions._servers[None]._link.end(ConnectionError("cut"))
+    other._here._subscriptions._servers[None].end(ConnectionError("cut"))
     layer._here.is_alone = True  # it looked around just then
     await eventually(lambda: not layer._here.is_alone)
     await layer.emit([ROOM], said("hello"))
