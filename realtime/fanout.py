@@ -106,8 +106,8 @@ class Group:
         self.waiting_bytes = 0
         self.fan_out: Iterator[bool] | None = None
         """The fan-out that is under way."""
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done once the group is subscribed to and its tail is known."""
+        self.ready: asyncio.Task[None]
+        """Of a group in a process: done once it is subscribed to and its tail is known."""
         self._read = read
         self._hears_orders = hears_orders
 

@@ -18,7 +18,6 @@ from channels.exceptions import ChannelFull
 from redis.exceptions import RedisError
 
 from realtime import roomlog
-from realtime.connection import refuse
 from realtime.delivery import Ephemeral, Mailbox, Outlet, PublicationBatch
 from realtime.fanout import SLICE, Compare, FanOut, Group, Message
 from realtime.listener import Listener
@@ -87,6 +86,8 @@ class Process:
         self._subscriptions = Subscriptions(self._on_messages, self._on_lost, self._on_restored)
         self.pipes = pipes()
         self._opening: list[Group] = []
+        self._opened: asyncio.Task[None]
+        """It opens them."""
         self._reachable: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reading: dict[tuple[str, int], SharedRead] = {}
@@ -232,8 +233,9 @@ class Process:
             group = self.groups[name] = Group(name, self._read, self._hears_orders)
             self._by_channel[group.channel] = group
             if not self._opening:
-                asyncio.get_running_loop().call_soon(lambda: self.spawn(self._open()))
+                self._opened = self._keep(begin(self._open()))
             self._opening.append(group)
+            group.ready = self._opened
         return group
 
     async def _until_ready(self, groups: Sequence[Group]) -> None:
@@ -254,8 +256,6 @@ class Process:
             return  # left, and entered again by another connection
         del self.groups[group.name]
         self._by_channel.pop(group.channel, None)
-        if not group.ready.done():
-            group.ready.set_result(None)  # nothing waits for it that has not left
         self._subscriptions.unsubscribe(group.channel)
         if group.room is None and not self._hears_orders.is_set():
             self.spawn(self._recover(()))  # perhaps it was the last one that was missed
@@ -265,17 +265,14 @@ class Process:
         opening, self._opening = self._opening, []
         groups = [
             group for group in opening if self.groups.get(group.name) is group
-        ]  # not left again already
+        ]  # else it was left again
         try:
             await self._subscriptions.subscribe([group.channel for group in groups])
             await self._learn_ends(groups)
-        except (RedisError, OSError) as error:
+        except Exception:
             for group in groups:
-                refuse(group.ready, error)
                 self._drop(group)
-        for group in groups:
-            if not group.ready.done():
-                group.ready.set_result(None)
+            raise
 
     # --- Publishing --------------------------------------------------------------------------------
 
