@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from realtime import pipe, redis, subscription
 from realtime.connection import TICKS, Liveness
-from realtime.pipe import Pipe
+from realtime.pipe import Pipe, Pipes
 from realtime.redis import execute, key
 from realtime.subscription import Subscription
 from tests.inprocess import eventually
@@ -222,6 +222,24 @@ async def test_what_was_not_written_yet_is_sent_again_and_what_was_is_not(peer: 
         await written
     assert await unwritten == b"again"
     pipe.close()
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_pipes_may_end_with_a_connection_that_is_lost_while_nothing_is_on_its_way(
+    peer: Peer, once: bool
+):
+    pipes = Pipes(once=once)
+    await pipes.to("x").send("GET", "x")
+    peer.writers[0].close()
+    await eventually(lambda: pipes.is_closed or pipes.to("x")._writer is None)
+    assert pipes.is_closed == once
+    sent = pipes.to("x").send("GET", "x")
+    if once:
+        with pytest.raises(RedisConnectionError):
+            await sent
+    else:
+        assert await sent == b"OK"
+    pipes.close()
 
 
 async def test_command_that_may_be_done_twice_is_sent_once_more_when_its_connection_is_lost(peer: Peer):

@@ -202,6 +202,13 @@ MUTATIONS = [
         seed=11,
     ),
     Mutation(
+        "a bridge does not notice a connection that was lost while nothing was on its way",
+        "realtime/bridge.py",
+        "Pipes(once=True)",
+        "Pipes()",
+        seed=25,
+    ),
+    Mutation(
         "rights are not checked after entering",
         "realtime/consumers.py",
         "            is_allowed = await self._may_enter(room) and self.rooms.get(room) is listener",
