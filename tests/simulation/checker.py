@@ -219,6 +219,8 @@ class Checker:
             self.wiped_at = self._now()
         self.orders = [order for order in self.orders if order.at < since] if kept else []
         self.signals = [(at, signal) for at, signal in self.signals if kept and at < since]
+        for view in self.views.values():
+            self._forgive(view)
         for group, history in self.histories.items():
             history.keep(kept.get(group, (0, 0))[0], self._now())
         self.expected = {
@@ -438,6 +440,14 @@ class Checker:
         view.missed, view.order = view.order or view.missed, ""
         if segment := view.rooms.get(f"thread:{signal.get('thread_id')}"):
             segment.was_missed = segment.state == BARRED
+
+    @staticmethod
+    def _forgive(view: View) -> None:
+        """Redis may have lost the record of an order that its host has missed: then nothing tells of it any more."""
+        view.missed = ""
+        for segment in view.rooms.values():
+            if segment.was_missed:
+                segment.state, segment.was_missed = LIVE, False
 
     def _still_holds(self, view: View, at: float, signal: dict[str, Any]) -> bool:
         """Whether an order that was given at some time (Redis' clock) concerns a connection as it is now."""
