@@ -70,6 +70,7 @@ class Listener:
         """Say where the client stands, before the listener starts."""
         if self.state is State.PAUSED:
             self.position = position
+            self._has_missed = False  # the answer says what it lacks
 
     def start(self) -> None:
         """Deliver from here on: first what the history has above the position, then the live tail."""

@@ -100,6 +100,8 @@ class Segment:
     state: str = LIVE
     floor: int = 0
     barred_at: float = 0.0
+    known_since: float = float("inf")
+    """Since when its host may have known it: a join of a room that it is in does not ask Redis."""
     was_missed: bool = False
     """What bars it is an order that its host has missed, and can hear again."""
 
@@ -367,11 +369,12 @@ class Checker:
         before, offset, now = view.rooms.get(room), int(answer["offset"]), view.socket.world.redis.now
         if before is not None and before.state == BARRED and asked.at <= before.barred_at:
             return  # acknowledged, and about to be told that it had to leave
+        known_since = before.since if before is not None else self._now()
         if before is not None and before.state != LIVE:
             before = None
         # With an offset it leaves, and enters again.
         entered = before.entered if before is not None and "recovered" not in answer else now
-        view.rooms[room] = Segment(offset, self._now(), entered)
+        view.rooms[room] = Segment(offset, self._now(), entered, known_since=known_since)
         if "recovered" in answer:
             self._check_recovery(view, asked, room, answer, before)
         elif before is not None:
@@ -396,7 +399,9 @@ class Checker:
         offset, since = answer["offset"], _sinces(asked.event, asked.data)[room]
         history = self.history(group_name(view.socket.namespace, room))
         if not answer["recovered"]:
-            has = before.position if before and self.last_loss < before.since else None
+            has = (
+                before.position if before and self.last_loss < min(before.since, before.known_since) else None
+            )
             if has is not None and has > int(offset):
                 self._fail(f"{view.socket}: {has} of {room} was written before the ack, which says {offset}")
             return
