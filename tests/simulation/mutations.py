@@ -141,7 +141,7 @@ MUTATIONS = [
         "realtime/listener.py",
         "        if self._has_missed:",
         "        if False:",
-        seed=212,
+        seed=1003,
     ),
     Mutation(
         "a rejoin does not pause the room",
