@@ -122,7 +122,8 @@ class Bridge:
     async def _lead(self) -> None:
         servers = topology()
         self._in_flight = None
-        with contextlib.closing(Pipes()) as pipes, contextlib.closing(reading(pipes)) as streams:
+        # Once: a Redis that takes over may have lost what moved the cursors.
+        with contextlib.closing(Pipes(once=True)) as pipes, contextlib.closing(reading(pipes)) as streams:
             servers.on_arrival.add(pipes.close)  # then begin again
             try:
                 await servers.known()

@@ -124,7 +124,7 @@ class Outlet(Mailbox, Protocol):
 class Queue:
     """The mailbox of a channel without an outlet: messages wait for `receive()`, but not longer than `expiry`."""
 
-    __slots__ = ("capacity", "expiry", "full", "messages", "waiter")
+    __slots__ = ("_arrived", "capacity", "expiry", "full", "messages", "receivers")
 
     def __init__(self, capacity: int, expiry: float) -> None:
         self.capacity = capacity
@@ -132,8 +132,10 @@ class Queue:
         """Seconds."""
         self.messages: deque[tuple[float, dict[str, Any]]] = deque()
         """With the loop time at which each expires."""
-        self.waiter: asyncio.Future[None] | None = None
+        self.receivers = 0
+        """Calls of `receive()` that wait."""
         self.full = False
+        self._arrived = asyncio.Event()
 
     def message(self, message: dict[str, Any]) -> None:
         if self.full:
@@ -144,8 +146,7 @@ class Queue:
             metrics.DROPPED.inc()
             message = {"type": "channel.overflow"}
         self.messages.append((asyncio.get_running_loop().time() + self.expiry, message))
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+        self._arrived.set()
 
     @property
     def is_full(self) -> bool:
@@ -155,18 +156,16 @@ class Queue:
 
     async def get(self) -> dict[str, Any]:
         """The next message that has not expired; waits for it."""
-        while True:
-            self._expire()
-            if self.messages:
-                break
-            self.waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self.waiter
-            finally:
-                self.waiter = None
+        while self._is_empty():
+            self._arrived.clear()
+            await self._arrived.wait()
         _, message = self.messages.popleft()
         self.full = self.full and bool(self.messages)
         return message
+
+    def _is_empty(self) -> bool:
+        self._expire()
+        return not self.messages
 
     def _expire(self) -> None:
         now = asyncio.get_running_loop().time()

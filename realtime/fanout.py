@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from time import perf_counter, time_ns
 from typing import Any
 
+import msgspec
+
 from realtime import metrics, roomlog, tracing
-from realtime.delivery import Ephemeral, Mailbox, PublicationBatch, copy
+from realtime.delivery import Ephemeral, Mailbox, PublicationBatch
 from realtime.listener import Listener, State
 from realtime.metrics import tally
 from realtime.roomlog import Publication
@@ -32,27 +35,38 @@ WAITING_BYTES = 16 * 1024 * 1024
 
 
 class Message:
-    """A message of the channel layer's specification (`group_send`)."""
+    """A message of the channel layer's specification (`group_send`), as it arrived. Raises `DecodeError`."""
 
-    __slots__ = ("message",)
+    __slots__ = ("frame",)
 
-    def __init__(self, message: dict[str, Any]) -> None:
-        self.message = message
+    def __init__(self, frame: bytes) -> None:
+        msgspec.msgpack.decode(frame)
+        self.frame = frame
 
     def give(self, mailbox: Mailbox) -> None:
-        """Hand over a copy."""
-        mailbox.message(copy(self.message))
+        """Hand it to a receiver, which may change it."""
+        mailbox.message(msgspec.msgpack.decode(self.frame))
+
+
+OVERFLOW = Message(msgspec.msgpack.encode({"type": "channel.overflow"}))
+"""Messages were dropped."""
 
 
 class Compare:
     """The end of the room's history, for listeners that may lack something without knowing it."""
 
     __slots__ = ("end",)
+    frame = b""
 
     def __init__(self, end: int) -> None:
         self.end = end
 
+    def give(self, listener: Listener) -> None:
+        """Let a listener compare its position."""
+        listener.compare(self.end)
 
+
+Waiting = Publication | Ephemeral | Message | Compare
 Item = PublicationBatch | Ephemeral | Message | Compare
 
 
@@ -88,12 +102,12 @@ class Group:
         self.listeners: dict[Listener, None] = {}
         self.tail = 0
         """The last position that this process has received, or read from the history."""
-        self.waiting: deque[Publication | Ephemeral | Message | Compare] = deque()
+        self.waiting: deque[Waiting] = deque()
         self.waiting_bytes = 0
-        self.fan_out: Pass | None = None
+        self.fan_out: Iterator[bool] | None = None
         """The fan-out that is under way."""
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done once the group is subscribed to and its tail is known."""
+        self.ready: asyncio.Task[None]
+        """Of a group in a process: done once it is subscribed to and its tail is known."""
         self._read = read
         self._hears_orders = hears_orders
 
@@ -108,19 +122,19 @@ class Group:
             self.tail = publication.position
         self.put(publication)
 
-    def put(self, item: Publication | Ephemeral | Message | Compare) -> None:
+    def put(self, item: Waiting) -> None:
         """Let something wait for its fan-out."""
         self.waiting.append(item)
-        if isinstance(item, Publication | Ephemeral):
-            self.waiting_bytes += len(item.frame)
+        self.waiting_bytes += len(item.frame)
 
     def learn(self, end: int, tail: int) -> None:
         """The history ends at `end`, as read by a command that was sent when the tail was `tail`.
 
-        Redis is believed, also when it has lost what came last; but not about what has arrived since it was asked.
+        Redis is believed, also when it has lost what came last; but it can't take back what has arrived since it was
+        asked.
         """
-        if self.tail == tail:
-            if end < tail:
+        if self.tail == tail or end > self.tail:
+            if end < self.tail:
                 self._regress()
             self.tail = end
 
@@ -144,20 +158,24 @@ class Group:
     def next_item(self) -> Item:
         """What is to be handed out next: of publications as many as follow each other, up to `BATCH_BYTES`."""
         first = self.waiting.popleft()
-        if not isinstance(first, Publication):
-            if isinstance(first, Ephemeral):
-                self.waiting_bytes -= len(first.frame)
-            return first
-        batch, size = [first], len(first.frame)
-        while self.waiting and size < BATCH_BYTES:
-            following = self.waiting[0]
-            if not isinstance(following, Publication) or following.previous != batch[-1].position:
-                break
-            self.waiting.popleft()
-            batch.append(following)
-            size += len(following.frame)
+        size = len(first.frame)
+        if isinstance(first, Publication):
+            batch = [first]
+            while self.waiting and size < BATCH_BYTES:
+                following = self.waiting[0]
+                if not isinstance(following, Publication) or following.previous != batch[-1].position:
+                    break
+                self.waiting.popleft()
+                batch.append(following)
+                size += len(following.frame)
         self.waiting_bytes -= size
-        return PublicationBatch(batch)
+        return PublicationBatch(batch) if isinstance(first, Publication) else first
+
+    def receivers(self, item: Item) -> Sequence[Any]:
+        """The members that an item is for, as of now."""
+        if isinstance(item, Message):
+            return (*self.members.values(), *(listener.outlet for listener in self.listeners))
+        return tuple(self.listeners)
 
     def clear(self) -> None:
         """Forget all that waits."""
@@ -165,72 +183,62 @@ class Group:
         self.waiting_bytes = 0
 
     def give_up_waiting(self) -> None:
-        """Forget what waits, but for messages: the listeners read publications from the history."""
-        kept = [item for item in self.waiting if isinstance(item, Message | Compare)]
+        """Forget what waits: listeners read publications from the history, and a loss of messages is told."""
+        lost = sum(isinstance(item, Message) for item in self.waiting)
         self.clear()
-        self.waiting.extend([*kept, Compare(self.tail)])
+        self.put(Compare(self.tail))
+        if lost:
+            metrics.DROPPED.inc()
+            logger.warning("messages dropped", extra={"group": self.name, "messages": lost})
+            self.put(OVERFLOW)
 
 
-class Pass:
-    """One item on its way to everyone who was in the group when the pass began."""
+def _fan_out(group: Group) -> Iterator[bool]:
+    """Hand out all that waits in a group, a slice of its members at each step.
 
-    __slots__ = ("_at", "_begun", "_group", "_receivers", "_sent", "_started", "item")
-
-    def __init__(self, group: Group, item: Item) -> None:
-        self.item = item
-        self._group = group
-        self._receivers: Sequence[Any] = tuple(group.listeners)
-        if isinstance(self.item, Message):
-            self._receivers = (*group.members.values(), *(listener.outlet for listener in group.listeners))
-        self._at = 0
-        self._sent = 0
-        """Connections that an ephemeral event was written to."""
-        self._started = perf_counter() if len(self._receivers) > SLICE else 0.0
-        self._begun = time_ns() if tracing.tracer else 0
-
-    def step(self) -> bool:
-        """Serve one slice; True when it was the last. A mistake in it ends the pass, not the fan-out of the room."""
+    An item goes to those who are members when its turn comes. A mistake ends the item, not the fan-out of the room.
+    """
+    while group.waiting:
+        item = group.next_item()
         try:
-            return self._serve()
+            receivers = group.receivers(item)
+            if isinstance(item, PublicationBatch) and len(receivers) <= SLICE and not tracing.tracer:
+                _publish(item, receivers)  # nearly always: there is nothing to measure
+                tally.fan_out(item.publications, len(receivers))
+                yield True
+                continue
+            served = 0
+            started = perf_counter() if len(receivers) > SLICE else 0.0
+            begun = time_ns() if tracing.tracer else 0
+            for start in range(0, len(receivers), SLICE):
+                served += _serve(item, receivers[start : start + SLICE])
+                yield True
+            _count(item, served, started, begun)
         except Exception:
-            _failed(self._group, self.item)
-            return True
+            logger.exception("fan-out failed", extra={"room": group.room})
+            if isinstance(item, PublicationBatch):
+                group.put(Compare(group.tail))  # listeners that were not served yet find out what they lack
 
-    def _serve(self) -> bool:
-        part = self._receivers[self._at : self._at + SLICE] if self._started else self._receivers
-        self._at += SLICE
-        match self.item:
-            case PublicationBatch():
-                _publish(self.item, part)
-            case Ephemeral():
-                _each(part, self._emit)
-            case Message():
-                _each(part, self.item.give)
-            case Compare(end=end):
-                _each(part, lambda listener: listener.compare(end))
-        if self._at < len(self._receivers):
-            return False
-        self._count()
-        return True
 
-    def _emit(self, listener: Listener) -> None:
-        assert isinstance(self.item, Ephemeral)  # noqa: S101
-        if listener.is_open and listener.outlet.connection_id != self.item.sender:
-            if listener.outlet.is_behind:
-                metrics.EPHEMERAL_DROPPED.inc()  # a client that reads too slowly gets what matters first
-            else:
-                self._sent += 1
-                listener.write(self.item.wire)
+def _serve(item: Item, receivers: Sequence[Any]) -> int:
+    """Hand an item to some receivers; returns how many of them took it."""
+    if isinstance(item, PublicationBatch):
+        _publish(item, receivers)
+        return len(receivers)
+    if isinstance(item, Ephemeral):
+        return _each(receivers, partial(_emit, item))
+    return _each(receivers, item.give)
 
-    def _count(self) -> None:
-        if isinstance(self.item, PublicationBatch):
-            if self._started:
-                metrics.FANOUT_SECONDS.observe(perf_counter() - self._started)
-            if self._begun:
-                tracing.fanned_out(self.item.publications, len(self._receivers), self._begun)
-            tally.fan_out(self.item.publications, len(self._receivers))
-        elif isinstance(self.item, Ephemeral):
-            tally.sent("ephemeral", self.item.frame, self._sent)
+
+def _count(item: Item, served: int, started: float, begun: int) -> None:
+    if isinstance(item, PublicationBatch):
+        if started:
+            metrics.FANOUT_SECONDS.observe(perf_counter() - started)
+        if begun:
+            tracing.fanned_out(item.publications, served, begun)
+        tally.fan_out(item.publications, served)
+    elif isinstance(item, Ephemeral):
+        tally.sent("ephemeral", item.frame, served)
 
 
 class FanOut:
@@ -238,41 +246,21 @@ class FanOut:
 
     def __init__(self) -> None:
         self._turns: deque[Group] = deque()
-        """Groups with a pass under way; each gets one slice in turn."""
+        """Groups with a fan-out under way; each gets one slice in turn."""
         self._is_scheduled = False
 
     def serve(self, group: Group) -> None:
         """Hand out what waits in a group: at once if the group is small, else in the turns to come."""
         if group.fan_out is None and len(group) <= SLICE:
-            while group.waiting:
-                self._serve_at_once(group, group.next_item())
+            for _ in _fan_out(group):
+                pass
             return
         if group.fan_out is None and group.waiting:
-            group.fan_out = Pass(group, group.next_item())
+            group.fan_out = _fan_out(group)
             self._turns.append(group)
             self._schedule()
-        self._bound(group)
-
-    @staticmethod
-    def _serve_at_once(group: Group, item: Item) -> None:
-        try:
-            if isinstance(item, PublicationBatch) and not tracing.tracer:
-                listeners = tuple(group.listeners)  # nearly always: no need for a pass
-                _publish(item, listeners)
-                tally.fan_out(item.publications, len(listeners))
-            else:
-                Pass(group, item).step()
-        except Exception:
-            _failed(group, item)
-
-    def _bound(self, group: Group) -> None:
         if sum(busy.waiting_bytes for busy in self._turns) > WAITING_BYTES:
             group.give_up_waiting()
-
-    def _schedule(self) -> None:
-        if self._turns and not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
 
     def stop(self) -> None:
         """Give up what is under way in rooms: they are compared with their histories later."""
@@ -281,16 +269,20 @@ class FanOut:
             group.fan_out = None
             group.clear()
 
+    def _schedule(self) -> None:
+        if self._turns and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
     def _turn(self) -> None:
         self._is_scheduled = False
-        if not self._turns:
-            return
-        group = self._turns.popleft()
-        assert group.fan_out is not None  # noqa: S101
-        if group.fan_out.step():
-            group.fan_out = Pass(group, group.next_item()) if group.waiting else None
-        if group.fan_out is not None:
-            self._turns.append(group)
+        if self._turns:
+            group = self._turns.popleft()
+            assert group.fan_out is not None  # noqa: S101
+            if next(group.fan_out, False):
+                self._turns.append(group)
+            else:
+                group.fan_out = None
         self._schedule()
 
 
@@ -309,19 +301,24 @@ def _publish(batch: PublicationBatch, listeners: Sequence[Listener]) -> None:
             logger.exception("delivery failed", extra=_about(listener.outlet))
 
 
-def _failed(group: Group, item: Item) -> None:
-    """A mistake of ours: listeners that were not served yet find out what they lack."""
-    logger.exception("fan-out failed", extra={"room": group.room})  # noqa: LOG004  (called where it was caught)
-    if isinstance(item, PublicationBatch):
-        group.put(Compare(group.tail))
-
-
-def _each(receivers: Sequence[Any], give: Callable[[Any], None]) -> None:
+def _each(receivers: Sequence[Any], give: Callable[[Any], object]) -> int:
+    given = 0
     for receiver in receivers:
         try:
-            give(receiver)
+            given += give(receiver) is not False
         except Exception:
             logger.exception("delivery failed", extra=_about(receiver))
+    return given
+
+
+def _emit(ephemeral: Ephemeral, listener: Listener) -> bool:
+    if not listener.is_open or listener.outlet.connection_id == ephemeral.sender:
+        return False
+    if listener.outlet.is_behind:
+        metrics.EPHEMERAL_DROPPED.inc()  # a client that reads too slowly gets what matters first
+        return False
+    listener.write(ephemeral.wire)
+    return True
 
 
 def _about(receiver: object) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The channel layer: Channels' specification on Redis Pub/Sub, and rooms that remember.
 
-There is one SUBSCRIBE per group and process and one decode per message and process, none per connection. Beyond the
-specification the layer knows *publications* (`realtime.roomlog`): each has a position, so that a missing one is noticed
-and read from the room's history.
+There is one SUBSCRIBE per group and process, none per connection. Beyond the specification the layer knows
+*publications* (`realtime.roomlog`): each has a position, so that a missing one is noticed and read from the room's
+history.
 
 A consumer's channel gets messages through `receive()` as everywhere; a channel with an `Outlet` is called directly
 instead, and no queue, task or thread is woken for it.
@@ -107,13 +107,17 @@ class RoomChannelLayer(BaseChannelLayer):
             queue = here.channels[channel] = Queue(self.get_capacity(channel), self.expiry)
         if not isinstance(queue, Queue):
             raise RuntimeError(f"{channel} has an outlet")
+        queue.receivers += 1
         try:
             await here.start()
             return await queue.get()
         except asyncio.CancelledError:
             # Channels has no delete_channel(): a consumer that goes away cancels its receive().
-            here.forget(channel)
+            if queue.receivers == 1:
+                here.forget(channel)
             raise
+        finally:
+            queue.receivers -= 1
 
     async def _receive_normal(self, channel: str) -> dict[str, Any]:
         queue = key("channel", channel)
@@ -188,10 +192,7 @@ class RoomChannelLayer(BaseChannelLayer):
 
     async def enter(self, groups: Sequence[str], outlet: Outlet, channel: str) -> list[Listener]:
         """Enter rooms; returns a paused listener for each, at the room's end. Raises `redis.RedisError`."""
-        here = self._here
-        listeners = [here.listener(group, outlet) for group in groups]
-        await here.enter(listeners)
-        return listeners
+        return await self._here.enter(groups, outlet)
 
     def leave(self, listener: Listener, channel: str) -> None:
         """Leave a room: nothing of it is written any more."""
@@ -200,15 +201,12 @@ class RoomChannelLayer(BaseChannelLayer):
     async def missed(self, listener: Listener, since: str) -> int | None:
         """How many publications came after an offset; None when not all of them are known.
 
-        Then the listener stands at the room's end. Raises `redis.RedisError`.
+        The listener then stands at that offset, or at the room's end. Raises `redis.RedisError`.
         """
-        position = roomlog.parse_position(since)
-        if position is not None and position == listener.group.tail:
-            listener.place(position)
-            return 0  # everything after it arrives live
-        found = None if position is None else await self._here.missed(listener.group, position)
-        listener.place(listener.group.tail if found is None or position is None else position)
-        return found
+        if (position := roomlog.parse_position(since)) is None:
+            listener.place(listener.group.tail)
+            return None
+        return await self._here.missed(listener, position)
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         """Send an event that is stored nowhere, without waiting for Redis: it may be lost on its way there.
@@ -222,7 +220,7 @@ class RoomChannelLayer(BaseChannelLayer):
         """Channels whose process has ended. Raises `redis.RedisError`."""
         names = {channel: process_channel(_process_of(channel)) for channel in channels}
         processes = sorted(set(names.values()))
-        listeners = await asyncio.gather(*map(self._here.listeners, processes))
+        listeners = await asyncio.gather(*map(self._here.pipes.listeners, processes))
         gone = {name for name, number in zip(processes, listeners, strict=True) if not number}
         return {channel for channel, name in names.items() if name in gone}
 

@@ -69,7 +69,8 @@ class Listener:
     def place(self, position: int) -> None:
         """Say where the client stands, before the listener starts."""
         if self.state is State.PAUSED:
-            self.position, self._has_missed = position, False
+            self.position = position
+            self._has_missed = False  # the answer says what it lacks
 
     def start(self) -> None:
         """Deliver from here on: first what the history has above the position, then the live tail."""
@@ -152,19 +153,21 @@ class Listener:
         return True
 
     async def _go_on(self) -> None:
+        found: PublicationBatch | Unrecoverable | None
         try:
-            batch = await self.group.read(self.position)
+            found = await self.group.read(self.position)
         except Unrecoverable as lost:
-            self._lose(lost.end)
-        else:
-            if batch is not None:
-                await self._replay(batch)
-
-    async def _replay(self, batch: PublicationBatch) -> None:
-        """Write as fast as the client reads, so that a replay never counts as unsent."""
+            found = lost
         await self.group.until_orders_are_heard()
         if self.state is not State.CATCHING_UP:
             return
+        if isinstance(found, Unrecoverable):
+            self._lose(found.end)
+        elif found is not None:
+            await self._replay(found)
+
+    async def _replay(self, batch: PublicationBatch) -> None:
+        """Write as fast as the client reads, so that a replay never counts as unsent."""
         self._write(batch)
         for publication in batch.publications:
             tally.sent("replay", publication.frame)

@@ -224,14 +224,12 @@ def _publish(listener: Listener, message: dict[str, Any]) -> None:
 
 async def _kept(group: Group, position: int) -> PublicationBatch | None:
     """The only history there is: what came before the listener had started, unless it was too much to keep."""
-    if not group.waiting:
-        raise Unrecoverable(group.tail)
+    first = group.waiting[0] if group.waiting else None
+    start = first.previous if isinstance(first, Publication) else group.tail
+    if first is None or start != position:
+        raise Unrecoverable(start)
     batch = group.next_item()
     assert isinstance(batch, PublicationBatch)  # noqa: S101
-    if batch.previous != position:
-        group.waiting.extendleft(reversed(batch.publications))
-        group.waiting_bytes += sum(len(publication.frame) for publication in batch.publications)
-        raise Unrecoverable(batch.previous)
     return batch
 
 

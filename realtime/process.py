@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -24,7 +24,7 @@ from realtime.listener import Listener
 from realtime.logs import spelled
 from realtime.pipe import begin, pipes
 from realtime.redis import key
-from realtime.roomlog import Unrecoverable
+from realtime.roomlog import After, Unrecoverable
 from realtime.subscription import Message as Received
 from realtime.subscriptions import Subscriptions, proof_interval
 
@@ -34,8 +34,8 @@ READ_COUNT = 100
 """Publications read from a history at once."""
 JOIN_SECONDS = 5.0
 """Longest wait for Redis to confirm a subscription."""
-OUTBOX = 20_000
-"""Messages on their way to Redis; beyond it `ChannelFull`."""
+OUTBOX = 16 * 1024 * 1024
+"""Bytes on their way to Redis; beyond it `ChannelFull`."""
 COMPARE_BATCH = 500
 START_SECONDS = 1.0
 
@@ -48,9 +48,9 @@ def process_channel(process: str) -> bytes:
 class SharedRead:
     """One read of a history for many listeners, which go on in slices: thousands at once would hold up all others."""
 
-    def __init__(self, work: Coroutine[Any, Any, PublicationBatch | None]) -> None:
-        self.task = begin(work)
-        self.task.add_done_callback(self._tell)
+    def __init__(self, task: asyncio.Task[PublicationBatch | None]) -> None:
+        self._task = task
+        task.add_done_callback(self._tell)
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def result(self) -> PublicationBatch | None:
@@ -58,7 +58,7 @@ class SharedRead:
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(told)
         await told
-        return self.task.result()
+        return self._task.result()
 
     def _tell(self, _: object = None) -> None:
         for _ in range(min(SLICE, len(self._waiting))):
@@ -84,9 +84,10 @@ class Process:
         self._own = process_channel(self.id)
         self._everybody = key("processes").encode()
         self._subscriptions = Subscriptions(self._on_messages, self._on_lost, self._on_restored)
-        self._pipes = pipes()
+        self.pipes = pipes()
         self._opening: list[Group] = []
-        self._watcher: asyncio.Task[None] | None = None
+        self._opened: asyncio.Task[None]
+        """It opens them."""
         self._reachable: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reading: dict[tuple[str, int], SharedRead] = {}
@@ -117,8 +118,8 @@ class Process:
         Waits until other processes can send to channels of this one, but not long for a Redis that is away.
         """
         if self._reachable is None:
-            self._watcher = asyncio.create_task(self._watch(), name="watch")
             self._reachable = self.spawn(self._introduce())
+            self.spawn(self._watch())
         if not self._reachable.done():
             await asyncio.wait([self._reachable], timeout=START_SECONDS)
 
@@ -128,16 +129,21 @@ class Process:
         with contextlib.suppress(RedisError, OSError):
             await self.publish(self._everybody, self._origin)
             await self._look_around()
-            await self._look_for_epoch()
 
     async def _look_around(self) -> None:
-        """Find out whether there are other processes; those that start from now on introduce themselves."""
-        self._has_met = False
-        self.is_alone = await self.listeners(self._everybody) == 1 and not self._has_met
+        """Find out whether there are other processes, and whether Redis still has its data.
 
-    async def listeners(self, channel: bytes) -> int:
-        """How many processes have subscribed to a channel. Raises `redis.RedisError`."""
-        return await self._pipes.listeners(channel)
+        Processes that start from now on introduce themselves.
+        """
+        self._has_met = False
+        self.is_alone = await self.pipes.listeners(self._everybody) == 1 and not self._has_met
+        name = key("epoch")
+        pipe = self.pipes.to(name)
+        pipe.send("SET", name, uuid4().hex, "NX")  # another name each time: who sets it again notices, too
+        known, self._epoch = self._epoch, await pipe.send("GET", name)
+        if known is not None and known != self._epoch:
+            logger.warning("redis lost its data")
+            self.spawn(self._compare(tuple(self.groups.values())))  # however long it takes
 
     def _meet(self) -> None:
         self._has_met = True
@@ -145,7 +151,7 @@ class Process:
 
     async def close(self) -> None:
         """Give everything back."""
-        tasks = self._all_tasks()
+        tasks = tuple(self._tasks)
         self.abort()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -156,19 +162,14 @@ class Process:
                 listener.close()
         self._hears_orders.set()  # nothing is to be recovered any more
         self._subscriptions.close()
-        for task in self._all_tasks():
+        for task in tuple(self._tasks):
             task.cancel()
-
-    def _all_tasks(self) -> list[asyncio.Task[Any]]:
-        return [
-            *self._tasks,
-            *(reading.task for reading in self._reading.values()),
-            *((self._watcher,) if self._watcher else ()),
-        ]
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something on the side; it ends with the layer."""
-        task = asyncio.create_task(work)
+        return self._keep(asyncio.create_task(work))
+
+    def _keep(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -202,18 +203,14 @@ class Process:
             group.members.pop(channel, None)
             self._drop_if_empty(group)
 
-    def listener(self, name: str, outlet: Outlet) -> Listener:
-        """Begin to enter a room; `enter` waits until that is done."""
-        group = self._group(name)
-        listener = Listener(group, outlet)
-        group.listeners[listener] = None
-        return listener
+    async def enter(self, names: Sequence[str], outlet: Outlet) -> list[Listener]:
+        """Return a listener in each room: paused, where the room ends.
 
-    async def enter(self, listeners: Sequence[Listener]) -> None:
-        """Return once the rooms are subscribed to: the listeners are paused, where their rooms end.
-
-        Raises `redis.RedisError`: then none of them is in its room.
+        Raises `redis.RedisError`: then there is none.
         """
+        listeners = [Listener(self._group(name), outlet) for name in names]
+        for listener in listeners:
+            listener.group.listeners[listener] = None
         try:
             await self._until_ready([listener.group for listener in listeners])
         except BaseException:
@@ -222,6 +219,7 @@ class Process:
             raise
         for listener in listeners:
             listener.place(listener.group.tail)
+        return listeners
 
     def exit(self, listener: Listener) -> None:
         """Leave a room."""
@@ -235,8 +233,9 @@ class Process:
             group = self.groups[name] = Group(name, self._read, self._hears_orders)
             self._by_channel[group.channel] = group
             if not self._opening:
-                asyncio.get_running_loop().call_soon(lambda: self.spawn(self._open()))
+                self._opened = self._keep(begin(self._open()))
             self._opening.append(group)
+            group.ready = self._opened
         return group
 
     async def _until_ready(self, groups: Sequence[Group]) -> None:
@@ -264,35 +263,24 @@ class Process:
     async def _open(self) -> None:
         """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms end."""
         opening, self._opening = self._opening, []
-        groups = []
-        for group in opening:
-            if self.groups.get(group.name) is group:
-                groups.append(group)
-            else:
-                group.ready.set_result(None)  # left again already
+        groups = [
+            group for group in opening if self.groups.get(group.name) is group
+        ]  # else it was left again
         try:
             await self._subscriptions.subscribe([group.channel for group in groups])
-            await self._learn_ends([group for group in groups if group.room is not None])
-        except (RedisError, OSError) as error:
+            await self._learn_ends(groups)
+        except Exception:
             for group in groups:
-                if not group.ready.done():
-                    group.ready.set_exception(
-                        error if isinstance(error, RedisError) else RedisError(spelled(error))
-                    )
-                    group.ready.exception()  # it may be that nothing waits for it any more
                 self._drop(group)
-            return
-        for group in groups:
-            if not group.ready.done():
-                group.ready.set_result(None)
+            raise
 
     # --- Publishing --------------------------------------------------------------------------------
 
     async def publish(self, channel: bytes, payload: bytes) -> None:
         """Send to every process that has subscribed. Raises `ChannelFull` or `redis.RedisError`."""
-        if len(self._pipes) >= OUTBOX:
+        if self.pipes.size >= OUTBOX:
             raise ChannelFull
-        await self._pipes.publish(channel, payload)
+        await self.pipes.publish(channel, payload)
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         """Hand an ephemeral event to the members here, and send it to the other processes."""
@@ -300,15 +288,15 @@ class Process:
             if (group := self.groups.get(name)) is not None and self._hears_orders.is_set():
                 self._hand_out(group, ephemeral)
         channels = [roomlog.channel(name) for name in groups]
-        if any(map(self._subscriptions.is_lost, channels)) or len(self._pipes) >= OUTBOX:
+        if any(map(self._subscriptions.is_lost, channels)) or self.pipes.size >= OUTBOX:
             raise RedisError("only the members in this process were reached: Redis does not answer")
         if self.is_alone:
             return
         payload = b"E%b%-32b%b" % (self._origin, ephemeral.sender.encode(), ephemeral.frame)
         for channel in channels:
             # Not awaited: what is stored nowhere may be lost on its way.
-            self._pipes.publish(channel, payload)
-        self._pipes.flush()
+            self.pipes.publish(channel, payload)
+        self.pipes.flush()
 
     # --- Receiving ---------------------------------------------------------------------------------
 
@@ -337,7 +325,7 @@ class Process:
         if kind == b"F":
             group.receive(roomlog.unpack(payload))
         elif kind == b"M":
-            group.put(Message(msgspec.msgpack.decode(payload[1:])))
+            group.put(Message(payload[1:]))
         elif kind == b"E":
             if len(payload) < 65:
                 raise ValueError(payload)
@@ -363,61 +351,59 @@ class Process:
         """Read once for all listeners that stand at the same position, as after an outage they do."""
         key = (group.name, position)
         if (reading := self._reading.get(key)) is None:
-            reading = self._reading[key] = SharedRead(self._read_history(group, position))
-            reading.task.add_done_callback(lambda _: self._reading.pop(key, None))
+            task = self._keep(begin(self._read_history(group, position)))
+            task.add_done_callback(lambda _: self._reading.pop(key, None))
+            reading = self._reading[key] = SharedRead(task)
         return await reading.result()
 
     async def _read_history(self, group: Group, position: int) -> PublicationBatch | None:
-        while True:
-            await self._hears_orders.wait()
-            tail, losses = group.tail, self._losses
-            try:
-                found = await roomlog.after(group.name, position, READ_COUNT, self._pipes)
-                end, batch = found.end, found.publications and PublicationBatch(found.publications)
-            except Unrecoverable as lost:
-                end = lost.end or (await roomlog.ends([group.name], self._pipes))[group.name]
-                batch = None
-                if self._losses == losses:
-                    group.learn(end, tail)
-                    raise Unrecoverable(end) from None
-            except (RedisError, OSError) as error:
-                logger.warning("history not read", extra={"room": group.room, "error": spelled(error)})
-                raise
-            if self._losses == losses:  # else an order may have been missed since
-                group.learn(end, tail)
-                return batch or None
+        await self._hears_orders.wait()
+        try:
+            found = await self._after(group, position, READ_COUNT)
+        except (RedisError, OSError) as error:
+            logger.warning("history not read", extra={"room": group.room, "error": spelled(error)})
+            raise
+        return PublicationBatch(found.publications) if found.publications else None
 
-    async def missed(self, group: Group, position: int) -> int | None:
-        """How many publications came after a position; None when not all of them are known.
-
-        The group's tail is then where its history ends. Raises `redis.RedisError`.
-        """
+    async def _after(self, group: Group, position: int, most: int) -> After:
+        """Read a history, and learn where it ends. Raises `Unrecoverable` or `redis.RedisError`."""
         tail = group.tail
         try:
-            return (await roomlog.after(group.name, position, 0, self._pipes)).missed
+            found = await roomlog.after(group.name, position, most, self.pipes)
         except Unrecoverable as lost:
-            if lost.end:
-                group.learn(lost.end, tail)
-            else:
-                await self._learn_ends([group])
+            group.learn(lost.end, tail)
+            raise
+        group.learn(found.end, tail)
+        return found
+
+    async def missed(self, listener: Listener, position: int) -> int | None:
+        """How many publications came after a position, where the listener then stands.
+
+        None when not all of them are known: then it stands where the room ends. Raises `redis.RedisError`.
+        """
+        group = listener.group
+        if position == group.tail:
+            listener.place(position)
+            return 0  # everything after it arrives live
+        try:
+            found = await self._after(group, position, 0)
+        except Unrecoverable:
+            listener.place(group.tail)
             return None
+        listener.place(position)
+        return found.missed
 
     async def _learn_ends(self, groups: Sequence[Group]) -> None:
         """Ask where rooms end. Raises `redis.RedisError`."""
-        tails = [group.tail for group in groups]
-        ends = await roomlog.ends([group.name for group in groups], self._pipes) if groups else {}
-        for group, tail in zip(groups, tails, strict=True):
+        tails = {group: group.tail for group in groups if group.room is not None}
+        ends = await roomlog.ends([group.name for group in tails], self.pipes) if tails else {}
+        for group, tail in tails.items():
             group.learn(ends[group.name], tail)
 
-    async def _compare(self, groups: Iterable[Group]) -> None:
+    async def _compare(self, groups: Sequence[Group]) -> None:
         """Let listeners that lack something catch up, in rooms that may have had publications unknown to us."""
-        rooms = [group for group in groups if group.room is not None]
-        for group in rooms:
-            if not group.ready.done():  # it is told where its room ends, perhaps from before the loss
-                group.ready.add_done_callback(lambda _, group=group: self.spawn(self._compare([group])))  # type: ignore[misc]
-        ready = [group for group in rooms if group.ready.done()]
-        for start in range(0, len(ready), COMPARE_BATCH):
-            part = ready[start : start + COMPARE_BATCH]
+        for start in range(0, len(groups), COMPARE_BATCH):
+            part = groups[start : start + COMPARE_BATCH]
             while True:
                 try:
                     await self._learn_ends(part)
@@ -490,17 +476,7 @@ class Process:
             try:
                 async with asyncio.timeout(proof_interval()):
                     await self._look_around()
-                    await self._look_for_epoch()
             except (RedisError, OSError):  # TimeoutError is an OSError
                 pass
             except Exception:
                 logger.exception("look around failed")
-
-    async def _look_for_epoch(self) -> None:
-        name = key("epoch")
-        pipe = self._pipes.to(name)
-        pipe.send("SET", name, uuid4().hex, "NX")  # another name each time: who sets it again notices, too
-        known, self._epoch = self._epoch, await pipe.send("GET", name)
-        if known is not None and known != self._epoch:
-            logger.warning("redis lost its data")
-            self.spawn(self._compare(tuple(self.groups.values())))  # however long it takes

@@ -40,9 +40,6 @@ SLOTS_BYTES = 4 << 20
 READ_BYTES = 64 * 1024
 """Of a history that are read, and written to a client, before the client has to read."""
 
-ID_LENGTH = 32
-"""Of a connection id. Where a publication has more in its place, a `traceparent` follows behind a NUL."""
-
 _SCRIPTS = Path(__file__).parent / "scripts"
 _append = script(_SCRIPTS / "append.lua")
 _ends = script(_SCRIPTS / "ends.lua")
@@ -248,17 +245,21 @@ async def after(group: str, position: int, most: int, pipes: Pipes | None = None
     """
     end, *known = await _run(pipes, _after, [base(group)], [position, most, READ_BYTES])
     if not known:
-        raise Unrecoverable(int(end or 0))
+        raise Unrecoverable(int(end) if end else (await ends([group], pipes))[group])
     missed, publications = known
     return After(int(end), missed, [unpack(publication) for publication in publications])
 
 
 def unpack(publication: bytes) -> Publication:
-    """A publication as `append.lua` writes it into a room's log and its channel."""
-    start = 51 + int(publication[45:51])
-    exclude, traceparent = publication[51:start].decode(), ""
-    if start > 51 + ID_LENGTH:
-        exclude, _, traceparent = exclude.partition("\0")
+    """A publication as `append.lua` writes it into a room's log and its channel.
+
+    Behind the connection that is left out, a `traceparent` may follow after a NUL.
+    """
+    start, others = 51, ("", "", "")
+    if length := int(publication[45:51]):
+        start += length
+        others = publication[51:start].decode().partition("\0")
+    exclude, _, traceparent = others
     return Publication(
         int(publication[17:33]), int(publication[1:17]), exclude, publication[start:], traceparent
     )

@@ -6,13 +6,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import hiredis
-from redis.exceptions import RedisError
-
 from realtime.conf import conf
-from realtime.connection import Liveness, connect, pack, patience
+from realtime.connection import Session, pack, patience
 from realtime.logs import spelled
 from realtime.topology import Server, Topology, topology
 
@@ -34,7 +32,25 @@ def silence_limit() -> float:
     return min(patience(), max(conf().node_lease, 0.8))
 
 
-class Subscription:
+@dataclass(slots=True)
+class _Channel:
+    """What is wanted of a channel, and what the open connection has been told about it."""
+
+    ready: asyncio.Future[None]
+    """Done while Redis has it subscribed, and when it is not wanted any more."""
+    is_wanted: bool = False
+    is_asked: bool = False
+    """The last command about it was SUBSCRIBE."""
+    unconfirmed: int = 0
+    """SUBSCRIBEs without an answer: an older answer must not pass for the newest."""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether Redis has it subscribed."""
+        return self.is_asked and not self.unconfirmed
+
+
+class Subscription(Session):
     """Keeps its channels subscribed until closed.
 
     All callbacks are called from the loop and return at once.
@@ -45,10 +61,11 @@ class Subscription:
     published in them meanwhile did not come.
     `on_trouble` is called when the topology should be looked at again.
 
-    A channel is *wanted* from `begin` to `unsubscribe`. Its future is done while Redis has it subscribed. The queues
-    hold what the open connection has not been told yet; a new connection is told all that is wanted, so they end with
-    it.
+    A channel is *wanted* from `begin` to `unsubscribe`. Where that is not what the open connection has been told, it is
+    told at the end of the turn of the loop; a new connection is told all that is wanted.
     """
+
+    name = "subscription"
 
     def __init__(
         self,
@@ -60,32 +77,21 @@ class Subscription:
         *,
         sharded: bool = True,
     ) -> None:
+        super().__init__(server, on_trouble, silence_limit(), self._ping)
         self._commands = topology() if sharded else Topology()
-        self._server = server
         self._on_messages = on_messages
         self._on_lost = on_lost
         self._on_restored = on_restored
-        self._on_trouble = on_trouble
-        self._loop = asyncio.get_running_loop()
-        self._wanted: dict[bytes, asyncio.Future[None]] = {}
-        self._outstanding: dict[bytes, int] = {}
-        """SUBSCRIBEs sent and not yet confirmed: an older answer must not pass for the newest."""
-        self._to_subscribe: dict[bytes, None] = {}
-        self._to_unsubscribe: dict[bytes, None] = {}
-        self._scheduled = False
-        self._link: _Link | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._failures = 0
+        self._channels: dict[bytes, _Channel] = {}
+        self._changed: dict[bytes, None] = {}
+        """Channels of which the connection may have to be told."""
         self._lost: set[bytes] = set()
         """Lost, and perhaps subscribed again, but `on_restored` has not been told yet."""
-        self._missing: set[bytes] = set()
-        """Those of them that are not subscribed again."""
-        self._taken: set[bytes] = set()
-        """Those of them that the server took away itself."""
+        self._failures = 0
 
     def is_lost(self, channel: bytes) -> bool:
         """Whether the channel was lost and is not restored, or there is no connection because it failed."""
-        return channel in self._lost or (self._link is None and self._failures > 0)
+        return channel in self._lost or (self._writer is None and self._failures > 0)
 
     async def subscribe(self, channels: Iterable[bytes]) -> None:
         """Return once all of them are subscribed (or not wanted any more), however long that takes.
@@ -98,251 +104,139 @@ class Subscription:
     def begin(self, channels: Iterable[bytes], *, lost: bool = False) -> list[asyncio.Future[None]]:
         """Want channels; each is subscribed when its future is done. With `lost` they are to be restored."""
         waiting = []
-        for channel in channels:
-            if channel not in self._wanted:
-                self._want(channel)
+        for name in channels:
+            channel = self._channels.get(name)
+            if channel is None:
+                channel = self._channels[name] = _Channel(self._loop.create_future())
+            if not channel.is_wanted:
+                self._want(name, channel)
                 if lost:
-                    self._lose(channel)
-            waiting.append(self._wanted[channel])
-        self._schedule()
-        self._tell_restored()
+                    self._lost.add(name)
+            waiting.append(channel.ready)
         return waiting
 
-    def _want(self, channel: bytes) -> None:
-        self._wanted[channel] = self._loop.create_future()
-        if self._link is None:
-            return
-        if channel not in self._to_unsubscribe:
-            self._to_subscribe[channel] = None
-            return
-        del self._to_unsubscribe[channel]  # it has never been out
-        if channel not in self._outstanding:
-            self._wanted[channel].set_result(None)
+    def _want(self, name: bytes, channel: _Channel) -> None:
+        channel.is_wanted = True
+        channel.ready = self._loop.create_future()
+        self._settle(name, channel)  # perhaps it has never been out
+        self._change(name)
 
-    def unsubscribe(self, channel: bytes) -> None:
+    def unsubscribe(self, name: bytes) -> None:
         """No more of this channel."""
-        if (future := self._wanted.pop(channel, None)) is None:
+        channel = self._channels.get(name)
+        if channel is None or not channel.is_wanted:
             return
-        if not future.done():
-            future.set_result(None)  # who waits for it may wait for others too
-        self._lost.discard(channel)
-        self._missing.discard(channel)
-        if self._link is None:
-            return
-        if channel in self._to_subscribe:
-            del self._to_subscribe[channel]
-        elif channel in self._taken:
-            self._taken.discard(channel)
-        else:
-            self._to_unsubscribe[channel] = None
-            self._schedule()
-        self._tell_restored()  # it may be the last one that was missing
+        channel.is_wanted = False
+        if not channel.ready.done():
+            channel.ready.set_result(None)  # who waits for it may wait for others too
+        self._lost.discard(name)
+        self._change(name)
 
     def close(self) -> None:
         """Give the connection back; no callback is called any more."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-        link, self._link = self._link, None
-        if link is not None:
-            link.end(ConnectionError("closed"))
-        for channel in tuple(self._wanted):
-            self.unsubscribe(channel)
+        super().close()
+        for name in self._channels:
+            self.unsubscribe(name)
+
+    def _change(self, name: bytes) -> None:
+        self._changed[name] = None
+        self.schedule()
+
+    def _settle(self, name: bytes, channel: _Channel) -> None:
+        if channel.is_wanted:
+            if channel.is_confirmed and not channel.ready.done():
+                channel.ready.set_result(None)
+        elif not channel.is_asked and not channel.unconfirmed:
+            del self._channels[name]
 
     # --- Connection ------------------------------------------------------------------------------
 
-    def _schedule(self) -> None:
-        if self._link is None:
-            if self._connecting is None or self._connecting.done():
-                self._connecting = self._loop.create_task(self._connect(), name="subscription")
-        elif not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._send_commands)
+    async def pause(self) -> None:
+        if self._failures:
+            # Full jitter (M. Brooker, "Exponential Backoff And Jitter"): many processes lose Redis together.
+            longest = min(LONGEST_PAUSE, 0.05 * 2 ** min(self._failures, 10))
+            await asyncio.sleep(random.uniform(0.01, longest))  # noqa: S311
 
-    async def _connect(self) -> None:
-        while True:
-            if self._failures:
-                # Full jitter (M. Brooker, "Exponential Backoff And Jitter"): many processes lose Redis together.
-                pause = min(LONGEST_PAUSE, 0.05 * 2 ** min(self._failures, 10))
-                await asyncio.sleep(random.uniform(0.01, pause))  # noqa: S311
-            link = _Link(self._on_replies, self._on_end)
-            try:
-                await link.open(self._server)
-            except Exception as error:
-                if not isinstance(error, RedisError | OSError):
-                    logger.exception("subscription failed")
-                self._failed(error)
-                continue
-            self._link = link
-            self._missing = set(self._lost)
-            self._send_subscribe(list(self._wanted))
-            return
+    def _ping(self) -> bool:
+        if self._writer is not None:
+            self._writer.write(b"PING\r\n")
+        return True
 
-    def _on_end(self, link: _Link, error: BaseException) -> None:
-        """The connection is over."""
-        if link is not self._link:
-            return  # it was closed, or never begun
-        self._link = None
-        self._outstanding.clear()
-        self._to_subscribe.clear()
-        self._to_unsubscribe.clear()
-        self._taken.clear()
-        lost = [channel for channel, future in self._wanted.items() if future.done()]
-        for channel in lost:
-            self._wanted[channel] = self._loop.create_future()
-        self._lost.update(lost)
-        if self._loop.time() - link.opened_at > PROVEN_SECONDS:
-            self._failures = 0
-        try:
-            if lost:
-                self._on_lost(lost)
-        finally:
-            self._failed(error)
-            self._schedule()
-
-    def _failed(self, error: BaseException) -> None:
-        self._failures += 1
+    def on_failure(self, error: BaseException, lasted: float | None) -> None:
+        self._failures = 1 if (lasted or 0.0) > PROVEN_SECONDS else self._failures + 1
         logger.warning("subscription lost", extra={"error": spelled(error), "failures": self._failures})
-        self._on_trouble()
+        self._channels = {name: channel for name, channel in self._channels.items() if channel.is_wanted}
+        self._changed = dict.fromkeys(self._channels)
+        lost = [name for name, channel in self._channels.items() if channel.ready.done()]
+        for channel in self._channels.values():
+            channel.is_asked, channel.unconfirmed = False, 0
+        for name in lost:
+            self._channels[name].ready = self._loop.create_future()
+        self._lost.update(lost)
+        self.schedule()
+        if lost:
+            self._on_lost(lost)
 
-    # --- Commands --------------------------------------------------------------------------------
+    def outgoing(self) -> bytes:
+        self._tell_restored()  # what is not wanted any more may have been the last that was missing
+        subscribe, unsubscribe = [], []
+        changed, self._changed = self._changed, {}
+        for name in changed:
+            if (channel := self._channels.get(name)) is None:
+                continue
+            if channel.is_wanted and not channel.is_asked:
+                subscribe.append(name)
+                channel.unconfirmed += 1
+            elif channel.is_asked and not channel.is_wanted:
+                unsubscribe.append(name)
+            channel.is_asked = channel.is_wanted
+            self._settle(name, channel)
+        commands = self._commands
+        return self._pack(commands.unsubscribe_command, unsubscribe) + self._pack(
+            commands.subscribe_command, subscribe
+        )
 
-    def _send_commands(self) -> None:
-        """Everything asked for in one turn of the loop goes out together."""
-        self._scheduled = False
-        if self._link is None:
-            return  # a new connection subscribes to all that is wanted
-        unsubscribe, self._to_unsubscribe = list(self._to_unsubscribe), {}
-        subscribe, self._to_subscribe = list(self._to_subscribe), {}
-        self._send(self._commands.unsubscribe_command, unsubscribe)
-        self._send_subscribe(subscribe)
-
-    def _send_subscribe(self, channels: Sequence[bytes]) -> None:
-        for channel in channels:
-            self._outstanding[channel] = self._outstanding.get(channel, 0) + 1
-        self._send(self._commands.subscribe_command, channels)
-
-    def _send(self, command: bytes, channels: Sequence[bytes]) -> None:
-        assert self._link is not None  # noqa: S101
+    def _pack(self, command: bytes, channels: Sequence[bytes]) -> bytes:
         most = self._commands.subscribe_most
-        for start in range(0, len(channels), most):
-            self._link.write(pack(command, *channels[start : start + most]))
+        parts = [channels[start : start + most] for start in range(0, len(channels), most)]
+        return b"".join([pack(command, *part) for part in parts])
 
     # --- Reading ---------------------------------------------------------------------------------
 
-    def _on_replies(self, replies: Iterable[Any]) -> None:
+    def on_replies(self, next_reply: Callable[[], Any]) -> None:
         messages: list[Message] = []
-        for reply in replies:
+        for reply in iter(next_reply, False):
             if isinstance(reply, Exception):
-                raise RedisError(str(reply))
+                raise reply
             kind = reply[0]
             if kind in {b"message", b"smessage"}:
                 messages.append((reply[1], reply[2]))
-            elif kind in {b"subscribe", b"ssubscribe"}:
-                self._confirm(reply[1])
-            elif kind == b"sunsubscribe" and self._is_subscribed(reply[1]):
-                self._take_away(reply[1])
+            elif (channel := self._channels.get(reply[1])) is not None:
+                self._on_answer(kind, reply[1], channel)
+        self._tell_restored()
         if messages:
             self._on_messages(messages)
 
-    def _is_subscribed(self, channel: bytes) -> bool:
-        """Whether the channel should be subscribed at Redis: no SUBSCRIBE is on its way, nor about to be."""
-        return (
-            channel in self._wanted
-            and channel not in self._outstanding
-            and channel not in self._to_subscribe
-            and channel not in self._taken
-        )
+    def _on_answer(self, kind: bytes, name: bytes, channel: _Channel) -> None:
+        if kind in {b"subscribe", b"ssubscribe"}:
+            channel.unconfirmed = max(channel.unconfirmed - 1, 0)
+            self._settle(name, channel)
+        elif kind == b"sunsubscribe" and channel.is_wanted and channel.is_confirmed:
+            self._take_away(name, channel)
 
-    def _confirm(self, channel: bytes) -> None:
-        left = self._outstanding.pop(channel, 1) - 1
-        if left > 0:
-            self._outstanding[channel] = left
-            return
-        if (future := self._wanted.get(channel)) and not future.done():
-            future.set_result(None)
-        if channel in self._missing:
-            self._missing.discard(channel)
-            self._tell_restored()
+    def _take_away(self, name: bytes, channel: _Channel) -> None:
+        """Another server has the slot of this channel now, and the topology is asked which.
 
-    def _tell_restored(self) -> None:
-        if self._lost and not self._missing and self._link is not None:
-            restored, self._lost = self._lost, set()
-            self._on_restored(restored)
-
-    def _lose(self, channel: bytes) -> None:
-        self._lost.add(channel)
-        if not self._wanted[channel].done():
-            self._missing.add(channel)
-
-    def _take_away(self, channel: bytes) -> None:
-        """Another server has the slot of this channel now, and the topology is asked which."""
-        self._wanted[channel] = self._loop.create_future()
-        self._taken.add(channel)
-        self._lose(channel)
-        self._on_lost([channel])
-        self._loop.call_later(TAKEN_SECONDS, self._try_again, channel)
+        If it is still for us to subscribe later, it came back, or the server will refuse, and all begins anew.
+        """
+        channel.is_asked = False
+        channel.ready = self._loop.create_future()
+        self._lost.add(name)
+        self._on_lost([name])
+        self._loop.call_later(TAKEN_SECONDS, self._change, name)
         self._on_trouble()
 
-    def _try_again(self, channel: bytes) -> None:
-        """It is still for us to subscribe: then it came back, or the server will refuse, and all begins anew."""
-        if channel in self._taken and self._link is not None:
-            self._taken.discard(channel)
-            self._send_subscribe([channel])
-
-
-class _Link(asyncio.Protocol):
-    """One connection, from its beginning to its end, which is told once."""
-
-    def __init__(
-        self,
-        on_replies: Callable[[Iterable[Any]], None],
-        on_end: Callable[[_Link, BaseException], None],
-    ) -> None:
-        self._on_replies = on_replies
-        self._on_end = on_end
-        self._reader = hiredis.Reader()
-        self._writer: asyncio.StreamWriter | None = None
-        self._has_ended = False
-        self._loop = asyncio.get_running_loop()
-        self.opened_at = self._loop.time()
-        self._liveness = Liveness(silence_limit(), self._ping, self._on_dead)
-
-    async def open(self, server: Server) -> None:
-        self._writer = await connect(self, server)
-        self._liveness.watch()
-
-    def write(self, packed: bytes) -> None:
-        assert self._writer is not None  # noqa: S101  (open)
-        if not self._has_ended:
-            self._writer.write(packed)
-
-    def _ping(self) -> bool:
-        self.write(b"PING\r\n")
-        return True
-
-    def _on_dead(self) -> None:
-        logger.warning("subscription does not answer")
-        self.end(ConnectionError("redis does not answer"))
-
-    def data_received(self, data: bytes) -> None:
-        if self._has_ended:
-            return
-        self._liveness.heard()
-        self._reader.feed(data)
-        try:
-            self._on_replies(iter(self._reader.gets, False))
-        except Exception as error:
-            if not isinstance(error, RedisError):
-                logger.exception("subscription failed")
-            self.end(error)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.end(exc or ConnectionError("redis closed the subscription"))
-
-    def end(self, error: BaseException) -> None:
-        if not self._has_ended:
-            self._has_ended = True
-            self._liveness.stop()
-            if self._writer is not None:
-                self._writer.transport.abort()
-            self._on_end(self, error)
+    def _tell_restored(self) -> None:
+        if self._lost and all(self._channels[name].ready.done() for name in self._lost):
+            restored, self._lost = self._lost, set()
+            self._on_restored(restored)

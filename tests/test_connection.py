@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from realtime import pipe, redis, subscription
 from realtime.connection import TICKS, Liveness
-from realtime.pipe import Pipe
+from realtime.pipe import Pipe, Pipes
 from realtime.redis import execute, key
 from realtime.subscription import Subscription
 from tests.inprocess import eventually
@@ -135,8 +135,7 @@ async def test_pipe_whose_answer_waits_in_the_socket_while_the_loop_is_blocked_i
     peer.writers[0].write(b"+late\r\n")
     block(TIMEOUT * 5)
     assert await answer == b"late"
-    assert pipe._link is not None
-    assert pipe._link.is_open
+    assert pipe._writer is not None
     pipe.close()
 
 
@@ -199,7 +198,7 @@ async def test_subscription_is_kept_while_the_loop_is_blocked_and_lost_when_it_i
     assert listener.lost == []
     peer.answers = b""
     await eventually(lambda: listener.lost)
-    assert "subscription does not answer" in caplog.text
+    assert "redis does not answer" in caplog.text
     assert listener.subscription.is_lost(b"a")
     peer.answers = SUBSCRIBED
     await eventually(lambda: listener.restored == [b"a"])
@@ -216,14 +215,31 @@ async def test_what_was_not_written_yet_is_sent_again_and_what_was_is_not(peer: 
     peer.answers = b""
     written = pipe.send("GET", "written")
     await eventually(lambda: b"written" in peer.received)
-    assert pipe._link is not None
     peer.answers = b"+again\r\n"
     unwritten = pipe.send("GET", "unwritten")
-    pipe._link.close()
+    pipe.end(RedisConnectionError("cut"))
     with pytest.raises(RedisError):
         await written
     assert await unwritten == b"again"
     pipe.close()
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_pipes_may_end_with_a_connection_that_is_lost_while_nothing_is_on_its_way(
+    peer: Peer, once: bool
+):
+    pipes = Pipes(once=once)
+    await pipes.to("x").send("GET", "x")
+    peer.writers[0].close()
+    await eventually(lambda: pipes.is_closed or pipes.to("x")._writer is None)
+    assert pipes.is_closed == once
+    sent = pipes.to("x").send("GET", "x")
+    if once:
+        with pytest.raises(RedisConnectionError):
+            await sent
+    else:
+        assert await sent == b"OK"
+    pipes.close()
 
 
 async def test_command_that_may_be_done_twice_is_sent_once_more_when_its_connection_is_lost(peer: Peer):

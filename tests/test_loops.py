@@ -176,9 +176,7 @@ def test_subscription_and_its_attempts_end_with_their_loop(way: Callable[[Any], 
 
     async def lose() -> None:
         await subscribe()
-        link = subscribed()._servers[None]._link
-        assert link is not None
-        link.end(ConnectionError("cut"))
+        subscribed()._servers[None].end(ConnectionError("cut"))
 
     before = descriptors()
     for _ in range(5):

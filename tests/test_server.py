@@ -395,7 +395,9 @@ async def test_head_of_a_hundred_lines_is_served(port: int):
 async def test_only_one_request_at_a_time_is_read(port: int, behind: bytes):
     said = await answer(port, HEALTH + b"\r\n" + behind)
     assert said.startswith(b"HTTP/1.1 200 ")
-    assert said.count(b"HTTP/1.1 200 ") == 1  # blank lines begin no request: too many of them get 431 behind it
+    assert (
+        said.count(b"HTTP/1.1 200 ") == 1
+    )  # blank lines begin no request: too many of them get 431 behind it
     assert b"connection: close\r\n" in said
 
 

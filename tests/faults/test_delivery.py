@@ -189,7 +189,7 @@ async def test_redis_that_vanishes_without_a_word_is_noticed(world: World, recor
         await world.gather()
         async with world.traffic():
             network.swallow()
-            await eventually(lambda: "subscription does not answer" in world.stack.logs)
+            await eventually(lambda: "redis does not answer" in world.stack.logs)
         account = await world.settle()
         record_property("account", str(account))
         assert account.is_perfect, account

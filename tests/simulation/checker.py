@@ -94,6 +94,8 @@ class History:
         return None
 
 
+_WORDS = ("thread:grant", "thread:revoke")
+"""On a user and a thread; the last one counts."""
 LIVE, UNCERTAIN, BARRED = "live", "uncertain", "barred"
 
 
@@ -112,6 +114,8 @@ class Segment:
     barred_at: float = 0.0
     may_return: bool = False
     """What bars it concerns those only who were in at that moment: a join that was under way may be later."""
+    known_since: float = float("inf")
+    """Since when its host may have known it: a join of a room that it is in does not ask Redis."""
     was_missed: bool = False
     """What bars it is an order that its host has missed, and can hear again."""
 
@@ -231,6 +235,8 @@ class Checker:
             self.wiped_at = self._now()
         self.orders = [order for order in self.orders if order.at < since] if kept else []
         self.signals = [(at, signal) for at, signal in self.signals if kept and at < since]
+        for view in self.views.values():
+            self._forgive(view)
         for group, history in self.histories.items():
             history.keep(kept.get(group, (0, 0))[0], self._now(), self._listening(group))
         self.expected = {
@@ -390,11 +396,12 @@ class Checker:
             and not before.may_return
         ):
             return  # acknowledged, and about to be told that it had to leave
+        known_since = before.since if before is not None else self._now()
         if before is not None and before.state != LIVE:
             before = None
         # With an offset it leaves, and enters again.
         entered = before.entered if before is not None and "recovered" not in answer else now
-        view.rooms[room] = Segment(offset, self._now(), entered)
+        view.rooms[room] = Segment(offset, self._now(), entered, known_since=known_since)
         if "recovered" in answer:
             self._check_recovery(view, asked, room, answer, before)
         elif before is not None:
@@ -419,7 +426,9 @@ class Checker:
         offset, since = answer["offset"], _sinces(asked.event, asked.data)[room]
         history = self.history(group_name(view.socket.namespace, room))
         if not answer["recovered"]:
-            has = before.position if before and self.last_loss < before.since else None
+            has = (
+                before.position if before and self.last_loss < min(before.since, before.known_since) else None
+            )
             if has is not None and has > int(offset):
                 self._fail(f"{view.socket}: {has} of {room} was written before the ack, which says {offset}")
             return
@@ -464,17 +473,23 @@ class Checker:
         if segment := view.rooms.get(f"thread:{signal.get('thread_id')}"):
             segment.was_missed = segment.state == BARRED
 
+    @staticmethod
+    def _forgive(view: View) -> None:
+        """Redis may have lost the record of an order that its host has missed: then nothing tells of it any more."""
+        view.missed = ""
+        for segment in view.rooms.values():
+            if segment.was_missed:
+                segment.state, segment.was_missed = LIVE, False
+
     def _still_holds(self, view: View, at: float, signal: dict[str, Any]) -> bool:
         """Whether an order that was given at some time (Redis' clock) concerns a connection as it is now."""
         if signal["type"] != "ThreadRevoked":
             return view.socket.ready_at <= at
         segment = view.rooms.get(f"thread:{signal['thread_id']}")
         right = {"thread_id": signal["thread_id"], "user_id": signal["user_id"]}
-        # Added later than the revoke was, although perhaps handled before this signal was sent.
-        granted = any(
-            order.event == "thread:grant" and order.data == right and order.at > signal["at"] - 0.001
-            for order in self.orders
-        )
+        # By the order of the bus: a bridge that is late signals a revoke after the grant that follows it was added.
+        words = [order.event for order in self.orders if order.data == right and order.event in _WORDS]
+        granted = words[-1:] == ["thread:grant"]
         return segment is not None and segment.entered <= at and not granted
 
     def _signalled(self, host: Host, signal: dict[str, Any]) -> None:
@@ -604,11 +619,7 @@ class Checker:
                 self._fail(f"{view.socket}: is still in thread {order.data['thread_id']} after {order}")
 
     def _last_word(self, order: Order) -> Order | None:
-        same = [
-            other
-            for other in self.orders
-            if other.event in {"thread:grant", "thread:revoke"} and other.data == order.data
-        ]
+        same = [other for other in self.orders if other.event in _WORDS and other.data == order.data]
         return same[-1] if same else None
 
 

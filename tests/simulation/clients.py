@@ -432,16 +432,18 @@ class Client:
         if rooms:
             self.ask("resume", {"rooms": rooms})
 
+    def _asks_for(self, thread: str) -> bool:
+        """Whether it waits for an answer to a join."""
+        return any(
+            request.event == "join:thread" and request.data["thread_id"] == thread
+            for request in self.requests.values()
+        )
+
     def enter_wanted(self) -> None:
         """Join what it wants to be in and is not."""
-        asked = {
-            f"thread:{request.data['thread_id']}"
-            for request in self.requests.values()
-            if request.event == "join:thread"
-        }
         resuming = any(request.event == "resume" for request in self.requests.values())
         for thread in sorted(self.wanted):
-            if f"thread:{thread}" not in self.joined | asked and not resuming:
+            if f"thread:{thread}" not in self.joined and not self._asks_for(thread) and not resuming:
                 since = self.offsets.get(f"thread:{thread}")
                 self.ask("join:thread", {"thread_id": thread, **({"since": since} if since else {})})
 
@@ -499,10 +501,10 @@ class Client:
         if request.event == "join:thread":
             thread = request.data["thread_id"]
             self.joined.discard(f"thread:{thread}")
-            if code == "forbidden":
-                self.wanted.discard(thread)
-            else:
+            if code != "forbidden":
                 self.clock.after(0.3 + self.random.random(), self.enter_wanted)
+            elif not self._asks_for(thread):
+                self.wanted.discard(thread)
         elif request.event == "leave:thread":
             self.clock.after(0.3 + self.random.random(), self.leave, request.data["thread_id"])
         elif request.event == "resume":

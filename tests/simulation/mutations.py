@@ -125,15 +125,15 @@ MUTATIONS = [
     Mutation(
         "what is given up waiting for is not compared",
         "realtime/fanout.py",
-        "        self.waiting.extend([*kept, Compare(self.tail)])",
-        "        self.waiting.extend(kept)",
+        "        self.clear()\n        self.put(Compare(self.tail))\n",
+        "        self.clear()\n",
         seed=19,
     ),
     Mutation(
         "an older end replaces a newer tail",
         "realtime/fanout.py",
-        "        if self.tail == tail:\n            if end < tail:",
-        "        if True:\n            if end < tail:",
+        "        if self.tail == tail or end > self.tail:",
+        "        if True:",
         seed=38,
     ),
     Mutation(
@@ -141,7 +141,7 @@ MUTATIONS = [
         "realtime/listener.py",
         "        if self._has_missed:",
         "        if False:",
-        seed=1,
+        seed=1003,
     ),
     Mutation(
         "a rejoin does not pause the room",
@@ -206,6 +206,7 @@ MUTATIONS = [
         "realtime/consumers.py",
         "            is_allowed = await self._may_enter(room) and self.rooms.get(room) is listener",
         "            is_allowed = self.rooms.get(room) is listener",
+        seed=42,
     ),
     Mutation(
         "an id is delivered twice",
