@@ -24,6 +24,7 @@ from realtime.logs import spelled
 from realtime.payloads import Id
 from realtime.refusals import RefusalCode
 from realtime.rooms import HUB, NAMESPACES, PORTAL
+from realtime.surrogates import whole
 
 if TYPE_CHECKING:
     from rest_framework_simplejwt.backends import TokenBackend
@@ -242,11 +243,19 @@ def verify(token: str) -> Principal:
         # A signed token with absurd claims (exp in the year 300,000) makes date arithmetic raise anything.
         logger.info("token refused", extra={"error": type(error).__name__})
         raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token is not valid") from error
-    principal = _principal(claims)
+    principal = _principal(_whole(claims))
     _verified[_digest(token)] = principal
     if len(_verified) > VERIFIED:
         _verified.popitem(last=False)
     return principal
+
+
+def _whole(claims: dict[str, Any]) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = whole(claims)
+    except RecursionError as error:
+        raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "a claim is nested too deeply") from error
+    return found
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:
