@@ -34,6 +34,7 @@ from realtime.revocation import now
 from realtime.roomlog import NO_LEASE
 from realtime.subscription import Message
 from realtime.subscriptions import Subscriptions
+from realtime.supervision import report, supervise
 from realtime.topology import topology
 
 logger = logging.getLogger(__name__)
@@ -80,9 +81,12 @@ class Bridge:
         subscriptions = Subscriptions(self._on_messages, _ignore, _ignore, sharded=False)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._subscribe(subscriptions), name="subscribe")
-                tasks.create_task(self._deliver_published(), name="pubsub")
-                tasks.create_task(self._forever(), name="streams")
+                for name, work in (
+                    ("subscribe", lambda: self._subscribe(subscriptions)),
+                    ("pubsub", self._deliver_published),
+                    ("streams", self._forever),
+                ):
+                    tasks.create_task(supervise(name, work), name=name)
         finally:
             subscriptions.close()
             with contextlib.suppress(RedisError):
@@ -287,7 +291,9 @@ class Bridge:
             if batch.entries:
                 batch.send(pipes, lease=lease)
                 await batch.settle()
-        except (RedisError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, RedisError | OSError):
+                report("pubsub")
             drop(len(messages), spelled(error))
 
     async def _with_time(self, messages: Sequence[Incoming]) -> list[Incoming]:

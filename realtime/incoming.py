@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import msgspec
 
 from realtime import bus
 from realtime.bus import Delivery, InvalidMessage
+from realtime.logs import spelled
+
+logger = logging.getLogger(__name__)
 
 KEEP_SECONDS = 600.0
 """Entries behind the cursor are kept for at least so long."""
@@ -63,6 +67,8 @@ class Source:
             deliveries = self.decode(raw)
         except InvalidMessage as invalid:
             error = invalid
+        except Exception as mistake:
+            error = _mistake(mistake)
         return Incoming(
             source=self.name,
             raw=repr(fields).encode() if raw is None else raw,
@@ -83,6 +89,14 @@ def published(raw: bytes) -> Incoming:
         return Incoming(source=CHANNEL, raw=raw, deliveries=BUS.decode(raw))
     except InvalidMessage as error:
         return Incoming(source=CHANNEL, raw=raw, error=error)
+    except Exception as mistake:
+        return Incoming(source=CHANNEL, raw=raw, error=_mistake(mistake))
+
+
+def _mistake(error: Exception) -> InvalidMessage:
+    """A product's payload or routing has failed: this message can't be delivered, all others can."""
+    logger.exception("message not decoded")  # noqa: LOG004  (called where it was caught)
+    return InvalidMessage("internal", spelled(error))
 
 
 def entry_order(entry_id: bytes) -> str:

@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -27,6 +28,7 @@ from realtime.redis import key
 from realtime.roomlog import Unrecoverable
 from realtime.subscription import Message as Received
 from realtime.subscriptions import Subscriptions, proof_interval
+from realtime.supervision import report, supervise
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +119,8 @@ class Process:
         Waits until other processes can send to channels of this one, but not long for a Redis that is away.
         """
         if self._reachable is None:
-            self._watcher = asyncio.create_task(self._watch(), name="watch")
-            self._reachable = self.spawn(self._introduce())
+            self._watcher = asyncio.create_task(supervise("layer", self._watch), name="watch")
+            self._reachable = self._keep("introduce", self._introduce)
         if not self._reachable.done():
             await asyncio.wait([self._reachable], timeout=START_SECONDS)
 
@@ -172,6 +174,10 @@ class Process:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """`spawn` for what has to succeed in the end, whatever goes wrong on the way."""
+        return self.spawn(supervise(name, work))
 
     def forget(self, channel: str) -> None:
         """Take a channel out of everything."""
@@ -259,7 +265,7 @@ class Process:
         self._by_channel.pop(group.channel, None)
         self._subscriptions.unsubscribe(group.channel)
         if group.room is None and not self._hears_orders.is_set():
-            self.spawn(self._recover(()))  # perhaps it was the last one that was missed
+            self._keep("recover", lambda: self._recover(()))  # perhaps it was the last one that was missed
 
     async def _open(self) -> None:
         """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms end."""
@@ -273,7 +279,9 @@ class Process:
         try:
             await self._subscriptions.subscribe([group.channel for group in groups])
             await self._learn_ends([group for group in groups if group.room is not None])
-        except (RedisError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, RedisError | OSError):
+                report("open")
             for group in groups:
                 if not group.ready.done():
                     group.ready.set_exception(
@@ -414,7 +422,7 @@ class Process:
         rooms = [group for group in groups if group.room is not None]
         for group in rooms:
             if not group.ready.done():  # it is told where its room ends, perhaps from before the loss
-                group.ready.add_done_callback(lambda _, group=group: self.spawn(self._compare([group])))  # type: ignore[misc]
+                group.ready.add_done_callback(partial(self._compare_later, group))
         ready = [group for group in rooms if group.ready.done()]
         for start in range(0, len(ready), COMPARE_BATCH):
             part = ready[start : start + COMPARE_BATCH]
@@ -426,6 +434,9 @@ class Process:
                     await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
             for group in part:
                 self._hand_out(group, Compare(group.tail))
+
+    def _compare_later(self, group: Group, _: object) -> None:
+        self._keep("compare", lambda: self._compare([group]))
 
     # --- Losses --------------------------------------------------------------------------------------
 
@@ -449,8 +460,8 @@ class Process:
         logger.info("subscription restored", extra={"channels": len(channels)})
         if self._own in channels or self._everybody in channels:
             self._meet()  # perhaps: another process may have come meanwhile, and did not see us
-            self.spawn(self._introduce())
-        self.spawn(self._recover(channels))
+            self._keep("introduce", self._introduce)
+        self._keep("recover", lambda: self._recover(channels))
 
     async def _recover(self, channels: Collection[bytes]) -> None:
         """Look at rights first, then at rooms: no publication goes to a client that was disconnected meanwhile."""
@@ -493,8 +504,6 @@ class Process:
                     await self._look_for_epoch()
             except (RedisError, OSError):  # TimeoutError is an OSError
                 pass
-            except Exception:
-                logger.exception("look around failed")
 
     async def _look_for_epoch(self) -> None:
         name = key("epoch")
@@ -503,4 +512,5 @@ class Process:
         known, self._epoch = self._epoch, await pipe.send("GET", name)
         if known is not None and known != self._epoch:
             logger.warning("redis lost its data")
-            self.spawn(self._compare(tuple(self.groups.values())))  # however long it takes
+            groups = tuple(self.groups.values())
+            self._keep("compare", lambda: self._compare(groups))  # however long it takes
