@@ -178,7 +178,12 @@ class PresenceNode:
             "reason": "chosen",
             "at": await _clock(),
         }
-        self._note(user_id, await self._ask(choice))
+        if not (answer := await self._ask(choice)):
+            self._tell_again(user_id)
+            answer = await self._ask(choice)
+        if not answer:
+            raise RedisError("the user is not known")
+        self._note(user_id, answer)
 
     async def snapshot(self, group: str) -> list[Member]:
         """Who is present in a group, as of now or later. Raises `redis.RedisError`."""
@@ -253,6 +258,8 @@ class PresenceNode:
             pending.resolve(answer)
             if pending.again is not None:
                 self._note(pending.user, answer)
+                if not answer:
+                    self._tell_again(pending.user)
 
     def _take(self) -> list[_Pending]:
         for does, users in (("heartbeat", self._heard), ("touch", self._touched)):
@@ -310,6 +317,15 @@ class PresenceNode:
         )
         self._acked = number
         return answers
+
+    def _tell_again(self, user_id: str) -> None:
+        """Redis does not know a user who is here, having lost the record: with the next batch it does."""
+        for connection in self.node.connections_of(self.namespace, user_id):
+            presentee = self._present.get(connection.connection_id)
+            if presentee is None or presentee.connection_id in self._arriving:
+                continue
+            if (operation := self._registration(presentee, wiped=False)) is not None:
+                self._submit(_Pending(operation))
 
     async def _register(self, epoch: str) -> None:
         """Tell Redis about every connection here: it does not know this process (any more), or not all of it.

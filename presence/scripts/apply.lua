@@ -174,6 +174,13 @@ local function regroup(user, reason, silent, dropped)
   end
 end
 
+-- Nothing changed for those who know of the user; those who do not are told.
+local function regained(user, as)
+  local groups = known(user).groups
+  announce(user, as.status, as.status, 'reset', known(user).name, groups,
+    ',"since":"' .. iso(as.since) .. '","gained":' .. list(groups) .. ',"lost":[]')
+end
+
 local function offline(user, reason)
   local was, old = record(user), known(user)
   spent = spent + 1
@@ -252,13 +259,15 @@ function does.connect(op)
     end
     regroup(user, 'connect', op.silent, op.dropped)
   else
-    local as = op.silent and op.restored or {status = 'online', chosen = false, since = now}
+    local as = (op.silent or returning) and op.restored or {status = 'online', chosen = false, since = now}
     write(user, as.status, as.chosen, as.since, op.name)
     if not returning then remember(user, op.name, {}) end
     regroup(user, 'connect', true)
     watch(user, as.status)
     if not op.silent and not returning then
       announce(user, 'offline', as.status, 'connect', op.name, union(user))
+    elseif returning then
+      regained(user, as)  -- the record was lost, and with it the user in what was read since
     end
   end
   keep(user)
@@ -300,10 +309,11 @@ function does.heartbeat(op)
   return state(op.user)
 end
 
--- {user}: sent something that is no heartbeat
+-- {user}: sent something that is no heartbeat. Like the answer to a heartbeat or a choice, this one is empty when there is
+-- no record: the node then knows that Redis has lost something.
 function does.touch(op)
   if open(op.user) > 0 then keep(op.user) end
-  return ''
+  return state(op.user)
 end
 
 -- {user, status, reason, order | at}: a choice from the bus has an order, and does nothing when it arrives again or too
