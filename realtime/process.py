@@ -120,7 +120,7 @@ class Process:
         """
         if self._reachable is None:
             self._watcher = asyncio.create_task(supervise("layer", self._watch), name="watch")
-            self._reachable = self._keep("introduce", self._introduce)
+            self._reachable = self._spawn_supervised("introduce", self._introduce)
         if not self._reachable.done():
             await asyncio.wait([self._reachable], timeout=START_SECONDS)
 
@@ -175,7 +175,7 @@ class Process:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    def _spawn_supervised(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """`spawn` for what has to succeed in the end, whatever goes wrong on the way."""
         return self.spawn(supervise(name, work))
 
@@ -265,7 +265,9 @@ class Process:
         self._by_channel.pop(group.channel, None)
         self._subscriptions.unsubscribe(group.channel)
         if group.room is None and not self._hears_orders.is_set():
-            self._keep("recover", lambda: self._recover(()))  # perhaps it was the last one that was missed
+            self._spawn_supervised(
+                "recover", lambda: self._recover(())
+            )  # perhaps it was the last one that was missed
 
     async def _open(self) -> None:
         """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms end."""
@@ -436,7 +438,7 @@ class Process:
                 self._hand_out(group, Compare(group.tail))
 
     def _compare_later(self, group: Group, _: object) -> None:
-        self._keep("compare", lambda: self._compare([group]))
+        self._spawn_supervised("compare", lambda: self._compare([group]))
 
     # --- Losses --------------------------------------------------------------------------------------
 
@@ -460,8 +462,8 @@ class Process:
         logger.info("subscription restored", extra={"channels": len(channels)})
         if self._own in channels or self._everybody in channels:
             self._meet()  # perhaps: another process may have come meanwhile, and did not see us
-            self._keep("introduce", self._introduce)
-        self._keep("recover", lambda: self._recover(channels))
+            self._spawn_supervised("introduce", self._introduce)
+        self._spawn_supervised("recover", lambda: self._recover(channels))
 
     async def _recover(self, channels: Collection[bytes]) -> None:
         """Look at rights first, then at rooms: no publication goes to a client that was disconnected meanwhile."""
@@ -513,4 +515,4 @@ class Process:
         if known is not None and known != self._epoch:
             logger.warning("redis lost its data")
             groups = tuple(self.groups.values())
-            self._keep("compare", lambda: self._compare(groups))  # however long it takes
+            self._spawn_supervised("compare", lambda: self._compare(groups))  # however long it takes

@@ -15,7 +15,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from presence import store
 from presence.node import PresenceNode
 from presence.sweeper import Sweeper
-from realtime import membership, metrics, supervision, topology, vitals
+from realtime import membership, metrics, protocol, supervision, topology, vitals
 from realtime.bridge import Bridge
 from realtime.consumers import NamespaceConsumer
 from realtime.inbox import Inbox
@@ -246,6 +246,30 @@ def test_every_other_task_that_the_server_makes_is_supervised():
             name = str(path.relative_to(ROOT))
             if name != "realtime/client.py":  # a library of its own
                 assert set(tasks_made(path)) <= ENDING.get(name, set()), name
+
+
+async def test_keepalive_looks_after_all_other_connections_when_one_fails(monkeypatch, caplog):
+    looked: list[str] = []
+
+    class Peer:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def check_alive(self) -> None:
+            looked.append(self.name)
+            if self.name == "odd":
+                raise RuntimeError("injected")
+
+    before = failures("keepalive")
+    keepalive = protocol.Keepalive(asyncio.get_running_loop())
+    for name in ("odd", "ana"):
+        keepalive.add(Peer(name))  # type: ignore[arg-type]
+    for _ in range(protocol.PING_SECONDS):
+        keepalive._tick()
+        assert keepalive._timer is not None
+        keepalive._timer.cancel()
+    assert sorted(looked) == ["ana", "odd"]
+    assert failures("keepalive") == before + 1
 
 
 # --- Batches -----------------------------------------------------------------------------------------
