@@ -21,12 +21,14 @@ PAUSE = 1.0
 
 async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> None:
     """Run `work` until it returns, and again after each exception. `name` is a word of ours: it labels a metric."""
-    task = asyncio.current_task()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     while task is None or not task.cancelling():
         try:
             await work()
             return
         except Exception:
+            if loop.is_closed():  # and this task was left behind in it
+                raise
             report(name)
         await asyncio.sleep(random.uniform(PAUSE / 2, PAUSE))  # noqa: S311
 
