@@ -21,6 +21,7 @@ from realtime.membership import RoomLayer
 from realtime.pipe import Pipes
 from realtime.roomlog import NO_CURSOR, NO_LEASE, Entry, Target
 from realtime.rooms import group_name
+from realtime.supervision import report
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -104,16 +105,24 @@ class Batch:
         self._layer = layer
         self._again = again
         self._spans: list[Span] = []
-        self.entries = [
-            self._entry(message, delivery)
-            for message in messages
-            for delivery in message.deliveries
-            if delivery.targets
-        ]
+        self.entries: list[Entry] = []
         """What there is to publish."""
+        self._rejected: list[tuple[Incoming, InvalidMessage]] = []
+        """What can't be published, and why."""
+        for message in messages:
+            for delivery in message.deliveries:
+                if delivery.targets:
+                    self._add(message, delivery)
         self.lag: float | None = None
         """Seconds from the oldest message until they were published, once that is known."""
         self._answer: asyncio.Future[list[list[bytes]]]
+
+    def _add(self, message: Incoming, delivery: Delivery) -> None:
+        try:
+            self.entries.append(self._entry(message, delivery))
+        except Exception as error:
+            report("batch")
+            self._rejected.append((message, InvalidMessage("internal", spelled(error))))
 
     def _entry(self, message: Incoming, delivery: Delivery) -> Entry:
         """Encode a delivery for all the clients there are."""
@@ -132,14 +141,19 @@ class Batch:
 
     def has_work(self, handlers: Handlers) -> bool:
         """Whether there is anything to `handle`."""
-        return any(message.error for message in self.messages) or any(map(handlers.concern, self.messages))
+        return bool(
+            self._rejected
+            or any(message.error for message in self.messages)
+            or any(map(handlers.concern, self.messages))
+        )
 
     async def handle(self, pipes: Pipes, handlers: Handlers) -> None:
         """Run handlers, and keep what is not valid. Raises `redis.RedisError`: then handle the same again."""
+        invalid = [(message, message.error) for message in self.messages if message.error is not None]
         letters = [
-            dead_letter(pipes, message.error, message.source, message.raw)
-            for message in self.messages
-            if message.error is not None and not message.is_repeated
+            dead_letter(pipes, error, message.source, message.raw)
+            for message, error in (*invalid, *self._rejected)
+            if not message.is_repeated
         ]
         await handlers.run(pipes, self.messages)
         for letter in letters:

@@ -15,7 +15,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from presence import store
 from presence.node import PresenceNode
 from presence.sweeper import Sweeper
-from realtime import membership, metrics, protocol, supervision, topology, vitals
+from realtime import batch, membership, metrics, protocol, supervision, topology, vitals
 from realtime.bridge import Bridge
 from realtime.consumers import NamespaceConsumer
 from realtime.inbox import Inbox
@@ -299,6 +299,24 @@ async def test_message_in_whose_routing_a_product_fails_is_a_dead_letter_and_hol
 async def _has_letters(number: int) -> bool:
     letters = await dead_letters()
     return [letter["reason"] for letter in letters] == ["internal: KeyError(\"'a mistake'\")"] * number
+
+
+async def test_message_that_cannot_be_encoded_is_a_dead_letter_and_holds_up_no_other(monkeypatch):
+    encode = batch.frame_tail
+
+    def odd(data: Any) -> bytes:
+        if b"odd" in encode(data):
+            raise KeyError("a mistake")
+        return encode(data)
+
+    monkeypatch.setattr(batch, "frame_tail", odd)
+    async with connected() as ana, bridging():
+        await ana.call("join:thread", {"thread_id": "1"})
+        for body in ("one", "odd", "two"):
+            await add("thread:message", {"thread_id": "1", "message_id": body})
+        for body in ("one", "two"):
+            await ana.expect("thread:message", message_id=body)
+        await eventually(lambda: _has_letters(1))
 
 
 async def test_rooms_that_cannot_be_opened_fail_their_own_frames_and_are_opened_by_the_next(monkeypatch):
