@@ -222,6 +222,7 @@ def tasks_made(path: Path) -> Iterator[str]:
 ENDING = {
     "presence/node.py": {"snapshot"},
     "realtime/bridge.py": {"_handle"},
+    "realtime/connection.py": {"schedule"},
     "realtime/handling.py": {"_start"},
     "realtime/lifespan.py": {"lifespan"},
     "realtime/listener.py": {"catch_up"},

@@ -28,10 +28,12 @@ async def test_thousands_of_rooms_in_each_resume_cost_as_much_as_those_that_coun
         keys, before = len(stack.redis.keys(f"{stack.prefix}:*")), commands(stack)
         for number in range(20):
             await attacker.send("resume", {"rooms": rooms}, id=number)
-        await eventually(lambda: answers(attacker, "rate_limited") == 18)
-        first, second = [frame["data"]["rooms"] for frame in attacker.received("ack")]
-        assert first == second
-        assert [room["error"] for room in first.values()] == ["forbidden"] * 200 + ["limit_exceeded"] * 1800
+        await eventually(lambda: answers(attacker, "rate_limited") + len(attacker.received("ack")) == 20)
+        acks = attacker.received("ack")
+        assert 2 <= len(acks) <= 5
+        for ack in acks:
+            codes = [room["error"] for room in ack["data"]["rooms"].values()]
+            assert codes == ["forbidden"] * 200 + ["limit_exceeded"] * 1800
         assert commands(stack) - before < 5000  # before: 2,000 for each frame
         assert len(stack.redis.keys(f"{stack.prefix}:*")) <= keys + 1
         await other.call("heartbeat")
