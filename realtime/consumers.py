@@ -691,7 +691,9 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.spend_rooms(len(missing))
         if missing:
             await self._enter_rooms(missing)
-            self._to_start += [self.rooms[room] for room in missing]
+            for room in missing:
+                self._to_start.append(self.rooms[room])
+                self.on_entered(room)
         await self.on_principal_changed(previous)
 
     async def _leave_forbidden(self) -> None:
@@ -699,12 +701,12 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         threads = sorted(self.threads())
         self.spend_rooms(len(threads))
         answers = await asyncio.gather(*map(self.may_join, threads), return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
         for thread_id, answer in zip(threads, answers, strict=True):
-            if answer is False:
+            if not answer:
                 await self.leave(thread_room(thread_id), "forbidden")
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+        if failures:
+            raise failures[0]
 
     # --- Time ------------------------------------------------------------------------------------
 

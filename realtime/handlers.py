@@ -128,7 +128,7 @@ async def resume(connection: NamespaceConsumer, payload: Resume) -> Resumed:
 async def _resume_room(
     connection: NamespaceConsumer, room: str, since: str, *, is_known: bool, number: int
 ) -> Resumption | Refusal:
-    """One room of a `resume`, the how manieth it is, and whether the connection has it by itself. It fails alone."""
+    """Resume one room, which fails alone. `number` rooms were named before it; `is_known`: the token names it."""
     if 0 < conf().limits.rooms <= number:
         return {"error": ErrorCode.LIMIT_EXCEEDED}
     if not is_known and (not is_room(room) or thread_of(room) is None):

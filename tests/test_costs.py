@@ -193,6 +193,22 @@ async def test_refreshing_is_charged_for_each_thread_and_asks_for_all_rights_at_
         assert frame["data"]["code"] == "rate_limited"
 
 
+async def test_thread_whose_rights_cannot_be_had_keeps_no_other_from_being_left(monkeypatch):
+    async with connected("portal", threads=["1", "2", "3"]) as customer:
+        for number in "123":
+            await customer.call("join:thread", {"thread_id": number})
+
+        async def odd(thread_id: str) -> bool:
+            if thread_id == "2":
+                raise ValueError("a mistake")
+            return False
+
+        monkeypatch.setattr(inside(), "may_join", odd)
+        token = issue(user_id="7", role="customer")
+        assert (await customer.refused("auth:refresh", {"token": token}))["code"] == "internal"
+        assert set(inside().rooms) == {"user:7", "thread:2"}
+
+
 async def test_rooms_that_a_token_names_are_bounded_when_connecting_and_when_refreshing(settings):
     settings.REALTIME = {**settings.REALTIME, "LIMITS": {"ROOMS": 5}}
     async with connected(groups=[f"a{number}" for number in range(20)]) as ana:
