@@ -28,7 +28,7 @@ async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> None:
             return
         except Exception:
             if loop.is_closed():  # and this task was left behind in it
-                raise
+                return
             report(name)
         await asyncio.sleep(random.uniform(PAUSE / 2, PAUSE))  # noqa: S311
 
