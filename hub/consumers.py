@@ -64,22 +64,26 @@ class HubConsumer(NamespaceConsumer):
             await self.presence.connect(self._presentee(), refreshed=True)
         for group in self.principal.groups:
             if group not in previous.groups:
-                await self.send_presence_state(group)
+                self.spend_bytes(await self._tell_presence(group))
 
     async def on_gone(self) -> None:
         self.presence.disconnect(self.connection_id)
 
     async def send_presence_state(self, group: str) -> None:
         """Who is in the group; replaces whatever the client knew."""
+        await self._tell_presence(group)
+
+    async def _tell_presence(self, group: str) -> int:
+        """`send_presence_state`; returns the number of bytes."""
         room = presence_room(group)
-        if room in self.rooms and (
-            found := await self._snapshot(self.presence, room, self.send_presence_state)
-        ):
-            offset, members = found
-            self.write_event(
-                "presence:state",
-                {"group": group, "members": members, "total": len(members), "offset": offset},
-            )
+        if room not in self.rooms:
+            return 0
+        if (found := await self._snapshot(self.presence, room, self.send_presence_state)) is None:
+            return 0
+        offset, members = found
+        return self.write_event(
+            "presence:state", {"group": group, "members": members, "total": len(members), "offset": offset}
+        )
 
     async def send_customer_state(self, thread_id: str) -> None:
         """Which customers are in the thread; replaces whatever the client knew."""

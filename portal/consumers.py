@@ -38,7 +38,7 @@ class PortalConsumer(NamespaceConsumer):
 
     async def on_enter(self) -> None:
         if self.presence is not None:
-            self._threads = await self._allowed(self.principal.threads)
+            self._threads = await self._allowed(self._claimed())
             await self.presence.connect(self._presentee())
 
     async def receive(self, *args: Any, **kwargs: Any) -> None:
@@ -66,13 +66,20 @@ class PortalConsumer(NamespaceConsumer):
     async def on_principal_changed(self, previous: Principal) -> None:
         if self.presence is not None:
             before = self._threads
-            self._threads = await self._allowed(before | self.principal.threads)
+            asked = before | self._claimed()
+            self.spend_rooms(len(asked))
+            self._threads = await self._allowed(asked)
             dropped = sorted(before - self._threads)
             await self.presence.connect(self._presentee(), refreshed=True, dropped=dropped)
 
     async def on_gone(self) -> None:
         if self.presence is not None:
             self.presence.disconnect(self.connection_id)
+
+    def _claimed(self) -> set[str]:
+        """Threads of the token's claim, as far as the limit of rooms allows."""
+        most = conf().limits.rooms
+        return set(sorted(self.principal.threads)[: most if most > 0 else None])
 
     async def _allowed(self, threads: Iterable[str]) -> set[str]:
         """Those of the threads that the customer may see. Raises `redis.RedisError`."""

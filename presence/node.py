@@ -24,6 +24,7 @@ from realtime.loops import PerLoop
 from realtime.node import Node
 from realtime.redis import is_cancelled
 from realtime.rooms import HUB
+from realtime.supervision import report, supervise
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +171,19 @@ class PresenceNode:
     async def choose(self, user_id: str, status: Status) -> None:
         """The user chose a status. Raises `redis.RedisError`."""
         self._heard.discard(user_id)
-        choice = {"does": "choose", "user": user_id, "status": status, "reason": "chosen"}
-        self._note(user_id, await self._ask({**choice, "at": await _clock()}))
+        choice = {
+            "does": "choose",
+            "user": user_id,
+            "status": status,
+            "reason": "chosen",
+            "at": await _clock(),
+        }
+        if not (answer := await self._ask(choice)):
+            self._tell_again(user_id)
+            answer = await self._ask(choice)
+        if not answer:
+            raise RedisError("the user is not known")
+        self._note(user_id, answer)
 
     async def snapshot(self, group: str) -> list[Member]:
         """Who is present in a group, as of now or later. Raises `redis.RedisError`."""
@@ -203,7 +215,7 @@ class PresenceNode:
         self._pending.append(pending)
         self._wake.set()
         if self._runner is None or self._runner.done():
-            self._runner = asyncio.create_task(self._run(), name="presence")
+            self._runner = asyncio.create_task(supervise("presence", self._run), name="presence")
 
     async def _run(self) -> None:
         while not is_cancelled():
@@ -241,11 +253,13 @@ class PresenceNode:
             batch[0].fail(error)
             self._pending = batch[1:] + self._pending
             return
+        self._pending = batch[len(answers) :] + self._pending
         for pending, answer in zip(batch, answers, strict=False):
             pending.resolve(answer)
             if pending.again is not None:
                 self._note(pending.user, answer)
-        self._pending = batch[len(answers) :] + self._pending
+                if not answer:
+                    self._tell_again(pending.user)
 
     def _take(self) -> list[_Pending]:
         for does, users in (("heartbeat", self._heard), ("touch", self._touched)):
@@ -304,6 +318,15 @@ class PresenceNode:
         self._acked = number
         return answers
 
+    def _tell_again(self, user_id: str) -> None:
+        """Redis does not know a user who is here, having lost the record: with the next batch it does."""
+        for connection in self.node.connections_of(self.namespace, user_id):
+            presentee = self._present.get(connection.connection_id)
+            if presentee is None or presentee.connection_id in self._arriving:
+                continue
+            if (operation := self._registration(presentee, wiped=False)) is not None:
+                self._submit(_Pending(operation))
+
     async def _register(self, epoch: str) -> None:
         """Tell Redis about every connection here: it does not know this process (any more), or not all of it.
 
@@ -314,9 +337,10 @@ class PresenceNode:
         self._is_registered = False
         wiped = bool(self._epoch) and epoch != self._epoch
         operations = [
-            (presentee.user_id, self._registration(presentee, wiped))
+            (presentee.user_id, operation)
             for presentee in self._present.values()
             if presentee.connection_id not in self._arriving
+            and (operation := self._registration(presentee, wiped)) is not None
         ]
         if wiped:
             operations += self._grace_operations()
@@ -331,11 +355,16 @@ class PresenceNode:
         self._epoch = epoch
         self._is_registered = True
 
-    def _registration(self, presentee: Presentee, wiped: bool) -> msgspec.Raw:
+    def _registration(self, presentee: Presentee, wiped: bool) -> msgspec.Raw | None:
+        """How Redis is told of a connection that is here already; None if that can't be written."""
         operation = _connect(presentee)
         if state := self._states.get(presentee.user_id):
             operation |= {"restored": state, "silent": wiped}
-        return store.encode(operation)
+        try:
+            return store.encode(operation)
+        except Exception:
+            report("presence")
+            return None
 
     async def _register_all(self, operations: Sequence[tuple[str, msgspec.Raw]]) -> None:
         """Operations and their users, in as many calls as that takes."""
@@ -395,8 +424,11 @@ class PresenceNode:
             self._states.pop(user, None)
 
     def _note(self, user_id: str, answer: str) -> None:
-        if known := store.state(answer):
-            self._states[user_id] = known
+        try:
+            if known := store.state(answer):
+                self._states[user_id] = known
+        except msgspec.DecodeError:
+            report("presence")
 
     def _remember(self, signal: PresenceChanged) -> None:
         """What the bridge tells everybody: changes made elsewhere, by another process or by the sweeper."""

@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import msgspec
+from django.db import DataError, IntegrityError, connections, reset_queries, transaction
 from django.db import Error as DatabaseError
-from django.db import connections, reset_queries, transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -36,6 +36,7 @@ from realtime.dead_letters import DEAD_LETTER_BYTES, DEAD_LETTERS
 from realtime.logs import spelled
 from realtime.redis import key, sync_client
 from realtime.rooms import HUB
+from realtime.supervision import report
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,9 @@ class Recorder:
                     caught_up = True
                     ready()
                 failures = 0
-            except (RedisError, DatabaseError) as error:
+            except Exception as error:
+                if not isinstance(error, RedisError | DatabaseError):
+                    report("recorder")
                 failures += 1
                 self._recover(error, failures)
 
@@ -86,7 +89,7 @@ class Recorder:
         cursor = self._cursor()
         entries = self._read(cursor, wait)
         if entries:
-            self._record(cursor, entries)
+            self._record_or_skip(cursor, entries)
         if len(entries) == BATCH:
             return False
         self._look()
@@ -128,6 +131,26 @@ class Recorder:
         self._resumed = True
 
     # --- The database ----------------------------------------------------------------------------
+
+    def _record_or_skip(self, cursor: str, entries: Sequence[Entry]) -> None:
+        """Record entries together, or one by one if the database refuses one of them: it must not hold up others."""
+        try:
+            self._record(cursor, entries)
+        except Exception as error:
+            if _is_outage(error):
+                raise
+            for entry in entries if len(entries) > 1 else ():
+                self._record_or_skip(cursor, [entry])
+                cursor = entry[0]
+            if len(entries) == 1:
+                self._skip(cursor, entries[0], error)
+
+    def _skip(self, cursor: str, entry: Entry, error: Exception) -> None:
+        report("recorder")
+        with transaction.atomic():
+            here = StreamCursor.objects.filter(stream=store.stream(), entry_id=cursor)
+            if here.update(entry_id=entry[0]):
+                self._bury(InvalidMessage("refused", spelled(error)), entry[1])
 
     def _record(self, cursor: str, entries: Sequence[Entry]) -> None:
         transitions: dict[str, Transition] = {}
@@ -220,6 +243,12 @@ def prune(before: datetime) -> int:
         ids = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:BATCH])
         PresenceTransition.objects.filter(pk__in=ids).delete()
     return len(ids)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether it has nothing to do with what was to be written: the same will be taken later."""
+    is_refusal = isinstance(error, DataError | IntegrityError)
+    return isinstance(error, RedisError | OSError) or (isinstance(error, DatabaseError) and not is_refusal)
 
 
 def _forget(record: PresenceRecord) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from realtime.conf import conf
 from realtime.envelope import iso
 from realtime.redis import key, run, run_sync, script, sync_client
 from realtime.rooms import HUB, PORTAL
+from realtime.supervision import report
 from realtime.topology import topology
 
 Status = Literal["online", "away"]
@@ -50,6 +51,8 @@ class Swept(msgspec.Struct, frozen=True):
     changed: int
     more: bool
     """Whether more is due than one call may do."""
+    failed: int = 0
+    """Judgements that failed, and were left out."""
 
 
 class Member(TypedDict):
@@ -238,11 +241,22 @@ def state(answer: str) -> State | None:
 
 
 def _members(flat: list[bytes]) -> dict[str, Member]:
-    texts = [value.decode() for value in flat]
-    return {
-        user: Member(user_id=user, name=name, status=status, since=iso(float(since) / 1000))
-        for user, name, status, since in zip(texts[::4], texts[1::4], texts[2::4], texts[3::4], strict=True)
-    }
+    members = (_member(*flat[start : start + 4]) for start in range(0, len(flat), 4))
+    return {member["user_id"]: member for member in members if member is not None}
+
+
+def _member(user: bytes, name: bytes, status: bytes, since: bytes) -> Member | None:
+    """A member; None for a record that makes no sense: all others are shown."""
+    try:
+        return Member(
+            user_id=user.decode(),
+            name=name.decode(errors="replace"),
+            status=status.decode(),
+            since=iso(float(since) / 1000),
+        )
+    except (ValueError, OverflowError, OSError):
+        report("snapshot")
+        return None
 
 
 def _sorted(members: Mapping[str, Member]) -> list[Member]:

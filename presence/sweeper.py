@@ -17,6 +17,7 @@ from realtime import layout, metrics
 from realtime.conf import conf
 from realtime.logs import spelled
 from realtime.redis import is_cancelled
+from realtime.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ class Sweeper:
     """Sweeps until cancelled."""
 
     async def run(self) -> None:
+        """Never returns; raises nothing but `asyncio.CancelledError`."""
+        await supervise("sweeper", self._run)
+
+    async def _run(self) -> None:
         while not is_cancelled():
             try:
                 await self.sweep()
@@ -51,7 +56,11 @@ class Sweeper:
             [{"does": "measure"}, {"does": "sweep"}], namespace=namespace
         )
         _tell(namespace, msgspec.json.decode(measured, type=store.Measure))
-        return msgspec.json.decode(swept, type=store.Swept)
+        found = msgspec.json.decode(swept, type=store.Swept)
+        if found.failed:
+            metrics.TASK_FAILURES.labels("sweeper").inc(found.failed)
+            logger.error("presence not judged", extra={"failed": found.failed})
+        return found
 
 
 def _tell(namespace: str, measure: store.Measure) -> None:

@@ -22,6 +22,7 @@ from realtime.keys import KeySet, KeysUnavailable, UnknownKey
 from realtime.payloads import Id
 from realtime.refusals import RefusalCode
 from realtime.rooms import HUB, NAMESPACES, PORTAL
+from realtime.surrogates import whole
 
 if TYPE_CHECKING:
     from jwt.types import Options
@@ -201,7 +202,7 @@ def _invalid(message: str) -> AuthenticationFailed:
 
 def verify(token: str) -> Principal:
     """Verify an access token (synchronously). Raises `AuthenticationFailed`."""
-    principal = _principal(_claims(token, _backend().get_verifying_key(token)))  # type: ignore[arg-type]
+    principal = _principal(_whole(_claims(token, _backend().get_verifying_key(token))))  # type: ignore[arg-type]
     _verified[_digest(token)] = principal
     if len(_verified) > VERIFIED:
         _verified.popitem(last=False)
@@ -270,6 +271,14 @@ def _time(claims: Mapping[str, Any], name: str, default: float | None = None) ->
     if not -LATEST < value < LATEST:  # (which NaN is not)
         raise _invalid(f"the token's {name} is not a time")
     return value
+
+
+def _whole(claims: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = whole(claims)
+    except RecursionError as error:
+        raise _invalid("a claim is nested too deeply") from error
+    return found
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from realtime.membership import RoomLayer
 from realtime.pipe import Pipes, begin
 from realtime.roomlog import NO_CURSOR, NO_LEASE, Entry, Target
 from realtime.rooms import group_name
+from realtime.supervision import report
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -100,13 +101,21 @@ class Batch:
         self._layer = layer
         self._again = again
         self._spans: list[Span] = []
-        self.entries = [
-            self._entry(message, delivery)
-            for message in messages
-            for delivery in message.deliveries
-            if delivery.targets
-        ]
+        self.entries: list[Entry] = []
         """What there is to publish."""
+        self._rejected: list[tuple[Incoming, InvalidMessage]] = []
+        """What can't be published, and why."""
+        for message in messages:
+            for delivery in message.deliveries:
+                if delivery.targets:
+                    self._add(message, delivery)
+
+    def _add(self, message: Incoming, delivery: Delivery) -> None:
+        try:
+            self.entries.append(self._entry(message, delivery))
+        except Exception as error:
+            report("batch")
+            self._rejected.append((message, InvalidMessage("event_failed", spelled(error))))
 
     def _entry(self, message: Incoming, delivery: Delivery) -> Entry:
         """Encode a delivery for all the clients there are."""
@@ -132,14 +141,23 @@ class Batch:
         `redis.RedisError`: then all of it again does what is left.
         """
         publish = self._layer.appends_publish
+        letters = [
+            dead_letter(pipes, message, error) for message, error in self._rejected if not message.is_repeated
+        ]
         sent = roomlog.send_append(
             pipes, self.entries, lease=lease, cursor=cursor, again=self._again, publish=publish
         )
-        return begin(self._settle(sent, pipes, cursor))
+        return begin(self._settle(sent, letters, pipes, cursor))
 
     async def _settle(
-        self, sent: asyncio.Future[list[list[bytes]]], pipes: Pipes, cursor: roomlog.Cursor
+        self,
+        sent: asyncio.Future[list[list[bytes]]],
+        letters: Sequence[Awaitable[object]],
+        pipes: Pipes,
+        cursor: roomlog.Cursor,
     ) -> float | None:
+        for letter in letters:
+            await letter
         try:
             appended = await sent
         except ResponseError as error:

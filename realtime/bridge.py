@@ -35,6 +35,7 @@ from realtime.revocation import now
 from realtime.roomlog import NO_LEASE
 from realtime.subscription import Message
 from realtime.subscriptions import Subscriptions
+from realtime.supervision import report, supervise
 from realtime.topology import topology
 
 logger = logging.getLogger(__name__)
@@ -82,9 +83,12 @@ class Bridge:
         subscriptions = Subscriptions(self._on_messages, _ignore, _ignore, sharded=False)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._subscribe(subscriptions), name="subscribe")
-                tasks.create_task(self._deliver_published(), name="pubsub")
-                tasks.create_task(self._forever(), name="streams")
+                for name, work in (
+                    ("subscribe", lambda: self._subscribe(subscriptions)),
+                    ("pubsub", self._deliver_published),
+                    ("streams", self._forever),
+                ):
+                    tasks.create_task(supervise(name, work), name=name)
         finally:
             subscriptions.close()
             with contextlib.suppress(RedisError):
@@ -284,6 +288,8 @@ class Bridge:
             await self._handlers.run(pipes, messages)
             await Batch(messages, self._layer).send(pipes, lease=lease)
         except Exception as error:
+            if not isinstance(error, RedisError | OSError):
+                report("pubsub")
             drop(len(messages), spelled(error))
 
 

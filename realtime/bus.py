@@ -14,6 +14,7 @@ from realtime.conf import conf
 from realtime.payloads import InvalidPayload, Payload, merge, parse_payload
 from realtime.roomlog import Target
 from realtime.rooms import NAMESPACES, is_room
+from realtime.surrogates import whole_json
 
 MOST_TARGETS = 1000
 """Rooms of one message, each namespace's counted: for every one of them Redis writes the whole message, in one go."""
@@ -70,7 +71,7 @@ def parse(raw: bytes) -> Delivery:
         raise InvalidMessage("too_large", f"{len(raw)} bytes, at most {limit}")
     try:
         # Strict UTF-8 first: JSON that passes through untouched must not break a browser's text frame.
-        message = _decoder.decode(raw.decode())
+        message = _decoder.decode(whole_json(raw.decode()))
     except msgspec.ValidationError as error:
         raise InvalidMessage("invalid_message", str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -48,6 +48,10 @@ TYPING_PAUSE = 3.0
 """Who is known to be typing is not announced again for so long: clients repeat themselves every 5 s."""
 TYPING_SECONDS = 10.0
 """A typist who says nothing for so long is reported as stopped."""
+ROOM_COST = 0.5
+"""A frame counts as so many more for each room that it makes us look at, besides that of a `join`."""
+REPLAY_BYTES = 16 * 1024
+"""A frame counts as one more for each so many bytes that are sent because of it."""
 _COUNT_AS_INVALID = frozenset(
     {ErrorCode.INVALID_JSON, ErrorCode.INVALID_ENVELOPE, ErrorCode.UNKNOWN_EVENT, ErrorCode.INVALID_PAYLOAD}
 )
@@ -77,6 +81,8 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """Of rooms just entered: they start once the client has been told."""
         self._resumes = False
         """The initial rooms wait for a `resume`."""
+        self.has_resumed = False
+        """A `resume` was answered. The first one is part of connecting, and costs no more than any frame."""
         self._ended_early: tuple[CloseCode, str] | None = None
         """An order ended the connection before it was accepted."""
         self._typing: dict[str, float] = {}
@@ -233,7 +239,11 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
             listener.start()
 
     def resumed(self) -> None:
-        """The first `resume` has come: after its acknowledgement the rooms held back for it go on."""
+        """A `resume` has come: after the acknowledgement of the first one the rooms held back for it go on."""
+        self.has_resumed = True
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._resumes:
             self._resumes = False
             self.cancel("resume")
@@ -241,7 +251,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     async def release(self) -> None:
         """Let go of the rooms that were held back for a `resume`: what came meanwhile follows."""
-        self.resumed()
+        self._go_on()
         self._start_entered()
 
     def _start_entered(self) -> None:
@@ -256,7 +266,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         await self.node.start()
         handshake.check_capacity()  # nobody came in between: the next line takes the place
         self.node.add(self)
-        await self._enter_rooms(self.initial_rooms())
+        await self._enter_rooms(self._that_fit(self.initial_rooms()))
         # Joined first, checked second: a revoke in between is either found here or signalled to us.
         if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
             raise handshake.Refused(
@@ -407,6 +417,20 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 self.write_event("ack", answer, id=frame_id)
         self._start_entered()
 
+    def spend(self, frames: float) -> None:
+        """Charge the rate limit for what a frame makes us do: what follows waits until that is made up for."""
+        if self._rate is None:
+            self._rate = Bucket()
+        self._rate.spend(asyncio.get_running_loop().time(), conf().limits.rate, frames)
+
+    def spend_rooms(self, number: int) -> None:
+        """`spend` for rooms that are looked at because of a frame."""
+        self.spend(number * ROOM_COST)
+
+    def spend_bytes(self, size: int) -> None:
+        """`spend` for bytes that are sent because of a frame."""
+        self.spend(size / REPLAY_BYTES)
+
     async def _handle(self, frame: Envelope) -> Mapping[str, object]:
         event = catalogue().client.get(frame.event)
         if event is None:
@@ -453,11 +477,17 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
 
     # --- Frames to the client --------------------------------------------------------------------
 
-    def write_event(self, event: str, data: Mapping[str, object], *, id: str | int | None = None) -> None:
-        """Write a frame to this connection alone, once it is accepted: `connection:ready` says all that was before."""
-        if self.accepted and not self.ended:
-            metrics.frames_out("direct", event).inc()
-            self.outlet.write(text_frame(encode(event, data, id=id).encode()))
+    def write_event(self, event: str, data: Mapping[str, object], *, id: str | int | None = None) -> int:
+        """Write a frame to this connection alone, once it is accepted: `connection:ready` says all that was before.
+
+        Returns the number of bytes.
+        """
+        if not self.accepted or self.ended:
+            return 0
+        metrics.frames_out("direct", event).inc()
+        frame = text_frame(encode(event, data, id=id).encode())
+        self.outlet.write(frame)
+        return len(frame)
 
     async def send_event(self, event: str, data: Mapping[str, object]) -> None:
         """`write_event`, as products send: `await connection.send_event("desk:greeting", {"text": "Hello"})`."""
@@ -493,13 +523,16 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """Up to where this connection has what was published in a room it is in."""
         return self.rooms[room].position
 
-    async def rejoin(self, room: str, since: str) -> Resumption:
+    async def rejoin(self, room: str, since: str, *, is_free: bool = False) -> Resumption:
         """Enter a room where an earlier connection stood: what it missed follows the acknowledgement.
+
+        What it missed is charged by its bytes, unless this is part of connecting (`is_free`).
 
         Raises `EventError` when the room is not allowed (any more).
         """
         was_in = room in self.rooms
         listener = await (self._pause(room) if was_in else self._enter_room(room))
+        listener.on_replay = None if is_free else self.spend_bytes
         try:
             missed = await self.layer.missed(listener, since)
         except BaseException:
@@ -548,6 +581,14 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self._to_start.append(listener)
         self.on_entered(room)
         return listener
+
+    def _that_fit(self, rooms: Sequence[str]) -> Sequence[str]:
+        """Rooms that a token names, as far as the limit allows."""
+        most = conf().limits.rooms
+        left = len(rooms) if most <= 0 else max(most - len(self.rooms), 0)
+        if left < len(rooms):
+            logger.warning("rooms left out", extra={"rooms": len(rooms) - left, "most": most})
+        return rooms[:left]
 
     async def _enter_rooms(self, rooms: Sequence[str]) -> None:
         """Enter rooms, paused. Raises `redis.RedisError`."""
@@ -661,12 +702,27 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         for room in list(self.rooms):  # before anything is asked of Redis, which may be away
             if thread_of(room) is None and room not in wanted:
                 await self.leave(room, "forbidden")
-        for thread_id in self.threads():
-            if not await self.may_join(thread_id):
-                await self.leave(thread_room(thread_id), "forbidden")
-        for room in wanted:
-            await self.join(room)
+        await self._leave_forbidden()
+        missing = self._that_fit([room for room in wanted if room not in self.rooms])
+        self.spend_rooms(len(missing))
+        if missing:
+            await self._enter_rooms(missing)
+            for room in missing:
+                self._to_start.append(self.rooms[room])
+                self.on_entered(room)
         await self.on_principal_changed(previous)
+
+    async def _leave_forbidden(self) -> None:
+        """Ask for the rights in all threads at once. One that cannot be had keeps its thread, and no other."""
+        threads = sorted(self.threads())
+        self.spend_rooms(len(threads))
+        answers = await asyncio.gather(*map(self.may_join, threads), return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        for thread_id, answer in zip(threads, answers, strict=True):
+            if not answer:
+                await self.leave(thread_room(thread_id), "forbidden")
+        if failures:
+            raise failures[0]
 
     # --- Time ------------------------------------------------------------------------------------
 

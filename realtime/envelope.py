@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from realtime.surrogates import whole_json
 from realtime.values import plain
 
 FrameId = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(gt=-(2**53), lt=2**53)]
@@ -68,6 +69,7 @@ _encoder = msgspec.json.Encoder(enc_hook=plain)  # an Id is no plain str
 
 def decode(text: str) -> Envelope:
     """Parse one client frame. Raises `InvalidFrame`."""
+    text = whole_json(text)
     try:
         frame = _envelope.decode(text)
     except msgspec.ValidationError as error:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
+from redis.exceptions import RedisError
 
 from realtime import revocation
 from realtime.acks import Joined, Left, Refreshed, Refusal, Resumed, Resumption
 from realtime.authentication import MAX_TOKEN_LENGTH, AuthenticationFailed, authenticate
 from realtime.catalogue import client_event
 from realtime.closing import CloseCode
+from realtime.conf import conf
 from realtime.envelope import ErrorCode, EventError, iso
 from realtime.events import InThread
 from realtime.payloads import Empty, Payload
@@ -20,6 +23,8 @@ from realtime.rooms import is_room, thread_of, thread_room
 
 if TYPE_CHECKING:
     from realtime.consumers import NamespaceConsumer
+
+logger = logging.getLogger(__name__)
 
 Offset = Annotated[str, Meta(min_length=1, max_length=64)]
 
@@ -110,19 +115,36 @@ async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> R
 @client_event("resume")
 async def resume(connection: NamespaceConsumer, payload: Resume) -> Resumed:
     """Enter rooms again after a reconnect, with what was missed."""
+    if connection.has_resumed:
+        connection.spend_rooms(len(payload.rooms))
+    own = set(connection.initial_rooms())
     answers: dict[str, Resumption | Refusal] = {}
     for room, since in payload.rooms.items():
-        try:
-            if not is_room(room) or (thread_of(room) is None and room not in connection.initial_rooms()):
-                raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
-            answers[room] = await connection.rejoin(room, since)
-        except EventError as error:
-            answers[room] = {"error": error.code}
+        answers[room] = await _resume_room(connection, room, since, is_known=room in own, number=len(answers))
     for room, answer in answers.items():
         if "error" not in answer and not connection.hears(room):  # expelled while the others were entered
             answers[room] = {"error": ErrorCode.FORBIDDEN}
     connection.resumed()
     return {"rooms": answers}
+
+
+async def _resume_room(
+    connection: NamespaceConsumer, room: str, since: str, *, is_known: bool, number: int
+) -> Resumption | Refusal:
+    """Resume one room, which fails alone. `number` rooms were named before it; `is_known`: the token names it."""
+    if 0 < conf().limits.rooms <= number:
+        return {"error": ErrorCode.LIMIT_EXCEEDED}
+    if not is_known and (not is_room(room) or thread_of(room) is None):
+        return {"error": ErrorCode.FORBIDDEN}
+    try:
+        return await connection.rejoin(room, since, is_free=not connection.has_resumed)
+    except EventError as error:
+        return {"error": error.code}
+    except (RedisError, OSError):  # TimeoutError is an OSError: then no room can be had
+        raise
+    except Exception:
+        logger.exception("event handler failed", extra={"event": "resume"})
+        return {"error": ErrorCode.INTERNAL}
 
 
 def _room_of(connection: NamespaceConsumer, payload: InThread) -> str:

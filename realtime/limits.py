@@ -34,6 +34,12 @@ class Bucket:
         self._spent = spent + 1
         return 0.0
 
+    def spend(self, now: float, rate: float, cost: float) -> None:
+        """Take `cost` at once, also what is not there: no more passes until that is made up for."""
+        if rate:
+            self._spent = max(0.0, self._spent - (now - self._seen_at) * rate) + cost
+            self._seen_at = now
+
     @property
     def is_persistent(self) -> bool:
         """Whether it has gone on and on, although refused."""

@@ -15,6 +15,7 @@ import asyncio
 import enum
 import logging
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
@@ -46,7 +47,17 @@ class State(enum.Enum):
 class Listener:
     """A connection in a room. It starts paused, at the room's end."""
 
-    __slots__ = ("_has_missed", "_task", "entered_at", "group", "outlet", "position", "state", "write")
+    __slots__ = (
+        "_has_missed",
+        "_task",
+        "entered_at",
+        "group",
+        "on_replay",
+        "outlet",
+        "position",
+        "state",
+        "write",
+    )
 
     def __init__(self, group: Group, outlet: Outlet) -> None:
         self.group = group
@@ -56,6 +67,8 @@ class Listener:
         """The client has everything up to here, beginning where it entered."""
         self.entered_at = 0.0
         """Seconds of Redis' clock."""
+        self.on_replay: Callable[[int], None] | None = None
+        """Told of the bytes of a replay that the client asked for, until it is live."""
         self.state = State.PAUSED
         self._has_missed = False
         """Redis has lost something that this client had not got: it is told when it goes live."""
@@ -137,6 +150,7 @@ class Listener:
 
     def _go_live(self) -> None:
         self.state = State.LIVE
+        self.on_replay = None
         if self._has_missed:
             self._lose(self.position)
 
@@ -171,6 +185,8 @@ class Listener:
         self._write(batch)
         for publication in batch.publications:
             tally.sent("replay", publication.frame)
+        if self.on_replay is not None:
+            self.on_replay(sum(len(publication.frame) for publication in batch.publications))
         await self.outlet.drained()
 
     def _lose(self, end: int) -> None:

@@ -25,6 +25,7 @@ from realtime.logs import spelled
 from realtime.pipe import pipes
 from realtime.roomlog import Entry, Publication, Unrecoverable
 from realtime.rooms import room_of_group
+from realtime.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,8 @@ class StockLayer:
     async def attach(self, mailbox: Mailbox) -> str:
         channel: str = await self._layer.new_channel()
         self._listeners[channel] = {}
-        self._readers[channel] = asyncio.create_task(self._receive(channel, mailbox), name="receive")
+        work = supervise("channel", lambda: self._receive(channel, mailbox))
+        self._readers[channel] = asyncio.create_task(work, name="receive")
         return channel
 
     def detach(self, channel: str) -> None:
@@ -142,9 +144,7 @@ class StockLayer:
             try:
                 message = await self._layer.receive(channel)
                 self._take(message, self._listeners[channel], mailbox)
-            except Exception as error:
-                if not isinstance(error, RedisError | OSError):
-                    logger.exception("channel failed")
+            except (RedisError, OSError) as error:
                 logger.warning("channel not received from", extra={"error": spelled(error)})
                 await asyncio.sleep(PAUSE)
 

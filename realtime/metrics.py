@@ -101,6 +101,11 @@ SWEEP_LAG = Histogram(
 REDIS_UP = Gauge("realtime_redis_up", "1 while Redis answers", multiprocess_mode="livemin")
 REDIS_SECONDS = Histogram("realtime_redis_round_trip_seconds", "A PING and its answer", buckets=_FAST)
 LOOP_LAG = Histogram("realtime_loop_lag_seconds", "How late the event loop woke a timer", buckets=_FAST)
+TASK_FAILURES = Counter(
+    "realtime_task_failures",
+    "Unexpected errors in tasks that run all the time, which go on after them",
+    ["task"],
+)
 TASKS = Gauge("realtime_tasks", "Tasks in the event loop", multiprocess_mode="livesum")
 
 

@@ -34,6 +34,7 @@ from realtime.pipe import pipes
 from realtime.questions import Detail, InRoom, Instance, Question
 from realtime.redis import client, key
 from realtime.rooms import CONTROL_GROUP, group_name, thread_room
+from realtime.supervision import report
 from realtime.turns import Action
 
 logger = logging.getLogger(__name__)
@@ -257,6 +258,8 @@ class Node:
                 await pipeline.execute()
         except (RedisError, OSError) as error:
             logger.warning("question not answered", extra={"node": self.id, "error": spelled(error)})
+        except Exception:
+            report("answer")
 
     async def _find(self, question: Question) -> questions.Said:
         here = tuple(self.connections.values())

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
 from realtime.rooms import ID_PATTERN
+
+DEPTH = 100
+"""So many objects and arrays of a value that is passed on unread may be inside one another."""
+_LARGEST = int(sys.float_info.max)
 
 _ID = re.compile(ID_PATTERN, re.ASCII)
 
@@ -67,7 +72,34 @@ def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
         payload: P = _decoder(kind).decode(data or b"{}")
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidPayload(_readable(str(error))) from error
+    for name in _unread_fields(kind):
+        _check_unread(name, getattr(payload, name))
     return payload
+
+
+def _check_unread(name: str, raw: object) -> None:
+    """Raises `InvalidPayload` unless every receiver can read what is passed on: as deep, and in numbers as large."""
+    if not isinstance(raw, msgspec.Raw) or not raw:
+        return
+    try:
+        _check_value(msgspec.json.decode(raw))
+    except RecursionError as error:
+        raise InvalidPayload(f"{name}: {_TOO_DEEP}") from error
+    except ValueError as error:  # and msgspec's errors, which are
+        raise InvalidPayload(f"{name}: {_readable(str(error))}") from error
+
+
+def _check_value(value: object, depth: int = 0) -> None:
+    if isinstance(value, list | dict):
+        if depth >= DEPTH:
+            raise ValueError(_TOO_DEEP)
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_value(item, depth + 1)
+    elif isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        raise ValueError("number out of range")
+
+
+_TOO_DEEP = f"nested more than {DEPTH} levels deep"
 
 
 @cache
@@ -82,6 +114,11 @@ def merge(payload: Payload, data: bytes | msgspec.Raw) -> msgspec.Raw | dict[str
         return msgspec.Raw(data or b"{}")
     raw: dict[str, Any] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     return raw | {name: getattr(payload, name) for name in numbers}
+
+
+@cache
+def _unread_fields(kind: type[Payload]) -> tuple[str, ...]:
+    return tuple(name for name, hint in get_type_hints(kind).items() if hint is msgspec.Raw)
 
 
 @cache

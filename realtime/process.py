@@ -27,6 +27,7 @@ from realtime.redis import key
 from realtime.roomlog import After, Unrecoverable
 from realtime.subscription import Message as Received
 from realtime.subscriptions import Subscriptions, proof_interval
+from realtime.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +119,8 @@ class Process:
         Waits until other processes can send to channels of this one, but not long for a Redis that is away.
         """
         if self._reachable is None:
-            self._reachable = self.spawn(self._introduce())
-            self.spawn(self._watch())
+            self._reachable = self._spawn_supervised("introduce", self._introduce)
+            self._spawn_supervised("layer", self._watch)
         if not self._reachable.done():
             await asyncio.wait([self._reachable], timeout=START_SECONDS)
 
@@ -143,7 +144,8 @@ class Process:
         known, self._epoch = self._epoch, await pipe.send("GET", name)
         if known is not None and known != self._epoch:
             logger.warning("redis lost its data")
-            self.spawn(self._compare(tuple(self.groups.values())))  # however long it takes
+            groups = tuple(self.groups.values())
+            self._spawn_supervised("compare", lambda: self._compare(groups))  # however long it takes
 
     def _meet(self) -> None:
         self._has_met = True
@@ -168,6 +170,10 @@ class Process:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something on the side; it ends with the layer."""
         return self._keep(asyncio.create_task(work))
+
+    def _spawn_supervised(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """`spawn` for what has to succeed in the end, whatever goes wrong on the way."""
+        return self.spawn(supervise(name, work))
 
     def _keep(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         self._tasks.add(task)
@@ -258,7 +264,9 @@ class Process:
         self._by_channel.pop(group.channel, None)
         self._subscriptions.unsubscribe(group.channel)
         if group.room is None and not self._hears_orders.is_set():
-            self.spawn(self._recover(()))  # perhaps it was the last one that was missed
+            self._spawn_supervised(
+                "recover", lambda: self._recover(())
+            )  # perhaps it was the last one that was missed
 
     async def _open(self) -> None:
         """Subscribe to the groups that were opened in one turn of the loop, then learn where their rooms end."""
@@ -435,8 +443,8 @@ class Process:
         logger.info("subscription restored", extra={"channels": len(channels)})
         if self._own in channels or self._everybody in channels:
             self._meet()  # perhaps: another process may have come meanwhile, and did not see us
-            self.spawn(self._introduce())
-        self.spawn(self._recover(channels))
+            self._spawn_supervised("introduce", self._introduce)
+        self._spawn_supervised("recover", lambda: self._recover(channels))
 
     async def _recover(self, channels: Collection[bytes]) -> None:
         """Look at rights first, then at rooms: no publication goes to a client that was disconnected meanwhile."""
@@ -478,5 +486,3 @@ class Process:
                     await self._look_around()
             except (RedisError, OSError):  # TimeoutError is an OSError
                 pass
-            except Exception:
-                logger.exception("look around failed")

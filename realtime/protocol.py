@@ -27,6 +27,7 @@ from realtime.closing import LOST, REASONS, By, CloseCode
 from realtime.conf import conf
 from realtime.limits import PAUSE_SECONDS, Bucket
 from realtime.outlet import BEHIND_SECONDS, EXTENSION
+from realtime.supervision import report
 
 PING_SECONDS = 15
 """Between two looks at a connection: one that has vanished is noticed within three times that."""
@@ -162,7 +163,10 @@ class Keepalive:
         bucket = self._buckets[self._next]
         self._next = (self._next + 1) % PING_SECONDS
         for protocol in tuple(bucket):
-            protocol.check_alive()
+            try:
+                protocol.check_alive()
+            except Exception:
+                report("keepalive")
         self._timer = self._loop.call_later(1, self._tick) if any(self._buckets) else None
 
 

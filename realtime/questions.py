@@ -23,6 +23,8 @@ import msgspec
 
 from realtime.authentication import Principal
 from realtime.redis import key
+from realtime.supervision import report
+from realtime.surrogates import whole_text
 
 MOST = 200
 """Rows an answer, whatever is asked for."""
@@ -242,7 +244,16 @@ async def page(about: AboutConnections, everybody: Sequence[Connection]) -> Page
     if about.backwards:
         before -= len(nearest)
         nearest.reverse()
-    return Page(total=total, before=before, rows=[row(each, at) for at, each in nearest])
+    return Page(total=total, before=before, rows=list(_rows(nearest)))
+
+
+def _rows(found: Iterable[tuple[Place, Connection]]) -> Iterator[Row]:
+    """A connection that can't be described is left out, and hides no other."""
+    for at, each in found:
+        try:
+            yield row(each, at)
+        except Exception:
+            report("answer")
 
 
 def _place(found: tuple[Place, Connection]) -> Place:
@@ -282,7 +293,7 @@ def row(connection: Connection, at: Place | None = None) -> Row:
         connection_id=connection.connection_id,
         namespace=namespace,
         user_id=user_id,
-        name=connection.principal.name,
+        name=whole_text(connection.principal.name),
         role=connection.principal.role,
         opened_at=connection.opened_at,
         unsent=connection.unsent,

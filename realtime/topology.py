@@ -20,6 +20,7 @@ from realtime.conf import conf
 from realtime.connection import make_connection
 from realtime.location import Address, Location, parse
 from realtime.loops import PerLoop
+from realtime.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ class Cluster(Topology):
     def refresh(self) -> None:
         self._is_asked = True
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look_while_asked(), name="topology")
+            work = supervise("topology", self._look_while_asked)
+            self._looking = asyncio.create_task(work, name="topology")
 
     def batches(self, keys: Sequence[str]) -> list[list[int]]:
         slots: dict[int, list[int]] = {}
@@ -143,7 +145,11 @@ class Cluster(Topology):
         """What changes during a look may not be in it: who asks meanwhile gets another one."""
         while self._is_asked:
             self._is_asked = False
-            await self._look()
+            try:
+                await self._look()
+            except Exception:
+                self._is_asked = True  # still
+                raise
             await asyncio.sleep(PAUSE)
 
     async def _look(self) -> None:

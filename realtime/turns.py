@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
 from redis.exceptions import RedisError
 
 from realtime.logs import speak_for, spelled
+from realtime.supervision import PAUSE, report
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,22 @@ class Turns:
         """Do something in its turn after so many seconds; another timer of the same name replaces this one."""
         self.call_after(seconds, name, self.soon, action, *args)
 
-    def call_after(self, seconds: float, name: str, callback: Callable[..., None], *args: Any) -> None:
+    def call_after(self, seconds: float, name: str, callback: Callable[..., object], *args: Any) -> None:
         """The same, without waiting for a turn."""
         self.cancel(name)
         self._timers[name] = asyncio.get_running_loop().call_later(
-            min(max(seconds, 0.0), self.LONGEST), callback, *args
+            min(max(seconds, 0.0), self.LONGEST), self._fire, name, callback, args
         )
+
+    def _fire(self, name: str, callback: Callable[..., object], args: Sequence[Any]) -> None:
+        """Do what a timer is for; what fails is tried again."""
+        timer = self._timers.get(name)
+        try:
+            callback(*args)
+        except Exception:
+            report("timer")
+            if not self.ended and self._timers.get(name) is timer:
+                self.call_after(PAUSE, name, callback, *args)
 
     def cancel(self, name: str) -> None:
         """Forget a timer."""

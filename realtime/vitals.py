@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from realtime import metrics
 from realtime.redis import client, is_cancelled
+from realtime.supervision import supervise
 
 SECONDS = 1.0
 """Between two looks."""
@@ -20,8 +21,8 @@ PATIENCE = 5.0
 async def watch(*measures: Callable[[], None]) -> None:
     """Look until cancelled. `measures` set whatever else there is to tell."""
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_watch_loop(measures), name="vitals")
-        tasks.create_task(_watch_redis(), name="redis vitals")
+        tasks.create_task(supervise("vitals", lambda: _watch_loop(measures)), name="vitals")
+        tasks.create_task(supervise("redis vitals", _watch_redis), name="redis vitals")
 
 
 async def _watch_loop(measures: tuple[Callable[[], None], ...]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
 import pytest
 
+from presence import store
 from realtime import asking, questions
 from realtime.asking import connection, connections, instances, rooms
 from realtime.control import InstanceDrained, broadcast
@@ -60,6 +62,24 @@ async def test_every_process_answers(others: list[Node]):
 async def test_one_process_can_be_asked_alone(others: list[Node]):
     asked = await asyncio.to_thread(asking.ask, AboutInstances(), Load, others[0].id)
     assert [answer.instance.id for answer in asked.answers] == [others[0].id]
+
+
+async def test_half_an_emoji_in_a_name_hides_neither_the_connection_nor_its_process():
+    async with connected(name="Ana \ud83d"), connected(user_id="8", name="Bob"):
+        asked = await asyncio.to_thread(asking.ask, AboutConnections(), questions.Page)
+        assert not asked.silent
+        [answer] = asked.answers
+        assert {row.name for row in answer.said.rows} == {"Ana \ufffd", "Bob"}
+
+
+async def test_handshakes_of_one_batch_do_not_share_the_fate_of_odd_names():
+    names = ["\ud83d", "\ude00", "\x00", "\u2028", "x" * 5000, "\ud83d\ude00"]
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [connected(user_id=f"u{number}", name=name) for number, name in enumerate(names * 5)]
+        found = await asyncio.gather(*map(stack.enter_async_context, clients))
+        assert all(client.ready for client in found)
+        members = await store.snapshot("attendants")
+        assert len(members) == len(clients)
 
 
 async def test_nobody_there_is_no_error_and_takes_no_time(monkeypatch):

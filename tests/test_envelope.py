@@ -148,6 +148,24 @@ def test_any_bytes_read_as_text_are_a_frame_or_invalid(data: bytes):
     assert outcome(data.decode("utf-8", "surrogateescape"))
 
 
+@pytest.mark.parametrize(
+    ("escaped", "read"),
+    [
+        (r"\ud83d", "\ufffd"),
+        (r"\uDE00!", "\ufffd!"),
+        (r"\ud83d\u0041", "\ufffdA"),
+        (r"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        (r"\ud83d\ude00", "\U0001f600"),
+        (r"\\ud83d", r"\ud83d"),
+        (r"\\\ud83d", "\\\ufffd"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_read_as_a_replacement_character(escaped: str, read: str):
+    frame = decode(f'{{"event": "{escaped}", "id": "{escaped}", "data": {{"{escaped}": "{escaped}"}}}}')
+    assert (frame.event, frame.id) == (read, read)
+    assert json.loads(bytes(frame.data)) == {read: read}
+
+
 def test_invalid_frame_is_an_error_of_the_event_and_nothing_worse():
     assert issubclass(InvalidFrame, EventError)
 

@@ -140,3 +140,45 @@ def test_optional_id_that_was_not_sent_is_not_added():
 
 def test_no_data_merges_to_nothing():
     assert msgspec.json.encode(merge(Empty(), b"")) == b"{}"
+
+
+# --- Values that are passed on unread ------------------------------------------------------------------
+
+
+class Anything(Payload, frozen=True):
+    position: msgspec.Raw
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "null",
+        "0",
+        "-1.5e300",
+        "9" * 300,
+        '"9"',
+        '{"x": [1, {"y": 2}]}',
+        "[" * 100 + "]" * 100,
+        '"' + "9" * 20_000 + '"',
+    ],
+)
+def test_value_that_every_receiver_can_read_is_passed_on_as_it_came(value: str):
+    payload = parse_payload(Anything, f'{{"position": {value}}}'.encode())
+    assert bytes(payload.position) == value.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("9" * 20_000, "out of range"),
+        ("-" + "9" * 20_000, "out of range"),
+        ("9" * 309, "out of range"),
+        ("1e400", "out of range"),
+        ('{"x": [1, ' + "9" * 5_000 + "]}", "out of range"),
+        ("[" * 101 + "]" * 101, "nested"),
+        ("[" * 20_000 + "]" * 20_000, "nested"),
+    ],
+)
+def test_value_that_breaks_receivers_is_refused_by_the_name_of_its_field(value: str, reason: str):
+    with pytest.raises(InvalidPayload, match=f"position: .*{reason}|recursion"):
+        parse_payload(Anything, f'{{"position": {value}}}'.encode())

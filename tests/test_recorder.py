@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import OperationalError, connection, connections
+from django.db import DataError, IntegrityError, OperationalError, connection, connections
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from presence import recorder as module
 from presence import store
 from presence.models import PresenceRecord, PresenceTransition, StreamCursor
 from presence.recorder import Recorder
+from realtime import metrics
 from realtime.redis import key, sync_client
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("realtime_redis")]
@@ -438,7 +439,7 @@ def test_two_recorders_forget_everything_once():
 # --- Going on --------------------------------------------------------------------------------------
 
 
-class Enough(Exception):
+class Enough(BaseException):
     """Ends a recorder that would run for ever."""
 
 
@@ -465,6 +466,50 @@ def test_outage_is_one_warning_each_time_and_everything_is_recorded_afterwards(m
     assert record().status == "online"
     assert ready == [True]
     assert waited == [False, True]
+
+
+def test_unexpected_failure_is_logged_and_counted_and_recording_goes_on(monkeypatch, caplog):
+    append()
+    step, failures = Recorder.step, [RuntimeError("injected")]
+
+    def failing(self: Recorder, *, wait: bool = False) -> bool:
+        if failures:
+            raise failures.pop()
+        if wait:
+            raise Enough
+        return step(self, wait=wait)
+
+    monkeypatch.setattr(Recorder, "step", failing)
+    monkeypatch.setattr(connections, "close_all", lambda: None)
+    counter = metrics.TASK_FAILURES.labels("recorder")._value
+    before = counter.get()
+    with pytest.raises(Enough):
+        Recorder().run(lambda: None)
+    assert counter.get() == before + 1
+    assert "RuntimeError: injected" in caplog.text
+    assert record().status == "online"
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("out of range"), IntegrityError("no such row"), OverflowError("odd")]
+)
+def test_entry_that_the_database_refuses_is_a_dead_letter_and_all_others_are_recorded(error, monkeypatch):
+    history = module._history
+
+    def odd(entry_id: str, row: PresenceRecord, transition: Any) -> PresenceTransition:
+        if transition.user_id == "odd":
+            raise error
+        return history(entry_id, row, transition)
+
+    monkeypatch.setattr(module, "_history", odd)
+    for user_id in ("1", "odd", "2"):
+        append(user_id)
+    assert Recorder().step()
+    assert set(PresenceTransition.objects.values_list("user_id", flat=True)) == {"1", "2"}
+    assert [letter[b"reason"].partition(b":")[0] for letter in dead_letters()] == [b"refused"]
+    append("3")
+    assert Recorder().step()
+    assert PresenceTransition.objects.count() == 3
 
 
 def test_a_recorder_that_has_caught_up_waits_for_news():

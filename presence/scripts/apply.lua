@@ -174,6 +174,13 @@ local function regroup(user, reason, silent, dropped)
   end
 end
 
+-- Nothing changed for those who know of the user; those who do not are told.
+local function regained(user, as)
+  local groups = known(user).groups
+  announce(user, as.status, as.status, 'reset', known(user).name, groups,
+    ',"since":"' .. iso(as.since) .. '","gained":' .. list(groups) .. ',"lost":[]')
+end
+
 local function offline(user, reason)
   local was, old = record(user), known(user)
   spent = spent + 1
@@ -252,13 +259,15 @@ function does.connect(op)
     end
     regroup(user, 'connect', op.silent, op.dropped)
   else
-    local as = op.silent and op.restored or {status = 'online', chosen = false, since = now}
+    local as = (op.silent or returning) and op.restored or {status = 'online', chosen = false, since = now}
     write(user, as.status, as.chosen, as.since, op.name)
     if not returning then remember(user, op.name, {}) end
     regroup(user, 'connect', true)
     watch(user, as.status)
     if not op.silent and not returning then
       announce(user, 'offline', as.status, 'connect', op.name, union(user))
+    elseif returning then
+      regained(user, as)  -- the record was lost, and with it the user in what was read since
     end
   end
   keep(user)
@@ -300,10 +309,11 @@ function does.heartbeat(op)
   return state(op.user)
 end
 
--- {user}: sent something that is no heartbeat
+-- {user}: sent something that is no heartbeat. Like the answer to a heartbeat or a choice, this one is empty when there is
+-- no record: the node then knows that Redis has lost something.
 function does.touch(op)
   if open(op.user) > 0 then keep(op.user) end
-  return ''
+  return state(op.user)
 end
 
 -- {user, status, reason, order | at}: a choice from the bus has an order, and does nothing when it arrives again or too
@@ -375,21 +385,27 @@ local function due(zset, most)
   return redis.call('ZRANGEBYSCORE', key(zset), '-inf', number(now), 'LIMIT', 0, most)
 end
 
+-- Judge one of many: a value that makes no sense, or a key that is not ours, fails alone.
+local failed = 0
+local function alone(judge, ...)
+  if not pcall(judge, ...) then failed = failed + 1 end
+end
+
 -- Take connections off nodes whose lease has ended. A node stays due until it has none; one that comes back before
 -- that has no last call, and so must register.
 local function judge_nodes()
-  local lost = 0
+  local taken = 0
   for _, node in ipairs(due('nodes', 10)) do
     local ended = tonumber(redis.call('ZSCORE', key('nodes'), node))
     redis.call('HDEL', key('calls'), node)
-    for _, connection in ipairs(redis.call('SPOP', key('node', node), call.work - lost)) do
-      lose(connection, ended, 'lease', true)
-      lost = lost + 1
+    for _, connection in ipairs(redis.call('SPOP', key('node', node), call.work - taken)) do
+      alone(lose, connection, ended, 'lease', true)
+      taken = taken + 1
     end
     if redis.call('SCARD', key('node', node)) == 0 then redis.call('ZREM', key('nodes'), node) end
-    if lost >= call.work then break end
+    if taken >= call.work then break end
   end
-  return lost
+  return taken
 end
 
 -- A user whose connections are all about to go is in grace with all groups, and leaves none before.
@@ -397,42 +413,47 @@ local function judge_groups()
   while spent < call.work and #due('nodes', 1) == 0 do
     local user = redis.call('SPOP', key('regroup'))
     if not user then break end
-    if record(user) and open(user) > 0 then regroup(user, 'lease') end
+    alone(function()
+      if record(user) and open(user) > 0 then regroup(user, 'lease') end
+    end)
+  end
+end
+
+local changed = 0
+local function judge_deadline(member)
+  local what, user, group = member:match('^(%a+)|([^|]*)|?(.*)$')
+  local is = record(user)
+  if what == 'grace' then
+    offline(user, is and is.lost or 'grace')
+    changed = changed + 1
+  elseif what == 'lost' then
+    if is then regroup(user, 'grace', false, {group}) end
+    changed = changed + 1
+  elseif is and is.status == 'online' then
+    change(user, 'away', false, 'timeout')
+    changed = changed + 1
   end
 end
 
 local function judge_deadlines()
-  local changed = 0
   for _, member in ipairs(due('deadlines', call.work)) do
     if spent >= call.work then break end
     spent = spent + 1
     redis.call('ZREM', key('deadlines'), member)
-    local what, user, group = member:match('^(%a+)|([^|]*)|?(.*)$')
-    local is = record(user)
-    if what == 'grace' then
-      offline(user, is and is.lost or 'grace')
-      changed = changed + 1
-    elseif what == 'lost' then
-      if is then regroup(user, 'grace', false, {group}) end
-      changed = changed + 1
-    elseif is and is.status == 'online' then
-      change(user, 'away', false, 'timeout')
-      changed = changed + 1
-    end
+    alone(judge_deadline, member)
   end
-  return changed
 end
 
--- {}: judge what is due. How many things changed, and whether there is more to do.
+-- {}: judge what is due. How many things changed, how many could not be judged, and whether there is more to do.
 function does.sweep()
   if not is_postponed then return '{"changed":0,"more":true}' end
-  local changed = judge_nodes()
+  changed = judge_nodes()
   spent = 0
   judge_groups()
   spent = 0  -- deadlines do not wait for nodes
-  changed = changed + judge_deadlines()
+  judge_deadlines()
   local more = #due('nodes', 1) + #due('deadlines', 1) + redis.call('SCARD', key('regroup')) > 0
-  return cjson.encode({changed = changed, more = more})
+  return cjson.encode({changed = changed, more = more, failed = failed})
 end
 
 -- {}: the node ends in good order; its connections have been taken off before

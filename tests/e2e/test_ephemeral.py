@@ -64,6 +64,39 @@ async def test_typing_reaches_everybody_else_in_both_namespaces(thread: Thread):
 
 
 @pytest.mark.parametrize(
+    "position",
+    ["9" * 20_000, "1e400", "[" * 200 + "]" * 200, '{"x": -' + "9" * 400 + "}"],
+    ids=lambda text: text[:12],
+)
+async def test_cursor_that_receivers_cannot_read_is_refused_and_reaches_none(thread: Thread, position: str):
+    await thread.ana.raw(
+        f'{{"event": "cursor:move", "id": "c", "data": {{"thread_id": "{thread.id}", "position": {position}}}}}'
+    )
+    error = await thread.ana.expect("error")
+    assert (error["id"], error["data"]["code"]) == ("c", "invalid_payload")
+    assert error["data"]["message"].startswith("position: ")
+    await thread.tab.nothing("thread:cursor", within=0.1)
+
+
+async def test_half_an_emoji_in_name_token_and_cursor_is_a_replacement_character_to_all(stack: Stack):
+    thread = unique("th")
+    token = stack.sign(user_id=unique("u"), name="Ana \ud83d", jti=unique("j") + "\ude00", groups=[thread])
+    async with stack.client("hub", groups=[thread]) as bob, stack.client("hub", token=token) as ana:
+        assert (await bob.expect("attendant:online", user_id=ana.user_id))["data"]["name"] == "Ana \ufffd"
+        for client in (ana, bob):
+            await client.call("join:thread", {"thread_id": thread})
+        await ana.call("typing:start", {"thread_id": thread})
+        assert (await bob.expect("thread:typing"))["data"]["name"] == "Ana \ufffd"
+        await ana.raw(
+            f'{{"event": "cursor:move", "data": {{"thread_id": "{thread}", "position": "\\udc00\\ud83d\\ude00"}}}}'
+        )
+        assert (await bob.expect("thread:cursor"))["data"]["position"] == "\ufffd\U0001f600"
+        stack.add("thread:message", {"thread_id": thread, "message_id": 1, "body": "half \ud83d"})
+        assert (await bob.expect("thread:message"))["data"]["body"] == "half \ufffd"
+    stack.assert_calm()
+
+
+@pytest.mark.parametrize(
     "position", [None, 0, 1.5, "end", [1, [2, {}]], {"x": 1, "y": None, "ü": "🎈"}, True, ""], ids=repr
 )
 async def test_cursor_reaches_everybody_else_with_any_position(thread: Thread, position: Any):

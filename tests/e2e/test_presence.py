@@ -287,3 +287,49 @@ async def test_process_paused_beyond_its_lease_registers_again_and_nobody_flaps(
         await asyncio.sleep(GRACE * 1.5)
         assert said(admin, user) == ["online", "away"]
     process.stop()
+
+
+async def test_users_of_a_process_that_was_frozen_are_announced_again_and_what_is_acknowledged_counts(
+    quick: Stack,
+):
+    """Frozen (SIGSTOP, a suspended machine) for longer than lease and grace period together."""
+    group, user, port = unique("g"), unique("u"), free_port()
+    process = quick.start_sockets(port)
+    async with (
+        quick.client("hub", role="admin", groups=[group]) as admin,
+        quick.client("hub", user, port=port, groups=[group]) as client,
+    ):
+        await admin.expect("attendant:online", user_id=user)
+        process.signal(SIGSTOP)
+        await admin.expect("attendant:offline", user_id=user)
+        process.signal(SIGCONT)
+        await admin.expect("attendant:online", user_id=user)
+        await client.call("presence:away")
+        await admin.expect("attendant:away", user_id=user)
+        await client.call("heartbeat")
+        await client.call("presence:online")
+        await admin.expect("attendant:online", user_id=user)
+        assert said(admin, user) == ["online", "offline", "online", "away", "online"]
+    process.stop()
+
+
+@pytest.mark.parametrize("event", ["presence:online", "heartbeat"])
+async def test_user_whose_record_is_lost_is_announced_again_by_what_is_acknowledged(quick: Stack, event: str):
+    """As after all processes were suspended together for longer than the record lives."""
+    group, user = unique("g"), unique("u")
+    async with (
+        quick.client("hub", role="admin", groups=[group]) as admin,
+        quick.client("hub", user, groups=[group]) as client,
+    ):
+        await admin.expect("attendant:online", user_id=user)
+        quick.redis.delete(f"{{{quick.key('presence')}}}:user:{user}")
+        async with quick.client("hub", role="admin", groups=[group]) as late:
+            assert (await late.expect("presence:state"))["data"]["members"] == []
+            await client.call(event)
+            await late.expect("attendant:online", user_id=user)
+        async with quick.client("hub", role="admin", groups=[group]) as later:
+            members = (await later.expect("presence:state"))["data"]["members"]
+            assert [(member["user_id"], member["status"]) for member in members] == [(user, "online")]
+        await client.call("presence:away")
+        await admin.expect("attendant:away", user_id=user)
+        assert said(admin, user) == ["online", "online", "away"]

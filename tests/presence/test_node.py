@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from presence import store
 from presence.node import PresenceNode, Presentee
 from realtime.control import PresenceChanged
-from tests.inprocess import PATIENCE, eventually
+from tests.inprocess import PATIENCE, connected, eventually
 
 from .world import World
 
@@ -426,3 +426,23 @@ async def test_failed_snapshot_is_said_to_who_asked_and_not_to_who_asks_next(nod
         with pytest.raises(RedisError):
             await node.snapshot("attendants")
     assert await node.snapshot("attendants") == []
+
+
+# --- A record that Redis has lost ----------------------------------------------------------------------
+
+
+async def test_choice_that_redis_did_not_take_is_not_confirmed(node: PresenceNode, world: World):
+    with pytest.raises(RedisError):
+        await node.choose("ana", "away")
+
+
+async def test_chosen_status_survives_the_loss_of_its_record(node: PresenceNode, world: World):
+    async with connected(user_id="ana") as client:
+        await client.call("presence:away")
+        world.transitions()
+        world.redis.delete(f"{store.base()}:user:ana")
+        await client.call("heartbeat")
+        await eventually(lambda: world.status() == "away")
+        assert [(t["from"], t["to"], t["gained"]) for t in world.transitions()] == [
+            ("away", "away", ["attendants"])
+        ]
