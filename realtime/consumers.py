@@ -384,7 +384,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         """One frame: exactly one answer when it has an id, an error when it is refused."""
         self._heard_at = asyncio.get_running_loop().time()
         too_fast = retry_after and EventError(
-            ErrorCode.RATE_LIMITED, "too many frames", retry_after=round(retry_after, 3)
+            ErrorCode.RATE_LIMITED, "too many frames", retry_after=math.ceil(retry_after * 1000) / 1000
         )
         frame_id: str | int | None = None
         try:
