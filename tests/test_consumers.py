@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
 from portal.consumers import PortalConsumer
-from realtime import catalogue, consumers, metrics, roomlog
+from realtime import catalogue, consumers, limits, metrics, roomlog
 from realtime.authentication import issue, verify
 from realtime.catalogue import ClientEvent
 from realtime.closing import CloseCode
@@ -205,6 +205,35 @@ async def test_limit_of_invalid_frames_can_be_switched_off(settings):
         for _ in range(100):
             await ana.raw("hello")
         await ana.call("heartbeat")
+
+
+async def test_message_that_the_server_has_not_counted_is_counted_when_it_comes(settings, monkeypatch):
+    """As by daphne, which tells of messages only."""
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"RATE": 0.2, "BURST": 3}}
+    async with connected() as ana:
+        for _ in range(3):
+            await ana.call("heartbeat")
+        refused = await ana.refused("heartbeat")
+        assert refused["code"] == "rate_limited"
+        assert 0 < refused["retry_after"] <= 5
+        await ana.raw("{")
+        assert (await ana.expect("error"))["data"]["code"] == "rate_limited"
+        monkeypatch.setattr(limits, "PERSISTENT_SECONDS", 0)
+        await ana.raw("{")
+        assert await ana.expect_close() == (CloseCode.RATE_LIMITED, "rate limit exceeded")
+
+
+async def test_message_that_the_server_has_counted_is_not_counted_again(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"RATE": 0.01, "BURST": 1}}
+    async with connected() as ana:
+        for n, early in enumerate([0.0, 0.0, 0.0004, 2.0, 0.0]):
+            frame = {"type": "websocket.receive", "text": f'{{"event":"heartbeat","id":{n}}}'}
+            await ana.communicator.send_input({**frame, "retry_after": early})
+        acks = [(await ana.expect("ack"))["id"] for _ in range(3)]
+        errors = [(await ana.expect("error")) for _ in range(2)]
+        assert acks == [0, 1, 4]
+        assert [error["id"] for error in errors] == [2, 3]
+        assert [error["data"]["retry_after"] for error in errors] == [0.001, 2.0]
 
 
 async def test_nothing_is_sent_after_the_close(settings):
