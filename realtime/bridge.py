@@ -102,11 +102,13 @@ class Bridge:
                 self._failures = 0
             except Exception as error:
                 self._failures += 1
-                facts = {"failures": self._failures, "error": spelled(error)}
                 if isinstance(error, RedisError | OSError):
-                    logger.warning("redis lost, trying again", extra=facts)
+                    logger.warning(
+                        "redis lost, trying again",
+                        extra={"failures": self._failures, "error": spelled(error)},
+                    )
                 else:
-                    logger.exception("bridge failed, trying again", extra=facts)
+                    report("streams")
                 if isinstance(error, OutOfMemoryError):
                     with contextlib.suppress(RedisError):
                         await self._trim()  # what was delivered long ago: forgetting is what it still allows

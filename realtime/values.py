@@ -16,6 +16,8 @@ from uuid import UUID
 import msgspec
 from django.utils.functional import LazyObject, Promise
 
+from realtime.surrogates import whole
+
 DEPTH = 100
 """So many objects and arrays may be inside one another."""
 _NUMBER_BITS = 1024
@@ -77,25 +79,12 @@ def encode(value: Any) -> bytes:
     try:
         return _encoder.encode(made)
     except UnicodeEncodeError:
-        return _encoder.encode(_whole(made))
-
-
-def whole(text: str) -> str:
-    """Text with U+FFFD instead of each surrogate that stands alone, for which UTF-8 has no form."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _encoder.encode(whole(made))
 
 
 _encoder = msgspec.json.Encoder()
 _AS_IS: Final = frozenset({str, bool, NoneType, datetime, date, time, timedelta, UUID, msgspec.Raw})
 """What msgspec writes, whatever it holds."""
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, str):
-        return whole(value)
-    if isinstance(value, dict):
-        return {whole(name): _whole(item) for name, item in value.items()}
-    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 # --- Objects and arrays ------------------------------------------------------------------------------

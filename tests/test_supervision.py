@@ -223,7 +223,7 @@ ENDING = {
     "presence/node.py": {"snapshot"},
     "realtime/bridge.py": {"_handle"},
     "realtime/connection.py": {"schedule"},
-    "realtime/handling.py": {"_start"},
+    "realtime/handling.py": {"_failure", "_start"},
     "realtime/lifespan.py": {"lifespan"},
     "realtime/listener.py": {"catch_up"},
     "realtime/management/commands/runbridge.py": {"_run"},
@@ -233,6 +233,7 @@ ENDING = {
     "realtime/pipe.py": {"begin", "resend"},
     "realtime/process.py": {"__init__", "spawn"},
     "realtime/protocol.py": {"put_nowait"},
+    "realtime/readiness.py": {"reasons"},
     "realtime/server.py": {"on_tick"},
     "realtime/subscription.py": {"_schedule"},
     "realtime/turns.py": {"soon"},
@@ -299,7 +300,7 @@ async def test_message_in_whose_routing_a_product_fails_is_a_dead_letter_and_hol
 
 async def _has_letters(number: int) -> bool:
     letters = await dead_letters()
-    return [letter["reason"] for letter in letters] == ["internal: KeyError(\"'a mistake'\")"] * number
+    return [letter["reason"] for letter in letters] == ["event_failed: KeyError(\"'a mistake'\")"] * number
 
 
 async def test_message_that_cannot_be_encoded_is_a_dead_letter_and_holds_up_no_other(monkeypatch):
