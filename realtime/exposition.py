@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -17,6 +18,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from realtime.conf import conf
 from realtime.metrics import tally
 
+CONNECTIONS = 16
+"""Connections to the metrics port of a process at once."""
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client's: where workers keep their metrics, each in files of its own."""
 
@@ -86,10 +89,30 @@ class _Handler(BaseHTTPRequestHandler):
         """Nobody has to know of every scrape."""
 
 
+class _Server(ThreadingHTTPServer):
+    """A thread for each connection, and no more than `CONNECTIONS` of them: the next is closed unread."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
 @contextmanager
 def port(host: str, number: int) -> Iterator[int]:
     """Serve `/metrics`, and nothing else, in a thread of its own; gives the port. Raises `OSError`."""
-    with ThreadingHTTPServer((host, number), _Handler) as server:
+    with _Server((host, number)) as server:
         thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
         thread.start()
         try:

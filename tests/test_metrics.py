@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -16,7 +20,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from realtime import metrics, protocol, vitals
-from realtime.exposition import exposition, may_read
+from realtime.exposition import CONNECTIONS, exposition, may_read
+from realtime.exposition import port as serve_metrics
 from realtime.node import Node
 from realtime.roomlog import Publication
 from tests.e2e.harness import ROOT, Stack, free_port, unique
@@ -319,6 +324,23 @@ async def test_bridge_serves_its_metrics_where_it_is_told(stack: Stack):
     for path in ("/metrics/", "/metrics?name[]=up"):
         assert (await stack.http("GET", path, TOKEN, port=port)).status == 200
     assert (await stack.http("GET", "/", TOKEN, port=port)).status == 404
+
+
+def test_connections_to_the_metrics_port_are_bounded_and_none_is_kept():
+    with serve_metrics("127.0.0.1", 0) as port, ExitStack() as idle:
+        before = threading.active_count()
+        for _ in range(CONNECTIONS):
+            idle.enter_context(socket.create_connection(("127.0.0.1", port)))
+        while threading.active_count() < before + CONNECTIONS:
+            time.sleep(0.01)
+        with socket.create_connection(("127.0.0.1", port)) as one_too_many:
+            assert one_too_many.recv(1) == b""
+        idle.close()
+        while threading.active_count() > before:
+            time.sleep(0.01)
+        with socket.create_connection(("127.0.0.1", port)) as one:
+            one.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+            assert one.recv(12) == b"HTTP/1.0 404"
 
 
 @pytest.mark.parametrize("value", ["-1", "70000"])
