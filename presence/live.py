@@ -1,4 +1,4 @@
-"""The live view: what the socket processes hold now, asked for when somebody looks."""
+"""The live view: what the socket processes hold now, asked for when an operator looks."""
 
 from __future__ import annotations
 

@@ -156,9 +156,15 @@ class PresenceNode:
 
     async def logout(self, connection_id: str) -> None:
         """A connection ends for good: no grace period. Raises `redis.RedisError`."""
-        if connection_id in self._present:
+        # Out of those who are here at once: an operation behind this one finds no record of the user, and must not
+        # have the connection registered again.
+        if (presentee := self._present.pop(connection_id, None)) is None:
+            return
+        try:
             await self._ask({"does": "logout", "connection": connection_id, "at": await _clock()})
-            self._present.pop(connection_id, None)
+        except BaseException:
+            self._present[connection_id] = presentee
+            raise
 
     def heartbeat(self, user_id: str) -> None:
         """The user's client sent a sign of life; told with the next batch."""

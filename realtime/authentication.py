@@ -202,7 +202,7 @@ def _invalid(message: str) -> AuthenticationFailed:
 
 def verify(token: str) -> Principal:
     """Verify an access token (synchronously). Raises `AuthenticationFailed`."""
-    principal = _principal(_whole(_claims(token, _backend().get_verifying_key(token))))  # type: ignore[arg-type]
+    principal = _principal(_claims(token, _backend().get_verifying_key(token)))  # type: ignore[arg-type]
     _verified[_digest(token)] = principal
     if len(_verified) > VERIFIED:
         _verified.popitem(last=False)
@@ -231,7 +231,7 @@ def _claims(token: str, key: Any) -> Mapping[str, Any]:
         raise _invalid("the token is not valid") from error
     _check_kind(claims)
     _check_times(claims, time.time())
-    return claims
+    return _whole(claims)
 
 
 def _check_kind(claims: Mapping[str, Any]) -> None:

@@ -103,7 +103,7 @@ class Batch:
         self._spans: list[Span] = []
         self.entries: list[Entry] = []
         """What there is to publish."""
-        self._rejected: list[tuple[Incoming, InvalidMessage]] = []
+        self._rejected: list[tuple[Incoming, Delivery, InvalidMessage]] = []
         """What can't be published, and why."""
         for message in messages:
             for delivery in message.deliveries:
@@ -115,7 +115,7 @@ class Batch:
             self.entries.append(self._entry(message, delivery))
         except Exception as error:
             report("batch")
-            self._rejected.append((message, InvalidMessage("event_failed", spelled(error))))
+            self._rejected.append((message, delivery, InvalidMessage("event_failed", spelled(error))))
 
     def _entry(self, message: Incoming, delivery: Delivery) -> Entry:
         """Encode a delivery for all the clients there are."""
@@ -142,22 +142,30 @@ class Batch:
         """
         publish = self._layer.appends_publish
         letters = [
-            dead_letter(pipes, message, error) for message, error in self._rejected if not message.is_repeated
+            dead_letter(pipes, message, error)
+            for message, _, error in self._rejected
+            if not message.is_repeated
         ]
         sent = roomlog.send_append(
             pipes, self.entries, lease=lease, cursor=cursor, again=self._again, publish=publish
         )
-        return begin(self._settle(sent, letters, pipes, cursor))
+        return begin(self._finish(sent, letters, pipes, cursor))
 
-    async def _settle(
+    async def _finish(
         self,
         sent: asyncio.Future[list[list[bytes]]],
         letters: Sequence[Awaitable[object]],
         pipes: Pipes,
         cursor: roomlog.Cursor,
     ) -> float | None:
+        lag = await self._settle(sent, pipes, cursor)
         for letter in letters:
             await letter
+        return lag
+
+    async def _settle(
+        self, sent: asyncio.Future[list[list[bytes]]], pipes: Pipes, cursor: roomlog.Cursor
+    ) -> float | None:
         try:
             appended = await sent
         except ResponseError as error:
@@ -179,8 +187,11 @@ class Batch:
         if cursor is NO_CURSOR:  # there is but one
             await dead_letter(pipes, self.messages[0], InvalidMessage("refused", spelled(error)))
             return
+        rejected = {id(delivery) for _, delivery, _ in self._rejected}
         for message in self.messages:
             for delivery in message.deliveries:
+                if id(delivery) in rejected:
+                    continue
                 single = msgspec.structs.replace(message, deliveries=[delivery])
                 await Batch([single], self._layer, again=self._again).send(pipes)
         await roomlog.send_append(pipes, [], cursor=cursor)

@@ -53,7 +53,7 @@ class Bridge:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = {key(source.name).encode(): source for source in sources}
-        self._guards = [StreamGuard(source) for source in sources if source.is_public]
+        self._guards: list[StreamGuard] = []
         self.ready = asyncio.Event()
         """Set once subscribed, and either caught up or standing by."""
         self._lease = Lease("bridge", LEASE_SECONDS)
@@ -155,6 +155,8 @@ class Bridge:
         have.
         """
         self._cursors = await self._read_cursors()
+        # Anew: a Redis that took over may know neither of the group of a stream nor that it has had one.
+        self._guards = [StreamGuard(source) for source in self.sources.values() if source.is_public]
         self._again = {stream: entry_order(cursor) for stream, cursor in self._cursors.items()}
         if not topology().spans_keys:
             for stream, cursor in self._cursors.items():
@@ -188,8 +190,8 @@ class Bridge:
                 await self._be_ready()
             if asyncio.get_running_loop().time() >= self._trim_at:
                 await self._trim()
-            # In the same write as the batch: what comes alone costs one round trip. How the batch went is looked at
-            # before the next one, or when nothing has come for a while.
+            # In the same write as the batch: a message that comes alone costs one round trip. How the batch went is
+            # looked at before the next one, or when nothing has come for a while.
             following = streams.read(self._cursors, self._size.count, wait=self.ready.is_set())
             pipes.flush()
         return following

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from realtime.surrogates import whole_json
+from realtime.surrogates import whole, whole_json
 from realtime.values import plain
 
 FrameId = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(gt=-(2**53), lt=2**53)]
@@ -103,7 +103,7 @@ def encode(
     if offset is not None:
         frame["offset"] = offset
     frame["data"] = data
-    return _encoder.encode(frame).decode()
+    return _encode(frame).decode()
 
 
 @lru_cache(maxsize=4096)
@@ -114,7 +114,14 @@ def frame_head(event: str, room: str) -> bytes:
 
 def frame_tail(data: Mapping[str, Any] | msgspec.Raw) -> bytes:
     """A frame of a room from behind its offset."""
-    return b'","data":' + _encoder.encode(data) + b"}"
+    return b'","data":' + _encode(data) + b"}"
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(whole(plain(value)))
 
 
 def iso(seconds: float) -> str:

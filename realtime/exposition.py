@@ -18,6 +18,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from realtime.conf import conf
 from realtime.metrics import tally
 
+LONGEST_SECONDS = 20.0
+"""A connection to the metrics port of a process lasts so long at most."""
 CONNECTIONS = 16
 """Connections to the metrics port of a process at once."""
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
@@ -97,15 +99,22 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        deadline = threading.Timer(LONGEST_SECONDS, self.shutdown_request, [request])
+        deadline.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            deadline.cancel()
             self._free.release()
 
 

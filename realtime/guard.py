@@ -98,8 +98,11 @@ class StreamGuard:
     async def _keep(self, pipes: Pipes, missed: Sequence[Entry]) -> None:
         """Keep entries as dead letters that no read would have found, then take them out."""
         text = "its id is not above those read before: the stream was deleted, and the entry added by an explicit id"
-        for entry_id, fields in missed:
-            if _fingerprint((entry_id, fields)) not in self._read:
-                message = self._source.incoming(entry_id, fields, "")
-                await dead_letter(pipes, message, InvalidMessage("below_cursor", text))
+        messages = [
+            self._source.incoming(entry_id, fields, "")
+            for entry_id, fields in missed
+            if _fingerprint((entry_id, fields)) not in self._read
+        ]
+        error = InvalidMessage("below_cursor", text)
+        await asyncio.gather(*[dead_letter(pipes, message, error) for message in messages])
         await pipes.to(self.stream).send("XDEL", self.stream, *[entry_id for entry_id, _ in missed])

@@ -61,6 +61,8 @@ async def _failure(
     running = asyncio.create_task(run(), name="bus handler")
     try:
         await asyncio.wait([running], timeout=until - asyncio.get_running_loop().time())
+        if running.cancelled():
+            return asyncio.CancelledError("it has cancelled itself")
         if running.done():
             return running.result()
         return TimeoutError(f"it has not ended within {HANDLER_SECONDS:g} s")

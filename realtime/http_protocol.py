@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +28,7 @@ PIECE_BYTES = 256
 LINGER_SECONDS = 2.0
 """A client whose request is refused has so long to read why; nothing more is read from it."""
 READ_SECONDS = 30.0
-"""A client has so long to read the end of the last response of its connection."""
+"""A client has so long to read the end of the last response of its connection, and to send each piece of a body."""
 
 
 class _Lingering:
@@ -133,9 +134,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             raise Unacceptable
         super().on_headers_complete()
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            self._expect_body()
 
     def on_body(self, body: bytes) -> None:
         self._room = HEAD_BYTES
+        self._forget_deadline()
+        self._expect_body()
         self._body += len(body) + PIECE_BYTES * (len(body) < PIECE_BYTES)
         if not self._has_room_for(self._body):
             self._status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -143,6 +148,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._forget_deadline()
         self._in_head = True
         self._room = HEAD_BYTES
         super().on_message_complete()
@@ -161,7 +167,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # half a head is not kept
         if self.is_answering:
             self.cycle.keep_alive = False
-            self.cycle.transport = _Lingering(self.transport, self._end)  # type: ignore[assignment]
+            self.cycle.transport = _Lingering(self.transport, partial(self._end, READ_SECONDS))  # type: ignore[assignment]
             if self._in_head:
                 return
             self.cycle.disconnected = True  # the request that is being answered is the one that is refused
@@ -170,13 +176,13 @@ class HttpProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
         self.transport.write(STATUS_LINE[self._status] + b"connection: close\r\ncontent-length: 0\r\n\r\n")
-        self._end()
+        self._end(LINGER_SECONDS)
 
-    def _end(self) -> None:
+    def _end(self, seconds: float) -> None:
         """Closed at once, the connection would be reset because of what the client has sent, and the answer lost."""
         if not self.transport.is_closing():
             self.transport.write_eof()
-            self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+            self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -195,12 +201,15 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing() and self.transport.get_write_buffer_size() and self._deadline is None:
             self._deadline = self.loop.call_later(READ_SECONDS, self.transport.abort)
 
-    # --- The head's time -------------------------------------------------------------------------
+    # --- Time to send in -------------------------------------------------------------------------
 
     def _expect_head(self) -> None:
         patience = conf().limits.handshake_seconds
-        if patience and self._in_head and self._deadline is None:
+        if patience and self._in_head and self._deadline is None and not self.is_answering:
             self._deadline = self.loop.call_later(patience, self.transport.close)
+
+    def _expect_body(self) -> None:
+        self._deadline = self.loop.call_later(READ_SECONDS, self.transport.close)
 
     def _forget_deadline(self) -> None:
         if self._deadline is not None:
@@ -210,6 +219,12 @@ class HttpProtocol(HttpToolsProtocol):
     # --- WebSockets ------------------------------------------------------------------------------
 
     def _upgrade(self, rest: bytes) -> None:
+        if self.parser.get_http_version() != "1.1":  # RFC 6455 §4.2.1
+            self._refuse()
+            return
+        self._hand_over(rest)
+
+    def _hand_over(self, rest: bytes) -> None:
         """Give the connection to the WebSocket protocol: the request as it was parsed, and what came behind it."""
         self._is_over = True
         self._forget_deadline()

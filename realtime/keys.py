@@ -22,6 +22,8 @@ KEYS_SECONDS = 300.0
 """The keys are asked for again after so long: a key that was taken away there is refused here."""
 REFETCH_SECONDS = 1.0
 """At least so long between two fetches."""
+GIVE_UP = 4
+"""After so many time-outs a fetch whose answer drips in is left to itself, and another one begins."""
 KEYS_BYTES = 512 * 1024
 """The largest key set that is read."""
 
@@ -37,9 +39,9 @@ class KeysUnavailable(Exception):
 class KeySet:
     """The keys of `JWT_JWK_URL` by their id.
 
-    A token with a known key never waits for a fetch. A token with an unknown key, which anybody can make up, causes
-    a fetch, but only one runs at a time, and they are `REFETCH_SECONDS` apart, also when the endpoint hangs. While
-    it can't be asked, known keys stay good for `outage` seconds more.
+    A token waits for a fetch only when its key is unknown, or was last seen more than `KEYS_SECONDS` ago. A client can
+    make up unknown keys: so only one fetch runs at a time, and they are `REFETCH_SECONDS` apart, also when the endpoint
+    hangs. While it can't be asked, known keys stay good for `outage` seconds more.
     """
 
     def __init__(self, url: str, *, timeout: float, outage: float) -> None:
@@ -67,10 +69,15 @@ class KeySet:
         return kid in self._keys and time.monotonic() < self._fetched_at + seconds
 
     def _begin_fetch(self) -> None:
+        now = time.monotonic()
         is_running = self._fetch is not None and not self._fetch.done()
-        if not is_running and time.monotonic() >= self._tried_at + REFETCH_SECONDS:
-            self._fetch = Future()
-            Thread(target=self._run, args=(self._fetch,), name="jwks", daemon=True).start()
+        if is_running and now < self._tried_at + GIVE_UP * self.timeout:
+            return
+        if now >= self._tried_at + REFETCH_SECONDS:
+            self._tried_at = now
+            fetch: Future[None] = Future()
+            Thread(target=self._run, args=(fetch,), name="jwks", daemon=True).start()
+            self._fetch = fetch
 
     async def _wait(self) -> None:
         """Wait for the fetch that is running, if there is one, but not for longer than `timeout`."""

@@ -37,6 +37,8 @@ _TLS_OPTIONS = frozenset(
 _TLS_OPTIONS_OF_ONE_SERVER = frozenset({"ssl_ca_path", "ssl_ciphers", "ssl_password"})
 """redis-py's client for a Cluster does not have them."""
 _LEAST = {"db": 0, "health_check_interval": 0, "max_connections": 1}
+LEAST_TIMEOUT = 0.4
+"""Seconds: a bridge waits up to half of it in Redis for the next entry (`realtime.reading.READ_BLOCK`)."""
 _SECONDS = ("socket_timeout", "socket_connect_timeout", "timeout")
 
 
@@ -183,7 +185,7 @@ def _permitted(scheme: str, *, is_cluster: bool) -> frozenset[str]:
 def _is_fit(name: str, value: str) -> bool:
     try:
         if name in _SECONDS:
-            return 0 < float(value) < inf
+            return (LEAST_TIMEOUT if name == "socket_timeout" else 0) < float(value) < inf
         if name in _LEAST:
             return int(value) >= _LEAST[name]
     except ValueError:

@@ -54,7 +54,7 @@ class AddressThrottle(LoginThrottle):
 
 
 class NameThrottle(LoginThrottle):
-    """By the name that somebody wants to log in with, wherever they are."""
+    """By the name that is logged in with, from any address."""
 
     scope = "login_name"
 

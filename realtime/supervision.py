@@ -26,6 +26,10 @@ async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
             return
+        except asyncio.CancelledError:
+            if task is None or task.cancelling():
+                raise
+            report(name)  # nothing has cancelled this task: it comes from within
         except Exception:
             if loop.is_closed():  # and this task was left behind in it
                 return

@@ -412,8 +412,8 @@ def jwks(private_key: rsa.RSAPrivateKey) -> Iterator[tuple[str, threading.Event]
         thread.join()
 
 
-def _asymmetric(private_key: rsa.RSAPrivateKey, kid: str = "k1") -> str:
-    return jwt.encode(claims(), private_key, algorithm="RS256", headers={"kid": kid})
+def _asymmetric(private_key: rsa.RSAPrivateKey, kid: str = "k1", **more: Any) -> str:
+    return jwt.encode(claims(**more), private_key, algorithm="RS256", headers={"kid": kid})
 
 
 def test_token_is_signed_only_where_there_is_a_signing_key(use_jwt, private_key):
@@ -434,6 +434,12 @@ def test_public_key_as_a_shared_secret_is_refused(use_jwt, private_key):
 async def test_key_is_fetched_from_the_jwks_endpoint(use_jwt, private_key, jwks):
     use_jwt(ALGORITHM="RS256", SIGNING_KEY="", JWK_URL=jwks[0])
     assert (await authenticate(_asymmetric(private_key))).user_id == "7"
+
+
+async def test_half_of_a_character_in_a_claim_is_replaced_however_the_key_is_had(use_jwt, private_key, jwks):
+    use_jwt(ALGORITHM="RS256", SIGNING_KEY="", JWK_URL=jwks[0])
+    principal = await authenticate(_asymmetric(private_key, name="Ana \ud83d"))
+    assert principal.name == "Ana \ufffd"
 
 
 async def test_unknown_key_of_the_jwks_endpoint_is_refused(use_jwt, private_key, jwks):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
+from realtime.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, frame_tail, iso
 from realtime.payloads import Id
 
 JSON = st.recursive(
@@ -185,6 +185,12 @@ def test_server_frame_leaves_out_what_is_not_given():
 @pytest.mark.parametrize("frame_id", ["a", "", 0, 7])
 def test_answer_carries_the_id(frame_id: str | int):
     assert json.loads(encode("ack", {}, id=frame_id))["id"] == frame_id
+
+
+def test_half_of_a_surrogate_pair_is_written_as_a_replacement_character():
+    frame = json.loads(encode("ack", {"a\ud83d": ["b\udc00"]}, id="\ud83d"))
+    assert frame == {"event": "ack", "id": "\ufffd", "data": {"a\ufffd": ["b\ufffd"]}}
+    assert json.loads(b'{"x":"' + frame_tail({"a": "\ud83d"})) == {"x": "", "data": {"a": "\ufffd"}}
 
 
 def test_ids_are_encoded_as_strings():

@@ -389,6 +389,17 @@ async def test_handler_can_break_nothing_but_itself(
     assert letter["reason"].startswith(f"handler_failed: {name}(")
 
 
+async def test_handler_that_cancels_itself_at_its_end_breaks_nothing_else(on_accepted, pipes: Pipes):
+    async def handler(payload: Any, context: BusContext) -> None:
+        task = asyncio.current_task()
+        if payload.thread_id == "2" and task is not None:
+            task.cancel()  # and there is no await left at which it would hear of it
+
+    await run(on_accepted(handler), pipes, *(accepted(str(n), n) for n in range(1, 4)))
+    (letter,) = await dead_letters()
+    assert letter["reason"].startswith("handler_failed: CancelledError(")
+
+
 async def test_handler_ends_with_the_bridge(on_accepted, pipes: Pipes):
     began, ended = asyncio.Event(), asyncio.Event()
 

@@ -401,6 +401,22 @@ async def test_only_one_request_at_a_time_is_read(port: int, behind: bytes):
     assert b"connection: close\r\n" in said
 
 
+async def test_handshake_by_an_older_http_is_refused(port: int):
+    said = await answer(port, b"GET /hub/ HTTP/1.0\r\n" + UPGRADE + b"\r\n")
+    assert said.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("handshake_seconds", [0.3])
+async def test_line_break_behind_a_request_does_not_cut_its_answer(port: int, monkeypatch):
+    async def slowly(self: Any) -> tuple[str, ...]:
+        await asyncio.sleep(1.0)
+        return ()
+
+    monkeypatch.setattr("realtime.readiness.Readiness.reasons", slowly)
+    said = await answer(port, b"GET /readyz HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 200 ")
+
+
 async def test_requests_one_after_the_other_share_a_connection(port: int):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     async with asyncio.timeout(PATIENCE):
@@ -600,13 +616,20 @@ async def test_pongs_that_are_not_read_count_as_unsent(port: int):
         await eventually(lambda: bool(Node.current().connections))
         protocol = ours()
         waiting = 0
+
+        async def watch() -> None:
+            nonlocal waiting
+            while not protocol.transport.is_closing():
+                waiting = max(waiting, protocol.transport.get_write_buffer_size())
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
         pings = frame("x" * 125, Opcode.PING) * 100
         async with asyncio.timeout(PATIENCE):
             with contextlib.suppress(OSError):
                 while not protocol.disconnected:
                     await loop.sock_sendall(peer, pings)
-                    if not protocol.transport.is_closing():
-                        waiting = max(waiting, protocol.transport.get_write_buffer_size())
+            await watching
         assert protocol.conn.close_sent.code == 4413
         # What is written in the tenth of a second in which a peer may yet catch up is not bounded by this limit.
         assert 100_000 < waiting < 5_000_000

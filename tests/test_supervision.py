@@ -42,6 +42,24 @@ def failures(task: str) -> float:
     return metrics.TASK_FAILURES.labels(task)._value.get()
 
 
+async def test_cancellation_that_comes_from_within_ends_no_task(caplog):
+    calls: list[int] = []
+
+    async def work() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise asyncio.CancelledError
+        await asyncio.Event().wait()
+
+    before = failures("within")
+    task = asyncio.create_task(supervise("within", work))
+    await eventually(lambda: len(calls) == 2)
+    assert failures("within") == before + 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 class Failing:
     """Makes a function fail once, and counts how often it was called."""
 
