@@ -19,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header
 COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run desk test test-all test-client asyncapi nextjs bench soak audit lint lock docs messages format clean
+.PHONY: help run desk test test-all test-client asyncapi nextjs bench soak attack audit lint lock docs messages format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -59,6 +59,9 @@ bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed #
 
 soak: $(INSTALLED) ## two thousand people and something that breaks all the time, for MINUTES (docs/reliability.md)
 	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),30)
+
+attack: $(INSTALLED) ## one flood after the other, and what 200 ordinary clients notice, for MINUTES (docs/security.md)
+	@$(BIN)/python -m tests.faults.attack --minutes "$(or $(MINUTES),3)"
 
 lint: $(INSTALLED) ## style, types, direction of imports
 	@$(BIN)/ruff check --quiet .

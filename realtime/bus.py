@@ -32,6 +32,14 @@ class InvalidMessage(ValueError):
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
+        self._detail = detail
+
+    def untraced(self) -> InvalidMessage:
+        """The same, never raised: one that was keeps every frame on its way, and with them the message itself.
+
+        A frame that keeps the error in turn makes a circle, which stays until the collector looks for one.
+        """
+        return type(self)(self.code, self._detail)
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

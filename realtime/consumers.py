@@ -394,22 +394,19 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
     ) -> None:
         """One frame: exactly one answer when it has an id, an error when it is refused."""
         self._heard_at = asyncio.get_running_loop().time()
-        too_fast = retry_after and EventError(
-            ErrorCode.RATE_LIMITED, "too many frames", retry_after=math.ceil(retry_after * 1000) / 1000
-        )
         frame_id: str | int | None = None
         try:
             if text_data is None:
                 raise InvalidFrame(ErrorCode.INVALID_ENVELOPE, "expected a text frame, got a binary one")
             frame = decode(text_data)
             frame_id = frame.id
-            if too_fast:
-                raise too_fast
+            if retry_after:
+                raise _too_fast(retry_after)
             answer = await self._handle(frame)
         except EventError as error:
             if isinstance(error, InvalidFrame):
                 frame_id = error.id
-                error = too_fast or error
+                error = _too_fast(retry_after) if retry_after else error
             self._refuse(error, frame_id)
         else:
             self._invalid_in_a_row = 0
@@ -751,6 +748,12 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
                 self._notice_at = 0.0
                 self.write_event("auth:expiring", {"expires_at": iso(self.principal.expires_at)})
             self._watch()
+
+
+def _too_fast(retry_after: float) -> EventError:
+    """Made where it is raised: kept by the frame that raises it, it would keep the client's frame, too."""
+    wait = math.ceil(retry_after * 1000) / 1000
+    return EventError(ErrorCode.RATE_LIMITED, "too many frames", retry_after=wait)
 
 
 def _refusal(code: CloseCode, reason: str) -> handshake.Refused:

@@ -79,7 +79,7 @@ class Source:
                 raise InvalidMessage("invalid_message", f"the entry has no field {self.field.decode()!r}")
             return self.decode(raw), None
         except InvalidMessage as error:
-            return (), error
+            return (), error.untraced()
         except Exception as error:
             logger.exception("event failed")
             return (), InvalidMessage("event_failed", spelled(error))

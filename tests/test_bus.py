@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from realtime import bus
 from realtime.bus import Delivery, InvalidMessage
 from realtime.catalogue import catalogue
 from realtime.events import TokenRevoke, UserDisconnect
+from realtime.incoming import BUS
 from realtime.rooms import HUB, PORTAL, is_room
 
 from .test_envelope import JSON
@@ -332,3 +334,32 @@ def test_any_json_is_a_delivery_to_real_rooms_or_invalid(event: str, data: Any, 
     delivery = outcome_of(event, data, **more)
     if isinstance(delivery, Delivery):
         assert all(is_room(room) for _, room in delivery.targets)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{",
+        b"[" * 30_000,
+        b"\xff",
+        b'{"event":"nonsense"}',
+        b'{"event":"heartbeat"}',
+        b'{"event":"thread:message","data":[]}',
+        b'{"event":"thread:message","data":{"thread_id":[1]}}',
+        b'{"event":"thread:message","data":{"thread_id":1,"message_id":1},"rooms":["x"]}',
+    ],
+)
+def test_message_that_is_refused_is_forgotten_with_its_error(raw: bytes):
+    """A traceback keeps the message; in a circle with a frame it would stay until the collector comes by."""
+    gc.collect()
+    gc.disable()
+    try:
+        incoming = BUS.incoming(b"1-1", [b"message", raw], "")
+        assert incoming.error is not None
+        assert incoming.error.__traceback__ is incoming.error.__cause__ is None
+        code = incoming.error.code
+        del incoming
+        assert [each for each in gc.get_objects() if isinstance(each, InvalidMessage)] == []
+    finally:
+        gc.enable()
+    assert outcome(raw) == code

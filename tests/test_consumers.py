@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from typing import Any
@@ -251,6 +252,24 @@ async def test_frames_are_answered_in_the_order_they_came():
         for n in range(50):
             await ana.send("join:thread" if n % 2 else "leave:thread", {"thread_id": 1}, id=n)
         assert [(await ana.expect("ack"))["id"] for _ in range(50)] == list(range(50))
+
+
+@pytest.mark.parametrize(
+    "frame", ["{", '{"event":"heartbeat"}', '{"event":"nonsense"}', '{"event":"join:thread"}']
+)
+async def test_frame_that_is_refused_is_forgotten_with_its_error(frame):
+    """A traceback keeps the frame; in a circle with a frame of Python it would stay until the collector comes by."""
+    async with connected("portal") as ana:
+        gc.collect()
+        gc.disable()
+        try:
+            for retry_after in (0.0, 1.0):
+                await consumer().receive(frame, retry_after=retry_after)
+            left = [each for each in gc.get_objects() if isinstance(each, EventError)]
+        finally:
+            gc.enable()
+        assert left == []
+        assert (await ana.expect("error"))["data"]["code"]
 
 
 # --- Handlers that fail ------------------------------------------------------------------------------

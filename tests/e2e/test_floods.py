@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.frames import client_frame
 from tests.e2e.harness import PATIENCE, Process, Stack, eventually, free_port, unique
 
 MIB = 2**20
@@ -151,6 +153,19 @@ async def test_flood_of_frames_is_bounded_by_the_limit_of_each_connection(stack:
         assert cost.cpu < usual + CPU_SECONDS
         for client in clients:
             client.drop()
+
+
+async def test_large_frames_beyond_the_limit_are_forgotten_as_soon_as_they_are_refused(stack: Stack):
+    server = next(process for process in stack.processes if process.name == "runsockets")
+    rooms = {f"thread:{number}": "5" for number in range(3000)}
+    async with stack.client("portal") as client:
+        frame = client_frame(json.dumps({"event": "resume", "data": {"rooms": rooms}}).encode())
+        cost = Cost(server)
+        client.websocket.transport.write(frame * 400)
+        await others_notice_nothing(stack, stack.port, cost, rounds=60)
+        assert client.received("error")
+        assert cost.memory < 8 * MIB  # before: 3 MiB a second
+        client.drop()
 
 
 @pytest.mark.parametrize("kind", REQUESTS)

@@ -10,6 +10,7 @@ import json
 import random
 import re
 import time
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Person:
     user_id: str = field(default_factory=lambda: unique("u"))
     seen: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Message ids by thread, in order."""
+    delays: array[float] = field(default_factory=lambda: array("d"))
+    """Seconds from the moment at which a message was written until it was here, in order."""
     told: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Why a thread has to be fetched anew, each time that was said."""
     endings: Counter[str] = field(default_factory=Counter)
@@ -125,6 +128,7 @@ class Person:
         match event.name:
             case "thread:message":
                 self.seen[data["thread_id"]].append(data["message_id"])
+                self.delays.append(time.monotonic() - data["written_at"])
             case "room:gap" if data["room"].startswith("thread:"):
                 self.told[data["room"].removeprefix("thread:")].append(data["reason"])
             case "room:left":
@@ -252,7 +256,7 @@ class World:
         message = {
             "event": "thread:message",
             "id": uuid4().hex,
-            "data": {"thread_id": thread, "message_id": message_id},
+            "data": {"thread_id": thread, "message_id": message_id, "written_at": time.monotonic()},
         }
         self.written[thread].append(message_id)
         while True:
@@ -305,11 +309,14 @@ class World:
 
     def flaps(self) -> list[dict[str, Any]]:
         """Transitions of people who are here that say they are not."""
+        everybody = {person.user_id for person in self.people}
+        entries = (entry for _, entry in self.stack.redis.xrange(self.stack.key("presence")))
+        transitions = [json.loads(entry["transition"]) for entry in entries]
         return [
             entry
-            for person in self.people
-            for entry in self.stack.transitions(person.user_id)
-            if entry["to"] != "online" or entry["from"] not in {"offline", "online"}
+            for entry in transitions
+            if entry["user_id"] in everybody
+            and (entry["to"] != "online" or entry["from"] not in {"offline", "online"})
         ]
 
     async def members(self) -> set[str]:
