@@ -19,7 +19,7 @@ from realtime import handshake, publisher, tracing
 from realtime.authentication import issue
 from realtime.checks import check_settings
 from realtime.roomlog import Publication, unpack
-from tests.inprocess import add, bearer, bridging, connected, dead_letters, eventually, refusal
+from tests.inprocess import Connection, add, bearer, bridging, connected, dead_letters, eventually, refusal
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -160,8 +160,10 @@ async def test_handshake_that_fails_in_between_ends_its_span(spans: Spans, monke
         raise RuntimeError("oh")
 
     monkeypatch.setattr(handshake, "judge", broken)
-    with pytest.raises(RuntimeError):
-        await refusal("/hub/", headers=[])
+    communicator = Connection("/hub/", headers=[]).communicator
+    await communicator.send_input({"type": "websocket.connect"})
+    with pytest.raises(RuntimeError, match="oh"):
+        await communicator.future
     assert (await spans.one("handshake hub")).attributes["realtime.result"] == "failed"  # type: ignore[index]
 
 
