@@ -81,7 +81,7 @@ class Group:
         "listeners",
         "members",
         "name",
-        "ready",
+        "opening",
         "room",
         "tail",
         "waiting",
@@ -106,8 +106,8 @@ class Group:
         self.waiting_bytes = 0
         self.fan_out: Iterator[bool] | None = None
         """The fan-out that is under way."""
-        self.ready: asyncio.Task[None]
-        """Of a group in a process: done once it is subscribed to and its tail is known."""
+        self.opening: asyncio.Task[None] | None = None
+        """Until the group is subscribed to and its tail is known. A task that is done is not kept: it takes memory."""
         self._read = read
         self._hears_orders = hears_orders
 

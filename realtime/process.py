@@ -241,17 +241,18 @@ class Process:
             if not self._opening:
                 self._opened = self._keep(begin(self._open()))
             self._opening.append(group)
-            group.ready = self._opened
+            group.opening = self._opened
         return group
 
     async def _until_ready(self, groups: Sequence[Group]) -> None:
         await self.start()
-        waiting = [group for group in groups if not group.ready.done()]
+        waiting = [group for group in groups if group.opening is not None]
         if any(self._subscriptions.is_lost(group.channel) for group in waiting):
             raise RedisError("the subscription is lost; trying again")
         async with asyncio.timeout(JOIN_SECONDS):
-            for group in groups:
-                await asyncio.shield(group.ready)
+            for group in waiting:
+                if group.opening is not None:  # still
+                    await asyncio.shield(group.opening)
 
     def _drop_if_empty(self, group: Group) -> None:
         if not len(group):
@@ -281,6 +282,8 @@ class Process:
             for group in groups:
                 self._drop(group)
             raise
+        for group in groups:
+            group.opening = None
 
     # --- Publishing --------------------------------------------------------------------------------
 
@@ -462,7 +465,7 @@ class Process:
 
     def _misses_orders(self) -> bool:
         return any(
-            group.room is None and group.ready.done() and self._subscriptions.is_lost(group.channel)
+            group.room is None and group.opening is None and self._subscriptions.is_lost(group.channel)
             for group in self.groups.values()
         )
 
