@@ -1,9 +1,9 @@
 # Two images from one file: `docker build --target sockets` (runsockets, runbridge) and `--target web` (runweb,
 # runrecorder, migrate). README, "Running it for real", says what to set.
 #
-# The base image by its digest: --build-arg PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:…, which deploy/pin-images.sh
-# looks up. What is installed into it is pinned by hashes (requirements/, `make lock`).
-ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+# The base image by its digest; deploy/pin-images.sh looks up the one of today. What is installed into it is pinned by
+# hashes (requirements/, `make lock`).
+ARG PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:67a1e1f215ccda113cfc024e8639049257e88f273898f595b61476d128d387e8
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src

@@ -86,11 +86,11 @@ def test_image_does_not_run_as_root_and_stops_by_sigterm(target: str):
     assert stage.instructions[-1][0] == "CMD"
 
 
-def test_base_images_have_a_tag_and_can_be_given_by_digest():
+def test_base_images_have_a_tag_and_a_digest_and_can_be_replaced():
     bases = {stage.base for stage in STAGES.values()} - set(STAGES)
     assert bases == set(ARGUMENTS.values())
     for base in bases:
-        assert re.fullmatch(r"[a-z]+:\d[\w.-]+", base)
+        assert re.fullmatch(r"[a-z]+:\d[\w.-]+@sha256:[0-9a-f]{64}", base)
 
 
 # --- What is installed into them ------------------------------------------------------------------------
