@@ -137,13 +137,6 @@ MUTATIONS = [
         seed=38,
     ),
     Mutation(
-        "what Redis lost while a listener caught up is not told",
-        "realtime/listener.py",
-        "        if self._has_missed:",
-        "        if False:",
-        seed=1003,
-    ),
-    Mutation(
         "a rejoin does not pause the room",
         "realtime/consumers.py",
         "        listener.pause()\n",
