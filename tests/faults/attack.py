@@ -440,7 +440,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts what runs in the background deaf to the first of them.
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.default_int_handler)
     try:
         django.setup()
         with tempfile.TemporaryDirectory() as directory:
