@@ -106,7 +106,7 @@ class Group:
         self.waiting_bytes = 0
         self.fan_out: Iterator[bool] | None = None
         """The fan-out that is under way."""
-        self.opening: asyncio.Task[None] | None = None
+        self.opening: asyncio.Future[None] | None = None
         """Until the group is subscribed to and its tail is known. A task that is done is not kept: it takes memory."""
         self._read = read
         self._hears_orders = hears_orders

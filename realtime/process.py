@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import msgspec
 from channels.exceptions import ChannelFull
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from realtime import roomlog
 from realtime.delivery import Ephemeral, Mailbox, Outlet, PublicationBatch
@@ -253,6 +253,8 @@ class Process:
             for group in waiting:
                 if group.opening is not None:  # still
                     await asyncio.shield(group.opening)
+                if group.opening is not None and group.opening.done():
+                    group.opening.result()  # raises what this one was refused with
 
     def _drop_if_empty(self, group: Group) -> None:
         if not len(group):
@@ -277,13 +279,22 @@ class Process:
         ]  # else it was left again
         try:
             await self._subscriptions.subscribe([group.channel for group in groups])
-            await self._learn_ends(groups)
+            refused = await self._learn_ends(groups)
         except Exception:
             for group in groups:
                 self._drop(group)
             raise
         for group in groups:
-            group.opening = None
+            group.opening = self._refusal() if group in refused else None
+            if group in refused:
+                self._drop(group)
+
+    @staticmethod
+    def _refusal() -> asyncio.Future[None]:
+        refusal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        refusal.set_exception(RedisError("Redis refuses the room's keys"))
+        refusal.exception()  # it may be that nothing waits for it any more
+        return refusal
 
     # --- Publishing --------------------------------------------------------------------------------
 
@@ -404,12 +415,21 @@ class Process:
         listener.place(position)
         return found.missed
 
-    async def _learn_ends(self, groups: Sequence[Group]) -> None:
-        """Ask where rooms end. Raises `redis.RedisError`."""
+    async def _learn_ends(self, groups: Sequence[Group]) -> list[Group]:
+        """Ask where rooms end; returns those whose keys Redis refuses, not being ours. Raises `redis.RedisError`."""
         tails = {group: group.tail for group in groups if group.room is not None}
-        ends = await roomlog.ends([group.name for group in tails], self.pipes) if tails else {}
+        try:
+            ends = await roomlog.ends([group.name for group in tails], self.pipes) if tails else {}
+        except ResponseError as error:
+            if type(error) is not ResponseError:  # it is Redis' state, and not one of them
+                raise
+            if len(tails) > 1:
+                return [group for each in tails for group in await self._learn_ends([each])]
+            logger.warning("room refused", extra={"room": groups[0].room, "error": spelled(error)})
+            return list(tails)
         for group, tail in tails.items():
             group.learn(ends[group.name], tail)
+        return []
 
     async def _compare(self, groups: Sequence[Group]) -> None:
         """Let listeners that lack something catch up, in rooms that may have had publications unknown to us."""

@@ -1966,6 +1966,22 @@ async def test_data_wiped_without_a_lost_connection_is_said_in_a_room_where_noth
     await ears.hear(LOST, "after")
 
 
+async def test_room_whose_key_is_not_ours_is_refused_alone(alone: Layers):
+    layer = alone.make()
+    await client().set(f"{roomlog.base('hub.thread.1')}:room", "another program's")
+    entering = [Ears().enter(layer, f"hub.thread.{number}") for number in range(3)]
+    first, refused, last = await asyncio.gather(*entering, return_exceptions=True)
+    assert isinstance(refused, RedisError)
+    for group, text in (("hub.thread.0", "a"), ("hub.thread.2", "b")):
+        await roomlog.append([Entry(rooms=[(group, f"{text}@".encode())], tail=b"")])
+    for ears, text in ((first, "a"), (last, "b")):
+        assert isinstance(ears, Ears)
+        ears.start()
+        await ears.hear(text)
+    with pytest.raises(RedisError):
+        await Ears().enter(layer, "hub.thread.1")
+
+
 async def test_join_without_redis_fails_and_succeeds_when_it_is_back(alone: Layers, server: EmbeddedRedis):
     layer = alone.make()
     await Ears.in_rooms(layer, ROOM)
