@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol, made calm about what a client can send, and light for who stays connected.
+"""uvicorn's WebSocket protocol, made calm about what a client can send, and light for clients that stay connected.
 
 `WebSocketsSansIOProtocol` is no public API: uvicorn's minor version is pinned, and a test fails when what is relied on
 here changes.

@@ -867,6 +867,7 @@ async def test_outlet_that_fails_also_at_catching_up_is_closed_so_that_its_clien
 async def test_paused_listener_gets_nothing_and_once_started_everything_above_its_position(layer: Any):
     ears, others = await Ears().enter(layer, ROOM), await Ears.in_rooms(layer, ROOM)
     await publish("while", "paused")
+    await others.hear("while", "paused")
     await layer.emit([ROOM], said("typing"))
     await others.hear("while", "paused", "typing")
     await layer.group_send(ROOM, message())  # what is not the room's comes all the same

@@ -613,7 +613,7 @@ async def test_pongs_that_are_not_read_count_as_unsent(port: int):
         await loop.sock_sendall(
             peer, b"GET /hub/ HTTP/1.1\r\nAuthorization: Bearer %b\r\n%b\r\n" % (token, UPGRADE)
         )
-        await eventually(lambda: bool(Node.current().connections))
+        await eventually(lambda: loop in _keepalives and any(_keepalives[loop]._buckets))
         protocol = ours()
         waiting = 0
 
