@@ -1,15 +1,27 @@
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from realtime.embedded import EmbeddedRedis
 from tests.e2e.browser import launched
 from tests.e2e.harness import SERVERS, Stack
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A server of their own for what runs all the time: tests within this process cut every connection to theirs."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+    else:
+        with EmbeddedRedis() as server:
+            yield server.url
 
 
 def _run(stack: Stack) -> Iterator[Stack]:
