@@ -25,7 +25,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
 run: $(INSTALLED) desk ## everything in the foreground: Redis, sockets, bridge, recorder, web
-	@$(BIN)/python -m realtime.development
+	@$(BIN)/python -m dev.run
 
 desk: ## the demo's page, if there is a Node to build it with
 	@if $(NODE_IS_NEW_ENOUGH); then \
@@ -66,7 +66,7 @@ attack: $(INSTALLED) ## one flood after the other, and what 200 ordinary clients
 lint: $(INSTALLED) ## style, types, direction of imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
-	@$(BIN)/mypy realtime hub portal presence demo
+	@$(BIN)/mypy realtime hub portal presence demo dev
 	@$(BIN)/lint-imports
 
 audit: $(INSTALLED) ## ask the registries for known vulnerabilities

@@ -20,11 +20,11 @@ from uuid import uuid4
 import django
 
 from bench import machine
-from realtime import roomlog
-from realtime.embedded import EmbeddedRedis
-from realtime.pipe import Pipes
-from realtime.roomlog import Entry
-from realtime.subscriptions import Subscriptions
+from dev.embedded_redis import EmbeddedRedis
+from realtime.layers import history as roomlog
+from realtime.layers.history import Entry
+from realtime.redis.pipelining import Pipes
+from realtime.redis.sharded_pubsub import Subscriptions
 from tests.servers import Cluster
 
 HEAD = b'{"event":"thread:message","room":"thread:42","offset":"'

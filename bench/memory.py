@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
-from realtime.embedded import EmbeddedRedis
+from dev.embedded_redis import EmbeddedRedis
 
 COUNT = 2000
 BODY = "x" * 120
@@ -25,7 +25,7 @@ Fill = Callable[[int], Awaitable[None]]
 
 async def weigh(fill: Fill, count: int) -> float:
     """Bytes for one, when there are so many."""
-    from realtime.redis import client  # noqa: PLC0415  (after the settings)
+    from realtime.redis.client import client  # noqa: PLC0415  (after the settings)
 
     redis = client()
     await redis.flushall()
@@ -43,10 +43,11 @@ def message(number: int) -> dict[str, Any]:
 def contents() -> dict[str, tuple[Fill, Fill | None]]:
     """What is weighed; minus what is there without it."""
     from presence import store  # noqa: PLC0415
-    from realtime import roomlog, seats  # noqa: PLC0415
-    from realtime.envelope import frame_head, frame_tail  # noqa: PLC0415
-    from realtime.redis import client, key  # noqa: PLC0415
-    from realtime.roomlog import Entry  # noqa: PLC0415
+    from realtime.connections import user_limit  # noqa: PLC0415
+    from realtime.layers import history as roomlog  # noqa: PLC0415
+    from realtime.layers.history import Entry  # noqa: PLC0415
+    from realtime.protocol.envelope import frame_head, frame_tail  # noqa: PLC0415
+    from realtime.redis.client import client, key  # noqa: PLC0415
 
     def present(connections: int) -> Fill:
         async def fill(count: int) -> None:
@@ -79,8 +80,8 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
         async def fill(count: int) -> None:
             for number in range(count):
                 for index in range(connections):
-                    await seats.take(
-                        seats.Seat("hub", f"user{number}", f"specific.{uuid4().hex}!{index}", 1.8e9)
+                    await user_limit.take(
+                        user_limit.Seat("hub", f"user{number}", f"specific.{uuid4().hex}!{index}", 1.8e9)
                     )
 
         return fill

@@ -26,14 +26,14 @@ from uvicorn.server import ServerState
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
 django.setup()
 
-from realtime import fanout as fanout_module  # noqa: E402
-from realtime.fanout import Group  # noqa: E402
-from realtime.listener import Listener, State  # noqa: E402
-from realtime.metrics import tally  # noqa: E402
-from realtime.outlet import ConnectionOutlet  # noqa: E402
-from realtime.process import Process  # noqa: E402
-from realtime.protocol import WebSocketProtocol  # noqa: E402
-from realtime.server import configuration  # noqa: E402
+from realtime.connections.frame_outlet import ConnectionOutlet  # noqa: E402
+from realtime.layers import fanout as fanout_module  # noqa: E402
+from realtime.layers.fanout import Group  # noqa: E402
+from realtime.layers.listener import Listener, State  # noqa: E402
+from realtime.layers.loop_layer import Process  # noqa: E402
+from realtime.server.uvicorn_server import configuration  # noqa: E402
+from realtime.server.websocket_protocol import WebSocketProtocol  # noqa: E402
+from realtime.telemetry.metrics import tally  # noqa: E402
 
 ROUNDS = 15
 

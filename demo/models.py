@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.db import models
 from django.db.models import Q
 
-from realtime.tokens import role_of
+from realtime.web.token_claims import role_of
 
 
 def is_team(user: User) -> bool:

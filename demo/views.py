@@ -26,7 +26,7 @@ from rest_framework_simplejwt.views import TokenRefreshView
 
 from demo import desk
 from demo.models import Conversation, Status
-from realtime.tokens import LoginView, RefreshSerializer, TokenSerializer
+from realtime.web.token_claims import LoginView, RefreshSerializer, TokenSerializer
 
 
 class DeskTokenSerializer(TokenSerializer):

@@ -8,13 +8,13 @@ from typing import Any
 from django.utils.module_loading import import_string
 from redis.exceptions import RedisError
 
-from presence.node import PresenceNode, Presentee
 from presence.store import Member
-from realtime.authentication import Principal
+from presence.tracker import PresenceNode, Presentee
+from realtime.auth.tokens import Principal
 from realtime.conf import conf
-from realtime.consumers import NamespaceConsumer
-from realtime.rooms import HUB, PORTAL, presence_room, thread_of, thread_room, user_room
-from realtime.turns import Action
+from realtime.connections.consumer import NamespaceConsumer
+from realtime.protocol.rooms import HUB, PORTAL, presence_room, thread_of, thread_room, user_room
+from realtime.tasks.serial import Action
 
 
 class HubConsumer(NamespaceConsumer):

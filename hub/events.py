@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from realtime import revocation
-from realtime.catalogue import BusContext, control_event, on_bus, server_event
-from realtime.control import ThreadRevoked, broadcast
-from realtime.events import InThread
-from realtime.payloads import Id, Payload
-from realtime.rooms import HUB, presence_room
+from realtime.auth import revocation
+from realtime.layers.signals import ThreadRevoked, broadcast
+from realtime.protocol.catalogue import BusContext, control_event, on_bus, server_event
+from realtime.protocol.events import InThread
+from realtime.protocol.payloads import Id, Payload
+from realtime.protocol.rooms import HUB, presence_room
 
 
 class QueueEvent(Payload, frozen=True, kw_only=True):

@@ -7,8 +7,8 @@ from typing import Any
 from django.urls import re_path
 
 from hub.consumers import HubConsumer
-from realtime.handshake import JWTScopeMiddleware
-from realtime.rooms import HUB
+from realtime.connections.handshake import JWTScopeMiddleware
+from realtime.protocol.rooms import HUB
 
 _application: Any = JWTScopeMiddleware(HubConsumer.as_asgi(), HUB)  # Django's types know views only
 

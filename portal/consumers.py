@@ -9,11 +9,11 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
-from presence.node import PresenceNode, Presentee
-from realtime.authentication import Principal
+from presence.tracker import PresenceNode, Presentee
+from realtime.auth.tokens import Principal
 from realtime.conf import conf
-from realtime.consumers import NamespaceConsumer
-from realtime.rooms import PORTAL, thread_of, thread_room
+from realtime.connections.consumer import NamespaceConsumer
+from realtime.protocol.rooms import PORTAL, thread_of, thread_room
 
 
 class PortalConsumer(NamespaceConsumer):

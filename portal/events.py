@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from portal import grants
-from realtime.catalogue import BusContext, control_event, on_bus
-from realtime.control import ThreadRevoked, broadcast
-from realtime.events import ChatAccepted, InThread
-from realtime.payloads import Id
+from realtime.layers.signals import ThreadRevoked, broadcast
+from realtime.protocol.catalogue import BusContext, control_event, on_bus
+from realtime.protocol.events import ChatAccepted, InThread
+from realtime.protocol.payloads import Id
 
 
 class ThreadRight(InThread, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from realtime.conf import conf
-from realtime.redis import execute, key, run, script
+from realtime.redis.client import execute, key, run, script
 
 _WRITE = script(
     b"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from portal import grants
-from realtime.authentication import Principal
+from realtime.auth.tokens import Principal
 
 
 async def own_threads(principal: Principal, thread_id: str) -> bool:

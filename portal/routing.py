@@ -7,8 +7,8 @@ from typing import Any
 from django.urls import re_path
 
 from portal.consumers import PortalConsumer
-from realtime.handshake import JWTScopeMiddleware
-from realtime.rooms import PORTAL
+from realtime.connections.handshake import JWTScopeMiddleware
+from realtime.protocol.rooms import PORTAL
 
 _application: Any = JWTScopeMiddleware(PortalConsumer.as_asgi(), PORTAL)  # Django's types know views only
 

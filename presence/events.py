@@ -10,14 +10,14 @@ import msgspec
 from msgspec import Meta
 
 from presence import store
-from realtime.bus import Delivery, InvalidMessage
-from realtime.catalogue import BusContext, client_event, control_event, on_bus, server_event
-from realtime.closing import CloseCode
-from realtime.control import PresenceChanged, broadcast
-from realtime.envelope import ErrorCode, EventError
-from realtime.events import InThread
-from realtime.payloads import Empty, Id, Payload
-from realtime.rooms import HUB, PORTAL, presence_room, thread_room
+from realtime.layers.signals import PresenceChanged, broadcast
+from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.catalogue import BusContext, client_event, control_event, on_bus, server_event
+from realtime.protocol.close_codes import CloseCode
+from realtime.protocol.envelope import ErrorCode, EventError
+from realtime.protocol.events import InThread
+from realtime.protocol.payloads import Empty, Id, Payload
+from realtime.protocol.rooms import HUB, PORTAL, presence_room, thread_room
 
 if TYPE_CHECKING:
     from hub.consumers import HubConsumer

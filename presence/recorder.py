@@ -29,14 +29,14 @@ from presence.models import (
     Status,
     StreamCursor,
 )
-from realtime import metrics
-from realtime.bus import InvalidMessage
+from realtime.bridge.dead_letters import DEAD_LETTER_BYTES, DEAD_LETTERS
 from realtime.conf import conf
-from realtime.dead_letters import DEAD_LETTER_BYTES, DEAD_LETTERS
-from realtime.logs import spelled
-from realtime.redis import key, sync_client
-from realtime.rooms import HUB
-from realtime.supervision import report
+from realtime.protocol.bus_message import InvalidMessage
+from realtime.protocol.rooms import HUB
+from realtime.redis.client import key, sync_client
+from realtime.tasks.supervision import report
+from realtime.telemetry import metrics
+from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
 

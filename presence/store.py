@@ -13,11 +13,11 @@ from uuid import uuid4
 import msgspec
 
 from realtime.conf import conf
-from realtime.envelope import iso
-from realtime.redis import key, run, run_sync, script, sync_client
-from realtime.rooms import HUB, PORTAL
-from realtime.supervision import report
-from realtime.topology import topology
+from realtime.protocol.envelope import iso
+from realtime.protocol.rooms import HUB, PORTAL
+from realtime.redis.client import key, run, run_sync, script, sync_client
+from realtime.redis.topology import topology
+from realtime.tasks.supervision import report
 
 Status = Literal["online", "away"]
 

@@ -13,11 +13,12 @@ import msgspec
 from redis.exceptions import RedisError
 
 from presence import store
-from realtime import layout, metrics
 from realtime.conf import conf
-from realtime.logs import spelled
-from realtime.redis import is_cancelled
-from realtime.supervision import supervise
+from realtime.redis import schema_version
+from realtime.redis.client import is_cancelled
+from realtime.tasks.supervision import supervise
+from realtime.telemetry import metrics
+from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Sweeper:
 
     async def sweep(self) -> int:
         """Judge all that is due, call by call; how many things changed. Raises `redis.RedisError`."""
-        await layout.claim()
+        await schema_version.claim()
         changed = 0
         for namespace in store.namespaces():
             more = True

@@ -5,4 +5,4 @@ class RealtimeConfig(AppConfig):
     name = "realtime"
 
     def ready(self) -> None:
-        from realtime import checks, production  # noqa: F401, PLC0415  (registers them)
+        from realtime.checks import production, startup  # noqa: F401, PLC0415  (registers them)

@@ -9,10 +9,10 @@ from channels.routing import ProtocolTypeRouter
 
 django.setup()  # what follows may import applications
 
-from realtime import tracing  # noqa: E402
-from realtime.endpoints import http  # noqa: E402
-from realtime.lifespan import lifespan  # noqa: E402
 from realtime.routing import websocket  # noqa: E402
+from realtime.server.endpoints import http  # noqa: E402
+from realtime.server.lifespan import lifespan  # noqa: E402
+from realtime.telemetry import tracing  # noqa: E402
 
 tracing.start()
 

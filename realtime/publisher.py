@@ -14,9 +14,11 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from presence import store
-from realtime import bus, tracing, values
-from realtime.bus import InvalidMessage
-from realtime.redis import key, sync_client
+from realtime.protocol import bus_message as bus
+from realtime.protocol import values
+from realtime.protocol.bus_message import InvalidMessage
+from realtime.redis.client import key, sync_client
+from realtime.telemetry import tracing
 
 __all__ = ["InvalidMessage", "aonline", "apublish", "online", "publish"]
 
@@ -36,8 +38,8 @@ def publish(
     back. `rooms` replaces the event's routing, `namespaces` narrows its audience, `exclude` is a connection id
     that is left out, and `id` (1–128 characters, or a whole number) makes repeating the call harmless for ten minutes.
 
-    Values are converted as `realtime.values.plain` does it: template strings, lazy strings, dates, UUIDs, decimals,
-    enums, sets, structs and dataclasses are; model instances, QuerySets, generators, bytes, NaN are not.
+    Values are converted as `realtime.protocol.values.plain` does it: template strings, lazy strings, dates, UUIDs,
+    decimals, enums, sets, structs and dataclasses are; model instances, QuerySets, generators, bytes, NaN are not.
 
     Raises `InvalidMessage` at once when the event is unknown, a required field is missing, a value does not fit, or
     JSON has no form for it (the text says where: `data.items[2].owner`); `redis.RedisError` when it cannot be stored

@@ -9,9 +9,9 @@ from django.urls import re_path
 
 import hub.routing
 import portal.routing
-from realtime.admission import refuse_handshake
-from realtime.handshake import Receive, Send, not_found, send_refusal
-from realtime.outlet import EXTENSION
+from realtime.connections.admission import refuse_handshake
+from realtime.connections.frame_outlet import EXTENSION
+from realtime.connections.handshake import Receive, Send, not_found, send_refusal
 
 _not_found: Any = not_found
 

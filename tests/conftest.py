@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from realtime.embedded import EmbeddedRedis
+from dev.embedded_redis import EmbeddedRedis
 
 # Nothing depends on how fast the machine is: pytest's own timeout ends what hangs.
 hypothesis_settings.register_profile(
@@ -42,12 +42,13 @@ async def process(realtime_redis: str) -> AsyncIterator[str]:
     """What a socket process keeps per event loop, for one test; yields the prefix."""
     from channels.layers import get_channel_layer
 
-    from presence import node as presence_node
-    from realtime import node, redis
+    from presence import tracker as presence_node
+    from realtime.connections import registry
+    from realtime.redis import client
 
     yield realtime_redis
     await presence_node.PresenceNode.close_all()
-    if (here := node.nodes.pop()) is not None:
+    if (here := registry.nodes.pop()) is not None:
         await here.stop()
     await get_channel_layer().flush()
-    await redis.close()
+    await client.close()

@@ -12,11 +12,11 @@ from typing import Any
 from channels.testing import HttpCommunicator, WebsocketCommunicator
 
 from realtime.asgi import application
-from realtime.authentication import issue
-from realtime.bridge import Bridge
-from realtime.incoming import BUS
+from realtime.auth.tokens import issue
+from realtime.bridge.bridge import Bridge
+from realtime.bridge.incoming import BUS
 from realtime.management.commands.runbridge import PRESENCE
-from realtime.redis import client, key
+from realtime.redis.client import client, key
 
 PATIENCE = 60.0
 """Seconds until a test gives up waiting for something that must happen: however slow the machine is, it takes less."""

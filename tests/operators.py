@@ -9,7 +9,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from realtime.redis import key, sync_client
+from realtime.redis.client import key, sync_client
 
 
 def operator(client: Client, *permissions: str) -> User:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from realtime import roomlog
-from realtime.authentication import issue
+from realtime.auth.tokens import issue
 from realtime.conf import conf
-from realtime.consumers import REPLAY_BYTES
-from realtime.node import Node
-from realtime.redis import client
-from realtime.roomlog import Entry
+from realtime.connections.consumer import REPLAY_BYTES
+from realtime.connections.registry import Node
+from realtime.layers import history as roomlog
+from realtime.layers.history import Entry
+from realtime.redis.client import client
 from tests.inprocess import Connection, bearer, connected, eventually
 
 pytestmark = pytest.mark.usefixtures("process")

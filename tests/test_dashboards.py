@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.e2e.harness import ROOT
-from tests.test_metrics import registered
+from tests.telemetry.test_metrics import registered
 
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "realtime.json").read_text())
 RULES = [

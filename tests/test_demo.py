@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from demo import desk
 from demo.models import Conversation, Message, Status
 from demo.views import DeskTokenSerializer
-from realtime.authentication import issue, verify
+from realtime.auth.tokens import issue, verify
 
 # The demo is only routed while DEBUG is on, which pytest-django turns off.
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("demo.urls")]

@@ -17,11 +17,11 @@ import redis
 import yaml
 from django.core.management import get_commands
 
+from dev.embedded_redis import EmbeddedRedis
 from realtime.conf import Conf
-from realtime.drain import LAST_SECONDS
-from realtime.embedded import EmbeddedRedis
-from realtime.rooms import NAMESPACES
-from realtime.server import SHUTDOWN_SECONDS
+from realtime.connections.drain import LAST_SECONDS
+from realtime.protocol.rooms import NAMESPACES
+from realtime.server.uvicorn_server import SHUTDOWN_SECONDS
 from tests.e2e.harness import ROOT
 from tests.e2e.test_acl import EVERYWHERE
 from tests.example_environment import variables

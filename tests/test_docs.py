@@ -16,15 +16,15 @@ import pytest
 from django.core.management import load_command_class
 from django.core.management.base import BaseCommand
 
-from realtime import client, endpoints
-from realtime.catalogue import catalogue
-from realtime.client import Client
-from realtime.closing import STOP, CloseCode
+from realtime.client import Client, client
 from realtime.conf import _OWN_NAMES, Conf, Limits
-from realtime.documentation import events_markdown
-from realtime.envelope import ErrorCode
-from realtime.refusals import STATUSES
-from realtime.rooms import NAMESPACES
+from realtime.protocol.catalogue import catalogue
+from realtime.protocol.close_codes import STOP, CloseCode
+from realtime.protocol.envelope import ErrorCode
+from realtime.protocol.handshake_errors import STATUSES
+from realtime.protocol.rooms import NAMESPACES
+from realtime.server import endpoints
+from realtime.spec.markdown import events_markdown
 from tests.e2e.harness import ROOT
 
 DOCS = ROOT / "docs"

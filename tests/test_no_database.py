@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SOCKET_SIDE = [
     "realtime.asgi",
-    "realtime.bridge",
-    "realtime.endpoints",
-    "realtime.instances",
-    "realtime.questions",
-    "realtime.server",
+    "realtime.bridge.bridge",
+    "realtime.server.endpoints",
+    "realtime.bridge.control_events",
+    "realtime.survey.messages",
+    "realtime.server.uvicorn_server",
     "realtime.management.commands.runsockets",
     "realtime.management.commands.runbridge",
     "hub.consumers",
@@ -31,20 +31,20 @@ SOCKET_SIDE = [
     "portal.policy",
     "portal.routing",
     "presence.events",
-    "presence.node",
+    "presence.tracker",
     "presence.store",
     "presence.sweeper",
 ]
 
 WEB_SIDE = [
-    "presence.admin",
-    "presence.live",
+    "presence.admin.records",
+    "presence.admin.live",
     "presence.models",
     "presence.recorder",
-    "realtime.asking",
+    "realtime.survey.ask",
     "realtime.publisher",
-    "realtime.tokens",
-    "realtime.urls",
+    "realtime.web.token_claims",
+    "realtime.web.urls",
     "channels.auth",
     "channels.sessions",
     "django.contrib.admin",
@@ -84,7 +84,7 @@ def test_socket_side_imports_nothing_of_the_web_side():
         on_the_socket_side(
             "import importlib, json, sys\n"
             "import realtime.asgi\n"
-            "from realtime.catalogue import catalogue\n"
+            "from realtime.protocol.catalogue import catalogue\n"
             f"for name in {SOCKET_SIDE}: importlib.import_module(name)\n"
             "catalogue()\n"
             "print(json.dumps(sorted(sys.modules)))"
@@ -99,7 +99,7 @@ def test_verifying_a_token_imports_nothing_of_the_web_side():
         on_the_socket_side(
             "import json, sys\n"
             "import realtime.asgi\n"
-            "from realtime.authentication import issue, verify\n"
+            "from realtime.auth.tokens import issue, verify\n"
             "assert verify(issue(user_id='7', role='attendant')).user_id == '7'\n"
             "print(json.dumps(sorted(sys.modules)))"
         )

@@ -16,9 +16,9 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
 from presence import store
-from realtime.payloads import Id
+from realtime.protocol.payloads import Id
 from realtime.publisher import InvalidMessage, aonline, apublish, online, publish
-from realtime.redis import key, sync_client
+from realtime.redis.client import key, sync_client
 from tests.inprocess import bridging, connected
 
 pytestmark = pytest.mark.usefixtures("realtime_redis")

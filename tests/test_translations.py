@@ -15,10 +15,10 @@ from django.urls import reverse
 from django.utils.html import escape
 from django.utils.translation.template import templatize
 
-from realtime import asking
+from realtime.survey import ask as asking
 from tests.e2e.harness import ROOT
-from tests.test_availability import at, attend
-from tests.test_live import ONE, TWO, System, person
+from tests.presence.test_admin_availability import at, attend
+from tests.presence.test_admin_live import ONE, TWO, System, person
 
 PRESENCE = ROOT / "presence"
 CATALOGUE = PRESENCE / "locale/pt_BR/LC_MESSAGES/django.po"

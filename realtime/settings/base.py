@@ -98,12 +98,12 @@ LOGGING = {
             "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
             "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
         },
-        "console": {"()": "realtime.logs.ConsoleFormatter"},
+        "console": {"()": "realtime.telemetry.logs.ConsoleFormatter"},
     },
     "filters": {
-        "terse": {"()": "realtime.logs.WithoutTraceback"},
-        "subject": {"()": "realtime.logs.WithSubject"},
-        "request": {"()": "realtime.logs.WithoutRequest"},
+        "terse": {"()": "realtime.telemetry.logs.WithoutTraceback"},
+        "subject": {"()": "realtime.telemetry.logs.WithSubject"},
+        "request": {"()": "realtime.telemetry.logs.WithoutRequest"},
     },
     "handlers": {
         "stderr": {

@@ -65,7 +65,7 @@ TEMPLATES = [
         },
     }
 ]
-ROOT_URLCONF = "realtime.urls"
+ROOT_URLCONF = "realtime.web.urls"
 # The browser says which.
 LANGUAGES = [("en", "English"), ("pt-br", "Português do Brasil")]
 LANGUAGE_CODE = "en"
@@ -95,7 +95,7 @@ AUTH_PASSWORD_VALIDATORS = [
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework_simplejwt.authentication.JWTAuthentication"],
-    "EXCEPTION_HANDLER": "realtime.api.answer_error",
+    "EXCEPTION_HANDLER": "realtime.web.errors.answer_error",
 }
 # Attempts to log in are counted here, by each process for itself unless another cache is named.
 CACHES = {
@@ -110,6 +110,6 @@ SIMPLE_JWT = {
     "REFRESH_TOKEN_LIFETIME": timedelta(days=1),
     "ROTATE_REFRESH_TOKENS": True,
     "BLACKLIST_AFTER_ROTATION": True,
-    "TOKEN_OBTAIN_SERIALIZER": "realtime.tokens.TokenSerializer",
-    "TOKEN_REFRESH_SERIALIZER": "realtime.tokens.RefreshSerializer",
+    "TOKEN_OBTAIN_SERIALIZER": "realtime.web.token_claims.TokenSerializer",
+    "TOKEN_REFRESH_SERIALIZER": "realtime.web.token_claims.RefreshSerializer",
 }

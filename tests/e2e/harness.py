@@ -25,9 +25,9 @@ import redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from realtime import cluster
-from realtime.authentication import issue
-from realtime.location import parse
+from realtime.auth.tokens import issue
+from realtime.redis import cluster
+from realtime.redis.url import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0

@@ -15,7 +15,7 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from realtime.embedded import EmbeddedRedis
+from dev.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import ROOT, Stack, backbone, eventually, unique
 from tests.servers import Cluster
 
@@ -151,8 +151,8 @@ def test_recorder_and_admin_run_as_web(restricted: Stack, users: Users, tmp_path
 def test_admin_asks_the_sockets_and_discards_dead_letters_as_web(restricted: Stack, users: Users):
     letter = restricted.redis.xadd("realtime:dead", {"reason": "x", "source": "stream", "message": "x"})
     program = (
-        "from presence.dead_letters import discard, read\n"
-        "from realtime.asking import instances\n"
+        "from presence.admin.dead_letters import discard, read\n"
+        "from realtime.survey.ask import instances\n"
         f"discard(['{letter}'])\n"
         "print(len(instances().answers), len(instances().silent), len(read(1000)) >= 0)"
     )
@@ -254,7 +254,7 @@ def test_web_changes_nothing_that_decides_who_may_do_what(one_server: Users, com
 def test_tokens_are_renewed_as_web(restricted: Stack, users: Users):
     restricted.redis.set("realtime:disconnected:hub:x", "1.5")
     program = (
-        "from realtime.revocation import disconnected_for, is_token_revoked\n"
+        "from realtime.auth.revocation import disconnected_for, is_token_revoked\n"
         "print(disconnected_for('hub', 'x') > 1e9, disconnected_for('hub', 'y'), is_token_revoked('x'))"
     )
     asked = manage(restricted, users.url("web"), "shell", "--no-imports", "-c", program)

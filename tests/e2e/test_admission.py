@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from realtime.authentication import MAX_TOKEN_LENGTH
-from realtime.embedded import EmbeddedRedis
-from realtime.readiness import PROVEN_SECONDS
+from dev.embedded_redis import EmbeddedRedis
+from realtime.auth.tokens import MAX_TOKEN_LENGTH
+from realtime.server.readiness import PROVEN_SECONDS
 from tests.e2e.harness import Stack
 
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from realtime.embedded import EmbeddedRedis
+from dev.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import Client, Process, Stack, eventually, unique
 
 WAYS = ("add", "publish")

@@ -12,7 +12,7 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 import realtime.client
-from realtime.server import bind
+from realtime.server.uvicorn_server import bind
 from tests.e2e.harness import ROOT, Client, Stack, eventually, free_port, unique
 
 

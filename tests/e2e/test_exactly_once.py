@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from realtime.bridge import LEASE_SECONDS
-from realtime.embedded import EmbeddedRedis
-from realtime.incoming import KEEP_SECONDS
+from dev.embedded_redis import EmbeddedRedis
+from realtime.bridge.bridge import LEASE_SECONDS
+from realtime.bridge.incoming import KEEP_SECONDS
 from tests.e2e.harness import PATIENCE, Client, Process, Stack, eventually, unique
 
 

@@ -19,13 +19,13 @@ import pytest
 import redis
 from websockets.asyncio.client import connect
 
-from realtime.development import KEYS, PROCESSES, read_environment
+from dev.run import KEYS, PROCESSES, read_environment
 from tests.e2e.harness import PATIENCE, ROOT, Client, eventually, free_port
 
 PACKAGES = ("realtime", "hub", "portal", "presence", "demo")
 
 
-HERE = "import pathlib, sys; from realtime.development import main; sys.exit(main(pathlib.Path(sys.argv[1])))"
+HERE = "import pathlib, sys; from dev.run import main; sys.exit(main(pathlib.Path(sys.argv[1])))"
 
 
 class Run:
@@ -45,7 +45,7 @@ class Run:
         }
         if not is_copy:
             env = {"DATABASE_URL": f"sqlite:///{checkout / 'db.sqlite3'}", **env}
-        command = ["-m", "realtime.development"] if is_copy else ["-c", HERE, str(checkout)]
+        command = ["-m", "dev.run"] if is_copy else ["-c", HERE, str(checkout)]
         with self.log.open("wb") as output:
             self.popen = subprocess.Popen(
                 [sys.executable, *command],

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from realtime.embedded import EmbeddedRedis
+from dev.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import PATIENCE, SERVERS, Client, Stack, eventually, free_port, unique
 
 RESUME_SECONDS = 5.0

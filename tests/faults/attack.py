@@ -27,8 +27,8 @@ import django
 import msgspec
 
 from bench import machine
+from dev.embedded_redis import EmbeddedRedis, NoServer
 from realtime.client import CallFailed
-from realtime.embedded import EmbeddedRedis, NoServer
 from tests.e2e.harness import ROOT, unique
 from tests.faults.floods import FLOODS, HALF, Job, Spent
 from tests.faults.world import Account, World

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.embedded import EmbeddedRedis
+from dev.embedded_redis import EmbeddedRedis
 from tests.faults.world import World
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ from signal import SIGKILL
 
 import pytest
 
-from realtime.topology import slot
+from realtime.redis.topology import slot
 from tests.e2e.harness import eventually
 from tests.faults.world import World
 from tests.servers import Cluster

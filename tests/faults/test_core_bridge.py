@@ -123,11 +123,11 @@ from redis import asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from realtime import handling
-from realtime.catalogue import BusContext, control_event, on_bus
-from realtime.payloads import Payload
+from realtime.bridge import bus_handlers
+from realtime.protocol.catalogue import BusContext, control_event, on_bus
+from realtime.protocol.payloads import Payload
 
-handling.HANDLER_SECONDS = 1.0
+bus_handlers.HANDLER_SECONDS = 1.0
 
 
 @control_event("crm:sync")

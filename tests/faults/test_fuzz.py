@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from realtime.catalogue import catalogue
+from realtime.protocol.catalogue import catalogue
 from tests.e2e.harness import Client, Stack, unique
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "15"))

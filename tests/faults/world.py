@@ -22,9 +22,9 @@ from uuid import uuid4
 import redis
 from websockets.asyncio.client import ClientConnection, connect
 
-from realtime import cluster
 from realtime.client import Client, Event
-from realtime.location import parse
+from realtime.redis import cluster
+from realtime.redis.url import parse
 from tests.e2e.harness import Process, Stack, eventually, free_port, unique
 
 GRACE = 3.0

@@ -6,10 +6,10 @@ import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
 from presence import store
-from presence.node import PresenceNode
-from realtime.authentication import Principal, issue
-from realtime.closing import CloseCode
-from realtime.consumers import NamespaceConsumer
+from presence.tracker import PresenceNode
+from realtime.auth.tokens import Principal, issue
+from realtime.connections.consumer import NamespaceConsumer
+from realtime.protocol.close_codes import CloseCode
 from tests.inprocess import add, bearer, bridging, connected, eventually, refusal
 from tests.presence.world import World
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from portal import grants
-from realtime.authentication import Principal, issue
-from realtime.redis import client, key
+from realtime.auth.tokens import Principal, issue
+from realtime.redis.client import client, key
 from tests.inprocess import add, bridging, connected, eventually
 
 pytestmark = pytest.mark.usefixtures("process")

@@ -13,11 +13,11 @@ from redis.exceptions import ConnectionError as RedisDown
 from hub.consumers import HubConsumer
 from portal import grants
 from presence import store
-from presence.node import PresenceNode
 from presence.sweeper import Sweeper
-from realtime.authentication import issue
-from realtime.redis import client
-from realtime.rooms import PORTAL
+from presence.tracker import PresenceNode
+from realtime.auth.tokens import issue
+from realtime.protocol.rooms import PORTAL
+from realtime.redis.client import client
 from tests.inprocess import Connection, add, bridging, connected, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -52,7 +52,7 @@ async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they
     async def snapshot_and_expelled(presence: PresenceNode, group: str) -> list[store.Member]:
         found = await snapshot(presence, group)
         if group == "42":
-            for connection in presence.node.connections.values():
+            for connection in presence.tracker.connections.values():
                 connection.expel("thread:42", "expelled")
         return found
 

@@ -9,10 +9,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from presence import store
-from presence.node import BATCH_BYTES, PresenceNode, Presentee
 from presence.store import LeaseLost
 from presence.sweeper import Sweeper
-from realtime.redis import client
+from presence.tracker import BATCH_BYTES, PresenceNode, Presentee
+from realtime.redis.client import client
 from tests.inprocess import eventually
 
 from .world import World
@@ -253,7 +253,7 @@ async def test_registration_that_was_interrupted_is_begun_again(world: World, mo
 
 
 async def test_user_who_was_told_offline_while_the_process_was_cut_off_is_registered_again(world: World):
-    from realtime.control import PresenceChanged
+    from realtime.layers.signals import PresenceChanged
 
     node = PresenceNode.current()
     await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))

@@ -8,9 +8,9 @@ import pytest
 
 from presence import store
 from presence.events import announcements
-from presence.node import PresenceNode, Presentee
-from realtime.redis import sync_client
-from realtime.rooms import HUB, PORTAL
+from presence.tracker import PresenceNode, Presentee
+from realtime.protocol.rooms import HUB, PORTAL
+from realtime.redis.client import sync_client
 from tests.inprocess import eventually
 from tests.presence.world import World
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence.events import PresenceSet, announcements, parse_transition, set_presence
-from presence.node import PresenceNode, Presentee
-from realtime import revocation
-from realtime.bus import InvalidMessage
-from realtime.catalogue import BusContext, catalogue
-from realtime.payloads import Id
+from presence.tracker import PresenceNode, Presentee
+from realtime.auth import revocation
+from realtime.protocol.bus_message import InvalidMessage
+from realtime.protocol.catalogue import BusContext, catalogue
+from realtime.protocol.payloads import Id
 
 from .world import World
 

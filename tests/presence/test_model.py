@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from presence import store
-from realtime.redis import sync_client
+from realtime.redis.client import sync_client
 
 from .world import World
 

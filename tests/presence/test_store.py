@@ -16,7 +16,7 @@ import presence
 from presence import store
 from presence.events import parse_transition
 from presence.store import LeaseLost, State
-from realtime.redis import key, sync_client
+from realtime.redis.client import key, sync_client
 
 from .world import World
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from realtime.rooms import group_name
+from realtime.protocol.rooms import group_name
 from tests.simulation.clock import EPOCH
 
 if TYPE_CHECKING:

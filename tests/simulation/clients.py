@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import msgspec
 
-from realtime.authentication import Principal
-from realtime.closing import By
-from realtime.outlet import EXTENSION
+from realtime.auth.tokens import Principal
+from realtime.connections.frame_outlet import EXTENSION
+from realtime.protocol.close_codes import By
 from tests.simulation.clock import EPOCH, Clock
 from tests.simulation.host import Host
 
@@ -53,7 +53,7 @@ class ClientDisconnected(OSError):
 
 
 class Socket:
-    """The server's end of one WebSocket: ASGI's `receive` and `send`, and the frame writer of `realtime.outlet`."""
+    """The server's end of one WebSocket: ASGI's `receive` and `send`, and the frame writer (`frame_outlet`)."""
 
     numbers = 0
 

@@ -18,8 +18,8 @@ from unittest.mock import patch
 import msgspec
 from channels.layers import channel_layers
 
-from realtime.loops import PerLoop
-from realtime.rooms import group_name
+from realtime.protocol.rooms import group_name
+from realtime.tasks.per_loop import PerLoop
 from tests.simulation.checker import Checker, Order, Violation
 from tests.simulation.clients import Client, Socket
 from tests.simulation.clock import EPOCH, Clock, simulated
@@ -55,7 +55,7 @@ class Part:
 
 async def instance() -> None:
     """A socket process, without its port."""
-    from realtime.lifespan import lifespan
+    from realtime.server.lifespan import lifespan
 
     async def receive() -> Any:
         if started:
@@ -73,8 +73,8 @@ async def instance() -> None:
 async def bridge() -> None:
     """What `runbridge` runs."""
     from presence.sweeper import Sweeper
-    from realtime.bridge import Bridge
-    from realtime.incoming import BUS
+    from realtime.bridge.bridge import Bridge
+    from realtime.bridge.incoming import BUS
     from realtime.management.commands.runbridge import PRESENCE
 
     bridge = Bridge([BUS, PRESENCE])
@@ -85,12 +85,12 @@ async def bridge() -> None:
 def small(size: int) -> Iterator[None]:
     """Slices, batches and bounds so small that everything takes several and meets its bound."""
     sizes = {
-        "realtime.fanout.SLICE": size,
-        "realtime.fanout.BATCH_BYTES": 1000,
-        "realtime.fanout.WAITING_BYTES": 2000,
-        "realtime.process.READ_COUNT": size + 1,
-        "realtime.process.COMPARE_BATCH": 2,
-        "realtime.roomlog.READ_BYTES": 1000,
+        "realtime.layers.fanout.SLICE": size,
+        "realtime.layers.fanout.BATCH_BYTES": 1000,
+        "realtime.layers.fanout.WAITING_BYTES": 2000,
+        "realtime.layers.loop_layer.READ_COUNT": size + 1,
+        "realtime.layers.loop_layer.COMPARE_BATCH": 2,
+        "realtime.layers.history.READ_BYTES": 1000,
     }
     with ExitStack() as stack:
         for name, value in sizes.items():

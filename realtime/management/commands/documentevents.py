@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from realtime.documentation import events_markdown
+from realtime.spec.markdown import events_markdown
 
 
 class Command(BaseCommand):

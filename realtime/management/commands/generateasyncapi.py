@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from django.core.management.base import BaseCommand
 
-from realtime.asyncapi import asyncapi_json
+from realtime.spec.asyncapi import asyncapi_json
 
 
 class Command(BaseCommand):

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from realtime.typescript import events_typescript
+from realtime.spec.typescript import events_typescript
 
 
 class Command(BaseCommand):

@@ -8,9 +8,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from jwt import PyJWTError
 
-from realtime.authentication import issue, roles_of
-from realtime.payloads import Id
-from realtime.rooms import NAMESPACES
+from realtime.auth.tokens import issue, roles_of
+from realtime.protocol.payloads import Id
+from realtime.protocol.rooms import NAMESPACES
 
 
 def _ids(text: str) -> list[str]:

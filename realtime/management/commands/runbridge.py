@@ -12,10 +12,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from presence.events import announcements
 from presence.sweeper import Sweeper
-from realtime import exposition
-from realtime.bridge import Bridge
-from realtime.incoming import BUS, Source
-from realtime.vitals import watch
+from realtime.bridge.bridge import Bridge
+from realtime.bridge.incoming import BUS, Source
+from realtime.server.vitals import watch
+from realtime.telemetry import prometheus
 
 PRESENCE = Source("presence", b"transition", announcements, keep=86400)
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         if not 0 <= port < 65536:
             raise CommandError(f"--metrics-port must be between 0 and 65535, got {port}", returncode=2)
         try:
-            stack.enter_context(exposition.port(host, port))
+            stack.enter_context(prometheus.port(host, port))
         except OSError as error:
             raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime import server
+from realtime.server import uvicorn_server
 
 
 class Command(BaseCommand):
@@ -28,6 +28,6 @@ class Command(BaseCommand):
             raise CommandError(f"--port must be between 0 and 65535, got {port}", returncode=2)
         try:
             with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
-                server.serve(host, port, workers)
+                uvicorn_server.serve(host, port, workers)
         except OSError as error:
             raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error

@@ -10,8 +10,8 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime.http_protocol import HttpProtocol
-from realtime.server import SHUTDOWN_SECONDS, bind
+from realtime.server.http_protocol import HttpProtocol
+from realtime.server.uvicorn_server import SHUTDOWN_SECONDS, bind
 
 
 class _Server(uvicorn.Server):
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         if not 0 <= port < 65536:
             raise CommandError(f"--port must be between 0 and 65535, got {port}", returncode=2)
         config = uvicorn.Config(
-            "realtime.web:application",
+            "realtime.web.asgi:application",
             loop="uvloop",
             http=HttpProtocol,
             ws="none",

@@ -1,0 +1,222 @@
+"""Presence in the admin: to look at, with what Redis says now beside it, and to disconnect somebody."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+from redis.exceptions import RedisError
+
+from presence import store
+from presence.admin.display import UNKNOWN, light, moment, readable
+from presence.admin.pages import DISCONNECTED, ReadOnly
+from presence.models import PresenceRecord, PresenceTransition
+from realtime.protocol.rooms import HUB
+from realtime.publisher import publish
+from realtime.telemetry.logs import spelled
+
+logger = logging.getLogger(__name__)
+
+LATEST = 20
+"""Transitions on a record's page."""
+
+
+def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
+    """Fill in `live` of all records by one round trip; a Redis that does not answer is said, not raised."""
+    user_ids = [record.user_id for record in records if record.namespace == HUB]
+    try:
+        statuses = store.statuses_sync(user_ids) if user_ids else {}
+    except RedisError as error:
+        logger.warning("live presence not available", extra={"error": spelled(error)})
+        messages.warning(request, gettext("Redis does not answer: who is online right now is unknown."))
+        statuses = {}
+    for record in records:
+        record.live = statuses.get(record.user_id, UNKNOWN) if record.namespace == HUB else UNKNOWN
+
+
+class LiveChangeList(ChangeList):
+    """The rows of one page, with what Redis says now about all of them."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if request.method == "GET":  # an action shows no rows
+            _ask_redis(request, list(self.result_list))
+
+
+class RecordedAdmin(ReadOnly):
+    """Recorded facts."""
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """Django's; a day in the address that has no next one is a wrong parameter like any other."""
+        try:
+            return super().get_changelist_instance(request)
+        except (OverflowError, ValueError) as error:
+            raise IncorrectLookupParameters(error) from error
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).prefetch_related("groups")
+
+    @admin.display(description=_("groups"))
+    def group_names(self, row: PresenceRecord | PresenceTransition) -> str:
+        """From the prefetched groups, in order of name."""
+        return ", ".join(group.name for group in row.groups.all())
+
+
+@admin.register(PresenceRecord)
+class PresenceRecordAdmin(RecordedAdmin):
+    """Who is seen how: as recorded, and live."""
+
+    list_display = ("user_id", "name", "namespace", "recorded", "live_status", "group_names", "since_when")
+    list_filter = ("status", "groups")
+    search_fields = ("user_id", "name")
+    sortable_by = ("user_id", "name", "recorded", "since_when")
+    fields = (
+        "user_id",
+        "name",
+        "namespace",
+        "recorded",
+        "live_status",
+        "group_names",
+        "since_when",
+        "updated_when",
+    )
+    readonly_fields = fields
+    actions = ("disconnect",)
+
+    @admin.display(description=_("recorded"), ordering="status")
+    def recorded(self, record: PresenceRecord) -> str:
+        """The status in the database."""
+        return light(record.status)
+
+    @admin.display(description=_("live"))
+    def live_status(self, record: PresenceRecord) -> str:
+        """The status in Redis."""
+        return light(record.live)
+
+    @admin.display(description=_("since"), ordering="since")
+    def since_when(self, record: PresenceRecord) -> str:
+        """To the second."""
+        return moment(record.since)
+
+    @admin.display(description=_("updated"))
+    def updated_when(self, record: PresenceRecord) -> str:
+        """The last transition, to the second."""
+        return moment(record.updated)
+
+    def get_changelist(self, request: HttpRequest, **_: Any) -> type[ChangeList]:
+        return LiveChangeList
+
+    def render_change_form(  # noqa: PLR0917  (Django's signature)
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        _ask_redis(request, [obj])
+        if request.user.has_perm("presence.view_presencetransition"):
+            context = {**context, **self._history(obj)}
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _history(self, record: PresenceRecord) -> dict[str, Any]:
+        """The latest transitions of the record's user, for its page."""
+        user = {"user_id": record.user_id, "namespace": record.namespace}
+        latest = PresenceTransition.objects.filter(**user)[:LATEST]
+        return {
+            "history": [(moment(row.at), row, readable(row.duration)) for row in latest],
+            "history_url": f"{reverse('admin:presence_presencetransition_changelist')}?{urlencode(user)}",
+        }
+
+    def has_disconnect_permission(self, request: HttpRequest) -> bool:
+        """Whether this operator may disconnect users."""
+        return request.user.has_perm("presence.disconnect_presencerecord")
+
+    @admin.action(description=_("Disconnect user"), permissions=("disconnect",))
+    def disconnect(self, request: HttpRequest, queryset: QuerySet[PresenceRecord]) -> HttpResponse | None:
+        """Close every connection that the selected users have open now, once that is confirmed."""
+        if "confirmed" not in request.POST:
+            return TemplateResponse(
+                request,
+                "admin/presence/presencerecord/disconnect.html",
+                {
+                    **self.admin_site.each_context(request),
+                    "title": gettext("Disconnect user"),
+                    "opts": self.opts,
+                    "media": self.media,
+                    "records": queryset,
+                    "action": "disconnect",
+                },
+            )
+        done = 0
+        try:
+            for record in queryset:
+                publish("user:disconnect", {"user_id": record.user_id, "namespace": record.namespace})
+                self.log_change(request, record, DISCONNECTED)
+                done += 1
+        except RedisError as error:
+            logger.warning("user not disconnected", extra={"error": spelled(error)})
+            messages.error(request, gettext("Redis does not answer: not everybody was disconnected."))
+        if done:
+            messages.success(
+                request,
+                ngettext("Disconnected %(count)d user.", "Disconnected %(count)d users.", done)
+                % {"count": done},
+            )
+        return None
+
+
+@admin.register(PresenceTransition)
+class PresenceTransitionAdmin(RecordedAdmin):
+    """Every change of status."""
+
+    list_display = (
+        "when",
+        "user_id",
+        "name",
+        "from_status",
+        "to_status",
+        "reason",
+        "after",
+        "group_names",
+    )
+    list_filter = ("to_status", "reason", "groups")
+    search_fields = ("user_id", "name")
+    sortable_by = ("when", "user_id", "to_status", "reason")
+    date_hierarchy = "at"
+    show_full_result_count = False
+    fields = (
+        "when",
+        "user_id",
+        "name",
+        "namespace",
+        "from_status",
+        "to_status",
+        "reason",
+        "after",
+        "group_names",
+        "entry_id",
+    )
+    readonly_fields = fields
+
+    @admin.display(description=_("at"), ordering="at")
+    def when(self, transition: PresenceTransition) -> str:
+        """To the second."""
+        return moment(transition.at)
+
+    @admin.display(description=_("after"))
+    def after(self, transition: PresenceTransition) -> str:
+        """How long the status that was left had lasted."""
+        return readable(transition.duration)

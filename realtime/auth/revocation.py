@@ -1,0 +1,135 @@
+"""Taking access away: users disconnected by an operator or taken out of a thread, tokens revoked before they expire.
+
+An order is written before it is signalled, and a handshake joins before it looks: whichever comes first, none slips
+through. What is written outlives the connections that it may concern, so an instance that a signal did not reach finds
+it when it is back. All times are of Redis' clock: no host's own one decides whether an order has an effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from realtime.auth.tokens import Principal, leeway
+from realtime.layers.signals import TokenRevoked, UserDisconnected, broadcast
+from realtime.protocol.catalogue import BusContext, on_bus
+from realtime.protocol.events import TokenRevoke, UserDisconnect
+from realtime.redis.client import execute, key, mget, run, script, sync_client, time_sync
+
+MARK_SECONDS = 24 * 3600
+"""How long it is remembered that a user was disconnected or expelled.
+
+That must be longer than any instance can be without the signals (cut off, or suspended with its whole machine) and
+still have the connections that it had before. As this has no bound of its own, an instance that was without them for
+more than half of this closes all its connections. Long enough for that to be rare, a day costs about 100 bytes for each
+user who was disconnected on it.
+"""
+
+_MARK = script(
+    b"""
+    -- The latest order counts, also after an older one was handled again.
+    local known = redis.call('GET', KEYS[1])
+    if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
+    redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+    return 1
+    """,
+)
+_REVOKE = script(
+    b"""
+    local left = math.max(tonumber(ARGV[1]) - redis.call('TIME')[1], tonumber(ARGV[2]))
+    if left > 1e10 then  -- more than Redis can count to, or 300 years
+      redis.call('SET', KEYS[1], '1')
+    else
+      redis.call('SET', KEYS[1], '1', 'EX', string.format('%.0f', math.ceil(left) + 1))
+    end
+    """,
+)
+
+
+async def now() -> float:
+    """Redis' clock in seconds: the only one that all processes share. Raises `redis.RedisError`."""
+    # In a Cluster that of the server which has the stream: what is on it and what is not are compared.
+    seconds, microseconds = await execute("TIME", at=key("stream"))
+    return float(seconds) + float(microseconds) / 1e6
+
+
+async def is_revoked(principal: Principal) -> bool:
+    """Whether the token was revoked. Raises `redis.RedisError`."""
+    return bool(await execute("EXISTS", _revoked_key(principal.jti)))
+
+
+def is_token_revoked(jti: str) -> bool:
+    """The same for synchronous code, also of a refresh token."""
+    return bool(sync_client().exists(_revoked_key(jti)))
+
+
+def disconnected_for(namespace: str, user_id: str) -> float | None:
+    """How long ago the user was last disconnected, in seconds; None: not for `MARK_SECONDS`.
+
+    For synchronous code. Raises `redis.RedisError`.
+    """
+    mark: Any = sync_client().get(_disconnected_key(namespace, user_id))
+    return None if mark is None else time_sync() - float(mark)
+
+
+def _revoked_key(jti: str) -> str:
+    return key("revoked", jti)
+
+
+def _disconnected_key(namespace: str, user_id: str) -> str:
+    return key("disconnected", namespace, user_id)
+
+
+async def must_leave(principal: Principal, namespace: str, opened_at: float) -> bool:
+    """Whether a connection opened at `opened_at` (Redis' clock) was disconnected or its token revoked since."""
+    revoked, mark = await mget([_revoked_key(principal.jti), _disconnected_key(namespace, principal.user_id)])
+    return revoked is not None or (mark is not None and float(mark) >= opened_at)
+
+
+async def expelled(namespace: str, user_id: str, threads: Mapping[str, float]) -> set[str]:
+    """From which of these threads the user was expelled since they entered it (Redis' clock, in seconds).
+
+    One round trip for all of them. Raises `redis.RedisError`.
+    """
+    if not threads:
+        return set()
+    marks = await mget([_expelled_key(namespace, user_id, thread_id) for thread_id in threads])
+    return {
+        thread_id
+        for (thread_id, entered_at), mark in zip(threads.items(), marks, strict=True)
+        if mark is not None and float(mark) >= entered_at
+    }
+
+
+async def mark_expelled(namespace: str, user_id: str, thread_id: str, at: float) -> bool:
+    """Remember that a user was expelled from a thread at `at` (Redis' clock, in seconds).
+
+    Returns whether this order counts: False when a later one is known. Raises `redis.RedisError`.
+    """
+    return await _mark(_expelled_key(namespace, user_id, thread_id), at)
+
+
+def _expelled_key(namespace: str, user_id: str, thread_id: str) -> str:
+    return key("expelled", namespace, user_id, thread_id)
+
+
+async def _mark(name: str, at: float) -> bool:
+    return bool(await run(_MARK, [name], [repr(at), MARK_SECONDS]))
+
+
+@on_bus("user:disconnect")
+async def disconnect_user(payload: UserDisconnect, context: BusContext) -> None:
+    # A later order concerns all that an older one did.
+    if await _mark(_disconnected_key(payload.namespace, payload.user_id), context.at):
+        await broadcast(
+            UserDisconnected(
+                namespace=payload.namespace, user_id=payload.user_id, at=context.at, reason=payload.reason
+            )
+        )
+
+
+@on_bus("token:revoke")
+async def revoke_token(payload: TokenRevoke, context: BusContext) -> None:
+    # Kept for the refresh token of the same id, and where a clock is behind, also when the access token has expired.
+    await run(_REVOKE, [_revoked_key(payload.jti)], [repr(float(payload.exp + leeway())), MARK_SECONDS])
+    await broadcast(TokenRevoked(jti=payload.jti))

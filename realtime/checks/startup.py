@@ -1,0 +1,242 @@
+"""System checks: a wrong setting fails at start, with a hint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+from jwt.algorithms import get_default_algorithms
+from jwt.exceptions import PyJWTError
+
+from realtime.auth.revocation import MARK_SECONDS
+from realtime.conf import Conf, conf
+from realtime.connections.addresses import networks
+from realtime.protocol.catalogue import catalogue
+from realtime.redis import url
+
+OWN_LAYER = "realtime.layers.RoomChannelLayer"
+DEVELOPMENT_KEY = "development-"
+"""`make run` starts every key it makes up with this."""
+EXAMPLE_KEY = "change-me"
+"""`deploy/realtime.env.example` and `deploy/kubernetes/` start every key with this."""
+
+
+SECRET_BYTES = 32
+_REPETITION = re.compile(r"(.+?)\1+", re.DOTALL)
+_CLAIMS = {"JTI_CLAIM": "jti", "TOKEN_TYPE_CLAIM": "token_type", "USER_ID_CLAIM": "user_id"}
+"""Settings of simplejwt that name the claims without which there is no token, with its defaults."""
+
+
+@register("realtime")
+def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """Everything that can be said about the settings without opening a connection."""
+    try:
+        current = conf()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), hint="See docs/settings.md.", id="realtime.E001")]
+    return [
+        *_durations(current),
+        *_redis(current),
+        *_proxies(current),
+        *_imports(current),
+        *_tracing(current),
+        *_keys(),
+        *_claims(),
+        *_layers(),
+    ]
+
+
+def _durations(current: Conf) -> Iterator[CheckMessage]:
+    if not current.heartbeat_interval < current.away_after < current.presence_ttl:
+        yield Error(
+            "HEARTBEAT_INTERVAL < AWAY_AFTER < PRESENCE_TTL does not hold: "
+            f"{current.heartbeat_interval:g}, {current.away_after:g}, {current.presence_ttl:g}",
+            hint="A client must be able to send a heartbeat before it counts as away, and to be away before it "
+            "counts as gone.",
+            id="realtime.E002",
+        )
+    if not current.node_lease + current.grace_period < current.presence_ttl:
+        yield Error(
+            "NODE_LEASE + GRACE_PERIOD < PRESENCE_TTL does not hold: "
+            f"{current.node_lease:g} + {current.grace_period:g}, {current.presence_ttl:g}",
+            hint="Presence records must outlive the grace period of a process that died.",
+            id="realtime.E003",
+        )
+
+
+def _imports(current: Conf) -> Iterator[CheckMessage]:
+    try:
+        catalogue()
+    except ImproperlyConfigured as error:
+        yield Error(
+            str(error), hint="REALTIME['EVENTS'] names modules of your own events.", id="realtime.E004"
+        )
+    for name in ("hub_thread_policy", "portal_thread_policy"):
+        path = getattr(current, name)
+        try:
+            import_string(path)
+        except ImportError:
+            yield Error(
+                f"REALTIME[{name.upper()!r}]: cannot import {path!r}",
+                hint="Expected the dotted path of an async function (principal, thread_id) -> bool.",
+                id="realtime.E005",
+            )
+
+
+def _tracing(current: Conf) -> Iterator[CheckMessage]:
+    if current.tracing and find_spec("opentelemetry") is None:
+        yield Error(
+            "REALTIME['TRACING'] is on, and opentelemetry-api is not installed",
+            hint="pip install 'realtime-sockets[otel]'",
+            id="realtime.E013",
+        )
+
+
+def _keys() -> Iterator[CheckMessage]:
+    jwt: dict[str, Any] = settings.SIMPLE_JWT
+    algorithm, signing = str(jwt["ALGORITHM"]), str(jwt.get("SIGNING_KEY") or "")
+    symmetric = algorithm.startswith("HS")
+    verifying = signing if symmetric else str(jwt.get("VERIFYING_KEY") or "")
+    if algorithm == "none" or algorithm not in get_default_algorithms():
+        yield Error(
+            f"JWT_ALGORITHM {algorithm!r} is not known",
+            hint="For example HS256, RS256, ES256 or EdDSA.",
+            id="realtime.E009",
+        )
+    elif verifying:
+        yield from _usable(algorithm, verifying, "JWT_SIGNING_KEY" if symmetric else "JWT_VERIFYING_KEY")
+    elif symmetric:
+        yield Error(
+            f"JWT_SIGNING_KEY is not set; {algorithm} verifies with it",
+            hint="Set JWT_SIGNING_KEY to at least 32 random bytes, the same on every process. In development, DEBUG=1 "
+            "takes the keys of `make run`.",
+            id="realtime.E006",
+        )
+    elif not jwt.get("JWK_URL"):
+        yield Error(
+            f"Neither JWT_VERIFYING_KEY nor JWT_JWK_URL is set; {algorithm} verifies with one of them",
+            hint="The socket server needs the public key only.",
+            id="realtime.E006",
+        )
+    lifetime = jwt.get("REFRESH_TOKEN_LIFETIME")
+    if isinstance(lifetime, timedelta) and lifetime.total_seconds() > MARK_SECONDS:
+        yield CheckWarning(
+            f"SIMPLE_JWT['REFRESH_TOKEN_LIFETIME'] is {lifetime}; "
+            f"orders are remembered for {MARK_SECONDS // 3600} hours",
+            hint="A refresh token that lives longer may outlive the user:disconnect that should have ended it.",
+            id="realtime.W003",
+        )
+    if symmetric and signing and (weakness := _weakness(signing)):
+        yield Error(
+            f"JWT_SIGNING_KEY {weakness}",
+            hint="Tokens can be forged by guessing the key. Use at least 32 random bytes (RFC 7518 §3.2), for example "
+            "from `openssl rand -base64 48`.",
+            id="realtime.E015",
+        )
+    if not settings.DEBUG and any(
+        str(key).startswith((DEVELOPMENT_KEY, EXAMPLE_KEY)) for key in (settings.SECRET_KEY, signing)
+    ):
+        yield Error(
+            "DEBUG is off and a key is one that was made for development, or an example's",
+            hint="Set SECRET_KEY and JWT_SIGNING_KEY to secrets of your own.",
+            id="realtime.E007",
+        )
+
+
+def _weakness(secret: str) -> str:
+    """Why a secret can be guessed, as far as that can be seen; nothing else of it is said."""
+    size = len(secret.encode(errors="replace"))
+    if size < SECRET_BYTES:
+        return f"has {size} bytes, at least {SECRET_BYTES} are needed"
+    beginning = secret[:512]
+    if 2 * len(_REPETITION.sub(r"\1", beginning)) < len(beginning):
+        return "is a repeated pattern"
+    return ""
+
+
+def _claims() -> Iterator[CheckMessage]:
+    names = {name: settings.SIMPLE_JWT.get(name, default) for name, default in _CLAIMS.items()}
+    if not all(isinstance(name, str) and name for name in names.values()) or len({*names.values()}) < len(
+        names
+    ):
+        yield Error(
+            f"SIMPLE_JWT: {', '.join(f'{name} is {value!r}' for name, value in names.items())}",
+            hint="A token is known by its id, and its kind and user must be known: give each claim a name of its own.",
+            id="realtime.E014",
+        )
+
+
+def _usable(algorithm: str, key: str, name: str) -> Iterator[CheckMessage]:
+    try:
+        get_default_algorithms()[algorithm].prepare_key(key)
+    except (ValueError, TypeError, PyJWTError):
+        # What the library says may quote the key.
+        yield Error(
+            f"{name} is no key that {algorithm} can use",
+            hint="Expected PEM (line breaks may be written as \\n), or for HS* a plain secret.",
+            id="realtime.E009",
+        )
+
+
+def _redis(current: Conf) -> Iterator[CheckMessage]:
+    try:
+        found = url.parse(current.redis_url)
+    except ValueError as error:
+        # It does not quote the address, which may hold a password.
+        yield Error(
+            f"REDIS_URL cannot be used: {error}",
+            hint="Expected redis://host:port/0, rediss://… (TLS), unix:///path, "
+            "redis+sentinel://host:port,host:port/primary/0 or redis+cluster://host:port,host:port. "
+            "docs/settings.md lists the options.",
+            id="realtime.E010",
+        )
+        return
+    if found.nodes and settings.CHANNEL_LAYERS.get("default", {}).get("BACKEND") != OWN_LAYER:
+        yield Error(
+            "REDIS_URL is a Cluster, and the channel layer is not ours",
+            hint=f"Only {OWN_LAYER} knows which server of a Cluster has what.",
+            id="realtime.E012",
+        )
+    if found.database and current.prefix == Conf().prefix:
+        yield Error(
+            f"REDIS_URL names database {found.database}, and REALTIME_PREFIX is the default",
+            hint="Pub/Sub crosses databases: an installation in another one with the same prefix would get this one's "
+            "events and orders. Set REALTIME_PREFIX to a name of this installation's own.",
+            id="realtime.E016",
+        )
+
+
+def _proxies(current: Conf) -> Iterator[CheckMessage]:
+    try:
+        networks(current.trusted_proxies)
+    except ValueError as error:
+        yield Error(
+            f"TRUSTED_PROXIES: {error}",
+            hint="Expected addresses or networks, for example 10.0.0.0/8,127.0.0.1.",
+            id="realtime.E011",
+        )
+
+
+def _layers() -> Iterator[CheckMessage]:
+    backend = settings.CHANNEL_LAYERS.get("default", {}).get("BACKEND", "")
+    if backend == "channels.layers.InMemoryChannelLayer":
+        yield Error(
+            "The in-memory channel layer cannot connect the bridge with the socket server",
+            hint="Use a channel layer on Redis.",
+            id="realtime.E008",
+        )
+    elif backend != OWN_LAYER:
+        yield CheckWarning(
+            f"With the channel layer {backend!r} messages are delivered at most once, and nothing is recovered",
+            hint=f"{OWN_LAYER} delivers once, in order, and says what was lost.",
+            id="realtime.W002",
+        )

@@ -1,0 +1,154 @@
+"""What a client may send in both namespaces, and what it does."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+from redis.exceptions import RedisError
+
+from realtime.auth import revocation
+from realtime.auth.tokens import MAX_TOKEN_LENGTH, AuthenticationFailed, authenticate
+from realtime.conf import conf
+from realtime.protocol.catalogue import client_event
+from realtime.protocol.close_codes import CloseCode
+from realtime.protocol.envelope import ErrorCode, EventError, iso
+from realtime.protocol.events import InThread
+from realtime.protocol.handshake_errors import RefusalCode
+from realtime.protocol.payloads import Empty, Payload
+from realtime.protocol.replies import Joined, Left, Refreshed, Refusal, Resumed, Resumption
+from realtime.protocol.rooms import is_room, thread_of, thread_room
+
+if TYPE_CHECKING:
+    from realtime.connections.consumer import NamespaceConsumer
+
+logger = logging.getLogger(__name__)
+
+Offset = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class JoinThread(InThread, frozen=True):
+    """`since`: the last offset seen in this room, to get what was missed."""
+
+    since: Offset | None = None
+
+
+class CursorMove(InThread, frozen=True):
+    """`position` is whatever the product wants it to be."""
+
+    position: msgspec.Raw
+
+
+class AuthRefresh(Payload, frozen=True):
+    """A fresh access token of the same user and role."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_LENGTH)]
+
+
+class Resume(Payload, frozen=True):
+    """The last offset seen, by room."""
+
+    rooms: dict[str, Offset]
+
+
+@client_event("heartbeat")
+async def heartbeat(connection: NamespaceConsumer, payload: Empty) -> None:
+    """I am here: keeps the connection and the user's presence alive."""
+    await connection.on_heartbeat()
+
+
+@client_event("join:thread")
+async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> Joined:
+    """Enter a thread's room."""
+    room = thread_room(payload.thread_id)
+    if payload.since is None:
+        return {"room": room, "offset": await connection.join(room)}
+    return {"room": room, **await connection.rejoin(room, payload.since)}
+
+
+@client_event("leave:thread")
+async def leave_thread(connection: NamespaceConsumer, payload: InThread) -> Left:
+    """Leave a thread's room."""
+    await connection.leave(thread_room(payload.thread_id))
+    return {"room": thread_room(payload.thread_id)}
+
+
+@client_event("typing:start")
+async def typing_start(connection: NamespaceConsumer, payload: InThread) -> None:
+    """I am typing; repeat at least every 5 seconds while it lasts."""
+    await connection.start_typing(_room_of(connection, payload))
+
+
+@client_event("typing:stop")
+async def typing_stop(connection: NamespaceConsumer, payload: InThread) -> None:
+    """I stopped typing."""
+    await connection.stop_typing(_room_of(connection, payload))
+
+
+@client_event("cursor:move")
+async def cursor_move(connection: NamespaceConsumer, payload: CursorMove) -> None:
+    """My cursor is here now."""
+    await connection.emit(_room_of(connection, payload), "thread:cursor", position=payload.position)
+
+
+@client_event("auth:refresh")
+async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> Refreshed:
+    """Go on with a fresh token instead of being closed when the old one expires."""
+    try:
+        principal = await authenticate(payload.token)
+    except AuthenticationFailed as error:
+        is_temporary = error.code == RefusalCode.UNAVAILABLE
+        code = ErrorCode.UNAVAILABLE if is_temporary else ErrorCode.INVALID_PAYLOAD
+        raise EventError(code, f"token: {error.message}") from error
+    same = (principal.user_id, principal.role) == (connection.principal.user_id, connection.principal.role)
+    if not same or await revocation.is_revoked(principal):
+        raise EventError(ErrorCode.FORBIDDEN, "the token must be of the same user and role, and not revoked")
+    await connection.renew(principal)
+    if await revocation.is_revoked(principal):
+        # Revoked after the look above, and signalled before the connection was known by this token.
+        connection.terminate(CloseCode.REVOKED)
+    return {"expires_at": iso(principal.expires_at)}
+
+
+@client_event("resume")
+async def resume(connection: NamespaceConsumer, payload: Resume) -> Resumed:
+    """Enter rooms again after a reconnect, with what was missed."""
+    if connection.has_resumed:
+        connection.spend_rooms(len(payload.rooms))
+    own = set(connection.initial_rooms())
+    answers: dict[str, Resumption | Refusal] = {}
+    for room, since in payload.rooms.items():
+        answers[room] = await _resume_room(connection, room, since, is_known=room in own, number=len(answers))
+    for room, answer in answers.items():
+        if "error" not in answer and not connection.hears(room):  # expelled while the others were entered
+            answers[room] = {"error": ErrorCode.FORBIDDEN}
+    connection.resumed()
+    return {"rooms": answers}
+
+
+async def _resume_room(
+    connection: NamespaceConsumer, room: str, since: str, *, is_known: bool, number: int
+) -> Resumption | Refusal:
+    """Resume one room, which fails alone. `number` rooms were named before it; `is_known`: the token names it."""
+    if 0 < conf().limits.rooms <= number:
+        return {"error": ErrorCode.LIMIT_EXCEEDED}
+    if not is_known and (not is_room(room) or thread_of(room) is None):
+        return {"error": ErrorCode.FORBIDDEN}
+    try:
+        return await connection.rejoin(room, since, is_free=not connection.has_resumed)
+    except EventError as error:
+        return {"error": error.code}
+    except (RedisError, OSError):  # TimeoutError is an OSError: then no room can be had
+        raise
+    except Exception:
+        logger.exception("event handler failed", extra={"event": "resume"})
+        return {"error": ErrorCode.INTERNAL}
+
+
+def _room_of(connection: NamespaceConsumer, payload: InThread) -> str:
+    room = thread_room(payload.thread_id)
+    if room not in connection.rooms:
+        raise EventError(ErrorCode.NOT_IN_ROOM, f"join {room} first")
+    return room

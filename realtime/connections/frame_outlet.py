@@ -1,0 +1,142 @@
+"""Straight to the wire: how everything that a connection sends is written, in one order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from realtime.conf import conf
+from realtime.layers.outlets import payloads, text_frame
+from realtime.protocol.close_codes import By, CloseCode
+from realtime.protocol.envelope import encode
+from realtime.telemetry import metrics
+
+if TYPE_CHECKING:
+    from realtime.connections.consumer import NamespaceConsumer
+
+EXTENSION = "realtime.frames"
+"""The ASGI extension with which a server offers its frame writer: `scope["extensions"]["realtime.frames"]`."""
+
+BEHIND_SECONDS = 0.1
+"""A peer for which something has waited for so long reads too slowly. (One turn of the loop may write much.)"""
+
+
+class FrameWriter(Protocol):
+    """Writes finished WebSocket frames at once, in the order of the calls."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for a peer that reads too slowly; 0 for one that does not."""
+
+    @property
+    def ending(self) -> tuple[By, int, str] | None:
+        """Which side ended the connection, with which code and reason, if the writer knows."""
+
+    def write_frames(self, frames: bytes) -> None:
+        """Write whole frames, or nothing when the connection is closing."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Write a close frame, and nothing after it. A peer that does not read it is cut off."""
+
+    async def drained(self) -> None:
+        """Return once the peer has read what was written."""
+
+
+class HandingOver(FrameWriter, Protocol):
+    """The frame writer of a server that can do without a running application."""
+
+    def hand_over(
+        self, take: Callable[[dict[str, Any]], Awaitable[None]], charge: Callable[[], float]
+    ) -> None:
+        """Give every further event to `take`, so that the application may return.
+
+        `charge` is called for every frame of the client, control frames and fragments included, before it is parsed. It
+        returns how many seconds the frame came too early, which `websocket.receive` tells as `retry_after`.
+        """
+
+
+class AsgiWriter:
+    """A frame writer for any ASGI server (daphne, Channels' test communicators): one task sends what waits."""
+
+    ending = None
+
+    def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
+        self._send = send
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._bytes = 0
+        self._waits_since = 0.0
+        self._sender: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @property
+    def unsent(self) -> int:
+        is_behind = self._bytes and asyncio.get_running_loop().time() - self._waits_since >= BEHIND_SECONDS
+        return self._bytes if is_behind else 0
+
+    def write_frames(self, frames: bytes) -> None:
+        if self._is_closed:
+            return
+        if self.unsent > conf().limits.unsent_bytes > 0:
+            self.close(CloseCode.TOO_SLOW, "too slow")
+            return
+        for payload in payloads(frames):
+            self._bytes += len(payload)
+            self._put({"type": "websocket.send", "text": payload.decode()})
+
+    def close(self, code: int, reason: str) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._put({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def drained(self) -> None:
+        if self._sender is not None:
+            await asyncio.wait([self._sender])
+
+    def _put(self, message: dict[str, Any]) -> None:
+        self._waiting.append(message)
+        if self._sender is None or self._sender.done():
+            self._waits_since = asyncio.get_running_loop().time()
+            self._sender = asyncio.create_task(self._send_waiting(), name="send")
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            message = self._waiting.popleft()
+            try:
+                await self._send(message)
+            except Exception:
+                # Each server has exceptions of its own for a peer that is gone; its end is reported by `receive()`.
+                self._is_closed = True
+                self._waiting.clear()
+            self._bytes -= len(message.get("text", "").encode())
+
+
+class ConnectionOutlet:
+    """The outlet of one connection."""
+
+    __slots__ = ("_connection", "connection_id", "write", "writer")
+
+    def __init__(self, connection: NamespaceConsumer, writer: FrameWriter) -> None:
+        self._connection = connection
+        self.connection_id = connection.connection_id
+        self.writer = writer
+        self.write = writer.write_frames
+
+    @property
+    def is_behind(self) -> bool:
+        return self.writer.unsent > 0
+
+    async def drained(self) -> None:
+        await self.writer.drained()
+
+    def gap(self, room: str, reason: str) -> None:
+        metrics.frames_out("direct", "room:gap").inc()
+        self.write(text_frame(encode("room:gap", {"room": room, "reason": reason}).encode()))
+        self._connection.soon(self._connection.on_gap, room)
+
+    def fail(self) -> None:
+        self._connection.terminate(CloseCode.INTERNAL_ERROR)
+
+    def message(self, message: dict[str, Any]) -> None:
+        self._connection.soon(self._connection.handle, message)

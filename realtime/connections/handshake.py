@@ -1,0 +1,194 @@
+"""The verdict on a handshake, before anything is accepted, and how a refusal is told.
+
+The same verdict answers two callers: the WebSocket handshake itself, and the plain `GET` with which a browser
+asks why a handshake was refused (a browser cannot see the status of a refused handshake).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from realtime.auth.tokens import (
+    BEARER_SUBPROTOCOL,
+    AuthenticationFailed,
+    Principal,
+    Scope,
+    authenticate,
+    credential,
+    headers_of,
+)
+from realtime.conf import conf
+from realtime.connections.registry import Node
+from realtime.protocol.handshake_errors import STATUSES, RefusalCode
+from realtime.telemetry import metrics, tracing
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Any], Awaitable[None]]
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+RETRY_AFTER = 2
+"""Seconds a client is asked to wait when the server cannot take it now."""
+
+
+class Refused(Exception):
+    """The handshake is refused with this error code, and the HTTP status that goes with it."""
+
+    def __init__(self, code: RefusalCode, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = STATUSES[code]
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Response headers beside the body."""
+        extra = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else {}
+        if self.status == 401:
+            extra["WWW-Authenticate"] = "Bearer"
+        return {"Cache-Control": "no-store", **extra}
+
+    @property
+    def body(self) -> bytes:
+        """`{"error": {"code", "message"}}`"""
+        return json.dumps({"error": {"code": self.code, "message": self.message}}).encode()
+
+
+def unavailable(message: str = "the server cannot take connections now; try again") -> Refused:
+    """503: Redis, or what verifies tokens, is down. Without it no user's rights are known, so no client gets in."""
+    return Refused(RefusalCode.UNAVAILABLE, message, retry_after=RETRY_AFTER)
+
+
+def at_capacity() -> Refused:
+    """503: this process has as many connections, or handshakes, as it may have."""
+    return Refused(RefusalCode.AT_CAPACITY, "this server is full; try again", retry_after=RETRY_AFTER)
+
+
+def draining() -> Refused:
+    """503: this process is about to stop."""
+    return Refused(RefusalCode.DRAINING, "this server is about to stop; try again", retry_after=RETRY_AFTER)
+
+
+def check_capacity() -> None:
+    """Raises `Refused` when this process may not have one more connection."""
+    if Node.current().is_draining:
+        raise draining()
+    if 0 < conf().limits.connections <= len(Node.current().connections):
+        raise at_capacity()
+
+
+def check_origin(scope: Scope) -> None:
+    """Raises `Refused` unless the Origin is one of ours, or absent (native clients; browsers always send one)."""
+    origins = headers_of(scope, b"origin")
+    if not origins:
+        if conf().require_origin:
+            raise Refused(RefusalCode.FORBIDDEN_ORIGIN, "an Origin is required")
+        return
+    if len(origins) > 1 or not is_allowed_origin(origins[0]):
+        raise Refused(RefusalCode.FORBIDDEN_ORIGIN, "this Origin is not allowed")
+
+
+def is_allowed_origin(origin: str) -> bool:
+    """Whether the Origin is listed, exactly: scheme, host and port (a default port may be left out)."""
+    return _normalised(origin) in {_normalised(allowed) for allowed in conf().allowed_origins}
+
+
+def _normalised(origin: str) -> str:
+    scheme, separator, host = origin.lower().partition("://")
+    return scheme + separator + host.removesuffix({"http": ":80", "https": ":443"}.get(scheme, ":"))
+
+
+async def judge(scope: Scope, namespace: str) -> Principal:
+    """Who may enter. CPU only, unless a JWKS key has to be fetched. Raises `Refused`."""
+    check_capacity()
+    check_origin(scope)
+    try:
+        principal = await authenticate(credential(scope))
+    except AuthenticationFailed as error:
+        if error.code == RefusalCode.UNAVAILABLE:
+            raise unavailable(error.message) from error
+        raise Refused(error.code, error.message) from error
+    if not principal.may_enter(namespace):
+        raise Refused(RefusalCode.FORBIDDEN_ROLE, f"role {principal.role!r} may not enter {namespace!r}")
+    return principal
+
+
+class JWTScopeMiddleware:
+    """Channels middleware: puts the `Principal` into the scope, or refuses before anything is accepted.
+
+    The token itself does not go further: scopes end up in error reports.
+    """
+
+    def __init__(self, inner: Application, namespace: str) -> None:
+        self.inner = inner
+        self.namespace = namespace
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        tracing.begin_handshake(scope, self.namespace)
+        try:
+            principal = await judge(scope, self.namespace)
+        except Refused as refused:
+            await receive()
+            await deny(scope, send, refused, self.namespace)
+            return
+        except BaseException:
+            tracing.end_handshake(scope, "failed")
+            raise
+        inside = _without_token(scope) | {"principal": principal}
+        try:
+            await self.inner(inside, receive, send)
+        finally:
+            tracing.end_handshake(inside, "gone")  # unless it was accepted or refused
+
+
+def _without_token(scope: dict[str, Any]) -> dict[str, Any]:
+    query = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
+    return {
+        **scope,
+        "headers": [
+            header
+            for header in scope["headers"]
+            if header[0] not in {b"authorization", b"sec-websocket-protocol"}
+        ],
+        "query_string": urlencode([field for field in query if field[0] != "token"]).encode(),
+        "subprotocols": [p for p in scope.get("subprotocols") or () if not p.startswith(BEARER_SUBPROTOCOL)],
+    }
+
+
+async def deny(scope: Scope, send: Send, refused: Refused, namespace: str) -> None:
+    """Refuse a WebSocket handshake, and tell metrics, trace and log."""
+    metrics.HANDSHAKES.labels(namespace, refused.code).inc()
+    tracing.end_handshake(scope, refused.code)
+    logger.info(
+        "handshake refused", extra={"namespace": namespace, "code": refused.code, "reason": refused.message}
+    )
+    await send_refusal(scope, send, refused)
+
+
+async def send_refusal(scope: Scope, send: Send, refused: Refused) -> None:
+    """Answer a WebSocket handshake with HTTP where the server can (uvicorn), else with a bare 403 (daphne)."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close"})
+        return
+    headers = {"Content-Type": "application/json", **refused.headers}
+    await send(
+        {
+            "type": "websocket.http.response.start",
+            "status": refused.status,
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        }
+    )
+    await send({"type": "websocket.http.response.body", "body": refused.body})
+
+
+async def not_found(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """The catch-all route: there is no socket at this path."""
+    await receive()
+    await deny(scope, send, Refused(RefusalCode.NOT_FOUND, "no such namespace"), "unknown")

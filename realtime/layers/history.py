@@ -1,0 +1,265 @@
+"""The log of each room: what was published in it lately, in order, and where it ends.
+
+A position (`offset` on the wire) is a number of microseconds of Redis' clock that is never used twice in a room,
+so that a Redis that lost its newest writes cannot hand out an old one again. Recovery is all or nothing, after
+Centrifugo (research: `recovered` only if everything after the position is still there).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis.commands.core import AsyncScript
+
+from realtime.conf import conf
+from realtime.redis.client import in_batches, key, script
+from realtime.redis.connection import Argument
+from realtime.redis.pipelining import Pipes, begin
+from realtime.redis.pipelining import pipes as shared_pipes
+from realtime.redis.topology import topology
+
+ROOM_SECONDS = 7 * 86400
+"""A room in which nothing happens is remembered for so long."""
+MARKER_SECONDS = 600
+"""Messages with an `id` delivered within so long before are duplicates."""
+
+ROOM_BYTES = 64
+"""Roughly what a room takes in a command, besides its part of the frame."""
+SLOTS_BYTES = 4 << 20
+"""Bodies that are on their way to the slots of a Cluster at once."""
+
+READ_BYTES = 64 * 1024
+"""Of a history that are read, and written to a client, before the client has to read."""
+
+_SCRIPTS = Path(__file__).parent / "scripts"
+_append = script(_SCRIPTS / "append.lua")
+_ends = script(_SCRIPTS / "ends.lua")
+_after = script(_SCRIPTS / "after.lua")
+
+_POSITION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+
+Target = tuple[str, str]
+"""Namespace and room."""
+Lease = tuple[str, str]
+"""Key and holder (`realtime.redis.lease`)."""
+Cursor = tuple[str, bytes, bytes]
+"""A hash, a field of it, and the entry up to which its stream has been delivered."""
+
+NO_LEASE: Lease = ("", "")
+NO_CURSOR: Cursor = ("", b"", b"")
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """Something published in a room."""
+
+    position: int
+    previous: int
+    exclude: str
+    """A connection that is left out; empty: nobody is."""
+    frame: bytes
+    """The client's text frame."""
+    traceparent: str = ""
+    """The trace that it is part of (`realtime.telemetry.tracing`)."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Something to publish, once, in each of its rooms."""
+
+    rooms: Sequence[tuple[str, bytes]]
+    """Group, and the frame before its offset."""
+    tail: bytes
+    """The frame after its offset, the same in every room."""
+    source: str = ""
+    entry: str = ""
+    """Its name within the source, which sorts like the source does."""
+    id: str = ""
+    exclude: str = ""
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What came after a position."""
+
+    end: int
+    missed: int
+    publications: Sequence[Publication]
+
+
+class Unrecoverable(Exception):
+    """Not everything after the position is known any more. `end` is where the room stands now."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__(end)
+        self.end = end
+
+
+@lru_cache(maxsize=4096)
+def _base(prefix: str, group: str) -> str:
+    return f"{prefix}:{{{group}}}"
+
+
+def base(group: str) -> str:
+    """First part of the keys of a group. The braces are Redis Cluster's hash tag: all of them live in one slot."""
+    return _base(conf().prefix, group)
+
+
+def channel(group: str) -> bytes:
+    """The Pub/Sub channel of a group."""
+    return _channel(base(group))
+
+
+@lru_cache(maxsize=4096)
+def _channel(base: str) -> bytes:
+    return f"{base}:live".encode()
+
+
+def parse_position(text: str) -> int | None:
+    """A client's offset as a position; None when it cannot be one of ours."""
+    return int(text) if _POSITION.fullmatch(text) else None
+
+
+def _room_seconds() -> int:
+    return max(ROOM_SECONDS, int(conf().history_ttl) + 1)  # never forgotten before its log
+
+
+async def append(
+    entries: Sequence[Entry], *, pipes: Pipes | None = None, **options: Any
+) -> list[list[bytes]]:
+    """`send_append`, over the loop's pipes, for a caller with nothing to send behind it."""
+    return await send_append(shared_pipes() if pipes is None else pipes, entries, **options)
+
+
+def send_append(
+    pipes: Pipes,
+    entries: Sequence[Entry],
+    *,
+    lease: Lease = NO_LEASE,
+    cursor: Cursor = NO_CURSOR,
+    again: str = "",
+    publish: bool = True,
+) -> asyncio.Future[list[list[bytes]]]:
+    """Append entries to their rooms' logs and publish them, atomically (in a Cluster: slot by slot); then set a cursor.
+
+    It has been sent when this returns, so that more can follow in the same write. (In a Cluster it has only begun.)
+
+    The future has the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
+    when `lease` is somebody else's. Entries of a source up to `again` were appended before, perhaps not everywhere:
+    a room that has nothing of the source leaves out those that are older than itself.
+
+    Or a `redis.RedisError`: then all, some, or nothing of it was done, and the same call again does what is left.
+    """
+    if not topology().spans_keys:
+        return begin(_append_by_slot(pipes, entries, lease, cursor, again=again, publish=publish))
+    return pipes.to("").run(_append, *_arguments(entries, lease, cursor, again, publish))
+
+
+async def _append_by_slot(
+    pipes: Pipes, entries: Sequence[Entry], lease: Lease, cursor: Cursor, *, again: str, publish: bool
+) -> list[list[bytes]]:
+    """One script a slot, all at once, and the cursor after all of them.
+
+    Whoever dies half-way, or finds one server away, has done some of it. That the same again is harmless does not hang
+    on what is atomic: every room knows the last entry that it took of a source, and the ids that it got, and both are
+    written where the room is.
+    """
+    if lease[0] and await pipes.to(lease[0]).send("GET", lease[0]) != lease[1].encode():
+        return []
+    places = [(number, room) for number, entry in enumerate(entries) for room in entry.rooms]
+    heaviest = sum([len(entry.tail) for entry in entries])
+    at_once = asyncio.Semaphore(max(SLOTS_BYTES // max(heaviest, 1), 1))
+
+    async def append_part(part: Sequence[int]) -> Sequence[bytes]:
+        of_slot = [
+            msgspec.structs.replace(entries[number], rooms=[room for _, room in rooms])
+            for number, rooms in groupby((places[place] for place in part), key=itemgetter(0))
+        ]
+        async with at_once:
+            found = await _run(pipes, _append, *_arguments(of_slot, NO_LEASE, NO_CURSOR, again, publish))
+        return [position for positions in found for position in positions]
+
+    positions = iter(await in_batches([base(group) for _, (group, _) in places], append_part))
+    if cursor[0]:
+        await _run(pipes, _append, *_arguments([], NO_LEASE, cursor, again, publish))
+    return [[next(positions) for _ in entry.rooms] for entry in entries]
+
+
+def _arguments(
+    entries: Sequence[Entry], lease: Lease, cursor: Cursor, again: str, publish: bool
+) -> tuple[list[str], list[Argument]]:
+    settings = conf()
+    keys: list[str] = []
+    arguments: list[Argument] = [
+        settings.history_size,
+        int(settings.history_ttl * 1000),
+        settings.history_bytes,
+        _room_seconds(),
+        MARKER_SECONDS,
+        *lease,
+        topology().publish_command if publish else "",
+        *cursor,
+        key("id", "") if topology().spans_keys else "",
+        again,
+    ]
+    for entry in entries:
+        exclude = f"{entry.exclude}\0{entry.traceparent}" if entry.traceparent else entry.exclude
+        arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, exclude, entry.tail]
+        for group, head in entry.rooms:
+            keys.append(_base(settings.prefix, group))
+            arguments.append(head)
+    if cursor[0]:
+        keys.append(cursor[0])
+    return keys, arguments
+
+
+def _run(
+    pipes: Pipes | None, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]
+) -> Awaitable[Any]:
+    """Over `pipes`, or those that all of the loop share."""
+    return (shared_pipes() if pipes is None else pipes).to(keys[0]).run(script, keys, arguments)
+
+
+async def ends(groups: Iterable[str], pipes: Pipes | None = None) -> dict[str, int]:
+    """The end of each group's room. Raises `redis.RedisError`."""
+    wanted = list(groups)
+    bases = [base(group) for group in wanted]
+    found = await in_batches(
+        bases, lambda part: _run(pipes, _ends, [bases[number] for number in part], [_room_seconds()])
+    )
+    return {group: int(position) for group, position in zip(wanted, found, strict=True)}
+
+
+async def after(group: str, position: int, most: int, pipes: Pipes | None = None) -> After:
+    """What came after a position: their number, and the first of them, up to `most` or about `READ_BYTES`.
+
+    Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
+    """
+    end, *known = await _run(pipes, _after, [base(group)], [position, most, READ_BYTES])
+    if not known:
+        raise Unrecoverable(int(end) if end else (await ends([group], pipes))[group])
+    missed, publications = known
+    return After(int(end), missed, [unpack(publication) for publication in publications])
+
+
+def unpack(publication: bytes) -> Publication:
+    """A publication as `append.lua` writes it into a room's log and its channel.
+
+    Behind the connection that is left out, a `traceparent` may follow after a NUL.
+    """
+    start, others = 51, ("", "", "")
+    if length := int(publication[45:51]):
+        start += length
+        others = publication[51:start].decode().partition("\0")
+    exclude, _, traceparent = others
+    return Publication(
+        int(publication[17:33]), int(publication[1:17]), exclude, publication[start:], traceparent
+    )

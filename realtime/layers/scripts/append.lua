@@ -1,0 +1,180 @@
+-- Append entries to the logs of their rooms and publish them, each once, in order.
+--
+-- KEYS   one base `<prefix>:{<group>}` a room of an entry, in the order of the entries; of it are made
+--        :room  hash  position, count, bytes, and per source the last entry taken from it
+--        :log   stream: id = position, p = the publication
+--        :live  the Pub/Sub channel: the publication
+--        and behind them the cursors' key, if one is to be moved
+-- ARGV   size, ttl ms, bytes, seconds to keep :room, seconds to keep a marker,
+--        lease key ('' = none), lease holder, publish command ('' = publish nothing; SPUBLISH in a Cluster),
+--        cursors' key ('' = none), stream, its new cursor (one behind the cursor that is there changes nothing),
+--        first part of the keys that mark an id as delivered
+--        ('' = each room has its own, below its base: in a Cluster a script has one slot),
+--        the last entry that may have been appended before ('' = none; realtime/bridge/bridge.py, `_begin`),
+--        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection (behind a NUL, a traceparent),
+--        the frame after its offset, then for each of its rooms the frame before its offset
+--
+-- Returns for each entry its position in each of its rooms, '' where it was left out, '0' in a room that nobody has entered
+-- (in the time it is remembered): nobody has an offset of it, so nobody can ever ask for what is published now. An entry whose source is not above the room's last
+-- one of that source, or whose id was delivered before, is left out: submitting it again does no harm.
+-- Positions are microseconds of Redis' clock and never go back: max(last + 1, now).
+--
+-- Redis undoes nothing when a script fails half-way (a key that is not ours, say). So what was done until then is recorded
+-- before the error is returned, and the same entries again do the rest.
+--
+-- A publication is one string: 'F', the position before (16 digits), its own (16), its running number in the room (12), the
+-- length of the connection id that is left out (6), that id, and the frame. (realtime/layers/history.py reads it.)
+
+local counts = {SPUBLISH = 'SHARDNUMSUB', PUBLISH = 'NUMSUB'}
+local size, ttl, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local keep_room, keep_marker, publish, ids, again = ARGV[4], ARGV[5], ARGV[8], ARGV[12], ARGV[13]
+if ARGV[6] ~= '' and redis.call('GET', ARGV[6]) ~= ARGV[7] then
+  return {}
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local oldest = string.format('%.0f', math.max(now - ttl * 1000, 0))
+
+-- A room that was forgotten, or that nobody knew. Its log, if there is one, is connected to nothing that comes now;
+-- its positions are still not used again, even if the clock was set back.
+local function beginning(log)
+  local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if not newest then return string.format('%.0f', now - 1) end
+  redis.call('DEL', log)
+  return string.format('%.0f', math.max(now - 1, tonumber((string.match(newest[1], '%d+'))) + 1))
+end
+
+-- The counter also counts what MAXLEN and age have trimmed: look closely only when it says too much, and then make
+-- some room, or a full log would be read through at every entry.
+local function shrink(log)
+  local entries = redis.call('XRANGE', log, '-', '+')
+  local total = 0
+  for i = #entries, 1, -1 do
+    local size = #entries[i][2][2]
+    total = total + size
+    if total > bytes * 0.9 and i < #entries then
+      redis.call('XTRIM', log, 'MINID', entries[i + 1][1])
+      total = total - size
+      break
+    end
+  end
+  return total
+end
+
+-- A room as it is now; read once and written once, however many entries of it there are.
+local rooms, touched = {}, {}
+local function room_of(base, source)
+  local room = rooms[base]
+  if not room then
+    local key, log, live = base .. ':room', base .. ':log', base .. ':live'
+    local known = redis.call('HMGET', key, 'position', 'count', 'bytes', source)
+    if not known[1] and publish ~= '' and redis.call('PUBSUB', counts[publish], live)[2] == 0 then
+      room = {is_unknown = true}
+    else
+      local position = known[1] or beginning(log)
+      room = {key = key, log = log, live = live, position = position, last = tonumber(position),
+        count = tonumber(known[2] or 0), bytes = tonumber(known[3] or 0), sources = {[source] = known[4]}}
+    end
+    rooms[base] = room
+  elseif not room.is_unknown and room.sources[source] == nil then
+    room.sources[source] = redis.call('HGET', room.key, source)
+  end
+  return room
+end
+
+-- Whether the room has not had this entry yet.
+local function is_new_in(room, source, entry)
+  if not room.touched then
+    room.touched = true
+    touched[#touched + 1] = room
+  end
+  if source == '' then return true end
+  local last = room.sources[source]
+  if last and last >= entry then return false end
+  -- Who entered the room later than this was written has never missed it.
+  if not last and entry <= again and tonumber(string.sub(entry, 1, 20)) * 1000 < room.last then return false end
+  return true
+end
+
+local function append(room, excluded, head, tail)
+  local before = room.position
+  room.last = math.max(room.last + 1, now)
+  local position = string.format('%.0f', room.last)
+  room.position = position
+  room.count = room.count + 1
+  local publication = string.format('F%s%s%012d%06d', before, position, room.count, #excluded)
+    .. excluded .. head .. position .. tail
+  redis.call('XADD', room.log, position .. '-0', 'p', publication)
+  room.bytes = room.bytes + #publication
+  if publish ~= '' then redis.call(publish, room.live, publication) end
+  return position
+end
+
+-- Whether nothing of this id was delivered before; from now on it was.
+local marker
+local function is_first(id, base)
+  marker = (ids ~= '' and ids or base .. ':id:') .. id
+  if redis.call('SET', marker, '1', 'NX', 'EX', keep_marker) then return true end
+  marker = nil
+  return false
+end
+
+local answers = {}
+local function append_all()
+  local argument, key = 14, 1
+  while argument <= #ARGV do
+    local number, source, entry, id, excluded, tail = unpack(ARGV, argument, argument + 5)
+    argument = argument + 6
+    local positions, is_new = {}, id == '' or nil
+    marker = nil
+    for i = 1, tonumber(number) do
+      local base = KEYS[key]
+      local room = room_of(base, source)
+      local position = ''
+      if room.is_unknown then
+        position = '0'
+      elseif is_new_in(room, source, entry) then
+        if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, base) end
+        if is_new then position = append(room, excluded, ARGV[argument], tail) end
+        room.sources[source] = entry
+      end
+      positions[i] = position
+      argument = argument + 1
+      key = key + 1
+    end
+    answers[#answers + 1] = positions
+  end
+end
+
+local is_done, failure = pcall(append_all)
+for _, room in ipairs(touched) do
+  redis.call('XTRIM', room.log, 'MAXLEN', size)
+  redis.call('XTRIM', room.log, 'MINID', oldest)
+  redis.call('PEXPIRE', room.log, ttl)
+  if room.bytes > bytes then room.bytes = shrink(room.log) end
+  local fields = {'position', room.position, 'count', room.count, 'bytes', room.bytes}
+  for source, entry in pairs(room.sources) do
+    if source ~= '' and entry then
+      fields[#fields + 1] = source
+      fields[#fields + 1] = entry
+    end
+  end
+  redis.call('HSET', room.key, unpack(fields))
+  redis.call('EXPIRE', room.key, keep_room)
+end
+if not is_done then
+  if marker then redis.call('DEL', marker) end
+  local text = type(failure) == 'table' and failure.err or tostring(failure)
+  return redis.error_reply(string.match(text, '^%u+ ') and text or 'ERR ' .. text)
+end
+
+-- An entry's id as text that sorts like it.
+local function order(entry)
+  return string.format('%20s-%20s', string.match(entry, '(%d+)-(%d+)'))
+end
+if ARGV[9] ~= '' then
+  local known = redis.call('HGET', ARGV[9], ARGV[10])
+  if not known or order(known) < order(ARGV[11]) then redis.call('HSET', ARGV[9], ARGV[10], ARGV[11]) end
+end
+return answers

@@ -1,0 +1,153 @@
+"""What travels on the bus, decided without I/O: is a message valid, and to whom does it go?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from realtime.conf import conf
+from realtime.layers.history import Target
+from realtime.protocol.catalogue import ServerEvent, catalogue
+from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
+from realtime.protocol.rooms import NAMESPACES, is_room
+from realtime.protocol.surrogates import whole_json
+
+MOST_TARGETS = 1000
+"""Rooms of one message, each namespace's counted: for every one of them Redis writes the whole message, in one go."""
+
+
+MessageId = (
+    Annotated[str, Meta(min_length=1, max_length=128)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+)
+"""A whole number is the same id as its digits."""
+
+
+class InvalidMessage(ValueError):
+    """A message that is not delivered. `code` is one word for counters, the text says what was wrong."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self._detail = detail
+
+    def untraced(self) -> InvalidMessage:
+        """The same, never raised: one that was keeps every frame on its way, and with them the message itself.
+
+        A frame that keeps the error in turn makes a circle, which stays until the collector looks for one.
+        """
+        return type(self)(self.code, self._detail)
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of a bus message."""
+
+    event: str
+    data: msgspec.Raw = msgspec.Raw(b"")
+    id: MessageId | None = None
+    rooms: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
+    namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
+    exclude: str | None = msgspec.field(default=None, name="except")
+    traceparent: Any = None
+    """What is no text is as good as none."""
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A valid message and everybody it goes to; a control event goes to nobody."""
+
+    event: str
+    payload: Payload
+    data: Mapping[str, Any] | msgspec.Raw
+    """JSON, or what becomes JSON."""
+    targets: tuple[Target, ...] = ()
+    id: str | None = None
+    exclude: str | None = None
+    traceparent: str | None = None
+    """The trace that it is part of (`realtime.telemetry.tracing`)."""
+
+
+_decoder = msgspec.json.Decoder(Message)
+_IN_PHP = "; in PHP an empty array is written as []: send (object)[], or use JSON_FORCE_OBJECT"
+
+
+def parse(raw: bytes) -> Delivery:
+    """Validate one message from the bus. Raises `InvalidMessage`."""
+    if len(raw) > (limit := conf().limits.bus_bytes) > 0:
+        raise InvalidMessage("too_large", f"{len(raw)} bytes, at most {limit}")
+    try:
+        # Strict UTF-8 first: JSON that passes through untouched must not break a browser's text frame.
+        message = _decoder.decode(whole_json(raw.decode()))
+    except msgspec.ValidationError as error:
+        raise InvalidMessage("invalid_message", str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessage("invalid_json", str(error)) from error
+    data = bytes(message.data)
+    if data == b"null":
+        data = b""
+    id = None if message.id is None else str(message.id)
+    events = catalogue()
+    if server := events.server.get(message.event):
+        if not server.bus:
+            raise InvalidMessage("not_publishable", f"{message.event} is sent by the socket server itself")
+        payload = _payload(server.payload, message.event, data)
+        return Delivery(
+            event=message.event,
+            payload=payload,
+            data=merge(payload, data),
+            targets=_targets(server, payload, message),
+            id=id,
+            exclude=message.exclude,
+            traceparent=message.traceparent if isinstance(message.traceparent, str) else None,
+        )
+    if control := events.control.get(message.event):
+        payload = _payload(control.payload, message.event, data)
+        return Delivery(event=message.event, payload=payload, data={}, id=id)
+    if message.event in events.client:
+        raise InvalidMessage("client_event", f"{message.event} goes from clients to the server only")
+    raise InvalidMessage("unknown_event", f"{message.event[:64]!r} is not in the catalogue")
+
+
+def _payload(kind: type[Payload], event: str, data: bytes) -> Payload:
+    if data.startswith(b"["):
+        raise InvalidMessage("invalid_payload", f"{event}: data: expected an object, got an array{_IN_PHP}")
+    try:
+        return parse_payload(kind, data)
+    except InvalidPayload as error:
+        raise InvalidMessage("invalid_payload", f"{event}: {error}") from error
+
+
+def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Target, ...]:
+    """Every (namespace, room) once. `rooms` replaces the event's routing; `namespaces` only ever narrows."""
+    asked = None if message.namespaces is None else frozenset(message.namespaces)
+    if asked is not None and not asked <= NAMESPACES:
+        raise InvalidMessage(
+            "invalid_message", f"namespaces: some of {sorted(NAMESPACES)}, got {sorted(asked)}"
+        )
+    audience = event.default_namespaces if asked is None else event.namespaces & asked
+    routes: Sequence[Any] = (
+        message.rooms if message.rooms is not None else event.rooms(payload) if event.rooms else ()
+    )
+    targets: dict[Target, None] = {}
+    for route in routes:
+        namespaces, room = (audience, route) if isinstance(route, str) else route
+        if asked is not None:
+            namespaces = namespaces & asked
+        targets.update(_in_each(namespaces & event.namespaces, room))
+    if not targets:
+        raise InvalidMessage("no_audience", f"{event.name} never reaches {', '.join(sorted(asked or ()))}")
+    if len(targets) > MOST_TARGETS:
+        raise InvalidMessage(
+            "too_many_rooms",
+            f"{len(targets)} rooms in all namespaces, at most {MOST_TARGETS}: send several messages",
+        )
+    return tuple(targets)
+
+
+@lru_cache(maxsize=4096)
+def _in_each(namespaces: frozenset[str], room: str) -> Mapping[Target, None]:
+    if not is_room(room):
+        raise InvalidMessage("invalid_message", f"rooms: {room[:80]!r} is not a room")
+    return dict.fromkeys((namespace, room) for namespace in sorted(namespaces))

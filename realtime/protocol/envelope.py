@@ -1,0 +1,142 @@
+"""Frames: one JSON object each, `{"event", "data", "id"?}` from clients, with `room` and `offset` to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from realtime.protocol.surrogates import whole, whole_json
+from realtime.protocol.values import plain
+
+FrameId = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(gt=-(2**53), lt=2**53)]
+
+
+class ErrorCode(StrEnum):
+    """What an `error` frame says went wrong."""
+
+    INVALID_JSON = "invalid_json"
+    INVALID_ENVELOPE = "invalid_envelope"
+    UNKNOWN_EVENT = "unknown_event"
+    INVALID_PAYLOAD = "invalid_payload"
+    FORBIDDEN = "forbidden"
+    NOT_IN_ROOM = "not_in_room"
+    RATE_LIMITED = "rate_limited"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+class EventError(Exception):
+    """A client's frame is refused: `code`, `message` and `data` go back to it, the connection stays open."""
+
+    def __init__(self, code: ErrorCode, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data: dict[str, Any] = plain(data)
+
+
+class InvalidFrame(EventError):
+    """A frame that is no envelope. `id` is its id where one could be read."""
+
+    def __init__(self, code: ErrorCode, message: str, id: str | int | None = None) -> None:
+        super().__init__(code, message)
+        self.id = id
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """A client's frame. `data` is still JSON: its event knows what it must be."""
+
+    event: str
+    data: msgspec.Raw = msgspec.Raw(b"")
+    id: FrameId | None = None
+
+
+class _OnlyId(msgspec.Struct):
+    id: FrameId | None = None
+
+
+_envelope = msgspec.json.Decoder(Envelope)
+_only_id = msgspec.json.Decoder(_OnlyId)
+_encoder = msgspec.json.Encoder(enc_hook=plain)  # an Id is no plain str
+
+
+def decode(text: str) -> Envelope:
+    """Parse one client frame. Raises `InvalidFrame`."""
+    text = whole_json(text)
+    try:
+        frame = _envelope.decode(text)
+    except msgspec.ValidationError as error:
+        raise InvalidFrame(ErrorCode.INVALID_ENVELOPE, _explain(error), _id_of(text)) from error
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise InvalidFrame(ErrorCode.INVALID_JSON, "expected one JSON object") from error
+    except RecursionError as error:
+        raise InvalidFrame(ErrorCode.INVALID_JSON, "nested too deeply") from error
+    data = bytes(frame.data)
+    if data in {b"", b"null"}:
+        return msgspec.structs.replace(frame, data=msgspec.Raw(b""))
+    if not data.startswith(b"{"):
+        raise InvalidFrame(ErrorCode.INVALID_ENVELOPE, "data: expected object", frame.id)
+    return frame
+
+
+def encode(
+    event: str,
+    data: Mapping[str, object],
+    *,
+    id: str | int | None = None,
+    room: str | None = None,
+    offset: str | None = None,
+) -> str:
+    """One server frame."""
+    frame: dict[str, Any] = {"event": event}
+    if id is not None:
+        frame["id"] = id
+    if room is not None:
+        frame["room"] = room
+    if offset is not None:
+        frame["offset"] = offset
+    frame["data"] = data
+    return _encode(frame).decode()
+
+
+@lru_cache(maxsize=4096)
+def frame_head(event: str, room: str) -> bytes:
+    """A frame of a room up to its offset, which only Redis knows."""
+    return _encoder.encode({"event": event, "room": room, "offset": ""})[:-2]
+
+
+def frame_tail(data: Mapping[str, Any] | msgspec.Raw) -> bytes:
+    """A frame of a room from behind its offset."""
+    return b'","data":' + _encode(data) + b"}"
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(whole(plain(value)))
+
+
+def iso(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _id_of(text: str) -> str | int | None:
+    try:
+        return _only_id.decode(text).id
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    text, _, path = str(error).replace("`", "").partition(" - at $.")
+    text = text[:1].lower() + text[1:]
+    return f"{path}: {text}" if path else text

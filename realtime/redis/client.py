@@ -1,0 +1,209 @@
+"""Redis: how the hot path asks it (`execute`, `run`, `mget`), redis-py's clients for the rest, and key names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis import asyncio as aioredis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import FullJitterBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import AskError, NoScriptError, ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+from realtime.conf import conf
+from realtime.redis import cluster
+from realtime.redis.connection import TIMEOUT, Argument
+from realtime.redis.pipelining import pipes
+from realtime.redis.topology import topologies, topology
+from realtime.redis.url import Location, parse
+from realtime.tasks.per_loop import PerLoop
+
+# redis-py's own defaults changed between majors (pool of 100 that raises, 5 s socket timeout): say what we mean.
+POOL = 32
+_BACKOFF = FullJitterBackoff(cap=0.5, base=0.05)
+_OPTIONS: Any = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "health_check_interval": 15}
+_POOL_OPTIONS: Any = {"max_connections": POOL, "timeout": TIMEOUT}
+
+
+def location() -> Location:
+    """Where Redis is."""
+    return parse(conf().redis_url)
+
+
+def client() -> aioredis.Redis:
+    """redis-py's client of the running loop. Waits for a free connection rather than opening ever more."""
+    return _clients()
+
+
+def _client() -> aioredis.Redis:
+    return cluster.client(location(), **_OPTIONS) if location().nodes else _one_server()
+
+
+def _one_server() -> aioredis.Redis:
+    arguments: Any = {**_OPTIONS, "socket_keepalive": True, **location().arguments()}
+    if "path" in arguments:
+        del arguments["socket_keepalive"]  # a unix socket has none
+    pool = aioredis.BlockingConnectionPool(
+        **{**_POOL_OPTIONS, **location().pool_arguments()}, retry=AsyncRetry(_BACKOFF, 1), **arguments
+    )
+    return aioredis.Redis.from_pool(pool)
+
+
+async def close() -> None:
+    """Give back what the running loop has taken."""
+    pipes.end()
+    topologies.end()
+    if (taken := _clients.pop()) is not None:
+        await taken.aclose()
+
+
+def _drop(taken: Any) -> None:
+    """`close` for a loop that has ended, in which nothing waits any more."""
+    if isinstance(taken, aioredis.Redis):
+        pool: Any = taken.connection_pool
+        connections = [*pool._available_connections, *pool._in_use_connections]
+    else:
+        taken._initialize = True  # as its `aclose` does
+        connections = [each for node in taken.get_nodes() for each in node._connections]
+    for connection in connections:
+        writer, connection._reader, connection._writer = connection._writer, None, None
+        if writer is not None:
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed already
+                writer.transport.abort()
+
+
+_clients: PerLoop[aioredis.Redis] = PerLoop(_client, _drop)
+
+
+def sync_client() -> redis.Redis:
+    """A client for synchronous code (the web side), from a pool that all threads of the process share."""
+    global _sync
+    if _sync is None or _sync[0] != conf().redis_url:
+        if location().nodes:
+            _sync = (conf().redis_url, cluster.sync_client(location(), **_OPTIONS))
+        else:
+            arguments: Any = {**_OPTIONS, **location().sync_arguments()}
+            pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+                **{**_POOL_OPTIONS, **location().pool_arguments()}, retry=Retry(_BACKOFF, 1), **arguments
+            )
+            _sync = (conf().redis_url, redis.Redis(connection_pool=pool))
+    return _sync[1]
+
+
+_sync: tuple[str, redis.Redis] | None = None
+
+
+def is_cancelled() -> bool:
+    """Whether the running task was asked to end; a loop around Redis calls has to look.
+
+    Before Python 3.12 `asyncio.wait_for`, with which redis-py sends, can swallow a cancellation
+    (https://github.com/python/cpython/issues/86296).
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def key(*parts: str) -> str:
+    """`key("dead")` -> `realtime:dead`: every key and channel starts with the prefix of the installation."""
+    return ":".join((conf().prefix, *parts))
+
+
+def script(source: Path | bytes) -> AsyncScript:
+    """A Lua script, or that of a file, for `run`."""
+    return AsyncScript(aioredis.Redis(), source if isinstance(source, bytes) else source.read_bytes())
+
+
+async def execute(*command: Argument, at: str | bytes | None = None) -> Any:
+    """Send one command over the loop's pipes, to the server of its key: the first argument, or `at`.
+
+    The only retry rule there is, also of `run` and `mget`: when the connection was lost, or the server is not the
+    primary any more, everything is sent once more. It may be done twice then, so it has to be something that may be.
+    `Pipes` themselves send nothing twice.
+
+    Raises `redis.RedisError`.
+    """
+    where: Any = command[1] if at is None else at
+    try:
+        return await pipes().to(where).send(*command)
+    except _AGAIN:
+        await _pause()
+    return await pipes().to(where).send(*command)
+
+
+async def run(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
+    """Run a Lua script by its hash; one that Redis does not know (any more) is sent again. Raises `redis.RedisError`.
+
+    In a Cluster all keys must be of one batch (`Topology.batches`), and real ones: what is not here (any more) while a
+    slot moves is where it goes. As with `execute`, it may be run twice.
+    """
+    where = keys[0] if keys else ""
+    try:
+        return await pipes().to(where).run(script, keys, arguments)
+    except _AGAIN:
+        await _pause()
+    except AskError:
+        return await client().eval(script.script, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+    return await pipes().to(where).run(script, keys, arguments)
+
+
+_AGAIN = (RedisConnectionError, ReadOnlyError)
+
+
+async def _pause() -> None:
+    """Many lose Redis together, and should not come back together."""
+    await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311
+
+
+def run_sync(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
+    """The same from synchronous code."""
+    try:
+        return sync_client().evalsha(script.sha, len(keys), *keys, *arguments)
+    except NoScriptError:
+        return sync_client().eval(script.script, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+
+
+def time_sync() -> float:
+    """Redis' clock in seconds, from synchronous code; in a Cluster that of the server which has the stream."""
+    client: Any = sync_client()
+    where = {"target_nodes": client.get_node_from_key(key("stream"))} if location().nodes else {}
+    seconds, microseconds = client.execute_command("TIME", **where)
+    return float(seconds) + float(microseconds) / 1e6
+
+
+def publish_sync(channel: str | bytes, payload: bytes) -> int:
+    """Publish from synchronous code, over connections that all threads share. Raises `redis.RedisError`.
+
+    Returns how many connections it reached, as far as one server of a Cluster can tell.
+    """
+    publish: Any = sync_client().execute_command
+    return int(publish(topology().publish_command, channel, payload))
+
+
+async def in_batches(
+    keys: Sequence[str], ask: Callable[[Sequence[int]], Awaitable[Sequence[Any]]]
+) -> list[Any]:
+    """One answer a key, asked for batch by batch, all at once. Raises what the first batch raised that failed."""
+    parts = topology().batches(keys)
+    if len(parts) == 1:
+        return list(await ask(parts[0]))
+    found = await asyncio.gather(*[ask(part) for part in parts], return_exceptions=True)
+    answers: list[Any] = [None] * len(keys)
+    for part, answer in zip(parts, found, strict=True):
+        if isinstance(answer, BaseException):
+            raise answer
+        for number, value in zip(part, answer, strict=True):
+            answers[number] = value
+    return answers
+
+
+async def mget(keys: Sequence[str]) -> list[Any]:
+    """MGET, whichever servers the keys have. Raises `redis.RedisError`."""
+    return await in_batches(keys, lambda part: execute("MGET", *[keys[number] for number in part]))

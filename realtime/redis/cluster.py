@@ -1,0 +1,102 @@
+"""redis-py's clients for a Redis Cluster, for what is sent now and then (`realtime.redis.topology` knows its servers).
+
+What they raise when no server can be reached is not a RedisError: here it is one. The asyncio client closes all
+connections when it looks at the Cluster anew, also those that are in use; `reinitialize_steps=0` keeps it from doing
+so for a slot that has moved. Both forget the addresses that they were given for those that these told them: after a
+failure they are asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import redis
+from redis import asyncio as aioredis
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.asyncio.cluster import ClusterPipeline as AsyncClusterPipeline
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from realtime.redis.topology import FAILURES
+from realtime.redis.url import Location
+
+CONNECTIONS = 1000
+"""Connections to a server; a command beyond it fails."""
+
+
+class _Cluster(AsyncRedisCluster):
+    async def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*arguments, **options)
+        except FAILURES as error:
+            raise self.failed(error) from error
+
+    def failed(self, error: Exception) -> RedisConnectionError:
+        """The next attempt asks those in `REDIS_URL`, too."""
+        for node in self.startup_nodes:
+            self.nodes_manager.startup_nodes.setdefault(node.name, node)
+        return RedisConnectionError(str(error))
+
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> AsyncClusterPipeline:
+        return _Pipeline(self, transaction)  # type: ignore[abstract]
+
+
+class _Pipeline(AsyncClusterPipeline):
+    cluster_client: _Cluster
+
+    async def initialize(self) -> AsyncClusterPipeline:
+        try:
+            return await super().initialize()
+        except FAILURES as error:
+            raise self.cluster_client.failed(error) from error
+
+    async def execute(self, *arguments: Any, **options: Any) -> list[Any]:
+        try:
+            return await super().execute(*arguments, **options)
+        except FAILURES as error:
+            raise self.cluster_client.failed(error) from error
+
+
+def client(location: Location, **options: Any) -> aioredis.Redis:
+    """A client for asynchronous code that takes what is asked of `redis.asyncio.Redis` here."""
+    made = _Cluster(
+        startup_nodes=[AsyncClusterNode(*node) for node in location.nodes],
+        require_full_coverage=False,
+        reinitialize_steps=0,
+        **{"max_connections": CONNECTIONS, **options, **_arguments(location, location.arguments())},
+    )
+    return cast(aioredis.Redis, made)
+
+
+class _SyncCluster(RedisCluster):
+    given: Sequence[ClusterNode] = ()
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
+        except FAILURES as error:
+            self.nodes_manager.populate_startup_nodes(self.given)
+            raise RedisConnectionError(str(error)) from error
+
+
+def sync_client(location: Location, **options: Any) -> redis.Redis:
+    """The same for synchronous code. Raises `redis.RedisError` when no server answers."""
+    nodes = [ClusterNode(*node) for node in location.nodes]  # type: ignore[no-untyped-call]
+    arguments = {**options, **_arguments(location, location.sync_arguments())}
+    try:
+        made = _SyncCluster(startup_nodes=list(nodes), require_full_coverage=False, **arguments)
+    except FAILURES as error:
+        raise RedisConnectionError(str(error)) from error
+    made.given = nodes
+    return cast(redis.Redis, made)
+
+
+def _arguments(location: Location, parsed: dict[str, Any]) -> dict[str, Any]:
+    """What an URL says, as the clients for Clusters take it."""
+    skipped = {"host", "port", "db", "connection_class"}
+    arguments = {
+        name: value for name, value in parsed.items() if name not in skipped
+    } | location.pool_arguments()
+    return {**arguments, "ssl": True} if "connection_class" in parsed else arguments

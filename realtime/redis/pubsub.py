@@ -1,0 +1,242 @@
+"""One Pub/Sub connection: batched, never paused, proven alive, and mended when Redis comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from realtime.conf import conf
+from realtime.redis.connection import Session, pack, patience
+from realtime.redis.topology import Server, Topology, topology
+from realtime.telemetry.logs import spelled
+
+logger = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 1.0
+"""Seconds between two attempts to connect."""
+PROVEN_SECONDS = 10.0
+"""A connection that lasted so long makes up for the failures before it."""
+TAKEN_SECONDS = 1.0
+"""A Cluster tells us within so long where a channel went, unless its servers do not agree yet."""
+
+Message = tuple[bytes, bytes]
+"""Channel and payload."""
+
+
+def silence_limit() -> float:
+    """Seconds without an answer after which a subscription is dead."""
+    return min(patience(), max(conf().node_lease, 0.8))
+
+
+@dataclass(slots=True)
+class _Channel:
+    """What is wanted of a channel, and what the open connection has been told about it."""
+
+    ready: asyncio.Future[None]
+    """Done while Redis has it subscribed, and when it is not wanted any more."""
+    is_wanted: bool = False
+    is_asked: bool = False
+    """The last command about it was SUBSCRIBE."""
+    unconfirmed: int = 0
+    """SUBSCRIBEs without an answer: an older answer must not pass for the newest."""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether Redis has it subscribed."""
+        return self.is_asked and not self.unconfirmed
+
+
+class Subscription(Session):
+    """Keeps its channels subscribed until closed.
+
+    All callbacks are called from the loop and return at once.
+
+    `on_messages` gets everything that has arrived, in order.
+    `on_lost` gets the channels that were subscribed, at the moment their connection ends or the server takes them away.
+    `on_restored` gets all that were lost and are still wanted, once the last of them is subscribed again: what was
+    published in them meanwhile did not come.
+    `on_trouble` is called when the topology should be looked at again.
+
+    A channel is *wanted* from `begin` to `unsubscribe`. Where that is not what the open connection has been told, it is
+    told at the end of the turn of the loop; a new connection is told all that is wanted.
+    """
+
+    name = "subscription"
+
+    def __init__(
+        self,
+        on_messages: Callable[[Sequence[Message]], None],
+        on_lost: Callable[[Collection[bytes]], None],
+        on_restored: Callable[[Collection[bytes]], None],
+        server: Server = None,
+        on_trouble: Callable[[], None] = lambda: None,
+        *,
+        sharded: bool = True,
+    ) -> None:
+        super().__init__(server, on_trouble, silence_limit(), self._ping)
+        self._commands = topology() if sharded else Topology()
+        self._on_messages = on_messages
+        self._on_lost = on_lost
+        self._on_restored = on_restored
+        self._channels: dict[bytes, _Channel] = {}
+        self._changed: dict[bytes, None] = {}
+        """Channels of which the connection may have to be told."""
+        self._lost: set[bytes] = set()
+        """Lost, and perhaps subscribed again, but `on_restored` has not been told yet."""
+        self._failures = 0
+
+    def is_lost(self, channel: bytes) -> bool:
+        """Whether the channel was lost and is not restored, or there is no connection because it failed."""
+        return channel in self._lost or (self._writer is None and self._failures > 0)
+
+    async def subscribe(self, channels: Iterable[bytes]) -> None:
+        """Return once all of them are subscribed (or not wanted any more), however long that takes.
+
+        Who is cancelled in it has to `unsubscribe`.
+        """
+        if waiting := [future for future in self.begin(channels) if not future.done()]:
+            await asyncio.wait(waiting)
+
+    def begin(self, channels: Iterable[bytes], *, lost: bool = False) -> list[asyncio.Future[None]]:
+        """Want channels; each is subscribed when its future is done. With `lost` they are to be restored."""
+        waiting = []
+        for name in channels:
+            channel = self._channels.get(name)
+            if channel is None:
+                channel = self._channels[name] = _Channel(self._loop.create_future())
+            if not channel.is_wanted:
+                self._want(name, channel)
+                if lost:
+                    self._lost.add(name)
+            waiting.append(channel.ready)
+        return waiting
+
+    def _want(self, name: bytes, channel: _Channel) -> None:
+        channel.is_wanted = True
+        channel.ready = self._loop.create_future()
+        self._settle(name, channel)  # perhaps it has never been out
+        self._change(name)
+
+    def unsubscribe(self, name: bytes) -> None:
+        """No more of this channel."""
+        channel = self._channels.get(name)
+        if channel is None or not channel.is_wanted:
+            return
+        channel.is_wanted = False
+        if not channel.ready.done():
+            channel.ready.set_result(None)  # who waits for it may wait for others too
+        self._lost.discard(name)
+        self._change(name)
+
+    def close(self) -> None:
+        """Give the connection back; no callback is called any more."""
+        super().close()
+        for name in self._channels:
+            self.unsubscribe(name)
+
+    def _change(self, name: bytes) -> None:
+        self._changed[name] = None
+        self.schedule()
+
+    def _settle(self, name: bytes, channel: _Channel) -> None:
+        if channel.is_wanted:
+            if channel.is_confirmed and not channel.ready.done():
+                channel.ready.set_result(None)
+        elif not channel.is_asked and not channel.unconfirmed:
+            del self._channels[name]
+
+    # --- Connection ------------------------------------------------------------------------------
+
+    async def pause(self) -> None:
+        if self._failures:
+            # Full jitter (M. Brooker, "Exponential Backoff And Jitter"): many processes lose Redis together.
+            longest = min(LONGEST_PAUSE, 0.05 * 2 ** min(self._failures, 10))
+            await asyncio.sleep(random.uniform(0.01, longest))  # noqa: S311
+
+    def _ping(self) -> bool:
+        if self._writer is not None:
+            self._writer.write(b"PING\r\n")
+        return True
+
+    def on_failure(self, error: BaseException, lasted: float | None) -> None:
+        self._failures = 1 if (lasted or 0.0) > PROVEN_SECONDS else self._failures + 1
+        logger.warning("subscription lost", extra={"error": spelled(error), "failures": self._failures})
+        self._channels = {name: channel for name, channel in self._channels.items() if channel.is_wanted}
+        self._changed = dict.fromkeys(self._channels)
+        lost = [name for name, channel in self._channels.items() if channel.ready.done()]
+        for channel in self._channels.values():
+            channel.is_asked, channel.unconfirmed = False, 0
+        for name in lost:
+            self._channels[name].ready = self._loop.create_future()
+        self._lost.update(lost)
+        self.schedule()
+        if lost:
+            self._on_lost(lost)
+
+    def outgoing(self) -> bytes:
+        self._tell_restored()  # what is not wanted any more may have been the last that was missing
+        subscribe, unsubscribe = [], []
+        changed, self._changed = self._changed, {}
+        for name in changed:
+            if (channel := self._channels.get(name)) is None:
+                continue
+            if channel.is_wanted and not channel.is_asked:
+                subscribe.append(name)
+                channel.unconfirmed += 1
+            elif channel.is_asked and not channel.is_wanted:
+                unsubscribe.append(name)
+            channel.is_asked = channel.is_wanted
+            self._settle(name, channel)
+        commands = self._commands
+        return self._pack(commands.unsubscribe_command, unsubscribe) + self._pack(
+            commands.subscribe_command, subscribe
+        )
+
+    def _pack(self, command: bytes, channels: Sequence[bytes]) -> bytes:
+        most = self._commands.subscribe_most
+        parts = [channels[start : start + most] for start in range(0, len(channels), most)]
+        return b"".join([pack(command, *part) for part in parts])
+
+    # --- Reading ---------------------------------------------------------------------------------
+
+    def on_replies(self, next_reply: Callable[[], Any]) -> None:
+        messages: list[Message] = []
+        for reply in iter(next_reply, False):
+            if isinstance(reply, Exception):
+                raise reply
+            kind = reply[0]
+            if kind in {b"message", b"smessage"}:
+                messages.append((reply[1], reply[2]))
+            elif (channel := self._channels.get(reply[1])) is not None:
+                self._on_answer(kind, reply[1], channel)
+        self._tell_restored()
+        if messages:
+            self._on_messages(messages)
+
+    def _on_answer(self, kind: bytes, name: bytes, channel: _Channel) -> None:
+        if kind in {b"subscribe", b"ssubscribe"}:
+            channel.unconfirmed = max(channel.unconfirmed - 1, 0)
+            self._settle(name, channel)
+        elif kind == b"sunsubscribe" and channel.is_wanted and channel.is_confirmed:
+            self._take_away(name, channel)
+
+    def _take_away(self, name: bytes, channel: _Channel) -> None:
+        """Another server has the slot of this channel now, and the topology is asked which.
+
+        If it is still for us to subscribe later, it came back, or the server will refuse, and all begins anew.
+        """
+        channel.is_asked = False
+        channel.ready = self._loop.create_future()
+        self._lost.add(name)
+        self._on_lost([name])
+        self._loop.call_later(TAKEN_SECONDS, self._change, name)
+        self._on_trouble()
+
+    def _tell_restored(self) -> None:
+        if self._lost and all(self._channels[name].ready.done() for name in self._lost):
+            restored, self._lost = self._lost, set()
+            self._on_restored(restored)

@@ -1,0 +1,298 @@
+"""Where Redis is, as `REDIS_URL` says: one server, the primary that Sentinels watch over, or a Cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import redis.connection
+import redis.sentinel
+from redis import asyncio as aioredis
+from redis.asyncio.connection import parse_url as parse_async_url
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.retry import Retry
+
+REDIS_PORT = 6379
+SENTINEL_PORT = 26379
+SENTINEL_TIMEOUT = 0.5
+"""Seconds to wait for one Sentinel before the next one is asked: its host may be the one that has just died."""
+
+Address = tuple[str, int]
+
+_POOL_OPTIONS = frozenset({"max_connections", "timeout"})
+_OPTIONS = _POOL_OPTIONS | {
+    *("db", "username", "password", "client_name", "protocol"),
+    *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
+}
+_TLS_OPTIONS = frozenset(
+    {f"ssl_{name}" for name in ("ca_certs", "ca_data", "cert_reqs", "certfile", "keyfile", "check_hostname")}
+)
+_TLS_OPTIONS_OF_ONE_SERVER = frozenset({"ssl_ca_path", "ssl_ciphers", "ssl_password"})
+"""redis-py's client for a Cluster does not have them."""
+_LEAST = {"db": 0, "health_check_interval": 0, "max_connections": 1}
+LEAST_TIMEOUT = 0.4
+"""Seconds: a bridge waits up to half of it in Redis for the next entry (`realtime.redis.stream_reader.READ_BLOCK`)."""
+_SECONDS = ("socket_timeout", "socket_connect_timeout", "timeout")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A parsed `REDIS_URL`."""
+
+    url: str
+    """Of the one server; of several, how to talk to each: credentials, database, options."""
+    sentinels: tuple[Address, ...] = ()
+    nodes: tuple[Address, ...] = ()
+    """Of a Cluster, those to ask for the others."""
+    service: str = ""
+    """What the Sentinels call the primary."""
+    username: str | None = None
+    """For the Sentinels."""
+    password: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """What redis-py's asyncio connections take instead of an URL."""
+        return self._arguments(dict(parse_async_url(self.url)), _AsyncPrimary, _AsyncSSLPrimary)
+
+    def sync_arguments(self) -> dict[str, Any]:
+        """The same for its synchronous ones."""
+        return self._arguments(redis.connection.parse_url(self.url), _Primary, _SSLPrimary)  # type: ignore[no-untyped-call]
+
+    def pool_arguments(self) -> dict[str, Any]:
+        """What the URL says of pools of connections."""
+        parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
+        return {name: parsed[name] for name in _POOL_OPTIONS & parsed.keys()}
+
+    def _arguments(self, parsed: dict[str, Any], plain: type, encrypted: type) -> dict[str, Any]:
+        parsed = {name: value for name, value in parsed.items() if name not in _POOL_OPTIONS}
+        if self.sentinels:
+            parsed.pop("host", None)
+            parsed["connection_class"] = encrypted if "connection_class" in parsed else plain
+            parsed["location"] = self
+        if self.nodes:
+            parsed["host"], parsed["port"] = self.nodes[0]
+        return parsed
+
+    async def primary(self) -> Address:
+        """Who is the primary now, as the first Sentinel that answers says. Raises `redis.RedisError`."""
+        retry = AsyncRetry(NoBackoff(), 0)
+        options = {**self._sentinel, "retry": retry}
+        async with AsyncSentinel(self.sentinels, sentinel_kwargs=options) as sentinel:  # type: ignore[no-untyped-call]
+            host, port = await sentinel.discover_master(self.service)
+            return host, port
+
+    def sync_primary(self) -> Address:
+        """The same from synchronous code."""
+        retry = Retry(NoBackoff(), 0)
+        sentinel = redis.sentinel.Sentinel(self.sentinels, sentinel_kwargs={**self._sentinel, "retry": retry})  # type: ignore[no-untyped-call]
+        try:
+            host, port = sentinel.discover_master(self.service)  # type: ignore[no-untyped-call]
+            return host, port
+        finally:
+            for each in sentinel.sentinels:
+                each.close()
+
+    @property
+    def database(self) -> int:
+        """The number of the database that keys are in. Pub/Sub has none."""
+        return int(redis.connection.parse_url(self.url).get("db") or 0)  # type: ignore[no-untyped-call]
+
+    @property
+    def _sentinel(self) -> dict[str, Any]:
+        parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
+        encryption = {name: value for name, value in parsed.items() if name.startswith("ssl_")}
+        return {
+            "socket_timeout": SENTINEL_TIMEOUT,
+            "socket_connect_timeout": SENTINEL_TIMEOUT,
+            "username": self.username,
+            "password": self.password,
+            "ssl": self.url.startswith("rediss"),
+            **encryption,
+        }
+
+
+@lru_cache(maxsize=8)
+def parse(url: str) -> Location:
+    """Raises `ValueError`; what it says has no password in it."""
+    url = url.replace("#", "%23")  # an address of Redis has no fragment: it belongs to a password
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ValueError("it has no scheme")
+    _check_characters(url, scheme)
+    tls, _, kind = scheme.partition("+")
+    if not kind:
+        location = Location(url)
+    elif tls in {"redis", "rediss"} and kind == "sentinel":
+        location = _parse_sentinels(url, tls)
+    elif tls in {"redis", "rediss"} and kind == "cluster":
+        location = _parse_cluster(url, tls)
+    else:
+        raise ValueError(f"the scheme {scheme!r} is not known")
+    _check_options(location)
+    try:
+        arguments = location.sync_arguments()
+        arguments.pop("connection_class", redis.Connection)(**arguments)
+    except (ValueError, AttributeError, RedisError):
+        # What redis-py says may quote all of it.
+        raise ValueError(
+            f"scheme {scheme!r}, number as port and as database, values of options: one of them is not right"
+        ) from None
+    return location
+
+
+def _check_characters(url: str, scheme: str) -> None:
+    """Refuse a password that would be taken for something else. (urllib quotes it in what it says.)"""
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        raise ValueError(
+            "a host cannot be read: in a user name or password write [ as %5B, ] as %5D, and "
+            "characters beyond ASCII percent-encoded"
+        ) from None
+    if "@" in path and scheme != "unix":
+        raise ValueError("a / comes before the @: in a user name or password write / as %2F")
+
+
+def _check_options(location: Location) -> None:
+    """Refuse what not every process can use. redis-py takes any option, and raises when it connects."""
+    parts = urlsplit(location.url)
+    if "@" in parts.query:
+        raise ValueError("an @ follows a ?: in a password write ? as %3F, and in an option write @ as %40")
+    permitted = _permitted(parts.scheme, is_cluster=bool(location.nodes))
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in permitted:
+            needs_tls = name.startswith("ssl_") and parts.scheme != "rediss"
+            why = "is for rediss:// (TLS)" if needs_tls else "is not known here"
+            raise ValueError(f"the option {name[:40]!r} {why}; permitted: {', '.join(sorted(permitted))}")
+        if not _is_fit(name, value):
+            raise ValueError(f"the option {name!r} has a value that it cannot have")
+
+
+def _permitted(scheme: str, *, is_cluster: bool) -> frozenset[str]:
+    permitted = _OPTIONS - {"socket_keepalive"} if scheme == "unix" else _OPTIONS
+    if scheme == "rediss":
+        permitted |= _TLS_OPTIONS if is_cluster else _TLS_OPTIONS | _TLS_OPTIONS_OF_ONE_SERVER
+    return permitted - {"db", "timeout"} if is_cluster else permitted
+
+
+def _is_fit(name: str, value: str) -> bool:
+    try:
+        if name in _SECONDS:
+            return (LEAST_TIMEOUT if name == "socket_timeout" else 0) < float(value) < inf
+        if name in _LEAST:
+            return int(value) >= _LEAST[name]
+    except ValueError:
+        return False
+    if name == "protocol":
+        return value in {"2", "3"}
+    return value != "" and (name != "client_name" or " " not in value)
+
+
+def _parse_sentinels(url: str, tls: str) -> Location:
+    parts = urlsplit(url)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("the name that the Sentinels have for the primary is missing")
+    if database and not database.isdecimal():
+        raise ValueError("the database is not a number")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    username, password = query.pop("sentinel_username", None), query.pop("sentinel_password", None)
+    return Location(
+        f"{tls}://{credentials}{at}/{database or 0}?{urlencode(query)}",
+        sentinels=_addresses(hosts, SENTINEL_PORT),
+        service=service,
+        username=username,
+        password=password,
+    )
+
+
+def _parse_cluster(url: str, tls: str) -> Location:
+    parts = urlsplit(url)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    if parts.path.strip("/") not in {"", "0"}:
+        raise ValueError("a Cluster has one database, 0")
+    nodes = _addresses(hosts, REDIS_PORT)
+    return Location(f"{tls}://{credentials}{at}/0?{parts.query}", nodes=nodes)
+
+
+def _addresses(hosts: str, port: int) -> tuple[Address, ...]:
+    """`a:1,b:2` as addresses; IPv6 in brackets."""
+    found = []
+    for item in hosts.split(","):
+        parts = urlsplit(f"//{item.strip()}")
+        if not parts.hostname:
+            raise ValueError("a host is missing")
+        found.append((parts.hostname, parts.port or port))
+    return tuple(found)
+
+
+# --- Connections to whoever is the primary ---------------------------------------------------------------
+#
+# Each asks the Sentinels anew whenever it connects, and asks the server for its role, as Sentinel's guide for clients
+# wants it (https://redis.io/docs/latest/develop/reference/sentinel-clients/): a Sentinel may be the last to learn of a
+# fail-over. What is connected to a primary that was demoted is cut by Sentinel itself.
+
+
+def _require_primary(role: Any) -> None:
+    if role[0] not in {b"master", "master"}:
+        raise RedisConnectionError("not the primary (any more)")
+
+
+class _AsyncPrimary(aioredis.Connection):
+    def __init__(self, *, location: Location, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._location = location
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._location.primary()
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health)
+        await self.send_command("ROLE", check_health=False)
+        _require_primary(await self.read_response())
+
+    async def read_response(self, *arguments: Any, **more: Any) -> Any:
+        try:
+            return await super().read_response(*arguments, **more)
+        except ReadOnlyError as error:
+            await self.disconnect()
+            raise RedisConnectionError("not the primary any more") from error
+
+
+class _AsyncSSLPrimary(_AsyncPrimary, aioredis.SSLConnection):
+    pass
+
+
+class _Primary(redis.Connection):
+    def __init__(self, *, location: Location, **arguments: Any) -> None:
+        super().__init__(**arguments)  # type: ignore[no-untyped-call]
+        self._location = location
+
+    def _connect(self) -> Any:
+        self.host, self.port = self._location.sync_primary()
+        return super()._connect()  # type: ignore[no-untyped-call]
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        super().on_connect_check_health(check_health)
+        self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]
+        _require_primary(self.read_response())
+
+    def read_response(self, *arguments: Any, **more: Any) -> Any:
+        try:
+            return super().read_response(*arguments, **more)
+        except ReadOnlyError as error:
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise RedisConnectionError("not the primary any more") from error
+
+
+class _SSLPrimary(_Primary, redis.SSLConnection):
+    pass

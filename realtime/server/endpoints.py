@@ -1,0 +1,172 @@
+"""Plain HTTP on the socket server's port: health, metrics, and why a handshake would be refused.
+
+An ASGI application of its own, without Django: a request costs little, and nothing but its head is read. A path is
+compared as it was sent, so that there is no other way to write one that a proxy keeps inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from redis.exceptions import RedisError
+
+from realtime.auth import revocation
+from realtime.auth.tokens import Scope, headers_of
+from realtime.connections import handshake
+from realtime.connections.admission import check_process, refuse_request
+from realtime.connections.handshake import Receive, Refused, Send
+from realtime.protocol.handshake_errors import RefusalCode
+from realtime.protocol.rooms import HUB, PORTAL
+from realtime.server.readiness import reasons_not_ready
+from realtime.spec.asyncapi import asyncapi_json
+from realtime.telemetry.prometheus import exposition, may_read
+
+REVOCATION_SECONDS = 0.8
+"""A verdict waits so long for what Redis knows of a token."""
+JSON = {"Content-Type": "application/json"}
+
+
+class Response(NamedTuple):
+    """An answer over HTTP."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = {}
+
+
+ASKING = ("GET", "HEAD")
+
+
+class Endpoint(NamedTuple):
+    """What answers at a path, and to which methods."""
+
+    answer: Callable[[Scope], Awaitable[Response]]
+    methods: tuple[str, ...] = ASKING
+
+
+async def healthz(scope: Scope) -> Response:
+    """The process lives. Nothing else."""
+    return Response(200, b'{"status": "alive"}', JSON)
+
+
+async def readyz(scope: Scope) -> Response:
+    """The process can deliver: Redis answers, and a message sent through it came back through our subscription."""
+    reasons = await reasons_not_ready()
+    told = {"status": "unavailable" if reasons else "ready", "reasons": reasons}
+    return Response(503 if reasons else 200, json.dumps(told).encode(), JSON)
+
+
+async def metrics(scope: Scope) -> Response:
+    """Prometheus' text format; with `METRICS_TOKEN` set only for a request that bears it."""
+    if not may_read(", ".join(headers_of(scope, b"authorization"))):
+        return Response(401, headers={"WWW-Authenticate": "Bearer"})
+    return Response(200, exposition(), {"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def asyncapi(scope: Scope) -> Response:
+    """The protocol as an AsyncAPI document. Nothing in it is a secret: any page may show it."""
+    return Response(200, asyncapi_json(), {**JSON, "Access-Control-Allow-Origin": "*"})
+
+
+async def verdict(scope: Scope, namespace: str) -> Response:
+    """204 if a WebSocket handshake with these headers would be accepted now, else its refusal.
+
+    For browsers, which cannot see why a handshake was refused; so it speaks CORS with the allowed origins.
+    """
+    if scope["method"] == "OPTIONS":
+        response = Response(204, headers=_PREFLIGHT)
+    else:
+        try:
+            await _judge(scope, namespace)
+            response = Response(204, headers={"Cache-Control": "no-store"})
+        except Refused as refused:
+            response = refusal(refused)
+    return response._replace(headers={**response.headers, **_cors(scope)})
+
+
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET",
+    "Access-Control-Allow-Headers": "Authorization",
+    "Access-Control-Max-Age": "600",
+}
+
+
+def _cors(scope: Scope) -> dict[str, str]:
+    origins = headers_of(scope, b"origin")
+    if len(origins) != 1 or not handshake.is_allowed_origin(origins[0]):
+        return {"Vary": "Origin"}
+    return {
+        "Vary": "Origin",
+        "Access-Control-Allow-Origin": origins[0],
+        "Access-Control-Expose-Headers": "Retry-After",
+    }
+
+
+async def _judge(scope: Scope, namespace: str) -> None:
+    check_process()
+    principal = await handshake.judge(scope, namespace)
+    try:
+        async with asyncio.timeout(REVOCATION_SECONDS):
+            if await revocation.is_revoked(principal):
+                raise Refused(RefusalCode.TOKEN_INVALID, "the token was revoked")
+    except (RedisError, OSError) as error:
+        raise handshake.unavailable() from error
+
+
+def refusal(refused: Refused) -> Response:
+    """A refusal as an answer."""
+    return Response(refused.status, refused.body, {**JSON, **refused.headers})
+
+
+# --- The application ---------------------------------------------------------------------------------
+
+ENDPOINTS = {
+    "/healthz": Endpoint(healthz),
+    "/readyz": Endpoint(readyz),
+    "/metrics": Endpoint(metrics),
+    "/asyncapi.json": Endpoint(asyncapi),
+    "/hub": Endpoint(partial(verdict, namespace=HUB), (*ASKING, "OPTIONS")),
+    "/portal": Endpoint(partial(verdict, namespace=PORTAL), (*ASKING, "OPTIONS")),
+}
+"""By path; each also answers with a slash at the end."""
+
+
+async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """The ASGI application of plain HTTP."""
+    if (refused := refuse_request(scope.get("client"), scope["headers"])) is not None:
+        response = refusal(refused)
+        response = response._replace(headers={**response.headers, **_cors(scope), "Connection": "close"})
+    else:
+        response = await _respond(scope)
+    headers = response.headers
+    if response.status != 204:
+        headers = {**headers, "Content-Length": str(len(response.body))}
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status,
+            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
+        }
+    )
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _respond(scope: Scope) -> Response:
+    endpoint = ENDPOINTS.get(_path(scope).removesuffix("/"))
+    if endpoint is None:
+        return Response(404)
+    if scope["method"] not in endpoint.methods:
+        return Response(405, headers={"Allow": ", ".join(endpoint.methods)})
+    return await endpoint.answer(scope)
+
+
+def _path(scope: Scope) -> str:
+    """The path as it was sent, where the server tells."""
+    raw: bytes | None = scope.get("raw_path")
+    path: str = scope["path"]
+    return path if raw is None else raw.partition(b"?")[0].decode("latin-1")

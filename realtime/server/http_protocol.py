@@ -1,0 +1,254 @@
+"""uvicorn's HTTP protocol, bounded in what one connection can make it read, keep and wait for.
+
+`runsockets` and `runweb` serve with it. `HttpToolsProtocol` is no public API: uvicorn's minor version is pinned, and a
+test fails when what is relied on here changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+from django.conf import settings
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from realtime.conf import conf
+from realtime.connections import admission
+
+HEAD_BYTES = 64 * 1024
+"""A request head may be so long."""
+HEAD_LINES = 100
+"""A request head may have so many lines, the request line included."""
+PIECE_BYTES = 256
+"""A piece of a body counts as so much more: there must not be many small ones."""
+LINGER_SECONDS = 2.0
+"""A client whose request is refused has so long to read why; nothing more is read from it."""
+READ_SECONDS = 30.0
+"""A client has so long to read the end of the last response of its connection, and to send each piece of a body."""
+
+
+class _Lingering:
+    """A transport that lets the client read what was written before it closes."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Unacceptable(Exception):
+    """The parser shall stop: `HttpProtocol._status` says why."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Reads one request at a time, with a head and a body of bounded size.
+
+    A head that is too large gets 431, a body that is too large 413. A head must be complete `HANDSHAKE_SECONDS` after
+    its beginning. What follows a request that is not answered yet is not read: the connection ends with the response.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+    _in_head = True
+    _room = HEAD_BYTES
+    """So much may still be read before the head, or a piece of the body, is complete. (Trailers are no body.)"""
+    _body = 0
+    """Bytes of the body so far, and what its pieces cost."""
+    _status = HTTPStatus.BAD_REQUEST
+    """A request is refused with this, unless there is a better word for what is wrong."""
+    _is_over = False
+    """Nothing more is read from this connection."""
+
+    @property
+    def most_body(self) -> int | None:
+        """The largest body that is read, in bytes; None: any."""
+        most: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return most
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the answer to a request is not complete yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            self.flow.pause_reading()
+            return
+        self._unset_keepalive_if_required()
+        self._expect_head()
+        try:
+            while data and not self._is_over:
+                data = self._read_some(data)
+        except (
+            httptools.HttpParserError
+        ):  # under a name it would keep `data` until cyclic garbage is collected
+            self._refuse()
+
+    def _read_some(self, data: bytes) -> bytes:
+        """Parse as much as may be read, and return the rest. Raises `httptools.HttpParserError`."""
+        if not self._room:
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._refuse()
+            return b""
+        piece, rest = data[: self._room], data[self._room :]
+        self._room -= len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self._upgrade(piece[upgrade.args[0] :] + rest)
+            else:
+                self.cycle.keep_alive = False  # answered as if it had not asked
+        return rest
+
+    # --- Parser callbacks ------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.is_answering:
+            raise Unacceptable
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= HEAD_LINES - 1:
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise Unacceptable
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._body = 0
+        self._forget_deadline()
+        headers = dict(self.headers)
+        if not self._has_room_for(int(headers.get(b"content-length", 0))) or (
+            self.most_body == 0 and b"transfer-encoding" in headers
+        ):
+            self._status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            raise Unacceptable
+        super().on_headers_complete()
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            self._expect_body()
+
+    def on_body(self, body: bytes) -> None:
+        self._room = HEAD_BYTES
+        self._forget_deadline()
+        self._expect_body()
+        self._body += len(body) + PIECE_BYTES * (len(body) < PIECE_BYTES)
+        if not self._has_room_for(self._body):
+            self._status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            raise Unacceptable
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._forget_deadline()
+        self._in_head = True
+        self._room = HEAD_BYTES
+        super().on_message_complete()
+
+    def _has_room_for(self, body: int) -> bool:
+        return self.most_body is None or body <= self.most_body
+
+    # --- The end ---------------------------------------------------------------------------------
+
+    def _refuse(self) -> None:
+        """Read no more and answer with `_status` alone. If an earlier request is being answered, that is the end."""
+        self._is_over = True
+        self._forget_deadline()
+        self.flow.pause_reading()
+        self.headers = []
+        self.parser = None  # type: ignore[assignment]  # half a head is not kept
+        if self.is_answering:
+            self.cycle.keep_alive = False
+            self.cycle.transport = _Lingering(self.transport, partial(self._end, READ_SECONDS))  # type: ignore[assignment]
+            if self._in_head:
+                return
+            self.cycle.disconnected = True  # the request that is being answered is the one that is refused
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+        self.transport.write(STATUS_LINE[self._status] + b"connection: close\r\ncontent-length: 0\r\n\r\n")
+        self._end(LINGER_SECONDS)
+
+    def _end(self, seconds: float) -> None:
+        """Closed at once, the connection would be reset because of what the client has sent, and the answer lost."""
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._give_up_later()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._give_up_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def _give_up_later(self) -> None:
+        """`transport.close` waits for ever until everything is read."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size() and self._deadline is None:
+            self._deadline = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    # --- Time to send in -------------------------------------------------------------------------
+
+    def _expect_head(self) -> None:
+        patience = conf().limits.handshake_seconds
+        if patience and self._in_head and self._deadline is None and not self.is_answering:
+            self._deadline = self.loop.call_later(patience, self.transport.close)
+
+    def _expect_body(self) -> None:
+        self._deadline = self.loop.call_later(READ_SECONDS, self.transport.close)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    # --- WebSockets ------------------------------------------------------------------------------
+
+    def _upgrade(self, rest: bytes) -> None:
+        if self.parser.get_http_version() != "1.1":  # RFC 6455 §4.2.1
+            self._refuse()
+            return
+        self._hand_over(rest)
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Give the connection to the WebSocket protocol: the request as it was parsed, and what came behind it."""
+        self._is_over = True
+        self._forget_deadline()
+        self.connections.discard(self)
+        protocol: Any = self.ws_protocol_class
+        protocol = protocol(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        protocol.connection_made(self.transport)
+        protocol.handshake_received(self.scope["method"], self.url, self.headers)
+        self.transport.set_protocol(protocol)
+        if rest:
+            protocol.data_received(rest)
+
+
+class BodilessHttpProtocol(HttpProtocol):
+    """Reads no body: the socket server has no use for one. A handshake that is one too many is refused by its head."""
+
+    most_body = 0
+
+    def _upgrade(self, rest: bytes) -> None:
+        path = self.url.partition(b"?")[0]
+        if (refused := admission.refuse_handshake(self.client, self.headers, path)) is None:
+            super()._upgrade(rest)
+            return
+        self._is_over = True
+        self._forget_deadline()
+        self.transport.write(admission.response(refused, self.server_state.default_headers))
+        self.transport.close()

@@ -1,0 +1,51 @@
+"""How this process feels, looked at every second: is its event loop free, does Redis answer, who does not keep up?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+
+from redis.exceptions import RedisError
+
+from realtime.redis.client import client, is_cancelled
+from realtime.tasks.supervision import supervise
+from realtime.telemetry import metrics
+
+SECONDS = 1.0
+"""Between two looks."""
+PATIENCE = 5.0
+"""A Redis that needs longer for a PING does not answer."""
+
+
+async def watch(*measures: Callable[[], None]) -> None:
+    """Look until cancelled. `measures` set whatever else there is to tell."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(supervise("vitals", lambda: _watch_loop(measures)), name="vitals")
+        tasks.create_task(supervise("redis vitals", _watch_redis), name="redis vitals")
+
+
+async def _watch_loop(measures: tuple[Callable[[], None], ...]) -> None:
+    while True:
+        # Not the loop's own clock, which stands still within a turn.
+        started = perf_counter()
+        await asyncio.sleep(SECONDS)
+        metrics.LOOP_LAG.observe(max(perf_counter() - started - SECONDS, 0.0))
+        metrics.TASKS.set(len(asyncio.all_tasks()))
+        for measure in measures:
+            measure()
+        metrics.tally.flush()
+
+
+async def _watch_redis() -> None:
+    while not is_cancelled():
+        started = perf_counter()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await client().ping()
+        except (RedisError, OSError):  # TimeoutError is an OSError
+            metrics.REDIS_UP.set(0)
+        else:
+            metrics.REDIS_UP.set(1)
+            metrics.REDIS_SECONDS.observe(perf_counter() - started)
+        await asyncio.sleep(SECONDS)

@@ -1,0 +1,310 @@
+"""The catalogue as an AsyncAPI 3 document: served at `/asyncapi.json`, printed by `generateasyncapi`.
+
+It describes the socket server: it *receives* what clients and backbones send, and *sends* what clients get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from presence.events import Transition
+from realtime.auth.tokens import BEARER_SUBPROTOCOL, SUBPROTOCOL, roles_of
+from realtime.bridge.incoming import CHANNEL
+from realtime.conf import Conf, conf
+from realtime.protocol import bus_message
+from realtime.protocol.catalogue import Catalogue, ClientEvent, ServerEvent, catalogue
+from realtime.protocol.close_codes import REASONS, STOP
+from realtime.protocol.envelope import ErrorCode, FrameId
+from realtime.protocol.handshake_errors import STATUSES
+from realtime.protocol.payloads import Payload
+from realtime.protocol.rooms import NAMESPACES
+from realtime.redis.client import key
+from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, Schema, schema
+from realtime.spec.markdown import rooms, summary
+
+_DESCRIPTION = """\
+Events over WebSocket: one JSON object a frame, `{"event", "data"}`. A client's frame with an `id` gets exactly one
+`ack` or `error` with that `id`. What a room receives carries `room`, and `offset` where it can be had again after a
+reconnect. `x-refusals` holds what a refused handshake says, with its HTTP status, and `x-close-codes` why a connection
+is closed and whether a client comes back.
+"""
+
+
+def asyncapi_json() -> bytes:
+    """The document of this installation, a product's own events included."""
+    return _encoded(conf())
+
+
+@lru_cache(maxsize=1)
+def _encoded(current: Conf) -> bytes:
+    return msgspec.json.encode(document(), enc_hook=str)
+
+
+def document() -> dict[str, Any]:
+    """The document, as what becomes JSON."""
+    events = catalogue()
+    messages = {
+        **{f"client.{_name(event)}": _from_client(event) for event in _sorted(events.client)},
+        **{f"ack.{_name(event)}": _ack(event) for event in _sorted(events.client)},
+        **{
+            f"server.{_name(event)}": _to_clients(event)
+            for event in _sorted(events.server)
+            if event.name != "ack"
+        },
+        **{f"bus.{_name(event)}": _on_bus(event) for event in _sorted(events.server) if event.bus},
+        **{f"bus.{_name(event)}": _control(event) for event in _sorted(events.control)},
+        "transition": _message("transition", summary(Transition), schema(Transition, DELIVERED_ID)),
+    }
+    channels = {
+        **{namespace: _namespace(events, namespace) for namespace in sorted(NAMESPACES)},
+        **_redis_channels([name for name in messages if name.startswith("bus.")]),
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "realtime-sockets",
+            "version": SUBPROTOCOL.removeprefix("realtime.v"),
+            "description": _DESCRIPTION,
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "servers": _servers(),
+        "channels": channels,
+        "operations": {**_operations_of_clients(events), **_operations_on_redis(channels)},
+        "components": {"messages": messages, "securitySchemes": _credentials()},
+        "x-refusals": {str(code): status for code, status in STATUSES.items()},
+        "x-close-codes": {
+            str(int(code)): {"reason": reason, "reconnect": code not in STOP}
+            for code, reason in REASONS.items()
+        },
+    }
+
+
+# --- Messages --------------------------------------------------------------------------------------
+
+
+def _from_client(event: ClientEvent) -> dict[str, Any]:
+    data = schema(event.payload, ACCEPTED_ID)
+    frame = _frame(event.name, data, requires=["data"] if data["required"] else [], id=_FRAME_ID)
+    return _message(event.name, summary(event.handler), frame)
+
+
+def _ack(event: ClientEvent) -> dict[str, Any]:
+    data = schema(event.ack, DELIVERED_ID) if event.ack else {"type": "object"}
+    frame = _frame("ack", data, requires=["data", "id"], id=_FRAME_ID)
+    return _message("ack", f"`{event.name}` took effect.", frame)
+
+
+def _to_clients(event: ServerEvent) -> dict[str, Any]:
+    data = schema(event.payload, DELIVERED_ID)
+    if event.name == "error":
+        data["properties"] |= {"code": {"enum": sorted(ErrorCode)}, "retry_after": {"type": "number"}}
+        frame = _frame(event.name, data, requires=["data"], id=_FRAME_ID)
+    else:
+        requires = ["data", "room", "offset"] if event.bus else ["data"]
+        frame = _frame(event.name, data, requires=requires, room=_TEXT, offset=_OFFSET)
+    return _message(event.name, summary(event.payload), frame)
+
+
+def _on_bus(event: ServerEvent) -> dict[str, Any]:
+    payload = _bus_payload(event.name, event.payload, ("id", "rooms", "namespaces", "except"))
+    return _message(
+        event.name, f"{summary(event.payload)} Rooms, unless it names others: {rooms(event)}.", payload
+    )
+
+
+def _control(event: Any) -> dict[str, Any]:
+    return _message(event.name, summary(event.payload), _bus_payload(event.name, event.payload, ("id",)))
+
+
+def _bus_payload(name: str, payload: type[Payload], keys: Iterable[str]) -> Schema:
+    data, message = schema(payload, ACCEPTED_ID), schema(bus_message.Message, ACCEPTED_ID)["properties"]
+    return _frame(
+        name, data, requires=["data"] if data["required"] else [], **{key: message[key] for key in keys}
+    )
+
+
+def _frame(event: str, data: Schema, *, requires: Iterable[str], **more: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": {"event": {"const": event}, "data": data, **more},
+        "required": ["event", *requires],
+    }
+
+
+def _message(name: str, text: str, payload: Schema) -> dict[str, Any]:
+    return {"name": name, "title": name, "summary": text, "payload": payload}
+
+
+_TEXT: Schema = {"type": "string"}
+_OFFSET: Schema = {"type": "string", "minLength": 1, "maxLength": 64}
+_FRAME_ID: Schema = schema(FrameId, DELIVERED_ID)
+
+
+# --- Channels and who does what with them ------------------------------------------------------------
+
+
+def _namespace(events: Catalogue, namespace: str) -> dict[str, Any]:
+    query: dict[str, Schema] = {"resume": {"const": "1"}}
+    if conf().query_token:
+        query["token"] = _TEXT
+    return {
+        "address": f"/{namespace}/",
+        "title": namespace,
+        "description": f"For the roles {', '.join(sorted(roles_of(namespace)))}.",
+        "servers": [_ref("servers", "sockets"), _ref("servers", "sockets-tls")],
+        "messages": {
+            name: _ref("components", "messages", name)
+            for name in (*_sent_by_clients(events, namespace), *_sent_to(events, namespace))
+        },
+        "bindings": {"ws": {"method": "GET", "query": {"type": "object", "properties": query}}},
+    }
+
+
+def _sent_by_clients(events: Catalogue, namespace: str) -> list[str]:
+    names = [_name(event) for event in _sorted(events.client) if namespace in event.namespaces]
+    return [f"{kind}.{name}" for name in names for kind in ("client", "ack")]
+
+
+def _sent_to(events: Catalogue, namespace: str) -> list[str]:
+    """Acknowledgements are left out: they are replies."""
+    return [
+        f"server.{_name(event)}"
+        for event in _sorted(events.server)
+        if namespace in event.namespaces and event.name != "ack"
+    ]
+
+
+def _operations_of_clients(events: Catalogue) -> dict[str, Any]:
+    operations: dict[str, Any] = {}
+    for namespace in sorted(NAMESPACES):
+        for event in _sorted(events.client):
+            if namespace in event.namespaces:
+                name = _name(event)
+                operations[f"{namespace}.{name}"] = {
+                    **_operation("receive", namespace, [f"client.{name}"], summary(event.handler)),
+                    "reply": _messages(namespace, [f"ack.{name}", "server.error"]),
+                }
+        operations[f"{namespace}.send"] = _operation(
+            "send", namespace, _sent_to(events, namespace), "What a client gets unasked."
+        )
+    return operations
+
+
+def _redis_channels(published: Iterable[str]) -> dict[str, Any]:
+    bus_messages = {name: _ref("components", "messages", name) for name in published}
+    stream, channel, presence = key("stream"), key(CHANNEL), key("presence")
+    return {
+        "stream": _redis_channel(
+            stream,
+            f"A stream: `XADD {stream} * message <json>`. Durable: delivered once, in order.",
+            bus_messages,
+        ),
+        "events": _redis_channel(
+            channel, f"Pub/Sub: `PUBLISH {channel} <json>`. Gone when no bridge listens.", bus_messages
+        ),
+        "presence": _redis_channel(
+            presence,
+            "A stream: every change of somebody's presence, in the field `transition`, kept for 24 hours.",
+            {"transition": _ref("components", "messages", "transition")},
+        ),
+    }
+
+
+def _redis_channel(address: str, description: str, messages: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "address": address,
+        "description": description,
+        "servers": [_ref("servers", "redis")],
+        "messages": messages,
+    }
+
+
+def _operations_on_redis(channels: Mapping[str, Any]) -> dict[str, Any]:
+    published = list(channels["stream"]["messages"])
+    return {
+        "bus.stream": _operation("receive", "stream", published, "What a backbone publishes."),
+        "bus.events": _operation("receive", "events", published, "What a backbone publishes and may lose."),
+        "bus.presence": _operation(
+            "send", "presence", ["transition"], "What recorder and backbones may follow."
+        ),
+    }
+
+
+def _operation(action: str, channel: str, messages: Iterable[str], text: str) -> dict[str, Any]:
+    return {"action": action, "summary": text, **_messages(channel, messages)}
+
+
+def _messages(channel: str, names: Iterable[str]) -> dict[str, Any]:
+    return {
+        "channel": _ref("channels", channel),
+        "messages": [_ref("channels", channel, "messages", name) for name in names],
+    }
+
+
+# --- Servers and credentials -------------------------------------------------------------------------
+
+
+def _servers() -> dict[str, Any]:
+    names = [name for name in _credentials() if name != "redis"]
+    credentials = [_ref("components", "securitySchemes", name) for name in names]
+    return {
+        "sockets": _server("ws", "localhost:8001", "The socket server itself.", credentials),
+        "sockets-tls": _server(
+            "wss", "example.com", "The socket server behind a proxy with TLS.", credentials
+        ),
+        "redis": _server(
+            "redis", "localhost:6379", "The bus.", [_ref("components", "securitySchemes", "redis")]
+        ),
+    }
+
+
+def _server(protocol: str, default: str, description: str, security: list[Any]) -> dict[str, Any]:
+    # Where it is reached is nothing that the server knows.
+    return {
+        "host": "{host}",
+        "protocol": protocol,
+        "description": description,
+        "variables": {"host": {"default": default}},
+        "security": security,
+    }
+
+
+def _credentials() -> dict[str, Any]:
+    """Exactly one of them with each handshake."""
+    found: dict[str, Any] = {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "For native clients and servers.",
+        },
+        "subprotocol": {
+            "type": "httpApiKey",
+            "name": "Sec-WebSocket-Protocol",
+            "in": "header",
+            "description": f"For browsers: `{SUBPROTOCOL}, {BEARER_SUBPROTOCOL}<jwt>`.",
+        },
+        "redis": {"type": "userPassword", "description": "A Redis user, where Redis has any."},
+    }
+    if conf().query_token:
+        found["query"] = {"type": "httpApiKey", "name": "token", "in": "query", "description": "For tools."}
+    return found
+
+
+def _name(event: Any) -> str:
+    """An event's name as a key: a colon is none that AsyncAPI allows there."""
+    name: str = event.name
+    return name.replace(":", ".")
+
+
+def _sorted(table: Mapping[str, Any]) -> list[Any]:
+    return [table[name] for name in sorted(table)]
+
+
+def _ref(*path: str) -> dict[str, str]:
+    return {"$ref": "#/" + "/".join(path)}

@@ -1,0 +1,71 @@
+"""Payloads and acknowledgements as JSON Schema (draft 7)."""
+
+from __future__ import annotations
+
+import types
+import typing
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+
+from realtime.protocol.payloads import Id
+from realtime.protocol.rooms import ID_PATTERN
+
+Schema = dict[str, Any]
+
+DELIVERED_ID: Schema = {"type": "string", "pattern": ID_PATTERN}
+"""An id as clients get it."""
+ACCEPTED_ID: Schema = {"anyOf": [DELIVERED_ID, {"type": "integer"}]}
+"""An id as clients and backbones may send it."""
+
+
+def schema(kind: Any, id: Schema) -> Schema:
+    """The schema of a type, with everything it is made of written out; `id` is that of an `Id`.
+
+    What a value is made of is looked at here, because msgspec refuses what it could not decode (a union of two
+    typed dictionaries) and defaults it does not know (an `Id`); what a plain value must be is msgspec's to say.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    found: Schema
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = msgspec.structs.fields(kind)
+        found = {
+            "type": "object",
+            "properties": {field.encode_name: _property(field, id) for field in fields},
+            "required": [field.encode_name for field in fields if field.required],
+        }
+    elif typing.is_typeddict(kind):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        found = {
+            "type": "object",
+            "properties": {name: schema(hint, id) for name, hint in hints.items()},
+            "required": sorted(kind.__required_keys__),
+        }
+    elif origin in {types.UnionType, typing.Union}:
+        found = {"anyOf": [schema(part, id) for part in arguments]}
+    elif origin is Annotated and typing.get_origin(arguments[0]) in {list, dict}:
+        bounds = msgspec.json.schema(Annotated[typing.get_origin(arguments[0]), *arguments[1:]])
+        found = {**bounds, **schema(arguments[0], id)}
+    elif origin is typing.Required or origin is typing.NotRequired:
+        found = schema(arguments[0], id)
+    elif origin is list:
+        found = {"type": "array", "items": schema(arguments[0], id)}
+    elif origin is dict:
+        found = {"type": "object", "additionalProperties": schema(arguments[1], id)}
+    else:
+        found = msgspec.json.schema(kind, schema_hook=partial(_of_id, id))
+    return found
+
+
+def _of_id(id: Schema, kind: type) -> Schema:
+    if kind is Id:
+        return id
+    raise NotImplementedError(f"no schema for {kind}")
+
+
+def _property(field: msgspec.structs.FieldInfo, id: Schema) -> Schema:
+    found = schema(field.type, id)
+    if field.default is msgspec.NODEFAULT or field.default is None or isinstance(field.default, msgspec.Raw):
+        return found
+    return {**found, "default": msgspec.to_builtins(field.default, enc_hook=str)}

@@ -1,0 +1,158 @@
+"""Traces, where `REALTIME["TRACING"]` asks for them and OpenTelemetry is installed (`realtime-sockets[otel]`).
+
+One trace follows a message: `publish` in the backbone, `deliver` in the bridge, `fan out` in every socket process that
+has somebody in the room. `traceparent` (W3C Trace Context) goes along in the message on the bus and in the publication.
+Off, nothing is imported, and what is left of it in the other modules is a look at `tracer`.
+
+What is done with spans (sampling, exporting) is the business of the SDK, which is configured as everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from realtime.conf import conf
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+    from realtime.layers.history import Publication
+
+tracer: Tracer | None = None
+"""None: off."""
+
+_NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
+_SCOPE = "realtime.handshake"
+
+
+def start() -> None:
+    """Begin to trace, if the settings say so. Raises `ImproperlyConfigured` when OpenTelemetry is not installed."""
+    global tracer
+    if not conf().tracing:
+        tracer = None
+        return
+    try:
+        from opentelemetry import trace  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            "REALTIME['TRACING'] is on, and opentelemetry-api is not installed: "
+            "pip install 'realtime-sockets[otel]'"
+        ) from error
+    tracer = trace.get_tracer("realtime")
+
+
+def client_event(name: str, namespace: str) -> AbstractContextManager[Any]:
+    """Around the handler of a client's event."""
+    if tracer is None:
+        return _NOTHING
+    return tracer.start_as_current_span(
+        f"event {name}", attributes={"realtime.event": name, "realtime.namespace": namespace}
+    )
+
+
+# --- Handshakes --------------------------------------------------------------------------------------
+
+
+def begin_handshake(scope: dict[str, Any], namespace: str) -> None:
+    """A client wants in; a proxy or the client itself may have begun the trace."""
+    if tracer is not None:
+        headers = dict(scope["headers"])
+        scope[_SCOPE] = tracer.start_span(
+            f"handshake {namespace}",
+            context=_context(headers.get(b"traceparent", b"").decode("latin-1")),
+            kind=_kind("SERVER"),
+            attributes={"realtime.namespace": namespace},
+        )
+
+
+def end_handshake(scope: Any, result: str) -> None:
+    """It got in (`accepted`), or was refused with this code."""
+    if (span := scope.pop(_SCOPE, None)) is not None:
+        span.set_attribute("realtime.result", result)
+        span.end()
+
+
+# --- From the backbone to the browser ----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _publishing(event: str) -> Iterator[str | None]:
+    assert tracer is not None  # noqa: S101
+    with tracer.start_as_current_span(
+        f"publish {event}", kind=_kind("PRODUCER"), attributes={"realtime.event": event}
+    ) as span:
+        yield traceparent(span)
+
+
+def publish(event: str) -> AbstractContextManager[str | None]:
+    """Around publishing; gives what is to be sent along."""
+    return _NOTHING if tracer is None else _publishing(event)
+
+
+def deliver(event: str, parent: str | None) -> Span | None:
+    """A bridge delivers a message; whoever calls ends the span."""
+    if tracer is None:
+        return None
+    return tracer.start_span(
+        f"deliver {event}",
+        context=_context(parent or ""),
+        kind=_kind("CONSUMER"),
+        attributes={"realtime.event": event},
+    )
+
+
+def fanned_out(publications: Sequence[Publication], connections: int, begun: int) -> None:
+    """Publications were handed to connections of this process, from `begun` (nanoseconds since the epoch) on.
+
+    Those that came with a trace get a span.
+    """
+    if tracer is None:
+        return
+    ended = time.time_ns()
+    for publication in publications:
+        if publication.traceparent:
+            event = publication.frame[10 : publication.frame.find(b'"', 10)].decode(errors="replace")
+            span = tracer.start_span(
+                f"fan out {event}",
+                context=_context(publication.traceparent),
+                kind=_kind("CONSUMER"),
+                start_time=begun,
+                attributes={"realtime.connections": connections},
+            )
+            span.end(ended)
+
+
+def traceparent(span: Span) -> str | None:
+    """The span in W3C's words; None when nobody records it."""
+    from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    if not span.is_recording():
+        return None
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier, set_span_in_context(span))
+    return carrier.get("traceparent")
+
+
+def _context(parent: str) -> Any:
+    """The context of a `traceparent`; of nothing when it is not one."""
+    from opentelemetry.context import Context  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    return TraceContextTextMapPropagator().extract({"traceparent": parent}, Context())
+
+
+def _kind(name: str) -> Any:
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+
+    return SpanKind[name]

@@ -1,0 +1,91 @@
+"""How often logins may be tried: from an address, and for a name (`LIMITS`), in DRF's views and in the admin."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping
+from functools import wraps
+from hashlib import sha256
+from math import ceil
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.http import HttpRequest, HttpResponse
+from rest_framework.exceptions import Throttled
+from rest_framework.request import Request
+from rest_framework.throttling import SimpleRateThrottle
+
+from realtime.conf import conf
+from realtime.connections.addresses import client_address
+
+
+class LoginThrottle(SimpleRateThrottle):
+    """Counts attempts, successful ones too, in Django's default cache."""
+
+    def get_rate(self) -> Any:
+        return f"{limit}/minute" if (limit := self.limit()) else None
+
+    def limit(self) -> int:
+        """Attempts a minute; 0: any number."""
+        raise NotImplementedError
+
+    def counted(self, request: Any) -> str | None:
+        """What attempts are counted by; None: this one is not."""
+        raise NotImplementedError
+
+    def get_cache_key(self, request: Any, view: Any) -> str | None:
+        if (counted := self.counted(request)) is None:
+            return None
+        ident = sha256(counted.encode("utf-8", "surrogatepass")).hexdigest()
+        return self.cache_format % {"scope": self.scope, "ident": ident}
+
+
+class AddressThrottle(LoginThrottle):
+    """By the client's address, which only `TRUSTED_PROXIES` may tell."""
+
+    scope = "login_address"
+
+    def limit(self) -> int:
+        return conf().limits.address_logins
+
+    def counted(self, request: Any) -> str:
+        forwarded = request.headers.get("x-forwarded-for", "")
+        return client_address(request.META.get("REMOTE_ADDR", ""), forwarded, conf().trusted_proxies)
+
+
+class NameThrottle(LoginThrottle):
+    """By the name that is logged in with, from any address."""
+
+    scope = "login_name"
+
+    def limit(self) -> int:
+        return conf().limits.name_logins
+
+    def counted(self, request: Any) -> str | None:
+        form: Any = request.data if isinstance(request, Request) else request.POST
+        name = form.get(get_user_model().USERNAME_FIELD) if isinstance(form, Mapping) else None
+        return unicodedata.normalize("NFKC", str(name)).casefold() if name else None
+
+
+THROTTLES = [AddressThrottle, NameThrottle]
+
+
+def limited(login: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """A login page of Django with the same limits: `limited(admin.site.login)`. Beyond them it answers 429."""
+
+    @wraps(login)
+    def view(request: HttpRequest, *arguments: Any, **more: Any) -> HttpResponse:
+        if request.method == "POST":
+            tried = [throttle() for throttle in THROTTLES]
+            refusing = [each for each in tried if not each.allow_request(request, None)]  # type: ignore[arg-type]
+            if refusing:
+                return _too_many(max(each.wait() or 0 for each in refusing))
+        return login(request, *arguments, **more)
+
+    return view
+
+
+def _too_many(wait: float) -> HttpResponse:
+    text = str(Throttled(wait).detail)
+    headers = {"Retry-After": str(ceil(wait))}
+    return HttpResponse(text, status=429, content_type="text/plain; charset=utf-8", headers=headers)

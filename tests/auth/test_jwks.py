@@ -1,0 +1,183 @@
+"""The keys of an identity provider: who gets in while it answers, and while it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from realtime.auth import jwks as keys
+from realtime.auth.jwks import KeySet, KeysUnavailable, UnknownKey
+from tests.e2e.jwks_server import JwksServer
+
+TIMEOUT = 0.2
+
+
+@pytest.fixture(scope="module")
+def private_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture
+def provider(private_key: Any) -> Iterator[JwksServer]:
+    server = JwksServer()
+    server.keys = {"k1": private_key}
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between two fetches."""
+    monkeypatch.setattr(keys, "REFETCH_SECONDS", 0.0)
+
+
+def key_set(provider: JwksServer, timeout: float = 30.0, outage: float = 60.0) -> KeySet:
+    return KeySet(provider.url, timeout=timeout, outage=outage)
+
+
+def expire(found: KeySet, seconds: float = keys.KEYS_SECONDS) -> None:
+    """As if the keys had been fetched so long ago."""
+    found._fetched_at -= seconds
+    found._tried_at -= seconds
+
+
+async def test_key_is_fetched_once_and_known_from_then_on(provider: JwksServer):
+    found = key_set(provider)
+    for _ in range(3):
+        assert (await found.find("k1")).key_id == "k1"
+    assert provider.asked == 1
+
+
+async def test_key_that_a_fresh_key_set_lacks_is_unknown(provider: JwksServer):
+    with pytest.raises(UnknownKey):
+        await key_set(provider).find("k2")
+
+
+async def test_key_is_not_unknown_while_the_provider_fails(provider: JwksServer, at_once: None):
+    found = key_set(provider)
+    with provider.failing(), pytest.raises(KeysUnavailable):
+        await found.find("k1")
+    await found.find("k1")
+    with provider.failing(), pytest.raises(KeysUnavailable):
+        await found.find("k2")
+    with pytest.raises(UnknownKey):
+        await found.find("k2")
+
+
+async def test_key_is_not_unknown_while_the_provider_hangs(provider: JwksServer, at_once: None):
+    found = key_set(provider, TIMEOUT)
+    with provider.hanging(), pytest.raises(KeysUnavailable):
+        await found.find("k1")
+
+
+async def test_provider_that_failed_a_moment_ago_is_not_asked_again_and_nobody_is_called_invalid(
+    provider: JwksServer,
+):
+    found = key_set(provider)
+    with provider.failing():
+        for _ in range(5):
+            with pytest.raises(KeysUnavailable):
+                await found.find("k1")
+    assert provider.asked == 1
+
+
+async def test_known_key_stays_good_through_an_outage_but_not_for_ever(provider: JwksServer, at_once: None):
+    found = key_set(provider, outage=60)
+    await found.find("k1")
+    with provider.failing():
+        expire(found)
+        assert (await found.find("k1")).key_id == "k1"
+        expire(found, 60)
+        with pytest.raises(KeysUnavailable):
+            await found.find("k1")
+    assert (await found.find("k1")).key_id == "k1"
+
+
+async def test_known_key_waits_at_most_once_for_a_provider_that_hangs(provider: JwksServer, at_once: None):
+    found = key_set(provider, TIMEOUT)
+    await found.find("k1")
+    expire(found)
+    with provider.hanging():
+        await found.find("k1")
+        found.timeout = 3600.0  # would be waited for
+        for _ in range(100):
+            await found.find("k1")
+    assert provider.asked <= 3
+
+
+async def test_key_that_was_taken_away_is_unknown_as_soon_as_the_keys_are_fetched_again(
+    provider: JwksServer, private_key: Any
+):
+    found = key_set(provider)
+    await found.find("k1")
+    provider.keys = {"k2": private_key}
+    expire(found)
+    with pytest.raises(UnknownKey):
+        await found.find("k1")
+
+
+async def test_flood_of_unknown_keys_costs_one_fetch(provider: JwksServer):
+    found = key_set(provider)
+    await found.find("k1")
+    expire(found, keys.REFETCH_SECONDS)
+    results = await asyncio.gather(*[found.find(f"x{n}") for n in range(200)], return_exceptions=True)
+    assert {type(result) for result in results} == {UnknownKey}
+    assert provider.asked == 2
+
+
+async def test_handshake_that_is_cut_while_it_waits_does_not_end_the_fetch(provider: JwksServer):
+    found = key_set(provider)
+    with provider.hanging():
+        first, second = (asyncio.create_task(found.find("k1")) for _ in range(2))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.wait([first])
+    assert (await second).key_id == "k1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"no json", b"[]", b"null", b'{"keys": 7}', b'{"keys": []}', b"[" * 100_000, b"\xff\xfe"],
+    ids=lambda body: repr(body[:12]),
+)
+async def test_odd_answer_is_an_outage(provider: JwksServer, body: bytes):
+    provider.body = body
+    found = key_set(provider)
+    with pytest.raises(KeysUnavailable):
+        await found.find("k1")
+    assert found._keys == {}
+
+
+async def test_enormous_answer_is_not_read(provider: JwksServer):
+    provider.body = b" " * keys.KEYS_BYTES + provider.document
+    with pytest.raises(KeysUnavailable):
+        await key_set(provider).find("k1")
+
+
+def test_answer_that_does_not_end_is_not_read_for_ever(provider: JwksServer, monkeypatch: pytest.MonkeyPatch):
+    class Clock:
+        seconds = 0.0
+
+        def monotonic(self) -> float:
+            self.seconds += 5
+            return self.seconds
+
+    monkeypatch.setattr(keys, "time", Clock())
+    with pytest.raises(TimeoutError, match="not complete"):
+        keys._download(provider.url, timeout=3)
+
+
+async def test_redirect_is_not_followed(provider: JwksServer):
+    other = JwksServer()
+    try:
+        other.keys = provider.keys
+        provider.redirect = other.url
+        with pytest.raises(KeysUnavailable):
+            await key_set(provider).find("k1")
+        assert other.asked == 0
+    finally:
+        other.stop()

@@ -1,0 +1,843 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from channels.layers import get_channel_layer
+from redis.exceptions import ConnectionError as RedisDown
+
+from portal import grants
+from presence import store
+from realtime.bridge import bridge as module
+from realtime.bridge import bus_handlers as handling
+from realtime.bridge import dead_letters as letters
+from realtime.bridge.batch import BATCH_BYTES
+from realtime.bridge.bridge import Bridge
+from realtime.bridge.incoming import BUS, entry_order
+from realtime.layers import history
+from realtime.layers.membership import room_layer
+from realtime.layers.outlets import payloads
+from realtime.protocol import bus_message, catalogue
+from realtime.protocol.catalogue import BusContext
+from realtime.protocol.events import ChatEnded
+from realtime.protocol.rooms import HUB, group_name
+from realtime.redis.client import client, close, key, location
+from tests.bridge.test_bus_handlers import BREAKING
+from tests.faults.proxy import Proxy, to_port, to_socket
+from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
+from tests.telemetry.test_metrics import Counting
+
+pytestmark = pytest.mark.usefixtures("process")
+MESSAGE = {"thread_id": 42, "message_id": 7}
+
+
+class Room:
+    """The frames that arrive in a room, as a connection would get them."""
+
+    is_behind = False
+
+    def __init__(self, connection_id: str = "") -> None:
+        self.connection_id = connection_id
+        self._frames: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def enter(self, room: str = "thread:42", namespace: str = HUB) -> Room:
+        layer = room_layer()
+        channel = await layer.attach(self)
+        (listener,) = await layer.enter([group_name(namespace, room)], self, channel)
+        listener.start()
+        return self
+
+    def write(self, frames: bytes) -> None:
+        for payload in payloads(frames):
+            self._frames.put_nowait(payload)
+
+    async def drained(self) -> None:
+        pass
+
+    def gap(self, room: str, reason: str) -> None:
+        raise AssertionError(f"gap in {room}: {reason}")
+
+    def fail(self) -> None:
+        raise AssertionError("failed")
+
+    def message(self, message: dict[str, Any]) -> None:
+        """No message is expected."""
+
+    async def text(self) -> str:
+        return (await asyncio.wait_for(self._frames.get(), PATIENCE)).decode()
+
+    async def frame(self) -> dict[str, Any]:
+        return json.loads(await self.text())
+
+    async def message_ids(self, count: int) -> list[str]:
+        return [(await self.frame())["data"]["message_id"] for _ in range(count)]
+
+
+@pytest.fixture
+async def room() -> Room:
+    return await Room().enter()
+
+
+async def publish(event: str, data: dict[str, Any], **more: Any) -> None:
+    await client().publish(key("events"), json.dumps({"event": event, "data": data, **more}))
+
+
+async def cursor() -> str | None:
+    saved: Any = await client().hget(key("cursors"), key("stream"))
+    return saved.decode() if saved else None
+
+
+# --- Both ways in ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("send", [add, publish])
+async def test_message_reaches_its_room_with_room_and_offset(room: Room, send):
+    async with bridging():
+        await send("thread:message", {**MESSAGE, "body": "hi"})
+        message = await room.frame()
+    assert message == {
+        "event": "thread:message",
+        "room": "thread:42",
+        "offset": message["offset"],
+        "data": {"thread_id": "42", "message_id": "7", "body": "hi"},
+    }
+    assert (await history.ends(["hub.thread.42"]))["hub.thread.42"] == int(message["offset"])
+
+
+async def test_order_of_the_stream_is_the_order_of_the_room(room: Room):
+    for n in range(250):
+        await add("thread:message", {"thread_id": 42, "message_id": n})
+    async with bridging():
+        assert await room.message_ids(250) == [str(n) for n in range(250)]
+
+
+async def test_first_bridge_ever_starts_at_the_beginning_of_the_stream(room: Room):
+    await add("thread:message", MESSAGE)
+    async with bridging():
+        assert (await room.frame())["event"] == "thread:message"
+
+
+async def test_bridge_goes_on_where_the_last_one_stopped(room: Room):
+    async with bridging():
+        await add("thread:message", {**MESSAGE, "message_id": 1})
+        await room.frame()
+        await eventually(cursor)
+    await add("thread:message", {**MESSAGE, "message_id": 2})
+    async with bridging():
+        assert await room.message_ids(1) == ["2"]
+
+
+async def test_bridge_is_ready_once_it_caught_up(room: Room):
+    entries = [await add("thread:message", {**MESSAGE, "message_id": n}) for n in range(150)]
+    async with bridging():
+        assert await cursor() == entries[-1]
+
+
+async def test_bridge_that_is_far_behind_says_how_far_and_when_it_caught_up(room: Room, caplog):
+    caplog.set_level("INFO", "realtime.bridge.bridge")
+    long_ago = (await client().time())[0] - 300
+    message = json.dumps({"event": "thread:message", "data": MESSAGE})
+    async with client().pipeline(transaction=False) as pipe:
+        for n in range(700):
+            pipe.xadd(key("stream"), {"message": message}, id=f"{long_ago * 1000 + n}-0")
+        await pipe.execute()
+    async with bridging():
+        await eventually(lambda: "caught up" in caplog.messages)
+    (behind,) = [record for record in caplog.records if record.message == "behind"]
+    assert 299 <= behind.seconds <= 360  # type: ignore[attr-defined]
+
+
+async def test_exclusion_travels_with_the_frame(room: Room):
+    async with bridging():
+        excluded = await Room("c1").enter()
+        await add("thread:message", MESSAGE, **{"except": "c1"})
+        await add("thread:message", {**MESSAGE, "message_id": 8})
+        assert await room.message_ids(2) == ["7", "8"]
+        assert await excluded.message_ids(1) == ["8"]
+
+
+async def test_what_is_published_amid_dead_letters_and_control_events_is_delivered(room: Room, monkeypatch):
+    """Working through them takes longer than the lease lasts: it is renewed meanwhile."""
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.2)
+
+    async def slow(payload: Any, context: BusContext) -> None:
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setitem(catalogue.catalogue().bus_handlers, "chat:ended", [slow])
+    async with bridging():
+        for n in range(20):
+            await add("chat:ended", {"thread_id": 43})
+            await client().xadd(key("stream"), {"message": f"no json {n}"})
+        await asyncio.sleep(0.5)
+        await publish("thread:message", MESSAGE)
+        assert await room.message_ids(1) == ["7"]
+
+
+async def test_lease_is_renewed_while_a_handler_takes_long(room: Room, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.2)
+
+    async def slow(payload: Any, context: BusContext) -> None:
+        await asyncio.sleep(1)
+
+    monkeypatch.setitem(catalogue.catalogue().bus_handlers, "chat:ended", [slow])
+    async with bridging() as bridge:
+        await add("chat:ended", {"thread_id": 42})
+        await publish("thread:message", MESSAGE)
+        await asyncio.sleep(0.7)
+        assert await client().get(key("lease", "bridge")) == bridge._lease.holder.encode()
+        assert [await room.message_ids(1)] == [["7"]]
+
+
+async def test_same_id_is_delivered_once_over_both_ways_in(room: Room):
+    async with bridging():
+        await add("thread:message", {**MESSAGE, "message_id": 1}, id="m")
+        await room.frame()
+        await publish("thread:message", {**MESSAGE, "message_id": 2}, id="m")
+        await add("thread:message", {**MESSAGE, "message_id": 3}, id="m")
+        await add("thread:message", {**MESSAGE, "message_id": 4})
+        assert await room.message_ids(1) == ["4"]
+
+
+async def test_presence_transitions_are_told_to_their_groups(process):
+    room = await Room().enter("presence:sales")
+    operation = {"does": "connect", "connection": "c1", "user": "ana", "name": "Ana", "groups": ["sales"]}
+    async with bridging():
+        await store.apply([operation])
+        frame = await room.frame()
+    assert (frame["event"], frame["room"], frame["data"]["user_id"]) == (
+        "attendant:online",
+        "presence:sales",
+        "ana",
+    )
+
+
+# --- Several bridges ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("send", [add, publish])
+async def test_several_bridges_deliver_once(room: Room, send):
+    async with bridging(), bridging(), bridging():
+        for n in range(20):
+            await send("thread:message", {"thread_id": 42, "message_id": n})
+        await add("thread:message", {"thread_id": 42, "message_id": "last"})
+        assert len({*(await room.message_ids(21))}) == 21
+
+
+async def test_standby_takes_over_when_the_one_that_delivers_stops(room: Room):
+    async with bridging() as standby:
+        assert standby._leading
+        async with bridging() as second:
+            assert not second._leading
+    async with bridging():
+        await add("thread:message", MESSAGE)
+        assert await room.message_ids(1) == ["7"]
+
+
+async def test_bridge_that_stops_gives_its_lease_back():
+    async with bridging():
+        assert await client().exists(key("lease", "bridge"))
+    assert not await client().exists(key("lease", "bridge"))
+
+
+async def test_standby_delivers_within_seconds_when_the_first_is_killed(room: Room):
+    first = Bridge([BUS])
+    running = asyncio.create_task(first.run())
+    await first.ready.wait()
+    async with bridging() as standby:
+        first._lease.release = lambda: asyncio.sleep(0)  # type: ignore[assignment,method-assign]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await add("thread:message", MESSAGE)
+        assert await room.message_ids(1) == ["7"]
+        assert standby._leading
+
+
+# --- What goes wrong ---------------------------------------------------------------------------------
+
+
+async def test_entry_whose_delivery_failed_is_delivered_again_and_reaches_each_room_once(
+    room: Room, monkeypatch, caplog
+):
+    """Redis goes away after any step: the room knows the last entry it took from the stream."""
+    failures = iter([True])
+    send_append = history.send_append
+
+    def unreliable(*args: Any, **kwargs: Any) -> Any:
+        sent = send_append(*args, **kwargs)
+
+        async def answer() -> Any:
+            result = await sent
+            if next(failures, False):
+                raise RedisDown("gone")
+            return result
+
+        return asyncio.ensure_future(answer())
+
+    async with bridging():
+        await add("thread:message", {**MESSAGE, "message_id": 6})
+        assert await room.message_ids(1) == ["6"]  # Redis knows the script from here on
+        monkeypatch.setattr(history, "send_append", unreliable)
+        entry = await add("thread:message", MESSAGE)
+        first = await room.frame()
+        await eventually(lambda: "redis lost" in caplog.text)
+
+        async def done() -> bool:
+            return await cursor() == entry
+
+        await eventually(done)
+        await add("thread:message", {**MESSAGE, "message_id": 8})
+        frames = [first]
+        while frames[-1]["data"]["message_id"] != "8":
+            frames.append(await room.frame())
+    assert len({frame["offset"] for frame in frames}) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"message": "{"}, "invalid_json"),
+        ({"message": "[]"}, "invalid_message"),
+        ({"message": b"\xff"}, "invalid_json"),
+        ({"message": '{"event": "thread:massage"}'}, "unknown_event"),
+        ({"message": '{"event": "join:thread", "data": {"thread_id": 1}}'}, "client_event"),
+        ({"message": '{"event": "thread:message", "data": {"thread_id": 1}}'}, "invalid_payload"),
+        ({"massage": "{}"}, "invalid_message"),
+    ],
+)
+async def test_what_is_not_valid_is_kept_with_the_reason_and_holds_nothing_up(
+    room: Room, fields: dict[str, Any], reason: str, caplog
+):
+    await client().xadd(key("stream"), fields)
+    await add("thread:message", MESSAGE)
+    async with bridging():
+        assert await room.message_ids(1) == ["7"]
+    entries: Any = await client().xrange(key("dead"))
+    ((_, letter),) = entries
+    assert letter[b"reason"].decode().startswith(f"{reason}: ")
+    assert letter[b"source"] == b"stream"
+    assert "dead letter" in caplog.text
+
+
+async def test_entry_without_the_field_is_kept_whole():
+    await client().xadd(key("stream"), {"massage": "hello"})
+    async with bridging():
+        (letter,) = await dead_letters()
+    assert "hello" in letter["message"]
+
+
+async def test_invalid_message_over_pubsub_is_a_dead_letter_too(room: Room):
+    async with bridging():
+        await client().publish(key("events"), "hello")
+        await publish("thread:message", MESSAGE)
+        await room.frame()
+        (letter,) = await dead_letters()
+    assert (letter["source"], letter["message"]) == ("events", "hello")
+
+
+async def test_dead_letter_is_cut_to_4_kib():
+    async with bridging():
+        await client().xadd(key("stream"), {"message": "x" * 10_000})
+        await eventually(dead_letters)
+        (letter,) = await dead_letters()
+    assert len(letter["message"]) == 4096
+
+
+async def test_dead_letters_are_capped(monkeypatch):
+    monkeypatch.setattr(letters, "DEAD_LETTERS", 100)
+    for n in range(500):
+        await client().xadd(key("stream"), {"message": str(n)})
+    async with bridging():
+        kept = [letter["message"] for letter in await dead_letters()]
+    assert 100 <= len(kept) < 300  # Redis cuts off whole nodes of about a hundred entries
+    assert kept[-1] == "499"
+
+
+async def test_too_large_message_is_a_dead_letter(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"BUS_BYTES": 100}}
+    await add("thread:message", {**MESSAGE, "body": "x" * 100})
+    async with bridging():
+        (letter,) = await dead_letters()
+    assert letter["reason"].startswith("too_large")
+
+
+async def is_at(entry: str) -> bool:
+    return await cursor() == entry
+
+
+async def test_redis_that_has_forgotten_the_scripts_is_told_again(room: Room, caplog):
+    async with bridging():
+        for number in (1, 2, 3):
+            await add("thread:message", {**MESSAGE, "message_id": number})
+            assert await room.message_ids(1) == [str(number)]
+            await client().script_flush()
+    assert "redis lost" not in caplog.text
+
+
+async def test_lag_and_duplicates_are_counted(room: Room):
+    async with bridging():
+        counted = Counting()
+        for _ in range(2):
+            await add("thread:message", MESSAGE, id="order-7", namespaces=["hub"])
+        await eventually(lambda: counted("realtime_bus_messages_total", result="duplicate") == 1)
+        assert counted("realtime_bus_messages_total", result="delivered") == 1
+        assert counted("realtime_bus_lag_seconds_count") in {1, 2}
+        assert counted("realtime_bus_lag_seconds_sum") >= 0
+
+
+# --- Handlers ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_ended(monkeypatch):
+    """Bus handlers of `chat:ended` for one test."""
+
+    def register(*handlers: Any) -> None:
+        handling = {**catalogue.catalogue().bus_handlers, "chat:ended": list(handlers)}
+        monkeypatch.setattr(catalogue.catalogue(), "bus_handlers", handling)
+
+    return register
+
+
+async def test_handler_runs_before_the_event_is_delivered(room: Room, on_ended):
+    happened: list[Any] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        await asyncio.sleep(0.05)
+        happened.append((payload.thread_id, context.at))
+
+    on_ended(handler)
+    async with bridging():
+        entry = await add("chat:ended", {"thread_id": 42})
+        await room.frame()
+    ((thread_id, at),) = happened
+    assert thread_id == "42"
+    assert 0 <= at - int(entry.partition("-")[0]) / 1000 <= 0.002
+
+
+async def test_handler_that_fails_is_kept_and_keeps_nobody_from_the_event(room: Room, on_ended, caplog):
+    async def broken(payload: ChatEnded, context: BusContext) -> None:
+        raise ZeroDivisionError("oh")
+
+    ran: list[Any] = []
+
+    async def fine(payload: ChatEnded, context: BusContext) -> None:
+        ran.append(payload)
+
+    on_ended(broken, fine)
+    async with bridging():
+        await add("chat:ended", {"thread_id": 42})
+        assert (await room.frame())["event"] == "chat:ended"
+        (letter,) = await dead_letters()
+    assert letter["reason"] == "handler_failed: ZeroDivisionError('oh')"
+    assert ran
+    assert "bus handler failed" in caplog.text
+
+
+async def test_handler_that_lost_redis_runs_again(room: Room, on_ended):
+    runs: list[Any] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        runs.append(payload)
+        if len(runs) == 1:
+            raise RedisDown("gone")
+
+    on_ended(handler)
+    async with bridging():
+        await add("chat:ended", {"thread_id": 42})
+        assert (await room.frame())["event"] == "chat:ended"
+        assert await dead_letters() == []
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize(("breaks", "name"), BREAKING)
+@pytest.mark.parametrize("send", [add, publish])
+async def test_handler_breaks_neither_the_bridge_nor_what_is_behind(
+    room: Room, on_ended, monkeypatch, send: Any, breaks: Any, name: str
+):
+    monkeypatch.setattr(handling, "HANDLER_SECONDS", 0.2)
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        await breaks()
+
+    on_ended(handler)
+    async with bridging():
+        await send("chat:ended", {"thread_id": 42})
+        await send("thread:message", MESSAGE)
+        assert (await room.frame())["event"] == "chat:ended"
+        assert await room.message_ids(1) == ["7"]
+        (letter,) = await dead_letters()
+    assert letter["reason"].startswith(f"handler_failed: {name}(")
+
+
+@pytest.mark.parametrize("send", [add, publish])
+async def test_handler_whose_own_redis_is_away_holds_nothing_up(room: Room, on_ended, send: Any):
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        raise RedisDown("the cache is down")
+
+    on_ended(handler)
+    async with bridging():
+        for number in range(3):
+            await send("chat:ended", {"thread_id": 42})
+            await send("thread:message", {**MESSAGE, "message_id": number})
+        events = [(await room.frame())["event"] for _ in range(6)]
+        assert events == ["chat:ended", "thread:message"] * 3
+        await eventually(lambda: has_letters(3))
+
+
+async def has_letters(count: int) -> bool:
+    letters = await dead_letters()
+    return len(letters) == count and all("the cache is down" in letter["reason"] for letter in letters)
+
+
+async def test_order_is_repeated_until_it_succeeds(room: Room, on_ended):
+    runs: list[Any] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        runs.append(context.order)
+        if len(runs) < 4:
+            raise [RedisDown("gone"), OSError("gone"), TimeoutError][len(runs) - 1]
+
+    handler.__module__ = "portal.events"
+    on_ended(handler)
+    async with bridging():
+        await add("chat:ended", {"thread_id": 42})
+        assert (await room.frame())["event"] == "chat:ended"
+        assert await dead_letters() == []
+    assert (len(runs), len({*runs})) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "rooms",
+    [lambda payload: {}["x"], lambda payload: None, lambda payload: [5], lambda payload: [("hub", [])]],
+)
+async def test_event_whose_rooms_fail_is_a_dead_letter(room: Room, monkeypatch, rooms: Any):
+    server = catalogue.catalogue().server
+    broken = dataclasses.replace(server["chat:ended"], rooms=rooms)
+    monkeypatch.setitem(server, "chat:ended", broken)
+    async with bridging():
+        for send in (add, publish):
+            await send("chat:ended", {"thread_id": 42})
+            await send("thread:message", MESSAGE)
+            assert await room.message_ids(1) == ["7"]
+        letters = await dead_letters()
+    assert [letter["reason"].partition(":")[0] for letter in letters] == ["event_failed"] * 2
+
+
+async def test_mistake_in_the_bridge_does_not_end_it(room: Room, monkeypatch, caplog):
+    failures = iter([True])
+    send_append = history.send_append
+
+    def mistaken(*args: Any, **kwargs: Any) -> Any:
+        if next(failures, False):
+            raise ZeroDivisionError
+        return send_append(*args, **kwargs)
+
+    async with bridging():
+        monkeypatch.setattr(history, "send_append", mistaken)
+        await add("thread:message", MESSAGE)
+        assert await room.message_ids(1) == ["7"]
+    assert "task failed" in caplog.messages
+
+
+# --- What must not hold up the rest ------------------------------------------------------------------
+
+
+def size(entry: history.Entry) -> int:
+    """Roughly the bytes of what Redis is sent."""
+    return len(entry.tail) + sum(history.ROOM_BYTES + len(head) for _, head in entry.rooms)
+
+
+async def test_batch_that_is_too_much_is_made_smaller(room: Room, monkeypatch):
+    """A slow link: what is not through in time fails, however often the same is sent."""
+    send_append = history.send_append
+
+    def narrow(pipes: Any, entries: Any, **options: Any) -> Any:
+        if sum(map(size, entries)) > 150_000:
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(RedisDown("no answer"))
+            return failed
+        return send_append(pipes, entries, **options)
+
+    monkeypatch.setattr(history, "send_append", narrow)
+    for number in range(60):
+        await add("thread:message", {"thread_id": 42, "message_id": number, "body": "x" * 60_000})
+    async with bridging():
+        assert await room.message_ids(60) == [str(number) for number in range(60)]
+
+
+async def test_batches_are_bounded_by_bytes(room: Room, monkeypatch):
+    sizes: list[int] = []
+    send_append = history.send_append
+
+    def measured(pipes: Any, entries: Any, **options: Any) -> Any:
+        sizes.append(sum(map(size, entries)))
+        return send_append(pipes, entries, **options)
+
+    monkeypatch.setattr(history, "send_append", measured)
+    for number in range(100):
+        await add("thread:message", {"thread_id": 42, "message_id": number, "body": "x" * 60_000})
+    async with bridging():
+        await room.message_ids(100)
+    assert max(sizes) <= 1.2 * BATCH_BYTES
+
+
+async def test_entry_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room):
+    await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
+    for number, thread in enumerate([42, 13, 42, 13, 42]):
+        await add("thread:message", {"thread_id": thread, "message_id": number}, namespaces=["hub"])
+    async with bridging():
+        await add("thread:message", {"thread_id": 42, "message_id": "last"})
+        assert await room.message_ids(4) == ["0", "2", "4", "last"]
+        letters = await dead_letters()
+    assert [letter["reason"].partition(" ")[0] for letter in letters] == ["refused:", "refused:"]
+    assert all("WRONGTYPE" in letter["reason"] for letter in letters)
+
+
+async def test_message_to_too_many_rooms_is_a_dead_letter(room: Room):
+    rooms = [f"thread:{number}" for number in range(bus_message.MOST_TARGETS)]
+    await add("thread:message", MESSAGE, rooms=rooms)  # in both namespaces
+    await add("thread:message", {**MESSAGE, "message_id": 8}, rooms=rooms, namespaces=["hub"])
+    async with bridging():
+        assert await room.message_ids(1) == ["8"]
+        (letter,) = await dead_letters()
+    assert letter["reason"].startswith("too_many_rooms: 2000 rooms in all namespaces, at most 1000")
+
+
+@pytest.fixture
+async def proxy(realtime_redis: str, settings) -> AsyncIterator[Proxy]:
+    """Between everything in this process and Redis."""
+    there = location().arguments()
+    target = to_socket(Path(there["path"])) if "path" in there else to_port(there["port"])
+    async with Proxy(target) as proxy:
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"redis://127.0.0.1:{proxy.port}"}
+        yield proxy
+        proxy.delay = 0.0
+        await get_channel_layer().flush()
+        await close()
+
+
+async def test_control_work_costs_few_round_trips(proxy: Proxy):
+    """With Redis so far away, a thousand one after the other would take most of a minute."""
+    room = await Room().enter()
+    async with client().pipeline(transaction=False) as pipe:
+        for number in range(1000):
+            data = {"thread_id": f"t{number}", "attendant_id": "a", "user_id": f"u{number}"}
+            message = {"event": "chat:accepted", "data": data, "id": f"id-{number}"}
+            pipe.xadd(key("stream"), {"message": json.dumps(message)})
+        await pipe.execute()
+    await add("thread:message", MESSAGE)
+    proxy.delay = 0.005
+    began = asyncio.get_running_loop().time()
+    async with bridging(within=60):
+        assert await room.message_ids(1) == ["7"]
+        took = asyncio.get_running_loop().time() - began
+    assert took < 15
+
+
+async def test_revoke_comes_before_the_message_that_follows_it():
+    async with connected("portal", "ana", threads=["42", "43"]) as ana:
+        for thread in (42, 43):
+            await ana.call("join:thread", {"thread_id": thread})
+        await add("thread:message", {**MESSAGE, "message_id": "before"})
+        await add("thread:revoke", {"thread_id": 42, "user_id": "ana"})
+        await add("thread:message", {**MESSAGE, "message_id": "after"})
+        await add("thread:message", {"thread_id": 43, "message_id": "elsewhere"})
+        async with bridging():
+            assert (await ana.expect("thread:message"))["data"]["message_id"] == "before"
+            await ana.expect("room:left", room="thread:42")
+            assert (await ana.expect("thread:message"))["data"]["message_id"] == "elsewhere"
+            await ana.nothing("thread:message")
+
+
+async def test_grant_is_written_before_its_event_is_delivered(room: Room):
+    async with bridging():
+        await add("chat:accepted", {"thread_id": 42, "attendant_id": "a", "user_id": "ana"})
+        await room.frame()
+        assert await grants.read("ana", "42") is True
+
+
+# --- Pub/Sub -----------------------------------------------------------------------------------------
+
+
+async def test_what_was_published_in_the_meantime_is_delivered_together_and_in_order(room: Room, monkeypatch):
+    sizes: list[int] = []
+    send_append = history.send_append
+
+    def counted(pipes: Any, entries: Any, **options: Any) -> Any:
+        sizes.append(len(entries))
+        return send_append(pipes, entries, **options)
+
+    monkeypatch.setattr(history, "send_append", counted)
+    async with bridging():
+        async with client().pipeline(transaction=False) as pipe:
+            for number in range(300):
+                message = {"event": "thread:message", "data": {"thread_id": 42, "message_id": number}}
+                pipe.publish(key("events"), json.dumps(message))
+            await pipe.execute()
+        assert await room.message_ids(300) == [str(number) for number in range(300)]
+    assert len([size for size in sizes if size]) < 150
+
+
+async def test_what_is_published_without_id_while_the_lease_is_lost_is_counted(room: Room, caplog):
+    async with bridging() as bridge:
+        await client().set(key("lease", "bridge"), "another bridge")
+        assert bridge._leading
+        counted = Counting()
+        bridge._on_messages(
+            [
+                (b"", json.dumps({"event": "thread:message", "data": MESSAGE, "id": id}).encode())
+                for id in (None, "a")
+            ]
+        )
+        assert await room.message_ids(1) == ["7"]
+        await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 1)
+    assert "dropped" in caplog.messages
+
+
+async def test_what_could_not_be_delivered_is_counted_and_not_tried_twice(room: Room, monkeypatch):
+    send_append = history.send_append
+
+    def broken(pipes: Any, entries: Any, **options: Any) -> Any:
+        if entries:
+            raise RedisDown("gone")
+        return send_append(pipes, entries, **options)
+
+    async with bridging():
+        counted = Counting()
+        with monkeypatch.context() as patch:
+            patch.setattr(history, "send_append", broken)
+            await publish("thread:message", MESSAGE)
+            await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 1)
+        await publish("thread:message", {**MESSAGE, "message_id": 8})
+        assert await room.message_ids(1) == ["8"]
+
+
+async def test_published_message_that_redis_refuses_is_dropped_and_those_with_it_do_not_come_twice(
+    room: Room,
+):
+    await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
+    async with bridging() as bridge:
+        counted = Counting()
+        for ids in ([1, 13], [2]):
+            messages = [
+                {"event": "thread:message", "data": {"thread_id": 13 if id == 13 else 42, "message_id": id}}
+                for id in ids
+            ]
+            bridge._on_messages([(b"", json.dumps(message).encode()) for message in messages])
+            await eventually(bridge._inbox._waiting.empty)
+        assert await room.message_ids(2) == ["1", "2"]
+        assert counted("realtime_bus_messages_total", result="dropped") == 2
+
+
+async def test_orders_that_are_published_follow_each_other(on_ended):
+    orders: list[str] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        orders.append(context.order)
+
+    on_ended(handler)
+    async with bridging():
+        before = await add("chat:ended", {"thread_id": 42})
+        await eventually(lambda: len(orders) == 1)
+        async with client().pipeline(transaction=False) as pipe:
+            for _ in range(20):
+                pipe.publish(key("events"), json.dumps({"event": "chat:ended", "data": {"thread_id": 42}}))
+            await pipe.execute()
+        await eventually(lambda: len(orders) == 21)
+        await asyncio.sleep(0.002)
+        await add("chat:ended", {"thread_id": 42})
+        await eventually(lambda: len(orders) == 22)
+    assert orders[0] == entry_order(before.encode())
+    assert orders == sorted(set(orders))
+
+
+# --- Housekeeping ------------------------------------------------------------------------------------
+
+
+async def test_entries_behind_the_cursor_are_forgotten_when_old_enough():
+    """More of them than Redis trims at a time unless told to."""
+    pipeline = client().pipeline(transaction=False)
+    for n in range(25_000):
+        pipeline.xadd(key("stream"), {"message": ""}, id=f"1000-{n}")
+    await pipeline.execute()
+    fresh = await add("thread:message", MESSAGE)
+    bridge = Bridge([BUS])
+    await client().hset(key("cursors"), key("stream"), fresh)
+    await bridge._trim()
+    assert await client().xlen(key("stream")) < 300  # Redis cuts off whole nodes of about a hundred entries
+    await bridge._trim()
+    ((last, _),) = await client().xrevrange(key("stream"), count=1)
+    assert last.decode() == fresh
+
+
+async def test_young_entries_are_kept_even_behind_the_cursor():
+    entries = [await add("thread:message", MESSAGE) for _ in range(300)]
+    bridge = Bridge([BUS])
+    await client().hset(key("cursors"), key("stream"), entries[-1])
+    await bridge._trim()
+    assert await client().xlen(key("stream")) == 300
+
+
+async def test_entries_ahead_of_the_cursor_are_never_forgotten():
+    pipeline = client().pipeline(transaction=False)
+    for n in range(300):
+        pipeline.xadd(key("stream"), {"message": ""}, id=f"1000-{n}")
+    await pipeline.execute()
+    bridge = Bridge([BUS])
+    await client().hset(key("cursors"), key("stream"), "0-0")
+    await bridge._trim()
+    assert await client().xlen(key("stream")) == 300
+
+
+async def test_bridge_outlives_a_lost_connection(room: Room):
+    async with bridging():
+        for kind in ("normal", "pubsub"):
+            await client().execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        await add("thread:message", MESSAGE)
+
+        async def arrived() -> bool:
+            return bool(await cursor())
+
+        await eventually(arrived)
+
+
+async def test_bridge_ends_even_if_the_cancellation_was_swallowed(monkeypatch):
+    """Python 3.11's `asyncio.wait_for`, with which redis-py sends, can do that."""
+    bridge = Bridge([BUS])
+    running = asyncio.create_task(bridge.run())
+    await bridge.ready.wait()
+    asked = asyncio.Event()
+
+    async def swallow() -> bool:
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return True
+        return False
+
+    monkeypatch.setattr(bridge._lease, "hold", swallow)
+    await asked.wait()
+    running.cancel()
+    await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), PATIENCE)
+
+
+async def test_whole_way_from_the_bus_to_a_client():
+    async with bridging(), connected() as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        await add("thread:message", MESSAGE)
+        frame = await ana.expect("thread:message")
+        assert frame["data"] == {"thread_id": "42", "message_id": "7"}
+
+
+@pytest.mark.parametrize("traceparent", [5, {}, ["00"], None, "nonsense"])
+async def test_trace_that_is_none_does_no_harm(room: Room, traceparent: Any):
+    async with bridging():
+        await add("thread:message", MESSAGE, traceparent=traceparent)
+        await room.frame()
+    assert await dead_letters() == []

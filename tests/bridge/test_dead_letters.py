@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from presence.admin.dead_letters import printable
+from realtime.redis.client import key, sync_client
+from tests.operators import logged, operator, texts
+
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("realtime_redis"),
+    pytest.mark.filterwarnings("ignore:No directory at"),
+]
+
+LETTERS = "admin:presence_deadletter_changelist"
+DISCARD = "admin:presence_deadletter_discard"
+
+
+def bury(message: bytes = b"no json", reason: bytes = b"invalid_json: what is this", id: str = "*") -> str:
+    fields: Any = {"reason": reason, "source": b"stream", "message": message}
+    return sync_client().xadd(key("dead"), fields, id=id).decode()
+
+
+def left() -> list[str]:
+    return [entry_id.decode() for entry_id, _ in sync_client().xrange(key("dead"))]
+
+
+def ids(response: Any) -> list[str]:
+    return [letter.id for letter in response.context["rows"]]
+
+
+@pytest.fixture
+def without_redis(realtime_redis: str, settings) -> None:
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}
+
+
+def test_letter_is_shown_with_reason_source_and_time(admin_client: Client):
+    bury(b'{"event":"nope"}', b"unknown_event: 'nope'", id="1700000000123-0")
+    page = admin_client.get(reverse(LETTERS)).content.decode()
+    for told in ("2023-11-14 22:13:20", "unknown_event: &#x27;nope&#x27;", "stream", "{&quot;event&quot;"):
+        assert told in page
+
+
+def test_thousand_letters_are_read_page_by_page_there_and_back(admin_client: Client):
+    for number in range(1, 121):
+        bury(id=f"{number}-0")
+    newest_first = [f"{number}-0" for number in range(120, 0, -1)]
+    first = admin_client.get(reverse(LETTERS))
+    second = admin_client.get(reverse(LETTERS) + first.context["older"])
+    third = admin_client.get(reverse(LETTERS) + second.context["older"])
+    assert [*ids(first), *ids(second), *ids(third)] == newest_first
+    assert ("newer" in first.context, "older" in third.context) == (False, False)
+    back = admin_client.get(reverse(LETTERS) + third.context["newer"])
+    assert ids(back) == ids(second)
+    front = admin_client.get(reverse(LETTERS) + back.context["newer"])
+    assert ids(front) == ids(first)
+    assert "newer" not in front.context
+    assert "120 dead letters" in first.content.decode()
+
+
+def test_place_that_is_none_leads_to_the_first_page(admin_client: Client):
+    bury(id="1-0")
+    assert ids(admin_client.get(reverse(LETTERS), {"before": "nonsense", "after": "+"})) == ["1-0"]
+
+
+def test_no_letters_is_said(admin_client: Client):
+    assert "There are none." in admin_client.get(reverse(LETTERS)).content.decode()
+
+
+def test_payload_can_do_nothing_to_the_page(admin_client: Client):
+    bury(b"<script>alert(1)</script>\xff\x00\x1b[31m" + "\u202etxt".encode(), b"<b>")
+    page = admin_client.get(reverse(LETTERS)).content.decode()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    for harmful in ("\x00", "\x1b", "\u202e", "<b>"):
+        assert harmful not in page
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        (b"plain {}", "plain {}"),
+        ("ação ✓".encode(), "ação ✓"),
+        (b"a\nb\tc\r", "a\nb\\tc\\r"),
+        (b"\xff\x00", "\\xff\\x00"),
+        ("a\u202eb\u2028".encode(), "a\\u202eb\\u2028"),
+    ],
+)
+def test_what_is_not_printable_is_spelled_out(raw: bytes, shown: str):
+    assert printable(raw) == shown
+
+
+# --- Discard -----------------------------------------------------------------------------------------
+
+
+def test_letters_are_discarded_once_that_is_confirmed(admin_client: Client):
+    kept, first, second = bury(), bury(), bury()
+    asked = admin_client.post(reverse(DISCARD), {"letter": [first, second]})
+    assert "Discard 2 dead letters for good?" in asked.content.decode()
+    assert left() == [kept, first, second]
+    done = admin_client.post(reverse(DISCARD), {"letter": [first, second], "confirmed": "yes"}, follow=True)
+    assert left() == [kept]
+    assert texts(done) == ["Discarded 2 dead letters."]
+    assert logged() == [(first, "Discarded."), (second, "Discarded.")]
+
+
+def test_nothing_selected_is_said(admin_client: Client):
+    kept = bury()
+    for data in ({}, {"letter": ["-", "+", "nonsense"]}):
+        done = admin_client.post(reverse(DISCARD), {**data, "confirmed": "yes"}, follow=True)
+        assert texts(done) == ["Nothing was selected."]
+    assert left() == [kept]
+
+
+def test_looking_and_discarding_want_a_permission_each(client: Client):
+    letter = bury()
+    operator(client, "view_deadletter")
+    page = client.get(reverse(LETTERS))
+    assert page.status_code == 200
+    assert "checkbox" not in page.content.decode()
+    assert client.post(reverse(DISCARD), {"letter": [letter], "confirmed": "yes"}).status_code == 403
+    assert left() == [letter]
+    operator(client, "view_presencerecord", "delete_deadletter")
+    assert client.get(reverse(LETTERS)).status_code == 403
+
+
+def test_no_other_site_can_have_it_done():
+    letter, strict = bury(), Client(enforce_csrf_checks=True)
+    operator(strict, "view_deadletter", "delete_deadletter")
+    assert strict.post(reverse(DISCARD), {"letter": [letter], "confirmed": "yes"}).status_code == 403
+    assert left() == [letter]
+
+
+@pytest.mark.usefixtures("without_redis")
+def test_redis_that_is_down_is_said(admin_client: Client):
+    assert texts(admin_client.get(reverse(LETTERS))) == ["Redis does not answer."]
+    done = admin_client.post(reverse(DISCARD), {"letter": ["1-0"], "confirmed": "yes"}, follow=True)
+    assert "Redis does not answer: nothing was done." in texts(done)
+    assert logged() == []

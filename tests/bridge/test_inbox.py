@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import asyncio
+
+from realtime.bridge import inbox as module
+from realtime.bridge.inbox import Inbox
+from tests.telemetry.test_metrics import Counting
+
+
+async def test_what_waits_is_taken_together_and_in_order():
+    inbox = Inbox()
+    inbox.put([b"1", b"2"])
+    inbox.put([b"3"])
+    assert await inbox.take(100) == [b"1", b"2", b"3"]
+
+
+async def test_no_more_are_taken_than_asked_for():
+    inbox = Inbox()
+    inbox.put([b"1", b"2", b"3"])
+    assert await inbox.take(2) == [b"1", b"2"]
+    assert await inbox.take(2) == [b"3"]
+
+
+async def test_taking_waits_for_a_message():
+    inbox = Inbox()
+    taking = asyncio.create_task(inbox.take(2))
+    await asyncio.sleep(0)
+    inbox.put([b"1"])
+    assert await taking == [b"1"]
+
+
+async def test_what_does_not_fit_is_dropped_and_counted(monkeypatch, caplog):
+    monkeypatch.setattr(module, "INBOX_BYTES", 1000 + 2 * module.MESSAGE_BYTES)
+    inbox, counted = Inbox(), Counting()
+    inbox.put([b"x" * 600, b"y" * 600, b"z" * 300])
+    assert await inbox.take(10) == [b"x" * 600, b"z" * 300]
+    assert counted("realtime_bus_messages_total", result="dropped") == 1
+    assert "dropped" in caplog.text
+    inbox.put([b"y" * 600])
+    assert await inbox.take(10) == [b"y" * 600]
+
+
+async def test_not_even_of_empty_messages_any_number_waits(monkeypatch):
+    monkeypatch.setattr(module, "INBOX_BYTES", 1000)
+    inbox = Inbox()
+    inbox.put([b""] * 1000)
+    assert len(await inbox.take(1000)) == 1000 // module.MESSAGE_BYTES
+    inbox.put([b"1"])
+    assert await inbox.take(10) == [b"1"]

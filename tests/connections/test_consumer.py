@@ -1,0 +1,859 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+from typing import Any
+from uuid import UUID
+
+import pytest
+from channels.layers import get_channel_layer
+from django.utils.functional import lazystr
+from django.utils.safestring import mark_safe
+from redis.exceptions import ConnectionError as RedisDown
+from redis.exceptions import RedisError
+
+from hub.consumers import HubConsumer
+from portal.consumers import PortalConsumer
+from realtime.auth.tokens import issue, verify
+from realtime.connections import consumer as consumers
+from realtime.connections import rate_limit
+from realtime.connections.registry import Node
+from realtime.layers import history
+from realtime.layers.room_layer import RoomChannelLayer
+from realtime.protocol import catalogue
+from realtime.protocol.catalogue import ClientEvent
+from realtime.protocol.close_codes import CloseCode
+from realtime.protocol.envelope import ErrorCode, EventError, iso
+from realtime.protocol.payloads import Empty
+from realtime.protocol.rooms import NAMESPACES, group_name
+from realtime.redis.client import client, key
+from realtime.telemetry import metrics
+from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
+
+pytestmark = pytest.mark.usefixtures("process")
+# No test here is marked django_db: pytest-django fails any that would touch the database.
+
+
+def consumer() -> Any:
+    """The one connection of this process, from inside."""
+    (only,) = Node.current().connections.values()
+    return only
+
+
+@pytest.fixture
+def client_event(monkeypatch):
+    """A client event for one test."""
+
+    def register(handler: Any, name: str = "test:event") -> None:
+        event = ClientEvent(name=name, payload=Empty, namespaces=NAMESPACES, handler=handler)
+        monkeypatch.setitem(catalogue.catalogue().client, name, event)
+
+    return register
+
+
+# --- Opening -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("namespace", "role", "rooms"),
+    [
+        ("hub", "attendant", {"user:7", "presence:sales", "presence:vip"}),
+        ("hub", "admin", {"user:7", "presence:sales", "presence:vip"}),
+        ("portal", "customer", {"user:7"}),
+    ],
+)
+async def test_ready_is_the_first_frame_and_says_who_and_where_one_is(namespace, role, rooms):
+    token = issue(user_id="7", role=role, groups=["sales", "vip"])
+    connection = Connection(f"/{namespace}/", headers=bearer(token))
+    await connection.handshake()
+    frame = json.loads((await connection.communicator.receive_output(5))["text"])
+    assert frame["event"] == "connection:ready"
+    data = frame["data"]
+    assert set(data.pop("rooms")) == rooms
+    assert len(data.pop("connection_id")) == 32
+    assert data == {
+        "namespace": namespace,
+        "user_id": "7",
+        "role": role,
+        "heartbeat_interval": 30.0,
+        "expires_at": iso(verify(token).expires_at),
+    }
+    await connection.disconnect()
+
+
+async def test_ready_says_where_each_room_ends():
+    async with connected() as ana:
+        ends = await history.ends([group_name("hub", room) for room in ana.ready["rooms"]])
+        assert ana.ready["rooms"] == {room: str(ends[group_name("hub", room)]) for room in ana.ready["rooms"]}
+
+
+async def test_open_connections_are_counted():
+    gauge = metrics.CONNECTIONS.labels("hub")._value
+    before = gauge.get()
+    async with connected():
+        assert gauge.get() == before + 1
+    await eventually(lambda: gauge.get() == before)
+
+
+async def test_connection_that_was_refused_is_not_counted():
+    gauge = metrics.CONNECTIONS.labels("hub")._value
+    before = gauge.get()
+    await client().set(key("disconnected", "hub", "7"), repr(time.time() + 60))
+    await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert gauge.get() == before
+    assert not Node.current().connections
+
+
+async def test_closed_connection_leaves_nothing_behind():
+    layer: Any = get_channel_layer()
+    async with connected() as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        groups = set(layer.groups)
+    await eventually(lambda: not Node.current().connections)
+    assert {name for name in groups if ".thread." in name}
+    assert not [name for name in layer.groups if ".user." in name or ".thread." in name]
+
+
+# --- Frames ------------------------------------------------------------------------------------------
+
+
+async def test_frame_with_an_id_gets_exactly_one_ack():
+    async with connected("portal") as ana:
+        await ana.send("heartbeat", id="h1")
+        frame = await ana.expect("ack")
+        assert frame == {"event": "ack", "id": "h1", "data": {}}
+        await ana.nothing()
+
+
+async def test_frame_without_an_id_gets_no_ack():
+    async with connected("portal") as ana:
+        await ana.send("heartbeat")
+        await ana.nothing()
+
+
+@pytest.mark.parametrize("frame_id", ["", "é", 0, -5, 2**53 - 1])
+async def test_ack_carries_the_id_as_it_was_sent(frame_id: str | int):
+    async with connected("portal") as ana:
+        await ana.send("heartbeat", id=frame_id)
+        assert (await ana.expect("ack"))["id"] == frame_id
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "frame_id"),
+    [
+        ("hello", "invalid_json", None),
+        ("[]", "invalid_envelope", None),
+        ('{"event": 1, "id": 5}', "invalid_envelope", 5),
+        ('{"event": "heartbeat", "data": 1, "id": 5}', "invalid_envelope", 5),
+        ('{"event": "no:such", "id": 5}', "unknown_event", 5),
+        ('{"event": "thread:message", "id": 5}', "unknown_event", 5),
+        ('{"event": "join:thread", "id": 5}', "invalid_payload", 5),
+        ('{"event": "join:thread", "data": {"thread_id": "a b"}}', "invalid_payload", None),
+        ('{"event": "presence:away", "id": 5}', "forbidden", 5),
+        ('{"event": "join:thread", "data": {"thread_id": 1}, "id": 5}', "forbidden", 5),
+        ('{"event": "typing:start", "data": {"thread_id": 1}, "id": 5}', "not_in_room", 5),
+    ],
+)
+async def test_refused_frame_gets_one_error_and_the_connection_stays_open(text, code, frame_id):
+    async with connected("portal") as ana:
+        await ana.raw(text)
+        frame = await ana.expect("error")
+        assert (frame["data"]["code"], frame.get("id")) == (code, frame_id)
+        assert frame["data"]["message"]
+        assert ("id" in frame) == (frame_id is not None)
+        await ana.call("heartbeat")
+        await ana.nothing()
+
+
+async def test_invalid_payload_names_the_field():
+    async with connected() as ana:
+        error = await ana.refused("join:thread", {"thread_id": "a b"})
+        assert error["message"].startswith("thread_id: ")
+
+
+async def test_binary_frame_is_an_invalid_envelope():
+    async with connected() as ana:
+        await ana.communicator.send_to(bytes_data=b"{}")
+        assert (await ana.expect("error"))["data"]["code"] == "invalid_envelope"
+
+
+async def test_too_many_invalid_frames_in_a_row_close_the_connection(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"INVALID_FRAMES": 3}}
+    async with connected() as ana:
+        for text in ("hello", '{"event": "no:such"}', '{"event": "join:thread"}'):
+            await ana.raw(text)
+        assert await ana.expect_close() == (CloseCode.INVALID_FRAMES, "too many invalid frames")
+
+
+async def test_valid_frame_starts_the_count_anew(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"INVALID_FRAMES": 3}}
+    async with connected() as ana:
+        for _ in range(3):
+            await ana.raw("hello")
+            await ana.raw("hello")
+            await ana.call("heartbeat")
+
+
+async def test_forbidden_frames_are_not_invalid(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"INVALID_FRAMES": 2}}
+    async with connected("portal") as ana:
+        for _ in range(5):
+            await ana.refused("presence:away")
+        await ana.call("heartbeat")
+
+
+async def test_limit_of_invalid_frames_can_be_switched_off(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"INVALID_FRAMES": 0, "RATE": 0}}
+    async with connected() as ana:
+        for _ in range(100):
+            await ana.raw("hello")
+        await ana.call("heartbeat")
+
+
+async def test_message_that_the_server_has_not_counted_is_counted_when_it_comes(settings, monkeypatch):
+    """As by daphne, which tells of messages only."""
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"RATE": 0.2, "BURST": 3}}
+    async with connected() as ana:
+        for _ in range(3):
+            await ana.call("heartbeat")
+        refused = await ana.refused("heartbeat")
+        assert refused["code"] == "rate_limited"
+        assert 0 < refused["retry_after"] <= 5
+        await ana.raw("{")
+        assert (await ana.expect("error"))["data"]["code"] == "rate_limited"
+        monkeypatch.setattr(rate_limit, "PERSISTENT_SECONDS", 0)
+        await ana.raw("{")
+        assert await ana.expect_close() == (CloseCode.RATE_LIMITED, "rate limit exceeded")
+
+
+async def test_message_that_the_server_has_counted_is_not_counted_again(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"RATE": 0.01, "BURST": 1}}
+    async with connected() as ana:
+        for n, early in enumerate([0.0, 0.0, 0.0004, 2.0, 0.0]):
+            frame = {"type": "websocket.receive", "text": f'{{"event":"heartbeat","id":{n}}}'}
+            await ana.communicator.send_input({**frame, "retry_after": early})
+        acks = [(await ana.expect("ack"))["id"] for _ in range(3)]
+        errors = [(await ana.expect("error")) for _ in range(2)]
+        assert acks == [0, 1, 4]
+        assert [error["id"] for error in errors] == [2, 3]
+        assert [error["data"]["retry_after"] for error in errors] == [0.001, 2.0]
+
+
+async def test_nothing_is_sent_after_the_close(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"INVALID_FRAMES": 1}}
+    async with connected() as ana:
+        await ana.raw("hello")
+        await ana.expect_close()
+        await ana.raw("hello")
+        await ana.send("heartbeat", id=1)
+        assert await ana.communicator.receive_nothing()
+
+
+async def test_frames_are_answered_in_the_order_they_came():
+    async with connected() as ana:
+        for n in range(50):
+            await ana.send("join:thread" if n % 2 else "leave:thread", {"thread_id": 1}, id=n)
+        assert [(await ana.expect("ack"))["id"] for _ in range(50)] == list(range(50))
+
+
+@pytest.mark.parametrize(
+    "frame", ["{", '{"event":"heartbeat"}', '{"event":"nonsense"}', '{"event":"join:thread"}']
+)
+async def test_frame_that_is_refused_is_forgotten_with_its_error(frame):
+    """A traceback keeps the frame; in a circle with a frame of Python it would stay until the collector comes by."""
+    async with connected("portal") as ana:
+        gc.collect()
+        gc.disable()
+        try:
+            for retry_after in (0.0, 1.0):
+                await consumer().receive(frame, retry_after=retry_after)
+            left = [each for each in gc.get_objects() if isinstance(each, EventError)]
+        finally:
+            gc.enable()
+        assert left == []
+        assert (await ana.expect("error"))["data"]["code"]
+
+
+# --- Handlers that fail ------------------------------------------------------------------------------
+
+
+async def test_mistake_in_a_handler_is_internal_and_tells_nothing(client_event, caplog):
+    async def handler(connection: Any, payload: Empty) -> None:
+        raise ZeroDivisionError("a secret")
+
+    client_event(handler)
+    async with connected("portal") as ana:
+        error = await ana.refused("test:event")
+        assert error["code"] == "internal"
+        assert "secret" not in error["message"]
+        await ana.call("heartbeat")
+    assert "event handler failed" in caplog.text
+
+
+async def test_what_a_handler_answers_sends_and_emits_is_converted_as_what_is_published(client_event):
+    data = {"at": UUID(int=7), "text": mark_safe("<b>"), "tags": {"x"}, "name": lazystr("Ana")}
+    as_json = {"at": str(UUID(int=7)), "text": "<b>", "tags": ["x"], "name": "Ana"}
+
+    async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
+        await connection.send_event("test:told", data)
+        await connection.emit("user:7", "thread:typing", **data)
+        return data
+
+    client_event(handler)
+    async with connected("portal") as ana, connected("portal") as other_tab:
+        assert await ana.call("test:event") == as_json
+        assert (await ana.expect("test:told"))["data"] == as_json
+        frame = await other_tab.expect("thread:typing")
+        assert frame["data"] == {"user_id": "7", "namespace": "portal", **as_json}
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), b"x", len], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("way", ["ack", "send", "emit", "error"])
+async def test_answer_that_json_has_no_form_for_is_internal_and_its_place_is_logged(
+    client_event, caplog, value: Any, way: str
+):
+    async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
+        data = {"items": [{"owner": value}]}
+        if way == "send":
+            await connection.send_event("test:told", data)
+        elif way == "emit":
+            await connection.emit("user:7", "thread:typing", **data)
+        elif way == "error":
+            raise EventError(ErrorCode.FORBIDDEN, "no", **data)
+        return data
+
+    client_event(handler)
+    async with connected("portal") as ana:
+        assert (await ana.refused("test:event"))["code"] == "internal"
+        await ana.call("heartbeat")
+    assert "items[0].owner: JSON has n" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [RedisDown("gone"), TimeoutError()])
+async def test_handler_that_lost_redis_is_unavailable(client_event, failure: Exception):
+    async def handler(connection: Any, payload: Empty) -> None:
+        raise failure
+
+    client_event(handler)
+    async with connected("portal") as ana:
+        assert (await ana.refused("test:event"))["code"] == "unavailable"
+        await ana.call("heartbeat")
+
+
+async def test_peer_that_is_gone_is_no_error(client_event, caplog):
+    async def handler(connection: Any, payload: Empty) -> None:
+        raise BrokenPipeError
+
+    client_event(handler)
+    ana = Connection("/portal/", headers=bearer(issue(user_id="7", role="customer")))
+    await ana.handshake()
+    await ana.send("test:event")
+    await ana.communicator.wait(PATIENCE)
+    await eventually(lambda: not Node.current().connections)
+    assert "Traceback" not in caplog.text
+
+
+async def test_mistake_in_the_handler_of_a_message_ends_nothing(monkeypatch, caplog):
+    async def fail(self: Any, message: Any) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(consumers.NamespaceConsumer, "room_greeting", fail, raising=False)
+    async with connected("portal") as ana:
+        inside = consumer()
+        await inside.dispatch({"type": "room.greeting"})
+        await inside.dispatch({"type": "no.such.handler"})
+        await ana.call("heartbeat")
+    assert "handler failed" in caplog.text
+    assert "no handler for message" in caplog.text
+
+
+async def test_clean_up_that_redis_refuses_is_logged_and_completed(monkeypatch, caplog):
+    async def gone(self: Any) -> None:
+        raise RedisDown("gone")
+
+    monkeypatch.setattr(HubConsumer, "on_gone", gone)
+    async with connected():
+        pass
+    await eventually(lambda: "clean-up incomplete" in caplog.text)
+    assert not Node.current().connections
+
+
+async def test_application_that_is_cancelled_cleans_up_too():
+    async with connected() as ana:
+        ana.communicator.future.cancel()
+        await asyncio.gather(ana.communicator.future, return_exceptions=True)
+        assert not Node.current().connections
+
+
+# --- Rooms -------------------------------------------------------------------------------------------
+
+
+async def test_joining_answers_with_the_room_and_its_end():
+    async with connected() as ana:
+        answer = await ana.call("join:thread", {"thread_id": 42})
+        ends = await history.ends(["hub.thread.42"])
+        assert answer == {"room": "thread:42", "offset": str(ends["hub.thread.42"])}
+
+
+async def test_joining_twice_is_fine():
+    async with connected() as ana:
+        assert await ana.call("join:thread", {"thread_id": 42}) == await ana.call(
+            "join:thread", {"thread_id": "42"}
+        )
+
+
+async def test_joining_with_since_says_that_nothing_can_be_recovered():
+    async with connected() as ana:
+        answer = await ana.call("join:thread", {"thread_id": 42, "since": "1"})
+        assert (answer["room"], answer["recovered"], answer["missed"]) == ("thread:42", False, 0)
+
+
+@pytest.mark.parametrize("since", ["", "x" * 65, 7])
+async def test_since_is_a_non_empty_opaque_string(since: Any):
+    async with connected() as ana:
+        assert (await ana.refused("join:thread", {"thread_id": 42, "since": since}))["code"] == (
+            "invalid_payload"
+        )
+
+
+async def test_leaving_a_room_one_is_not_in_is_fine():
+    async with connected() as ana:
+        assert await ana.call("leave:thread", {"thread_id": 42}) == {"room": "thread:42"}
+
+
+async def test_messages_come_while_one_is_in_the_room():
+    async with bridging(), connected() as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        await ana.expect("thread:message", message_id="1")
+        await ana.call("leave:thread", {"thread_id": 42})
+        await add("thread:message", {"thread_id": 42, "message_id": 2})
+        await ana.nothing("thread:message")
+
+
+async def test_excluded_connection_gets_nothing_and_others_do():
+    async with bridging(), connected() as ana, connected(user_id="8") as bob:
+        for one in (ana, bob):
+            await one.call("join:thread", {"thread_id": 42})
+        await add(
+            "thread:message",
+            {"thread_id": 42, "message_id": 1},
+            **{"except": ana.ready["connection_id"]},
+        )
+        await bob.expect("thread:message")
+        await ana.nothing("thread:message")
+
+
+async def test_room_that_may_not_be_joined_is_not_entered(monkeypatch):
+    async with connected("portal") as ana:
+        assert (await ana.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
+        assert "thread:42" not in consumer().rooms
+        assert not [group for group in get_channel_layer().groups if ".thread." in group]
+
+
+# --- Resume ------------------------------------------------------------------------------------------
+
+
+async def test_resume_answers_for_each_room():
+    async with connected("hub", groups=["sales"]) as ana:
+        answer = await ana.call(
+            "resume",
+            {
+                "rooms": {
+                    "thread:42": "1",
+                    "user:7": "1",
+                    "presence:sales": "1",
+                    "user:8": "1",
+                    "presence:vip": "1",
+                    "lobby:1": "1",
+                }
+            },
+        )
+        rooms = answer["rooms"]
+        for room in ("thread:42", "user:7", "presence:sales"):
+            assert rooms[room]["recovered"] is False
+            assert rooms[room]["missed"] == 0
+            assert int(rooms[room]["offset"]) > 0
+        for room in ("user:8", "presence:vip", "lobby:1"):
+            assert rooms[room] == {"error": "forbidden"}
+
+
+async def test_rights_are_checked_again_on_resume():
+    async with connected("portal", threads=["42"]) as ana:
+        answer = await ana.call("resume", {"rooms": {"thread:42": "1", "thread:43": "1"}})
+        assert "offset" in answer["rooms"]["thread:42"]
+        assert answer["rooms"]["thread:43"] == {"error": "forbidden"}
+
+
+async def test_resumed_room_is_live():
+    async with bridging(), connected() as ana:
+        await ana.call("resume", {"rooms": {"thread:42": "1"}})
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        await ana.expect("thread:message")
+
+
+@pytest.mark.parametrize("is_in", [False, True])
+async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(monkeypatch, is_in: bool):
+    missed = RoomChannelLayer.missed
+
+    async def missed_and_expelled(*args: Any) -> Any:
+        found = await missed(*args)
+        consumer().expel("thread:42", "expelled")
+        return found
+
+    async with connected() as ana:
+        if is_in:
+            await ana.call("join:thread", {"thread_id": "42"})
+        monkeypatch.setattr(RoomChannelLayer, "missed", missed_and_expelled)
+        answer = await ana.call("resume", {"rooms": {"thread:42": "1"}})
+        assert answer["rooms"] == {"thread:42": {"error": "forbidden"}}
+        await ana.expect("room:left", room="thread:42", reason="expelled")
+        assert not consumer().hears("thread:42")
+
+
+async def test_who_is_expelled_while_other_rooms_are_resumed_is_not_told_to_be_in(monkeypatch):
+    async def may_join(connection: HubConsumer, thread_id: str) -> bool:
+        if thread_id == "43":
+            connection.expel("thread:42", "expelled")
+        return True
+
+    async with connected("hub", "7") as ana:
+        offset = (await ana.call("join:thread", {"thread_id": 42}))["offset"]
+        monkeypatch.setattr(HubConsumer, "may_join", may_join)
+        answer = await ana.call("resume", {"rooms": {"thread:42": offset, "thread:43": offset}})
+        assert answer["rooms"]["thread:42"] == {"error": "forbidden"}
+        assert "error" not in answer["rooms"]["thread:43"]
+
+
+async def test_resume_that_redis_did_not_answer_leaves_nobody_in_a_room_with_a_hole(monkeypatch):
+    missed = RoomChannelLayer.missed
+
+    async def fails(*args: Any) -> Any:
+        raise RedisDown("away")
+
+    async with bridging(), connected("hub", "8") as other, connected() as ana:
+        await other.call("join:thread", {"thread_id": "42"})
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        since = (await other.expect("thread:message", message_id="1"))["offset"]
+        await add("thread:message", {"thread_id": 42, "message_id": 2})
+        await other.expect("thread:message", message_id="2")
+        monkeypatch.setattr(RoomChannelLayer, "missed", fails)
+        refused = await ana.refused("resume", {"rooms": {"thread:42": since}})
+        assert refused["code"] == "unavailable"
+        await add("thread:message", {"thread_id": 42, "message_id": 3})
+        await other.expect("thread:message", message_id="3")
+        await ana.nothing("thread:message")
+        monkeypatch.setattr(RoomChannelLayer, "missed", missed)
+        await ana.call("resume", {"rooms": {"thread:42": since}})
+        for n in (2, 3):
+            await ana.expect("thread:message", message_id=str(n))
+
+
+@pytest.mark.parametrize("rooms", [None, [], {"thread:42": 1}, {"thread:42": ""}, "thread:42"])
+async def test_resume_of_something_else_is_an_invalid_payload(rooms: Any):
+    async with connected() as ana:
+        assert (await ana.refused("resume", {"rooms": rooms}))["code"] == "invalid_payload"
+
+
+# --- Typing and cursors ------------------------------------------------------------------------------
+
+
+async def test_typing_is_seen_by_the_others_in_both_namespaces_and_not_by_oneself():
+    async with (
+        connected("hub", "7", name="Ana") as ana,
+        connected("hub", "7") as other_tab,
+        connected("portal", "9", threads=["42"]) as customer,
+        connected("hub", "8") as elsewhere,
+    ):
+        for one in (ana, other_tab, customer):
+            await one.call("join:thread", {"thread_id": 42})
+        await ana.call("typing:start", {"thread_id": 42})
+        for one in (other_tab, customer):
+            frame = await one.expect("thread:typing")
+            assert frame["room"] == "thread:42"
+            assert "offset" not in frame
+            assert frame["data"] == {
+                "thread_id": "42",
+                "user_id": "7",
+                "namespace": "hub",
+                "name": "Ana",
+                "typing": True,
+            }
+        await ana.call("typing:stop", {"thread_id": 42})
+        await customer.expect("thread:typing", typing=False)
+        await ana.nothing("thread:typing")
+        await elsewhere.nothing("thread:typing")
+
+
+async def test_stopping_without_having_started_tells_nobody():
+    async with connected("hub", "7") as ana, connected("hub", "8") as bob:
+        for one in (ana, bob):
+            await one.call("join:thread", {"thread_id": 42})
+        await ana.call("typing:stop", {"thread_id": 42})
+        await bob.nothing("thread:typing")
+
+
+@pytest.mark.parametrize("how", ["disconnect", "leave", "silence"])
+async def test_typist_who_goes_is_reported_as_stopped(how: str, monkeypatch):
+    monkeypatch.setattr(consumers, "TYPING_SECONDS", 0.1 if how == "silence" else 10.0)
+    async with connected("hub", "8") as bob:
+        await bob.call("join:thread", {"thread_id": 42})
+        async with connected("hub", "7") as ana:
+            await ana.call("join:thread", {"thread_id": 42})
+            await ana.call("typing:start", {"thread_id": 42})
+            await bob.expect("thread:typing", typing=True)
+            if how == "leave":
+                await ana.call("leave:thread", {"thread_id": 42})
+            if how == "silence":
+                await bob.expect("thread:typing", typing=False)
+        if how != "silence":
+            await bob.expect("thread:typing", typing=False)
+        await bob.nothing("thread:typing")
+
+
+async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monkeypatch):
+    async with connected("hub", "7") as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        await ana.call("typing:start", {"thread_id": 42})
+
+        async def emit(*args: Any, **kwargs: Any) -> None:
+            raise RedisError("away")
+
+        monkeypatch.setattr(consumers.NamespaceConsumer, "emit", emit)
+        await ana.call("leave:thread", {"thread_id": 42})
+        assert (await ana.refused("typing:start", {"thread_id": 42}))["code"] == "not_in_room"
+
+
+@pytest.mark.parametrize(("pause", "announced"), [(0.0, 4), (60.0, 1)])
+async def test_repeated_start_keeps_the_typist_typing_and_is_not_announced_too_often(
+    monkeypatch, pause: float, announced: int
+):
+    monkeypatch.setattr(consumers, "TYPING_SECONDS", 1.5)
+    monkeypatch.setattr(consumers, "TYPING_PAUSE", pause)
+    async with connected("hub", "8") as bob, connected("hub", "7") as ana:
+        for one in (ana, bob):
+            await one.call("join:thread", {"thread_id": 42})
+        for _ in range(4):
+            await ana.call("typing:start", {"thread_id": 42})
+            await asyncio.sleep(0.5)
+        seen = [(await bob.expect("thread:typing"))["data"]["typing"] for _ in range(announced + 1)]
+        assert seen == [True] * announced + [False]
+
+
+@pytest.mark.parametrize("position", [7, "end", None, {"line": 3, "big": 12345678901234567890}, [1, 2.50]])
+async def test_cursor_goes_to_the_others_as_it_is(position: Any):
+    async with connected("hub", "7") as ana, connected("portal", "9", threads=["42"]) as customer:
+        for one in (ana, customer):
+            await one.call("join:thread", {"thread_id": 42})
+        await ana.call("cursor:move", {"thread_id": 42, "position": position})
+        frame = await customer.expect("thread:cursor")
+        assert frame["data"]["position"] == position
+        assert frame["data"]["user_id"] == "7"
+
+
+async def test_cursor_without_position_is_refused():
+    async with connected() as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        assert (await ana.refused("cursor:move", {"thread_id": 42}))["message"] == "position: required"
+
+
+@pytest.mark.parametrize("event", ["typing:start", "typing:stop", "cursor:move"])
+async def test_who_is_not_in_the_room_cannot_be_seen_in_it(event: str):
+    async with connected() as ana:
+        error = await ana.refused(event, {"thread_id": 42, "position": 1})
+        assert error["code"] == "not_in_room"
+
+
+# --- Token -------------------------------------------------------------------------------------------
+
+
+async def test_connection_ends_when_its_token_expires():
+    async with connected(token=issue(user_id="7", role="attendant", ttl=3)) as ana:
+        await ana.expect("auth:expiring", expires_at=ana.ready["expires_at"])
+        assert await ana.expect_close() == (CloseCode.TOKEN_EXPIRED, "token expired")
+
+
+async def test_fresh_token_keeps_the_connection_open():
+    async with connected(token=issue(user_id="7", role="attendant", ttl=3)) as ana:
+        fresh = issue(user_id="7", role="attendant", ttl=60)
+        answer = await ana.call("auth:refresh", {"token": fresh})
+        assert answer == {"expires_at": iso(verify(fresh).expires_at)}
+        await asyncio.sleep(3.1)
+        await ana.call("heartbeat")
+
+
+async def test_expiry_further_away_than_any_timer_is_watched_all_the_same(monkeypatch):
+    monkeypatch.setattr(HubConsumer, "LONGEST", 0.05)
+    async with connected(token=issue(user_id="7", role="attendant", ttl=3600)) as ana:
+        await asyncio.sleep(0.3)
+        await ana.call("heartbeat")
+        await ana.nothing("auth:expiring")
+
+
+@pytest.mark.parametrize(
+    ("token", "code"),
+    [
+        ({"user_id": "8", "role": "attendant"}, "forbidden"),
+        ({"user_id": "7", "role": "admin"}, "forbidden"),
+        ({"user_id": "7", "role": "attendant", "ttl": -1}, "invalid_payload"),
+    ],
+)
+async def test_token_of_somebody_else_or_expired_does_not_refresh(token: dict[str, Any], code: str):
+    async with connected() as ana:
+        before = consumer().principal
+        assert (await ana.refused("auth:refresh", {"token": issue(**token)}))["code"] == code
+        assert consumer().principal is before
+
+
+@pytest.mark.parametrize("data", [{}, {"token": ""}, {"token": 7}, {"token": "x" * 8193}, {"token": "x"}])
+async def test_what_is_no_token_does_not_refresh(data: dict[str, Any]):
+    async with connected() as ana:
+        error = await ana.refused("auth:refresh", data)
+        assert error["code"] == "invalid_payload"
+        assert error["message"].startswith("token: ")
+
+
+async def test_revoked_token_does_not_refresh():
+    fresh = issue(user_id="7", role="attendant")
+    await client().set(key("revoked", verify(fresh).jti), "1")
+    async with connected() as ana:
+        assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "forbidden"
+
+
+async def test_rooms_no_longer_allowed_are_left():
+    async with connected("portal", threads=["42", "43"]) as ana:
+        for thread in (42, 43):
+            await ana.call("join:thread", {"thread_id": thread})
+        fresh = issue(user_id="7", role="customer", threads=["43"])
+        await ana.call("auth:refresh", {"token": fresh})
+        frame = await ana.expect("room:left")
+        assert frame["data"] == {"room": "thread:42", "reason": "forbidden"}
+        await ana.nothing("room:left")
+        assert set(consumer().rooms) == {"user:7", "thread:43"}
+
+
+# --- Silence -----------------------------------------------------------------------------------------
+
+
+async def test_silent_connection_is_closed(settings):
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_TTL": 0.3}
+    async with connected() as ana:
+        assert await ana.expect_close() == (CloseCode.SILENT, "silent for too long")
+
+
+async def test_any_frame_even_an_invalid_one_is_a_sign_of_life(settings):
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_TTL": 2}
+    async with connected("portal") as ana:
+        for text in ("hello", '{"event": "leave:thread", "data": {"thread_id": 1}}', "hello", "hello"):
+            await asyncio.sleep(0.6)
+            await ana.raw(text)
+        await ana.call("heartbeat")
+
+
+# --- In turn -----------------------------------------------------------------------------------------
+
+
+async def test_signal_waits_until_the_frame_is_answered(client_event):
+    go_on = asyncio.Event()
+
+    async def handler(connection: Any, payload: Empty) -> None:
+        connection.soon(connection.end, CloseCode.NORMAL)
+        await go_on.wait()
+
+    client_event(handler)
+    async with connected("portal") as ana:
+        await ana.send("test:event", id="slow")
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await ana.expect("ack")
+        assert (await ana.expect_close())[0] == CloseCode.NORMAL
+
+
+@pytest.mark.parametrize(
+    ("failure", "level"), [(RedisDown("gone"), "WARNING"), (ZeroDivisionError(), "ERROR")]
+)
+async def test_action_that_fails_is_logged_and_ends_nothing(failure: Exception, level: str, caplog):
+    async def action() -> None:
+        raise failure
+
+    async with connected("portal") as ana:
+        consumer().soon(action)
+        await eventually(lambda: "action failed" in caplog.text)
+        await ana.call("heartbeat")
+    assert [entry.levelname for entry in caplog.records if entry.message == "action failed"] == [level]
+
+
+async def test_action_for_a_connection_that_ended_is_left_out():
+    ran = []
+
+    async def action() -> None:
+        ran.append(1)
+
+    async with connected("portal"):
+        inside = consumer()
+    inside.soon(action)
+    await asyncio.sleep(0.05)
+    assert not ran
+
+
+async def test_ending_twice_closes_once():
+    async with connected("portal") as ana:
+        inside = consumer()
+        await inside.end(CloseCode.REVOKED)
+        await inside.end(CloseCode.SILENT)
+        assert await ana.expect_close() == (CloseCode.REVOKED, "revoked")
+        assert await ana.communicator.receive_nothing()
+
+
+# --- Between the handshake and live ------------------------------------------------------------------
+
+
+async def test_what_is_published_while_the_handshake_ends_follows_the_ready_frame(monkeypatch):
+    async def publish_meanwhile(self: consumers.NamespaceConsumer) -> None:
+        group = self.rooms["user:9"].group
+        before = group.tail
+        head, tail = b'{"event":"user:notification","room":"user:9","offset":"', b'","data":{"user_id":"9"}}'
+        await history.append([history.Entry(rooms=[("portal.user.9", head)], tail=tail)])
+        await eventually(lambda: group.tail > before)
+
+    monkeypatch.setattr(PortalConsumer, "on_enter", publish_meanwhile)
+    async with connected("portal", "9") as customer:
+        frame = await customer.expect("user:notification")
+        assert int(frame["offset"]) > int(customer.ready["rooms"]["user:9"])
+
+
+async def test_mistake_in_a_hook_at_the_end_leaves_nothing_behind(monkeypatch, caplog):
+    async def fail(connection: HubConsumer) -> None:
+        raise ValueError("oops")
+
+    monkeypatch.setattr(HubConsumer, "on_gone", fail)
+    layer: Any = get_channel_layer()
+    async with connected("hub", "7"):
+        assert group_name("hub", "user:7") in layer.groups
+    assert group_name("hub", "user:7") not in layer.groups
+    assert "oops" in caplog.text
+
+
+async def test_room_that_a_fresh_token_does_not_allow_is_left_also_when_redis_does_not_answer(monkeypatch):
+    async def fail(connection: HubConsumer, thread_id: str) -> bool:
+        raise RedisDown
+
+    async with connected("hub", "7", groups=["sales", "vip"]) as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        monkeypatch.setattr(HubConsumer, "may_join", fail)
+        fresh = issue(user_id="7", role="attendant", groups=["vip"])
+        assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "unavailable"
+        assert (await ana.expect("room:left"))["data"]["room"] == "presence:sales"
+
+
+async def test_nothing_is_written_before_the_handshake_is_accepted(monkeypatch):
+    async def expel(connection: HubConsumer) -> None:
+        connection.expel("thread:42", "expelled")
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(HubConsumer, "initial_rooms", lambda _: ["user:7", "thread:42"])
+    monkeypatch.setattr(HubConsumer, "on_enter", expel)
+    async with connected("hub", "7") as ana:  # a server that is not ours would accept at the first frame
+        assert set(ana.ready["rooms"]) == {"user:7"}

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from channels.testing import WebsocketCommunicator
+
+from realtime.asgi import application
+from realtime.auth import revocation
+from realtime.auth.tokens import issue, verify
+from realtime.connections.handshake import (
+    JWTScopeMiddleware,
+    Refused,
+    check_origin,
+    is_allowed_origin,
+    unavailable,
+)
+from realtime.protocol.handshake_errors import RefusalCode
+from realtime.redis.client import client, key
+from tests.inprocess import PATIENCE, Connection, bearer, connected, http, refusal
+
+DEAD_REDIS = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def origins(settings):
+    def allow(*origins: str, **values: Any) -> None:
+        settings.REALTIME = {**settings.REALTIME, "ALLOWED_ORIGINS": origins, **values}
+
+    return allow
+
+
+def scope(*origins: str) -> dict[str, Any]:
+    return {"headers": [(b"origin", origin.encode()) for origin in origins]}
+
+
+# --- Origin ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin"),
+    [
+        ("https://a.test", "https://a.test"),
+        ("https://a.test", "HTTPS://A.test"),
+        ("https://A.test", "https://a.test"),
+        ("https://a.test:443", "https://a.test"),
+        ("https://a.test", "https://a.test:443"),
+        ("http://a.test", "http://a.test:80"),
+        ("http://a.test:8000", "http://a.test:8000"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("null", "null"),
+    ],
+)
+def test_listed_origin_is_allowed(origins, allowed: str, origin: str):
+    origins("https://other.test", allowed)
+    assert is_allowed_origin(origin)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("http://a.test", "https://a.test:8443", "https://a.test:80", "https://b.a.test"),
+        *("https://a.test.evil.test", "https://evil-a.test", "https://a.testx", "https://a.test/", "a.test"),
+        *("null", "", "https://", "://a.test", "https://a.test@evil.test", "*", "file://"),
+    ],
+)
+def test_other_origins_are_not_allowed(origins, origin: str):
+    origins("https://a.test")
+    assert not is_allowed_origin(origin)
+    with pytest.raises(Refused) as caught:
+        check_origin(scope(origin))
+    assert (caught.value.status, caught.value.code) == (403, "forbidden_origin")
+
+
+def test_missing_origin_is_allowed(origins):
+    origins("https://a.test")
+    check_origin(scope())
+
+
+def test_missing_origin_is_refused_when_one_is_required(origins):
+    origins("https://a.test", REQUIRE_ORIGIN=True)
+    check_origin(scope("https://a.test"))
+    with pytest.raises(Refused, match="required"):
+        check_origin(scope())
+
+
+def test_two_origins_are_refused_even_if_both_are_listed(origins):
+    origins("https://a.test", "https://b.test")
+    with pytest.raises(Refused):
+        check_origin(scope("https://a.test", "https://b.test"))
+
+
+# --- Refusals ----------------------------------------------------------------------------------------
+
+
+def test_refusal_says_code_and_message():
+    assert json.loads(Refused(RefusalCode.FORBIDDEN_ROLE, "no").body) == {
+        "error": {"code": "forbidden_role", "message": "no"}
+    }
+
+
+def test_refusal_for_now_says_when_to_try_again():
+    assert unavailable().status == 503
+    assert int(unavailable().headers["Retry-After"]) > 0
+
+
+def test_refusal_is_never_cached():
+    assert Refused(RefusalCode.TOKEN_MISSING, "no").headers["Cache-Control"] == "no-store"
+
+
+def test_refusal_for_want_of_a_token_says_which_scheme():
+    assert Refused(RefusalCode.TOKEN_MISSING, "no").headers["WWW-Authenticate"] == "Bearer"
+    assert "WWW-Authenticate" not in Refused(RefusalCode.FORBIDDEN_ROLE, "no").headers
+
+
+# --- The WebSocket handshake -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/hub/", "/hub", "/portal/", "/portal"])
+async def test_namespace_is_found_with_and_without_trailing_slash(process, path: str):
+    assert (await refusal(path)).code == "token_missing"
+
+
+@pytest.mark.parametrize("path", ["/", "/lobby/", "/hub/x", "/hub//", "/HUB/", "/ws/hub/"])
+async def test_other_paths_are_not_found(process, path: str):
+    answer = await refusal(path, headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "role"), [("/hub/", "customer"), ("/portal/", "attendant"), ("/portal/", "admin")]
+)
+async def test_role_of_the_other_namespace_is_forbidden(process, path: str, role: str):
+    answer = await refusal(path, headers=bearer(issue(user_id="7", role=role)))
+    assert (answer.status, answer.code) == (403, "forbidden_role")
+
+
+async def test_expired_token_is_refused_before_accept(process):
+    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant", ttl=-1)))
+    assert (answer.status, answer.code) == (401, "token_expired")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_forbidden_origin_is_refused_even_with_a_good_token(process, origins):
+    origins("https://a.test")
+    headers = [*bearer(issue(user_id="7", role="attendant")), (b"origin", b"https://evil.test")]
+    assert (await refusal("/hub/", headers=headers)).code == "forbidden_origin"
+
+
+async def test_server_that_cannot_answer_a_handshake_closes_it(process):
+    communicator = WebsocketCommunicator(application, "/hub/")
+    assert await communicator.connect() == (False, 1000)
+
+
+async def test_token_as_subprotocol_is_answered_with_the_protocol_never_with_the_token(process):
+    token = issue(user_id="7", role="attendant")
+    connection = Connection("/hub/", subprotocols=["realtime.v1", f"bearer.{token}"])
+    assert await connection.handshake() == "realtime.v1"
+    await connection.disconnect()
+
+
+async def test_client_that_offers_no_subprotocol_gets_none(process):
+    token = issue(user_id="7", role="attendant")
+    connection = Connection("/hub/", subprotocols=[f"bearer.{token}"])
+    assert await connection.handshake() is None
+    await connection.disconnect()
+
+
+async def test_token_goes_no_further_than_the_handshake(process, settings):
+    settings.REALTIME = {**settings.REALTIME, "QUERY_TOKEN": True}
+    seen: dict[str, Any] = {}
+
+    async def inner(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        seen.update(scope)
+
+    token = issue(user_id="7", role="attendant")
+    for credential in (
+        {"headers": [(b"host", b"h"), *bearer(token)], "query_string": b"resume=1"},
+        {"headers": [], "query_string": f"token={token}&resume=1".encode()},
+        {"headers": [(b"sec-websocket-protocol", b"x")], "subprotocols": ["realtime.v1", f"bearer.{token}"]},
+    ):
+        await JWTScopeMiddleware(inner, "hub")({"type": "websocket", **credential}, None, None)
+        assert seen.pop("principal").user_id == "7"
+        assert token not in repr(seen)
+    assert seen["subprotocols"] == ["realtime.v1"]
+
+
+async def test_scope_that_came_in_is_not_changed(process):
+    async def inner(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        pass
+
+    given = {"type": "websocket", "headers": bearer(issue(user_id="7", role="attendant"))}
+    await JWTScopeMiddleware(inner, "hub")(given, None, None)
+    assert set(given) == {"type", "headers"}
+    assert len(given["headers"]) == 1
+
+
+async def test_revoked_token_is_refused(process):
+    token = issue(user_id="7", role="attendant")
+    async with connected(token=token):
+        pass
+    await client().set(key("revoked", verify(token).jti), "1")
+    answer = await refusal("/hub/", headers=bearer(token))
+    assert (answer.status, answer.code) == (401, "token_invalid")
+
+
+async def test_user_disconnected_while_the_handshake_is_under_way_does_not_get_in(process):
+    at = await revocation.now() + 5
+    await client().set(key("disconnected", "hub", "7"), repr(at))
+    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (401, "token_invalid")
+
+
+async def test_user_disconnected_before_may_come_back(process):
+    await client().set(key("disconnected", "hub", "7"), repr(await revocation.now() - 0.001))
+    async with connected(user_id="7"):
+        pass
+
+
+async def test_nobody_gets_in_while_redis_is_down(process, settings):
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": DEAD_REDIS}
+    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_nobody_gets_in_while_the_channel_layer_is_down(process, settings):
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [{"address": DEAD_REDIS}]},
+        }
+    }
+    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (503, "unavailable")
+
+
+async def test_handshake_that_takes_too_long_is_cut(process, settings, monkeypatch):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"HANDSHAKE_SECONDS": 0.1}}
+    monkeypatch.setattr(revocation, "now", lambda: asyncio.sleep(2 * PATIENCE))
+    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (503, "unavailable")
+
+
+async def test_mistake_in_the_handshake_is_unavailable_and_tells_nothing(process, monkeypatch, caplog):
+    async def fail() -> float:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(revocation, "now", fail)
+    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert "secret" not in answer.error["message"]
+    assert "handshake failed" in caplog.text
+
+
+# --- The same verdict over plain HTTP ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/hub", "/hub/"])
+async def test_verdict_is_204_if_a_handshake_would_be_accepted(process, path: str):
+    token = issue(user_id="7", role="attendant")
+    answer = await http(path, Authorization=f"Bearer {token}")
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "code"),
+    [
+        ("/hub/", {}, 401, "token_missing"),
+        ("/portal/", {"Authorization": "Bearer x"}, 401, "token_invalid"),
+        ("/hub/", {"Origin": "https://evil.test"}, 403, "forbidden_origin"),
+    ],
+)
+async def test_verdict_is_the_refusal_of_the_handshake(process, path, headers, status, code):
+    answer = await http(path, **headers)
+    assert (answer.status, answer.json["error"]["code"]) == (status, code)
+
+
+async def test_verdict_on_the_wrong_role_expired_and_revoked_tokens(process):
+    customer = issue(user_id="7", role="customer")
+    assert (await http("/hub/", Authorization=f"Bearer {customer}")).json["error"]["code"] == "forbidden_role"
+    expired = issue(user_id="7", role="customer", ttl=-1)
+    answer = await http("/portal/", Authorization=f"Bearer {expired}")
+    assert (answer.status, answer.json["error"]["code"]) == (401, "token_expired")
+    await client().set(key("revoked", verify(customer).jti), "1")
+    answer = await http("/portal/", Authorization=f"Bearer {customer}")
+    assert (answer.status, answer.json["error"]["code"]) == (401, "token_invalid")
+
+
+async def test_verdict_while_redis_is_down(process, settings):
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": DEAD_REDIS}
+    answer = await http("/hub/", Authorization=f"Bearer {issue(user_id='7', role='attendant')}")
+    assert (answer.status, answer.json["error"]["code"]) == (503, "unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_allowed_origin_may_read_the_verdict(process, origins):
+    origins("https://a.test")
+    answer = await http("/hub/", Origin="https://a.test")
+    assert answer.headers["access-control-allow-origin"] == "https://a.test"
+    assert answer.headers["vary"] == "Origin"
+    assert "Retry-After" in answer.headers["access-control-expose-headers"]
+
+
+async def test_other_origins_may_not(process, origins):
+    origins("https://a.test")
+    answer = await http("/hub/", Origin="https://evil.test")
+    assert "access-control-allow-origin" not in answer.headers
+    assert answer.headers["vary"] == "Origin"
+
+
+async def test_preflight_allows_the_token_to_be_sent(process, origins):
+    origins("https://a.test")
+    answer = await http("/hub/", "OPTIONS", Origin="https://a.test")
+    assert answer.status == 204
+    assert answer.headers["access-control-allow-origin"] == "https://a.test"
+    assert "Authorization" in answer.headers["access-control-allow-headers"]
+
+
+async def test_other_methods_are_not_allowed(process):
+    assert (await http("/hub/", "POST")).status == 405

@@ -1,0 +1,77 @@
+"""A listener by itself: what it tells its client after Redis has lost something."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from realtime.layers.fanout import Group
+from realtime.layers.history import Publication
+from realtime.layers.listener import Listener, State
+from realtime.layers.outlets import PublicationBatch
+from tests.inprocess import eventually
+
+
+class Ears:
+    """An outlet that keeps what it is told."""
+
+    connection_id = "c"
+    is_behind = False
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.gaps: list[tuple[str, str]] = []
+
+    def write(self, frames: bytes) -> None:
+        self.frames.append(frames)
+
+    async def drained(self) -> None:
+        """It has read everything."""
+
+    def gap(self, room: str, reason: str) -> None:
+        self.gaps.append((room, reason))
+
+    def fail(self) -> None:
+        raise AssertionError
+
+    def message(self, message: object) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("position", "gaps"), [(1, [("thread:7", "lost")]), (3, [])])
+async def test_client_that_is_behind_when_redis_loses_something_is_told_once_it_has_caught_up(
+    position: int, gaps: list[tuple[str, str]]
+):
+    answered = asyncio.Event()
+
+    async def read(group: Group, position: int) -> PublicationBatch | None:
+        await answered.wait()
+        return PublicationBatch([Publication(2, 1, "", b"{}")]) if position == 1 else None
+
+    group, ears = Group("hub.thread.7", read), Ears()
+    listener = Listener(group, ears)
+    group.listeners[listener] = None
+    group.tail = 3
+    listener.place(position)
+    listener.start()
+    group.learn(2, 3)  # Redis ends at 2, and 3 had been heard of
+    answered.set()
+    await eventually(lambda: listener.state is State.LIVE)
+    assert ears.gaps == gaps
+    assert len(ears.frames) == len(gaps)
+
+
+async def test_client_that_is_told_where_it_stands_is_not_told_of_a_loss_before_that():
+    async def read(group: Group, position: int) -> PublicationBatch | None:
+        return None
+
+    group, ears = Group("hub.thread.7", read), Ears()
+    listener = Listener(group, ears)
+    group.listeners[listener] = None
+    group.tail = 3
+    group.learn(2, 3)
+    listener.place(2)
+    listener.start()
+    assert listener.state is State.LIVE
+    assert ears.gaps == []

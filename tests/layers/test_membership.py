@@ -1,0 +1,133 @@
+"""Rooms on a channel layer that knows nothing of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from channels.layers import InMemoryChannelLayer
+from redis.exceptions import ConnectionError as RedisDown
+
+from realtime.layers import history as roomlog
+from realtime.layers import membership
+from realtime.layers.history import Entry
+from realtime.layers.membership import StockLayer, room_layer
+from realtime.layers.outlets import Ephemeral
+from tests.inprocess import eventually
+from tests.layers.test_room_layer import LOST, ROOM, Ears, Gap
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+@pytest.fixture
+async def layer() -> AsyncIterator[StockLayer]:
+    layer = StockLayer(InMemoryChannelLayer())
+    yield layer
+    for channel in tuple(layer._readers):
+        layer.detach(channel)
+
+
+async def publish(layer: StockLayer, *texts: str, exclude: str = "", group: str = ROOM) -> None:
+    """As a bridge does."""
+    entries = [Entry(rooms=[(group, f"{text}@".encode())], tail=b"", exclude=exclude) for text in texts]
+    await layer.pass_on(entries, await roomlog.append(entries, publish=False))
+
+
+async def test_listener_gets_what_is_published_and_what_is_emitted(layer: Any):
+    ears, other = await Ears("m" * 32).enter(layer, ROOM), await Ears.in_rooms(layer, ROOM)
+    ears.start()
+    await publish(layer, "1")
+    await publish(layer, "not for me", exclude="m" * 32)
+    await layer.emit([ROOM], Ephemeral("thread:42", b"typing", "m" * 32))
+    await publish(layer, "2")
+    await ears.hear("1", "2")
+    await other.hear("1", "not for me", "typing", "2")
+
+
+async def test_paused_listener_gets_what_came_meanwhile_once_started(layer: Any):
+    ears = await Ears().enter(layer, ROOM)
+    await publish(layer, "1", "2")
+    await eventually(lambda: len(ears.listeners[0].group.waiting) == 2)
+    await ears.hear()
+    ears.start()
+    await publish(layer, "3")
+    await ears.hear("1", "2", "3")
+
+
+@pytest.mark.parametrize("more", [[], ["5"]])
+async def test_more_than_is_kept_for_a_paused_listener_is_a_gap(layer: Any, monkeypatch, more: list[str]):
+    monkeypatch.setattr(membership, "WAITING_BYTES", 60)
+    ears = await Ears().enter(layer, ROOM)
+    (listener,) = ears.listeners
+    await publish(layer, "1", "2", "3")  # of 18 bytes each
+    await eventually(lambda: len(listener.group.waiting) == 3)
+    await publish(layer, "4")
+    await eventually(lambda: not listener.group.waiting)
+    await publish(layer, *more)
+    await eventually(lambda: len(listener.group.waiting) == len(more))
+    ears.start()
+    await ears.hear(LOST, *more)
+    await publish(layer, "after")
+    await ears.hear(LOST, *more, "after")
+
+
+async def test_listener_that_left_hears_nothing_more(layer: Any):
+    gone, stays = await Ears.in_rooms(layer, ROOM), await Ears.in_rooms(layer, ROOM)
+    gone.leave(layer)
+    await publish(layer, "hello")
+    await stays.hear("hello")
+    await gone.hear()
+
+
+async def test_who_enters_a_room_again_before_the_layer_has_let_go_is_in_it(layer: Any, monkeypatch):
+    discard, may_go_on = layer._layer.group_discard, asyncio.Event()
+
+    async def discard_slowly(group: str, channel: str) -> None:
+        await may_go_on.wait()
+        await discard(group, channel)
+
+    monkeypatch.setattr(layer._layer, "group_discard", discard_slowly)
+    ears = await Ears.in_rooms(layer, ROOM)
+    layer.leave(ears.listeners[0], ears.channel)
+    entering = asyncio.create_task(layer.enter([ROOM], ears, ears.channel))
+    await asyncio.sleep(0.05)
+    may_go_on.set()
+    (listener,) = await entering
+    listener.start()
+    await eventually(lambda: not layer._leaving)
+    await publish(layer, "hello")
+    await ears.hear("hello")
+
+
+async def test_rooms_are_entered_all_or_none(layer: Any, monkeypatch):
+    groups: Any = layer._layer.groups
+    add, discarded = layer._layer.group_add, Ears()
+
+    async def add_or_fail(group: str, channel: str) -> None:
+        if group == ROOM:
+            raise RedisDown("away")
+        await add(group, channel)
+
+    monkeypatch.setattr(layer._layer, "group_add", add_or_fail)
+    with pytest.raises(RedisDown):
+        await discarded.enter(layer, "hub.thread.1", ROOM)
+    await eventually(lambda: not groups.get("hub.thread.1"))
+
+
+async def test_nothing_is_recovered(layer: Any):
+    ears = await Ears.in_rooms(layer, ROOM)
+    await publish(layer, "1")
+    await ears.hear("1")
+    (listener,) = ears.listeners
+    listener.pause()
+    assert await layer.missed(listener, "1") is None
+    assert listener.position == ears.positions[-1]
+    assert Gap("thread:42", "lost") not in ears.heard  # the answer says so
+
+
+async def test_layer_is_wrapped_once(settings):
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    assert isinstance(room_layer(), StockLayer)
+    assert room_layer() is room_layer()

@@ -1,0 +1,489 @@
+"""Hours a day, summed by the database, beside the same sums in a few lines of Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import NotSupportedError, connection, connections
+from django.test import AsyncClient, Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from presence.admin import hours as counting
+from presence.admin.availability import chart, harmless
+from presence.admin.hours import Hours, days, hours
+from presence.models import PresenceRecord, PresenceTransition
+from tests.operators import operator
+
+pytestmark = [pytest.mark.django_db, pytest.mark.filterwarnings("ignore:No directory at")]
+
+PEOPLE = "admin:presence_availability_changelist"
+PERSON = "admin:presence_availability_person"
+CSV = "admin:presence_availability_csv"
+
+Changes = list[tuple[datetime, str]]
+SAO_PAULO, BERLIN = ZoneInfo("America/Sao_Paulo"), ZoneInfo("Europe/Berlin")
+
+
+def at(text: str, zone: Any = UTC) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=zone)
+
+
+def attend(user_id: str, changes: Changes, name: str = "", namespace: str = "hub") -> None:
+    """Record these changes as the recorder does."""
+    PresenceRecord.objects.create(
+        namespace=namespace,
+        user_id=user_id,
+        name=name or user_id,
+        status=changes[-1][1] if changes else "offline",
+        since=changes[-1][0] if changes else at("2026-01-01"),
+        updated=at("2026-01-01"),
+    )
+    PresenceTransition.objects.bulk_create(transitions(user_id, changes, namespace))
+
+
+def transitions(user_id: str, changes: Changes, namespace: str = "hub") -> Iterator[PresenceTransition]:
+    before = "offline"
+    for number, (moment, status) in enumerate(changes):
+        yield PresenceTransition(
+            entry_id=f"{namespace}{user_id}{number}",
+            namespace=namespace,
+            user_id=user_id,
+            name=user_id,
+            from_status=before,
+            to_status=status,
+            reason="connect",
+            at=moment,
+        )
+        before = status
+
+
+def reference(changes: Changes, dates: Iterable[date], zone: Any, now: datetime) -> dict[date, Hours]:
+    """The same sums, second by second of the calendar and without any SQL."""
+    found: dict[date, Hours] = defaultdict(Hours)
+    ends = [moment for moment, _ in changes[1:]] + [now]
+    for (began, status), ended in zip(changes, ends, strict=True):
+        for day in dates:
+            midnight = datetime.combine(day, time.min, tzinfo=zone)
+            next_midnight = datetime.combine(day + timedelta(1), time.min, tzinfo=zone)
+            lasted = min(ended, next_midnight).timestamp() - max(began, midnight).timestamp()
+            if status != "offline" and lasted > 0:
+                found[day] += Hours(**{status: lasted})
+    return found
+
+
+def close(one: Hours, other: Hours) -> bool:
+    return abs(one.online - other.online) < 0.01 and abs(one.away - other.away) < 0.01
+
+
+def counted(user: str, first: str, last: str, now: datetime) -> dict[str, tuple[int, int]]:
+    """Minutes online and away, of the days on which there are any."""
+    over = days(date.fromisoformat(first), date.fromisoformat(last))
+    found = hours([user], over, now)[user]
+    return {
+        str(day.date): (round(each.online / 60), round(each.away / 60))
+        for day, each in zip(over, found, strict=True)
+        if each != Hours()
+    }
+
+
+# --- Rules -------------------------------------------------------------------------------------------
+
+
+def test_status_lasts_until_the_next_one():
+    changes = [
+        (at("2026-03-02T09:00"), "online"),
+        (at("2026-03-02T10:30"), "away"),
+        (at("2026-03-02T10:45:30.25"), "online"),
+        (at("2026-03-02T12:00"), "offline"),
+    ]
+    attend("7", changes)
+    assert counted("7", "2026-03-01", "2026-03-03", at("2026-03-03T00:00")) == {"2026-03-02": (164, 16)}
+
+
+def test_night_shift_counts_for_both_days():
+    attend(
+        "7",
+        [
+            (at("2026-03-02T22:00"), "online"),
+            (at("2026-03-02T23:30"), "away"),
+            (at("2026-03-03T01:00"), "online"),
+            (at("2026-03-03T02:00"), "offline"),
+        ],
+    )
+    now = at("2026-03-09T00:00")
+    assert counted("7", "2026-03-01", "2026-03-05", now) == {"2026-03-02": (90, 30), "2026-03-03": (60, 60)}
+    assert counted("7", "2026-03-03", "2026-03-03", now) == {"2026-03-03": (60, 60)}
+    assert counted("7", "2026-03-02", "2026-03-02", now) == {"2026-03-02": (90, 30)}
+
+
+def test_status_that_goes_on_counts_until_now_and_not_longer():
+    attend("7", [(at("2026-02-27T12:00"), "away"), (at("2026-03-01T12:00"), "online")])
+    assert counted("7", "2026-03-01", "2026-03-04", at("2026-03-02T06:00")) == {
+        "2026-03-01": (720, 720),
+        "2026-03-02": (360, 0),
+    }
+
+
+def test_status_from_long_before_counts_for_every_day():
+    attend("7", [(at("2026-01-01T12:00"), "online")])
+    assert counted("7", "2026-03-01", "2026-03-02", at("2026-04-01T00:00")) == {
+        "2026-03-01": (1440, 0),
+        "2026-03-02": (1440, 0),
+    }
+
+
+def test_who_is_offline_counts_for_nothing():
+    attend("7", [(at("2026-03-01T12:00"), "online"), (at("2026-03-01T13:00"), "offline")])
+    attend("8", [])
+    assert counted("7", "2026-03-02", "2026-03-09", at("2026-03-09T12:00")) == {}
+    assert counted("8", "2026-03-02", "2026-03-09", at("2026-03-09T12:00")) == {}
+    assert hours(["nobody"], days(date(2026, 3, 1), date(2026, 3, 1))) == {"nobody": [Hours()]}
+    assert hours([], days(date(2026, 3, 1), date(2026, 3, 1))) == {}
+
+
+def test_changes_in_the_same_moment_count_in_the_order_of_the_stream():
+    moment = at("2026-03-02T09:00")
+    attend(
+        "7", [(moment, "online"), (moment, "away"), (moment, "online"), (at("2026-03-02T10:00"), "offline")]
+    )
+    assert counted("7", "2026-03-02", "2026-03-02", at("2026-03-03T00:00")) == {"2026-03-02": (60, 0)}
+
+
+def test_change_at_midnight_sharp_belongs_to_the_new_day():
+    attend("7", [(at("2026-03-02T00:00"), "online"), (at("2026-03-03T00:00"), "offline")])
+    assert counted("7", "2026-03-01", "2026-03-03", at("2026-03-09T00:00")) == {"2026-03-02": (1440, 0)}
+
+
+def test_same_id_in_another_namespace_is_somebody_else():
+    attend("7", [(at("2026-03-02T09:00"), "online"), (at("2026-03-02T10:00"), "offline")])
+    attend("7", [(at("2026-03-02T09:30"), "away")], namespace="portal")
+    assert counted("7", "2026-03-02", "2026-03-02", at("2026-03-03T00:00")) == {"2026-03-02": (60, 0)}
+
+
+def test_days_begin_where_the_current_time_zone_says():
+    attend("7", [(at("2026-03-02T02:00"), "online"), (at("2026-03-02T04:00"), "offline")])
+    now = at("2026-03-09T00:00")
+    with timezone.override(SAO_PAULO):  # three hours behind UTC
+        assert counted("7", "2026-03-01", "2026-03-02", now) == {"2026-03-01": (60, 0), "2026-03-02": (60, 0)}
+
+
+def test_day_on_which_clocks_are_changed_has_23_or_25_hours():
+    attend("7", [(at("2026-01-01T00:00"), "online")])
+    with timezone.override(BERLIN):
+        found = counted("7", "2026-03-28", "2026-03-30", at("2026-12-01T00:00"))
+        assert [online for online, _ in found.values()] == [1440, 1380, 1440]
+        found = counted("7", "2026-10-24", "2026-10-26", at("2026-12-01T00:00"))
+        assert [online for online, _ in found.values()] == [1440, 1500, 1440]
+        assert [day.seconds for day in days(date(2026, 3, 29), date(2026, 3, 29))] == [23 * 3600]
+
+
+def test_database_that_was_never_tried_is_refused(monkeypatch):
+    monkeypatch.setattr(connections["default"], "vendor", "mysql")
+    with pytest.raises(NotSupportedError, match="SQLite or PostgreSQL, got mysql"):
+        hours(["7"], days(date(2026, 3, 1), date(2026, 3, 1)))
+
+
+# --- 100,000 rows --------------------------------------------------------------------------------------
+
+USERS = 200
+ROWS = 100_000
+NOW = at("2026-03-31T15:00")
+DATES = [date(2026, 3, 1) + timedelta(number) for number in range(31)]
+
+
+def history(seed: int) -> dict[str, Changes]:
+    """Two months of 200 people who come and go at any time of the day and night."""
+    dice = random.Random(seed)
+    found: dict[str, Changes] = {}
+    for user in range(USERS):
+        moment, status, changes = at("2026-01-25T08:00"), "offline", []
+        for _ in range(ROWS // USERS):
+            moment += timedelta(seconds=dice.expovariate(1 / (64 * 86400 / (ROWS / USERS))))
+            moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+            status = dice.choice([each for each in ("online", "away", "offline") if each != status])
+            changes.append((min(moment, NOW), status))
+        found[f"u{user:03}"] = changes
+    return found
+
+
+@pytest.fixture
+def recorded() -> dict[str, Changes]:
+    found = history(7)
+    PresenceRecord.objects.bulk_create(
+        PresenceRecord(
+            namespace="hub", user_id=user, name=f"Name {user}", status="offline", since=NOW, updated=NOW
+        )
+        for user in found
+    )
+    PresenceTransition.objects.bulk_create(
+        (row for user, changes in found.items() for row in transitions(user, changes)), batch_size=5000
+    )
+    assert PresenceTransition.objects.count() == ROWS
+    return found
+
+
+@pytest.mark.slow
+def test_hundred_thousand_rows_are_summed_in_one_query_and_right(recorded: dict[str, Changes]):
+    with timezone.override(SAO_PAULO):
+        over = days(DATES[0], DATES[-1])
+        with CaptureQueriesContext(connection) as queries:
+            found = hours([*recorded], over, NOW)
+        assert len(queries) == 1
+        for user, changes in recorded.items():
+            expected = reference(changes, DATES, SAO_PAULO, NOW)
+            for day, each in zip(over, found[user], strict=True):
+                assert close(each, expected[day.date]), (user, day.date)
+
+
+@pytest.mark.slow
+def test_page_and_export_of_hundred_thousand_rows_cost_as_many_queries_as_of_few(
+    admin_client: Client, recorded: dict[str, Changes]
+):
+    span = {"begin": "2026-03-01", "end": "2026-03-31"}
+
+    def cost(url: str, **query: str) -> int:
+        with CaptureQueriesContext(connection) as queries:
+            response = admin_client.get(url, {**span, **query})
+            assert response.status_code == 200
+            if response.streaming:
+                assert b"".join(response)
+        return len(queries)
+
+    admin_client.get(reverse(PEOPLE), span)  # what is read once per process
+    page, person, one = (
+        cost(reverse(PEOPLE)),
+        cost(reverse(PERSON, args=["u007"])),
+        cost(reverse(CSV), user="u007"),
+    )
+    exported = cost(reverse(CSV))
+    assert page <= 6
+    assert person <= 5
+    assert exported <= one + USERS // counting.CHUNK
+    PresenceTransition.objects.exclude(user_id="u007").delete()
+    PresenceRecord.objects.exclude(user_id="u007").delete()
+    assert cost(reverse(PEOPLE)) == page
+    assert cost(reverse(PERSON, args=["u007"])) == person
+
+
+@pytest.mark.slow
+def test_index_finds_the_rows_of_a_page(recorded: dict[str, Changes]):
+    """Nobody reads the whole history for 25 people."""
+    over = days(DATES[0], DATES[-1])
+    with CaptureQueriesContext(connection) as queries:
+        hours([*recorded][:25], over, NOW)
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("EXPLAIN QUERY PLAN " + queries[0]["sql"])
+            plan = "\n".join(row[3] for row in cursor.fetchall())
+            assert "SCAN history" not in plan
+            assert plan.count("USING INDEX presence_history_user") + plan.count("COVERING INDEX") >= 2, plan
+
+
+# --- Pages -------------------------------------------------------------------------------------------
+
+
+def test_everybody_is_shown_with_their_hours_by_name_and_paged(admin_client: Client):
+    attend("z", [(at("2026-03-02T09:00"), "online"), (at("2026-03-02T10:15"), "offline")], name="Ana")
+    for number in range(30):
+        attend(f"u{number}", [], name=f"Bia {number:02}")
+    attend("customer", [(at("2026-03-02T09:00"), "online")], namespace="portal")
+    query = {"begin": "2026-03-01", "end": "2026-03-07"}
+    page = admin_client.get(reverse(PEOPLE), query)
+    names = [person.name for person, *_ in page.context["rows"]]
+    assert names == ["Ana", *(f"Bia {number:02}" for number in range(24))]
+    assert page.context["rows"][0][1] == "1 h 15 min"
+    text = page.content.decode()
+    assert "31 attendants" in text
+    second = admin_client.get(reverse(PEOPLE) + page.context["next"])
+    assert len(second.context["rows"]) == 6
+    assert "begin=2026-03-01" in second.context["previous"]
+    searched = admin_client.get(reverse(PEOPLE), {**query, "q": "ana"})
+    assert [person.user_id for person, *_ in searched.context["rows"]] == ["z"]
+
+
+def test_person_is_shown_with_a_chart_that_needs_no_script_and_no_style(admin_client: Client):
+    attend("7", [(at("2026-03-02T09:00"), "online"), (at("2026-03-02T13:00"), "away")], name="Ana")
+    attend("8", [])
+    page = admin_client.get(reverse(PERSON, args=["7"]), {"begin": "2026-03-02", "end": "2026-03-02"})
+    text = page.content.decode()
+    svg = text[text.index('<svg class="presence-chart"') :].partition("</svg>")[0]
+    assert "2026-03-02: online 4 h 0 min, away 11 h 0 min" in svg
+    assert "style=" not in svg
+    assert "<script" not in svg
+    assert svg.count("<rect") == 2
+    assert admin_client.get(reverse(PERSON, args=["nobody"])).status_code == 404
+    assert admin_client.get(reverse(PERSON, args=["8"])).status_code == 200
+
+
+def test_last_two_weeks_are_shown_when_nothing_is_asked_for(admin_client: Client):
+    attend("7", [])
+    page = admin_client.get(reverse(PERSON, args=["7"]))
+    assert len(page.context["chart"].bars) == 14
+    assert page.context["form"].days[-1].date == timezone.localdate()
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "said"),
+    [
+        ("2026-03-02", "2026-03-01", "The last day is before the first."),
+        ("2026-01-01", "2026-12-31", "At most 92 days."),
+        ("nonsense", "2026-03-01", "Enter a valid date."),
+    ],
+)
+def test_span_that_cannot_be_shown_is_refused(admin_client: Client, begin: str, end: str, said: str):
+    attend("7", [(at("2026-03-02T09:00"), "online")])
+    query = {"begin": begin, "end": end}
+    for url in (reverse(PEOPLE), reverse(PERSON, args=["7"])):
+        page = admin_client.get(url, query)
+        assert page.status_code == 200
+        assert said in page.content.decode()
+    assert admin_client.get(reverse(CSV), query).status_code == 400
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Sao_Paulo", "Asia/Kathmandu"])
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        *(("9999-12-31", "9999-12-31"), ("9999-12-30", "9999-12-31"), ("9999-12-31", ""), ("", "9999-12-31")),
+        *(("0001-01-01", "0001-01-01"), ("0001-01-01", "9999-12-31"), ("9999-12-31", "0001-01-01")),
+        *(("1899-12-31", "1900-01-01"), ("9998-12-31", "9999-01-01"), ("1900-01-01", "9998-12-31")),
+        *(
+            ("0000-01-01", "10000-01-01"),
+            ("9" * 5000, "\x00"),
+            ("2026-02-30", "2026-13-01"),
+            ("-1-01-01", "\ud800"),
+        ),
+    ],
+)
+def test_days_at_the_ends_of_the_calendar_are_refused(
+    admin_client: Client, settings, begin: str, end: str, zone: str
+):
+    attend("7", [(at("2026-03-02T09:00"), "online")])
+    settings.TIME_ZONE = zone
+    query = urlencode({"begin": begin, "end": end}, errors="surrogatepass")
+    for url in (reverse(PEOPLE), reverse(PERSON, args=["7"])):
+        page = admin_client.get(f"{url}?{query}")
+        assert page.status_code == 200
+        assert "errorlist" in page.content.decode()
+    assert admin_client.get(f"{reverse(CSV)}?{query}").status_code == 400
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Sao_Paulo", "Asia/Kathmandu"])
+@pytest.mark.parametrize("day", ["1900-01-01", "1969-12-31", "2400-02-29", "9998-12-31"])
+def test_first_and_last_day_that_are_taken_can_be_shown(admin_client: Client, settings, day: str, zone: str):
+    attend("7", [(at("2026-03-02T09:00"), "online")])
+    settings.TIME_ZONE = zone
+    for url in (reverse(PEOPLE), reverse(PERSON, args=["7"])):
+        page = admin_client.get(url, {"begin": day, "end": day})
+        assert page.status_code == 200
+        assert "errorlist" not in page.content.decode()
+    assert len(exported(b"".join(admin_client.get(reverse(CSV), {"begin": day, "end": day})))) == 1
+
+
+@pytest.mark.parametrize("user", ["\x00", "a b", "x" * 65, "é", "../7"])
+def test_user_that_is_none_is_not_found(admin_client: Client, user: str):
+    span = {"begin": "2026-03-01", "end": "2026-03-01"}
+    assert admin_client.get(reverse(CSV), {**span, "user": user}).status_code == 404
+    assert admin_client.get(f"{reverse(PEOPLE)}{quote(user, safe='')}/", span).status_code == 404
+
+
+def test_it_wants_a_permission_of_its_own(client: Client):
+    attend("7", [])
+    urls = [reverse(PEOPLE), reverse(PERSON, args=["7"]), reverse(CSV)]
+    operator(client, "view_presencetransition", "view_presencerecord")
+    assert [client.get(url).status_code for url in urls] == [403] * 3
+    operator(client, "view_availability")
+    assert [client.get(url).status_code for url in urls] == [200] * 3
+
+
+# --- Chart -------------------------------------------------------------------------------------------
+
+
+def test_bars_stand_on_the_base_and_above_each_other():
+    over = days(date(2026, 3, 1), date(2026, 3, 2))
+    drawn = chart(over, [Hours(2 * 3600, 3600), Hours()])
+    first, second = drawn.bars
+    assert first.online_y + first.online == drawn.base
+    assert first.away_y + first.away == first.online_y
+    assert first.online == 2 * first.away
+    assert (second.online, second.away) == (0, 0)
+    assert [label for _, label in drawn.lines] == ["0 h", "1 h", "2 h", "3 h", "4 h"]
+
+
+def test_day_of_25_hours_does_not_stick_out():
+    [day] = days(date(2026, 3, 1), date(2026, 3, 1))
+    drawn = chart([day], [Hours(25 * 3600)])
+    assert drawn.bars[0].online_y >= 0
+    assert drawn.lines[-1][1] == "25 h"
+
+
+def test_long_spans_are_labelled_now_and_then():
+    over = days(date(2026, 1, 1), date(2026, 4, 2))
+    labels = [bar.label for bar in chart(over, [Hours()] * len(over)).bars]
+    assert labels[:4] == ["1", "", "", "4"]
+
+
+# --- CSV ---------------------------------------------------------------------------------------------
+
+
+def exported(content: bytes) -> list[list[str]]:
+    return [*csv.reader(io.StringIO(content.decode()))]
+
+
+def test_csv_has_a_line_for_each_day_somebody_was_there(admin_client: Client):
+    attend(
+        "7", [(at("2026-03-02T23:00"), "online"), (at("2026-03-03T00:30"), "offline")], name='Ana "A", Lima'
+    )
+    attend("8", [(at("2026-03-02T09:00"), "away"), (at("2026-03-02T09:00:59"), "offline")], name="=SUM(A1)")
+    attend("9", [])
+    response = admin_client.get(reverse(CSV), {"begin": "2026-03-01", "end": "2026-03-07"})
+    assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert 'filename="presence-2026-03-01-2026-03-07.csv"' in response.headers["Content-Disposition"]
+    assert exported(b"".join(response)) == [
+        ["date", "user_id", "name", "online_seconds", "away_seconds"],
+        ["2026-03-02", "8", "'=SUM(A1)", "0", "59"],
+        ["2026-03-02", "7", 'Ana "A", Lima', "3600", "0"],
+        ["2026-03-03", "7", 'Ana "A", Lima', "1800", "0"],
+    ]
+    alone = admin_client.get(reverse(CSV), {"begin": "2026-03-01", "end": "2026-03-07", "user": "7"})
+    assert len(exported(b"".join(alone))) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_csv_is_streamed_by_an_asynchronous_server_as_well(async_client: AsyncClient, admin_user: Any):
+    await sync_to_async(attend)(
+        "7", [(at("2026-03-02T23:00"), "online"), (at("2026-03-03T00:30"), "offline")]
+    )
+    await sync_to_async(async_client.force_login)(admin_user)
+    response = await async_client.get(reverse(CSV), {"begin": "2026-03-01", "end": "2026-03-07"})
+    assert response.is_async
+    lines = [line async for line in response]
+    assert len(lines) == 3
+    await sync_to_async(connections.close_all)()  # those of its thread
+
+
+@pytest.mark.parametrize("sign", [*"=+-@", *"＝＋－＠", *"﹢﹣﹫⁺⁼₋\N{MINUS SIGN}"])
+@pytest.mark.parametrize(
+    "before", ["", "\n", "\r", "\t", " ", "\u3000", "\xa0", "\x00", "\u200b", "\ufeff", "\u202e"], ids=ascii
+)
+def test_spreadsheet_takes_no_name_for_a_formula(before: str, sign: str):
+    text = f"{before}{sign}1+1"
+    assert harmless(text) == f"'{text}"
+    assert harmless(f"a{text}") == f"a{text}"
+
+
+@pytest.mark.parametrize("text", ["", "Ana", "7", "Émile", "李", "'quoted", "🎈", "_x", "(Ana)"])
+def test_other_names_stay_as_they_are(text: str):
+    assert harmless(text) == text

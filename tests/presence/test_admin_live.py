@@ -1,0 +1,485 @@
+"""The live view: what it asks and shows, what it lets an operator do, and what it writes down."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from redis.exceptions import RedisError
+
+from presence.admin import live
+from presence.models import Live
+from realtime.survey import ask as asking
+from realtime.survey import messages as questions
+from realtime.survey.ask import Answered, Asked
+from realtime.survey.messages import (
+    AboutConnection,
+    AboutConnections,
+    AboutInstances,
+    AboutRooms,
+    Detail,
+    InRoom,
+    Instance,
+)
+from tests.e2e.harness import ROOT
+from tests.operators import logged, operator, published, texts
+from tests.survey.test_messages import CROWD, Connection, Principal
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),  # what is published is not held back for a commit
+    pytest.mark.usefixtures("realtime_redis"),
+    pytest.mark.filterwarnings("ignore:No directory at"),
+]
+
+ONE = Instance("one", "pod-a", 11, "0.1.0", 1e9)
+TWO = Instance("two", "pod-b", 22, "0.1.0", 1e9, is_draining=True)
+
+CONNECTIONS = "admin:presence_live_changelist"
+INSTANCES = "admin:presence_live_instances"
+ROOMS = "admin:presence_live_rooms"
+EVENT = "admin:presence_live_event"
+LOG = "admin:presence_live_log"
+DISCONNECT = ("admin:presence_live_disconnect", "hub", "7")
+MOVE = ("admin:presence_live_move", "hub", "7", "42")
+DRAIN = ("admin:presence_live_drain", "one")
+
+
+class System:
+    """Processes with connections, which answer as real ones do."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, tuple[Instance, list[Connection]]] = {"one": (ONE, []), "two": (TWO, [])}
+        self.silent: list[Instance] = []
+        self.asked: list[Any] = []
+
+    def hold(self, instance: str, *connections: Connection) -> None:
+        self.held[instance][1].extend(connections)
+
+    def ask(self, about: Any, kind: Any, instance: str = "") -> Asked[Any]:
+        self.asked.append(about)
+        answers = [
+            Answered(who, asyncio.run(self._say(about, held)), 0.025)
+            for id, (who, held) in self.held.items()
+            if instance in {"", id}
+        ]
+        return Asked(answers, self.silent)
+
+    async def _say(self, about: Any, held: list[Any]) -> Any:
+        match about:
+            case AboutConnections():
+                return await questions.page(about, held)
+            case AboutRooms():
+                return await questions.rooms(about, held)
+            case AboutInstances():
+                return await questions.load(held, cpu=0.25, stall=0.001)
+            case AboutConnection():
+                for each in held:
+                    if each.connection_id == about.connection_id:
+                        rooms = [InRoom(room, position, 2_500_001) for room, position in each.rooms.items()]
+                        return Detail(questions.row(each), ["sales"], 2e9, rooms)
+                return Detail()
+
+
+@pytest.fixture
+def system(monkeypatch) -> System:
+    system = System()
+    monkeypatch.setattr(asking, "ask", system.ask)
+    return system
+
+
+@pytest.fixture
+def without_redis(realtime_redis: str, settings) -> None:
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}
+
+
+def person(number: int, name: str = "Ana", **rooms: int) -> Connection:
+    rooms = {"user:7": 1, "thread:42": 2_500_001, **rooms}
+    return Connection(f"c{number}", ("hub", "7"), Principal(name), 1e9 + number, rooms, 0)
+
+
+def ids(response: Any) -> list[str]:
+    return [each["row"].connection_id for each in response.context["rows"]]
+
+
+# --- Connections -----------------------------------------------------------------------------------
+
+
+def test_ten_thousand_connections_are_read_page_by_page(admin_client: Client, system: System):
+    system.hold("one", *CROWD[::2])
+    system.hold("two", *CROWD[1::2])
+    page = admin_client.get(reverse(CONNECTIONS))
+    assert len(page.content) < 60_000
+    assert "1–50 of 10,000 connections" in page.content.decode().replace("10000", "10,000")
+    seen = [ids(page)]
+    for _ in range(3):
+        page = admin_client.get(reverse(CONNECTIONS) + page.context["next"])
+        seen.append(ids(page))
+    newest = sorted(CROWD, key=lambda each: -each.opened_at)[:200]
+    assert [id for page in seen for id in page] == [each.connection_id for each in newest]
+    assert (page.context["first"], page.context["last"]) == (151, 200)
+    page = admin_client.get(reverse(CONNECTIONS) + page.context["previous"])
+    assert ids(page) == seen[2]
+    assert all(about.limit == 50 for about in system.asked)
+
+
+def test_first_page_leads_nowhere_back_and_last_nowhere_on(admin_client: Client, system: System):
+    system.hold("one", *CROWD[:60])
+    first = admin_client.get(reverse(CONNECTIONS))
+    assert "previous" not in first.context
+    last = admin_client.get(reverse(CONNECTIONS) + first.context["next"])
+    assert "next" not in last.context
+    assert len(ids(last)) == 10
+    assert "previous" in last.context
+
+
+def test_nobody_is_no_error(admin_client: Client, system: System):
+    page = admin_client.get(reverse(CONNECTIONS))
+    assert "Nobody who fits is connected." in page.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"q": "ana"}, {"c1"}),
+        ({"q": "8"}, {"c2"}),
+        ({"user": "7"}, {"c1"}),
+        ({"room": "42"}, {"c1"}),
+        ({"room": " thread:42 "}, {"c1"}),
+        ({"room": "presence:sales"}, {"c2"}),
+        ({"namespace": "portal"}, {"c3"}),
+        ({"namespace": "nowhere"}, {"c1", "c2", "c3"}),
+        ({"instance": "two"}, {"c3"}),
+        ({"after": "no place"}, {"c1", "c2", "c3"}),
+        ({"order": "behind"}, {"c1", "c2", "c3"}),
+    ],
+)
+def test_connections_are_searched_by_user_room_namespace_and_instance(
+    admin_client: Client, system: System, query: dict[str, str], found: set[str]
+):
+    system.hold("one", person(1))
+    system.hold("one", Connection("c2", ("hub", "8"), Principal("Bia"), 5.0, {"presence:sales": 1}))
+    system.hold("two", Connection("c3", ("portal", "9"), Principal("Carla", "customer"), 4.0, {"user:9": 1}))
+    assert set(ids(admin_client.get(reverse(CONNECTIONS), query))) == found
+
+
+def test_those_furthest_behind_come_first_when_asked_for(admin_client: Client, system: System):
+    system.hold("one", person(1), person(2))
+    system.hold("two", Connection("slow", ("hub", "8"), Principal("Bia"), 1.0, {}, 300_000))
+    page = admin_client.get(reverse(CONNECTIONS), {"order": "behind"})
+    assert ids(page)[0] == "slow"
+    assert "293.0" in page.content.decode()
+
+
+def test_a_connection_is_shown_with_its_rooms_and_how_far_behind_it_is(admin_client: Client, system: System):
+    system.hold("two", person(1))
+    page = admin_client.get(reverse("admin:presence_live_connection", args=["c1"])).content.decode()
+    assert "2.5 s" in page
+    assert "up to date" in page
+    assert "pod-b:22" in page
+    assert reverse(MOVE[0], args=MOVE[1:]) in page
+    assert reverse(DISCONNECT[0], args=DISCONNECT[1:]) in page
+
+
+def test_connection_that_is_over_is_not_found_unless_somebody_did_not_answer(
+    admin_client: Client, system: System
+):
+    url = reverse("admin:presence_live_connection", args=["gone"])
+    assert admin_client.get(url).status_code == 404
+    system.silent.append(ONE)
+    page = admin_client.get(url)
+    assert page.status_code == 200
+    assert "None of the instances that answered has this connection." in page.content.decode()
+
+
+def test_names_cannot_do_anything_to_the_page(admin_client: Client, system: System):
+    system.hold("one", person(1, name="<script>alert(1)</script>"))
+    for url in (reverse(CONNECTIONS), reverse("admin:presence_live_connection", args=["c1"])):
+        page = admin_client.get(url).content.decode()
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;alert" in page
+
+
+# --- Instances and rooms ---------------------------------------------------------------------------
+
+
+def test_instances_are_shown_with_load_and_lag(admin_client: Client, system: System):
+    system.hold("one", *CROWD[:30])
+    page = admin_client.get(reverse(INSTANCES))
+    first, second = page.context["rows"]
+    assert (first["connections"], second["connections"]) == ([27, 3], [0, 0])
+    assert round(first["answered"], 1) == 4.0  # without what was waited for on purpose
+    text = page.content.decode()
+    for told in ("pod-a:11", "pod-b:22", "serving", "draining", "25 %"):
+        assert told in text
+    assert reverse("admin:presence_live_drain", args=["one"]) in text
+    assert reverse("admin:presence_live_drain", args=["two"]) not in text  # it drains already
+
+
+@pytest.mark.parametrize("page", [CONNECTIONS, INSTANCES, ROOMS])
+def test_who_does_not_answer_is_named_on_every_page(admin_client: Client, system: System, page: str):
+    system.silent += [
+        Instance("x", "pod-c", 33, "0.1.0", 1.0, silent_since=1e9),
+        Instance("y" * 32, "", 0, "", 0),
+    ]
+    text = admin_client.get(reverse(page)).content.decode()
+    assert "2 instances do not answer" in text
+    assert "pod-c:33" in text
+    assert "2001-09-09 01:46:40" in text
+    assert "yyyyyyyy<" in text
+
+
+@pytest.mark.usefixtures("without_redis")
+@pytest.mark.parametrize("page", [CONNECTIONS, INSTANCES, ROOMS, "admin:presence_live_connection"])
+def test_redis_that_is_down_is_said_and_not_raised(admin_client: Client, page: str):
+    url = reverse(page, args=["c1"] if page.endswith("connection") else [])
+    response = admin_client.get(url)
+    assert response.status_code == 200
+    assert texts(response) == ["Redis does not answer: what is connected right now is unknown."]
+
+
+def test_rooms_are_listed_by_size_and_paged(admin_client: Client, system: System):
+    system.hold("one", *CROWD)
+    page = admin_client.get(reverse(ROOMS))
+    assert page.context["rows"][0][:3] == ("hub", "presence:attendants", 9000)
+    assert len(page.context["rows"]) == 50
+    second = admin_client.get(reverse(ROOMS) + page.context["next"])
+    assert (second.context["first"], second.context["last"]) == (51, 100)
+    assert "p=1" in second.context["previous"]
+    assert not {row[1] for row in page.context["rows"]} & {row[1] for row in second.context["rows"]}
+    named = admin_client.get(reverse(ROOMS), {"q": "thread:499", "p": "nonsense"})
+    assert [row[:3] for row in named.context["rows"]] == [("hub", "thread:499", 20)]
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 9, "-1", "0", "x", "٣"])
+def test_odd_number_of_a_page_is_no_error(admin_client: Client, system: System, text: str):
+    system.hold("one", *CROWD)
+    for page in (ROOMS, LOG, CONNECTIONS):
+        assert admin_client.get(reverse(page), {"p": text}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, '{"a":' * 5000, "\ud800", "[1", "9" * 5000, "\x00"],
+    ids=["1", "2", "3", "4", "5", "6"],
+)
+def test_odd_place_in_an_address_is_no_error(admin_client: Client, system: System, text: str):
+    system.hold("one", *CROWD)
+    for name in ("after", "before"):
+        query = urlencode({name: text}, errors="surrogatepass")
+        assert admin_client.get(f"{reverse(CONNECTIONS)}?{query}").status_code == 200
+
+
+# --- What an operator may ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "permission"),
+    [
+        (CONNECTIONS, (), "view_live"),
+        ("admin:presence_live_connection", ("c1",), "view_live"),
+        (INSTANCES, (), "view_live"),
+        (ROOMS, (), "view_live"),
+        (LOG, (), "view_live"),
+        (EVENT, (), "publish_live"),
+        (DISCONNECT[0], DISCONNECT[1:], "disconnect_presencerecord"),
+        (MOVE[0], MOVE[1:], "move_live"),
+        (DRAIN[0], DRAIN[1:], "drain_live"),
+    ],
+)
+def test_each_page_wants_its_own_permission(
+    client: Client, system: System, name: str, arguments: tuple[str, ...], permission: str
+):
+    system.hold("one", person(1))
+    everything = {"view_live", "publish_live", "move_live", "drain_live", "disconnect_presencerecord"}
+    url = reverse(name, args=arguments)
+    operator(client, *(everything - {permission}))
+    for method in (client.get, client.post):
+        assert method(url, {"confirmed": "yes"}).status_code == 403
+    assert published() == []
+    client.logout()
+    assert client.get(url).status_code == 302
+    operator(client, permission)
+    assert client.get(url).status_code == 200
+
+
+def test_who_may_only_look_is_offered_nothing_to_do(client: Client, system: System):
+    system.hold("one", person(1))
+    operator(client, "view_live")
+    for url in (
+        reverse(CONNECTIONS),
+        reverse(INSTANCES),
+        reverse("admin:presence_live_connection", args=["c1"]),
+    ):
+        page = client.get(url).content.decode()
+        for name in (DISCONNECT, MOVE, DRAIN, (EVENT,)):
+            assert reverse(name[0], args=name[1:]) not in page
+
+
+def test_index_links_to_the_live_view_for_who_may_see_it(client: Client):
+    operator(client, "view_live")
+    page = client.get(reverse("admin:index")).content.decode()
+    assert reverse(CONNECTIONS) in page
+    assert reverse("admin:presence_deadletter_changelist") not in page
+
+
+# --- What an operator does -----------------------------------------------------------------------------
+
+ACTIONS = [
+    (DISCONNECT, ("user:disconnect", {"user_id": "7", "namespace": "hub"}), ("hub user:7", "Disconnected.")),
+    (MOVE, ("thread:expel", {"user_id": "7", "thread_id": "42"}), ("hub user:7", "Taken out: thread:42")),
+    (
+        (MOVE[0], "portal", "7", "42"),
+        ("thread:revoke", {"user_id": "7", "thread_id": "42"}),
+        ("portal user:7", "Taken out: thread:42"),
+    ),
+    (DRAIN, ("instance:drain", {"instance": "one"}), ("instance one", "Drained: one")),
+]
+
+
+@pytest.mark.parametrize(("action", "event", "entry"), ACTIONS)
+def test_action_is_asked_for_then_done_and_written_down(
+    admin_client: Client, action: tuple[str, ...], event: Any, entry: Any
+):
+    url = reverse(action[0], args=action[1:])
+    for asked in (admin_client.get(url), admin_client.get(url, {"confirmed": "yes"}), admin_client.post(url)):
+        assert asked.status_code == 200
+        assert "csrfmiddlewaretoken" in asked.content.decode()
+    assert (published(), logged()) == ([], [])
+    done = admin_client.post(url, {"confirmed": "yes"})
+    assert done.status_code == 302
+    assert published() == [event]
+    assert logged() == [entry]
+
+
+@pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
+def test_no_other_site_can_have_it_done(client: Client, action: tuple[str, ...]):
+    strict = Client(enforce_csrf_checks=True)
+    operator(strict, "view_live", "move_live", "drain_live", "disconnect_presencerecord")
+    assert strict.post(reverse(action[0], args=action[1:]), {"confirmed": "yes"}).status_code == 403
+    assert (published(), logged()) == ([], [])
+
+
+@pytest.mark.usefixtures("without_redis")
+@pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
+def test_action_that_failed_is_said_and_not_written_down(admin_client: Client, action: tuple[str, ...]):
+    done = admin_client.post(reverse(action[0], args=action[1:]), {"confirmed": "yes"}, follow=True)
+    assert "Redis does not answer: nothing was done." in texts(done)
+    assert logged() == []
+
+
+def test_action_on_what_cannot_be_is_refused(admin_client: Client, system: System):
+    for name, arguments in (
+        (DISCONNECT[0], ("nowhere", "7")),
+        (DISCONNECT[0], ("hub", "a b")),
+        (MOVE[0], ("hub", "7", "*")),
+        (DRAIN[0], ("a b",)),
+    ):
+        done = admin_client.post(reverse(name, args=arguments), {"confirmed": "yes"}, follow=True)
+        assert len(texts(done)) == 1, name
+        assert "invalid_payload" in texts(done)[0]
+    assert admin_client.get(reverse(MOVE[0], args=("nowhere", "7", "42"))).status_code == 404
+    assert (published(), logged()) == ([], [])
+
+
+def test_drained_instance_is_named_in_the_log(admin_client: Client):
+    url = reverse(DRAIN[0], args=DRAIN[1:])
+    admin_client.post(f"{url}?name=pod-a:11", {"confirmed": "yes"})
+    assert logged() == [("instance pod-a:11", "Drained: one")]
+
+
+# --- Test event --------------------------------------------------------------------------------------
+
+MESSAGE = {"event": "thread:message", "payload": '{"thread_id": "42", "message_id": "1"}', "rooms": ""}
+
+
+def test_event_is_shown_with_where_it_goes_before_it_is_sent(admin_client: Client, system: System):
+    system.hold("one", person(1))
+    system.hold("two", Connection("c2", ("portal", "9"), Principal("Carla"), 1.0, {"thread:42": 1}))
+    page = admin_client.post(reverse(EVENT), MESSAGE).content.decode()
+    assert "hub thread:42, portal thread:42" in page
+    assert "<dd>2</dd>" in page
+    assert (published(), logged()) == ([], [])
+    done = admin_client.post(reverse(EVENT), {**MESSAGE, "confirmed": "yes"})
+    assert done.status_code == 302
+    assert published() == [("thread:message", {"thread_id": "42", "message_id": "1"})]
+    assert logged() == [
+        (
+            "thread:message",
+            'Sent: hub thread:42, portal thread:42: {"thread_id": "42", "message_id": "1"}',
+        )
+    ]
+
+
+def test_event_can_go_to_other_rooms(admin_client: Client, system: System):
+    page = admin_client.post(reverse(EVENT), {**MESSAGE, "rooms": "thread:1, user:7"}).content.decode()
+    assert "hub thread:1, portal thread:1, hub user:7, portal user:7" in page
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"payload": "{"}, "This is not JSON"),
+        ({"payload": "[]"}, "A JSON object is expected."),
+        ({"payload": "{}"}, "thread_id: required"),
+        ({"payload": "[" * 5000}, "This is not JSON"),
+        (
+            {"payload": '{"thread_id": "1", "message_id": "1", "x": %s}' % ("[" * 500 + "]" * 500)},
+            "levels deep",
+        ),
+        ({"payload": '{"thread_id": "1", "message_id": "1", "x": [NaN]}'}, "data.x[0]: JSON has neither NaN"),
+        ({"rooms": "nonsense"}, "is not a room"),
+        ({"event": "thread:typing"}, "Select a valid choice"),
+        ({"event": "user:disconnect"}, "Select a valid choice"),
+    ],
+)
+def test_event_that_is_not_valid_is_not_sent(
+    admin_client: Client, system: System, changed: dict[str, str], said: str
+):
+    page = admin_client.post(reverse(EVENT), {**MESSAGE, **changed, "confirmed": "yes"})
+    assert page.status_code == 200
+    assert said in page.content.decode()
+    assert (published(), logged()) == ([], [])
+
+
+def test_audience_that_cannot_be_counted_keeps_nobody_from_looking(admin_client: Client, monkeypatch):
+    def down(*_: Any) -> None:
+        raise RedisError
+
+    monkeypatch.setattr(asking, "ask", down)
+    assert "<dd>–</dd>" in admin_client.post(reverse(EVENT), MESSAGE).content.decode()
+
+
+# --- What a strict Content-Security-Policy wants -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "presence/templates").rglob("*.html")), ids=lambda path: path.name
+)
+def test_templates_have_neither_script_nor_style_of_their_own(path: Path):
+    for forbidden in ("style=", "<style", "<script", "javascript:", " onclick", " onchange", "|safe"):
+        assert forbidden not in path.read_text()
+
+
+# --- Log ---------------------------------------------------------------------------------------------
+
+
+def test_log_says_who_did_what_newest_first(admin_client: Client, admin_user: Any):
+    assert "Nobody did anything yet." in admin_client.get(reverse(LOG)).content.decode()
+    for number in range(60):
+        url = reverse(DISCONNECT[0], args=["hub", f"u{number}"])
+        admin_client.post(url, {"confirmed": "yes"})
+    page = admin_client.get(reverse(LOG))
+    assert [entry.object_repr for _, entry, _ in page.context["rows"]][:2] == ["hub user:u59", "hub user:u58"]
+    assert admin_user.username in page.content.decode()
+    last = admin_client.get(reverse(LOG) + page.context["next"])
+    assert len(last.context["rows"]) == 10
+
+
+def test_what_is_asked_for_is_stored_nowhere():
+    assert not Live._meta.managed
+    assert live.name(Instance("z" * 32, "", 0, "", 0.0)) == "zzzzzzzz"

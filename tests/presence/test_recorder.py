@@ -1,0 +1,525 @@
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import DataError, IntegrityError, OperationalError, connection, connections
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from presence import recorder as module
+from presence import store
+from presence.models import PresenceRecord, PresenceTransition, StreamCursor
+from presence.recorder import Recorder
+from realtime.redis.client import key, sync_client
+from realtime.telemetry import metrics
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("realtime_redis")]
+
+START = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
+
+
+def at(seconds: float) -> str:
+    return (START + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def entry(user_id: str = "7", old: str = "offline", new: str = "online", **more: Any) -> dict[str, Any]:
+    return {
+        "user_id": user_id,
+        "namespace": "hub",
+        "from": old,
+        "to": new,
+        "reason": "connect",
+        "at": at(0),
+        "name": "Ana",
+        "groups": ["attendants"],
+        **more,
+    }
+
+
+def append(*arguments: Any, **more: Any) -> str:
+    return append_raw(json.dumps(entry(*arguments, **more)))
+
+
+def append_raw(value: str | bytes, field: str = "transition", entry_id: str = "*") -> str:
+    added: Any = sync_client().xadd(store.stream(), {field: value}, id=entry_id)
+    return str(added.decode())
+
+
+def dead_letters() -> list[dict[bytes, bytes]]:
+    entries: Any = sync_client().xrange(key("dead"))
+    return [fields for _, fields in entries]
+
+
+def record(user_id: str = "7") -> PresenceRecord:
+    return PresenceRecord.objects.get(user_id=user_id)
+
+
+def groups_of(row: PresenceRecord | PresenceTransition) -> set[str]:
+    return {group.name for group in row.groups.all()}
+
+
+# --- Transitions -----------------------------------------------------------------------------------
+
+
+def test_transition_becomes_the_users_record_and_a_line_of_history():
+    entry_id = append(groups=["sales", "attendants"])
+    assert Recorder().step()
+    current = record()
+    assert (current.namespace, current.status, current.name) == ("hub", "online", "Ana")
+    assert current.since == current.updated == START
+    assert groups_of(current) == {"attendants", "sales"}
+    line = PresenceTransition.objects.get()
+    assert (line.entry_id, line.user_id, line.namespace, line.name) == (entry_id, "7", "hub", "Ana")
+    assert (line.from_status, line.to_status, line.reason, line.at) == ("offline", "online", "connect", START)
+    assert groups_of(line) == {"attendants", "sales"}
+    assert str(line) == "Ana: offline → online"
+    assert str(current) == "Ana (hub)"
+    assert str(current.groups.first()) == "attendants"
+
+
+def test_history_says_how_long_the_status_that_was_left_had_lasted():
+    append("7", "offline", "online", at=at(0))
+    append("7", "online", "away", at=at(90.5), reason="timeout")
+    Recorder().step()
+    append("7", "away", "offline", at=at(100), reason="grace")
+    Recorder().step()
+    durations = PresenceTransition.objects.order_by("at").values_list("duration", flat=True)
+    assert list(durations) == [None, timedelta(seconds=90.5), timedelta(seconds=9.5)]
+    assert record().status == "offline"
+    assert record().since == START + timedelta(seconds=100)
+
+
+def test_duration_is_unknown_when_another_status_was_left_than_was_seen_to_begin():
+    append("7", "offline", "online", at=at(0))
+    append("7", "away", "offline", at=at(50))
+    append("7", "offline", "online", at=at(20))  # the clock was set back
+    Recorder().step()
+    assert set(PresenceTransition.objects.values_list("duration", flat=True)) == {None}
+
+
+def test_regrouping_changes_the_records_groups_and_is_no_line_of_history():
+    append(at=at(0))
+    append("7", "online", "online", at=at(60), since=at(0), groups=["sales"], gained=["sales"])
+    Recorder().step()
+    assert groups_of(record()) == {"sales"}
+    assert record().since == START
+    assert record().updated == START + timedelta(seconds=60)
+    assert PresenceTransition.objects.count() == 1
+
+
+def test_regrouping_of_a_user_nobody_recorded_yet_makes_a_record():
+    append("7", "away", "away", at=at(60), since=at(10))
+    append("8", "online", "online", at=at(60))
+    Recorder().step()
+    assert (record().status, record().since) == ("away", START + timedelta(seconds=10))
+    assert record("8").since == START + timedelta(seconds=60)
+    assert not PresenceTransition.objects.exists()
+
+
+def test_customers_are_not_recorded():
+    append("7")
+    append("7", "online", "offline", namespace="portal", name="Bea")
+    append("8", namespace="portal")
+    Recorder().step()
+    assert [(row.namespace, row.name, row.status) for row in PresenceRecord.objects.all()] == [
+        ("hub", "Ana", "online")
+    ]
+    assert PresenceTransition.objects.count() == 1
+    assert StreamCursor.objects.get().entry_id != "0-0"
+
+
+def test_backlog_larger_than_a_batch_is_recorded_in_several(monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 3)
+    for number in range(7):
+        append(f"u{number}")
+    recorder = Recorder()
+    assert [recorder.step(), recorder.step(), recorder.step()] == [False, False, True]
+    assert PresenceTransition.objects.count() == 7
+    assert StreamCursor.objects.get().entry_id == PresenceTransition.objects.latest("id").entry_id
+
+
+def test_text_that_no_database_takes_is_made_fit():
+    append(name="A\0na" + "x" * 300, at="2026-03-01T11:00:00+02:00")
+    Recorder().step()
+    assert record().name == "Ana" + "x" * 253
+    assert record().since == START
+
+
+# --- Exactly once ----------------------------------------------------------------------------------
+
+
+def test_batch_that_ends_half_way_leaves_nothing_behind_and_is_read_again(monkeypatch):
+    append()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save_records", _refuse)
+        with pytest.raises(OperationalError):
+            Recorder().step()
+    assert not PresenceTransition.objects.exists()
+    Recorder().step()
+    assert PresenceTransition.objects.count() == PresenceRecord.objects.count() == 1
+
+
+def _refuse(*_: Any) -> None:
+    raise OperationalError("gone")
+
+
+def test_recorder_that_lost_the_race_for_a_batch_leaves_it_to_the_winner(monkeypatch):
+    append()
+    append("8", field_nobody_knows=1)
+    append_raw("{")
+    slow, read = Recorder(), Recorder._read
+
+    def read_slowly(self: Recorder, cursor: str, wait: bool) -> Any:
+        entries = read(self, cursor, wait)
+        if self is slow:
+            Recorder().step()
+        return entries
+
+    monkeypatch.setattr(Recorder, "_read", read_slowly)
+    slow.step()
+    slow.step()
+    assert PresenceTransition.objects.count() == 2
+    assert len(dead_letters()) == 1
+
+
+def test_stream_that_lost_its_end_is_read_again_without_doubling_anything(caplog):
+    before = json.dumps(entry("7"))
+    append_raw(before, entry_id="2000-0")
+    append_raw(json.dumps(entry("7", "online", "away")), entry_id="3000-0")
+    Recorder().step()
+    sync_client().delete(store.stream())
+    append_raw(before, entry_id="2000-0")
+    append_raw(json.dumps(entry("8")), entry_id="2500-0")
+    Recorder().step()
+    assert "lost its end" in caplog.text
+    recorded = PresenceTransition.objects.order_by("entry_id").values_list("entry_id", flat=True)
+    assert list(recorded) == ["2000-0", "2500-0", "3000-0"]
+    assert record("7").status == "online"
+    assert record("8").status == "online"
+
+
+# --- What is no transition -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        ("{", "invalid_transition: Input data was truncated"),
+        ("[]", "Expected `object`, got `array`"),
+        (json.dumps(entry(namespace="elsewhere")), "Invalid enum value 'elsewhere'"),
+        (json.dumps(entry(at="2026-03-01T09:00:00")), "Expected `datetime` with a timezone component"),
+        (json.dumps(entry(at="0001-01-01T00:00:00+12:00")), "date value out of range"),
+        (json.dumps(entry(groups=["two words"])), "expected an id"),
+        (json.dumps(entry(reason="r" * 33)), "length <= 32"),
+        (json.dumps(entry())[:-1] + ', "more": ' + "[" * 50_000 + "]" * 50_000 + "}", "recursion"),
+    ],
+    ids=["json", "array", "namespace", "no zone", "no date", "group", "reason", "depth"],
+)
+def test_entry_that_is_no_transition_becomes_a_dead_letter_and_holds_nothing_up(raw: str, why: str):
+    append_raw(raw)
+    append("8")
+    Recorder().step()
+    [letter] = dead_letters()
+    assert why in letter[b"reason"].decode()
+    assert letter[b"source"] == b"presence"
+    assert letter[b"message"] == raw.encode()[:4096]
+    assert [line.user_id for line in PresenceTransition.objects.all()] == ["8"]
+
+
+def test_entry_without_the_field_becomes_a_dead_letter():
+    append_raw("x", field="other")
+    Recorder().step()
+    [letter] = dead_letters()
+    assert b"no field 'transition'" in letter[b"reason"]
+    assert b"other" in letter[b"message"]
+
+
+def test_batch_whose_dead_letter_cannot_be_kept_is_not_recorded(monkeypatch):
+    append()
+    append_raw("{")
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "_bury", _refuse)
+        with pytest.raises(OperationalError):
+            Recorder().step()
+    assert not PresenceTransition.objects.exists()
+    Recorder().step()
+    assert PresenceTransition.objects.count() == len(dead_letters()) == 1
+
+
+# --- Ghosts ----------------------------------------------------------------------------------------
+
+
+class Clock:
+    """`time` for the recorder: it stands until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch, settings) -> Clock:
+    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 10, "GRACE_PERIOD": 60}
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_user_whom_redis_lost_goes_offline_once_lease_and_grace_have_passed(clock: Clock):
+    append("7", groups=["attendants", "sales"])
+    first, second = Recorder(), Recorder()
+    for seconds in (0, 35, 35):
+        clock.now += seconds
+        for recorder in (first, second):
+            recorder.step()
+    assert record().status == "online"
+    clock.now += 1
+    for _ in range(2):
+        for recorder in (first, second):
+            recorder.step()
+    assert record().status == "offline"
+    line = PresenceTransition.objects.latest("id")
+    assert (line.from_status, line.to_status, line.reason, line.name) == ("online", "offline", "reset", "Ana")
+    assert groups_of(line) == {"attendants", "sales"}
+    clock.now += 100
+    for recorder in (first, second):
+        recorder.step()
+    assert PresenceTransition.objects.count() == 2
+
+
+def test_user_whom_redis_knows_again_in_time_stays(clock: Clock):
+    append("7")
+    recorder = Recorder()
+    recorder.step()
+    clock.now += 40
+    store.apply_sync([{"does": "grace", **_in_grace("7")}])
+    recorder.step()
+    sync_client().delete(*sync_client().keys(f"{store.base()}:*"))
+    clock.now += 40
+    recorder.step()
+    clock.now += 40
+    recorder.step()
+    assert record().status == "online"
+
+
+def _in_grace(user_id: str) -> dict[str, Any]:
+    return {
+        "user": user_id,
+        "name": "Ana",
+        "groups": ["attendants"],
+        "restored": {"status": "online", "chosen": False, "since": 0},
+        "remaining": 60_000,
+    }
+
+
+def test_time_in_which_redis_did_not_answer_does_not_count(clock: Clock, monkeypatch):
+    append("7")
+    recorder = Recorder()
+    recorder.step()
+    monkeypatch.setattr(connections, "close_all", lambda: None)
+    recorder._recover(RedisConnectionError("gone"), 1)
+    clock.now += 100
+    recorder.step()
+    recorder.step()
+    assert record().status == "online"
+
+
+def test_looking_for_ghosts_is_one_round_trip_and_none_when_nobody_is_there(clock: Clock, monkeypatch):
+    looks: list[Any] = []
+    statuses = store.statuses_sync
+
+    def look(user_ids: list[str]) -> dict[str, str]:
+        looks.append(user_ids)
+        return statuses(user_ids)
+
+    monkeypatch.setattr(store, "statuses_sync", look)
+    recorder = Recorder()
+    recorder.step()
+    assert looks == []
+    for number in range(5):
+        append(f"u{number}")
+    clock.now += 10
+    recorder.step()
+    recorder.step()
+    assert [sorted(users) for users in looks] == [[f"u{number}" for number in range(5)]]
+
+
+# --- Old history -----------------------------------------------------------------------------------
+
+
+def days_ago(days: float) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
+
+
+@pytest.fixture
+def keep_ten_days(settings) -> None:
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_RETENTION": 10 * 86400}
+
+
+@pytest.mark.usefixtures("keep_ten_days")
+def test_history_older_than_the_retention_is_forgotten_and_nothing_else():
+    append("7", at=days_ago(11))
+    append("7", "online", "away", at=days_ago(10.001))
+    kept = append("7", "away", "offline", at=days_ago(9.9))
+    Recorder().step()
+    assert [line.entry_id for line in PresenceTransition.objects.all()] == [kept]
+    assert PresenceTransition.groups.through.objects.count() == 1
+    assert record().status == "offline"
+
+
+def test_history_is_kept_for_ever_with_a_retention_of_zero(settings):
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_RETENTION": 0}
+    append(at=days_ago(10_000))
+    Recorder().step()
+    assert PresenceTransition.objects.count() == 1
+
+
+@pytest.mark.usefixtures("keep_ten_days")
+def test_backlog_of_old_history_goes_batch_by_batch_between_what_is_recorded(clock: Clock, monkeypatch):
+    for number in range(7):
+        append(f"u{number}", at=days_ago(20 - number))
+    recorder = Recorder()
+    recorder._prune_at = clock.now + 1
+    recorder.step()
+    clock.now += 1
+    monkeypatch.setattr(module, "BATCH", 3)
+    left = []
+    for _ in range(3):
+        recorder.step()
+        left.append([line.user_id for line in PresenceTransition.objects.order_by("at")])
+    assert left == [["u3", "u4", "u5", "u6"], ["u6"], []]
+    append("8", at=days_ago(11))
+    recorder.step()
+    assert PresenceTransition.objects.count() == 1  # until it is time again
+    clock.now += module.PRUNE_SECONDS
+    recorder.step()
+    assert not PresenceTransition.objects.exists()
+
+
+def test_old_history_is_found_by_its_index():
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET LOCAL enable_seqscan = off")  # what it would do with a table so small
+        old = PresenceTransition.objects.filter(at__lt=START).order_by("at", "id")
+        assert "presence_history_at" in old.values_list("pk")[:500].explain()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_recorders_forget_everything_once():
+    for number in range(40):
+        append(f"u{number}", at=days_ago(20))
+    Recorder().step()
+    pruned = []
+
+    def work() -> None:
+        try:
+            pruned.append(module.prune(datetime.now(UTC)))
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(pruned) == 40
+    assert not PresenceTransition.objects.exists()
+
+
+# --- Going on --------------------------------------------------------------------------------------
+
+
+class Enough(BaseException):
+    """Ends a recorder that would run for ever."""
+
+
+def test_outage_is_one_warning_each_time_and_everything_is_recorded_afterwards(monkeypatch, caplog):
+    append()
+    outages = [RedisConnectionError("gone"), OperationalError("the database is gone")]
+    step = Recorder.step
+    ready: list[bool] = []
+    waited: list[bool] = []
+
+    def step_through_outages(self: Recorder, *, wait: bool = False) -> bool:
+        if outages:
+            raise outages.pop()
+        if len(waited) == 2:
+            raise Enough
+        waited.append(wait)
+        return step(self, wait=wait)
+
+    monkeypatch.setattr(Recorder, "step", step_through_outages)
+    monkeypatch.setattr(connections, "close_all", lambda: None)  # the test's transaction lives there
+    with caplog.at_level(logging.WARNING), pytest.raises(Enough):
+        Recorder().run(lambda: ready.append(True))
+    assert [line.exc_info for line in caplog.records if "trying again" in line.message] == [None, None]
+    assert record().status == "online"
+    assert ready == [True]
+    assert waited == [False, True]
+
+
+def test_unexpected_failure_is_logged_and_counted_and_recording_goes_on(monkeypatch, caplog):
+    append()
+    step, failures = Recorder.step, [RuntimeError("injected")]
+
+    def failing(self: Recorder, *, wait: bool = False) -> bool:
+        if failures:
+            raise failures.pop()
+        if wait:
+            raise Enough
+        return step(self, wait=wait)
+
+    monkeypatch.setattr(Recorder, "step", failing)
+    monkeypatch.setattr(connections, "close_all", lambda: None)
+    counter = metrics.TASK_FAILURES.labels("recorder")._value
+    before = counter.get()
+    with pytest.raises(Enough):
+        Recorder().run(lambda: None)
+    assert counter.get() == before + 1
+    assert "RuntimeError: injected" in caplog.text
+    assert record().status == "online"
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("out of range"), IntegrityError("no such row"), OverflowError("odd")]
+)
+def test_entry_that_the_database_refuses_is_a_dead_letter_and_all_others_are_recorded(error, monkeypatch):
+    history = module._history
+
+    def odd(entry_id: str, row: PresenceRecord, transition: Any) -> PresenceTransition:
+        if transition.user_id == "odd":
+            raise error
+        return history(entry_id, row, transition)
+
+    monkeypatch.setattr(module, "_history", odd)
+    for user_id in ("1", "odd", "2"):
+        append(user_id)
+    assert Recorder().step()
+    assert set(PresenceTransition.objects.values_list("user_id", flat=True)) == {"1", "2"}
+    assert [letter[b"reason"].partition(b":")[0] for letter in dead_letters()] == [b"refused"]
+    append("3")
+    assert Recorder().step()
+    assert PresenceTransition.objects.count() == 3
+
+
+def test_a_recorder_that_has_caught_up_waits_for_news():
+    recorder = Recorder()
+    assert recorder.step(wait=True)
+    append()
+    assert recorder.step(wait=True)
+    assert record().status == "online"
+    assert str(StreamCursor.objects.get()).startswith(store.stream())
+
+
+def test_models_and_migrations_agree():
+    call_command("makemigrations", "--check", "--dry-run", verbosity=0)

@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import gc
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from realtime.bridge.incoming import BUS
+from realtime.protocol import bus_message as bus
+from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.catalogue import catalogue
+from realtime.protocol.events import TokenRevoke, UserDisconnect
+from realtime.protocol.rooms import HUB, PORTAL, is_room
+
+from .test_envelope import JSON
+
+
+def parse(event: str, data: Any = None, **more: Any) -> Delivery:
+    return bus.parse(json.dumps({"event": event, "data": data, **more}).encode())
+
+
+def refused(*args: Any, **kwargs: Any) -> InvalidMessage:
+    with pytest.raises(InvalidMessage) as caught:
+        parse(*args, **kwargs)
+    return caught.value
+
+
+def outcome(raw: bytes) -> Delivery | str:
+    """The delivery, or the code of its refusal. Anything else is raised."""
+    try:
+        return bus.parse(raw)
+    except InvalidMessage as error:
+        return error.code
+
+
+def outcome_of(event: str, data: Any, **more: Any) -> Delivery | str:
+    return outcome(json.dumps({"event": event, "data": data, **more}).encode())
+
+
+MESSAGE = {"thread_id": 42, "message_id": 7}
+NAMESPACE_SETS = st.lists(st.sampled_from([HUB, PORTAL]), min_size=1, max_size=3)
+
+
+# --- Routing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "targets"),
+    [
+        ("thread:message", MESSAGE, {(HUB, "thread:42"), (PORTAL, "thread:42")}),
+        ("chat:ended", {"thread_id": "42"}, {(HUB, "thread:42"), (PORTAL, "thread:42")}),
+        (
+            "chat:accepted",
+            {"thread_id": 42, "attendant_id": 3},
+            {(HUB, "thread:42"), (PORTAL, "thread:42")},
+        ),
+        (
+            "chat:accepted",
+            {"thread_id": 42, "attendant_id": 3, "user_id": 9},
+            {(HUB, "thread:42"), (PORTAL, "thread:42"), (PORTAL, "user:9")},
+        ),
+        ("queue:new", {"item_id": 1}, {(HUB, "presence:attendants")}),
+        ("queue:new", {"item_id": 1, "group": "sales"}, {(HUB, "presence:sales")}),
+        ("queue:taken", {"item_id": 1, "group": "sales"}, {(HUB, "presence:sales")}),
+        ("queue:updated", {"group": "sales"}, {(HUB, "presence:sales")}),
+        ("queue:updated", None, {(HUB, "presence:attendants")}),
+        ("user:notification", {"user_id": 9}, {(HUB, "user:9")}),
+    ],
+)
+def test_default_routing(event: str, data: Any, targets: set[tuple[str, str]]):
+    assert set(parse(event, data).targets) == targets
+
+
+def test_rooms_replace_the_default_routing():
+    targets = parse("thread:message", MESSAGE, rooms=["user:1", "presence:sales"]).targets
+    assert set(targets) == {
+        (namespace, room) for namespace in (HUB, PORTAL) for room in ("user:1", "presence:sales")
+    }
+
+
+def test_room_named_twice_is_served_once():
+    targets = parse("thread:message", MESSAGE, rooms=["user:1", "user:1"], namespaces=[HUB, HUB]).targets
+    assert targets == ((HUB, "user:1"),)
+
+
+def test_namespaces_narrow_the_audience():
+    assert parse("thread:message", MESSAGE, namespaces=[HUB]).targets == ((HUB, "thread:42"),)
+
+
+@pytest.mark.parametrize("namespaces", [[PORTAL], [HUB, PORTAL]])
+def test_notification_reaches_the_portal_only_when_asked(namespaces: list[str]):
+    targets = parse("user:notification", {"user_id": 9}, namespaces=namespaces).targets
+    assert set(targets) == {(namespace, "user:9") for namespace in namespaces}
+
+
+def test_narrowing_chat_accepted_to_the_hub_leaves_out_the_customer():
+    data = {"thread_id": 42, "attendant_id": 3, "user_id": 9}
+    assert parse("chat:accepted", data, namespaces=[HUB]).targets == ((HUB, "thread:42"),)
+
+
+@pytest.mark.parametrize("more", [{"namespaces": [PORTAL]}, {"namespaces": [PORTAL], "rooms": ["user:1"]}])
+def test_queue_event_for_the_portal_only_has_no_audience(more: dict[str, Any]):
+    assert refused("queue:new", {"item_id": 1}, **more).code == "no_audience"
+
+
+@given(
+    event=st.sampled_from(["queue:new", "queue:taken", "queue:updated"]),
+    namespaces=st.none() | NAMESPACE_SETS,
+    rooms=st.none() | st.lists(st.sampled_from(["user:1", "thread:2", "presence:a"]), min_size=1),
+)
+def test_queue_event_never_reaches_the_portal_whatever_it_says(event, namespaces, rooms):
+    delivery = outcome_of(event, {"item_id": 1}, namespaces=namespaces, rooms=rooms)
+    if delivery != "no_audience":
+        assert {namespace for namespace, _ in delivery.targets} == {HUB}
+
+
+@given(namespaces=NAMESPACE_SETS, rooms=st.none() | st.just(["user:1"]))
+def test_namespaces_never_widen_the_audience(namespaces, rooms):
+    for name, event in catalogue().server.items():
+        if event.bus:
+            data = {"thread_id": 1, "message_id": 1, "attendant_id": 1, "item_id": 1, "user_id": 1}
+            delivery = outcome_of(name, data, namespaces=namespaces, rooms=rooms)
+            if delivery != "no_audience":
+                assert {namespace for namespace, _ in delivery.targets} <= event.namespaces & set(namespaces)
+
+
+@pytest.mark.parametrize("room", ["", "42", "thread:", "lobby:1", "thread:a b", "thread:*"])
+def test_room_that_is_none_is_refused(room: str):
+    assert refused("thread:message", MESSAGE, rooms=["user:1", room]).code == "invalid_message"
+
+
+@pytest.mark.parametrize("namespaces", [["lobby"], [HUB, "lobby"], [""]])
+def test_unknown_namespace_is_refused(namespaces: list[str]):
+    assert "namespaces: some of ['hub', 'portal']" in str(
+        refused("thread:message", MESSAGE, namespaces=namespaces)
+    )
+
+
+# --- Contents ----------------------------------------------------------------------------------------
+
+
+def test_ids_become_strings_and_other_fields_pass_through():
+    data = parse("thread:message", {**MESSAGE, "body": "hi", "n": 1.5}).data
+    assert (data["thread_id"], data["message_id"]) == ("42", "7")
+    assert (bytes(data["body"]), bytes(data["n"])) == (b'"hi"', b"1.5")
+
+
+def test_idempotency_id_and_exclusion_are_kept():
+    delivery = parse("thread:message", MESSAGE, id="m-7", **{"except": "c1"})
+    assert (delivery.id, delivery.exclude) == ("m-7", "c1")
+
+
+@pytest.mark.parametrize("id", [7, 0, -1, 2**63 - 1])
+def test_idempotency_id_may_be_a_whole_number(id: int):
+    assert parse("thread:message", MESSAGE, id=id).id == str(id)
+    assert parse("user:disconnect", {"user_id": 7, "namespace": HUB}, id=id).id == str(id)
+
+
+def test_idempotency_id_may_have_128_characters():
+    assert parse("thread:message", MESSAGE, id="x" * 128).id == "x" * 128
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"id": value} for value in ("", "x" * 129, 1.5, True, [], 2**63, 10**400)),
+        *({"rooms": value} for value in ([], "thread:42", [1], {}, ["user:1"] * 1001)),
+        *({"namespaces": value} for value in ([], "hub", [1])),
+        *({"except": value} for value in (7, ["c1"])),
+    ],
+    ids=repr,
+)
+def test_option_of_the_wrong_shape_is_refused(more: dict[str, Any]):
+    assert refused("thread:message", MESSAGE, **more).code == "invalid_message"
+
+
+@pytest.mark.parametrize("name", ["id", "rooms", "namespaces", "except"])
+def test_option_may_be_null(name: str):
+    assert parse("thread:message", MESSAGE, **{name: None}) == parse("thread:message", MESSAGE)
+
+
+def test_unknown_keys_are_ignored():
+    assert parse("thread:message", MESSAGE, ttl=5) == parse("thread:message", MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"message_id": 7}, "thread_id"),
+        ({"thread_id": 42}, "message_id"),
+        ({"thread_id": "a b", "message_id": 7}, "thread_id"),
+        ({"thread_id": None, "message_id": 7}, "thread_id"),
+        (None, "thread_id"),
+    ],
+)
+def test_missing_or_wrong_field_is_named(data: Any, field: str):
+    error = refused("thread:message", data)
+    assert error.code == "invalid_payload"
+    assert str(error).startswith(f"invalid_payload: thread:message: {field}: ")
+
+
+@pytest.mark.parametrize("data", [[], 1, "x", True])
+def test_data_that_is_no_object_is_refused(data: Any):
+    assert refused("thread:message", data).code == "invalid_payload"
+
+
+@pytest.mark.parametrize("event", ["queue:updated", "thread:message", "user:disconnect"])
+@pytest.mark.parametrize("data", ["[]", " [ ]", "[1]"])
+def test_empty_array_of_php_is_refused_with_what_php_must_send(event: str, data: str):
+    with pytest.raises(InvalidMessage) as caught:
+        bus.parse(f'{{"event": "{event}", "data": {data}}}'.encode())
+    assert caught.value.code == "invalid_payload"
+    assert "expected an object, got an array" in str(caught.value)
+    assert "(object)[]" in str(caught.value)
+    assert "JSON_FORCE_OBJECT" in str(caught.value)
+
+
+# --- What may be published ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", ["thread:typing", "attendant:online", "presence:state", "ack", "room:gap"])
+def test_event_of_the_server_itself_is_refused(event: str):
+    assert refused(event, {}).code == "not_publishable"
+
+
+@pytest.mark.parametrize("event", ["join:thread", "typing:start", "heartbeat", "resume"])
+def test_event_from_clients_is_refused(event: str):
+    assert refused(event, {}).code == "client_event"
+
+
+@pytest.mark.parametrize("event", ["", "thread:massage", "THREAD:MESSAGE", "x" * 10_000])
+def test_unknown_event_is_refused_in_few_words(event: str):
+    error = refused(event, {})
+    assert error.code == "unknown_event"
+    assert len(str(error)) < 200
+
+
+@pytest.mark.parametrize("exp", [1795428675, 1795428675.5, 1e300, -1.5])
+def test_token_is_revoked_until_any_time_that_a_token_may_name(exp: float):
+    payload = parse("token:revoke", {"jti": "j", "exp": exp}).payload
+    assert isinstance(payload, TokenRevoke)
+    assert payload.exp == exp
+
+
+def test_control_event_goes_to_nobody():
+    delivery = parse("user:disconnect", {"user_id": 7, "namespace": HUB}, id="d1")
+    assert (delivery.targets, dict(delivery.data), delivery.id) == ((), {}, "d1")
+    assert delivery.payload == UserDisconnect(user_id="7", namespace=HUB)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        ("user:disconnect", {"user_id": 7, "namespace": "lobby"}),
+        ("user:disconnect", {"user_id": 7}),
+        ("token:revoke", {"jti": "j"}),
+        ("token:revoke", {"jti": "j", "exp": "soon"}),
+        ("presence:set", {"user_id": 7, "status": "offline"}),
+        ("presence:set", {"user_id": 7}),
+        ("thread:grant", {"thread_id": 42}),
+        ("thread:revoke", {"user_id": 7}),
+    ],
+)
+def test_control_event_is_validated_too(event: str, data: dict[str, Any]):
+    assert refused(event, data).code == "invalid_payload"
+
+
+# --- Bytes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"hello", b"\xff\xfe", b'{"event": "\xff"}'])
+def test_what_is_no_json_is_refused(raw: bytes):
+    with pytest.raises(InvalidMessage) as caught:
+        bus.parse(raw)
+    assert caught.value.code == "invalid_json"
+
+
+def test_invalid_utf8_is_refused_even_where_it_would_pass_through():
+    raw = b'{"event": "thread:message", "data": {"thread_id": 1, "message_id": 1, "body": "\xff"}}'
+    with pytest.raises(InvalidMessage, match="invalid_json"):
+        bus.parse(raw)
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b"{}", b'{"event": 1}', b"[" * 100_000])
+def test_json_that_is_no_message_is_refused(raw: bytes):
+    with pytest.raises(InvalidMessage) as caught:
+        bus.parse(raw)
+    assert caught.value.code == "invalid_message"
+
+
+def test_message_beyond_the_limit_is_too_large(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"BUS_BYTES": 200}}
+    assert parse("thread:message", {**MESSAGE, "body": "x" * 50})
+    assert refused("thread:message", {**MESSAGE, "body": "x" * 200}).code == "too_large"
+
+
+def test_limit_can_be_switched_off(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"BUS_BYTES": 0}}
+    assert parse("thread:message", {**MESSAGE, "body": "x" * 300_000})
+
+
+@given(st.binary())
+@example(b'{"event":"thread:message","data":{"thread_id":1,"message_id":"\\ud800"}}')
+@example(b'{"event":"user:disconnect","data":{"user_id":1,"namespace":"\\ud800"}}')
+@example(b'{"event":"token:revoke","data":{"jti":"j","exp":1' + b"0" * 400 + b"}}")
+def test_any_bytes_are_a_delivery_or_invalid(raw: bytes):
+    assert outcome(raw)
+
+
+@given(
+    event=st.sampled_from(
+        [
+            "thread:message",
+            "chat:accepted",
+            "queue:new",
+            "user:notification",
+            "user:disconnect",
+            "token:revoke",
+        ]
+    ),
+    data=JSON
+    | st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(
+            ("thread_id", "message_id", "user_id", "item_id", "group", "exp", "jti", "namespace"), JSON
+        ),
+    ),
+    more=st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "rooms", "namespaces", "except"), JSON)),
+)
+def test_any_json_is_a_delivery_to_real_rooms_or_invalid(event: str, data: Any, more: dict[str, Any]):
+    delivery = outcome_of(event, data, **more)
+    if isinstance(delivery, Delivery):
+        assert all(is_room(room) for _, room in delivery.targets)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{",
+        b"[" * 30_000,
+        b"\xff",
+        b'{"event":"nonsense"}',
+        b'{"event":"heartbeat"}',
+        b'{"event":"thread:message","data":[]}',
+        b'{"event":"thread:message","data":{"thread_id":[1]}}',
+        b'{"event":"thread:message","data":{"thread_id":1,"message_id":1},"rooms":["x"]}',
+    ],
+)
+def test_message_that_is_refused_is_forgotten_with_its_error(raw: bytes):
+    """A traceback keeps the message; in a circle with a frame it would stay until the collector comes by."""
+    gc.collect()
+    gc.disable()
+    try:
+        incoming = BUS.incoming(b"1-1", [b"message", raw], "")
+        assert incoming.error is not None
+        assert incoming.error.__traceback__ is incoming.error.__cause__ is None
+        code = incoming.error.code
+        del incoming
+        assert [each for each in gc.get_objects() if isinstance(each, InvalidMessage)] == []
+    finally:
+        gc.enable()
+    assert outcome(raw) == code

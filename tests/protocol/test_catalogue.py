@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from realtime.protocol import catalogue as module
+from realtime.protocol.catalogue import (
+    BusContext,
+    Catalogue,
+    catalogue,
+    client_event,
+    control_event,
+    on_bus,
+    server_event,
+)
+from realtime.protocol.payloads import Empty, Payload
+from realtime.protocol.rooms import HUB, NAMESPACES, PORTAL
+
+
+@pytest.fixture
+def empty(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
+    """A catalogue of the test's own."""
+    fresh = Catalogue()
+    monkeypatch.setattr(module, "_catalogue", fresh)
+    return fresh
+
+
+# --- What the wire protocol promises -----------------------------------------------------------------
+
+BOTH, HUB_ONLY = {HUB, PORTAL}, {HUB}
+
+
+@pytest.mark.parametrize(
+    ("name", "namespaces"),
+    [
+        ("heartbeat", BOTH),
+        ("presence:online", HUB_ONLY),
+        ("presence:away", HUB_ONLY),
+        ("presence:offline", HUB_ONLY),
+        ("join:thread", BOTH),
+        ("leave:thread", BOTH),
+        ("typing:start", BOTH),
+        ("typing:stop", BOTH),
+        ("cursor:move", BOTH),
+        ("auth:refresh", BOTH),
+        ("resume", BOTH),
+    ],
+)
+def test_client_event_and_who_may_send_it(name: str, namespaces: set[str]):
+    assert catalogue().client[name].namespaces == namespaces
+
+
+@pytest.mark.parametrize(
+    ("name", "namespaces", "required"),
+    [
+        ("thread:message", BOTH, {"thread_id", "message_id"}),
+        ("thread:typing", BOTH, {"thread_id", "user_id", "namespace", "name", "typing"}),
+        ("thread:cursor", BOTH, {"thread_id", "user_id", "namespace", "name", "position"}),
+        ("chat:accepted", BOTH, {"thread_id", "attendant_id"}),
+        ("chat:ended", BOTH, {"thread_id"}),
+        ("queue:new", HUB_ONLY, {"item_id"}),
+        ("queue:taken", HUB_ONLY, {"item_id"}),
+        ("queue:updated", HUB_ONLY, set()),
+        ("attendant:online", HUB_ONLY, {"user_id", "name", "status", "since"}),
+        ("attendant:away", HUB_ONLY, {"user_id", "name", "status", "since"}),
+        ("attendant:offline", HUB_ONLY, {"user_id", "name", "status", "since"}),
+        ("customer:online", HUB_ONLY, {"thread_id", "user_id", "name", "since"}),
+        ("customer:offline", HUB_ONLY, {"thread_id", "user_id", "name", "since"}),
+        ("customer:state", HUB_ONLY, {"thread_id", "customers", "offset"}),
+        ("user:notification", BOTH, {"user_id"}),
+        ("presence:state", HUB_ONLY, {"group", "members", "total", "offset"}),
+        ("auth:expiring", BOTH, {"expires_at"}),
+        ("room:left", BOTH, {"room", "reason"}),
+        ("room:gap", BOTH, {"room", "reason"}),
+        ("ack", BOTH, set()),
+        ("error", BOTH, {"code", "message"}),
+        (
+            "connection:ready",
+            BOTH,
+            {
+                "connection_id",
+                "namespace",
+                "user_id",
+                "role",
+                "heartbeat_interval",
+                "expires_at",
+                "rooms",
+            },
+        ),
+    ],
+)
+def test_server_event_its_audience_and_required_data(name: str, namespaces: set[str], required: set[str]):
+    event = catalogue().server[name]
+    assert event.namespaces == namespaces
+    assert {field.name for field in msgspec.structs.fields(event.payload) if field.required} == required
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("thread:message", "chat:accepted", "chat:ended", "user:notification"),
+        *("queue:new", "queue:taken", "queue:updated"),
+    ],
+)
+def test_business_event_comes_over_the_bus(name: str):
+    assert catalogue().server[name].bus
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("thread:typing", "thread:cursor", "attendant:online", "attendant:away", "attendant:offline"),
+        *("customer:online", "customer:offline", "customer:state"),
+        *("presence:state", "connection:ready", "auth:expiring", "room:left", "room:gap", "ack", "error"),
+    ],
+)
+def test_event_of_the_server_itself_cannot_be_published(name: str):
+    assert not catalogue().server[name].bus
+
+
+def test_notification_goes_to_the_hub_unless_the_publisher_says_otherwise():
+    assert catalogue().server["user:notification"].default_namespaces == {HUB}
+
+
+@pytest.mark.parametrize(
+    "name", ["thread:grant", "thread:revoke", "user:disconnect", "token:revoke", "presence:set"]
+)
+def test_control_event_has_a_handler_in_the_bridge(name: str):
+    assert name in catalogue().control
+    assert catalogue().bus_handlers[name]
+
+
+def test_no_name_stands_for_both_a_control_event_and_one_that_reaches_clients():
+    assert not set(catalogue().control) & set(catalogue().server)
+
+
+# --- Registering -------------------------------------------------------------------------------------
+
+
+def test_server_event_with_routing_may_be_published(empty: Catalogue):
+    @server_event("order:paid", rooms=lambda payload: ["user:7"])
+    class OrderPaid(Payload, frozen=True):
+        pass
+
+    assert empty.server["order:paid"].payload is OrderPaid
+    assert empty.server["order:paid"].bus
+    assert empty.server["order:paid"].namespaces == empty.server["order:paid"].default_namespaces
+    assert empty.server["order:paid"].namespaces == NAMESPACES
+
+
+def test_server_event_with_routing_can_be_kept_off_the_bus(empty: Catalogue):
+    server_event("order:paid", rooms=lambda payload: ["user:7"], bus=False)(Empty)
+    assert not empty.server["order:paid"].bus
+
+
+def test_client_event_takes_its_payload_from_the_handler(empty: Catalogue):
+    @client_event("order:cancel", namespaces={PORTAL})
+    async def cancel(connection: object, payload: Empty) -> None:
+        """Cancel it."""
+
+    assert empty.client["order:cancel"].payload is Empty
+    assert empty.client["order:cancel"].handler is cancel
+    assert empty.client["order:cancel"].namespaces == {PORTAL}
+
+
+def test_handler_may_be_annotated_without_postponed_evaluation(empty: Catalogue):
+    async def cancel(connection, payload):
+        pass
+
+    cancel.__annotations__["payload"] = Empty
+    client_event("order:cancel")(cancel)
+    assert empty.client["order:cancel"].payload is Empty
+
+
+async def _no_payload(connection: object) -> None: ...
+async def _wrong_payload(connection: object, payload: dict) -> None: ...
+async def _no_annotation(connection, payload): ...
+async def _unknown_name(connection: object, payload: NoSuchClass) -> None: ...  # noqa: F821
+async def _too_many(connection: object, payload: Empty, more: int) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [_no_payload, _wrong_payload, _no_annotation, _unknown_name, _too_many])
+def test_handler_without_payload_class_is_refused(empty: Catalogue, handler):
+    with pytest.raises(ImproperlyConfigured, match=f"{handler.__name__}: expected"):
+        client_event("order:cancel")(handler)
+    assert not empty.client
+
+
+def test_control_event_is_registered_by_name(empty: Catalogue):
+    control_event("order:freeze")(Empty)
+    assert empty.control["order:freeze"].payload is Empty
+
+
+def test_bus_handlers_run_in_the_order_of_registration(empty: Catalogue):
+    async def first(payload: Payload, context: BusContext) -> None: ...
+    async def second(payload: Payload, context: BusContext) -> None: ...
+
+    on_bus("order:paid")(first)
+    on_bus("order:paid")(second)
+    assert empty.bus_handlers["order:paid"] == [first, second]
+
+
+@pytest.mark.parametrize("register", [server_event, control_event])
+def test_event_registered_twice_is_refused(empty: Catalogue, register):
+    register("order:paid")(Empty)
+    with pytest.raises(ImproperlyConfigured, match="'order:paid' is registered twice"):
+        register("order:paid")(Empty)
+
+
+@pytest.mark.parametrize("name", ["", "Order:paid", "order paid", "order:", ":paid", "a:b:c", "order.paid"])
+def test_odd_event_name_is_refused(empty: Catalogue, name: str):
+    with pytest.raises(ImproperlyConfigured, match="expected 'topic:verb'"):
+        server_event(name)(Empty)
+
+
+@pytest.mark.parametrize("namespaces", [(), {"lobby"}, {HUB, "lobby"}])
+def test_unknown_namespace_is_refused(empty: Catalogue, namespaces):
+    with pytest.raises(ImproperlyConfigured, match=r"namespaces must be some of \['hub', 'portal'\]"):
+        server_event("order:paid", namespaces=namespaces)(Empty)
+
+
+# --- A product's own events --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch: pytest.MonkeyPatch, settings) -> Iterator[str]:
+    """A module with events of its own, named in the settings."""
+    (tmp_path / "shop_events.py").write_text(
+        "from realtime.protocol.catalogue import server_event\n"
+        "from realtime.protocol.payloads import Payload\n"
+        "@server_event('shop:opened', rooms=lambda payload: ['presence:shop'])\n"
+        "class ShopOpened(Payload, frozen=True):\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.REALTIME = {**settings.REALTIME, "EVENTS": ["shop_events"]}
+    yield "shop_events"
+    sys.modules.pop("shop_events", None)
+    module._load.cache_clear()
+    module._catalogue.server.pop("shop:opened", None)
+
+
+def test_modules_named_in_the_settings_are_part_of_the_catalogue(own_module: str):
+    assert "shop:opened" in catalogue().server
+
+
+def test_missing_module_of_events_is_named(settings):
+    settings.REALTIME = {**settings.REALTIME, "EVENTS": ["no.such.events"]}
+    with pytest.raises(ImproperlyConfigured, match=r"cannot import 'no\.such\.events'"):
+        catalogue()

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from realtime.redis.client import client, key
+from realtime.redis.lease import Lease
+from tests.inprocess import eventually
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+async def test_at_most_one_holds_a_lease():
+    one, two = Lease("work", 60), Lease("work", 60)
+    assert await one.hold()
+    assert not await two.hold()
+
+
+async def test_holder_keeps_it_by_asking_again():
+    one, two = Lease("work", 60), Lease("work", 60)
+    for _ in range(3):
+        assert await one.hold()
+    assert not await two.hold()
+
+
+async def test_another_takes_over_when_the_holder_dies():
+    one, two = Lease("work", 0.05), Lease("work", 0.05)
+    assert await one.hold()
+    assert await eventually(two.hold)
+    assert not await one.hold()
+
+
+async def test_released_lease_can_be_had_at_once():
+    one, two = Lease("work", 60), Lease("work", 60)
+    await one.hold()
+    await one.release()
+    assert await two.hold()
+
+
+async def test_who_does_not_hold_it_cannot_release_it():
+    one, two = Lease("work", 60), Lease("work", 60)
+    await one.hold()
+    await two.release()
+    assert not await two.hold()
+
+
+async def test_leases_of_other_names_are_other_leases():
+    assert await Lease("work", 60).hold()
+    assert await Lease("play", 60).hold()
+
+
+async def test_renewal_does_not_ask_redis_every_time():
+    lease = Lease("work", 60)
+    await lease.hold()
+    await client().delete(key("lease", "work"))
+    assert await lease.hold()
+
+
+async def test_holder_stops_believing_in_its_lease_long_before_it_ends():
+    """Redis is asked again after a quarter: whoever does not answer cannot be held by two for long."""
+    lease = Lease("work", 60)
+    await lease.hold()
+    await client().set(key("lease", "work"), "somebody else")
+    assert await lease.hold()
+    lease._held_until -= lease.seconds / 4  # so much time passes
+    assert not await lease.hold()
+
+
+async def test_lease_ends_by_itself():
+    await Lease("work", 60).hold()
+    assert 59_000 < await client().pttl(key("lease", "work")) <= 60_000

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from realtime.redis.stream_reader import READ_BYTES, READ_FIRST, READ_MOST, Entries, ReadSize
+
+
+def entries(count: int, size: int = 100) -> list[Entries]:
+    return [(b"stream", [(b"%d-0" % number, [b"message", b"x" * size]) for number in range(count)])]
+
+
+def test_more_is_read_at_once_while_there_is_more():
+    size = ReadSize()
+    for _ in range(10):
+        assert size.adapt(entries(size.count))
+    assert size.count == READ_MOST
+
+
+def test_after_a_failure_half_as_many_are_read_at_once():
+    size = ReadSize()
+    assert size.adapt(entries(READ_FIRST))
+    before = size.count
+    size.failed()
+    assert size.count == before // 2
+
+
+def test_failure_is_not_forgotten_because_nothing_comes_behind_what_failed():
+    size = ReadSize()
+    for _ in range(5):
+        size.failed()
+    before = size.count
+    size.adapt(entries(size.count))
+    size.adapt([])
+    size.failed()
+    assert size.count < before
+
+
+def test_after_a_quiet_while_it_begins_anew():
+    size = ReadSize()
+    size.adapt(entries(size.count))
+    assert not size.adapt(entries(1))
+    assert size.count == READ_FIRST
+
+
+@pytest.mark.parametrize("each", [10_000, 60_000, 256_000])
+def test_of_large_entries_fewer_are_read_at_once(each: int):
+    size = ReadSize()
+    for _ in range(5):
+        size.adapt(entries(size.count, each))
+        assert size.count * each <= READ_BYTES * 1.1
+
+
+def test_after_failures_a_single_entry_is_read_and_then_more_one_by_one():
+    size = ReadSize()
+    for _ in range(20):
+        size.failed()
+    assert size.count == 1
+    for count in range(2, 20):
+        size.adapt(entries(size.count))
+        assert size.count == count
+
+
+def test_after_failures_and_a_quiet_while_it_grows_fast_again():
+    size = ReadSize()
+    size.failed()
+    size.adapt(entries(1))
+    for _ in range(5):
+        size.adapt(entries(size.count))
+    assert size.count == READ_MOST

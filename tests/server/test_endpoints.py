@@ -1,0 +1,286 @@
+"""Plain HTTP on the socket server's port."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from realtime.asgi import application
+from realtime.auth.tokens import MAX_TOKEN_LENGTH, issue
+from realtime.connections import admission
+from realtime.connections.addresses import Addresses
+from realtime.connections.rate_limit import Bucket
+from realtime.server import readiness
+from realtime.server.readiness import PROVEN_SECONDS, Readiness
+from realtime.spec import asyncapi
+from realtime.telemetry import metrics
+from tests.inprocess import Connection, Refusal, http, refusal
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+# --- Paths and methods -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/asyncapi.json"])
+async def test_slash_at_the_end_makes_no_difference(path: str):
+    assert (await http(path)).status == 200
+    assert (await http(f"{path}/")).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/nothing", "/healthz/x", "/healthz//", "//healthz", "/Healthz", "/hub/healthz", "/./metrics"),
+        *("/hub/../metrics"),
+    ],
+)
+async def test_other_paths_are_not_found(path: str):
+    answer = await http(path)
+    assert (answer.status, answer.body) == (404, b"")
+
+
+async def ask(method: str, raw_path: bytes, path: str, receive: Any = None) -> dict[str, Any]:
+    """The start of the answer to a request as a server hands it over."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    request: Any = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": raw_path,
+        "query_string": b"",
+        "headers": [],
+    }
+    await application(request, receive, send)  # type: ignore[arg-type]
+    return sent[0]
+
+
+@pytest.mark.parametrize(
+    "raw_path", [b"/%6detrics", b"/metric%73", b"/%2fmetrics", b"/healthz%2F", b"/metrics;x"]
+)
+async def test_path_has_one_spelling_so_that_a_proxy_can_keep_it_inside(raw_path: bytes):
+    assert (await ask("GET", raw_path, "/metrics"))["status"] == 404
+
+
+async def test_path_as_it_was_sent_is_compared_without_the_query():
+    assert (await ask("GET", b"/healthz?x=1", "/healthz"))["status"] == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/asyncapi.json"])
+async def test_only_reading_is_allowed(path: str):
+    assert (await http(path, "HEAD")).status == 200
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        answer = await http(path, method)
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/nothing", "/hub/"])
+async def test_body_of_a_request_is_never_asked_for(method: str, path: str):
+    async def receive() -> None:
+        raise AssertionError("the body was asked for")
+
+    assert (await ask(method, path.encode(), path, receive))["status"] in {200, 401, 404, 405}
+
+
+async def test_answer_without_content_has_no_length():
+    """RFC 9110, 8.6."""
+    answer = await http("/hub/", Authorization=f"Bearer {issue(user_id='7', role='attendant')}")
+    assert (answer.status, answer.headers.get("content-length")) == (204, None)
+
+
+# --- Readiness ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proofs(monkeypatch) -> list[list[str]]:
+    """What the next proofs find; each is taken away when it was made."""
+    found: list[list[str]] = []
+
+    async def prove() -> list[str]:
+        await asyncio.sleep(0)
+        return found.pop(0)
+
+    monkeypatch.setattr(readiness, "prove", prove)
+    return found
+
+
+async def test_all_who_ask_within_a_second_share_one_proof(proofs: list[list[str]], monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(Readiness, "_now", staticmethod(lambda: now))
+    proofs += [["first"], ["second"]]
+    assert await asyncio.gather(*(readiness.reasons_not_ready() for _ in range(100))) == 100 * [["first"]]
+    now += PROVEN_SECONDS - 0.01
+    assert await readiness.reasons_not_ready() == ["first"]
+    now += 0.01
+    assert await readiness.reasons_not_ready() == ["second"]
+    assert proofs == []
+
+
+async def test_proof_outlives_who_asked_for_it(proofs: list[list[str]]):
+    proofs += [["first"]]
+    impatient = asyncio.create_task(readiness.reasons_not_ready())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert await readiness.reasons_not_ready() == ["first"]
+
+
+async def test_document_is_rendered_once(monkeypatch):
+    made: list[None] = []
+    document = asyncapi.document
+    monkeypatch.setattr(asyncapi, "document", lambda: made.append(None) or document())
+    asyncapi._encoded.cache_clear()
+    bodies = [(await http("/asyncapi.json")).body for _ in range(3)]
+    assert len(set(bodies)) == len(made) == 1
+
+
+# --- Limits ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limits(settings, monkeypatch):
+    """Limits that are so slow to recover that no time passes for them."""
+    monkeypatch.setattr(admission, "_addresses", Addresses())
+    monkeypatch.setattr(admission, "_handshakes", Bucket())
+
+    def limit(**values: float) -> None:
+        settings.REALTIME = {
+            **settings.REALTIME,
+            "LIMITS": {**values, "ADDRESS_HANDSHAKES": 0.001},
+            "TRUSTED_PROXIES": ["10.0.0.1"],
+        }
+
+    limit()
+    return limit
+
+
+async def get(path: str, address: str, **headers: str) -> int:
+    return (await _through_proxy(path, address, **headers))["status"]
+
+
+async def _through_proxy(path: str, address: str, **headers: str) -> dict[str, Any]:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    request: Any = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": b"",
+        "client": ("10.0.0.1", 5),
+        "headers": [
+            (b"x-forwarded-for", address.encode()),
+            *((name.lower().encode(), value.encode()) for name, value in headers.items()),
+        ],
+    }
+    await application(request, None, send)  # type: ignore[arg-type]
+    return sent[0]
+
+
+async def handshake(address: str) -> Refusal | str | None:
+    token = issue(user_id="7", role="attendant")
+    headers = [(b"x-forwarded-for", address.encode()), (b"authorization", f"Bearer {token}".encode())]
+    connection = Connection("/hub/", headers=headers)
+    connection.communicator.scope["client"] = ("10.0.0.1", 5)
+    try:
+        return await connection.handshake()
+    finally:
+        await connection.disconnect()
+
+
+PATHS = ["/healthz", "/readyz", "/metrics", "/asyncapi.json", "/hub/", "/nothing"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_requests_of_one_address_are_limited_and_keep_no_other_address_out(limits, path: str):
+    first, second = await get(path, "203.0.113.9"), await get(path, "203.0.113.9")
+    assert (first != 503, second) == (True, 503)
+    assert await get(path, "203.0.113.10") != 503
+
+
+async def test_plain_requests_and_handshakes_share_the_limit_of_an_address(limits):
+    assert await get("/healthz", "203.0.113.9") == 200
+    answer = await handshake("203.0.113.9")
+    assert isinstance(answer, Refusal)
+    assert (answer.status, answer.code) == (503, "at_capacity")
+    assert not isinstance(await handshake("203.0.113.10"), Refusal)
+    assert await get("/healthz", "203.0.113.10") == 503
+
+
+async def test_refused_request_says_when_to_try_again_and_ends_the_connection(limits):
+    await get("/healthz", "203.0.113.9")
+    refused = await _through_proxy("/healthz", "203.0.113.9")
+    headers = dict(refused["headers"])
+    assert int(headers[b"retry-after"]) > 0
+    assert headers[b"connection"] == b"close"
+
+
+async def test_page_may_read_that_its_address_is_refused(limits, settings):
+    settings.REALTIME = {**settings.REALTIME, "ALLOWED_ORIGINS": ["https://a.test"]}
+    await get("/hub/", "203.0.113.9")
+    refused = await _through_proxy("/hub/", "203.0.113.9", Origin="https://a.test")
+    assert refused["status"] == 503
+    assert dict(refused["headers"])[b"access-control-allow-origin"] == b"https://a.test"
+
+
+async def test_what_an_address_is_refused_takes_nothing_from_the_others(limits):
+    limits(HANDSHAKES=3)
+    assert not isinstance(await handshake("203.0.113.9"), Refusal)
+    for _ in range(20):  # more than the whole process may take
+        assert isinstance(await handshake("203.0.113.9"), Refusal)
+        assert await get("/hub/", "203.0.113.9") == 503
+    assert not isinstance(await handshake("203.0.113.10"), Refusal)
+
+
+async def test_refused_handshake_is_counted_and_its_head_is_not_examined(limits, monkeypatch):
+    def examine(*_: object) -> None:
+        raise AssertionError("examined")
+
+    await get("/healthz", "203.0.113.9")
+    for name in ("judge", "credential", "check_origin"):
+        monkeypatch.setattr(f"realtime.connections.handshake.{name}", examine)
+    before = refused_so_far()
+    assert isinstance(await handshake("203.0.113.9"), Refusal)
+    assert refused_so_far() == before + 1
+
+
+def refused_so_far() -> float:
+    return metrics.HANDSHAKES.labels("hub", "at_capacity")._value.get()
+
+
+async def test_flood_of_refused_requests_is_one_line_in_the_log(limits, caplog, monkeypatch):
+    monkeypatch.setattr(admission, "_log", admission._Log())
+    monkeypatch.setattr(admission, "LOG_SECONDS", 3600.0)
+    caplog.set_level("INFO")
+    for _ in range(100):
+        await get("/healthz", "203.0.113.9")
+    assert [record.getMessage() for record in caplog.records].count("requests refused") == 1
+
+
+def test_refusal_is_an_answer_in_http():
+    said = admission.response(admission.at_capacity(), [(b"date", b"today")])
+    head, _, body = said.partition(b"\r\n\r\n")
+    first, *headers = head.split(b"\r\n")
+    assert first == b"HTTP/1.1 503 Service Unavailable"
+    assert {b"date: today", b"connection: close", b"content-length: %d" % len(body)} <= set(headers)
+    assert body == admission.at_capacity().body
+
+
+# --- One rule for tokens -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_length_of_a_token_is_judged_the_same_by_verdict_and_handshake(more: int):
+    token = "x" * (MAX_TOKEN_LENGTH + more)
+    verdict = (await http("/hub/", Authorization=f"Bearer {token}")).json["error"]
+    answer = await refusal("/hub/", headers=[(b"authorization", f"Bearer {token}".encode())])
+    assert verdict == answer.error
+    assert ("longer than" in verdict["message"]) is bool(more)

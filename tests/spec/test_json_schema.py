@@ -1,0 +1,82 @@
+"""Types as JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import pytest
+from jsonschema import Draft7Validator
+from msgspec import Meta
+
+from realtime.protocol.payloads import Empty, Id, Payload
+from realtime.protocol.replies import Joined, Resumed
+from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, schema
+
+
+class Part(Payload, frozen=True, kw_only=True):
+    group: Id = Id("attendants")
+
+
+class Everything(Payload, frozen=True):
+    some_id: Id
+    renamed: str = msgspec.field(name="from")
+    kind: Literal["a", "b"] = "a"
+    ids: Annotated[list[Id], Meta(max_length=2)] = []
+    by_name: dict[str, float] = {}
+    short: Annotated[str, Meta(max_length=3)] | None = None
+    anything: msgspec.Raw = msgspec.Raw(b"{}")
+    part: Part = Part()
+
+
+ID = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+
+
+def test_payload_is_an_object():
+    assert schema(Everything, DELIVERED_ID) == {
+        "type": "object",
+        "properties": {
+            "some_id": ID,
+            "from": {"type": "string"},
+            "kind": {"enum": ["a", "b"], "default": "a"},
+            "ids": {"type": "array", "maxItems": 2, "items": ID},
+            "by_name": {"type": "object", "additionalProperties": {"type": "number"}},
+            "short": {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]},
+            "anything": {},
+            "part": {
+                "type": "object",
+                "properties": {"group": {**ID, "default": "attendants"}},
+                "required": [],
+                "default": {"group": "attendants"},
+            },
+        },
+        "required": ["some_id", "from"],
+    }
+
+
+def test_no_payload_is_an_object_with_nothing_required():
+    assert schema(Empty, DELIVERED_ID) == {"type": "object", "properties": {}, "required": []}
+
+
+@pytest.mark.parametrize(("id", "may_be_a_number"), [(ACCEPTED_ID, True), (DELIVERED_ID, False)])
+def test_id_may_be_a_number_on_the_way_in_only(id: dict, may_be_a_number: bool):
+    validator = Draft7Validator(schema(Id, id))
+    assert validator.is_valid("a-1")
+    assert not validator.is_valid("a b")
+    assert validator.is_valid(7) is may_be_a_number
+
+
+def test_key_of_an_acknowledgement_that_need_not_be_there_is_not_required():
+    assert schema(Joined, DELIVERED_ID)["required"] == ["offset", "room"]
+
+
+def test_acknowledgement_may_be_one_of_several_objects():
+    validator = Draft7Validator(schema(Resumed, DELIVERED_ID))
+    assert validator.is_valid({"rooms": {"thread:1": {"error": "forbidden"}}})
+    assert validator.is_valid({"rooms": {"thread:1": {"recovered": True, "offset": "1", "missed": 0}}})
+    assert not validator.is_valid({"rooms": {"thread:1": {"recovered": True}}})
+
+
+def test_type_without_a_schema_is_named():
+    with pytest.raises(TypeError, match="complex"):
+        schema(complex, DELIVERED_ID)

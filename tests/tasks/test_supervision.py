@@ -1,0 +1,404 @@
+"""No exception ends a task that runs for as long as its process does; injected into each of them."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+
+from presence import store
+from presence.sweeper import Sweeper
+from presence.tracker import PresenceNode
+from realtime.bridge import batch
+from realtime.bridge.bridge import Bridge
+from realtime.bridge.inbox import Inbox
+from realtime.connections.consumer import NamespaceConsumer
+from realtime.connections.registry import Node
+from realtime.layers import membership
+from realtime.layers.loop_layer import Process
+from realtime.protocol.rooms import HUB, PORTAL
+from realtime.redis import topology
+from realtime.redis.client import client, key
+from realtime.redis.url import parse
+from realtime.server import vitals, websocket_protocol
+from realtime.tasks import supervision
+from realtime.tasks.supervision import supervise
+from realtime.telemetry import metrics
+from tests.e2e.harness import ROOT
+from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "PAUSE", 0.01)
+    monkeypatch.setattr("realtime.tasks.serial.PAUSE", 0.01)
+    monkeypatch.setattr(vitals, "SECONDS", 0.01)
+
+
+def failures(task: str) -> float:
+    return metrics.TASK_FAILURES.labels(task)._value.get()
+
+
+async def test_cancellation_that_comes_from_within_ends_no_task(caplog):
+    calls: list[int] = []
+
+    async def work() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise asyncio.CancelledError
+        await asyncio.Event().wait()
+
+    before = failures("within")
+    task = asyncio.create_task(supervise("within", work))
+    await eventually(lambda: len(calls) == 2)
+    assert failures("within") == before + 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+class Failing:
+    """Makes a function fail once, and counts how often it was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.calls = 0
+        original = getattr(owner, name)
+
+        def failing(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == 1:
+                raise RuntimeError("injected")
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, failing)
+
+
+@contextlib.asynccontextmanager
+async def running(work: Any) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+# --- The tasks ---------------------------------------------------------------------------------------
+
+
+def watching() -> Any:
+    return running(vitals.watch())
+
+
+def sweeping() -> Any:
+    return running(Sweeper().run())
+
+
+@contextlib.asynccontextmanager
+async def present(namespace: str) -> AsyncIterator[None]:
+    """A connection whose user is listed, the presence task of its process with it."""
+    async with connected(namespace, threads=["1"]) as client:
+        yield
+        await client.call("heartbeat")
+
+
+@contextlib.asynccontextmanager
+async def layer() -> AsyncIterator[None]:
+    await get_channel_layer().new_channel()
+    yield
+
+
+@contextlib.asynccontextmanager
+async def restored() -> AsyncIterator[None]:
+    """A room whose subscription was lost and is back."""
+    async with connected() as ana:
+        process = get_channel_layer()._here
+        channels = [group.channel for group in process.groups.values()]
+        process._on_lost(channels)
+        process._on_restored(channels)
+        yield
+        await ana.call("join:thread", {"thread_id": "1"})
+        await eventually(process._hears_orders.is_set)
+
+
+@contextlib.asynccontextmanager
+async def rewound() -> AsyncIterator[None]:
+    """A Redis that has lost its data, as far as one can tell."""
+    async with connected():
+        process = get_channel_layer()._here
+        await eventually(lambda: process._epoch)
+        process._epoch = b"another"
+        yield
+
+
+@contextlib.asynccontextmanager
+async def stock() -> AsyncIterator[None]:
+    stock_layer = membership.StockLayer.around(InMemoryChannelLayer())
+
+    class Taking:
+        message = staticmethod(lambda message: None)
+
+    channel = await stock_layer.attach(Taking())  # type: ignore[arg-type]
+    yield
+    await stock_layer.send(channel, {"type": "a"})
+    stock_layer.detach(channel)
+
+
+@contextlib.asynccontextmanager
+async def cluster() -> AsyncIterator[None]:
+    found = topology.Cluster(parse("redis+cluster://127.0.0.1:1"))
+    found.refresh()
+    yield
+    found.close()
+
+
+TASKS: list[tuple[str, Callable[[], Any], Any, str]] = [
+    ("vitals", watching, metrics.tally.__class__, "flush"),
+    ("redis vitals", watching, vitals, "client"),
+    ("sweeper", sweeping, Sweeper, "sweep"),
+    ("subscribe", bridging, Bridge, "_subscribe"),
+    ("pubsub", bridging, Inbox, "take"),
+    ("streams", bridging, Bridge, "_follow"),
+    ("presence", lambda: present(HUB), PresenceNode, "_flush"),
+    ("presence", lambda: present(PORTAL), PresenceNode, "_flush"),
+    ("timer", lambda: present(HUB), NamespaceConsumer, "_look_at_the_clock"),
+    ("layer", layer, Process, "_look_around"),
+    ("introduce", layer, Process, "publish"),
+    ("recover", restored, Process, "_recover"),
+    ("compare", rewound, Process, "_learn_ends"),
+    ("channel", stock, InMemoryChannelLayer, "receive"),
+    ("topology", cluster, topology.Cluster, "_look"),
+]
+LATER = {"layer", "compare"}
+"""What is done on the way there, too, by another task."""
+
+
+@pytest.mark.parametrize(
+    ("task", "run", "owner", "function"), TASKS, ids=[f"{task}-{function}" for task, _, _, function in TASKS]
+)
+async def test_task_goes_on_after_a_failure_that_is_logged_and_counted(
+    task: str, run: Callable[[], Any], owner: Any, function: str, monkeypatch, settings, caplog
+):
+    settings.REALTIME = {
+        **settings.REALTIME,
+        "CUSTOMER_PRESENCE": True,
+        "NODE_LEASE": 0.8,
+        "PRESENCE_TTL": 300,
+    }
+    if function == "_look_at_the_clock":
+        monkeypatch.setattr("realtime.connections.consumer.EXPIRY_NOTICE", 3598.0)  # a second or two from now
+    before = failures(task)
+    failing = None if task in LATER else Failing(monkeypatch, owner, function)
+    async with asyncio.timeout(PATIENCE), run():
+        failing = failing or Failing(monkeypatch, owner, function)
+        await eventually(lambda: failing.calls >= 2)
+        assert failures(task) == before + 1
+    assert "RuntimeError: injected" in caplog.text
+    assert "task failed" in caplog.text
+
+
+async def test_supervised_work_that_returns_is_not_started_again():
+    calls = 0
+
+    async def work() -> None:
+        nonlocal calls
+        calls += 1
+
+    await supervise("test", work)
+    assert calls == 1
+
+
+async def test_supervised_work_can_be_cancelled_while_it_runs_and_while_it_pauses(monkeypatch):
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    async def fail() -> None:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(supervision, "PAUSE", 60.0)
+    for work in (endless, fail):
+        task = asyncio.create_task(supervise("test", work))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def tasks_made(path: Path) -> Iterator[str]:
+    """The functions of a module in which a task is made that no call of `supervise` is part of."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        source = ast.unparse(function)
+        if ("create_task(" in source or "ensure_future(" in source) and "supervise(" not in source:
+            yield function.name
+
+
+ENDING = {
+    "presence/tracker.py": {"snapshot"},
+    "realtime/bridge/bridge.py": {"_handle"},
+    "realtime/redis/connection.py": {"schedule"},
+    "realtime/bridge/bus_handlers.py": {"_failure", "_start"},
+    "realtime/server/lifespan.py": {"lifespan"},
+    "realtime/layers/listener.py": {"catch_up"},
+    "realtime/management/commands/runbridge.py": {"_run"},
+    "realtime/layers/membership.py": {"leave"},
+    "realtime/connections/registry.py": {"_hear", "probe"},
+    "realtime/connections/frame_outlet.py": {"_put"},
+    "realtime/redis/pipelining.py": {"begin", "resend"},
+    "realtime/layers/loop_layer.py": {"__init__", "spawn"},
+    "realtime/server/websocket_protocol.py": {"put_nowait"},
+    "realtime/server/readiness.py": {"reasons"},
+    "realtime/server/uvicorn_server.py": {"on_tick"},
+    "realtime/redis/pubsub.py": {"_schedule"},
+    "realtime/tasks/serial.py": {"soon"},
+}
+"""Where tasks are made that end by themselves: what goes wrong in them concerns what they were made for."""
+
+
+def test_every_other_task_that_the_server_makes_is_supervised():
+    """A task that runs all the time belongs in `supervise`, and one that ends in `ENDING`."""
+    for folder in ("realtime", "presence"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
+            if name != "realtime/client/client.py":  # a library of its own
+                assert set(tasks_made(path)) <= ENDING.get(name, set()), name
+
+
+async def test_keepalive_looks_after_all_other_connections_when_one_fails(monkeypatch, caplog):
+    looked: list[str] = []
+
+    class Peer:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def check_alive(self) -> None:
+            looked.append(self.name)
+            if self.name == "odd":
+                raise RuntimeError("injected")
+
+    before = failures("keepalive")
+    keepalive = websocket_protocol.Keepalive(asyncio.get_running_loop())
+    for name in ("odd", "ana"):
+        keepalive.add(Peer(name))  # type: ignore[arg-type]
+    for _ in range(websocket_protocol.PING_SECONDS):
+        keepalive._tick()
+        assert keepalive._timer is not None
+        keepalive._timer.cancel()
+    assert sorted(looked) == ["ana", "odd"]
+    assert failures("keepalive") == before + 1
+
+
+# --- Batches -----------------------------------------------------------------------------------------
+
+
+async def test_message_in_whose_routing_a_product_fails_is_a_dead_letter_and_holds_up_no_other(monkeypatch):
+    from realtime.protocol import bus_message
+
+    parse_message = bus_message.parse
+
+    def odd(raw: bytes) -> Any:
+        if b"odd" in raw:
+            raise KeyError("a mistake")
+        return parse_message(raw)
+
+    monkeypatch.setattr(bus_message, "parse", odd)
+    async with connected() as ana, bridging():
+        await ana.call("join:thread", {"thread_id": "1"})
+        for body in ("one", "odd", "two"):
+            await add("thread:message", {"thread_id": "1", "message_id": body})
+        await client().publish(key("events"), b"odd")
+        for body in ("one", "two"):
+            await ana.expect("thread:message", message_id=body)
+        await eventually(lambda: _has_letters(2))
+
+
+async def _has_letters(number: int) -> bool:
+    letters = await dead_letters()
+    return [letter["reason"] for letter in letters] == ["event_failed: KeyError(\"'a mistake'\")"] * number
+
+
+async def test_message_that_cannot_be_encoded_is_a_dead_letter_and_holds_up_no_other(monkeypatch):
+    encode = batch.frame_tail
+
+    def odd(data: Any) -> bytes:
+        if b"odd" in encode(data):
+            raise KeyError("a mistake")
+        return encode(data)
+
+    monkeypatch.setattr(batch, "frame_tail", odd)
+    async with connected() as ana, bridging():
+        await ana.call("join:thread", {"thread_id": "1"})
+        for body in ("one", "odd", "two"):
+            await add("thread:message", {"thread_id": "1", "message_id": body})
+        for body in ("one", "two"):
+            await ana.expect("thread:message", message_id=body)
+        await eventually(lambda: _has_letters(1))
+
+
+async def test_rooms_that_cannot_be_opened_fail_their_own_frames_and_are_opened_by_the_next(monkeypatch):
+    async with connected() as ana:
+        failing = Failing(monkeypatch, Process, "_learn_ends")
+        assert (await ana.refused("join:thread", {"thread_id": "1"}))["code"] in {"unavailable", "internal"}
+        assert await ana.call("join:thread", {"thread_id": "1"})
+        assert failing.calls == 2
+
+
+async def test_connection_that_cannot_be_registered_is_left_out_alone(monkeypatch):
+    encode = store.encode
+
+    def odd(operation: Any) -> Any:
+        if operation.get("user") == "odd":
+            raise TypeError("odd")
+        return encode(operation)
+
+    async with connected(user_id="odd"), connected(user_id="ana"):
+        monkeypatch.setattr(store, "encode", odd)
+        await client().delete(f"{store.base()}:nodes", f"{store.base()}:user:ana")
+        await eventually(lambda: client().exists(f"{store.base()}:user:ana"))
+
+
+async def test_member_whose_record_makes_no_sense_is_left_out_of_the_list_alone():
+    async with connected(user_id="odd", groups=["g"]), connected(user_id="ana", groups=["g"]):
+        await client().hset(f"{store.base()}:user:odd", "since", "never")
+        assert [member["user_id"] for member in await store.snapshot("g")] == ["ana"]
+
+
+async def test_user_who_cannot_be_judged_holds_up_no_other(monkeypatch):
+    async with connected(user_id="odd"), connected(user_id="ana"):
+        pass
+    deadlines, known = f"{store.base()}:deadlines", f"{store.base()}:known"
+    await eventually(lambda: _is_in_grace(deadlines))
+    await client().hset(known, "odd", "no JSON")
+    await client().zadd(deadlines, {"grace|odd": 1, "grace|ana": 2})
+    await Sweeper().sweep()
+    assert not await client().zcard(deadlines)
+    assert not await client().hexists(known, "ana")
+
+
+async def _is_in_grace(deadlines: str) -> bool:
+    return await client().zcount(deadlines, "-inf", "+inf") == 2
+
+
+async def test_connection_that_cannot_be_described_hides_no_other_from_the_admin(monkeypatch):
+    from realtime.survey import messages
+
+    row = messages.row
+
+    def odd(connection: Any, at: Any = None) -> Any:
+        if connection.user[1] == "odd":
+            raise ValueError("odd")
+        return row(connection, at)
+
+    async with connected(user_id="odd"), connected(user_id="ana"):
+        monkeypatch.setattr(messages, "row", odd)
+        page = await messages.page(messages.AboutConnections(), tuple(Node.current().connections.values()))
+        assert [each.user_id for each in page.rows] == ["ana"]
