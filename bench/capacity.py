@@ -22,7 +22,7 @@ import django
 from bench import machine
 from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history as roomlog
-from realtime.layers.history import Entry
+from realtime.protocol.publication import Entry
 from realtime.redis.pipelining import Pipes
 from realtime.redis.sharded_pubsub import Subscriptions
 from tests.servers import Cluster

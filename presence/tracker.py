@@ -71,6 +71,7 @@ class PresenceNode:
     def __init__(self, namespace: str = HUB) -> None:
         self.namespace = namespace
         self.node = Node.current()
+        self.node.before_stop(self.close)
         if namespace == HUB:
             self.node.on_presence = self._remember  # a customer's status is changed by nobody else
         self._present: dict[str, Presentee] = {}

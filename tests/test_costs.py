@@ -13,7 +13,7 @@ from realtime.conf import conf
 from realtime.connections.consumer import REPLAY_BYTES
 from realtime.connections.registry import Node
 from realtime.layers import history as roomlog
-from realtime.layers.history import Entry
+from realtime.protocol.publication import Entry
 from realtime.redis.client import client
 from tests.inprocess import Connection, bearer, connected, eventually
 

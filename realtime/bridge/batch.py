@@ -15,10 +15,11 @@ from realtime.bridge.bus_handlers import Handlers, concerns, is_refusal
 from realtime.bridge.dead_letters import dead_letter
 from realtime.bridge.incoming import Incoming
 from realtime.layers import history as roomlog
-from realtime.layers.history import NO_CURSOR, NO_LEASE, Entry, Target
+from realtime.layers.history import NO_CURSOR, NO_LEASE
 from realtime.layers.membership import RoomLayer
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.envelope import frame_head, frame_tail
+from realtime.protocol.publication import Entry, Target
 from realtime.protocol.rooms import group_name
 from realtime.redis.pipelining import Pipes, begin
 from realtime.tasks.supervision import report

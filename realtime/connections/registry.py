@@ -9,7 +9,7 @@ import os
 import random
 import signal as signals
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -98,6 +98,7 @@ class Node:
         self._started_at = time.time()
         self._meter = questions.Meter()
         self._answering: set[asyncio.Task[None]] = set()
+        self._closers: list[Callable[[], Awaitable[None]]] = []
 
     @classmethod
     def current(cls) -> Node:
@@ -119,6 +120,9 @@ class Node:
                 raise
             self._layer.when_restored(self._review)
             self._channel = channel
+            async with client().pipeline(transaction=False) as pipeline:
+                self._remember(pipeline)
+                await pipeline.execute()
 
     async def stop(self) -> None:
         """Leave the control group."""
@@ -128,6 +132,15 @@ class Node:
         if self._channel is not None:
             self._layer.detach(self._channel)
         self._channel = None
+
+    def before_stop(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Await `close()` when all connections have been closed. It may raise `redis.RedisError`."""
+        self._closers.append(close)
+
+    async def close(self) -> None:
+        """All connections are closed: end what was built on this registry. Raises `redis.RedisError`."""
+        closers, self._closers = self._closers, []
+        await asyncio.gather(*(close() for close in closers))
 
     def abort(self) -> None:
         """End what runs in the background: the event loop ends."""
@@ -256,14 +269,17 @@ class Node:
             async with client().pipeline(transaction=False) as pipeline:
                 pipeline.rpush(question.reply_to, msgspec.msgpack.encode(answer, enc_hook=str))
                 pipeline.expire(question.reply_to, questions.EXPIRE_SECONDS)
-                # So that whoever asks later knows whom to miss.
-                pipeline.hset(key("instances"), self.id, msgspec.json.encode(answer.instance))
-                pipeline.expire(key("instances"), questions.REMEMBER_SECONDS)
+                self._remember(pipeline)
                 await pipeline.execute()
         except (RedisError, OSError) as error:
             logger.warning("question not answered", extra={"node": self.id, "error": spelled(error)})
         except Exception:
             report("answer")
+
+    def _remember(self, pipeline: Any) -> None:
+        """A survey names the instances that are known and do not answer."""
+        pipeline.hset(key("instances"), self.id, msgspec.json.encode(self.instance))
+        pipeline.expire(key("instances"), questions.REMEMBER_SECONDS)
 
     async def _find(self, question: Question) -> questions.Said:
         here = tuple(self.connections.values())

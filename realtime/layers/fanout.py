@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from realtime.layers import history as roomlog
-from realtime.layers.history import Publication
 from realtime.layers.listener import Listener, State
 from realtime.layers.outlets import Ephemeral, Mailbox, PublicationBatch
+from realtime.protocol.publication import Publication
 from realtime.protocol.rooms import room_of_group
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.metrics import tally

@@ -8,9 +8,7 @@ Centrifugo (research: `recovered` only if everything after the position is still
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -21,6 +19,7 @@ import msgspec
 from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
+from realtime.protocol.publication import After, Entry, Unrecoverable, unpack
 from realtime.redis.client import in_batches, key, script
 from realtime.redis.connection import Argument
 from realtime.redis.pipelining import Pipes, begin
@@ -45,10 +44,6 @@ _append = script(_SCRIPTS / "append.lua")
 _ends = script(_SCRIPTS / "ends.lua")
 _after = script(_SCRIPTS / "after.lua")
 
-_POSITION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-
-Target = tuple[str, str]
-"""Namespace and room."""
 Lease = tuple[str, str]
 """Key and holder (`realtime.redis.lease`)."""
 Cursor = tuple[str, bytes, bytes]
@@ -56,51 +51,6 @@ Cursor = tuple[str, bytes, bytes]
 
 NO_LEASE: Lease = ("", "")
 NO_CURSOR: Cursor = ("", b"", b"")
-
-
-class Publication(msgspec.Struct, frozen=True):
-    """Something published in a room."""
-
-    position: int
-    previous: int
-    exclude: str
-    """A connection that is left out; empty: nobody is."""
-    frame: bytes
-    """The client's text frame."""
-    traceparent: str = ""
-    """The trace that it is part of (`realtime.telemetry.tracing`)."""
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Something to publish, once, in each of its rooms."""
-
-    rooms: Sequence[tuple[str, bytes]]
-    """Group, and the frame before its offset."""
-    tail: bytes
-    """The frame after its offset, the same in every room."""
-    source: str = ""
-    entry: str = ""
-    """Its name within the source, which sorts like the source does."""
-    id: str = ""
-    exclude: str = ""
-    traceparent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class After:
-    """What came after a position."""
-
-    end: int
-    missed: int
-    publications: Sequence[Publication]
-
-
-class Unrecoverable(Exception):
-    """Not everything after the position is known any more. `end` is where the room stands now."""
-
-    def __init__(self, end: int) -> None:
-        super().__init__(end)
-        self.end = end
 
 
 @lru_cache(maxsize=4096)
@@ -121,11 +71,6 @@ def channel(group: str) -> bytes:
 @lru_cache(maxsize=4096)
 def _channel(base: str) -> bytes:
     return f"{base}:live".encode()
-
-
-def parse_position(text: str) -> int | None:
-    """A client's offset as a position; None when it cannot be one of ours."""
-    return int(text) if _POSITION.fullmatch(text) else None
 
 
 def _room_seconds() -> int:
@@ -248,18 +193,3 @@ async def after(group: str, position: int, most: int, pipes: Pipes | None = None
         raise Unrecoverable(int(end) if end else (await ends([group], pipes))[group])
     missed, publications = known
     return After(int(end), missed, [unpack(publication) for publication in publications])
-
-
-def unpack(publication: bytes) -> Publication:
-    """A publication as `append.lua` writes it into a room's log and its channel.
-
-    Behind the connection that is left out, a `traceparent` may follow after a NUL.
-    """
-    start, others = 51, ("", "", "")
-    if length := int(publication[45:51]):
-        start += length
-        others = publication[51:start].decode().partition("\0")
-    exclude, _, traceparent = others
-    return Publication(
-        int(publication[17:33]), int(publication[1:17]), exclude, publication[start:], traceparent
-    )

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from realtime.layers.history import Unrecoverable
 from realtime.layers.outlets import Outlet, PublicationBatch
+from realtime.protocol.publication import Unrecoverable
 from realtime.telemetry import metrics
 from realtime.telemetry.metrics import tally
 

@@ -19,9 +19,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from realtime.layers import history as roomlog
 from realtime.layers.fanout import SLICE, Compare, FanOut, Group, Message
-from realtime.layers.history import After, Unrecoverable
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, PublicationBatch
+from realtime.protocol.publication import After, Unrecoverable, unpack
 from realtime.redis.client import key
 from realtime.redis.pipelining import begin, pipes
 from realtime.redis.pubsub import Message as Received
@@ -345,7 +345,7 @@ class Process:
     def _receive(self, group: Group, payload: bytes) -> None:
         kind = payload[:1]
         if kind == b"F":
-            group.receive(roomlog.unpack(payload))
+            group.receive(unpack(payload))
         elif kind == b"M":
             group.put(Message(payload[1:]))
         elif kind == b"E":

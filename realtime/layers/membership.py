@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 
 from realtime.layers import history as roomlog
 from realtime.layers.fanout import Group
-from realtime.layers.history import Entry, Publication, Unrecoverable
 from realtime.layers.listener import Listener, State
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, PublicationBatch, text_frame
+from realtime.protocol.publication import Entry, Publication, Unrecoverable
 from realtime.protocol.rooms import room_of_group
 from realtime.redis.pipelining import pipes
 from realtime.tasks.supervision import supervise

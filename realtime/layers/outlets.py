@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
-from realtime.layers.history import Publication
+from realtime.protocol.publication import Publication
 from realtime.telemetry import metrics
 
 

@@ -21,10 +21,10 @@ from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from realtime.layers import history as roomlog
-from realtime.layers.history import Entry
 from realtime.layers.listener import Listener
 from realtime.layers.loop_layer import Process, process_channel
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, Queue, copy
+from realtime.protocol.publication import Entry, parse_position
 from realtime.redis.client import client, key, publish_sync
 from realtime.tasks.per_loop import PerLoop, is_short_lived_loop
 
@@ -203,7 +203,7 @@ class RoomChannelLayer(BaseChannelLayer):
 
         The listener then stands at that offset, or at the room's end. Raises `redis.RedisError`.
         """
-        if (position := roomlog.parse_position(since)) is None:
+        if (position := parse_position(since)) is None:
             listener.place(listener.group.tail)
             return None
         return await self._here.missed(listener, position)

@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from realtime.conf import conf
-from realtime.layers.history import Target
 from realtime.protocol.catalogue import ServerEvent, catalogue
 from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
+from realtime.protocol.publication import Target
 from realtime.protocol.rooms import NAMESPACES, is_room
 from realtime.protocol.surrogates import whole_json
 

@@ -92,6 +92,17 @@ class ControlEvent:
     payload: type[Payload]
 
 
+@dataclass(frozen=True, slots=True)
+class StreamEntry:
+    """Socket server -> backbone: the entries of a stream that backbones may read."""
+
+    stream: str
+    """Its name below the prefix."""
+    field: str
+    """The field of an entry that holds the payload."""
+    payload: type[Payload]
+
+
 @dataclass(slots=True)
 class Catalogue:
     """All events by name, one table a direction."""
@@ -99,6 +110,7 @@ class Catalogue:
     server: dict[str, ServerEvent] = field(default_factory=dict)
     client: dict[str, ClientEvent] = field(default_factory=dict)
     control: dict[str, ControlEvent] = field(default_factory=dict)
+    streams: dict[str, StreamEntry] = field(default_factory=dict)
     bus_handlers: dict[str, list[BusHandler]] = field(default_factory=dict)
     """Run by the bridge before an event of that name is delivered, in the order of registration."""
 
@@ -180,6 +192,16 @@ def control_event(name: str) -> Callable[[P], P]:
 
     def register(payload: P) -> P:
         _catalogue.control[_new(name, _catalogue.control)] = ControlEvent(name=name, payload=payload)
+        return payload
+
+    return register
+
+
+def stream_entry(stream: str, *, field: str) -> Callable[[P], P]:
+    """Register the decorated payload class as what the entries of a stream hold, in that field of theirs."""
+
+    def register(payload: P) -> P:
+        _catalogue.streams[_new(stream, _catalogue.streams)] = StreamEntry(stream, field, payload)
         return payload
 
     return register

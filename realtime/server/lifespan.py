@@ -9,7 +9,6 @@ from typing import Any
 from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
-from presence.tracker import PresenceNode
 from realtime.connections.handshake import Receive, Send
 from realtime.connections.registry import Node
 from realtime.server.vitals import watch
@@ -46,7 +45,7 @@ async def goodbye() -> None:
     """All connections are closed: tell Redis what is still pending, and give everything back."""
     with contextlib.suppress(RedisError, TimeoutError):
         async with asyncio.timeout(GOODBYE_SECONDS):
-            await PresenceNode.close_all()
+            await Node.current().close()
     await Node.current().stop()  # it answers no more, so that nobody remembers it after this
     with contextlib.suppress(RedisError, TimeoutError):
         async with asyncio.timeout(GOODBYE_SECONDS):

@@ -11,12 +11,11 @@ from typing import Any
 
 import msgspec
 
-from presence.events import Transition
 from realtime.auth.tokens import BEARER_SUBPROTOCOL, SUBPROTOCOL, roles_of
 from realtime.bridge.incoming import CHANNEL
 from realtime.conf import Conf, conf
 from realtime.protocol import bus_message
-from realtime.protocol.catalogue import Catalogue, ClientEvent, ServerEvent, catalogue
+from realtime.protocol.catalogue import Catalogue, ClientEvent, ServerEvent, StreamEntry, catalogue
 from realtime.protocol.close_codes import REASONS, STOP
 from realtime.protocol.envelope import ErrorCode, FrameId
 from realtime.protocol.handshake_errors import STATUSES
@@ -57,11 +56,14 @@ def document() -> dict[str, Any]:
         },
         **{f"bus.{_name(event)}": _on_bus(event) for event in _sorted(events.server) if event.bus},
         **{f"bus.{_name(event)}": _control(event) for event in _sorted(events.control)},
-        "transition": _message("transition", summary(Transition), schema(Transition, DELIVERED_ID)),
+        **{
+            entry.field: _message(entry.field, summary(entry.payload), schema(entry.payload, DELIVERED_ID))
+            for entry in events.streams.values()
+        },
     }
     channels = {
         **{namespace: _namespace(events, namespace) for namespace in sorted(NAMESPACES)},
-        **_redis_channels([name for name in messages if name.startswith("bus.")]),
+        **_redis_channels([name for name in messages if name.startswith("bus.")], events.streams),
     }
     return {
         "asyncapi": "3.0.0",
@@ -74,7 +76,7 @@ def document() -> dict[str, Any]:
         "defaultContentType": "application/json",
         "servers": _servers(),
         "channels": channels,
-        "operations": {**_operations_of_clients(events), **_operations_on_redis(channels)},
+        "operations": {**_operations_of_clients(events), **_operations_on_redis(channels, events.streams)},
         "components": {"messages": messages, "securitySchemes": _credentials()},
         "x-refusals": {str(code): status for code, status in STATUSES.items()},
         "x-close-codes": {
@@ -195,9 +197,9 @@ def _operations_of_clients(events: Catalogue) -> dict[str, Any]:
     return operations
 
 
-def _redis_channels(published: Iterable[str]) -> dict[str, Any]:
+def _redis_channels(published: Iterable[str], streams: Mapping[str, StreamEntry]) -> dict[str, Any]:
     bus_messages = {name: _ref("components", "messages", name) for name in published}
-    stream, channel, presence = key("stream"), key(CHANNEL), key("presence")
+    stream, channel = key("stream"), key(CHANNEL)
     return {
         "stream": _redis_channel(
             stream,
@@ -207,11 +209,14 @@ def _redis_channels(published: Iterable[str]) -> dict[str, Any]:
         "events": _redis_channel(
             channel, f"Pub/Sub: `PUBLISH {channel} <json>`. Gone when no bridge listens.", bus_messages
         ),
-        "presence": _redis_channel(
-            presence,
-            "A stream: every change of somebody's presence, in the field `transition`, kept for 24 hours.",
-            {"transition": _ref("components", "messages", "transition")},
-        ),
+        **{
+            name: _redis_channel(
+                key(name),
+                f"A stream: the field `{entry.field}` of each entry. {summary(entry.payload)}",
+                {entry.field: _ref("components", "messages", entry.field)},
+            )
+            for name, entry in streams.items()
+        },
     }
 
 
@@ -224,14 +229,15 @@ def _redis_channel(address: str, description: str, messages: Mapping[str, Any]) 
     }
 
 
-def _operations_on_redis(channels: Mapping[str, Any]) -> dict[str, Any]:
+def _operations_on_redis(channels: Mapping[str, Any], streams: Mapping[str, StreamEntry]) -> dict[str, Any]:
     published = list(channels["stream"]["messages"])
     return {
         "bus.stream": _operation("receive", "stream", published, "What a backbone publishes."),
         "bus.events": _operation("receive", "events", published, "What a backbone publishes and may lose."),
-        "bus.presence": _operation(
-            "send", "presence", ["transition"], "What recorder and backbones may follow."
-        ),
+        **{
+            f"bus.{name}": _operation("send", name, [entry.field], "What recorder and backbones may follow.")
+            for name, entry in streams.items()
+        },
     }
 
 

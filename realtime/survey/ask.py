@@ -18,7 +18,6 @@ import msgspec
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 
-from presence import store
 from realtime.layers.room_layer import RoomChannelLayer, group_message
 from realtime.protocol.rooms import CONTROL_GROUP
 from realtime.redis.client import key, publish_sync, sync_client
@@ -109,10 +108,9 @@ async def _send(layer: Any, message: dict[str, Any]) -> None:
 
 
 def _known() -> dict[str, Instance]:
-    """The processes that answered before, and those that hold a lease."""
+    """The processes that started, or answered, lately."""
     remembered: Any = sync_client().hgetall(key("instances"))
-    leases: Any = sync_client().zrange(f"{store.base()}:nodes", 0, -1)
-    known = {node.decode(): Instance(node.decode(), "", 0, "", 0.0) for node in leases}
+    known: dict[str, Instance] = {}
     for node, raw in remembered.items():
         with contextlib.suppress(msgspec.DecodeError):  # of another version
             known[node.decode()] = msgspec.json.decode(raw, type=Instance)

@@ -22,7 +22,7 @@ from realtime.conf import conf
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-    from realtime.layers.history import Publication
+    from realtime.protocol.publication import Publication
 
 tracer: Tracer | None = None
 """None: off."""

@@ -12,7 +12,8 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history as roomlog
-from realtime.layers.history import Entry, Publication, Unrecoverable, after, append, ends, parse_position
+from realtime.layers.history import after, append, ends
+from realtime.protocol.publication import Entry, Publication, Unrecoverable, parse_position, unpack
 from realtime.redis.client import client, key
 from tests.inprocess import PATIENCE
 
@@ -56,7 +57,7 @@ async def several(count: int, *, start: int = 1, **options) -> list[int]:
 async def logged(group: str = HERE) -> list[Publication]:
     """Everything that is in the log."""
     found: Any = await client().xrange(f"{roomlog.base(group)}:log")
-    return [roomlog.unpack(fields[b"p"]) for _, fields in found]
+    return [unpack(fields[b"p"]) for _, fields in found]
 
 
 async def names(group: str = HERE) -> list[str]:
@@ -234,7 +235,7 @@ async def test_what_is_published_is_what_is_in_the_log():
         while len(published) < 3:
             message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
             assert message is not None
-            published.append(roomlog.unpack(message["data"]))
+            published.append(unpack(message["data"]))
     assert published == await logged()
     assert [publication.exclude for publication in published] == ["somebody", "", ""]
     assert [publication.previous for publication in published[1:]] == [p.position for p in published[:-1]]
@@ -251,7 +252,7 @@ async def test_excluded_connection_is_passed_on_whatever_it_is_called(exclude: s
         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
     assert message is not None
     (publication,) = await logged()
-    assert roomlog.unpack(message["data"]) == publication
+    assert unpack(message["data"]) == publication
     assert publication.exclude == exclude
 
 

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from realtime.layers.fanout import Group
-from realtime.layers.history import Publication
 from realtime.layers.listener import Listener, State
 from realtime.layers.outlets import PublicationBatch
+from realtime.protocol.publication import Publication
 from tests.inprocess import eventually
 
 

@@ -12,9 +12,9 @@ from redis.exceptions import ConnectionError as RedisDown
 
 from realtime.layers import history as roomlog
 from realtime.layers import membership
-from realtime.layers.history import Entry
 from realtime.layers.membership import StockLayer, room_layer
 from realtime.layers.outlets import Ephemeral
+from realtime.protocol.publication import Entry
 from tests.inprocess import eventually
 from tests.layers.test_room_layer import LOST, ROOM, Ears, Gap
 

@@ -22,10 +22,10 @@ from redis.exceptions import RedisError
 
 from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history as roomlog
-from realtime.layers.history import Entry
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import payloads
 from realtime.layers.room_layer import RoomChannelLayer
+from realtime.protocol.publication import Entry
 from realtime.protocol.rooms import HUB, group_name
 from realtime.redis import client as redis_module
 from realtime.redis.client import client

@@ -26,10 +26,10 @@ from realtime.layers import fanout
 from realtime.layers import history as roomlog
 from realtime.layers import loop_layer as process_module
 from realtime.layers.fanout import SLICE
-from realtime.layers.history import Entry
 from realtime.layers.listener import Listener, State
 from realtime.layers.outlets import Ephemeral, payloads
 from realtime.layers.room_layer import RoomChannelLayer
+from realtime.protocol.publication import Entry, Publication, Unrecoverable, unpack
 from realtime.redis import client as redis_module
 from realtime.redis import connection, pipelining
 from realtime.redis.client import client, key
@@ -1500,7 +1500,7 @@ async def test_what_comes_while_a_gap_is_found_out_is_not_forgotten(layer: Any, 
     async def slow(*args: Any) -> Any:
         try:
             return await after(*args)
-        except roomlog.Unrecoverable:
+        except Unrecoverable:
             monkeypatch.setattr(roomlog, "after", after)
             tail = listener.group.tail
             await publish("meanwhile")
@@ -2031,14 +2031,14 @@ async def test_what_is_not_understood_is_left_out(layer: Any, caplog):
 
 async def test_mistake_of_ours_does_not_end_the_subscription(layer: Any, monkeypatch, caplog):
     ears = await Ears.in_rooms(layer, ROOM)
-    unpack, mistakes = roomlog.unpack, iter([True])
+    mistakes = iter([True])
 
-    def unpack_or_fail(payload: bytes) -> roomlog.Publication:
+    def unpack_or_fail(payload: bytes) -> Publication:
         if next(mistakes, False):
             raise RuntimeError("a mistake")
         return unpack(payload)
 
-    monkeypatch.setattr(roomlog, "unpack", unpack_or_fail)
+    monkeypatch.setattr(process_module, "unpack", unpack_or_fail)
     await publish("hello")
     await ears.hear("hello")
     assert "redis connection failed" in caplog.text

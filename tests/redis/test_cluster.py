@@ -21,7 +21,7 @@ from realtime.auth.revocation import now
 from realtime.bridge import bridge
 from realtime.connections import user_limit
 from realtime.layers import history as roomlog
-from realtime.layers.history import Entry
+from realtime.protocol.publication import Entry
 from realtime.publisher import publish
 from realtime.redis import client as redis
 from realtime.redis import cluster

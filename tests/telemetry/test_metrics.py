@@ -20,7 +20,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from realtime.connections.registry import Node
-from realtime.layers.history import Publication
+from realtime.protocol.publication import Publication
 from realtime.server import vitals, websocket_protocol
 from realtime.telemetry import metrics
 from realtime.telemetry.prometheus import CONNECTIONS, exposition, may_read

@@ -19,7 +19,7 @@ from realtime import publisher
 from realtime.auth.tokens import issue
 from realtime.checks.startup import check_settings
 from realtime.connections import handshake
-from realtime.layers.history import Publication, unpack
+from realtime.protocol.publication import Publication, unpack
 from realtime.telemetry import tracing
 from tests.inprocess import Connection, add, bearer, bridging, connected, dead_letters, eventually, refusal
 
