@@ -30,7 +30,7 @@ from realtime.connections.frame_outlet import ConnectionOutlet  # noqa: E402
 from realtime.layers import fanout as fanout_module  # noqa: E402
 from realtime.layers.fanout import Group  # noqa: E402
 from realtime.layers.listener import Listener, State  # noqa: E402
-from realtime.layers.loop_layer import Process  # noqa: E402
+from realtime.layers.loop_layer import LoopLayer  # noqa: E402
 from realtime.server.uvicorn_server import configuration  # noqa: E402
 from realtime.server.websocket_protocol import WebSocketProtocol  # noqa: E402
 from realtime.telemetry.metrics import tally  # noqa: E402
@@ -106,7 +106,7 @@ class FanOut:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.process = Process()
+        self.process = LoopLayer()
         self.groups = [Group(f"hub.thread.{number}", no_history) for number in range(case.rooms)]
         self.wires = Wires()
         self.reader = hiredis.Reader()

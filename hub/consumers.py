@@ -9,7 +9,7 @@ from django.utils.module_loading import import_string
 from redis.exceptions import RedisError
 
 from presence.store import Member
-from presence.tracker import PresenceNode, Presentee
+from presence.tracker import PresenceTracker, Presentee
 from realtime.auth.tokens import Principal
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
@@ -24,7 +24,7 @@ class HubConsumer(NamespaceConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.presence = PresenceNode.current()
+        self.presence = PresenceTracker.current()
         self._untold: set[str] = set()
         """Threads whose customers the client is about to be told."""
 
@@ -88,14 +88,14 @@ class HubConsumer(NamespaceConsumer):
     async def send_customer_state(self, thread_id: str) -> None:
         """Which customers are in the thread; replaces whatever the client knew."""
         self._untold.discard(thread_id)
-        room, customers = thread_room(thread_id), PresenceNode.current(PORTAL)
+        room, customers = thread_room(thread_id), PresenceTracker.current(PORTAL)
         if self.hears(room) and (found := await self._snapshot(customers, room, self.send_customer_state)):
             offset, members = found
             lines = [{name: member[name] for name in ("user_id", "name", "since")} for member in members]
             self.write_event("customer:state", {"thread_id": thread_id, "customers": lines, "offset": offset})
 
     async def _snapshot(
-        self, presence: PresenceNode, room: str, again: Action
+        self, presence: PresenceTracker, room: str, again: Action
     ) -> tuple[str, list[Member]] | None:
         """Where a room stands, and who is there; None: not now, it is tried again."""
         _, _, group = room.partition(":")

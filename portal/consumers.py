@@ -9,7 +9,7 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
-from presence.tracker import PresenceNode, Presentee
+from presence.tracker import PresenceTracker, Presentee
 from realtime.auth.tokens import Principal
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
@@ -27,7 +27,7 @@ class PortalConsumer(NamespaceConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.presence = PresenceNode.current(PORTAL) if conf().customer_presence else None
+        self.presence = PresenceTracker.current(PORTAL) if conf().customer_presence else None
         self._threads: set[str] = set()
         """Where the customer is seen through this connection."""
         self._expelled: set[str] = set()

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from presence import store
-from presence.tracker import PresenceNode
+from presence.tracker import PresenceTracker
 from realtime.auth.tokens import Principal
 from realtime.layers.signals import PresenceChanged, broadcast
 from realtime.protocol.bus_message import Delivery, InvalidMessage
@@ -35,7 +35,7 @@ class Listed(Protocol):
 
     connection_id: str
     principal: Principal
-    presence: PresenceNode
+    presence: PresenceTracker
 
     @property
     def is_listed(self) -> bool:

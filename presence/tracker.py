@@ -18,7 +18,7 @@ from presence import store
 from presence.store import LeaseLost, Member, Operation, State, Status
 from realtime.auth import revocation
 from realtime.conf import conf
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.signals import PresenceChanged
 from realtime.protocol.rooms import HUB
 from realtime.redis.client import is_cancelled
@@ -65,12 +65,12 @@ class _Pending:
             self.answer.set_exception(error if isinstance(error, RedisError) else RedisError("interrupted"))
 
 
-class PresenceNode:
+class PresenceTracker:
     """The presence side of this process, for one namespace. Every call to Redis also renews its lease."""
 
     def __init__(self, namespace: str = HUB) -> None:
         self.namespace = namespace
-        self.node = Node.current()
+        self.node = ConnectionRegistry.current()
         self.node.before_stop(self.close)
         if namespace == HUB:
             self.node.on_presence = self._remember  # a customer's status is changed by nobody else
@@ -96,7 +96,7 @@ class PresenceNode:
         self._snapshot_at: dict[str, float] = {}
 
     @classmethod
-    def current(cls, namespace: str = HUB) -> PresenceNode:
+    def current(cls, namespace: str = HUB) -> PresenceTracker:
         """The presence node of the running loop."""
         nodes = _nodes()
         if namespace not in nodes:
@@ -148,7 +148,7 @@ class PresenceNode:
         )
 
     def disconnect(self, connection_id: str) -> None:
-        """A connection was lost (and `Node` has forgotten it): the grace period of its user may begin."""
+        """A connection was lost (and `ConnectionRegistry` has forgotten it): the grace period of its user may begin."""
         if (presentee := self._present.pop(connection_id, None)) is None:
             return
         if not any(self.node.connections_of(self.namespace, presentee.user_id)):
@@ -464,12 +464,12 @@ class PresenceNode:
         return asyncio.get_running_loop().time()
 
 
-def _cancel_all(nodes: Mapping[str, PresenceNode]) -> None:
+def _cancel_all(nodes: Mapping[str, PresenceTracker]) -> None:
     for node in nodes.values():
         node.cancel()
 
 
-_nodes: PerLoop[dict[str, PresenceNode]] = PerLoop(dict, _cancel_all)
+_nodes: PerLoop[dict[str, PresenceTracker]] = PerLoop(dict, _cancel_all)
 """By namespace."""
 
 

@@ -47,7 +47,7 @@ async def process(realtime_redis: str) -> AsyncIterator[str]:
     from realtime.redis import client
 
     yield realtime_redis
-    await presence_node.PresenceNode.close_all()
+    await presence_node.PresenceTracker.close_all()
     if (here := registry.nodes.pop()) is not None:
         await here.stop()
     await get_channel_layer().flush()

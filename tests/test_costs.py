@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from realtime.auth.tokens import issue
 from realtime.conf import conf
 from realtime.connections.consumer import REPLAY_BYTES
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import history as roomlog
 from realtime.protocol.publication import Entry
 from realtime.redis.client import client
@@ -38,7 +38,7 @@ async def publish(group: str, publications: int, size: int) -> None:
 
 
 def inside() -> Any:
-    (only,) = Node.current().connections.values()
+    (only,) = ConnectionRegistry.current().connections.values()
     return only
 
 

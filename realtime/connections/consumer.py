@@ -24,7 +24,7 @@ from realtime.connections import handshake
 from realtime.connections import user_limit as seats
 from realtime.connections.frame_outlet import EXTENSION, AsgiWriter, ConnectionOutlet, HandingOver
 from realtime.connections.rate_limit import Bucket
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.connections.user_limit import Seat
 from realtime.layers.listener import Listener
 from realtime.layers.membership import room_layer
@@ -37,7 +37,7 @@ from realtime.protocol.payloads import InvalidPayload, Payload, parse_payload
 from realtime.protocol.replies import Resumption
 from realtime.protocol.rooms import group_name, groups_of, thread_of, thread_room, user_room
 from realtime.protocol.values import plain
-from realtime.tasks.serial import Turns
+from realtime.tasks.serial import SerialExecutor
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import digest, speak_for, spelled
 
@@ -60,7 +60,7 @@ _COUNT_AS_INVALID = frozenset(
 )
 
 
-class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
+class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
     """A connection to one namespace. Handlers of client events (`@client_event`) get it as their first argument.
 
     Its frames and timers are dealt with one at a time, in turn. What its rooms receive is written as it comes
@@ -78,7 +78,7 @@ class NamespaceConsumer(Turns, AsyncJsonWebsocketConsumer):
         self.rooms: dict[str, Listener] = {}
         """The rooms this connection is in."""
         self.accepted = False
-        self.node = Node.current()
+        self.node = ConnectionRegistry.current()
         self.outlet: ConnectionOutlet
         self._to_start: list[Listener] = []
         """Of rooms just entered: they start once the client has been told."""

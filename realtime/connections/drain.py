@@ -8,7 +8,7 @@ import logging
 import random
 
 from realtime.conf import conf
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.protocol.close_codes import CloseCode
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ async def drain() -> None:
 
     At once would send all clients to the other instances in the same moment.
     """
-    node, seconds = Node.current(), conf().drain_seconds
+    node, seconds = ConnectionRegistry.current(), conf().drain_seconds
     node.is_draining = True
     leaving = list(node.connections.values())
     random.shuffle(leaving)

@@ -22,7 +22,7 @@ from realtime.auth.tokens import (
     headers_of,
 )
 from realtime.conf import conf
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.protocol.handshake_errors import STATUSES, RefusalCode
 from realtime.telemetry import metrics, tracing
 
@@ -78,9 +78,9 @@ def draining() -> Refused:
 
 def check_capacity() -> None:
     """Raises `Refused` when this process may not have one more connection."""
-    if Node.current().is_draining:
+    if ConnectionRegistry.current().is_draining:
         raise draining()
-    if 0 < conf().limits.connections <= len(Node.current().connections):
+    if 0 < conf().limits.connections <= len(ConnectionRegistry.current().connections):
         raise at_capacity()
 
 

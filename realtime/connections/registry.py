@@ -77,7 +77,7 @@ REVIEW_SECONDS = 30.0
 """Who is asked for a connection's rights, other than Redis, has so long to answer: all rooms wait for it."""
 
 
-class Node:
+class ConnectionRegistry:
     """This process, as one event loop sees it."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Node:
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     @classmethod
-    def current(cls) -> Node:
+    def current(cls) -> ConnectionRegistry:
         """The node of the running loop."""
         return nodes()
 
@@ -341,7 +341,7 @@ class Node:
             self._probes.pop(probe, None)
 
 
-nodes: PerLoop[Node] = PerLoop(Node, Node.abort)
+nodes: PerLoop[ConnectionRegistry] = PerLoop(ConnectionRegistry, ConnectionRegistry.abort)
 
 
 def _each(connections: Sequence[Connection], obey: Callable[[Connection], None]) -> None:

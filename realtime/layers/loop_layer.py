@@ -69,7 +69,7 @@ class SharedRead:
             asyncio.get_running_loop().call_soon(self._tell)
 
 
-class Process:
+class LoopLayer:
     """The layer in one event loop."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from channels.layers import BaseChannelLayer
 
 from realtime.layers import history as roomlog
 from realtime.layers.listener import Listener
-from realtime.layers.loop_layer import Process, process_channel
+from realtime.layers.loop_layer import LoopLayer, process_channel
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, Queue, copy
 from realtime.protocol.publication import Entry, parse_position
 from realtime.redis.client import client, key, publish_sync
@@ -51,10 +51,10 @@ class RoomChannelLayer(BaseChannelLayer):
     ) -> None:
         compiled: Any = self.compile_capacities(channel_capacity or {})
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=compiled)
-        self._processes = PerLoop(Process, Process.abort)
+        self._processes = PerLoop(LoopLayer, LoopLayer.abort)
 
     @property
-    def _here(self) -> Process:
+    def _here(self) -> LoopLayer:
         return self._processes()
 
     # --- Channels --------------------------------------------------------------------------------

@@ -17,19 +17,19 @@ LAYOUT = 1
 for something else. What only adds to them is the same layout."""
 
 
-class OtherLayout(RedisError):
+class OtherSchemaVersion(RedisError):
     """This Redis is in use by a version that writes it differently."""
 
 
 async def claim() -> None:
-    """Say which layout this is, unless it is said. Raises `OtherLayout`, or `redis.RedisError`."""
+    """Say which layout this is, unless it is said. Raises `OtherSchemaVersion`, or `redis.RedisError`."""
     name = key("layout")
     found: Any = await execute("GET", name)
     if found is None:  # first a read: it passes even when Redis is full
         await execute("SET", name, LAYOUT, "NX")
         found = await execute("GET", name)
     if found != str(LAYOUT).encode():
-        raise OtherLayout(
+        raise OtherSchemaVersion(
             f"{name} is {found and found.decode(errors='replace')}, this version writes {LAYOUT}: "
             "let it run under a REALTIME_PREFIX of its own (docs/deployment.md)"
         )

@@ -10,7 +10,7 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime.connections.handshake import Receive, Send
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.server.vitals import watch
 from realtime.server.websocket_protocol import measure_backlog
 
@@ -38,18 +38,18 @@ async def lifespan(scope: Any, receive: Receive, send: Send) -> None:
 
 async def _join() -> None:
     with contextlib.suppress(RedisError, OSError):
-        await Node.current().start()
+        await ConnectionRegistry.current().start()
 
 
 async def goodbye() -> None:
     """All connections are closed: tell Redis what is still pending, and give everything back."""
     with contextlib.suppress(RedisError, TimeoutError):
         async with asyncio.timeout(GOODBYE_SECONDS):
-            await Node.current().close()
-    await Node.current().stop()  # it answers no more, so that nobody remembers it after this
+            await ConnectionRegistry.current().close()
+    await ConnectionRegistry.current().stop()  # it answers no more, so that nobody remembers it after this
     with contextlib.suppress(RedisError, TimeoutError):
         async with asyncio.timeout(GOODBYE_SECONDS):
-            await Node.current().leave()
+            await ConnectionRegistry.current().leave()
     layer: Any = get_channel_layer()
     with contextlib.suppress(RedisError, OSError):
         await layer.flush()

@@ -6,7 +6,7 @@ import asyncio
 
 from redis.exceptions import RedisError
 
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.redis import schema_version
 from realtime.tasks.per_loop import PerLoop
 
@@ -18,7 +18,7 @@ PROOF_SECONDS = 0.8
 
 async def reasons_not_ready() -> list[str]:
     """Why this process cannot deliver, as the last proof found; empty when it can."""
-    if Node.current().is_draining:
+    if ConnectionRegistry.current().is_draining:
         return ["draining"]
     return await _readiness().reasons()
 
@@ -33,11 +33,13 @@ async def prove() -> list[str]:
         async with asyncio.timeout(PROOF_SECONDS):
             await schema_version.claim()
 
-    answers = await asyncio.gather(ask(), Node.current().probe(PROOF_SECONDS), return_exceptions=True)
+    answers = await asyncio.gather(
+        ask(), ConnectionRegistry.current().probe(PROOF_SECONDS), return_exceptions=True
+    )
     names = ("redis does not answer", "a probe did not come back through the subscription")
     reasons = []
     for name, answer in zip(names, answers, strict=True):
-        if isinstance(answer, schema_version.OtherLayout):
+        if isinstance(answer, schema_version.OtherSchemaVersion):
             reasons.append(str(answer))
         elif isinstance(answer, RedisError | OSError):
             reasons.append(name)

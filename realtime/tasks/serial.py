@@ -20,7 +20,7 @@ _running: set[asyncio.Task[None]] = set()
 Action = Callable[..., Awaitable[None]]
 
 
-class Turns:
+class SerialExecutor:
     """Mixin: frames, timers and signals wait for each other, so that none sees another one half-way."""
 
     LONGEST: ClassVar[float] = 86400.0

@@ -19,7 +19,7 @@ from portal.consumers import PortalConsumer
 from realtime.auth.tokens import issue, verify
 from realtime.connections import consumer as consumers
 from realtime.connections import rate_limit
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import history
 from realtime.layers.room_layer import RoomChannelLayer
 from realtime.protocol import catalogue
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("process")
 
 def consumer() -> Any:
     """The one connection of this process, from inside."""
-    (only,) = Node.current().connections.values()
+    (only,) = ConnectionRegistry.current().connections.values()
     return only
 
 
@@ -104,7 +104,7 @@ async def test_connection_that_was_refused_is_not_counted():
     await client().set(key("disconnected", "hub", "7"), repr(time.time() + 60))
     await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
     assert gauge.get() == before
-    assert not Node.current().connections
+    assert not ConnectionRegistry.current().connections
 
 
 async def test_closed_connection_leaves_nothing_behind():
@@ -112,7 +112,7 @@ async def test_closed_connection_leaves_nothing_behind():
     async with connected() as ana:
         await ana.call("join:thread", {"thread_id": 42})
         groups = set(layer.groups)
-    await eventually(lambda: not Node.current().connections)
+    await eventually(lambda: not ConnectionRegistry.current().connections)
     assert {name for name in groups if ".thread." in name}
     assert not [name for name in layer.groups if ".user." in name or ".thread." in name]
 
@@ -352,7 +352,7 @@ async def test_peer_that_is_gone_is_no_error(client_event, caplog):
     await ana.handshake()
     await ana.send("test:event")
     await ana.communicator.wait(PATIENCE)
-    await eventually(lambda: not Node.current().connections)
+    await eventually(lambda: not ConnectionRegistry.current().connections)
     assert "Traceback" not in caplog.text
 
 
@@ -378,14 +378,14 @@ async def test_clean_up_that_redis_refuses_is_logged_and_completed(monkeypatch, 
     async with connected():
         pass
     await eventually(lambda: "clean-up incomplete" in caplog.text)
-    assert not Node.current().connections
+    assert not ConnectionRegistry.current().connections
 
 
 async def test_application_that_is_cancelled_cleans_up_too():
     async with connected() as ana:
         ana.communicator.future.cancel()
         await asyncio.gather(ana.communicator.future, return_exceptions=True)
-        assert not Node.current().connections
+        assert not ConnectionRegistry.current().connections
 
 
 # --- Rooms -------------------------------------------------------------------------------------------

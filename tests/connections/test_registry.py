@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisDown
 
 from realtime.auth.revocation import MARK_SECONDS
 from realtime.connections import registry as node_module
-from realtime.connections.registry import REVIEW_BATCH, Node
+from realtime.connections.registry import REVIEW_BATCH, ConnectionRegistry
 from realtime.layers import membership
 from realtime.layers.signals import (
     PresenceChanged,
@@ -63,13 +63,13 @@ class Connection:
 
 
 @pytest.fixture
-async def node() -> Node:
-    node = Node.current()
+async def node() -> ConnectionRegistry:
+    node = ConnectionRegistry.current()
     await node.start()
     return node
 
 
-async def tell(node: Node, signal: Signal) -> None:
+async def tell(node: ConnectionRegistry, signal: Signal) -> None:
     """Broadcast, and wait until this node has obeyed."""
     await broadcast(signal)
     await node.probe(PATIENCE)
@@ -78,11 +78,11 @@ async def tell(node: Node, signal: Signal) -> None:
 # --- Connections -------------------------------------------------------------------------------------
 
 
-async def test_loop_has_one_node(node: Node):
-    assert Node.current() is node
+async def test_loop_has_one_node(node: ConnectionRegistry):
+    assert ConnectionRegistry.current() is node
 
 
-async def test_connections_are_found_by_user_and_namespace(node: Node):
+async def test_connections_are_found_by_user_and_namespace(node: ConnectionRegistry):
     one, two = Connection("c1"), Connection("c2")
     other_user, other_namespace = Connection("c3", user_id="8"), Connection("c4", namespace="portal")
     for connection in (one, two, other_user, other_namespace):
@@ -92,7 +92,7 @@ async def test_connections_are_found_by_user_and_namespace(node: Node):
     assert set(node.connections_of("portal", "8")) == set()
 
 
-async def test_removed_connection_is_forgotten(node: Node):
+async def test_removed_connection_is_forgotten(node: ConnectionRegistry):
     one = Connection("c1")
     node.add(one)
     node.remove(one)
@@ -104,7 +104,7 @@ async def test_removed_connection_is_forgotten(node: Node):
 # --- Signals -----------------------------------------------------------------------------------------
 
 
-async def test_disconnected_user_leaves_with_the_operators_reason(node: Node):
+async def test_disconnected_user_leaves_with_the_operators_reason(node: ConnectionRegistry):
     older, same, newer = (Connection(f"c{at}", at=at) for at in (99.0, 100.0, 101.0))
     other_namespace = Connection("p", namespace="portal", at=99.0)
     for connection in (older, same, newer, other_namespace):
@@ -115,7 +115,7 @@ async def test_disconnected_user_leaves_with_the_operators_reason(node: Node):
     assert (newer.told, other_namespace.told) == ([], [])
 
 
-async def test_revoked_token_ends_what_it_opened_and_nothing_else(node: Node):
+async def test_revoked_token_ends_what_it_opened_and_nothing_else(node: ConnectionRegistry):
     theirs, other = Connection("c1", jti="j1"), Connection("c2", jti="j2")
     node.add(theirs)
     node.add(other)
@@ -124,7 +124,7 @@ async def test_revoked_token_ends_what_it_opened_and_nothing_else(node: Node):
     assert other.told == []
 
 
-async def test_revoked_token_no_longer_ends_who_goes_on_with_another(node: Node):
+async def test_revoked_token_no_longer_ends_who_goes_on_with_another(node: ConnectionRegistry):
     renewed, stays = Connection("c1", jti="j1"), Connection("c2", jti="j1")
     for connection in (renewed, stays):
         node.add(connection)
@@ -139,7 +139,7 @@ async def test_revoked_token_no_longer_ends_who_goes_on_with_another(node: Node)
     assert not node._tokens
 
 
-async def test_connection_that_fails_to_end_is_not_the_others_problem(node: Node, caplog):
+async def test_connection_that_fails_to_end_is_not_the_others_problem(node: ConnectionRegistry, caplog):
     before, broken, after = (Connection(f"c{n}", jti="j1") for n in range(3))
     broken.terminate = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
     for connection in (before, broken, after):
@@ -164,7 +164,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_rights_are_looked_at_again_until_redis_has_answered_for_everyone(node: Node, caplog):
+async def test_rights_are_looked_at_again_until_redis_has_answered_for_everyone(
+    node: ConnectionRegistry, caplog
+):
     everybody = [Connection(f"c{n}") for n in range(REVIEW_BATCH * 2 + 1)]
     for n, connection in enumerate(everybody):
         connection.reviews = [RedisDown("away")] * (n % 3)
@@ -175,7 +177,9 @@ async def test_rights_are_looked_at_again_until_redis_has_answered_for_everyone(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_connection_whose_rights_cannot_be_known_is_closed_and_the_others_stay(node: Node, caplog):
+async def test_connection_whose_rights_cannot_be_known_is_closed_and_the_others_stay(
+    node: ConnectionRegistry, caplog
+):
     fails, fine = Connection("c1"), Connection("c2")
     fails.reviews = [ZeroDivisionError()]
     for connection in (fails, fine):
@@ -189,7 +193,7 @@ async def test_connection_whose_rights_cannot_be_known_is_closed_and_the_others_
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("how", ["does not answer", "cannot be reached"])
 async def test_policy_that_gives_no_answer_holds_up_the_others_for_a_while_only(
-    node: Node, monkeypatch, caplog, how: str
+    node: ConnectionRegistry, monkeypatch, caplog, how: str
 ):
     async def review() -> None:
         if how == "does not answer":
@@ -208,7 +212,9 @@ async def test_policy_that_gives_no_answer_holds_up_the_others_for_a_while_only(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_redis_that_does_not_answer_is_waited_for_however_long_that_takes(node: Node, monkeypatch):
+async def test_redis_that_does_not_answer_is_waited_for_however_long_that_takes(
+    node: ConnectionRegistry, monkeypatch
+):
     monkeypatch.setattr(node_module, "REVIEW_SECONDS", 0.1)
     connection = Connection("c1")
     connection.reviews = [RedisDown("away")] * 50
@@ -219,7 +225,7 @@ async def test_redis_that_does_not_answer_is_waited_for_however_long_that_takes(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_connection_that_ends_meanwhile_is_not_waited_for(node: Node):
+async def test_connection_that_ends_meanwhile_is_not_waited_for(node: ConnectionRegistry):
     gone = Connection("c1")
     gone.reviews = [RedisDown("away")] * 1_000_000
     node.add(gone)
@@ -230,7 +236,9 @@ async def test_connection_that_ends_meanwhile_is_not_waited_for(node: Node):
 
 
 @pytest.mark.parametrize("seconds", [0.0, MARK_SECONDS / 2, MARK_SECONDS / 2 + 0.1, 10_000.0])
-async def test_after_a_loss_longer_than_orders_are_remembered_all_begin_anew(node: Node, seconds: float):
+async def test_after_a_loss_longer_than_orders_are_remembered_all_begin_anew(
+    node: ConnectionRegistry, seconds: float
+):
     everybody = [Connection(f"c{n}") for n in range(3)]
     for connection in everybody:
         node.add(connection)
@@ -241,7 +249,7 @@ async def test_after_a_loss_longer_than_orders_are_remembered_all_begin_anew(nod
     assert all(connection.reviewed == (not is_long) for connection in everybody)
 
 
-async def test_lost_subscription_has_every_connection_looked_at(node: Node):
+async def test_lost_subscription_has_every_connection_looked_at(node: ConnectionRegistry):
     theirs = Connection("c1")
     node.add(theirs)
     await client().client_kill_filter(_type="pubsub")
@@ -249,7 +257,7 @@ async def test_lost_subscription_has_every_connection_looked_at(node: Node):
     await node.probe(5)
 
 
-async def test_revoked_thread_is_left_by_that_portal_user_only(node: Node):
+async def test_revoked_thread_is_left_by_that_portal_user_only(node: ConnectionRegistry):
     theirs, hub_user = Connection("c1", namespace="portal"), Connection("c2", namespace="hub")
     other = Connection("c3", user_id="8", namespace="portal")
     for connection in (theirs, hub_user, other):
@@ -259,7 +267,7 @@ async def test_revoked_thread_is_left_by_that_portal_user_only(node: Node):
     assert (hub_user.told, other.told) == ([], [])
 
 
-async def test_presence_is_passed_on(node: Node):
+async def test_presence_is_passed_on(node: ConnectionRegistry):
     heard: list[PresenceChanged] = []
     node.on_presence = heard.append
     signal = PresenceChanged(user_id="7", status="away", chosen=True, since=1.0)
@@ -267,7 +275,7 @@ async def test_presence_is_passed_on(node: Node):
     assert heard == [signal]
 
 
-async def test_signal_nobody_understands_does_no_harm(node: Node, caplog):
+async def test_signal_nobody_understands_does_no_harm(node: ConnectionRegistry, caplog):
     """From a newer version, in a rolling update."""
     layer: Any = get_channel_layer()
     await layer.group_send(CONTROL_GROUP, {"type": "control.signal", "signal": {"type": "FromTheFuture"}})
@@ -278,7 +286,7 @@ async def test_signal_nobody_understands_does_no_harm(node: Node, caplog):
     assert "signal not understood" in caplog.text
 
 
-async def test_node_that_stopped_hears_nothing(node: Node):
+async def test_node_that_stopped_hears_nothing(node: ConnectionRegistry):
     theirs = Connection("c1", jti="j1")
     node.add(theirs)
     await node.stop()
@@ -288,7 +296,7 @@ async def test_node_that_stopped_hears_nothing(node: Node):
     await node.stop()
 
 
-async def test_node_starts_once_however_many_connect(node: Node):
+async def test_node_starts_once_however_many_connect(node: ConnectionRegistry):
     channel = node._channel
     await asyncio.gather(*(node.start() for _ in range(10)))
     assert node._channel == channel
@@ -310,10 +318,10 @@ def test_reason_fits_into_a_close_frame(reason: str):
 
 
 async def test_probe_comes_back_through_the_subscription():
-    await Node.current().probe(5)
+    await ConnectionRegistry.current().probe(5)
 
 
-async def test_callers_at_the_same_time_share_a_probe(node: Node, monkeypatch):
+async def test_callers_at_the_same_time_share_a_probe(node: ConnectionRegistry, monkeypatch):
     sent = 0
     real: Any = node._layer
 
@@ -346,7 +354,7 @@ async def test_node_on_another_layer_hears_again_after_the_layer_failed(process:
             return await super().receive(channel)
 
     monkeypatch.setattr(membership, "PAUSE", 0.01)
-    node, layer = Node(), Failing()
+    node, layer = ConnectionRegistry(), Failing()
     monkeypatch.setattr(node, "_layer", membership.StockLayer.around(layer))
     await node.start()
     await node.probe(5)
@@ -355,7 +363,7 @@ async def test_node_on_another_layer_hears_again_after_the_layer_failed(process:
 
 
 async def test_node_that_could_not_start_leaves_no_channel_behind(process: str, monkeypatch):
-    node = Node()
+    node = ConnectionRegistry()
     before = set(node._layer._here.channels)
 
     async def group_add(*args: Any) -> None:
@@ -367,14 +375,14 @@ async def test_node_that_could_not_start_leaves_no_channel_behind(process: str, 
     assert set(node._layer._here.channels) == before
 
 
-async def test_probe_that_does_not_come_back_times_out(node: Node):
+async def test_probe_that_does_not_come_back_times_out(node: ConnectionRegistry):
     node._layer.detach(node._channel)
     with pytest.raises(TimeoutError):
         await node.probe(0.1)
     assert not node._probes
 
 
-async def test_stale_answer_to_a_probe_is_ignored(node: Node):
+async def test_stale_answer_to_a_probe_is_ignored(node: ConnectionRegistry):
     await node._layer.group_send(node._own_group, {"type": "node.probe", "probe": "long ago"})
     await node.probe(PATIENCE)
 
@@ -403,7 +411,7 @@ async def test_process_that_hears_nothing_is_not_ready(monkeypatch):
     async def deaf(timeout: float) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(Node.current(), "probe", deaf)
+    monkeypatch.setattr(ConnectionRegistry.current(), "probe", deaf)
     answer = await http("/readyz")
     assert answer.status == 503
     assert answer.json["reasons"] == ["a probe did not come back through the subscription"]
@@ -413,7 +421,7 @@ async def test_mistake_in_the_probe_is_not_hidden(monkeypatch):
     async def broken(timeout: float) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Node.current(), "probe", broken)
+    monkeypatch.setattr(ConnectionRegistry.current(), "probe", broken)
     with pytest.raises(ZeroDivisionError):
         await reasons_not_ready()
 
@@ -449,7 +457,7 @@ async def test_metrics_want_their_token_when_there_is_one(settings, given: dict[
 
 
 async def test_signals_reach_a_node_that_starts_with_its_first_probe():
-    node = Node.current()
+    node = ConnectionRegistry.current()
     await node.probe(PATIENCE)
     theirs = Connection("c1", jti="j1")
     node.add(theirs)

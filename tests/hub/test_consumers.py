@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
 from presence import store
-from presence.tracker import PresenceNode
+from presence.tracker import PresenceTracker
 from realtime.auth.tokens import Principal, issue
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.protocol.close_codes import CloseCode
@@ -149,7 +149,7 @@ async def test_status_set_over_the_bus():
 async def test_process_remembers_what_the_bridge_tells(world: World):
     async with bridging(), connected("hub", "7"):
         await add("presence:set", {"user_id": 7, "status": "away"})
-        node = PresenceNode.current()
+        node = PresenceTracker.current()
         await eventually(lambda: node._states["7"].status == "away")
         assert node._states["7"].chosen
         await add("presence:set", {"user_id": 7, "status": "online"})
@@ -222,7 +222,7 @@ async def test_state_comes_anew_when_missed_changes_cannot_be_recovered():
 async def test_state_of_a_group_that_was_left_meanwhile_is_not_sent():
     async with connected("hub", "7") as ana:
         await ana.expect("presence:state")
-        (inside,) = PresenceNode.current().node.connections.values()
+        (inside,) = PresenceTracker.current().node.connections.values()
         await inside.send_presence_state("vip")  # type: ignore[attr-defined]
         await ana.nothing("presence:state")
 

@@ -22,9 +22,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.exceptions import RedisError
 
 from dev.embedded_redis import EmbeddedRedis
-from realtime.layers import fanout
+from realtime.layers import fanout, loop_layer
 from realtime.layers import history as roomlog
-from realtime.layers import loop_layer as process_module
 from realtime.layers.fanout import SLICE
 from realtime.layers.listener import Listener, State
 from realtime.layers.outlets import Ephemeral, payloads
@@ -1347,7 +1346,7 @@ async def test_outbox_that_is_full_refuses_and_takes_more_once_redis_has_answere
     layer: Any, monkeypatch, size: int, outbox: int
 ):
     """However many messages there are, and however large."""
-    monkeypatch.setattr(process_module, "OUTBOX", outbox)
+    monkeypatch.setattr(loop_layer, "OUTBOX", outbox)
     large = message("x" * size)
     for _ in range(2):
         answers = await asyncio.gather(
@@ -1813,7 +1812,7 @@ async def test_orders_count_as_missed_from_the_moment_the_process_was_suspended(
     here, hours = layer._here, 13 * 3600
     awake_at = here._awake_at[-1]
     clock = SimpleNamespace(time=lambda: awake_at + hours)
-    monkeypatch.setattr(process_module, "time", clock)  # it wakes up
+    monkeypatch.setattr(loop_layer, "time", clock)  # it wakes up
     if watch_is_first:
         await eventually(lambda: here._awake_at[-1] > awake_at)
     with server.client() as redis:
@@ -2038,7 +2037,7 @@ async def test_mistake_of_ours_does_not_end_the_subscription(layer: Any, monkeyp
             raise RuntimeError("a mistake")
         return unpack(payload)
 
-    monkeypatch.setattr(process_module, "unpack", unpack_or_fail)
+    monkeypatch.setattr(loop_layer, "unpack", unpack_or_fail)
     await publish("hello")
     await ears.hear("hello")
     assert "redis connection failed" in caplog.text

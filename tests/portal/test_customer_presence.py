@@ -14,7 +14,7 @@ from hub.consumers import HubConsumer
 from portal import grants
 from presence import store
 from presence.sweeper import Sweeper
-from presence.tracker import PresenceNode
+from presence.tracker import PresenceTracker
 from realtime.auth.tokens import issue
 from realtime.protocol.rooms import PORTAL
 from realtime.redis.client import client
@@ -47,16 +47,16 @@ async def watch(attendant: Connection, thread: str = "42") -> set[str]:
 
 
 async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they_are(wanted, monkeypatch):
-    snapshot = PresenceNode.snapshot
+    snapshot = PresenceTracker.snapshot
 
-    async def snapshot_and_expelled(presence: PresenceNode, group: str) -> list[store.Member]:
+    async def snapshot_and_expelled(presence: PresenceTracker, group: str) -> list[store.Member]:
         found = await snapshot(presence, group)
         if group == "42":
             for connection in presence.tracker.connections.values():
                 connection.expel("thread:42", "expelled")
         return found
 
-    monkeypatch.setattr(PresenceNode, "snapshot", snapshot_and_expelled)
+    monkeypatch.setattr(PresenceTracker, "snapshot", snapshot_and_expelled)
     async with connected("hub", "7") as ana:
         await ana.call("join:thread", {"thread_id": "42"})
         await ana.expect("room:left", room="thread:42")
@@ -187,7 +187,7 @@ async def test_state_of_a_thread_that_was_left_meanwhile_is_not_sent():
     async with connected("hub", "7") as ana:
         assert await watch(ana) == set()
         await ana.call("leave:thread", {"thread_id": "42"})
-        (inside,) = PresenceNode.current().node.connections.values()
+        (inside,) = PresenceTracker.current().node.connections.values()
         assert isinstance(inside, HubConsumer)
         await inside.send_customer_state("42")
         await ana.nothing("customer:state")
@@ -197,7 +197,7 @@ async def test_state_of_a_thread_that_was_left_meanwhile_is_not_sent():
 async def test_state_comes_again_after_a_gap():
     async with connected("hub", "7") as ana:
         assert await watch(ana) == set()
-        (inside,) = PresenceNode.current().node.connections.values()
+        (inside,) = PresenceTracker.current().node.connections.values()
         assert isinstance(inside, HubConsumer)
         inside.outlet.gap("thread:42", "lost")
         await ana.expect("room:gap")

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from presence import store
 from presence.store import LeaseLost
 from presence.sweeper import Sweeper
-from presence.tracker import BATCH_BYTES, PresenceNode, Presentee
+from presence.tracker import BATCH_BYTES, PresenceTracker, Presentee
 from realtime.redis.client import client
 from tests.inprocess import eventually
 
@@ -169,7 +169,7 @@ def test_what_is_due_after_a_standstill_is_put_off_by_several_calls_and_not_judg
 
 
 async def test_operations_that_were_too_much_for_one_call_are_done_by_the_next(world: World):
-    node = PresenceNode.current()
+    node = PresenceTracker.current()
     for number in range(2 * SHARE):
         await node.connect(Presentee(f"tab-{number}", "ana", "Ana", ("attendants",)))
     for number in range(2 * SHARE - 1):
@@ -197,7 +197,7 @@ async def test_calls_are_bounded_in_bytes(world: World, monkeypatch):
 
     monkeypatch.setattr(store, "WORK", 1000)
     monkeypatch.setattr(store, "_call", measured)
-    node, name = PresenceNode.current(), "n" * (BATCH_BYTES // 8)
+    node, name = PresenceTracker.current(), "n" * (BATCH_BYTES // 8)
     waiting = [node.connect(Presentee(f"tab-{n}", f"user-{n}", name, ("attendants",))) for n in range(20)]
     for arrival in [eventually(lambda: connections(world) == 20), *waiting][::-1]:
         await arrival
@@ -208,7 +208,7 @@ async def test_calls_are_bounded_in_bytes(world: World, monkeypatch):
 
 
 async def test_connections_that_redis_still_knows_and_the_process_not_are_taken_off(world: World):
-    node = PresenceNode.current()
+    node = PresenceTracker.current()
     await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     for number in range(35):
         world.apply(
@@ -230,7 +230,7 @@ async def test_connections_that_redis_still_knows_and_the_process_not_are_taken_
 
 
 async def test_registration_that_was_interrupted_is_begun_again(world: World, monkeypatch):
-    node = PresenceNode.current()
+    node = PresenceTracker.current()
     for number in range(35):
         await node.connect(Presentee(f"tab-{number}", f"user-{number}", "", ("attendants",)))
     world.transitions()
@@ -255,7 +255,7 @@ async def test_registration_that_was_interrupted_is_begun_again(world: World, mo
 async def test_user_who_was_told_offline_while_the_process_was_cut_off_is_registered_again(world: World):
     from realtime.layers.signals import PresenceChanged
 
-    node = PresenceNode.current()
+    node = PresenceTracker.current()
     await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     expire(world, node.node.id)
     world.sweep()
@@ -270,7 +270,7 @@ async def test_user_who_was_told_offline_while_the_process_was_cut_off_is_regist
 
 
 async def test_operation_that_fails_in_lua_does_not_take_the_others_with_it(world: World, caplog):
-    node = PresenceNode.current()
+    node = PresenceTracker.current()
     await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     world.redis.hset(f"{world.base}:connections", "odd", "no JSON")
     world.redis.sadd(f"{world.base}:open:bob", "odd")
@@ -286,7 +286,7 @@ async def test_operation_that_fails_in_lua_does_not_take_the_others_with_it(worl
 
 
 async def test_operation_that_cannot_be_encoded_fails_alone(world: World):
-    node = PresenceNode.current()
+    node = PresenceTracker.current()
     with pytest.raises(UnicodeEncodeError):
         await node.connect(Presentee("tab-1", "ana", "\ud800", ("attendants",)))
     await node.connect(Presentee("tab-2", "bob", "Bob", ("attendants",)))
@@ -294,7 +294,7 @@ async def test_operation_that_cannot_be_encoded_fails_alone(world: World):
 
 
 async def test_heartbeats_of_an_outage_are_told_once_each(world: World, monkeypatch):
-    node = PresenceNode.current()
+    node = PresenceTracker.current()
     await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     failures = 0
 

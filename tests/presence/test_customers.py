@@ -8,7 +8,7 @@ import pytest
 
 from presence import store
 from presence.events import announcements
-from presence.tracker import PresenceNode, Presentee
+from presence.tracker import PresenceTracker, Presentee
 from realtime.protocol.rooms import HUB, PORTAL
 from realtime.redis.client import sync_client
 from tests.inprocess import eventually
@@ -230,12 +230,12 @@ def page(*threads: str) -> Presentee:
 
 
 async def test_process_keeps_team_and_customers_apart(process: str):
-    assert PresenceNode.current(PORTAL) is PresenceNode.current(PORTAL)
-    assert PresenceNode.current(PORTAL) is not PresenceNode.current(HUB)
+    assert PresenceTracker.current(PORTAL) is PresenceTracker.current(PORTAL)
+    assert PresenceTracker.current(PORTAL) is not PresenceTracker.current(HUB)
 
 
 async def test_process_registers_its_customers_again_when_redis_comes_back_empty(process: str):
-    node, world = PresenceNode.current(PORTAL), World(PORTAL)
+    node, world = PresenceTracker.current(PORTAL), World(PORTAL)
     await node.connect(page("42"))
     assert told(world) == [("42", "online")]
     world.lose_everything()
@@ -246,14 +246,14 @@ async def test_process_registers_its_customers_again_when_redis_comes_back_empty
 
 
 async def test_threads_of_a_connection_that_is_over_are_not_told(process: str):
-    node = PresenceNode.current(PORTAL)
+    node = PresenceTracker.current(PORTAL)
     node.regroup(page("42"))
     assert node._runner is None
 
 
 async def test_process_forgets_customers_whose_grace_is_over(process: str, settings):
     settings.REALTIME = {**settings.REALTIME, "GRACE_PERIOD": 0.2}
-    node = PresenceNode.current(PORTAL)
+    node = PresenceTracker.current(PORTAL)
     await node.connect(page("42"))
     assert set(node._states) == {"carla"}
     node.disconnect("tab-1")

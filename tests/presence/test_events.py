@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence.events import PresenceSet, announcements, parse_transition, set_presence
-from presence.tracker import PresenceNode, Presentee
+from presence.tracker import PresenceTracker, Presentee
 from realtime.auth import revocation
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.protocol.catalogue import BusContext, catalogue
@@ -134,7 +134,7 @@ def test_announcement_has_the_data_the_catalogue_promises():
 
 
 async def test_status_that_is_set_again_by_another_bridge_does_not_undo_the_users_own_choice(process: str):
-    world, node = World(), PresenceNode.current()
+    world, node = World(), PresenceTracker.current()
     await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     at = int(await revocation.now() * 1000)
     context = BusContext(at=at / 1000, order=f"{at:020d}-{0:020d}")
@@ -148,7 +148,7 @@ async def test_status_that_is_set_again_by_another_bridge_does_not_undo_the_user
 
 
 async def test_status_that_is_set_again_after_the_user_logged_out_and_came_back_is_not_set(process: str):
-    world, node = World(), PresenceNode.current()
+    world, node = World(), PresenceTracker.current()
     await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     at = int(await revocation.now() * 1000) - 1
     await node.logout("tab-1")

@@ -8,7 +8,7 @@ from redis.exceptions import ConnectionError as RedisDown
 from redis.exceptions import RedisError
 
 from presence import store
-from presence.tracker import PresenceNode, Presentee
+from presence.tracker import PresenceTracker, Presentee
 from realtime.layers.signals import PresenceChanged
 from tests.inprocess import PATIENCE, connected, eventually
 
@@ -21,8 +21,8 @@ def world(process: str) -> World:
 
 
 @pytest.fixture
-async def node(world: World) -> PresenceNode:
-    return PresenceNode.current()
+async def node(world: World) -> PresenceTracker:
+    return PresenceTracker.current()
 
 
 def ana(connection: str = "tab-1", *groups: str, name: str = "Ana") -> Presentee:
@@ -54,27 +54,27 @@ class Outage:
 # --- Telling Redis -----------------------------------------------------------------------------------
 
 
-async def test_loop_has_one_presence_node(node: PresenceNode):
-    assert PresenceNode.current() is node
+async def test_loop_has_one_presence_node(node: PresenceTracker):
+    assert PresenceTracker.current() is node
 
 
-async def test_connection_is_announced_when_connect_returns(node: PresenceNode, world: World):
+async def test_connection_is_announced_when_connect_returns(node: PresenceTracker, world: World):
     await node.connect(ana())
     assert world.news() == [("offline", "online", "connect")]
 
 
-async def test_loss_starts_the_grace_period(node: PresenceNode, world: World):
+async def test_loss_starts_the_grace_period(node: PresenceTracker, world: World):
     await node.connect(ana())
     node.disconnect("tab-1")
     await eventually(lambda: world.deadline("grace") is not None)
 
 
-async def test_loss_of_an_unlisted_connection_is_not_told(node: PresenceNode, world: World):
+async def test_loss_of_an_unlisted_connection_is_not_told(node: PresenceTracker, world: World):
     node.disconnect("never-seen")
     assert node._runner is None
 
 
-async def test_logout_is_offline_when_it_returns(node: PresenceNode, world: World):
+async def test_logout_is_offline_when_it_returns(node: PresenceTracker, world: World):
     await node.connect(ana())
     await node.logout("tab-1")
     assert world.status() is None
@@ -83,18 +83,18 @@ async def test_logout_is_offline_when_it_returns(node: PresenceNode, world: Worl
     assert world.news() == [("offline", "online", "connect"), ("online", "offline", "logout")]
 
 
-async def test_logout_of_an_unlisted_connection_does_nothing(node: PresenceNode):
+async def test_logout_of_an_unlisted_connection_does_nothing(node: PresenceTracker):
     await node.logout("never-seen")
     assert node._runner is None
 
 
-async def test_choice_is_announced_when_choose_returns(node: PresenceNode, world: World):
+async def test_choice_is_announced_when_choose_returns(node: PresenceTracker, world: World):
     await node.connect(ana())
     await node.choose("ana", "away")
     assert world.status() == "away"
 
 
-async def test_heartbeats_are_told_with_the_next_batch(node: PresenceNode, world: World, settings):
+async def test_heartbeats_are_told_with_the_next_batch(node: PresenceTracker, world: World, settings):
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4}
     await node.connect(ana())
     world.silence()
@@ -102,7 +102,7 @@ async def test_heartbeats_are_told_with_the_next_batch(node: PresenceNode, world
     await eventually(lambda: world.status() == "online")
 
 
-async def test_any_frame_keeps_the_record(node: PresenceNode, world: World, settings):
+async def test_any_frame_keeps_the_record(node: PresenceTracker, world: World, settings):
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4, "PRESENCE_TTL": 8}
     await node.connect(ana())
     record = f"{store.base()}:user:ana"
@@ -111,7 +111,9 @@ async def test_any_frame_keeps_the_record(node: PresenceNode, world: World, sett
     await eventually(lambda: world.redis.pttl(record) <= 8_000)
 
 
-async def test_thousands_of_connections_at_once_take_few_calls(node: PresenceNode, world: World, monkeypatch):
+async def test_thousands_of_connections_at_once_take_few_calls(
+    node: PresenceTracker, world: World, monkeypatch
+):
     calls = 0
     apply = store.apply
 
@@ -128,7 +130,7 @@ async def test_thousands_of_connections_at_once_take_few_calls(node: PresenceNod
     assert calls <= 8
 
 
-async def test_lease_is_renewed_with_nothing_to_tell(node: PresenceNode, world: World, settings):
+async def test_lease_is_renewed_with_nothing_to_tell(node: PresenceTracker, world: World, settings):
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 2}
     await node.connect(ana())
 
@@ -142,7 +144,7 @@ async def test_lease_is_renewed_with_nothing_to_tell(node: PresenceNode, world: 
     assert world.deadline("grace") is None
 
 
-async def test_process_that_stops_leaves_its_users_in_grace_and_no_lease(node: PresenceNode, world: World):
+async def test_process_that_stops_leaves_its_users_in_grace_and_no_lease(node: PresenceTracker, world: World):
     await node.connect(ana())
     node.disconnect("tab-1")
     await node.close()
@@ -150,12 +152,12 @@ async def test_process_that_stops_leaves_its_users_in_grace_and_no_lease(node: P
     assert world.redis.zcard(f"{store.base()}:nodes") == 0
 
 
-async def test_process_that_never_listed_anybody_has_nothing_to_close(node: PresenceNode, world: World):
+async def test_process_that_never_listed_anybody_has_nothing_to_close(node: PresenceTracker, world: World):
     await node.close()
     assert world.redis.exists(f"{store.base()}:epoch") == 0
 
 
-async def test_process_stops_even_if_the_cancellation_was_swallowed(node: PresenceNode, monkeypatch):
+async def test_process_stops_even_if_the_cancellation_was_swallowed(node: PresenceTracker, monkeypatch):
     """Python 3.11's `asyncio.wait_for`, with which redis-py sends, can do that."""
     await node.connect(ana())
     asked = asyncio.Event()
@@ -178,13 +180,13 @@ async def test_process_stops_even_if_the_cancellation_was_swallowed(node: Presen
 # --- Redis that is down ------------------------------------------------------------------------------
 
 
-async def test_connection_that_cannot_be_told_is_refused(node: PresenceNode, world: World, monkeypatch):
+async def test_connection_that_cannot_be_told_is_refused(node: PresenceTracker, world: World, monkeypatch):
     with Outage(monkeypatch), pytest.raises(RedisError):
         await node.connect(ana())
 
 
 async def test_loss_during_an_outage_is_told_afterwards(
-    node: PresenceNode, world: World, monkeypatch, settings
+    node: PresenceTracker, world: World, monkeypatch, settings
 ):
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4}
     await node.connect(ana())
@@ -196,7 +198,7 @@ async def test_loss_during_an_outage_is_told_afterwards(
 
 
 async def test_connection_whose_answer_got_lost_does_not_stay(
-    node: PresenceNode, world: World, monkeypatch, settings
+    node: PresenceTracker, world: World, monkeypatch, settings
 ):
     """Redis did it, we never heard: the handshake is refused, so the connection must go again."""
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4}
@@ -214,7 +216,7 @@ async def test_connection_whose_answer_got_lost_does_not_stay(
     await eventually(lambda: world.deadline("grace") is not None)
 
 
-async def test_waiting_caller_is_told_when_the_process_stops(node: PresenceNode, monkeypatch):
+async def test_waiting_caller_is_told_when_the_process_stops(node: PresenceTracker, monkeypatch):
     await node.connect(ana())
     asked = asyncio.Event()
 
@@ -232,7 +234,7 @@ async def test_waiting_caller_is_told_when_the_process_stops(node: PresenceNode,
             await choosing
 
 
-async def test_caller_that_went_away_does_not_disturb_the_others(node: PresenceNode, world: World):
+async def test_caller_that_went_away_does_not_disturb_the_others(node: PresenceTracker, world: World):
     impatient = asyncio.create_task(node.connect(ana("tab-1")))
     await asyncio.sleep(0)
     patient = asyncio.create_task(node.connect(Presentee("tab-2", "bob", "Bob", ("attendants",))))
@@ -245,7 +247,9 @@ async def test_caller_that_went_away_does_not_disturb_the_others(node: PresenceN
 # --- Registering again -------------------------------------------------------------------------------
 
 
-async def test_process_whose_lease_ended_registers_again_and_nobody_notices(node: PresenceNode, world: World):
+async def test_process_whose_lease_ended_registers_again_and_nobody_notices(
+    node: PresenceTracker, world: World
+):
     await node.connect(ana())
     await node.choose("ana", "away")
     world.transitions()
@@ -257,7 +261,7 @@ async def test_process_whose_lease_ended_registers_again_and_nobody_notices(node
     assert world.status() == "away"
 
 
-async def test_user_who_was_taken_offline_meanwhile_comes_online_anew(node: PresenceNode, world: World):
+async def test_user_who_was_taken_offline_meanwhile_comes_online_anew(node: PresenceTracker, world: World):
     await node.connect(ana())
     world.kill(node.node.id)
     world.end_grace()
@@ -267,7 +271,7 @@ async def test_user_who_was_taken_offline_meanwhile_comes_online_anew(node: Pres
     assert world.news() == [("offline", "online", "connect")]
 
 
-async def test_nobody_flaps_when_redis_comes_back_empty(node: PresenceNode, world: World):
+async def test_nobody_flaps_when_redis_comes_back_empty(node: PresenceTracker, world: World):
     await node.connect(ana())
     await node.connect(Presentee("tab-2", "bob", "Bob", ("sales",)))
     await node.choose("ana", "away")
@@ -282,7 +286,7 @@ async def test_nobody_flaps_when_redis_comes_back_empty(node: PresenceNode, worl
     assert state == store.State("away", True, since)
 
 
-async def test_user_in_grace_when_redis_comes_back_empty_gets_its_grace(node: PresenceNode, world: World):
+async def test_user_in_grace_when_redis_comes_back_empty_gets_its_grace(node: PresenceTracker, world: World):
     await node.connect(ana())
     await node.connect(Presentee("tab-2", "bob", "Bob", ("sales",)))
     node.disconnect("tab-1")
@@ -297,7 +301,9 @@ async def test_user_in_grace_when_redis_comes_back_empty_gets_its_grace(node: Pr
     assert world.news() == [("online", "offline", "reset")]
 
 
-async def test_user_who_went_offline_before_redis_lost_everything_stays_so(node: PresenceNode, world: World):
+async def test_user_who_went_offline_before_redis_lost_everything_stays_so(
+    node: PresenceTracker, world: World
+):
     await node.connect(ana())
     await node.connect(Presentee("tab-2", "bob", "Bob", ("sales",)))
     node.disconnect("tab-1")
@@ -311,7 +317,7 @@ async def test_user_who_went_offline_before_redis_lost_everything_stays_so(node:
 
 
 async def test_user_who_logged_out_is_not_put_into_grace_when_redis_comes_back_empty(
-    node: PresenceNode, world: World
+    node: PresenceTracker, world: World
 ):
     await node.connect(ana())
     await node.connect(Presentee("tab-2", "bob", "Bob", ("sales",)))
@@ -324,7 +330,7 @@ async def test_user_who_logged_out_is_not_put_into_grace_when_redis_comes_back_e
 
 
 async def test_who_connects_to_an_empty_redis_is_announced_and_the_others_are_not(
-    node: PresenceNode, world: World
+    node: PresenceTracker, world: World
 ):
     await node.connect(ana())
     world.transitions()
@@ -338,7 +344,7 @@ async def test_who_connects_to_an_empty_redis_is_announced_and_the_others_are_no
 # --- What others do ----------------------------------------------------------------------------------
 
 
-async def test_what_redis_lost_last_is_told_again(node: PresenceNode, world: World):
+async def test_what_redis_lost_last_is_told_again(node: PresenceTracker, world: World):
     await node.connect(ana())
     await node.connect(Presentee("tab-2", "bob", "Bob", ("sales",)))
     before = world.keys()
@@ -355,7 +361,7 @@ async def test_what_redis_lost_last_is_told_again(node: PresenceNode, world: Wor
 
 
 async def test_redis_that_knows_more_than_it_could_answer_has_lost_nothing(
-    node: PresenceNode, world: World, monkeypatch
+    node: PresenceTracker, world: World, monkeypatch
 ):
     await node.connect(ana())
     apply = store.apply
@@ -372,7 +378,9 @@ async def test_redis_that_knows_more_than_it_could_answer_has_lost_nothing(
     await node.choose("ana", "online")
 
 
-async def test_change_made_elsewhere_is_remembered_for_a_restart_of_redis(node: PresenceNode, world: World):
+async def test_change_made_elsewhere_is_remembered_for_a_restart_of_redis(
+    node: PresenceTracker, world: World
+):
     await node.connect(ana())
     node._remember(PresenceChanged(user_id="ana", status="away", chosen=True, since=1500.0))
     world.transitions()
@@ -383,7 +391,7 @@ async def test_change_made_elsewhere_is_remembered_for_a_restart_of_redis(node: 
     assert world.news() == []
 
 
-async def test_users_of_other_processes_are_not_remembered(node: PresenceNode):
+async def test_users_of_other_processes_are_not_remembered(node: PresenceTracker):
     node._remember(PresenceChanged(user_id="bob", status="away", chosen=True, since=1500.0))
     assert "bob" not in node._states
 
@@ -391,12 +399,14 @@ async def test_users_of_other_processes_are_not_remembered(node: PresenceNode):
 # --- Snapshots ---------------------------------------------------------------------------------------
 
 
-async def test_snapshot_holds_oneself(node: PresenceNode):
+async def test_snapshot_holds_oneself(node: PresenceTracker):
     await node.connect(ana())
     assert [member["user_id"] for member in await node.snapshot("attendants")] == ["ana"]
 
 
-async def test_many_who_ask_at_once_share_a_snapshot_that_sees_all_of_them(node: PresenceNode, monkeypatch):
+async def test_many_who_ask_at_once_share_a_snapshot_that_sees_all_of_them(
+    node: PresenceTracker, monkeypatch
+):
     reads = 0
     snapshot = store.snapshot
 
@@ -417,7 +427,9 @@ async def test_many_who_ask_at_once_share_a_snapshot_that_sees_all_of_them(node:
     assert reads <= 4
 
 
-async def test_failed_snapshot_is_said_to_who_asked_and_not_to_who_asks_next(node: PresenceNode, monkeypatch):
+async def test_failed_snapshot_is_said_to_who_asked_and_not_to_who_asks_next(
+    node: PresenceTracker, monkeypatch
+):
     async def down(*args: Any) -> Any:
         raise RedisDown("gone")
 
@@ -431,12 +443,12 @@ async def test_failed_snapshot_is_said_to_who_asked_and_not_to_who_asks_next(nod
 # --- A record that Redis has lost ----------------------------------------------------------------------
 
 
-async def test_choice_that_redis_did_not_take_is_not_confirmed(node: PresenceNode, world: World):
+async def test_choice_that_redis_did_not_take_is_not_confirmed(node: PresenceTracker, world: World):
     with pytest.raises(RedisError):
         await node.choose("ana", "away")
 
 
-async def test_chosen_status_survives_the_loss_of_its_record(node: PresenceNode, world: World):
+async def test_chosen_status_survives_the_loss_of_its_record(node: PresenceTracker, world: World):
     async with connected(user_id="ana") as client:
         await client.call("presence:away")
         world.transitions()

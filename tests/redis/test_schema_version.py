@@ -7,10 +7,10 @@ import pytest
 from presence.sweeper import Sweeper
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.incoming import BUS
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.redis import schema_version as layout
 from realtime.redis.client import client, key
-from realtime.redis.schema_version import LAYOUT, OtherLayout
+from realtime.redis.schema_version import LAYOUT, OtherSchemaVersion
 from realtime.server.readiness import reasons_not_ready
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -29,24 +29,26 @@ async def other(process: str) -> None:
 
 @pytest.mark.usefixtures("other")
 async def test_another_layout_is_refused_and_left_as_it_is():
-    with pytest.raises(OtherLayout, match=rf"layout is {LAYOUT + 1}, this version writes {LAYOUT}: .*PREFIX"):
+    with pytest.raises(
+        OtherSchemaVersion, match=rf"layout is {LAYOUT + 1}, this version writes {LAYOUT}: .*PREFIX"
+    ):
         await layout.claim()
     assert await client().get(key("layout")) == str(LAYOUT + 1).encode()
 
 
 @pytest.mark.usefixtures("other")
 async def test_nobody_is_let_in_and_readiness_says_why():
-    with pytest.raises(OtherLayout):
-        await Node().start()
+    with pytest.raises(OtherSchemaVersion):
+        await ConnectionRegistry().start()
     [reason] = await reasons_not_ready()
     assert "this version writes" in reason
 
 
 @pytest.mark.usefixtures("other")
 async def test_nothing_is_delivered_and_nobody_is_judged():
-    with pytest.raises(OtherLayout):
+    with pytest.raises(OtherSchemaVersion):
         await Bridge([BUS])._follow()
-    with pytest.raises(OtherLayout):
+    with pytest.raises(OtherSchemaVersion):
         await Sweeper().sweep()
     assert await client().keys(key("*")) == [key("layout").encode()]
 

@@ -29,7 +29,7 @@ from websockets.frames import Frame, Opcode
 from presence import store
 from realtime.auth.tokens import issue
 from realtime.connections import rate_limit as limits_module
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.outlets import text_frame
 from realtime.redis.client import client
 from realtime.server import uvicorn_server as server
@@ -469,7 +469,7 @@ async def test_frames_before_the_handshake_is_accepted_wait_for_it(
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
         assert b"connection:ready" in await reader.readuntil(b"}}")
     writer.close()
-    await eventually(lambda: not Node.current().connections)
+    await eventually(lambda: not ConnectionRegistry.current().connections)
     assert errors(caplog) == []
 
 
@@ -551,7 +551,7 @@ async def test_frames_that_wait_for_their_turn_are_few_and_small(
     websocket = await opened(port)
     protocol = ours()
     await eventually(lambda: isinstance(protocol.queue, Inbox))
-    (connection,) = Node.current().connections.values()
+    (connection,) = ConnectionRegistry.current().connections.values()
     async with connection.turn:  # type: ignore[attr-defined]
         tasks = len(protocol.tasks)
         protocol.data_received(frame('{"event":"a:b","id":1,"data":{"x":"%s"}}' % ("x" * size)) * 100)
@@ -633,7 +633,7 @@ async def test_pongs_that_are_not_read_count_as_unsent(port: int):
         assert protocol.conn.close_sent.code == 4413
         # What is written in the tenth of a second in which a peer may yet catch up is not bounded by this limit.
         assert 100_000 < waiting < 5_000_000
-        await eventually(lambda: not Node.current().connections)
+        await eventually(lambda: not ConnectionRegistry.current().connections)
 
 
 @pytest.mark.parametrize(
@@ -677,7 +677,7 @@ async def test_peer_that_reads_nothing_more_does_not_keep_its_connection_for_eve
         await loop.sock_sendall(
             peer, b"GET /hub/ HTTP/1.1\r\nAuthorization: Bearer %b\r\n%b\r\n" % (token, UPGRADE)
         )
-        (connection,) = await eventually(lambda: [*Node.current().connections.values()])
+        (connection,) = await eventually(lambda: [*ConnectionRegistry.current().connections.values()])
         await eventually(lambda: connection._handed_over)  # type: ignore[attr-defined]
         protocol: Any = connection.outlet.writer  # type: ignore[attr-defined]
         protocol.close_timeout = 0.1
@@ -692,7 +692,7 @@ async def test_peer_that_reads_nothing_more_does_not_keep_its_connection_for_eve
             protocol._heard, protocol._asked = False, True
             protocol.check_alive()
         await eventually(lambda: protocol.disconnected)
-        await eventually(lambda: not Node.current().connections)
+        await eventually(lambda: not ConnectionRegistry.current().connections)
 
 
 @pytest.mark.parametrize("handshake_seconds", [0.5])

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from presence import store
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.signals import InstanceDrained, broadcast
 from realtime.redis.client import client, key
 from realtime.survey import ask as asking
@@ -39,28 +39,32 @@ def impatient(monkeypatch) -> None:
 
 
 @pytest.fixture
-async def others(process: str) -> list[Node]:
+async def others(process: str) -> list[ConnectionRegistry]:
     """Two more processes, as far as Redis can tell."""
-    nodes = [Node(), Node()]
-    for node in (*nodes, Node.current()):
+    nodes = [ConnectionRegistry(), ConnectionRegistry()]
+    for node in (*nodes, ConnectionRegistry.current()):
         await node.start()
         await remember(node.instance)  # all of them listen through one subscription, and would count as one
     return nodes
 
 
-async def test_every_process_answers(others: list[Node]):
+async def test_every_process_answers(others: list[ConnectionRegistry]):
     asked = await asyncio.to_thread(instances)
-    assert {answer.instance.id for answer in asked.answers} == {node.id for node in (*others, Node.current())}
+    assert {answer.instance.id for answer in asked.answers} == {
+        node.id for node in (*others, ConnectionRegistry.current())
+    }
     assert asked.silent == []
     assert set(await remembered()) == {answer.instance.id for answer in asked.answers}
-    [load] = [answer.said for answer in asked.answers if answer.instance.id == Node.current().id]
+    [load] = [
+        answer.said for answer in asked.answers if answer.instance.id == ConnectionRegistry.current().id
+    ]
     assert (load.connections, load.rooms) == ({}, 0)
     assert load.memory > 0
     assert load.stall >= 0
     assert all(answer.seconds > 0 for answer in asked.answers)
 
 
-async def test_one_process_can_be_asked_alone(others: list[Node]):
+async def test_one_process_can_be_asked_alone(others: list[ConnectionRegistry]):
     asked = await asyncio.to_thread(asking.ask, AboutInstances(), Load, others[0].id)
     assert [answer.instance.id for answer in asked.answers] == [others[0].id]
 
@@ -91,10 +95,10 @@ async def test_nobody_there_is_no_error_and_takes_no_time(monkeypatch):
 
 @pytest.mark.usefixtures("impatient")
 async def test_who_does_not_answer_is_named_and_missed_until_it_is_forgotten(monkeypatch):
-    await Node.current().start()
+    await ConnectionRegistry.current().start()
     await remember(GONE)
     asked = await asyncio.to_thread(instances)
-    assert [answer.instance.id for answer in asked.answers] == [Node.current().id]
+    assert [answer.instance.id for answer in asked.answers] == [ConnectionRegistry.current().id]
     [silent] = asked.silent
     assert silent.id == "gone"
     assert silent.silent_since is not None
@@ -102,12 +106,12 @@ async def test_who_does_not_answer_is_named_and_missed_until_it_is_forgotten(mon
     assert again.silent == asked.silent
     monkeypatch.setattr(asking, "FORGET_SECONDS", 0.0)
     await asyncio.to_thread(instances)
-    assert set(await remembered()) == {Node.current().id}
+    assert set(await remembered()) == {ConnectionRegistry.current().id}
 
 
 async def test_nobody_waits_for_who_is_known_to_be_silent(monkeypatch):
     monkeypatch.setattr(asking, "PATIENCE", 2 * PATIENCE)
-    await Node.current().start()
+    await ConnectionRegistry.current().start()
     await remember(msgspec.structs.replace(GONE, silent_since=asking.time.time()))
     asked = await asyncio.wait_for(asyncio.to_thread(instances), PATIENCE)
     assert [each.id for each in asked.silent] == ["gone"]
@@ -115,7 +119,7 @@ async def test_nobody_waits_for_who_is_known_to_be_silent(monkeypatch):
 
 @pytest.mark.usefixtures("impatient")
 async def test_who_left_in_good_order_is_not_missed(monkeypatch):
-    await Node.current().start()
+    await ConnectionRegistry.current().start()
     await remember(GONE)
     known = asking._known
 
@@ -126,14 +130,14 @@ async def test_who_left_in_good_order_is_not_missed(monkeypatch):
 
     monkeypatch.setattr(asking, "_known", then_it_leaves)
     assert (await asyncio.to_thread(instances)).silent == []
-    assert set(await remembered()) == {Node.current().id}
+    assert set(await remembered()) == {ConnectionRegistry.current().id}
 
 
 async def test_process_that_answers_again_is_silent_no_more():
-    await Node.current().start()
-    await remember(msgspec.structs.replace(Node.current().instance, silent_since=1.0))
+    await ConnectionRegistry.current().start()
+    await remember(msgspec.structs.replace(ConnectionRegistry.current().instance, silent_since=1.0))
     assert (await asyncio.to_thread(instances)).silent == []
-    assert (await remembered())[Node.current().id].silent_since is None
+    assert (await remembered())[ConnectionRegistry.current().id].silent_since is None
 
 
 @pytest.mark.usefixtures("impatient")
@@ -146,7 +150,7 @@ async def test_process_that_holds_a_lease_is_missed_though_nobody_asked_it_befor
 
 @pytest.mark.usefixtures("impatient")
 async def test_answer_of_another_version_does_no_harm(monkeypatch, caplog):
-    await Node.current().start()
+    await ConnectionRegistry.current().start()
     told = asking._tell
 
     def and_somebody_babbles(question: questions.Question) -> int:
@@ -155,15 +159,15 @@ async def test_answer_of_another_version_does_no_harm(monkeypatch, caplog):
 
     monkeypatch.setattr(asking, "_tell", and_somebody_babbles)
     asked = await asyncio.to_thread(instances)
-    assert [answer.instance.id for answer in asked.answers] == [Node.current().id]
+    assert [answer.instance.id for answer in asked.answers] == [ConnectionRegistry.current().id]
     assert "answer not understood" in caplog.text
 
 
 async def test_name_written_by_another_version_does_no_harm():
-    await Node.current().start()
+    await ConnectionRegistry.current().start()
     await client().hset(key("instances"), "future", b'{"id": "future"}')
     asked = await asyncio.to_thread(instances)
-    assert [answer.instance.id for answer in asked.answers] == [Node.current().id]
+    assert [answer.instance.id for answer in asked.answers] == [ConnectionRegistry.current().id]
     assert asked.silent == []
 
 
@@ -176,7 +180,7 @@ async def test_other_channel_layers_carry_the_question_as_well(settings):
             "CONFIG": {"hosts": [{"address": redis}], "prefix": settings.REALTIME["PREFIX"]},
         }
     }
-    node = Node()
+    node = ConnectionRegistry()
     await node.start()
     await remember(node.instance)
     asked = await asyncio.to_thread(instances)
@@ -185,7 +189,7 @@ async def test_other_channel_layers_carry_the_question_as_well(settings):
 
 
 async def test_answers_do_not_stay():
-    await Node.current().start()
+    await ConnectionRegistry.current().start()
     question = questions.Question("q", AboutInstances())
     await asyncio.to_thread(asking._tell, question)
     await eventually(lambda: client().exists(question.reply_to))
@@ -194,7 +198,7 @@ async def test_answers_do_not_stay():
 
 
 async def test_process_that_ends_in_good_order_takes_its_name_along():
-    node = Node.current()
+    node = ConnectionRegistry.current()
     await node.start()
     await asyncio.to_thread(instances)
     await node.stop()
@@ -219,7 +223,7 @@ class Fake:
         )
 
 
-async def test_pages_of_several_processes_are_one_list_there_and_back(others: list[Node]):
+async def test_pages_of_several_processes_are_one_list_there_and_back(others: list[ConnectionRegistry]):
     fakes = [Fake(number) for number in range(47)]
     for number, fake in enumerate(fakes):
         others[number % 7 % 2].add(fake)  # type: ignore[arg-type]
@@ -239,7 +243,7 @@ async def test_pages_of_several_processes_are_one_list_there_and_back(others: li
         assert instance.id == holder.id
 
 
-async def test_sizes_of_rooms_are_summed_over_all_processes(others: list[Node]):
+async def test_sizes_of_rooms_are_summed_over_all_processes(others: list[ConnectionRegistry]):
     for number in range(30):
         others[number % 2].add(Fake(number))  # type: ignore[arg-type]
     others[0].add(Fake(300))  # type: ignore[arg-type]
@@ -260,7 +264,7 @@ async def test_connection_is_described_with_where_it_stands():
         connection_id = client_.ready["connection_id"]
         instance, detail, _ = await asyncio.to_thread(connection, connection_id)
         assert instance is not None
-        assert instance.id == Node.current().id
+        assert instance.id == ConnectionRegistry.current().id
         assert detail.row is not None
         assert (detail.row.user_id, detail.row.name, detail.row.role) == ("7", "Ana", "attendant")
         assert {each.room for each in detail.rooms} == {"user:7", "presence:sales", "thread:42"}
@@ -270,7 +274,7 @@ async def test_connection_is_described_with_where_it_stands():
 
 
 async def test_connection_that_is_over_is_not_found():
-    await Node.current().start()
+    await ConnectionRegistry.current().start()
     instance, detail, silent = await asyncio.to_thread(connection, "nobody")
     assert (instance, detail.row, silent) == (None, None, [])
 
@@ -292,7 +296,7 @@ async def test_member_of_the_team_is_taken_out_of_a_thread_and_may_come_back():
 async def test_process_told_to_drain_gets_one_sigterm_however_often_it_is_told(monkeypatch):
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr("realtime.connections.registry.os.kill", lambda *call: killed.append(call))
-    node = Node.current()
+    node = ConnectionRegistry.current()
     async with bridging():
         await node.start()
         for instance in ("another", node.id, node.id):

@@ -14,14 +14,14 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from presence import store
 from presence.sweeper import Sweeper
-from presence.tracker import PresenceNode
+from presence.tracker import PresenceTracker
 from realtime.bridge import batch
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.inbox import Inbox
 from realtime.connections.consumer import NamespaceConsumer
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import membership
-from realtime.layers.loop_layer import Process
+from realtime.layers.loop_layer import LoopLayer
 from realtime.protocol.rooms import HUB, PORTAL
 from realtime.redis import topology
 from realtime.redis.client import client, key
@@ -167,13 +167,13 @@ TASKS: list[tuple[str, Callable[[], Any], Any, str]] = [
     ("subscribe", bridging, Bridge, "_subscribe"),
     ("pubsub", bridging, Inbox, "take"),
     ("streams", bridging, Bridge, "_follow"),
-    ("presence", lambda: present(HUB), PresenceNode, "_flush"),
-    ("presence", lambda: present(PORTAL), PresenceNode, "_flush"),
+    ("presence", lambda: present(HUB), PresenceTracker, "_flush"),
+    ("presence", lambda: present(PORTAL), PresenceTracker, "_flush"),
     ("timer", lambda: present(HUB), NamespaceConsumer, "_look_at_the_clock"),
-    ("layer", layer, Process, "_look_around"),
-    ("introduce", layer, Process, "publish"),
-    ("recover", restored, Process, "_recover"),
-    ("compare", rewound, Process, "_learn_ends"),
+    ("layer", layer, LoopLayer, "_look_around"),
+    ("introduce", layer, LoopLayer, "publish"),
+    ("recover", restored, LoopLayer, "_recover"),
+    ("compare", rewound, LoopLayer, "_learn_ends"),
     ("channel", stock, InMemoryChannelLayer, "receive"),
     ("topology", cluster, topology.Cluster, "_look"),
 ]
@@ -346,7 +346,7 @@ async def test_message_that_cannot_be_encoded_is_a_dead_letter_and_holds_up_no_o
 
 async def test_rooms_that_cannot_be_opened_fail_their_own_frames_and_are_opened_by_the_next(monkeypatch):
     async with connected() as ana:
-        failing = Failing(monkeypatch, Process, "_learn_ends")
+        failing = Failing(monkeypatch, LoopLayer, "_learn_ends")
         assert (await ana.refused("join:thread", {"thread_id": "1"}))["code"] in {"unavailable", "internal"}
         assert await ana.call("join:thread", {"thread_id": "1"})
         assert failing.calls == 2
@@ -400,5 +400,7 @@ async def test_connection_that_cannot_be_described_hides_no_other_from_the_admin
 
     async with connected(user_id="odd"), connected(user_id="ana"):
         monkeypatch.setattr(messages, "row", odd)
-        page = await messages.page(messages.AboutConnections(), tuple(Node.current().connections.values()))
+        page = await messages.page(
+            messages.AboutConnections(), tuple(ConnectionRegistry.current().connections.values())
+        )
         assert [each.user_id for each in page.rows] == ["ana"]

@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
-from realtime.connections.registry import Node
+from realtime.connections.registry import ConnectionRegistry
 from realtime.protocol.publication import Publication
 from realtime.server import vitals, websocket_protocol
 from realtime.telemetry import metrics
@@ -101,7 +101,7 @@ async def test_user_with_two_connections_is_one_user(counted: Counting):
         assert counted("realtime_users", namespace="hub") == 1
         assert counted("realtime_users", namespace="portal") == 1
         assert counted("realtime_connections", namespace="hub") == 2
-    await eventually(lambda: not Node.current().connections)
+    await eventually(lambda: not ConnectionRegistry.current().connections)
     assert counted("realtime_users", namespace="hub") == 0
     assert counted("realtime_users", namespace="portal") == 0
 
