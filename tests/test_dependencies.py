@@ -66,7 +66,7 @@ def test_nobody_can_install_us_with_a_version_that_is_not(required: dict[str, Re
 
 
 INSTALLED = ("realtime", "hub", "portal", "presence")
-FOLDERS = (*INSTALLED, "demo", "bench", "tests")
+FOLDERS = (*INSTALLED, "demo", "dev", "bench", "tests")
 
 
 def _imported(folder: str) -> Iterator[str]:

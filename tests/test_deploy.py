@@ -383,7 +383,7 @@ def test_socket_servers_are_as_many_as_their_connections_need():
     assert "replicas" not in MANIFESTS["Deployment", "realtime-sockets"]["spec"]
     [metric] = spec["metrics"]
     name = metric["pods"]["metric"]["name"]
-    assert f'"{name}"' in (ROOT / "realtime" / "metrics.py").read_text()
+    assert f'"{name}"' in (ROOT / "realtime/telemetry/metrics.py").read_text()
 
 
 @pytest.mark.parametrize("name", ["realtime-sockets", "realtime-web"])

@@ -22,7 +22,7 @@ from websockets.asyncio.client import connect
 from dev.run import KEYS, PROCESSES, read_environment
 from tests.e2e.harness import PATIENCE, ROOT, Client, eventually, free_port
 
-PACKAGES = ("realtime", "hub", "portal", "presence", "demo")
+PACKAGES = ("realtime", "hub", "portal", "presence", "demo", "dev")
 
 
 HERE = "import pathlib, sys; from dev.run import main; sys.exit(main(pathlib.Path(sys.argv[1])))"

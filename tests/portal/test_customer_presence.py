@@ -52,7 +52,7 @@ async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they
     async def snapshot_and_expelled(presence: PresenceTracker, group: str) -> list[store.Member]:
         found = await snapshot(presence, group)
         if group == "42":
-            for connection in presence.tracker.connections.values():
+            for connection in presence.node.connections.values():
                 connection.expel("thread:42", "expelled")
         return found
 

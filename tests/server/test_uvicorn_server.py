@@ -51,7 +51,7 @@ from tests.inprocess import PATIENCE, eventually
 
 
 def test_uvicorn_is_pinned_to_the_minor_version_these_tests_know():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     (pin,) = [line for line in project["dependencies"] if line.startswith("uvicorn")]
     assert pin == "uvicorn>=0.54,<0.55"
     assert uvicorn.__version__.startswith("0.54.")

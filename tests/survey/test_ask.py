@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import Any
 
 import msgspec
@@ -141,11 +142,12 @@ async def test_process_that_answers_again_is_silent_no_more():
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_process_that_holds_a_lease_is_missed_though_nobody_asked_it_before():
-    await client().zadd(f"{asking.store.base()}:nodes", {"leased": 1})
+async def test_instance_that_never_answered_is_missed_from_its_start_on():
+    hanging = ConnectionRegistry()
+    await hanging.start()
+    await hanging.stop()  # it neither answers nor says goodbye
     [silent] = (await asyncio.to_thread(instances)).silent
-    assert (silent.id, silent.host) == ("leased", "")
-    assert await remembered() == {}
+    assert (silent.id, silent.pid) == (hanging.id, os.getpid())
 
 
 @pytest.mark.usefixtures("impatient")
