@@ -25,7 +25,7 @@
 --   known        hash  user -> {name, groups}: what is needed to say offline when the record is gone
 --   away         set of users that are seen as away; all others that are known are online
 --   group:<g>    set of users, those in grace included
---   deadlines    zset  away|user, grace|user, lost|user|group -> when
+--   deadlines    zset  away|user, grace|user, lost|user|group -> when; in the user's id, ':' stands for '|'
 --   regroup      set of users who lost a connection to a node that died: their groups are judged once all nodes are
 --   order:<user> up to which bus message a status is settled: the last one that set it, or the user's own choice
 --   touched      when anybody last ran this
@@ -96,13 +96,16 @@ local function write(user, status, chosen, since, name)
   redis.call(status == 'away' and 'SADD' or 'SREM', key('away'), user)
 end
 
+-- No id has a colon in it.
+local function deadline(what, user) return what .. '|' .. user:gsub('|', ':') end
+
 local function open(user) return redis.call('SCARD', key('open', user)) end
 
 local function watch(user, status)
   if status == 'online' and call.away > 0 and open(user) > 0 then
-    redis.call('ZADD', key('deadlines'), number(now + call.away), 'away|' .. user)
+    redis.call('ZADD', key('deadlines'), number(now + call.away), deadline('away', user))
   else
-    redis.call('ZREM', key('deadlines'), 'away|' .. user)
+    redis.call('ZREM', key('deadlines'), deadline('away', user))
   end
 end
 
@@ -146,7 +149,7 @@ local function difference(from, to)
   return missing
 end
 
-local function lost(user, group) return 'lost|' .. user .. '|' .. group end
+local function lost(user, group) return deadline('lost', user) .. '|' .. group end
 
 -- Who loads a page anew is back in one group after the other: what was lost stays until its own grace period is over,
 -- unless the right to it ended (`dropped`).
@@ -192,7 +195,7 @@ local function offline(user, reason)
   redis.call('HDEL', key('known'), user)
   redis.call('SREM', key('away'), user)
   redis.call('DEL', key('user', user), key('open', user))
-  redis.call('ZREM', key('deadlines'), 'away|' .. user, 'grace|' .. user)
+  redis.call('ZREM', key('deadlines'), deadline('away', user), deadline('grace', user))
 end
 
 -- A connection is gone. `at`: since when, for the grace period. No reason: it logged out, there is none.
@@ -219,8 +222,8 @@ local function lose(connection, at, reason, later)
     -- Kept beside the deadline, which outlives the record.
     if is then redis.call('HSET', key('user', user), 'lost', reason or is.lost) end
     keep(user, math.max(until_ - now, 0))
-    redis.call('ZREM', key('deadlines'), 'away|' .. user)
-    redis.call('ZADD', key('deadlines'), number(until_), 'grace|' .. user)
+    redis.call('ZREM', key('deadlines'), deadline('away', user))
+    redis.call('ZADD', key('deadlines'), number(until_), deadline('grace', user))
   end
 end
 
@@ -246,7 +249,7 @@ function does.connect(op)
     .. ',"user":' .. cjson.encode(user) .. ',"groups":' .. list(op.groups) .. '}')
   redis.call('SADD', key('node', call.node), op.connection)
   redis.call('SADD', key('open', user), op.connection)
-  redis.call('ZREM', key('deadlines'), 'grace|' .. user)
+  redis.call('ZREM', key('deadlines'), deadline('grace', user))
   if is then
     redis.call('HSET', key('user', user), 'name', op.name)
     if not op.refreshed then redis.call('HDEL', key('user', user), 'lost', 'lost_until') end
@@ -336,7 +339,7 @@ function does.grace(op)
   remember(op.user, op.name, op.groups)
   for _, group in ipairs(op.groups) do redis.call('SADD', key('group', group), op.user) end
   local remaining = math.max(op.remaining, call.lease)
-  redis.call('ZADD', key('deadlines'), number(now + remaining), 'grace|' .. op.user)
+  redis.call('ZADD', key('deadlines'), number(now + remaining), deadline('grace', op.user))
   keep(op.user, remaining)
   return ''
 end
@@ -422,6 +425,7 @@ end
 local changed = 0
 local function judge_deadline(member)
   local what, user, group = member:match('^(%a+)|([^|]*)|?(.*)$')
+  user = user:gsub(':', '|')
   local is = record(user)
   if what == 'grace' then
     offline(user, is and is.lost or 'grace')

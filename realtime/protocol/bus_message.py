@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from realtime.conf import conf
 from realtime.protocol.catalogue import ServerEvent, catalogue
+from realtime.protocol.ids import composed
 from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
 from realtime.protocol.publication import Target
 from realtime.protocol.rooms import NAMESPACES, is_room
@@ -148,6 +149,7 @@ def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Ta
 
 @lru_cache(maxsize=4096)
 def _in_each(namespaces: frozenset[str], room: str) -> Mapping[Target, None]:
+    room = composed(room)
     if not is_room(room):
         raise InvalidMessage("invalid_message", f"rooms: {room[:80]!r} is not a room")
     return dict.fromkeys((namespace, room) for namespace in sorted(namespaces))

@@ -1,14 +1,18 @@
 """Rooms and the names they go by: the only place that spells a room, a group or a namespace.
 
-A room is `kind:id` (`thread:42`) and lives in one namespace: the hub's `user:7` is not the portal's. In the
-channel layer it is the group `namespace.kind.id`, which every layer accepts (no colon, under 100 characters).
+A room is `kind:id` (`thread:42`) and lives in one namespace: the hub's `user:7` is not the portal's. To the layer of
+rooms it is the group `namespace.kind.id`. Neither a namespace nor a kind has a dot in it, so the name can be read back,
+whatever the id is made of. What Channels' specification allows in the name of a group is narrower: `portable_group`.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from hashlib import sha256
 from typing import Final
+
+from realtime.protocol.ids import is_group, is_id
 
 HUB: Final = "hub"
 PORTAL: Final = "portal"
@@ -17,8 +21,8 @@ NAMESPACES: Final = frozenset({HUB, PORTAL})
 CONTROL_GROUP: Final = "control"
 """The group every process is in: revocations and the like."""
 
-ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
-_ROOM = re.compile(r"(user|thread|presence):[A-Za-z0-9_-]{1,64}", re.ASCII)
+_PORTABLE = re.compile(r"[A-Za-z0-9._-]{1,99}")
+"""The names of groups that every channel layer accepts."""
 
 
 def user_room(user_id: str) -> str:
@@ -38,7 +42,8 @@ def presence_room(group: str) -> str:
 
 def is_room(name: str) -> bool:
     """Whether `name` is a well-formed room name."""
-    return _ROOM.fullmatch(name) is not None
+    kind, _, id_ = name.partition(":")
+    return is_group(id_) if kind == "presence" else kind in {"user", "thread"} and is_id(id_)
 
 
 def thread_of(room: str) -> str | None:
@@ -49,8 +54,19 @@ def thread_of(room: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def group_name(namespace: str, room: str) -> str:
-    """The channel-layer group of a room."""
+    """The group of a room."""
     return f"{namespace}.{room.replace(':', '.', 1)}"
+
+
+@lru_cache(maxsize=4096)
+def portable_group(group: str) -> str:
+    """What stands for a group in a channel layer that takes only the names of Channels' specification.
+
+    That is the name itself, or a digest of one that is too long or has other characters in it.
+    """
+    if _PORTABLE.fullmatch(group):
+        return group
+    return f"room.{sha256(group.encode()).hexdigest()}"
 
 
 @lru_cache(maxsize=4096)
