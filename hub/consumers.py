@@ -10,9 +10,9 @@ from redis.exceptions import RedisError
 
 from presence.store import Member
 from presence.tracker import PresenceTracker, Presentee
-from realtime.auth.tokens import Principal
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
+from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import HUB, PORTAL, presence_room, thread_of, thread_room, user_room
 from realtime.tasks.serial import Action
 

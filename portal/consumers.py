@@ -10,9 +10,9 @@ from typing import Any
 from django.utils.module_loading import import_string
 
 from presence.tracker import PresenceTracker, Presentee
-from realtime.auth.tokens import Principal
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
+from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import PORTAL, thread_of, thread_room
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from portal import grants
-from realtime.auth.tokens import Principal
+from realtime.protocol.principal import Principal
 
 
 async def own_threads(principal: Principal, thread_id: str) -> bool:

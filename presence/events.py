@@ -11,7 +11,6 @@ from msgspec import Meta
 
 from presence import store
 from presence.tracker import PresenceTracker
-from realtime.auth.tokens import Principal
 from realtime.layers.signals import PresenceChanged, broadcast
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.catalogue import (
@@ -26,6 +25,7 @@ from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError
 from realtime.protocol.events import InThread
 from realtime.protocol.payloads import Empty, Id, Payload, PresenceGroup, decode_id
+from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import HUB, PORTAL, presence_room, thread_room
 from realtime.tasks.serial import Action
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
+from inspect import iscoroutinefunction
 from typing import Any
 
 from django.apps import AppConfig
@@ -17,6 +18,7 @@ from django.utils.module_loading import import_string
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import PyJWTError
 
+from realtime.auth.claims import mapping
 from realtime.auth.revocation import MARK_SECONDS
 from realtime.conf import Conf, conf
 from realtime.connections.addresses import networks
@@ -48,6 +50,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         *_redis(current),
         *_proxies(current),
         *_imports(current),
+        *_mapping(),
         *_tracing(current),
         *_keys(),
         *_claims(),
@@ -90,6 +93,22 @@ def _imports(current: Conf) -> Iterator[CheckMessage]:
                 hint="Expected the dotted path of an async function (principal, thread_id) -> bool.",
                 id="realtime.E005",
             )
+
+
+def _mapping() -> Iterator[CheckMessage]:
+    try:
+        found = mapping()
+    except ImportError as error:
+        problem = f"cannot import it: {error}"
+    else:
+        if callable(found) and not iscoroutinefunction(found):
+            return
+        problem = f"expected a function that is not async, got {found!r}"
+    yield Error(
+        f"REALTIME['CLAIMS']: {problem}",
+        hint="Expected the dotted path of a function (claims) -> claims: docs/identity-providers.md.",
+        id="realtime.E017",
+    )
 
 
 def _tracing(current: Conf) -> Iterator[CheckMessage]:

@@ -10,13 +10,14 @@ from msgspec import Meta
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
-from realtime.auth.tokens import MAX_TOKEN_LENGTH, AuthenticationFailed, authenticate
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
+from realtime.auth.verification import authenticate
 from realtime.conf import conf
 from realtime.protocol.catalogue import client_event
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.events import InThread
-from realtime.protocol.handshake_errors import RefusalCode
+from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode
 from realtime.protocol.payloads import Empty, Payload
 from realtime.protocol.replies import Joined, Left, Refreshed, Refusal, Resumed, Resumption
 from realtime.protocol.rooms import is_room, thread_of, thread_room

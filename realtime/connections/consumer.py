@@ -18,7 +18,8 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
-from realtime.auth.tokens import SUBPROTOCOL, Principal, leeway
+from realtime.auth.credentials import SUBPROTOCOL
+from realtime.auth.verification import leeway
 from realtime.conf import conf
 from realtime.connections import handshake
 from realtime.connections import user_limit as seats
@@ -34,6 +35,7 @@ from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode,
 from realtime.protocol.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
 from realtime.protocol.handshake_errors import RefusalCode
 from realtime.protocol.payloads import InvalidPayload, Payload, parse_payload
+from realtime.protocol.principal import Principal
 from realtime.protocol.replies import Resumption
 from realtime.protocol.rooms import group_name, groups_of, thread_of, thread_room, user_room
 from realtime.protocol.values import plain

@@ -19,6 +19,15 @@ class RefusalCode(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+class AuthenticationFailed(Exception):
+    """A handshake has no usable token. `code` and `message` go to the client; the text holds no part of a token."""
+
+    def __init__(self, code: RefusalCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
 STATUSES = {
     RefusalCode.TOKEN_MISSING: 401,
     RefusalCode.TOKEN_INVALID: 401,

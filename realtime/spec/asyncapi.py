@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from realtime.auth.tokens import BEARER_SUBPROTOCOL, SUBPROTOCOL, roles_of
+from realtime.auth.credentials import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from realtime.bridge.incoming import CHANNEL
 from realtime.conf import Conf, conf
 from realtime.protocol import bus_message
@@ -20,6 +20,7 @@ from realtime.protocol.close_codes import REASONS, STOP
 from realtime.protocol.envelope import ErrorCode, FrameId
 from realtime.protocol.handshake_errors import STATUSES
 from realtime.protocol.payloads import Payload
+from realtime.protocol.principal import roles_of
 from realtime.protocol.rooms import NAMESPACES
 from realtime.redis.client import key
 from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, Schema, schema

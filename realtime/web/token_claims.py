@@ -25,8 +25,8 @@ from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 from rest_framework_simplejwt.tokens import RefreshToken, Token
 from rest_framework_simplejwt.views import TokenObtainPairView
 
+from realtime.auth.claims import DEFAULT_GROUPS
 from realtime.auth.revocation import disconnected_for, is_token_revoked
-from realtime.auth.tokens import DEFAULT_GROUPS
 from realtime.protocol.ids import composed, is_group
 from realtime.protocol.rooms import NAMESPACES
 from realtime.web.login_limit import THROTTLES

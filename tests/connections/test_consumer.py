@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
 from portal.consumers import PortalConsumer
-from realtime.auth.tokens import issue, verify
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
 from realtime.connections import consumer as consumers
 from realtime.connections import rate_limit
 from realtime.connections.registry import ConnectionRegistry

@@ -14,7 +14,7 @@ from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
-from realtime.auth.tokens import verify
+from realtime.auth.verification import verify
 from tests.e2e.harness import PATIENCE, ROOT, Stack, free_port, unique
 
 MESSAGE = '{"thread_id": "42", "message_id": "1"}'

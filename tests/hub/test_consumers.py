@@ -7,9 +7,10 @@ from redis.exceptions import ConnectionError as RedisDown
 
 from presence import store
 from presence.tracker import PresenceTracker
-from realtime.auth.tokens import Principal, issue
+from realtime.auth.issuing import issue
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.protocol.close_codes import CloseCode
+from realtime.protocol.principal import Principal
 from tests.inprocess import add, bearer, bridging, connected, eventually, refusal
 from tests.presence.world import World
 

@@ -15,7 +15,7 @@ from portal import grants
 from presence import store
 from presence.sweeper import Sweeper
 from presence.tracker import PresenceTracker
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.protocol.rooms import PORTAL
 from realtime.redis.client import client
 from tests.inprocess import Connection, add, bridging, connected, eventually

@@ -15,7 +15,9 @@ from django.urls import reverse
 from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 
-from realtime.auth.tokens import AuthenticationFailed, Principal, verify
+from realtime.auth.verification import verify
+from realtime.protocol.handshake_errors import AuthenticationFailed
+from realtime.protocol.principal import Principal
 from realtime.redis.client import key, sync_client
 from realtime.web import token_claims
 

@@ -8,8 +8,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from jwt import PyJWTError
 
-from realtime.auth.tokens import issue, roles_of
+from realtime.auth.issuing import issue
 from realtime.protocol.payloads import Id
+from realtime.protocol.principal import roles_of
 from realtime.protocol.rooms import NAMESPACES
 
 
