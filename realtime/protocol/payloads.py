@@ -59,10 +59,15 @@ def _text(value: object) -> str:
     return str(value)
 
 
-class _Changed(Id):
-    """An id that was spelled in another way: as a whole number, or not composed."""
+class _Respelled:
+    """Marks an id that came as a whole number, or not composed."""
 
     __slots__ = ()
+
+
+@cache
+def _respelled(kind: type[Id]) -> type[Id]:
+    return type(kind.__name__, (kind, _Respelled), {"__slots__": ()})
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +90,7 @@ def decode_id(kind: type, value: object) -> object:
     if not issubclass(kind, Id):
         raise NotImplementedError(f"no decoder for {kind}")
     parsed = kind.parse(value)
-    return kind(parsed) if parsed == value else _Changed(parsed)
+    return (kind if parsed == value else _respelled(kind))(parsed)
 
 
 def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
@@ -131,11 +136,11 @@ def _decoder(kind: type[Payload]) -> msgspec.json.Decoder[Any]:
 
 def merge(payload: Payload, data: bytes | msgspec.Raw) -> msgspec.Raw | dict[str, Any]:
     """`data` as it came, byte for byte, except that ids are strings now, and names of groups composed."""
-    changed = [name for name in _id_fields(type(payload)) if type(getattr(payload, name)) is _Changed]
-    if not changed:
+    respelled = [name for name in _id_fields(type(payload)) if isinstance(getattr(payload, name), _Respelled)]
+    if not respelled:
         return msgspec.Raw(data or b"{}")
     raw: dict[str, Any] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    return raw | {name: getattr(payload, name) for name in changed}
+    return raw | {name: getattr(payload, name) for name in respelled}
 
 
 @cache

@@ -53,6 +53,20 @@ def test_other_text_is_no_name_of_a_group(value: str):
         PresenceGroup.parse(value)
 
 
+class InGroup(Payload, frozen=True):
+    group: PresenceGroup
+
+
+def test_name_of_a_group_is_composed_in_the_data_as_well():
+    data = '{"group": "E\u0301quipe", "more": 1.0}'.encode()
+    payload = parse_payload(InGroup, data)
+    assert payload.group == "Équipe"
+    assert msgspec.json.decode(msgspec.json.encode(merge(payload, data), enc_hook=str)) == {
+        "group": "Équipe",
+        "more": 1.0,
+    }
+
+
 # --- Decoding ----------------------------------------------------------------------------------------
 
 

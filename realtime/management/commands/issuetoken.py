@@ -9,13 +9,13 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from jwt import PyJWTError
 
 from realtime.auth.issuing import issue
-from realtime.protocol.payloads import Id
+from realtime.protocol.payloads import Id, PresenceGroup
 from realtime.protocol.principal import roles_of
 from realtime.protocol.rooms import NAMESPACES
 
 
-def _ids(text: str) -> list[str]:
-    return [Id.parse(item.strip()) for item in text.split(",") if item.strip()]
+def _ids(text: str, kind: type[Id] = Id) -> list[str]:
+    return [kind.parse(item.strip()) for item in text.split(",") if item.strip()]
 
 
 class Command(BaseCommand):
@@ -24,7 +24,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--user", required=True, help="user id")
         parser.add_argument("--role", required=True, help="attendant, admin or customer")
-        parser.add_argument("--name", default="", help="shown to others")
+        parser.add_argument("--name", default="", help="what other users see")
         parser.add_argument("--groups", help="presence groups, comma-separated (default: attendants)")
         parser.add_argument("--threads", default="", help="a customer's own threads, comma-separated")
         parser.add_argument("--ttl", type=float, default=3600, help="seconds (default 3600)")
@@ -42,7 +42,7 @@ class Command(BaseCommand):
                 user_id=Id.parse(user),
                 role=role,
                 name=name,
-                groups=None if groups is None else _ids(groups),
+                groups=None if groups is None else _ids(groups, PresenceGroup),
                 threads=_ids(threads),
                 ttl=ttl,
             )
