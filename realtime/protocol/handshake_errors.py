@@ -1,4 +1,4 @@
-"""Why a handshake is refused: the codes of the wire protocol, each with its HTTP status."""
+"""The reasons to refuse a handshake: the codes of the wire protocol, each with its HTTP status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class RefusalCode(StrEnum):
-    """What `{"error": {"code", "message"}}` says before a connection is accepted."""
+    """The codes in `{"error": {"code", "message"}}`, the answer to a handshake that is refused."""
 
     TOKEN_MISSING = "token_missing"  # noqa: S105
     TOKEN_INVALID = "token_invalid"  # noqa: S105

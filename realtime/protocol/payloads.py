@@ -1,4 +1,4 @@
-"""What the `data` of an event may be: typed, frozen, validated at the edge."""
+"""The `data` of events: typed, frozen values, validated where they enter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from realtime.protocol.ids import ID_ALPHABET, MAX_LENGTH, composed, is_group, is_id
 
 DEPTH = 100
-"""So many objects and arrays of a value that is passed on unread may be inside one another."""
+"""The levels of nesting allowed in a value that is passed on without being read."""
 _LARGEST = int(sys.float_info.max)
 
 
@@ -71,7 +71,14 @@ def _respelled(kind: type[Id]) -> type[Id]:
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of every event's `data`. Fields not declared pass through untouched (server events) or are ignored."""
+    """Base of every event's `data`.
+
+    Fields that are not declared pass through unchanged in server events, and are ignored in client events. Example:
+
+        class TicketEscalated(Payload, frozen=True, kw_only=True):
+            ticket_id: Id
+            group: PresenceGroup = PresenceGroup("attendants")
+    """
 
 
 class Empty(Payload, frozen=True):
@@ -79,7 +86,7 @@ class Empty(Payload, frozen=True):
 
 
 class InvalidPayload(ValueError):
-    """`data` does not fit its event; the text names the field, what was expected and what it got."""
+    """`data` does not fit its event; the text names the field, what was expected and what came."""
 
 
 P = TypeVar("P", bound=Payload)
@@ -105,7 +112,7 @@ def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
 
 
 def _check_unread(name: str, raw: object) -> None:
-    """Raises `InvalidPayload` unless every receiver can read what is passed on: as deep, and in numbers as large."""
+    """Raises `InvalidPayload` when some receivers could not read the value: it is too deep, or a number too large."""
     if not isinstance(raw, msgspec.Raw) or not raw:
         return
     try:
@@ -135,7 +142,7 @@ def _decoder(kind: type[Payload]) -> msgspec.json.Decoder[Any]:
 
 
 def merge(payload: Payload, data: bytes | msgspec.Raw) -> msgspec.Raw | dict[str, Any]:
-    """`data` as it came, byte for byte, except that ids are strings now, and names of groups composed."""
+    """`data` as it came, byte for byte, except that ids have become strings and names of groups are composed."""
     respelled = [name for name in _id_fields(type(payload)) if isinstance(getattr(payload, name), _Respelled)]
     if not respelled:
         return msgspec.Raw(data or b"{}")

@@ -15,10 +15,12 @@ from realtime.protocol.rooms import HUB, PORTAL
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The user of a connection; policies and handlers of client events get it (`connection.principal`).
+    """The user of a connection. Policies get it, and handlers of client events read `connection.principal`.
 
-    async def own_region(principal: Principal, thread_id: str) -> bool:
-        return thread_id.startswith(f"{principal.claims.get('region')}-")
+    Example of a policy:
+
+        async def own_region(principal: Principal, thread_id: str) -> bool:
+            return thread_id.startswith(f"{principal.claims.get('region')}-")
     """
 
     user_id: str
