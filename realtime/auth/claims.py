@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.utils.module_loading import import_string
 
 from realtime.conf import conf
-from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode
+from realtime.protocol.handshake_errors import AuthenticationFailed, invalid_token
 from realtime.protocol.payloads import Id, PresenceGroup
 from realtime.protocol.principal import Principal, frozen_claims, roles_of
 from realtime.protocol.rooms import NAMESPACES
@@ -27,7 +27,7 @@ Claims = Mapping[str, Any]
 
 
 def mapping() -> Callable[[Claims], Claims]:
-    """What maps a token's claims to those of `docs/protocol.md`. Raises `ImportError`."""
+    """The function that maps a token's claims to those of docs/protocol.md. Raises `ImportError`."""
     if not conf().claims:
         return _own_claims
     found: Callable[[Claims], Claims] = import_string(conf().claims)
@@ -35,20 +35,26 @@ def mapping() -> Callable[[Claims], Claims]:
 
 
 def principal_of(claims: Claims, mapped: Callable[[Claims], Claims], token_id: str) -> Principal:
-    """The principal of a token whose signature and times are good; `token_id` is the id of one without a `jti`.
+    """The principal of a token whose signature and times are good.
 
-    Raises `AuthenticationFailed`.
+    Args:
+        claims: all claims of the token.
+        mapped: the function that `mapping` returns.
+        token_id: the id of the token if it has no `jti`.
+
+    Raises:
+        AuthenticationFailed: when the claims cannot be mapped, or their values are not what docs/protocol.md says.
     """
     try:
         encoded = encode(claims)
     except NotJSON as error:
-        raise invalid(f"the token has a claim that cannot be read: {error}") from error
+        raise invalid_token(f"the token has a claim that cannot be read: {error}") from error
     found = _mapped(frozen_claims(encoded), mapped)
     role, name, jti = found.get("role"), found.get("name") or "", found.get("jti")
     if not isinstance(role, str) or not any(role in roles_of(namespace) for namespace in NAMESPACES):
-        raise invalid("the token has no known role")
+        raise invalid_token("the token has no known role")
     if not isinstance(name, str):
-        raise invalid(f"the token's name: expected a string, got {type(name).__name__}")
+        raise invalid_token(f"the token's name: expected a string, got {type(name).__name__}")
     return Principal(
         user_id=_id("user_id", found.get("user_id")),
         role=role,
@@ -61,45 +67,37 @@ def principal_of(claims: Claims, mapped: Callable[[Claims], Claims], token_id: s
     )
 
 
-def invalid(message: str) -> AuthenticationFailed:
-    """`token_invalid`, with this message to the client."""
-    return AuthenticationFailed(RefusalCode.TOKEN_INVALID, message)
-
-
 def _own_claims(claims: Claims) -> Claims:
-    """Those of an access token that simplejwt has made. Raises `AuthenticationFailed` when it is another one."""
+    """The claims of a token that simplejwt has made. Raises `AuthenticationFailed` unless it is an access token."""
     from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
 
     if claims.get(api_settings.TOKEN_TYPE_CLAIM) != "access":
-        raise invalid(f"the token's {api_settings.TOKEN_TYPE_CLAIM} is not 'access'")
+        raise invalid_token(f"the token's {api_settings.TOKEN_TYPE_CLAIM} is not 'access'")
     if claims.get(api_settings.JTI_CLAIM) is None:
-        raise invalid(f"the token has no {api_settings.JTI_CLAIM}")
+        raise invalid_token(f"the token has no {api_settings.JTI_CLAIM}")
     own = {"user_id": claims.get(api_settings.USER_ID_CLAIM), "jti": claims[api_settings.JTI_CLAIM]}
     return {**claims, **own}
 
 
 def _mapped(claims: Claims, mapped: Callable[[Claims], Claims]) -> Claims:
     try:
-        found = mapped(claims)
-        if not isinstance(found, Mapping):
-            raise TypeError(f"expected a mapping, got {type(found).__name__}")
+        return dict(mapped(claims))
     except AuthenticationFailed:
         raise
     except Exception as error:
         logger.warning("claims not mapped", extra={"error": spelled(error)[:_LOGGED]})
-        raise invalid("the token's claims are not those that this server expects") from error
-    return found
+        raise invalid_token("the token's claims are not those that this server expects") from error
 
 
 def _id(name: str, value: object) -> str:
     try:
         return Id.parse(value)
     except ValueError as error:
-        raise invalid(f"the token's {name}: {error}") from error
+        raise invalid_token(f"the token's {name}: {error}") from error
 
 
 def _groups(value: object) -> tuple[str, ...]:
-    """The groups that can be rooms. A name that cannot be one keeps no user out, and does not change the others."""
+    """The groups that can be rooms; a name that cannot be a room is logged and left out."""
     found: dict[str, None] = {}
     left_out = []
     for item in _items("groups", value, DEFAULT_GROUPS):
@@ -117,5 +115,5 @@ def _items(name: str, value: object, default: Iterable[object]) -> Iterable[obje
     if value is None:
         return default
     if not isinstance(value, list | tuple | set | frozenset):
-        raise invalid(f"the token's {name}: expected a list, got {type(value).__name__}")
+        raise invalid_token(f"the token's {name}: expected a list, got {type(value).__name__}")
     return value

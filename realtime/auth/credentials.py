@@ -7,7 +7,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from realtime.conf import conf
-from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode
+from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode, invalid_token
 
 SUBPROTOCOL: Final = "realtime.v1"
 BEARER_SUBPROTOCOL: Final = "bearer."
@@ -28,10 +28,10 @@ def credential(scope: Scope) -> str:
     if not found:
         raise AuthenticationFailed(RefusalCode.TOKEN_MISSING, "no token was sent")
     if len(found) > 1:
-        raise _invalid("more than one credential was sent")
+        raise invalid_token("more than one credential was sent")
     token = found[0]
     if len(token) > MAX_TOKEN_LENGTH:
-        raise _invalid(f"the token is longer than {MAX_TOKEN_LENGTH} characters")
+        raise invalid_token(f"the token is longer than {MAX_TOKEN_LENGTH} characters")
     return token
 
 
@@ -44,7 +44,7 @@ def _from_authorization(scope: Scope) -> Iterable[str]:
     for value in headers_of(scope, b"authorization"):
         scheme, _, token = value.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise _invalid("Authorization must be 'Bearer <token>'")
+            raise invalid_token("Authorization must be 'Bearer <token>'")
         yield token.strip()
 
 
@@ -61,8 +61,4 @@ def _from_query(scope: Scope) -> Iterable[str]:
     try:
         return parse_qs(query, max_num_fields=_QUERY_FIELDS).get("token", ())
     except ValueError as error:
-        raise _invalid("the query string has too many fields") from error
-
-
-def _invalid(message: str) -> AuthenticationFailed:
-    return AuthenticationFailed(RefusalCode.TOKEN_INVALID, message)
+        raise invalid_token("the query string has too many fields") from error

@@ -14,10 +14,10 @@ from django.core.signals import setting_changed
 from jwt import PyJWTError, decode, get_unverified_header
 from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, MissingRequiredClaimError
 
-from realtime.auth.claims import invalid, mapping, principal_of
+from realtime.auth.claims import mapping, principal_of
 from realtime.auth.jwks import KeySet, KeysUnavailable, UnknownKey
 from realtime.conf import conf
-from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode
+from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode, invalid_token
 from realtime.protocol.principal import Principal
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Verifier:
                 "the keys of the identity provider cannot be fetched now; try again",
             ) from error
         except UnknownKey as error:
-            raise invalid("the identity provider does not know the token's key (kid)") from error
+            raise invalid_token("the identity provider does not know the token's key (kid)") from error
         # It is not kept: its key may be taken away at any time.
         return self._principal(token, _digest(token), key.key)
 
@@ -114,11 +114,11 @@ class Verifier:
                 options=options,
             )
         except (InvalidAudienceError, InvalidIssuerError, MissingRequiredClaimError) as error:
-            raise invalid("the token's aud or iss is not what this server expects") from error
+            raise invalid_token("the token's aud or iss is not what this server expects") from error
         except Exception as error:
             # For a token that is signed but absurd the library raises any exception.
             logger.info("token refused", extra={"error": type(error).__name__})
-            raise invalid("the token is not valid") from error
+            raise invalid_token("the token is not valid") from error
         return claims
 
 
@@ -167,9 +167,9 @@ def _key_id(token: str) -> str:
     try:
         kid = get_unverified_header(token).get("kid")
     except (PyJWTError, ValueError, RecursionError) as error:
-        raise invalid("the token is not valid") from error
+        raise invalid_token("the token is not valid") from error
     if not isinstance(kid, str):
-        raise invalid("the token names no key (kid)")
+        raise invalid_token("the token names no key (kid)")
     return kid
 
 
@@ -178,7 +178,7 @@ def _check_kind(claims: Mapping[str, Any]) -> None:
     from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
 
     if claims.get(api_settings.TOKEN_TYPE_CLAIM) == "refresh":
-        raise invalid(f"the token's {api_settings.TOKEN_TYPE_CLAIM} is not 'access'")
+        raise invalid_token(f"the token's {api_settings.TOKEN_TYPE_CLAIM} is not 'access'")
 
 
 def _check_times(claims: Mapping[str, Any], now: float, leeway: float) -> None:
@@ -187,7 +187,7 @@ def _check_times(claims: Mapping[str, Any], now: float, leeway: float) -> None:
         ahead = _time(claims, name, now) - now
         allowed = max(SKEW_SECONDS, leeway)
         if ahead > allowed:
-            raise invalid(
+            raise invalid_token(
                 f"the token's {name} is {round(ahead, 1):g} s ahead of this server's clock; "
                 f"up to {allowed:g} s are allowed"
             )
@@ -202,7 +202,9 @@ def _time(claims: Mapping[str, Any], name: str, default: float | None = None) ->
     """A claim in seconds since the epoch. Raises `AuthenticationFailed`."""
     value = claims.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(f"the token's {name} is not a number" if name in claims else f"the token has no {name}")
+        raise invalid_token(
+            f"the token's {name} is not a number" if name in claims else f"the token has no {name}"
+        )
     if not -LATEST < value < LATEST:  # (which NaN is not)
-        raise invalid(f"the token's {name} is not a time")
+        raise invalid_token(f"the token's {name} is not a time")
     return value

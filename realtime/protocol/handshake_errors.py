@@ -28,6 +28,11 @@ class AuthenticationFailed(Exception):
         self.message = message
 
 
+def invalid_token(message: str) -> AuthenticationFailed:
+    """The error for a token that cannot be used, with a text for the client."""
+    return AuthenticationFailed(RefusalCode.TOKEN_INVALID, message)
+
+
 STATUSES = {
     RefusalCode.TOKEN_MISSING: 401,
     RefusalCode.TOKEN_INVALID: 401,
