@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from realtime.protocol.payloads import Id
-from realtime.protocol.rooms import ID_PATTERN
+from realtime.protocol.namespaces import ID_PATTERN
 
 Schema = dict[str, Any]
 
