@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, Protocol, TypedDict, cast
+from typing import Annotated, Literal, TypedDict, cast
 
 import msgspec
 from msgspec import Meta
 
 from presence import store
-from presence.tracker import PresenceTracker
-from realtime.auth.tokens import Principal
+from presence.connection import TeamPresence
 from realtime.layers.signals import PresenceChanged, broadcast
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.catalogue import (
@@ -27,25 +26,6 @@ from realtime.protocol.envelope import ErrorCode, EventError
 from realtime.protocol.events import InThread
 from realtime.protocol.payloads import Empty, Id, Payload
 from realtime.protocol.rooms import HUB, PORTAL, presence_room, thread_room
-from realtime.tasks.serial import Action
-
-
-class Listed(Protocol):
-    """A connection whose user presence may list."""
-
-    connection_id: str
-    principal: Principal
-    presence: PresenceTracker
-
-    @property
-    def is_listed(self) -> bool:
-        """Whether presence lists this user."""
-
-    def soon(self, action: Action, *args: Any) -> None:
-        """Do something to it in its turn."""
-
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """Close it, as something to do in its turn."""
 
 
 class Attendant(Payload, frozen=True):
@@ -152,25 +132,25 @@ async def set_presence(payload: PresenceSet, context: BusContext) -> None:
 
 
 @client_event("presence:online", namespaces={HUB})
-async def presence_online(connection: Listed, payload: Empty) -> None:
+async def presence_online(connection: TeamPresence, payload: Empty) -> None:
     """I am available (again)."""
     await connection.presence.choose(_listed(connection), "online")
 
 
 @client_event("presence:away", namespaces={HUB})
-async def presence_away(connection: Listed, payload: Empty) -> None:
+async def presence_away(connection: TeamPresence, payload: Empty) -> None:
     """I am away until I say otherwise."""
     await connection.presence.choose(_listed(connection), "away")
 
 
 @client_event("presence:offline", namespaces={HUB})
-async def presence_offline(connection: Listed, payload: Empty) -> None:
+async def presence_offline(connection: TeamPresence, payload: Empty) -> None:
     """I log out: this connection ends, without grace period."""
     await connection.presence.logout(connection.connection_id)
     connection.soon(connection.end, CloseCode.NORMAL)
 
 
-def _listed(connection: Listed) -> str:
+def _listed(connection: TeamPresence) -> str:
     if not connection.is_listed:
         raise EventError(ErrorCode.FORBIDDEN, f"role {connection.principal.role!r} is not listed in presence")
     return connection.principal.user_id

@@ -16,6 +16,7 @@ from presence import store
 from presence.sweeper import Sweeper
 from presence.tracker import PresenceTracker
 from realtime.auth.tokens import issue
+from realtime.connections.registry import ConnectionRegistry
 from realtime.protocol.rooms import PORTAL
 from realtime.redis.client import client
 from tests.inprocess import Connection, add, bridging, connected, eventually
@@ -52,7 +53,7 @@ async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they
     async def snapshot_and_expelled(presence: PresenceTracker, group: str) -> list[store.Member]:
         found = await snapshot(presence, group)
         if group == "42":
-            for connection in presence.tracker.connections.values():
+            for connection in ConnectionRegistry.current().connections.values():
                 connection.expel("thread:42", "expelled")
         return found
 
@@ -187,7 +188,7 @@ async def test_state_of_a_thread_that_was_left_meanwhile_is_not_sent():
     async with connected("hub", "7") as ana:
         assert await watch(ana) == set()
         await ana.call("leave:thread", {"thread_id": "42"})
-        (inside,) = PresenceTracker.current().node.connections.values()
+        (inside,) = ConnectionRegistry.current().connections.values()
         assert isinstance(inside, HubConsumer)
         await inside.send_customer_state("42")
         await ana.nothing("customer:state")
@@ -197,7 +198,7 @@ async def test_state_of_a_thread_that_was_left_meanwhile_is_not_sent():
 async def test_state_comes_again_after_a_gap():
     async with connected("hub", "7") as ana:
         assert await watch(ana) == set()
-        (inside,) = PresenceTracker.current().node.connections.values()
+        (inside,) = ConnectionRegistry.current().connections.values()
         assert isinstance(inside, HubConsumer)
         inside.outlet.gap("thread:42", "lost")
         await ana.expect("room:gap")
