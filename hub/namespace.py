@@ -14,5 +14,5 @@ HUB = Namespace(
     presence=Presence.TEAM,
     presence_roles=("attendant",),
     events=("presence.events", "hub.events"),
-    consumer="presence.team_consumer.TeamConsumer",
+    consumer="hub.consumers.HubConsumer",
 )

@@ -11,6 +11,6 @@ PORTAL = Namespace(
     policies={"thread": "portal.policy.own_threads"},
     presence=Presence.CUSTOMERS,
     events=("portal.events",),
-    consumer="portal.consumers.PortalConsumer",
+    consumer="presence.connection.CustomerPresence",
     has_unnamed_grants=True,
 )

@@ -13,12 +13,13 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from presence.namespaces import customers
 from presence.store import Member
 from presence.tracker import PresenceTracker, Presentee
 from realtime.auth.tokens import Principal
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
-from realtime.protocol.rooms import PORTAL, presence_room, thread_of, thread_room
+from realtime.protocol.rooms import presence_room, thread_of, thread_room
 from realtime.tasks.serial import Action
 
 
@@ -70,7 +71,7 @@ class TeamPresence(ListedConnection):
 
     @property
     def is_listed(self) -> bool:
-        return self.principal.role in conf().presence_roles
+        return self.declared.is_listed(self.principal.role)
 
     def listed_in(self) -> tuple[str, ...]:
         return self.principal.groups
@@ -145,8 +146,8 @@ class CustomerPresence(ListedConnection):
             self._threads.add(thread_id)
             self.presence.regroup(self.presentee())
 
-    def threads(self) -> set[str]:
-        return super().threads() | self._threads
+    def joined_rooms(self) -> set[str]:
+        return super().joined_rooms() | set(map(thread_room, self._threads))
 
     def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
         super().expel(room, reason, before=before)
@@ -175,7 +176,7 @@ class CustomerPresence(ListedConnection):
         """Those of the threads that the customer may see. Raises `redis.RedisError`."""
         asked = sorted(threads)
         self._expelled.clear()
-        answers = await asyncio.gather(*map(self.may_join, asked))
+        answers = await asyncio.gather(*(self.may_enter(thread_room(thread_id)) for thread_id in asked))
         # The rights are read first and the revokes second: one that came in between was signalled to this connection.
         return {
             thread_id
@@ -203,15 +204,15 @@ class CustomerStates(NamespaceConsumer):
     def _send_soon(self, room: str) -> None:
         """Several reasons at once make one state."""
         thread_id = thread_of(room)
-        if conf().customer_presence and thread_id and thread_id not in self._waiting:
+        if customers() and thread_id and thread_id not in self._waiting:
             self._waiting.add(thread_id)
             self.soon(self.send_customer_state, thread_id)
 
     async def send_customer_state(self, thread_id: str) -> None:
         """Send `customer:state`, which replaces what the client knew of the thread, unless it has left the room."""
         self._waiting.discard(thread_id)
-        room, customers = thread_room(thread_id), PresenceTracker.current(PORTAL)
-        if self.hears(room) and (found := await _snapshot(self, customers, room, self.send_customer_state)):
+        room, tracker = thread_room(thread_id), PresenceTracker.current(customers()[0])
+        if self.hears(room) and (found := await _snapshot(self, tracker, room, self.send_customer_state)):
             offset, members = found
             lines = [{name: member[name] for name in ("user_id", "name", "since")} for member in members]
             self.write_event("customer:state", {"thread_id": thread_id, "customers": lines, "offset": offset})

@@ -15,12 +15,12 @@ import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from presence import store
+from presence.namespaces import OLDEST as HUB
 from presence.store import LeaseLost, Member, Operation, State, Status
 from realtime.auth import revocation
 from realtime.conf import conf
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.signals import PresenceChanged
-from realtime.protocol.rooms import HUB
 from realtime.redis.client import is_cancelled
 from realtime.tasks.per_loop import PerLoop
 from realtime.tasks.supervision import report, supervise
@@ -72,8 +72,7 @@ class PresenceTracker:
         self.namespace = namespace
         self.registry = ConnectionRegistry.current()
         self.registry.before_stop(self.close)
-        if namespace == HUB:
-            self.registry.on_presence = self._remember  # a customer's status is changed by nobody else
+        self.registry.on_presence = _on_presence
         self._present: dict[str, Presentee] = {}
         self._states: dict[str, State] = {}
         self._in_grace: dict[str, tuple[Presentee, float]] = {}
@@ -472,6 +471,13 @@ def _cancel_all(nodes: Mapping[str, PresenceTracker]) -> None:
 
 
 _nodes: PerLoop[dict[str, PresenceTracker]] = PerLoop(dict, _cancel_all)
+
+
+def _on_presence(signal: PresenceChanged) -> None:
+    if (tracker := _nodes().get(signal.namespace or HUB)) is not None:
+        tracker._remember(signal)
+
+
 """By namespace."""
 
 

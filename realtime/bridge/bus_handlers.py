@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError, ResponseError
@@ -26,7 +26,12 @@ logger = logging.getLogger(__name__)
 HANDLER_SECONDS = 30.0
 """A handler that takes longer has failed: it must not hold up the bus for ever."""
 
-_CONCERNED = {"user_id": user_room, "thread_id": thread_room, "room": str, "jti": "token:{}".format}
+_CONCERNED: dict[str, Callable[[str], str]] = {
+    "user_id": user_room,
+    "thread_id": thread_room,
+    "room": str,
+    "jti": "token:{}".format,
+}
 """Fields of a payload that name what it is about."""
 
 

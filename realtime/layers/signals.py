@@ -56,6 +56,8 @@ class PresenceChanged(msgspec.Struct, frozen=True, tag=True):
     status: str
     chosen: bool
     since: float
+    namespace: str = ""
+    """Versions before 0.2, which have presence in one namespace only, leave it out."""
 
 
 Signal = UserDisconnected | TokenRevoked | RoomRevoked | InstanceDrained | PresenceChanged

@@ -28,8 +28,15 @@ InitialRooms = Callable[[Any], Iterable[str]]
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
 _ID = re.compile(ID_PATTERN, re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,15}", re.ASCII)
-_RESERVED = frozenset({"control", "node", "room", "unknown", "presence", "healthz", "readyz", "metrics", "asyncapi"})
+_RESERVED = frozenset(
+    {"control", "node", "room", "unknown", "presence", "healthz", "readyz", "metrics", "asyncapi"}
+)
 """Names of groups, labels, settings and paths that are not a namespace's."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a namespace or of a kind of rooms."""
+    return _NAME.fullmatch(text) is not None
 
 
 def is_id(text: str) -> bool:
@@ -113,6 +120,11 @@ class Namespace:
     """The class of its connections, or its dotted path."""
     has_unnamed_grants: bool = False
     """Keys in Redis of what is granted to its users in threads do not hold the name of the namespace."""
+
+    @property
+    def consumer_class(self) -> Any:
+        """The class of its connections. Raises `ImportError`."""
+        return import_string(self.consumer) if isinstance(self.consumer, str) else self.consumer
 
     def kind(self, name: str) -> RoomKind | None:
         """The kind of this name, if the namespace has it."""
@@ -235,10 +247,10 @@ def _check(namespace: Namespace) -> None:
     def refuse(problem: str) -> ImproperlyConfigured:
         return ImproperlyConfigured(f"namespace {namespace.name!r}: {problem}")
 
-    if not _NAME.fullmatch(namespace.name) or namespace.name in _RESERVED:
+    if not is_name(namespace.name) or namespace.name in _RESERVED:
         raise refuse(f"expected a name of 1-16 characters a-z 0-9 _, and none of {sorted(_RESERVED)}")
     for kind in namespace.kinds:
-        if not _NAME.fullmatch(kind.name):
+        if not is_name(kind.name):
             raise refuse(f"kind {kind.name!r}: expected a name of 1-16 characters a-z 0-9 _")
     if not namespace.roles:
         raise refuse("expected at least one role, got none")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from realtime.conf import cached
-from realtime.protocol.namespaces import PRESENCE, THREAD, USER, RoomKind, kinds, namespaces
+from realtime.protocol.namespaces import PRESENCE, THREAD, USER, RoomKind, is_id, is_name, kinds, namespaces
 
 CONTROL_GROUP: Final = "control"
 """The group every process is in: revocations and the like."""
@@ -30,6 +30,13 @@ def kind_of(room: str) -> RoomKind | None:
     name, _, id = room.partition(":")
     kind = kinds().get(name)
     return kind if kind is not None and kind.is_id(id) else None
+
+
+def is_room_name(text: str) -> bool:
+    """Whether `text` is made like the name of a room, if perhaps of a kind that there is not."""
+    name, _, id = text.partition(":")
+    kind = kinds().get(name)
+    return is_name(name) and (is_id if kind is None else kind.is_id)(id)
 
 
 def is_room(name: str) -> bool:

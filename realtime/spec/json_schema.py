@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from realtime.protocol.payloads import Id
 from realtime.protocol.namespaces import ID_PATTERN
+from realtime.protocol.payloads import Id
 
 Schema = dict[str, Any]
 

@@ -11,15 +11,14 @@ import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
 from hub.consumers import HubConsumer
-from portal import grants
 from presence import store
 from presence.sweeper import Sweeper
 from presence.tracker import PresenceTracker
+from realtime.auth import grants
 from realtime.auth.tokens import issue
 from realtime.connections.registry import ConnectionRegistry
-from realtime.protocol.rooms import PORTAL
 from realtime.redis.client import client
-from tests.inprocess import Connection, add, bridging, connected, eventually
+from tests.inprocess import PORTAL, Connection, add, bridging, connected, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
 CHANGES = ("customer:online", "customer:offline", "customer:state")
@@ -224,7 +223,7 @@ async def test_page_that_is_loaded_anew_is_told_to_nobody():
         await watch(ana)
         await add("thread:grant", {"thread_id": "42", "user_id": "9"})
         async with connected("portal", "9") as carla:
-            await eventually(lambda: grants.read("9", "42"))
+            await eventually(lambda: grants.read("portal", "9", "thread:42"))
             await carla.call("join:thread", {"thread_id": "42"})
             await ana.expect("customer:online")
         for _ in range(3):
