@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy
 
 from presence import store
 from realtime.protocol.payloads import Id
+from realtime.protocol.rooms import HUB
 from realtime.publisher import InvalidMessage, aonline, apublish, online, publish
 from realtime.redis.client import key, sync_client
 from tests.inprocess import bridging, connected
@@ -220,6 +221,7 @@ class TestOutsideATransaction:
 
 def present(user: str, *groups: str, status: str = "online") -> None:
     store.apply_sync(
+        HUB,
         [
             {
                 "does": "connect",
@@ -229,7 +231,7 @@ def present(user: str, *groups: str, status: str = "online") -> None:
                 "groups": groups,
             },
             {"does": "choose", "user": user, "status": status, "reason": "chosen"},
-        ]
+        ],
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from channels.layers import get_channel_layer
 
-from realtime.protocol.rooms import CONTROL_GROUP, PORTAL
+from realtime.protocol.rooms import CONTROL_GROUP, HUB, PORTAL
 
 
 class UserDisconnected(msgspec.Struct, frozen=True, tag=True):
@@ -48,6 +48,7 @@ class PresenceChanged(msgspec.Struct, frozen=True, tag=True):
     status: str
     chosen: bool
     since: float
+    namespace: str = HUB
 
 
 Signal = UserDisconnected | TokenRevoked | ThreadRevoked | InstanceDrained | PresenceChanged

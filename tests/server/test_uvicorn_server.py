@@ -31,6 +31,7 @@ from realtime.auth.tokens import issue
 from realtime.connections import rate_limit as limits_module
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.outlets import text_frame
+from realtime.protocol.rooms import HUB
 from realtime.redis.client import client
 from realtime.server import uvicorn_server as server
 from realtime.server import websocket_protocol as protocol_module
@@ -737,7 +738,7 @@ async def test_server_that_stops_gives_its_lease_back(process: str, settings):
     serving = asyncio.create_task(running.serve(sockets=[sock]))
     await eventually(lambda: running.started)
     websocket = await opened(sock.getsockname()[1])
-    nodes = f"{store.base()}:nodes"
+    nodes = f"{store.base(HUB)}:nodes"
     assert await client().zcard(nodes) == 1
     await websocket.close()
     running.should_exit = True
