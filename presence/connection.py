@@ -14,8 +14,9 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from presence.namespaces import customers
+from presence.operations import Presentee
 from presence.store import Member
-from presence.tracker import PresenceTracker, Presentee
+from presence.tracker import PresenceTracker
 from realtime.auth.tokens import Principal
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
@@ -104,9 +105,8 @@ class TeamPresence(ListedConnection):
     async def send_presence_state(self, group: str, *, is_charged: bool = False) -> None:
         """Send `presence:state`, which replaces what the client knew of the group, unless it has left the room."""
         room = presence_room(group)
-        if self.hears(room) and (
-            found := await _snapshot(self, self.presence, room, self.send_presence_state)
-        ):
+        own = [self.namespace]
+        if self.hears(room) and (found := await _snapshot(self, own, room, self.send_presence_state)):
             offset, members = found
             state = {"group": group, "members": members, "total": len(members), "offset": offset}
             size = self.write_event("presence:state", state)
@@ -211,23 +211,24 @@ class CustomerStates(NamespaceConsumer):
     async def send_customer_state(self, thread_id: str) -> None:
         """Send `customer:state`, which replaces what the client knew of the thread, unless it has left the room."""
         self._waiting.discard(thread_id)
-        room, tracker = thread_room(thread_id), PresenceTracker.current(customers()[0])
-        if self.hears(room) and (found := await _snapshot(self, tracker, room, self.send_customer_state)):
+        room = thread_room(thread_id)
+        if self.hears(room) and (found := await _snapshot(self, customers(), room, self.send_customer_state)):
             offset, members = found
             lines = [{name: member[name] for name in ("user_id", "name", "since")} for member in members]
             self.write_event("customer:state", {"thread_id": thread_id, "customers": lines, "offset": offset})
 
 
 async def _snapshot(
-    connection: NamespaceConsumer, presence: PresenceTracker, room: str, again: Action
+    connection: NamespaceConsumer, namespaces: Iterable[str], room: str, again: Action
 ) -> tuple[str, list[Member]] | None:
-    """The connection's position in the room and who is listed there; None: not now, `again` follows in a second."""
+    """The connection's position in a room, and the members there; None: not now, `again` is called in a second."""
     _, _, group = room.partition(":")
     if not connection.is_behind:
         with contextlib.suppress(RedisError, TimeoutError):
             # In this order: a change that comes while the list is read may be in it or not, and has a higher offset.
             offset = str(connection.position(room))
-            members = await presence.snapshot(group)
+            trackers = [PresenceTracker.current(namespace) for namespace in namespaces]
+            members = [member for tracker in trackers for member in await tracker.snapshot(group)]
             return (offset, members) if connection.hears(room) else None  # expelled meanwhile
     # A state replaces what the client knows: the one that is sent once the client has read the rest is enough.
     connection.after(1.0, f"state {room}", again, group)

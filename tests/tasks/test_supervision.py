@@ -242,7 +242,7 @@ def tasks_made(path: Path) -> Iterator[str]:
 
 
 ENDING = {
-    "presence/tracker.py": {"snapshot"},
+    "presence/snapshots.py": {"of"},
     "realtime/bridge/bridge.py": {"_handle"},
     "realtime/redis/connection.py": {"schedule"},
     "realtime/bridge/bus_handlers.py": {"_failure", "_start"},
@@ -361,20 +361,20 @@ async def test_connection_that_cannot_be_registered_is_left_out_alone(monkeypatc
 
     async with connected(user_id="odd"), connected(user_id="ana"):
         monkeypatch.setattr(store, "encode", odd)
-        await client().delete(f"{store.base()}:nodes", f"{store.base()}:user:ana")
-        await eventually(lambda: client().exists(f"{store.base()}:user:ana"))
+        await client().delete(f"{store.base(HUB)}:nodes", f"{store.base(HUB)}:user:ana")
+        await eventually(lambda: client().exists(f"{store.base(HUB)}:user:ana"))
 
 
 async def test_member_whose_record_makes_no_sense_is_left_out_of_the_list_alone():
     async with connected(user_id="odd", groups=["g"]), connected(user_id="ana", groups=["g"]):
-        await client().hset(f"{store.base()}:user:odd", "since", "never")
-        assert [member["user_id"] for member in await store.snapshot("g")] == ["ana"]
+        await client().hset(f"{store.base(HUB)}:user:odd", "since", "never")
+        assert [member["user_id"] for member in await store.snapshot(HUB, "g")] == ["ana"]
 
 
 async def test_user_who_cannot_be_judged_holds_up_no_other(monkeypatch):
     async with connected(user_id="odd"), connected(user_id="ana"):
         pass
-    deadlines, known = f"{store.base()}:deadlines", f"{store.base()}:known"
+    deadlines, known = f"{store.base(HUB)}:deadlines", f"{store.base(HUB)}:known"
     await eventually(lambda: _is_in_grace(deadlines))
     await client().hset(known, "odd", "no JSON")
     await client().zadd(deadlines, {"grace|odd": 1, "grace|ana": 2})
