@@ -47,10 +47,9 @@ class HubConsumer(NamespaceConsumer):
         for group in self.principal.groups:
             await self.send_presence_state(group)
 
-    async def receive(self, *args: Any, **kwargs: Any) -> None:
+    def on_frame(self) -> None:
         if self.is_listed:
             self.presence.seen(self.principal.user_id)
-        await super().receive(*args, **kwargs)
 
     async def on_heartbeat(self) -> None:
         if self.is_listed:
@@ -64,7 +63,7 @@ class HubConsumer(NamespaceConsumer):
             await self.presence.connect(self._presentee(), refreshed=True)
         for group in self.principal.groups:
             if group not in previous.groups:
-                self.spend_bytes(await self._tell_presence(group))
+                self.rate.spend_bytes(await self._tell_presence(group))
 
     async def on_gone(self) -> None:
         self.presence.disconnect(self.connection_id)
@@ -89,7 +88,7 @@ class HubConsumer(NamespaceConsumer):
         """Which customers are in the thread; replaces whatever the client knew."""
         self._untold.discard(thread_id)
         room, customers = thread_room(thread_id), PresenceTracker.current(PORTAL)
-        if self.hears(room) and (found := await self._snapshot(customers, room, self.send_customer_state)):
+        if room in self.rooms and (found := await self._snapshot(customers, room, self.send_customer_state)):
             offset, members = found
             lines = [{name: member[name] for name in ("user_id", "name", "since")} for member in members]
             self.write_event("customer:state", {"thread_id": thread_id, "customers": lines, "offset": offset})
@@ -99,13 +98,13 @@ class HubConsumer(NamespaceConsumer):
     ) -> tuple[str, list[Member]] | None:
         """Where a room stands, and who is there; None: not now, it is tried again."""
         _, _, group = room.partition(":")
-        if not self.is_behind:
+        if not self.outlet.is_behind:
             with contextlib.suppress(RedisError, TimeoutError):
                 # In this order: a change that comes while the list is read may be in it or not, and has a higher
                 # offset.
-                offset = str(self.position(room))
+                offset = str(self.rooms[room])
                 members = await presence.snapshot(group)
-                return (offset, members) if self.hears(room) else None  # expelled meanwhile
+                return (offset, members) if room in self.rooms else None  # expelled meanwhile
         # It replaces what is known: the one that comes when the client keeps up will do.
         self.after(1.0, f"state {room}", again, group)
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,22 +40,20 @@ class PortalConsumer(NamespaceConsumer):
             self._threads = await self._allowed(self._claimed())
             await self.presence.connect(self._presentee())
 
-    async def receive(self, *args: Any, **kwargs: Any) -> None:
+    def on_frame(self) -> None:
         if self.presence is not None:
             self.presence.seen(self.principal.user_id)
-        await super().receive(*args, **kwargs)
 
     def on_entered(self, room: str) -> None:
         thread_id = thread_of(room)
-        if self.presence is not None and thread_id and thread_id not in self._threads and self.hears(room):
+        if self.presence is not None and thread_id and thread_id not in self._threads and room in self.rooms:
             self._threads.add(thread_id)
             self.presence.regroup(self._presentee())
 
     def threads(self) -> set[str]:
         return super().threads() | self._threads
 
-    def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
-        super().expel(room, reason, before=before)
+    def on_expelled(self, room: str) -> None:
         self._expelled.add(room)
         thread_id = thread_of(room)
         if self.presence is not None and thread_id in self._threads:
@@ -67,7 +64,7 @@ class PortalConsumer(NamespaceConsumer):
         if self.presence is not None:
             before = self._threads
             asked = before | self._claimed()
-            self.spend_rooms(len(asked))
+            self.rate.spend_rooms(len(asked))
             self._threads = await self._allowed(asked)
             dropped = sorted(before - self._threads)
             await self.presence.connect(self._presentee(), refreshed=True, dropped=dropped)

@@ -16,6 +16,7 @@ from presence import store
 from presence.sweeper import Sweeper
 from presence.tracker import PresenceTracker
 from realtime.auth.tokens import issue
+from realtime.connections.registry import ConnectionRegistry
 from realtime.protocol.rooms import PORTAL
 from realtime.redis.client import client
 from tests.inprocess import Connection, add, bridging, connected, eventually
@@ -52,7 +53,7 @@ async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they
     async def snapshot_and_expelled(presence: PresenceTracker, group: str) -> list[store.Member]:
         found = await snapshot(presence, group)
         if group == "42":
-            for connection in presence.tracker.connections.values():
+            for connection in ConnectionRegistry.current().connections.values():
                 connection.expel("thread:42", "expelled")
         return found
 
