@@ -18,7 +18,7 @@ from presence.tracker import PresenceTracker
 from realtime.bridge import batch
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.inbox import Inbox
-from realtime.connections.consumer import NamespaceConsumer
+from realtime.connections.deadlines import Deadlines
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import membership
 from realtime.layers.loop_layer import LoopLayer
@@ -168,7 +168,7 @@ TASKS: list[tuple[str, Callable[[], Any], Any, str]] = [
     ("streams", bridging, Bridge, "_follow"),
     ("presence", lambda: present(HUB), PresenceTracker, "_flush"),
     ("presence", lambda: present(PORTAL), PresenceTracker, "_flush"),
-    ("timer", lambda: present(HUB), NamespaceConsumer, "_look_at_the_clock"),
+    ("timer", lambda: present(HUB), Deadlines, "check"),
     ("layer", layer, LoopLayer, "_look_around"),
     ("introduce", layer, LoopLayer, "publish"),
     ("recover", restored, LoopLayer, "_recover"),
@@ -192,8 +192,10 @@ async def test_task_goes_on_after_a_failure_that_is_logged_and_counted(
         "NODE_LEASE": 0.8,
         "PRESENCE_TTL": 300,
     }
-    if function == "_look_at_the_clock":
-        monkeypatch.setattr("realtime.connections.consumer.EXPIRY_NOTICE", 3598.0)  # a second or two from now
+    if function == "check":
+        monkeypatch.setattr(
+            "realtime.connections.deadlines.EXPIRY_NOTICE", 3598.0
+        )  # a second or two from now
     before = failures(task)
     failing = None if task in LATER else Failing(monkeypatch, owner, function)
     async with asyncio.timeout(PATIENCE), run():
