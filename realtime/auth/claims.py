@@ -10,9 +10,9 @@ from django.utils.module_loading import import_string
 
 from realtime.conf import conf
 from realtime.protocol.handshake_errors import AuthenticationFailed, invalid_token
+from realtime.protocol.namespaces import roles
 from realtime.protocol.payloads import Id, PresenceGroup
-from realtime.protocol.principal import Principal, frozen_claims, roles_of
-from realtime.protocol.rooms import NAMESPACES
+from realtime.protocol.principal import Principal, frozen_claims
 from realtime.protocol.values import NotJSON, encode
 from realtime.telemetry.logs import spelled
 
@@ -51,7 +51,7 @@ def principal_of(claims: Claims, mapped: Callable[[Claims], Claims], token_id: s
         raise invalid_token(f"the token has a claim that cannot be read: {error}") from error
     found = _mapped(frozen_claims(encoded), mapped)
     role, name, jti = found.get("role"), found.get("name") or "", found.get("jti")
-    if not isinstance(role, str) or not any(role in roles_of(namespace) for namespace in NAMESPACES):
+    if not isinstance(role, str) or role not in roles():
         raise invalid_token("the token has no known role")
     if not isinstance(name, str):
         raise invalid_token(f"the token's name: expected a string, got {type(name).__name__}")

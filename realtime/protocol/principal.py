@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from realtime.conf import conf
-from realtime.protocol.rooms import HUB, PORTAL
+from realtime.protocol.namespaces import namespaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Principal:
 
     def may_enter(self, namespace: str) -> bool:
         """Whether this role belongs in the namespace."""
-        return self.role in roles_of(namespace)
+        return self.role in namespaces()[namespace].roles
 
 
 def frozen_claims(encoded: bytes) -> Mapping[str, Any]:
@@ -59,8 +58,3 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return MappingProxyType({name: _frozen(item) for name, item in value.items()})
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def roles_of(namespace: str) -> tuple[str, ...]:
-    """The roles that may enter a namespace."""
-    return {HUB: conf().hub_roles, PORTAL: conf().portal_roles}[namespace]

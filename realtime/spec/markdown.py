@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from realtime.protocol.catalogue import Catalogue, ServerEvent, catalogue
+from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import Id, Payload, PresenceGroup
-from realtime.protocol.rooms import HUB, NAMESPACES, PORTAL
 
 _INTRODUCTION = """\
 # Events
@@ -59,21 +59,12 @@ def _client_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
 
 
 def _server_rows(events: Catalogue, *, bus: bool) -> Iterator[tuple[str, ...]]:
-    yield (
-        ("event", "hub", "portal", "rooms (default)", "data", "meaning")
-        if bus
-        else (
-            "event",
-            "hub",
-            "portal",
-            "data",
-            "meaning",
-        )
-    )
+    names = sorted(namespaces())
+    yield ("event", *names, *(("rooms (default)",) if bus else ()), "data", "meaning")
     for name, event in sorted(events.server.items()):
         if event.bus is not bus:
             continue
-        marks = ("✓" if HUB in event.namespaces else "–", "✓" if PORTAL in event.namespaces else "–")
+        marks = ("✓" if namespace in event.namespaces else "–" for namespace in names)
         where = (rooms(event),) if bus else ()
         yield f"`{name}`", *marks, *where, _fields(event.payload), summary(event.payload)
 
@@ -91,9 +82,9 @@ def rooms(event: ServerEvent) -> str:
     payload = event.payload(**{field.name: field.name for field in msgspec.structs.fields(event.payload)})
     found = []
     for route in event.rooms(payload):
-        namespaces, room = (event.default_namespaces, route) if isinstance(route, str) else route
+        audience, room = (event.default_namespaces, route) if isinstance(route, str) else route
         kind, _, field = room.partition(":")
-        where = "" if namespaces in (NAMESPACES, event.namespaces) else f" ({_names(namespaces)})"
+        where = "" if audience == event.namespaces else f" ({_names(audience)})"
         found.append(f"`{kind}:{{{field}}}`{where}")
     return ", ".join(found)
 

@@ -10,8 +10,8 @@ import pytest
 
 from realtime.auth.issuing import issue
 from realtime.auth.verification import authenticate, verify
-from realtime.protocol.rooms import HUB, PORTAL
 from tests.auth.signing import failure, sign
+from tests.inprocess import HUB, PORTAL
 
 
 async def test_claims_become_the_principal():
