@@ -1,17 +1,17 @@
-"""Presence on the wire: what attendants say about themselves, what their groups are told."""
+"""Presence on the wire: what attendants send, and what their groups and threads receive."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, Protocol, TypedDict, cast
+from typing import Annotated, Literal, TypedDict, cast
 
 import msgspec
 from msgspec import Meta
 
 from presence import store
-from presence.tracker import PresenceTracker
-from realtime.auth.tokens import Principal
+from presence.connection import TeamPresence
+from presence.namespaces import OLDEST, is_watcher, lists_customers, teams, watchers
 from realtime.layers.signals import PresenceChanged, broadcast
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.catalogue import (
@@ -25,31 +25,15 @@ from realtime.protocol.catalogue import (
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError
 from realtime.protocol.events import InThread
-from realtime.protocol.payloads import Empty, Id, Payload
-from realtime.protocol.rooms import HUB, PORTAL, presence_room, thread_room
-from realtime.tasks.serial import Action
+from realtime.protocol.namespaces import Presence, namespaces, shows
+from realtime.protocol.payloads import Empty, Id, Payload, PresenceGroup, decode_id
+from realtime.protocol.rooms import presence_room, thread_room
 
-
-class Listed(Protocol):
-    """A connection whose user presence may list."""
-
-    connection_id: str
-    principal: Principal
-    presence: PresenceTracker
-
-    @property
-    def is_listed(self) -> bool:
-        """Whether presence lists this user."""
-
-    def soon(self, action: Action, *args: Any) -> None:
-        """Do something to it in its turn."""
-
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """Close it, as something to do in its turn."""
+TEAMS = shows(Presence.TEAM)
 
 
 class Attendant(Payload, frozen=True):
-    """Somebody of the team, and since when they are seen like this."""
+    """A member of the team, and since when the status has been what it is."""
 
     user_id: Id
     name: str
@@ -57,17 +41,17 @@ class Attendant(Payload, frozen=True):
     since: str
 
 
-@server_event("attendant:online", namespaces={HUB})
+@server_event("attendant:online", namespaces=TEAMS)
 class AttendantOnline(Attendant, frozen=True):
     """Is available."""
 
 
-@server_event("attendant:away", namespaces={HUB})
+@server_event("attendant:away", namespaces=TEAMS)
 class AttendantAway(Attendant, frozen=True):
     """Chose to be away, or has not been heard of for a while."""
 
 
-@server_event("attendant:offline", namespaces={HUB})
+@server_event("attendant:offline", namespaces=TEAMS)
 class AttendantOffline(Attendant, frozen=True):
     """Is gone: logged out, or did not come back within the grace period."""
 
@@ -81,11 +65,11 @@ class MemberOfGroup(TypedDict):
     since: str
 
 
-@server_event("presence:state", namespaces={HUB})
+@server_event("presence:state", namespaces=TEAMS)
 class PresenceState(Payload, frozen=True):
     """Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period."""
 
-    group: Id
+    group: PresenceGroup
     members: list[MemberOfGroup]
     total: int
     offset: str
@@ -99,12 +83,12 @@ class Customer(InThread, frozen=True):
     since: str
 
 
-@server_event("customer:online", namespaces={HUB})
+@server_event("customer:online", namespaces=is_watcher)
 class CustomerOnline(Customer, frozen=True):
     """Has a page of yours open. Only with `CUSTOMER_PRESENCE`."""
 
 
-@server_event("customer:offline", namespaces={HUB})
+@server_event("customer:offline", namespaces=is_watcher)
 class CustomerOffline(Customer, frozen=True):
     """Did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`."""
 
@@ -117,7 +101,7 @@ class CustomerOfThread(TypedDict):
     since: str
 
 
-@server_event("customer:state", namespaces={HUB})
+@server_event("customer:state", namespaces=is_watcher)
 class CustomerState(InThread, frozen=True):
     """The customers of a thread who are there; replaces whatever was known. Only with `CUSTOMER_PRESENCE`."""
 
@@ -131,46 +115,48 @@ class PresenceSet(Payload, frozen=True):
 
     user_id: Id
     status: Literal["online", "away"]
+    namespace: str = OLDEST
+
+    def __post_init__(self) -> None:
+        if self.namespace not in teams():
+            raise ValueError(f"namespace: expected one of {', '.join(teams())}")
 
 
-@on_bus("presence:set")
+@on_bus("presence:set", is_order=True)
 async def set_presence(payload: PresenceSet, context: BusContext) -> None:
-    await store.apply(
-        [
-            {
-                "does": "choose",
-                "user": payload.user_id,
-                "status": payload.status,
-                "reason": "bus",
-                "order": context.order,
-            }
-        ]
-    )
+    choice = {
+        "does": "choose",
+        "user": payload.user_id,
+        "status": payload.status,
+        "reason": "bus",
+        "order": context.order,
+    }
+    await store.apply(payload.namespace, [choice])
 
 
 # --- From clients --------------------------------------------------------------------------------
 
 
-@client_event("presence:online", namespaces={HUB})
-async def presence_online(connection: Listed, payload: Empty) -> None:
+@client_event("presence:online", namespaces=TEAMS)
+async def presence_online(connection: TeamPresence, payload: Empty) -> None:
     """I am available (again)."""
     await connection.presence.choose(_listed(connection), "online")
 
 
-@client_event("presence:away", namespaces={HUB})
-async def presence_away(connection: Listed, payload: Empty) -> None:
+@client_event("presence:away", namespaces=TEAMS)
+async def presence_away(connection: TeamPresence, payload: Empty) -> None:
     """I am away until I say otherwise."""
     await connection.presence.choose(_listed(connection), "away")
 
 
-@client_event("presence:offline", namespaces={HUB})
-async def presence_offline(connection: Listed, payload: Empty) -> None:
+@client_event("presence:offline", namespaces=TEAMS)
+async def presence_offline(connection: TeamPresence, payload: Empty) -> None:
     """I log out: this connection ends, without grace period."""
     await connection.presence.logout(connection.connection_id)
     connection.soon(connection.end, CloseCode.NORMAL)
 
 
-def _listed(connection: Listed) -> str:
+def _listed(connection: TeamPresence) -> str:
     if not connection.is_listed:
         raise EventError(ErrorCode.FORBIDDEN, f"role {connection.principal.role!r} is not listed in presence")
     return connection.principal.user_id
@@ -187,16 +173,17 @@ class Transition(Payload, frozen=True, kw_only=True):
     """
 
     user_id: Id
-    namespace: Literal["hub", "portal"]
+    namespace: str
     from_status: Literal["offline", "online", "away"] = msgspec.field(name="from")
     to_status: Literal["offline", "online", "away"] = msgspec.field(name="to")
     reason: Annotated[str, Meta(max_length=32)]
     at: Annotated[datetime, Meta(tz=True)]
     name: str
-    groups: list[Id]
+    groups: list[PresenceGroup]
+    """Of a customer: threads."""
     since: Annotated[datetime, Meta(tz=True)] | None = None
-    gained: list[Id] = []
-    lost: list[Id] = []
+    gained: list[PresenceGroup] = []
+    lost: list[PresenceGroup] = []
 
     @property
     def is_regrouping(self) -> bool:
@@ -207,76 +194,65 @@ class Transition(Payload, frozen=True, kw_only=True):
 def parse_transition(raw: bytes) -> Transition:
     """Decode the field `transition` of a stream entry. Raises `InvalidMessage`."""
     try:
-        return msgspec.json.decode(raw, type=Transition, dec_hook=lambda kind, value: Id(Id.parse(value)))
+        transition = msgspec.json.decode(raw, type=Transition, dec_hook=decode_id)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidMessage("invalid_transition", str(error)) from error
+    if transition.namespace not in namespaces():
+        expected = f"expected one of {sorted(namespaces())}, got {transition.namespace[:64]!r}"
+        raise InvalidMessage("invalid_transition", f"namespace: {expected}")
+    return transition
 
 
 def announcements(raw: bytes) -> list[Delivery]:
-    """Who is told what about a transition. Raises `InvalidMessage`."""
+    """The events that tell a transition to the rooms it concerns. Raises `InvalidMessage`."""
     transition = parse_transition(raw)
-    if transition.namespace == PORTAL:
-        return _announce_customer(transition)
-    if transition.is_regrouping:
-        since = transition.since or transition.at
-        return [
-            _announce(transition, transition.to_status, since, transition.gained),
-            _announce(transition, "offline", transition.at, transition.lost),
-        ]
-    return [_announce(transition, transition.to_status, transition.at, transition.groups)]
+    announce = _announce_customer if lists_customers(transition.namespace) else _announce_attendant
+    if not transition.is_regrouping:
+        return announce(transition, transition.to_status, transition.at, transition.groups)
+    since = transition.since or transition.at
+    return [
+        *announce(transition, transition.to_status, since, transition.gained),
+        *announce(transition, "offline", transition.at, transition.lost),
+    ]
 
 
-def _announce_customer(transition: Transition) -> list[Delivery]:
-    if transition.is_regrouping:
-        since = transition.since or transition.at
-        changes = [("online", since, transition.gained), ("offline", transition.at, transition.lost)]
-    else:
-        changes = [(transition.to_status, transition.at, transition.groups)]
+def _announce_attendant(
+    transition: Transition, status: str, since: datetime, groups: Sequence[str]
+) -> list[Delivery]:
+    data = {"user_id": transition.user_id, "name": transition.name, "status": status, "since": _iso(since)}
+    targets = tuple((transition.namespace, presence_room(group)) for group in groups)
+    return [Delivery(event=f"attendant:{status}", payload=transition, data=data, targets=targets)]
+
+
+def _announce_customer(
+    transition: Transition, status: str, since: datetime, threads: Sequence[str]
+) -> list[Delivery]:
+    data = {"user_id": transition.user_id, "name": transition.name, "since": _iso(since)}
     return [
         Delivery(
             event=f"customer:{status}",
             payload=transition,
-            data={
-                "thread_id": thread_id,
-                "user_id": transition.user_id,
-                "name": transition.name,
-                "since": _iso(since),
-            },
-            targets=((HUB, thread_room(thread_id)),),
+            data={"thread_id": thread_id, **data},
+            targets=tuple((namespace, thread_room(thread_id)) for namespace in watchers()),
         )
-        for status, since, threads in changes
         for thread_id in threads
     ]
-
-
-def _announce(transition: Transition, status: str, since: datetime, groups: Sequence[str]) -> Delivery:
-    data = {
-        "user_id": transition.user_id,
-        "name": transition.name,
-        "status": status,
-        "since": _iso(since),
-    }
-    return Delivery(
-        event=f"attendant:{status}",
-        payload=transition,
-        data=data,
-        targets=tuple((HUB, presence_room(group)) for group in groups),
-    )
 
 
 def _iso(at: datetime) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-@on_bus("attendant:online")
-@on_bus("attendant:away")
-@on_bus("attendant:offline")
-async def tell_nodes(payload: Payload, context: BusContext) -> None:
+@on_bus("attendant:online", is_order=True)
+@on_bus("attendant:away", is_order=True)
+@on_bus("attendant:offline", is_order=True)
+async def tell_instances(payload: Payload, context: BusContext) -> None:
     transition = cast(Transition, payload)
     if not transition.is_regrouping:
         await broadcast(
             PresenceChanged(
                 user_id=transition.user_id,
+                namespace=transition.namespace,
                 status=transition.to_status,
                 chosen=transition.to_status == "away" and transition.reason in {"chosen", "bus"},
                 since=transition.at.timestamp() * 1000,

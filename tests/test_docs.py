@@ -22,7 +22,7 @@ from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import STOP, CloseCode
 from realtime.protocol.envelope import ErrorCode
 from realtime.protocol.handshake_errors import STATUSES
-from realtime.protocol.rooms import NAMESPACES
+from realtime.protocol.namespaces import namespaces
 from realtime.server import endpoints
 from realtime.spec.markdown import events_markdown
 from tests.e2e.harness import ROOT
@@ -152,8 +152,7 @@ def test_every_refusal_is_documented_with_its_status():
 
 def test_every_address_of_the_socket_server_is_documented():
     documented = first_names(section("protocol.md", "HTTP on the same port"))
-    namespaces = {f"/{namespace}" for namespace in NAMESPACES}
-    assert sorted(documented) == sorted(endpoints.ENDPOINTS.keys() - namespaces)
+    assert sorted(documented) == sorted(endpoints.ENDPOINTS)
 
 
 # --- Settings ----------------------------------------------------------------------------------------
@@ -204,6 +203,9 @@ def test_default_is_the_documented_one(name: str, default: float):
 def test_every_variable_that_a_page_speaks_of_exists(page: Path):
     known = {f"REALTIME_{field.encode_name}" for field in msgspec.structs.fields(Conf)}
     known |= {f"REALTIME_LIMIT_{field.encode_name}" for field in msgspec.structs.fields(Limits)}
+    for each in namespaces().values():
+        name = f"REALTIME_{each.name.upper()}"
+        known |= {f"{name}_ROLES", *(f"{name}_{kind.upper()}_POLICY" for kind in each.policies)}
     assert set(re.findall(r"REALTIME_[A-Z_]*[A-Z]\b", page.read_text())) <= known
 
 

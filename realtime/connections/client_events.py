@@ -1,32 +1,64 @@
-"""What a client may send in both namespaces, and what it does."""
+"""What clients may send in every namespace, and what it does."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Meta
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
-from realtime.auth.tokens import MAX_TOKEN_LENGTH, AuthenticationFailed, authenticate
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
+from realtime.auth.verification import authenticate
 from realtime.conf import conf
+from realtime.connections import interface
+from realtime.connections.ephemeral import Typing
+from realtime.connections.rooms import Rooms
 from realtime.protocol.catalogue import client_event
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.events import InThread
-from realtime.protocol.handshake_errors import RefusalCode
+from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode
+from realtime.protocol.namespaces import THREAD, uses
 from realtime.protocol.payloads import Empty, Payload
+from realtime.protocol.principal import Principal
 from realtime.protocol.replies import Joined, Left, Refreshed, Refusal, Resumed, Resumption
-from realtime.protocol.rooms import is_room, thread_of, thread_room
-
-if TYPE_CHECKING:
-    from realtime.connections.consumer import NamespaceConsumer
+from realtime.protocol.rooms import is_room, is_room_name, thread_room
 
 logger = logging.getLogger(__name__)
 
 Offset = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Connection(interface.Connection, Protocol):
+    """A connection as the handlers below see it."""
+
+    rooms: Rooms
+    typing: Typing
+
+    async def renew(self, principal: Principal) -> None:
+        """Go on with a fresh token of the same user."""
+
+    async def on_heartbeat(self) -> None:
+        """The client sent `heartbeat`."""
+
+
+class InRoom(Payload, frozen=True):
+    """Anything that belongs to one room."""
+
+    room: str
+
+    def __post_init__(self) -> None:
+        if not is_room_name(self.room):
+            raise ValueError("room: expected kind:id, for example thread:42")
+
+
+class Join(InRoom, frozen=True):
+    """`since`: the last offset seen in this room, to get what was missed."""
+
+    since: Offset | None = None
 
 
 class JoinThread(InThread, frozen=True):
@@ -54,47 +86,74 @@ class Resume(Payload, frozen=True):
 
 
 @client_event("heartbeat")
-async def heartbeat(connection: NamespaceConsumer, payload: Empty) -> None:
+async def heartbeat(connection: Connection, payload: Empty) -> None:
     """I am here: keeps the connection and the user's presence alive."""
     await connection.on_heartbeat()
 
 
-@client_event("join:thread")
-async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> Joined:
+@client_event("join")
+async def join(connection: Connection, payload: Join) -> Joined:
+    """Enter a room."""
+    return await _join(connection, payload.room, payload.since)
+
+
+@client_event("join:thread", namespaces=uses(THREAD))
+async def join_thread(connection: Connection, payload: JoinThread) -> Joined:
     """Enter a thread's room."""
-    room = thread_room(payload.thread_id)
-    if payload.since is None:
-        return {"room": room, "offset": await connection.join(room)}
-    return {"room": room, **await connection.rejoin(room, payload.since)}
+    return await _join(connection, thread_room(payload.thread_id), payload.since)
 
 
-@client_event("leave:thread")
-async def leave_thread(connection: NamespaceConsumer, payload: InThread) -> Left:
+async def _join(connection: Connection, room: str, since: str | None) -> Joined:
+    _check_kind(connection, room)
+    if since is None:
+        return {"room": room, "offset": str(await connection.rooms.join(room))}
+    return {"room": room, **await connection.rooms.rejoin(room, since)}
+
+
+@client_event("leave")
+async def leave(connection: Connection, payload: InRoom) -> Left:
+    """Leave a room."""
+    return await _leave(connection, payload.room)
+
+
+@client_event("leave:thread", namespaces=uses(THREAD))
+async def leave_thread(connection: Connection, payload: InThread) -> Left:
     """Leave a thread's room."""
-    await connection.leave(thread_room(payload.thread_id))
-    return {"room": thread_room(payload.thread_id)}
+    return await _leave(connection, thread_room(payload.thread_id))
 
 
-@client_event("typing:start")
-async def typing_start(connection: NamespaceConsumer, payload: InThread) -> None:
+async def _leave(connection: Connection, room: str) -> Left:
+    _check_kind(connection, room)
+    await connection.rooms.leave(room)
+    return {"room": room}
+
+
+def _check_kind(connection: Connection, room: str) -> None:
+    """Raises `EventError` unless clients of the namespace join rooms of this kind."""
+    if not connection.declared.may_join(room):
+        raise EventError(ErrorCode.FORBIDDEN, f"clients of {connection.namespace} do not join {room}")
+
+
+@client_event("typing:start", namespaces=uses(THREAD))
+async def typing_start(connection: Connection, payload: InThread) -> None:
     """I am typing; repeat at least every 5 seconds while it lasts."""
-    await connection.start_typing(_room_of(connection, payload))
+    await connection.typing.start(_room_of(connection, payload))
 
 
-@client_event("typing:stop")
-async def typing_stop(connection: NamespaceConsumer, payload: InThread) -> None:
+@client_event("typing:stop", namespaces=uses(THREAD))
+async def typing_stop(connection: Connection, payload: InThread) -> None:
     """I stopped typing."""
-    await connection.stop_typing(_room_of(connection, payload))
+    await connection.typing.stop(_room_of(connection, payload))
 
 
-@client_event("cursor:move")
-async def cursor_move(connection: NamespaceConsumer, payload: CursorMove) -> None:
+@client_event("cursor:move", namespaces=uses(THREAD))
+async def cursor_move(connection: Connection, payload: CursorMove) -> None:
     """My cursor is here now."""
     await connection.emit(_room_of(connection, payload), "thread:cursor", position=payload.position)
 
 
 @client_event("auth:refresh")
-async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> Refreshed:
+async def auth_refresh(connection: Connection, payload: AuthRefresh) -> Refreshed:
     """Go on with a fresh token instead of being closed when the old one expires."""
     try:
         principal = await authenticate(payload.token)
@@ -113,31 +172,31 @@ async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> R
 
 
 @client_event("resume")
-async def resume(connection: NamespaceConsumer, payload: Resume) -> Resumed:
+async def resume(connection: Connection, payload: Resume) -> Resumed:
     """Enter rooms again after a reconnect, with what was missed."""
-    if connection.has_resumed:
-        connection.spend_rooms(len(payload.rooms))
+    if connection.rooms.has_resumed:
+        connection.rate.spend_rooms(len(payload.rooms))
     own = set(connection.initial_rooms())
     answers: dict[str, Resumption | Refusal] = {}
     for room, since in payload.rooms.items():
         answers[room] = await _resume_room(connection, room, since, is_known=room in own, number=len(answers))
     for room, answer in answers.items():
-        if "error" not in answer and not connection.hears(room):  # expelled while the others were entered
+        if "error" not in answer and room not in connection.rooms:  # expelled while the others were entered
             answers[room] = {"error": ErrorCode.FORBIDDEN}
-    connection.resumed()
+    connection.rooms.resumed()
     return {"rooms": answers}
 
 
 async def _resume_room(
-    connection: NamespaceConsumer, room: str, since: str, *, is_known: bool, number: int
+    connection: Connection, room: str, since: str, *, is_known: bool, number: int
 ) -> Resumption | Refusal:
     """Resume one room, which fails alone. `number` rooms were named before it; `is_known`: the token names it."""
     if 0 < conf().limits.rooms <= number:
         return {"error": ErrorCode.LIMIT_EXCEEDED}
-    if not is_known and (not is_room(room) or thread_of(room) is None):
+    if not is_known and not (is_room(room) and connection.declared.may_join(room)):
         return {"error": ErrorCode.FORBIDDEN}
     try:
-        return await connection.rejoin(room, since, is_free=not connection.has_resumed)
+        return await connection.rooms.rejoin(room, since, is_free=not connection.rooms.has_resumed)
     except EventError as error:
         return {"error": error.code}
     except (RedisError, OSError):  # TimeoutError is an OSError: then no room can be had
@@ -147,7 +206,7 @@ async def _resume_room(
         return {"error": ErrorCode.INTERNAL}
 
 
-def _room_of(connection: NamespaceConsumer, payload: InThread) -> str:
+def _room_of(connection: Connection, payload: InThread) -> str:
     room = thread_room(payload.thread_id)
     if room not in connection.rooms:
         raise EventError(ErrorCode.NOT_IN_ROOM, f"join {room} first")

@@ -10,63 +10,38 @@ import random
 import signal as signals
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
+from realtime.connections.interface import Connection
 from realtime.layers import history
 from realtime.layers.membership import room_layer
 from realtime.layers.signals import (
     InstanceDrained,
     PresenceChanged,
+    RoomRevoked,
     Signal,
-    ThreadRevoked,
     TokenRevoked,
     UserDisconnected,
     parse,
 )
 from realtime.protocol.close_codes import CloseCode
-from realtime.protocol.rooms import CONTROL_GROUP, group_name, thread_room
+from realtime.protocol.rooms import CONTROL_GROUP, group_name
 from realtime.redis import schema_version
 from realtime.redis.client import client, key
 from realtime.redis.pipelining import pipes
 from realtime.survey import messages as questions
 from realtime.survey.messages import Detail, InRoom, Instance, Question
 from realtime.tasks.per_loop import PerLoop
-from realtime.tasks.serial import Action
 from realtime.tasks.supervision import report
 from realtime.telemetry import metrics
 from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
-
-
-class Connection(questions.Connection, Protocol):
-    """What a node must know of a connection, and can do with it."""
-
-    def position(self, room: str) -> int:
-        """Up to where it has what was published in a room."""
-
-    def soon(self, action: Action, *args: Any) -> None:
-        """Do something to it in its turn."""
-
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """Close it, as something to do in its turn."""
-
-    def terminate(self, code: CloseCode, reason: str = "") -> None:
-        """Close it now."""
-
-    async def review(self) -> None:
-        """See whether it may still be here, and in its threads: an order may have been missed.
-
-        Raises `redis.RedisError`.
-        """
-
-    def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
-        """Take it out of a room, now, if it entered before then (seconds of Redis' clock)."""
 
 
 REVIEW_BATCH = 200
@@ -197,12 +172,11 @@ class ConnectionRegistry:
             case TokenRevoked():
                 here = [self.connections[each] for each in self._tokens.get(signal.jti, ())]
                 _each(here, lambda connection: connection.terminate(CloseCode.REVOKED))
-            case ThreadRevoked():
-                room = thread_room(signal.thread_id)
+            case RoomRevoked():
                 # A revoke holds until it is taken back; a member who was expelled may have come back.
                 before = signal.at if signal.reason == "expelled" and signal.at else math.inf
                 here = [*self.connections_of(signal.namespace, signal.user_id)]
-                _each(here, lambda connection: connection.expel(room, signal.reason, before=before))
+                _each(here, lambda connection: connection.expel(signal.room, signal.reason, before=before))
             case InstanceDrained():
                 # Said twice it must not count as the second signal, which ends the process at once.
                 if signal.instance == self.id and not self._is_told_to_go:
@@ -299,7 +273,7 @@ class ConnectionRegistry:
     async def _describe(self, connection_id: str) -> Detail:
         if (connection := self.connections.get(connection_id)) is None:
             return Detail()
-        here = {room: connection.position(room) for room in connection.rooms}
+        here = dict(connection.rooms)
         groups = {room: group_name(connection.user[0], room) for room in here}
         ends = await history.ends(groups.values(), pipes())
         return Detail(

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from realtime.protocol.catalogue import Catalogue, ServerEvent, catalogue
-from realtime.protocol.payloads import Id, Payload
-from realtime.protocol.rooms import HUB, NAMESPACES, PORTAL
+from realtime.protocol.namespaces import namespaces
+from realtime.protocol.payloads import Id, Payload, PresenceGroup
 
 _INTRODUCTION = """\
 # Events
@@ -20,7 +20,9 @@ _INTRODUCTION = """\
 Every event of the catalogue. This page is generated (`make docs`); the protocol around it is in
 [protocol.md](protocol.md), and how to add one of your own in [adding-an-event.md](adding-an-event.md).
 
-An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ -`; a whole number is accepted and becomes a string.
+An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ - . @ | + ~`; a whole number is accepted and becomes a
+string. A *group* is the name of a presence group: an id that may also have spaces, and letters and digits of any script
+(composed: Unicode's normalization form C).
 A field with `?` may be left out. Of an event that a backbone publishes every other field of `data` passes through
 untouched.
 """
@@ -57,21 +59,12 @@ def _client_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
 
 
 def _server_rows(events: Catalogue, *, bus: bool) -> Iterator[tuple[str, ...]]:
-    yield (
-        ("event", "hub", "portal", "rooms (default)", "data", "meaning")
-        if bus
-        else (
-            "event",
-            "hub",
-            "portal",
-            "data",
-            "meaning",
-        )
-    )
+    names = sorted(namespaces())
+    yield ("event", *names, *(("rooms (default)",) if bus else ()), "data", "meaning")
     for name, event in sorted(events.server.items()):
         if event.bus is not bus:
             continue
-        marks = ("✓" if HUB in event.namespaces else "–", "✓" if PORTAL in event.namespaces else "–")
+        marks = ("✓" if namespace in event.namespaces else "–" for namespace in names)
         where = (rooms(event),) if bus else ()
         yield f"`{name}`", *marks, *where, _fields(event.payload), summary(event.payload)
 
@@ -89,9 +82,9 @@ def rooms(event: ServerEvent) -> str:
     payload = event.payload(**{field.name: field.name for field in msgspec.structs.fields(event.payload)})
     found = []
     for route in event.rooms(payload):
-        namespaces, room = (event.default_namespaces, route) if isinstance(route, str) else route
+        audience, room = (event.default_namespaces, route) if isinstance(route, str) else route
         kind, _, field = room.partition(":")
-        where = "" if namespaces in (NAMESPACES, event.namespaces) else f" ({_names(namespaces)})"
+        where = "" if audience == event.namespaces else f" ({_names(audience)})"
         found.append(f"`{kind}:{{{field}}}`{where}")
     return ", ".join(found)
 
@@ -128,6 +121,7 @@ def _type(kind: Any) -> str:
         return "list" if origin is list else "object"
     known = {
         Id: "id",
+        PresenceGroup: "group",
         str: "string",
         float: "number",
         int: "integer",

@@ -15,10 +15,11 @@ from redis.exceptions import ConnectionError as RedisDown
 from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
-from portal.consumers import PortalConsumer
-from realtime.auth.tokens import issue, verify
-from realtime.connections import consumer as consumers
-from realtime.connections import rate_limit
+from presence.connection import CustomerPresence
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
+from realtime.connections import ephemeral, rate_limit
+from realtime.connections.consumer import NamespaceConsumer
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import history
 from realtime.layers.room_layer import RoomChannelLayer
@@ -26,9 +27,10 @@ from realtime.protocol import catalogue
 from realtime.protocol.catalogue import ClientEvent
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
+from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import Empty
 from realtime.protocol.publication import Entry
-from realtime.protocol.rooms import NAMESPACES, group_name
+from realtime.protocol.rooms import group_name
 from realtime.redis.client import client, key
 from realtime.telemetry import metrics
 from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
@@ -48,7 +50,7 @@ def client_event(monkeypatch):
     """A client event for one test."""
 
     def register(handler: Any, name: str = "test:event") -> None:
-        event = ClientEvent(name=name, payload=Empty, namespaces=NAMESPACES, handler=handler)
+        event = ClientEvent(name=name, payload=Empty, namespaces=namespaces(), handler=handler)
         monkeypatch.setitem(catalogue.catalogue().client, name, event)
 
     return register
@@ -269,7 +271,7 @@ async def test_frame_that_is_refused_is_forgotten_with_its_error(frame):
         gc.disable()
         try:
             for retry_after in (0.0, 1.0):
-                await consumer().receive(frame, retry_after=retry_after)
+                await consumer().websocket_receive({"text": frame, "retry_after": retry_after})
             left = [each for each in gc.get_objects() if isinstance(each, EventError)]
         finally:
             gc.enable()
@@ -360,7 +362,7 @@ async def test_mistake_in_the_handler_of_a_message_ends_nothing(monkeypatch, cap
     async def fail(self: Any, message: Any) -> None:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(consumers.NamespaceConsumer, "room_greeting", fail, raising=False)
+    monkeypatch.setattr(NamespaceConsumer, "room_greeting", fail, raising=False)
     async with connected("portal") as ana:
         inside = consumer()
         await inside.dispatch({"type": "room.greeting"})
@@ -511,18 +513,18 @@ async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(mo
         answer = await ana.call("resume", {"rooms": {"thread:42": "1"}})
         assert answer["rooms"] == {"thread:42": {"error": "forbidden"}}
         await ana.expect("room:left", room="thread:42", reason="expelled")
-        assert not consumer().hears("thread:42")
+        assert "thread:42" not in consumer().rooms
 
 
 async def test_who_is_expelled_while_other_rooms_are_resumed_is_not_told_to_be_in(monkeypatch):
-    async def may_join(connection: HubConsumer, thread_id: str) -> bool:
-        if thread_id == "43":
+    async def may_enter(connection: HubConsumer, room: str) -> bool:
+        if room == "thread:43":
             connection.expel("thread:42", "expelled")
         return True
 
     async with connected("hub", "7") as ana:
         offset = (await ana.call("join:thread", {"thread_id": 42}))["offset"]
-        monkeypatch.setattr(HubConsumer, "may_join", may_join)
+        monkeypatch.setattr(HubConsumer, "may_enter", may_enter)
         answer = await ana.call("resume", {"rooms": {"thread:42": offset, "thread:43": offset}})
         assert answer["rooms"]["thread:42"] == {"error": "forbidden"}
         assert "error" not in answer["rooms"]["thread:43"]
@@ -598,7 +600,7 @@ async def test_stopping_without_having_started_tells_nobody():
 
 @pytest.mark.parametrize("how", ["disconnect", "leave", "silence"])
 async def test_typist_who_goes_is_reported_as_stopped(how: str, monkeypatch):
-    monkeypatch.setattr(consumers, "TYPING_SECONDS", 0.1 if how == "silence" else 10.0)
+    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 0.1 if how == "silence" else 10.0)
     async with connected("hub", "8") as bob:
         await bob.call("join:thread", {"thread_id": 42})
         async with connected("hub", "7") as ana:
@@ -622,7 +624,7 @@ async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monk
         async def emit(*args: Any, **kwargs: Any) -> None:
             raise RedisError("away")
 
-        monkeypatch.setattr(consumers.NamespaceConsumer, "emit", emit)
+        monkeypatch.setattr(NamespaceConsumer, "emit", emit)
         await ana.call("leave:thread", {"thread_id": 42})
         assert (await ana.refused("typing:start", {"thread_id": 42}))["code"] == "not_in_room"
 
@@ -631,8 +633,8 @@ async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monk
 async def test_repeated_start_keeps_the_typist_typing_and_is_not_announced_too_often(
     monkeypatch, pause: float, announced: int
 ):
-    monkeypatch.setattr(consumers, "TYPING_SECONDS", 1.5)
-    monkeypatch.setattr(consumers, "TYPING_PAUSE", pause)
+    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 1.5)
+    monkeypatch.setattr(ephemeral, "TYPING_PAUSE", pause)
     async with connected("hub", "8") as bob, connected("hub", "7") as ana:
         for one in (ana, bob):
             await one.call("join:thread", {"thread_id": 42})
@@ -812,17 +814,17 @@ async def test_ending_twice_closes_once():
 
 
 async def test_what_is_published_while_the_handshake_ends_follows_the_ready_frame(monkeypatch):
-    async def publish_meanwhile(self: consumers.NamespaceConsumer) -> None:
-        group = self.rooms["user:9"].group
-        before = group.tail
-        head, tail = b'{"event":"user:notification","room":"user:9","offset":"', b'","data":{"user_id":"9"}}'
-        await history.append([Entry(rooms=[("portal.user.9", head)], tail=tail)])
-        await eventually(lambda: group.tail > before)
+    async with connected("portal", "9") as first_tab:
 
-    monkeypatch.setattr(PortalConsumer, "on_enter", publish_meanwhile)
-    async with connected("portal", "9") as customer:
-        frame = await customer.expect("user:notification")
-        assert int(frame["offset"]) > int(customer.ready["rooms"]["user:9"])
+        async def publish_meanwhile(self: NamespaceConsumer) -> None:
+            head, tail = b'{"event":"user:notification","offset":"', b'","data":{"user_id":"9"}}'
+            await history.append([Entry(rooms=[("portal.user.9", head)], tail=tail)])
+            await first_tab.expect("user:notification")
+
+        monkeypatch.setattr(CustomerPresence, "on_enter", publish_meanwhile)
+        async with connected("portal", "9") as second_tab:
+            frame = await second_tab.expect("user:notification")
+            assert int(frame["offset"]) > int(second_tab.ready["rooms"]["user:9"])
 
 
 async def test_mistake_in_a_hook_at_the_end_leaves_nothing_behind(monkeypatch, caplog):
@@ -838,12 +840,12 @@ async def test_mistake_in_a_hook_at_the_end_leaves_nothing_behind(monkeypatch, c
 
 
 async def test_room_that_a_fresh_token_does_not_allow_is_left_also_when_redis_does_not_answer(monkeypatch):
-    async def fail(connection: HubConsumer, thread_id: str) -> bool:
+    async def fail(connection: HubConsumer, room: str) -> bool:
         raise RedisDown
 
     async with connected("hub", "7", groups=["sales", "vip"]) as ana:
         await ana.call("join:thread", {"thread_id": 42})
-        monkeypatch.setattr(HubConsumer, "may_join", fail)
+        monkeypatch.setattr(HubConsumer, "may_enter", fail)
         fresh = issue(user_id="7", role="attendant", groups=["vip"])
         assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "unavailable"
         assert (await ana.expect("room:left"))["data"]["room"] == "presence:sales"

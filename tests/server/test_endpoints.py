@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from realtime.asgi import application
-from realtime.auth.tokens import MAX_TOKEN_LENGTH, issue
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
+from realtime.auth.issuing import issue
 from realtime.connections import admission
 from realtime.connections.addresses import Addresses
 from realtime.connections.rate_limit import Bucket
@@ -135,7 +136,7 @@ async def test_document_is_rendered_once(monkeypatch):
     made: list[None] = []
     document = asyncapi.document
     monkeypatch.setattr(asyncapi, "document", lambda: made.append(None) or document())
-    asyncapi._encoded.cache_clear()
+    asyncapi.asyncapi_json.cache_clear()
     bodies = [(await http("/asyncapi.json")).body for _ in range(3)]
     assert len(set(bodies)) == len(made) == 1
 

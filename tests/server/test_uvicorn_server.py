@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from presence import store
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.connections import rate_limit as limits_module
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.outlets import text_frame
@@ -45,7 +45,7 @@ from realtime.server.uvicorn_server import (
     without_brackets,
 )
 from realtime.server.websocket_protocol import FRAMES_A_TURN, MOST_OPEN, Inbox, _keepalives, frame_size
-from tests.inprocess import PATIENCE, eventually
+from tests.inprocess import HUB, PATIENCE, eventually
 
 # --- What we rely on in uvicorn ----------------------------------------------------------------------
 
@@ -737,7 +737,7 @@ async def test_server_that_stops_gives_its_lease_back(process: str, settings):
     serving = asyncio.create_task(running.serve(sockets=[sock]))
     await eventually(lambda: running.started)
     websocket = await opened(sock.getsockname()[1])
-    nodes = f"{store.base()}:nodes"
+    nodes = f"{store.base(HUB)}:nodes"
     assert await client().zcard(nodes) == 1
     await websocket.close()
     running.should_exit = True

@@ -13,9 +13,9 @@ from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode
 from realtime.protocol.handshake_errors import RefusalCode
-from realtime.protocol.rooms import HUB, NAMESPACES
+from realtime.protocol.namespaces import namespaces
 from realtime.spec.asyncapi import document
-from tests.inprocess import http
+from tests.inprocess import HUB, http
 
 
 def names(found: dict[str, Any], channel: str, kind: str) -> set[str]:
@@ -24,7 +24,7 @@ def names(found: dict[str, Any], channel: str, kind: str) -> set[str]:
     return {found["components"]["messages"][key]["name"] for key in messages if key.startswith(f"{kind}.")}
 
 
-@pytest.mark.parametrize("namespace", sorted(NAMESPACES))
+@pytest.mark.parametrize("namespace", sorted(namespaces()))
 def test_namespace_has_exactly_its_events(namespace: str):
     events, found = catalogue(), document()
     from_clients = {event.name for event in events.client.values() if namespace in event.namespaces}
@@ -48,7 +48,7 @@ def test_every_message_is_part_of_a_channel():
     }
 
 
-@pytest.mark.parametrize("namespace", sorted(NAMESPACES))
+@pytest.mark.parametrize("namespace", sorted(namespaces()))
 def test_every_client_event_is_answered_by_its_acknowledgement_or_an_error(namespace: str):
     found = document()
     for event in catalogue().client.values():
@@ -149,9 +149,9 @@ def own_module(tmp_path, monkeypatch: pytest.MonkeyPatch, settings) -> Iterator[
     settings.REALTIME = {**settings.REALTIME, "EVENTS": ["shop_protocol"]}
     yield
     sys.modules.pop("shop_protocol", None)
-    catalogue_module._load.cache_clear()
-    catalogue_module._catalogue.server.pop("shop:opened", None)
-    catalogue_module._catalogue.client.pop("shop:enter", None)
+    catalogue.cache_clear()
+    catalogue_module.registry.server.pop("shop:opened", None)
+    catalogue_module.registry.client.pop("shop:enter", None)
 
 
 async def test_events_of_a_product_are_part_of_it(own_module: None):

@@ -8,13 +8,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from jwt import PyJWTError
 
-from realtime.auth.tokens import issue, roles_of
-from realtime.protocol.payloads import Id
-from realtime.protocol.rooms import NAMESPACES
+from realtime.auth.issuing import issue
+from realtime.protocol.namespaces import roles
+from realtime.protocol.payloads import Id, PresenceGroup
 
 
-def _ids(text: str) -> list[str]:
-    return [Id.parse(item.strip()) for item in text.split(",") if item.strip()]
+def _ids(text: str, kind: type[Id] = Id) -> list[str]:
+    return [kind.parse(item.strip()) for item in text.split(",") if item.strip()]
 
 
 class Command(BaseCommand):
@@ -22,8 +22,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--user", required=True, help="user id")
-        parser.add_argument("--role", required=True, help="attendant, admin or customer")
-        parser.add_argument("--name", default="", help="shown to others")
+        parser.add_argument(
+            "--role", required=True, help="a role that a namespace lets in, for example attendant"
+        )
+        parser.add_argument("--name", default="", help="what other users see")
         parser.add_argument("--groups", help="presence groups, comma-separated (default: attendants)")
         parser.add_argument("--threads", default="", help="a customer's own threads, comma-separated")
         parser.add_argument("--ttl", type=float, default=3600, help="seconds (default 3600)")
@@ -31,9 +33,10 @@ class Command(BaseCommand):
     def handle(
         self, *, user: str, role: str, name: str, groups: str | None, threads: str, ttl: float, **_: Any
     ) -> None:
-        roles = sorted({role for namespace in NAMESPACES for role in roles_of(namespace)})
-        if role not in roles:
-            raise CommandError(f"--role must be one of {', '.join(roles)}, got {role!r}", returncode=2)
+        if role not in roles():
+            raise CommandError(
+                f"--role must be one of {', '.join(sorted(roles()))}, got {role!r}", returncode=2
+            )
         if not 0 < ttl <= 366 * 86400:
             raise CommandError(f"--ttl must be more than 0 and at most a year, got {ttl:g}", returncode=2)
         try:
@@ -41,7 +44,7 @@ class Command(BaseCommand):
                 user_id=Id.parse(user),
                 role=role,
                 name=name,
-                groups=None if groups is None else _ids(groups),
+                groups=None if groups is None else _ids(groups, PresenceGroup),
                 threads=_ids(threads),
                 ttl=ttl,
             )
