@@ -328,3 +328,14 @@ async def test_who_may_not_be_in_a_thread_is_told(browser: Browser, site: Site):
     await tab.show(other)
     await tab.has("state", "forbidden")
     assert len(tab.live) == 1
+
+
+@pytest.mark.parametrize("role", ["attendant", "customer"])
+async def test_who_is_denied_is_told_apart_from_who_is_offline(browser: Browser, site: Site, role: str):
+    user = unique("u")
+    tab = await desk(browser, site, options=site.options(site.token(user, role)))
+    if role == "attendant":
+        await tab.has("status", "connected")
+        site.add("user:disconnect", {"user_id": user, "namespace": "hub"})
+    await tab.has("status", "denied")
+    assert not tab.live

@@ -120,16 +120,6 @@ async def test_every_room_of_a_resume_is_recovered_by_itself(stack: Stack):
         await got(client, threads[0], "live")
 
 
-async def test_room_in_which_nothing_was_published_recovers_with_nothing_missed(stack: Stack):
-    thread = unique("th")
-    since = await left_off(stack, thread)
-    async with stack.client("hub") as client:
-        answer = await client.call("join:thread", {"thread_id": thread, "since": since})
-        assert (answer["recovered"], answer["missed"], answer["offset"]) == (True, 0, since)
-        say(stack, thread, 1)
-        await got(client, thread, 1)
-
-
 async def test_nothing_is_lost_or_doubled_by_who_comes_and_goes_while_others_publish_at_full_speed(
     stack: Stack,
 ):
@@ -184,37 +174,6 @@ async def test_nothing_is_lost_or_doubled_by_who_comes_and_goes_while_others_pub
     assert visits > 2
     for found in seen.values():
         assert found == [str(number) for number in range(count)]
-
-
-async def test_long_absence_comes_back_whole_while_more_is_published(stack: Stack):
-    thread = unique("th")
-    since = await left_off(stack, thread, "first")
-    say(stack, thread, *range(500))
-    async with stack.client("portal", threads=[thread]) as other, stack.client("hub") as client:
-        await other.call("join:thread", {"thread_id": thread})
-        answer = await client.call("join:thread", {"thread_id": thread, "since": since})
-        say(stack, thread, *range(500, 700))
-        assert answer["recovered"] is True
-        await got(client, thread, *range(700))
-        assert answer["missed"] <= 700
-
-
-async def test_typing_is_never_replayed(stack: Stack):
-    thread = unique("th")
-    since = await left_off(stack, thread, 1)
-    async with stack.client("hub") as typist, stack.client("hub") as watcher, stack.client("hub") as client:
-        for each in (typist, watcher):
-            await each.call("join:thread", {"thread_id": thread})
-        await typist.call("typing:start", {"thread_id": thread})
-        await typist.call("cursor:move", {"thread_id": thread, "position": 1})
-        await typist.call("typing:stop", {"thread_id": thread})
-        await watcher.expect("thread:typing", typing=False)
-        answer = await client.call("join:thread", {"thread_id": thread, "since": since})
-        assert (answer["recovered"], answer["missed"]) == (True, 0)
-        say(stack, thread, 2)
-        await got(client, thread, 2)
-        assert not client.received("thread:typing")
-        assert not client.received("thread:cursor")
 
 
 async def test_who_comes_back_to_another_process_misses_nothing(stack: Stack, second_port: int):
@@ -274,16 +233,6 @@ async def test_offset_that_was_never_given_out_recovers_nothing(stack: Stack):
         "1795000000000000 ",
     ]
     await assert_not_recovered(stack, thread, *garbage)
-
-
-async def test_offset_that_is_none_is_an_invalid_payload(stack: Stack):
-    thread = unique("th")
-    async with stack.client("hub") as client:
-        for since in ("", "x" * 65, 7, ["1"], {}):
-            refused = await client.refused("join:thread", {"thread_id": thread, "since": since})
-            assert refused["code"] == "invalid_payload"
-            refused = await client.refused("resume", {"rooms": {f"thread:{thread}": since}})
-            assert refused["code"] == "invalid_payload"
 
 
 async def test_offset_of_another_room_recovers_nothing(stack: Stack):
@@ -490,14 +439,6 @@ async def test_automatic_rooms_keep_still_for_five_seconds_at_most(
         stack.add("user:notification", {"user_id": user, "n": 3})
         await client.expect("user:notification", n=3)
         assert numbers(client, "user:notification") == [0, 1, 2, 3]
-
-
-async def test_threads_are_live_at_once_whatever_the_url_says(stack: Stack):
-    thread = unique("th")
-    async with stack.client("hub", query="resume=1") as client:
-        await client.call("join:thread", {"thread_id": thread})
-        say(stack, thread, 1)
-        await got(client, thread, 1)
 
 
 # --- A Redis that lost something ---------------------------------------------------------------------
