@@ -61,8 +61,12 @@ export interface ClientEvents {
   "cursor:move": { thread_id: string | number; position: unknown };
   /** I am here: keeps the connection and the user's presence alive. */
   "heartbeat": Record<string, never>;
+  /** Enter a room. */
+  "join": { room: string; since?: string };
   /** Enter a thread's room. */
   "join:thread": { thread_id: string | number; since?: string };
+  /** Leave a room. */
+  "leave": { room: string };
   /** Leave a thread's room. */
   "leave:thread": { thread_id: string | number };
   /** I am away until I say otherwise. */
@@ -84,7 +88,9 @@ export interface Acks {
   "auth:refresh": { expires_at: string };
   "cursor:move": Record<string, never>;
   "heartbeat": Record<string, never>;
+  "join": { room: string; offset: string; recovered?: boolean; missed?: number };
   "join:thread": { room: string; offset: string; recovered?: boolean; missed?: number };
+  "leave": { room: string };
   "leave:thread": { room: string };
   "presence:away": Record<string, never>;
   "presence:offline": Record<string, never>;
