@@ -1,4 +1,8 @@
-"""The Python client: a program of its own, which knows the wire protocol and nothing of the server."""
+"""The Python client: it connects, comes back after a loss, resumes its rooms, and reports what was missed.
+
+It is a program of its own that knows the wire protocol (docs/protocol.md) and needs `websockets` only. Nothing here
+imports the server, and nothing of the server imports this.
+"""
 
 from realtime.client.client import CallFailed, Client, Denied, Event, backoff
 
