@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 
 from realtime.connections.handshake import Receive, Send
 from realtime.connections.registry import ConnectionRegistry
+from realtime.server.backlog import measure_backlog
 from realtime.server.vitals import watch
-from realtime.server.websocket_protocol import measure_backlog
 
 GOODBYE_SECONDS = 1.0
 

@@ -18,7 +18,8 @@ from uvicorn.supervisors import Multiprocess, multiprocess
 from realtime.conf import conf
 from realtime.connections.drain import drain
 from realtime.server.http_protocol import BodilessHttpProtocol
-from realtime.server.websocket_protocol import PING_SECONDS, WebSocketProtocol
+from realtime.server.keepalive import PING_SECONDS
+from realtime.server.websocket_protocol import WebSocketProtocol
 from realtime.telemetry import prometheus
 
 logger = logging.getLogger(__name__)
