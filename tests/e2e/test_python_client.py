@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from signal import SIGKILL
+from typing import Any
 
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
 
 from realtime.client import CallFailed, Client, Denied, Event, backoff
 from tests.e2e.harness import PATIENCE, Stack, eventually, unique
@@ -56,8 +59,8 @@ async def test_messages_come_once_and_in_order_however_often_the_connection_is_l
         await eventually(lambda: f"thread:{thread}" in reader.client.rooms)
         for number in range(300):
             stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
-            if number % 60 == 30 and reader.client._link is not None:
-                reader.client._link.websocket.transport.abort()
+            if number % 60 == 30:
+                reader.client.reconnect()  # drops the connection
             await asyncio.sleep(0.005)
         await eventually(lambda: reader.messages[-1:] == ["299"])
         assert reader.messages == [str(number) for number in range(300)]
@@ -67,12 +70,21 @@ async def test_messages_come_once_and_in_order_however_often_the_connection_is_l
 
 async def test_room_that_cannot_be_recovered_is_said_to_have_a_gap(uvicorn_stack: Stack):
     thread = unique("th")
-    async with reading(uvicorn_stack) as reader:
+
+    async def connect_as_from_long_ago(*arguments: Any, **options: Any) -> ClientConnection:
+        websocket = await connect(*arguments, **options)
+        send = websocket.send
+
+        async def send_old_offset(text: str) -> None:
+            await send(re.sub(rf'"thread:{thread}": "\d+"', f'"thread:{thread}": "1"', text))
+
+        websocket.send = send_old_offset  # type: ignore[assignment]
+        return websocket
+
+    async with reading(uvicorn_stack, connect=connect_as_from_long_ago) as reader:
         reader.client.join(thread)
         await eventually(lambda: f"thread:{thread}" in reader.client.rooms)
-        reader.client._offsets[f"thread:{thread}"] = "1"  # from long ago
-        assert reader.client._link is not None
-        reader.client._link.websocket.transport.abort()
+        reader.client.reconnect()
         await eventually(lambda: reader.named("room:gap"))
         assert reader.named("room:gap")[0].data["room"] == f"thread:{thread}"
         uvicorn_stack.add("thread:message", {"thread_id": thread, "message_id": "live"})
