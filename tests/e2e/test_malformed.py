@@ -195,7 +195,7 @@ async def test_malformed_frames_are_answered_or_end_their_own_connection_only(st
                     if kind is random_bytes_as_text or kind is cut_utf_8:
                         await client.expect_close()  # daphne's library picks the code
                         break
-                    error = await client._next(lambda frame: frame["event"] == "error", what)
+                    error = await client.next_frame(lambda frame: frame["event"] == "error", what)
                     assert error["data"]["code"] in {
                         "invalid_json",
                         "invalid_envelope",
