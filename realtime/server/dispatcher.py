@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from realtime.server.websocket_protocol import WebSocketProtocol
 
 MOST_OPEN = 8
-"""While so many events of a connection are being handled, nothing more is read from it."""
+"""The most events of a connection that are handled at the same time; until then nothing more is read from it."""
 
 Take = Callable[[dict[str, Any]], Awaitable[None]]
 Charge = Callable[[], float]

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from realtime.server.websocket_protocol import WebSocketProtocol
 
 FRAMES_A_TURN = 16
-"""So many frames of a connection are parsed in one turn of the event loop."""
+"""The most frames of a connection that are parsed in one turn of the event loop."""
 LONGEST_HOLD = PAUSE_SECONDS / 2
-"""A connection over its limit is not read for at most so long: what it sends after that still is no pause."""
+"""The longest time for which a connection over its limit is not read: short enough to be no pause in sending."""
 
 
 class FrameReader:

@@ -1,4 +1,4 @@
-"""WebSocket frames as bytes (RFC 6455 §5): where one ends, and what a short one says."""
+"""WebSocket frames as bytes (RFC 6455 §5): their size, and the text of a short one."""
 
 from __future__ import annotations
 

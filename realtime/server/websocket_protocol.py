@@ -27,9 +27,9 @@ from realtime.server.gate import Gate
 from realtime.server.keepalive import keepalive
 
 CUT_SECONDS = 2.0
-"""A peer that is cut off has so long to read the close frame."""
+"""The time that a peer has to read the close frame before it is cut off."""
 WEIGHT_BYTES = 8 * 1024
-"""A large message counts as one more for each so many bytes."""
+"""A large message counts as one more event for each of this many bytes."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
