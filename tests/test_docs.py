@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from django.core.management import load_command_class
 from django.core.management.base import BaseCommand
 
-from realtime.client import Client, client
+from realtime.client import Client, retries
 from realtime.conf import _OWN_NAMES, Conf, Limits
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import STOP, CloseCode
@@ -133,7 +132,7 @@ def test_every_close_code_is_documented_with_what_a_client_does():
 
 
 def test_clients_stop_where_the_protocol_says_so():
-    assert {code for code in client.DENIED if code >= 1000} | {client.NORMAL} == STOP
+    assert {code for code in retries.DENIED if code >= 1000} | {retries.NORMAL} == STOP
     source = (CLIENT / "src" / "closing.ts").read_text()
     [codes] = re.findall(r"STOP = new Set\(\[([\d, ]+)\]\)", source)
     assert {int(code) for code in codes.split(",")} == STOP
@@ -276,16 +275,6 @@ def test_option_of_the_python_client_is_documented_with_its_default(option: insp
     default = "`websockets.connect`" if option.name == "connect" else str(option.default)
     row = rf"^\| `{option.name}` \| `?{re.escape(default)}`? \|"
     assert re.search(row, (DOCS / "clients.md").read_text(), re.MULTILINE)
-
-
-def test_python_client_is_one_folder_that_needs_nothing_but_websockets():
-    trees = [ast.parse(path.read_text()) for path in (ROOT / "realtime/client").glob("*.py")]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    imported = {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)} | {
-        alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
-    }
-    others = {name.partition(".")[0] for name in imported if not name.startswith("realtime.client")}
-    assert others - sys.stdlib_module_names == {"websockets"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -272,7 +272,7 @@ async def test_what_is_not_valid_is_kept_with_the_reason_and_delivered_to_nobody
         for client in (attendant, customer):
             await client.call("join:thread", {"thread_id": mark})
         await attendant.expect("presence:state")
-        attendant._unread.clear()
+        attendant.forget_unread()
         for message in INVALID.values():
             send_raw(stack, way, message.replace(MARK, mark))
         send(stack, way, "chat:ended", {"thread_id": mark, "last": True})

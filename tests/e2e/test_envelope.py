@@ -13,7 +13,7 @@ from tests.e2e.harness import Client, Stack, unique
 async def answer_to(client: Client, frame: str | bytes) -> dict[str, Any]:
     """The answer to this frame, whatever it is."""
     await client.raw(frame)
-    return await client._next(
+    return await client.next_frame(
         lambda frame: frame["event"] in {"ack", "error"}, f"an answer to {frame[:80]!r}"
     )
 
@@ -34,7 +34,7 @@ async def test_frame_with_an_id_is_answered_exactly_once_in_order(stack: Stack):
             event = ("heartbeat", "join:thread", "nonsense:event", "leave:thread")[number % 4]
             await client.send(event, {"thread_id": thread}, id=number)
         for number in range(100):
-            await client._next(lambda frame, number=number: frame.get("id") == number, str(number))
+            await client.next_frame(lambda frame, number=number: frame.get("id") == number, str(number))
         await client.nothing("ack", "error", within=0.2)
         answers = [frame for frame in client.frames if frame["event"] in {"ack", "error"}]
         assert [frame["id"] for frame in answers] == list(range(100))
@@ -75,7 +75,7 @@ async def test_refusal_has_a_code_and_the_frames_id(
 async def test_fragmented_frame_is_one_frame(stack: Stack):
     async with stack.client("portal") as client:
         await client.websocket.send(iter(['{"event":"heart', 'beat","id":', '"ünï"}']))
-        assert (await client._next(lambda frame: frame.get("id") == "ünï", "ack"))["event"] == "ack"
+        assert (await client.next_frame(lambda frame: frame.get("id") == "ünï", "ack"))["event"] == "ack"
 
 
 async def test_largest_frame_is_accepted(stack: Stack):

@@ -56,8 +56,8 @@ async def test_messages_come_once_and_in_order_however_often_the_connection_is_l
         await eventually(lambda: f"thread:{thread}" in reader.client.rooms)
         for number in range(300):
             stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})
-            if number % 60 == 30 and reader.client._link is not None:
-                reader.client._link.websocket.transport.abort()
+            if number % 60 == 30:
+                reader.client.reconnect()  # drops the connection
             await asyncio.sleep(0.005)
         await eventually(lambda: reader.messages[-1:] == ["299"])
         assert reader.messages == [str(number) for number in range(300)]
