@@ -108,16 +108,17 @@ class Client:
             self._session.raise_reason()
             raise ConnectionError("the connection was closed for good")
 
-    def join(self, thread_id: str) -> None:
-        """Enter a thread, and enter it again after every reconnect.
+    def join(self, name: str) -> None:
+        """Enter a room, and enter it again after every reconnect. `room:joined` or `room:left` tells the result.
 
-        `room:joined` or `room:left` tells the result.
+        Args:
+            name: A thread's id (`"42"`), or the name of any room that clients may join (`"board:7"`).
         """
-        self._session.rooms.join(thread_id)
+        self._session.rooms.join(name)
 
-    def leave(self, thread_id: str) -> None:
-        """Leave a thread, once this has been called as often as `join`."""
-        self._session.rooms.leave(thread_id)
+    def leave(self, name: str) -> None:
+        """Leave a room, once this has been called as often as `join`."""
+        self._session.rooms.leave(name)
 
     def reconnect(self) -> None:
         """Drop the connection and make another soon: the network has changed, or the machine was asleep.

@@ -13,8 +13,8 @@ class Event:
 
     The client's own events are:
 
-    * `room:joined {room}`: a thread was entered, and everything published in it from here on is passed on;
-    * `room:left {room, reason}`: also for a thread that was refused;
+    * `room:joined {room}`: a room was entered, and everything published in it from here on is passed on;
+    * `room:left {room, reason}`: also for a room that was refused;
     * `room:gap {room, reason}`: also for a room that could not be recovered;
     * `connection:lost {code, reason, retry_in}`: a connection, or an attempt to get one, has ended, and the next
       attempt follows in `retry_in` seconds. `code` is a close code, the HTTP status of a refused handshake, or None.

@@ -25,8 +25,10 @@ class Rooms:
     def __init__(self, tell: Callable[[Event], None]) -> None:
         self._tell = tell
         self._connection: Connection | None = None
-        self._threads: Counter[str] = Counter()
-        """Threads that are wanted, and how often."""
+        self._wanted: Counter[str] = Counter()
+        """Rooms that are wanted, and how often."""
+        self._automatic = {"user", "presence"}
+        """Kinds of rooms that the server enters by itself. Rooms of all others are wanted, or not kept."""
         self._offsets: dict[str, str] = {}
         """The offset of the last publication that came from each room the client was in."""
         self._resuming: set[str] = set()
@@ -48,9 +50,10 @@ class Rooms:
         self.entered = set(offered) - self._resuming
         self._offsets = {**offered, **self._offsets}
         self._resume(connection)
-        for thread_id in self._threads:
-            if f"thread:{thread_id}" not in self._resuming:
-                self._request(connection, thread_id)
+        self._automatic |= {_kind(room) for room in offered}
+        for room in self._wanted:
+            if room not in self._resuming:
+                self._request(connection, room)
 
     def end(self) -> None:
         """The connection has ended."""
@@ -66,36 +69,37 @@ class Rooms:
             self._offsets[room] = offset
         return True
 
-    # --- Threads ---------------------------------------------------------------------------------
+    # --- Entering and leaving --------------------------------------------------------------------
 
-    def join(self, thread_id: str) -> None:
-        """Want a thread once more."""
-        self._threads[thread_id] += 1
-        if self._threads[thread_id] == 1 and self._connection is not None:
-            self._request(self._connection, thread_id)
+    def join(self, name: str) -> None:
+        """Want a room once more: that of a thread by its id, or any by its name."""
+        room = _room(name)
+        self._wanted[room] += 1
+        if self._wanted[room] == 1 and self._connection is not None:
+            self._request(self._connection, room)
 
-    def leave(self, thread_id: str) -> None:
-        """Want a thread once less."""
-        if self._threads[thread_id] > 1:
-            self._threads[thread_id] -= 1
-        elif self._is_wanted(f"thread:{thread_id}"):
-            self.forget(f"thread:{thread_id}")
+    def leave(self, name: str) -> None:
+        """Want a room once less."""
+        room = _room(name)
+        if self._wanted[room] > 1:
+            self._wanted[room] -= 1
+        elif room in self._wanted:
+            self.forget(room)
             if self._connection is not None:
-                self._request(self._connection, thread_id)
+                self._request(self._connection, room)
 
     def forget(self, room: str) -> None:
         """The client is not in a room any more, and does not want it."""
         self._offsets.pop(room, None)
         for rooms in (self.entered, self._resuming):
             rooms.discard(room)
-        self._threads.pop(room.removeprefix("thread:"), None)
+        self._wanted.pop(room, None)
 
     def _is_wanted(self, room: str) -> bool:
-        return not room.startswith("thread:") or room.removeprefix("thread:") in self._threads
+        return room in self._wanted or _kind(room) in self._automatic
 
-    def _request(self, connection: Connection, thread_id: str) -> None:
-        """Ask to enter or leave a thread until that is granted, refused for good, or no longer wanted."""
-        room = f"thread:{thread_id}"
+    def _request(self, connection: Connection, room: str) -> None:
+        """Ask to enter or leave a room until that is granted, refused for good, or no longer wanted."""
         is_wanted = self._is_wanted(room)
 
         def take(answer: Answer) -> None:
@@ -112,9 +116,13 @@ class Rooms:
 
         def again() -> None:
             if self._is_wanted(room) is is_wanted:
-                self._request(connection, thread_id)
+                self._request(connection, room)
 
-        connection.ask("join:thread" if is_wanted else "leave:thread", {"thread_id": thread_id}, take)
+        verb, (kind, _, id) = "join" if is_wanted else "leave", room.partition(":")
+        if kind == "thread":  # servers of every version know these
+            connection.ask(f"{verb}:thread", {"thread_id": id}, take)
+        else:
+            connection.ask(verb, {"room": room}, take)
 
     def _enter(self, room: str, offset: str) -> None:
         self.entered.add(room)
@@ -152,6 +160,15 @@ class Rooms:
             self._enter(room, result["offset"])
             if not result["recovered"]:
                 self._tell(Event("room:gap", {"room": room, "reason": "not recovered"}))
+
+
+def _room(name: str) -> str:
+    """The room of a thread, whose id has no colon; the name of any other room is the room."""
+    return name if ":" in name else f"thread:{name}"
+
+
+def _kind(room: str) -> str:
+    return room.partition(":")[0]
 
 
 async def _later(failure: CallFailed, action: Callable[[], None]) -> None:

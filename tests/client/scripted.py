@@ -97,6 +97,7 @@ class ScriptedServer:
         self.heartbeat_interval = 30.0
         self.rooms = {"user:7": "100"}
         self.answers: dict[str, Answer] = {
+            "join": lambda data: {"room": data["room"], "offset": "200"},
             "join:thread": lambda data: {"room": f"thread:{data['thread_id']}", "offset": "200"},
             "resume": resumed,
         }

@@ -248,3 +248,25 @@ async def test_thread_one_was_taken_out_of_can_be_wanted_anew(server: ScriptedSe
         reader.client.join("42")
         await reader.heard("room:joined", 2)
         assert visit.events("leave:thread") == []
+
+
+async def test_room_of_any_kind_is_entered_resumed_and_left_by_its_name(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        for _ in range(2):
+            reader.client.join("board:7")
+        await reader.heard("room:joined")
+        assert visit.events("join") == [{"room": "board:7"}]
+        await visit.message("205", "board:7")
+        await reader.heard("thread:message")
+        visit.drop()
+        back = await server.visit(2)
+        assert await resumes(back) == {"user:7": "100", "board:7": "205"}
+        reader.client.leave("board:7")
+        assert back.events("leave") == []
+        reader.client.leave("board:7")
+        await eventually(lambda: back.events("leave") == [{"room": "board:7"}])
+        await back.message("206", "board:7")  # was on its way
+        await reader.heard("thread:message", 2)
+        back.drop()
+        assert await resumes(await server.visit(3)) == {"user:7": "100"}
