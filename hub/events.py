@@ -1,15 +1,15 @@
-"""The queue: work that waits for somebody of the team. And taking one of them out of a thread."""
+"""The queue: work that waits for the team. And what concerns one member of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hub.namespace import HUB
 from realtime.auth import revocation
-from realtime.layers.signals import ThreadRevoked, broadcast
 from realtime.protocol.catalogue import BusContext, control_event, on_bus, server_event
 from realtime.protocol.events import InThread
 from realtime.protocol.payloads import Id, Payload
-from realtime.protocol.rooms import HUB, presence_room
+from realtime.protocol.rooms import presence_room, thread_room, user_room
 
 
 class QueueEvent(Payload, frozen=True, kw_only=True):
@@ -22,23 +22,34 @@ def _queue(payload: QueueEvent) -> Sequence[str]:
     return [presence_room(payload.group)]
 
 
-@server_event("queue:new", namespaces={HUB}, rooms=_queue)
+@server_event("queue:new", namespaces={HUB.name}, rooms=_queue)
 class QueueNew(QueueEvent, frozen=True, kw_only=True):
     """Something waits."""
 
     item_id: Id
 
 
-@server_event("queue:taken", namespaces={HUB}, rooms=_queue)
+@server_event("queue:taken", namespaces={HUB.name}, rooms=_queue)
 class QueueTaken(QueueEvent, frozen=True, kw_only=True):
-    """Somebody took it."""
+    """An attendant took it."""
 
     item_id: Id
 
 
-@server_event("queue:updated", namespaces={HUB}, rooms=_queue)
+@server_event("queue:updated", namespaces={HUB.name}, rooms=_queue)
 class QueueUpdated(QueueEvent, frozen=True, kw_only=True):
     """The queue changed in some other way: refetch it."""
+
+
+@server_event(
+    "user:notification",
+    default_namespaces={HUB.name},
+    rooms=lambda payload: [user_room(payload.user_id)],
+)
+class UserNotification(Payload, frozen=True):
+    """Something for one user, in every tab of theirs. The hub's user, unless `namespaces` says otherwise."""
+
+    user_id: Id
 
 
 @control_event("thread:expel")
@@ -48,15 +59,6 @@ class ThreadExpel(InThread, frozen=True):
     user_id: Id
 
 
-@on_bus("thread:expel")
+@on_bus("thread:expel", is_order=True)
 async def expel(payload: ThreadExpel, context: BusContext) -> None:
-    if await revocation.mark_expelled(HUB, payload.user_id, payload.thread_id, context.at):
-        await broadcast(
-            ThreadRevoked(
-                user_id=payload.user_id,
-                thread_id=payload.thread_id,
-                namespace=HUB,
-                reason="expelled",
-                at=context.at,
-            )
-        )
+    await revocation.expel(HUB.name, payload.user_id, thread_room(payload.thread_id), context.at)

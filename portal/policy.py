@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from portal import grants
+from portal.namespace import PORTAL
+from realtime.auth import grants
 from realtime.auth.tokens import Principal
+from realtime.protocol.rooms import thread_room
 
 
 async def own_threads(principal: Principal, thread_id: str) -> bool:
     """Those of the token's `threads` claim and those granted over the bus; a revoke beats the claim."""
-    said = await grants.read(principal.user_id, thread_id)
+    said = await grants.read(PORTAL.name, principal.user_id, thread_room(thread_id))
     return thread_id in principal.threads if said is None else said

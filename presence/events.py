@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, Protocol, TypedDict, cast
+from typing import Annotated, Literal, TypedDict, cast
 
 import msgspec
 from msgspec import Meta
 
 from presence import store
-from presence.tracker import PresenceTracker
-from realtime.auth.tokens import Principal
+from presence.connection import TeamPresence
+from presence.namespaces import is_watcher, lists_customers, watchers
 from realtime.layers.signals import PresenceChanged, broadcast
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.catalogue import (
@@ -25,27 +25,9 @@ from realtime.protocol.catalogue import (
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError
 from realtime.protocol.events import InThread
+from realtime.protocol.namespaces import Presence, namespaces, shows
 from realtime.protocol.payloads import Empty, Id, Payload
-from realtime.protocol.rooms import HUB, PORTAL, presence_room, thread_room
-from realtime.tasks.serial import Action
-
-
-class Listed(Protocol):
-    """A connection whose user presence may list."""
-
-    connection_id: str
-    principal: Principal
-    presence: PresenceTracker
-
-    @property
-    def is_listed(self) -> bool:
-        """Whether presence lists this user."""
-
-    def soon(self, action: Action, *args: Any) -> None:
-        """Do something to it in its turn."""
-
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """Close it, as something to do in its turn."""
+from realtime.protocol.rooms import presence_room, thread_room
 
 
 class Attendant(Payload, frozen=True):
@@ -57,17 +39,17 @@ class Attendant(Payload, frozen=True):
     since: str
 
 
-@server_event("attendant:online", namespaces={HUB})
+@server_event("attendant:online", namespaces=shows(Presence.TEAM))
 class AttendantOnline(Attendant, frozen=True):
     """Is available."""
 
 
-@server_event("attendant:away", namespaces={HUB})
+@server_event("attendant:away", namespaces=shows(Presence.TEAM))
 class AttendantAway(Attendant, frozen=True):
     """Chose to be away, or has not been heard of for a while."""
 
 
-@server_event("attendant:offline", namespaces={HUB})
+@server_event("attendant:offline", namespaces=shows(Presence.TEAM))
 class AttendantOffline(Attendant, frozen=True):
     """Is gone: logged out, or did not come back within the grace period."""
 
@@ -81,7 +63,7 @@ class MemberOfGroup(TypedDict):
     since: str
 
 
-@server_event("presence:state", namespaces={HUB})
+@server_event("presence:state", namespaces=shows(Presence.TEAM))
 class PresenceState(Payload, frozen=True):
     """Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period."""
 
@@ -99,12 +81,12 @@ class Customer(InThread, frozen=True):
     since: str
 
 
-@server_event("customer:online", namespaces={HUB})
+@server_event("customer:online", namespaces=is_watcher)
 class CustomerOnline(Customer, frozen=True):
     """Has a page of yours open. Only with `CUSTOMER_PRESENCE`."""
 
 
-@server_event("customer:offline", namespaces={HUB})
+@server_event("customer:offline", namespaces=is_watcher)
 class CustomerOffline(Customer, frozen=True):
     """Did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`."""
 
@@ -117,7 +99,7 @@ class CustomerOfThread(TypedDict):
     since: str
 
 
-@server_event("customer:state", namespaces={HUB})
+@server_event("customer:state", namespaces=is_watcher)
 class CustomerState(InThread, frozen=True):
     """The customers of a thread who are there; replaces whatever was known. Only with `CUSTOMER_PRESENCE`."""
 
@@ -133,7 +115,7 @@ class PresenceSet(Payload, frozen=True):
     status: Literal["online", "away"]
 
 
-@on_bus("presence:set")
+@on_bus("presence:set", is_order=True)
 async def set_presence(payload: PresenceSet, context: BusContext) -> None:
     await store.apply(
         [
@@ -151,26 +133,26 @@ async def set_presence(payload: PresenceSet, context: BusContext) -> None:
 # --- From clients --------------------------------------------------------------------------------
 
 
-@client_event("presence:online", namespaces={HUB})
-async def presence_online(connection: Listed, payload: Empty) -> None:
+@client_event("presence:online", namespaces=shows(Presence.TEAM))
+async def presence_online(connection: TeamPresence, payload: Empty) -> None:
     """I am available (again)."""
     await connection.presence.choose(_listed(connection), "online")
 
 
-@client_event("presence:away", namespaces={HUB})
-async def presence_away(connection: Listed, payload: Empty) -> None:
+@client_event("presence:away", namespaces=shows(Presence.TEAM))
+async def presence_away(connection: TeamPresence, payload: Empty) -> None:
     """I am away until I say otherwise."""
     await connection.presence.choose(_listed(connection), "away")
 
 
-@client_event("presence:offline", namespaces={HUB})
-async def presence_offline(connection: Listed, payload: Empty) -> None:
+@client_event("presence:offline", namespaces=shows(Presence.TEAM))
+async def presence_offline(connection: TeamPresence, payload: Empty) -> None:
     """I log out: this connection ends, without grace period."""
     await connection.presence.logout(connection.connection_id)
     connection.soon(connection.end, CloseCode.NORMAL)
 
 
-def _listed(connection: Listed) -> str:
+def _listed(connection: TeamPresence) -> str:
     if not connection.is_listed:
         raise EventError(ErrorCode.FORBIDDEN, f"role {connection.principal.role!r} is not listed in presence")
     return connection.principal.user_id
@@ -187,7 +169,7 @@ class Transition(Payload, frozen=True, kw_only=True):
     """
 
     user_id: Id
-    namespace: Literal["hub", "portal"]
+    namespace: str
     from_status: Literal["offline", "online", "away"] = msgspec.field(name="from")
     to_status: Literal["offline", "online", "away"] = msgspec.field(name="to")
     reason: Annotated[str, Meta(max_length=32)]
@@ -197,6 +179,10 @@ class Transition(Payload, frozen=True, kw_only=True):
     since: Annotated[datetime, Meta(tz=True)] | None = None
     gained: list[Id] = []
     lost: list[Id] = []
+
+    def __post_init__(self) -> None:
+        if self.namespace not in namespaces():
+            raise ValueError(f"namespace: expected one of {', '.join(sorted(namespaces()))}")
 
     @property
     def is_regrouping(self) -> bool:
@@ -215,7 +201,7 @@ def parse_transition(raw: bytes) -> Transition:
 def announcements(raw: bytes) -> list[Delivery]:
     """Who is told what about a transition. Raises `InvalidMessage`."""
     transition = parse_transition(raw)
-    if transition.namespace == PORTAL:
+    if lists_customers(transition.namespace):
         return _announce_customer(transition)
     if transition.is_regrouping:
         since = transition.since or transition.at
@@ -242,7 +228,7 @@ def _announce_customer(transition: Transition) -> list[Delivery]:
                 "name": transition.name,
                 "since": _iso(since),
             },
-            targets=((HUB, thread_room(thread_id)),),
+            targets=tuple((namespace, thread_room(thread_id)) for namespace in watchers()),
         )
         for status, since, threads in changes
         for thread_id in threads
@@ -260,7 +246,7 @@ def _announce(transition: Transition, status: str, since: datetime, groups: Sequ
         event=f"attendant:{status}",
         payload=transition,
         data=data,
-        targets=tuple((HUB, presence_room(group)) for group in groups),
+        targets=tuple((transition.namespace, presence_room(group)) for group in groups),
     )
 
 
@@ -268,14 +254,15 @@ def _iso(at: datetime) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-@on_bus("attendant:online")
-@on_bus("attendant:away")
-@on_bus("attendant:offline")
+@on_bus("attendant:online", is_order=True)
+@on_bus("attendant:away", is_order=True)
+@on_bus("attendant:offline", is_order=True)
 async def tell_nodes(payload: Payload, context: BusContext) -> None:
     transition = cast(Transition, payload)
     if not transition.is_regrouping:
         await broadcast(
             PresenceChanged(
+                namespace=transition.namespace,
                 user_id=transition.user_id,
                 status=transition.to_status,
                 chosen=transition.to_status == "away" and transition.reason in {"chosen", "bus"},

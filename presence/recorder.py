@@ -29,10 +29,10 @@ from presence.models import (
     Status,
     StreamCursor,
 )
+from presence.namespaces import OLDEST as HUB
 from realtime.bridge.dead_letters import DEAD_LETTER_BYTES, DEAD_LETTERS
 from realtime.conf import conf
 from realtime.protocol.bus_message import InvalidMessage
-from realtime.protocol.rooms import HUB
 from realtime.redis.client import key, sync_client
 from realtime.tasks.supervision import report
 from realtime.telemetry import metrics

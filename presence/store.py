@@ -12,9 +12,10 @@ from uuid import uuid4
 
 import msgspec
 
+from presence.namespaces import OLDEST as HUB
+from presence.namespaces import lists_customers
 from realtime.conf import conf
 from realtime.protocol.envelope import iso
-from realtime.protocol.rooms import HUB, PORTAL
 from realtime.redis.client import key, run, run_sync, script, sync_client
 from realtime.redis.topology import topology
 from realtime.tasks.supervision import report
@@ -109,11 +110,6 @@ def _to_read(namespace: str = HUB) -> list[str]:
     return [base(namespace)] if topology().spans_keys else [base(namespace), f"{base(namespace)}:touched"]
 
 
-def namespaces() -> tuple[str, ...]:
-    """Where presence is kept: the team's, and the customers' if that is wanted."""
-    return (HUB, PORTAL) if conf().customer_presence else (HUB,)
-
-
 def encode(operation: Mapping[str, Any]) -> msgspec.Raw:
     """An operation as it travels. Raises `UnicodeEncodeError` for a lone surrogate."""
     return msgspec.Raw(msgspec.json.encode(operation, enc_hook=str))  # an Id is a str
@@ -133,7 +129,7 @@ def _call(
     return msgspec.json.encode(
         {
             "namespace": namespace,
-            "lingers": namespace == PORTAL,
+            "lingers": lists_customers(namespace),
             "node": node,
             "epoch": epoch,
             "number": number,
@@ -143,7 +139,7 @@ def _call(
             "lease": int(settings.node_lease * 1000),
             "grace": int(settings.grace_period * 1000),
             # A customer is there or not: nobody waits for them to look at the page.
-            "away": int(settings.away_after * 1000) if namespace == HUB else 0,
+            "away": int(settings.away_after * 1000) if not lists_customers(namespace) else 0,
             "ttl": int(settings.presence_ttl * 1000),
             "remember": int(settings.grant_ttl * 1000),
             "work": WORK,

@@ -13,6 +13,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from presence import store
+from presence.namespaces import with_presence
 from realtime.conf import conf
 from realtime.redis import schema_version
 from realtime.redis.client import is_cancelled
@@ -42,7 +43,7 @@ class Sweeper:
         """Judge all that is due, call by call; how many things changed. Raises `redis.RedisError`."""
         await schema_version.claim()
         changed = 0
-        for namespace in store.namespaces():
+        for namespace in with_presence():
             more = True
             while more and not is_cancelled():
                 swept = await self._sweep_some(namespace)

@@ -15,12 +15,12 @@ import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from presence import store
+from presence.namespaces import OLDEST as HUB
 from presence.store import LeaseLost, Member, Operation, State, Status
 from realtime.auth import revocation
 from realtime.conf import conf
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.signals import PresenceChanged
-from realtime.protocol.rooms import HUB
 from realtime.redis.client import is_cancelled
 from realtime.tasks.per_loop import PerLoop
 from realtime.tasks.supervision import report, supervise
@@ -70,10 +70,9 @@ class PresenceTracker:
 
     def __init__(self, namespace: str = HUB) -> None:
         self.namespace = namespace
-        self.node = ConnectionRegistry.current()
-        self.node.before_stop(self.close)
-        if namespace == HUB:
-            self.node.on_presence = self._remember  # a customer's status is changed by nobody else
+        self.registry = ConnectionRegistry.current()
+        self.registry.before_stop(self.close)
+        self.registry.on_presence = _on_presence
         self._present: dict[str, Presentee] = {}
         self._states: dict[str, State] = {}
         self._in_grace: dict[str, tuple[Presentee, float]] = {}
@@ -151,7 +150,7 @@ class PresenceTracker:
         """A connection was lost (and `ConnectionRegistry` has forgotten it): the grace period of its user may begin."""
         if (presentee := self._present.pop(connection_id, None)) is None:
             return
-        if not any(self.node.connections_of(self.namespace, presentee.user_id)):
+        if not any(self.registry.connections_of(self.namespace, presentee.user_id)):
             self._in_grace[presentee.user_id] = (presentee, self._now() + conf().grace_period)
         self._tell({"does": "disconnect", "connection": connection_id})
 
@@ -233,7 +232,7 @@ class PresenceTracker:
             try:
                 await self._flush()
             except RedisError as error:
-                logger.warning("presence not told", extra={"node": self.node.id, "error": spelled(error)})
+                logger.warning("presence not told", extra={"node": self.registry.id, "error": spelled(error)})
                 await asyncio.sleep(random.uniform(0, conf().batch_interval))  # noqa: S311
 
     async def _flush(self) -> None:
@@ -256,7 +255,7 @@ class PresenceTracker:
             if not _is_own_fault(error):
                 self._put_back(batch, error)
                 raise
-            logger.exception("presence operation left out", extra={"node": self.node.id})
+            logger.exception("presence operation left out", extra={"node": self.registry.id})
             batch[0].fail(error)
             self._pending = batch[1:] + self._pending
             return
@@ -315,7 +314,7 @@ class PresenceTracker:
         number = self._calls
         _, answers = await store.apply(
             operations,
-            node=self.node.id,
+            node=self.registry.id,
             epoch=self._epoch if self._is_registered else "",
             register=register,
             number=number,
@@ -327,7 +326,7 @@ class PresenceTracker:
 
     def _tell_again(self, user_id: str) -> None:
         """Redis does not know a user who is here, having lost the record: with the next batch it does."""
-        for connection in self.node.connections_of(self.namespace, user_id):
+        for connection in self.registry.connections_of(self.namespace, user_id):
             presentee = self._present.get(connection.connection_id)
             if presentee is None or presentee.connection_id in self._arriving:
                 continue
@@ -357,7 +356,7 @@ class PresenceTracker:
         if self._epoch:
             logger.warning(
                 "presence registered again",
-                extra={"node": self.node.id, "connections": len(operations), "wiped": wiped},
+                extra={"node": self.registry.id, "connections": len(operations), "wiped": wiped},
             )
         self._epoch = epoch
         self._is_registered = True
@@ -384,7 +383,9 @@ class PresenceTracker:
             except ResponseError as error:
                 if not _is_own_fault(error):
                     raise
-                logger.exception("presence not registered", extra={"node": self.node.id, "user": batch[0][0]})
+                logger.exception(
+                    "presence not registered", extra={"node": self.registry.id, "user": batch[0][0]}
+                )
                 answers = [""]
             for (user, _), answer in zip(batch, answers, strict=False):
                 self._note(user, answer)
@@ -392,7 +393,7 @@ class PresenceTracker:
 
     async def _take_off_the_closed(self) -> None:
         """What Redis knows beside our connections was closed, and Redis lost that."""
-        async for part in store.connections(self.node.id, self.namespace):
+        async for part in store.connections(self.registry.id, self.namespace):
             await self._register_all(
                 [
                     ("", store.encode({"does": "disconnect", "connection": connection}))
@@ -470,6 +471,13 @@ def _cancel_all(nodes: Mapping[str, PresenceTracker]) -> None:
 
 
 _nodes: PerLoop[dict[str, PresenceTracker]] = PerLoop(dict, _cancel_all)
+
+
+def _on_presence(signal: PresenceChanged) -> None:
+    if (tracker := _nodes().get(signal.namespace or HUB)) is not None:
+        tracker._remember(signal)
+
+
 """By namespace."""
 
 

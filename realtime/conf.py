@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from django.conf import settings
@@ -96,16 +97,14 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     jwks_outage: Annotated[float, Meta(ge=0, le=366 * 86400)] = 3600.0
     """While the JWKS endpoint cannot be asked, keys that are known stay good for so long."""
 
-    hub_roles: tuple[str, ...] = ("attendant", "admin")
-    portal_roles: tuple[str, ...] = ("customer",)
-    presence_roles: tuple[str, ...] = ("attendant",)
-    """Hub roles that are listed in presence; the others watch without being seen."""
+    namespaces: tuple[str, ...] = ()
+    """Dotted paths of the namespaces (`realtime.protocol.namespaces`) that are served.
+
+    `<NAMESPACE>_ROLES` and `<NAMESPACE>_<KIND>_POLICY` replace what one of them declares: see `overrides`."""
+    presence_roles: tuple[str, ...] = ()
+    """Roles that are listed in presence; the other users watch without being seen. Empty: as the namespaces declare."""
     customer_presence: bool = False
     """Tell the team in a thread whether its customers are there (`customer:online`, `customer:offline`)."""
-    hub_thread_policy: str = "hub.policy.any_thread"
-    """Dotted path of `async (principal, thread_id) -> bool`: may this member of the team join this thread?"""
-    portal_thread_policy: str = "portal.policy.own_threads"
-    """The same for customers."""
     events: tuple[str, ...] = ()
     """Dotted paths of modules that register a product's own events."""
 
@@ -121,9 +120,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
         return min(self.node_lease, self.away_after, self.grace_period, self.presence_ttl, 4.0) / 4
 
 
-_LISTS = frozenset(
-    {"ALLOWED_ORIGINS", "TRUSTED_PROXIES", "HUB_ROLES", "PORTAL_ROLES", "PRESENCE_ROLES", "EVENTS"}
-)
+_LISTS = frozenset({"ALLOWED_ORIGINS", "TRUSTED_PROXIES", "NAMESPACES", "PRESENCE_ROLES", "EVENTS"})
+_OVERRIDE = re.compile(r"[A-Z][A-Z0-9_]*_(ROLES|POLICY)", re.ASCII)
 _OWN_NAMES = {name: name for name in ("REDIS_URL", "ALLOWED_ORIGINS", "TRUSTED_PROXIES")}
 """Settings whose environment variable does not start with `REALTIME_`."""
 
@@ -138,9 +136,13 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         name = field.encode_name
         text = environ.get(_OWN_NAMES.get(name, f"REALTIME_{name}"), "")  # empty is as good as not set
         if text and name in _LISTS:
-            values[name] = [item.strip() for item in text.split(",") if item.strip()]
+            values[name] = _list(text)
         elif text and name != "LIMITS":
             values[name] = text
+    for variable, text in environ.items():
+        name = variable.removeprefix("REALTIME_")
+        if text and name != variable and _is_override(name):
+            values[name] = _list(text) if name.endswith("_ROLES") else text
     limits = {
         field.encode_name: text
         for field in msgspec.structs.fields(Limits)
@@ -149,28 +151,55 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return {**values, "LIMITS": limits} if limits else values
 
 
+def _list(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
 def parse(values: Mapping[str, Any]) -> Conf:
-    """Validate a `REALTIME` mapping.
+    """Validate a `REALTIME` mapping, except for what `overrides` returns.
 
     Raises `ImproperlyConfigured` naming the entry, what was expected and what it got.
     """
     try:
-        return msgspec.convert(dict(values), Conf, strict=False)
+        own = {name: value for name, value in values.items() if not _is_override(name)}
+        return msgspec.convert(own, Conf, strict=False)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         where = f"REALTIME[{path.rstrip('`')!r}]" if path else "REALTIME"
         raise ImproperlyConfigured(f"{where}: {message}") from error
 
 
-@lru_cache(maxsize=1)
+def overrides() -> dict[str, Any]:
+    """The entries of `REALTIME` that replace what a namespace declares: `HUB_ROLES`, `HUB_THREAD_POLICY`."""
+    return {name: value for name, value in settings.REALTIME.items() if _is_override(name)}
+
+
+def _is_override(name: str) -> bool:
+    return _OVERRIDE.fullmatch(name) is not None and name not in _FIELDS
+
+
+_FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Conf))
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def cached(size: int = 1) -> Callable[[F], F]:
+    """Decorate a function of the settings: it keeps its last `size` results until `REALTIME` changes (in tests)."""
+
+    def decorate(function: F) -> F:
+        keeping = lru_cache(maxsize=size)(function)
+
+        def forget(*, setting: str, **_: object) -> None:
+            if setting == "REALTIME":
+                keeping.cache_clear()
+
+        setting_changed.connect(forget, weak=False)
+        return keeping  # type: ignore[return-value]
+
+    return decorate
+
+
+@cached()
 def conf() -> Conf:
     """The settings of this process. Raises `ImproperlyConfigured` when one of them is wrong."""
     return parse(settings.REALTIME)
-
-
-def _forget(*, setting: str, **_: object) -> None:
-    if setting == "REALTIME":
-        conf.cache_clear()
-
-
-setting_changed.connect(_forget)

@@ -7,22 +7,30 @@ from typing import Any
 from channels.routing import URLRouter
 from django.urls import re_path
 
-import hub.routing
-import portal.routing
+from realtime.conf import cached
 from realtime.connections.admission import refuse_handshake
 from realtime.connections.frame_outlet import EXTENSION
-from realtime.connections.handshake import Receive, Send, not_found, send_refusal
+from realtime.connections.handshake import JWTScopeMiddleware, Receive, Send, not_found, send_refusal
+from realtime.protocol.namespaces import Namespace, namespaces
 
 _not_found: Any = not_found
 
-_routes: Any = URLRouter(
-    [
-        *hub.routing.websocket_urlpatterns,
-        *portal.routing.websocket_urlpatterns,
-        # Without it every probe of a wrong path would be an exception with a stack trace.
-        re_path(r"", _not_found),
-    ]
-)
+
+@cached()
+def _routes() -> Any:
+    return URLRouter(
+        [
+            *(_route(namespace) for namespace in namespaces().values()),
+            # Without it every probe of a wrong path would be an exception with a stack trace.
+            re_path(r"", _not_found),
+        ]
+    )
+
+
+def _route(namespace: Namespace) -> Any:
+    consumer = namespace.consumer_class.as_asgi(declared=namespace)
+    application: Any = JWTScopeMiddleware(consumer, namespace.name)
+    return re_path(rf"^{namespace.name}/?$", application)
 
 
 async def websocket(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -35,4 +43,4 @@ async def websocket(scope: dict[str, Any], receive: Receive, send: Send) -> None
             await receive()
             await send_refusal(scope, send, refused)
             return
-    await _routes(scope, receive, send)
+    await _routes()(scope, receive, send)

@@ -21,6 +21,7 @@ from realtime.redis.client import client, key
 PATIENCE = 60.0
 """Seconds until a test gives up waiting for something that must happen: however slow the machine is, it takes less."""
 QUIET = 0.15
+HUB, PORTAL = "hub", "portal"
 
 
 async def eventually(condition: Callable[[], Any], within: float = PATIENCE) -> Any:

@@ -33,12 +33,6 @@ def test_default_limit(name: str, limit: float):
     assert getattr(parse({}).limits, name) == limit
 
 
-def test_default_roles():
-    assert set(parse({}).hub_roles) == {"attendant", "admin"}
-    assert parse({}).portal_roles == ("customer",)
-    assert parse({}).presence_roles == ("attendant",)
-
-
 def test_nobody_may_connect_from_a_web_page_unless_its_origin_is_listed():
     assert parse({}).allowed_origins == ()
 
@@ -104,13 +98,20 @@ def test_empty_variable_is_as_good_as_none(name: str):
 
 
 def test_lists_from_the_environment_are_separated_by_commas():
-    current = parse(from_environment({"REALTIME_HUB_ROLES": "agent, boss", "REALTIME_EVENTS": "a.b"}))
-    assert (current.hub_roles, current.events) == (("agent", "boss"), ("a.b",))
+    current = parse(from_environment({"REALTIME_PRESENCE_ROLES": "agent, boss", "REALTIME_EVENTS": "a.b"}))
+    assert (current.presence_roles, current.events) == (("agent", "boss"), ("a.b",))
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", True), ("true", True), ("0", False), ("false", False)])
 def test_switch_from_the_environment(text: str, value: bool):
     assert parse(from_environment({"REALTIME_REQUIRE_ORIGIN": text})).require_origin is value
+
+
+def test_what_a_namespace_declares_can_be_replaced_from_the_environment():
+    assert from_environment({"REALTIME_OPS_ROLES": "agent, boss", "REALTIME_OPS_BOARD_POLICY": "a.b"}) == {
+        "OPS_ROLES": ["agent", "boss"],
+        "OPS_BOARD_POLICY": "a.b",
+    }
 
 
 def test_variables_of_others_are_ignored():
@@ -134,7 +135,7 @@ def test_variables_of_others_are_ignored():
         ("PREFIX", "a:b"),
         ("PREFIX", "x" * 33),
         ("ALLOWED_ORIGINS", "https://a.test"),
-        ("HUB_ROLES", "attendant"),
+        ("PRESENCE_ROLES", "attendant"),
         ("REQUIRE_ORIGIN", "perhaps"),
     ],
 )

@@ -127,10 +127,10 @@ async def test_resume_that_redis_could_not_answer_may_be_repeated_for_one_frame(
 async def test_room_whose_policy_fails_is_refused_alone(monkeypatch):
     async with connected() as ana:
 
-        async def odd(thread_id: str) -> bool:
-            return bool(1 / int(thread_id))
+        async def odd(room: str) -> bool:
+            return bool(1 / int(room.removeprefix("thread:")))
 
-        monkeypatch.setattr(inside(), "may_join", odd)
+        monkeypatch.setattr(inside(), "may_enter", odd)
         answer = await ana.call("resume", {"rooms": {"thread:0": "5", "thread:1": "5"}})
         assert answer["rooms"]["thread:0"] == {"error": "internal"}
         assert answer["rooms"]["thread:1"]["recovered"] is False
@@ -196,12 +196,12 @@ async def test_thread_whose_rights_cannot_be_had_keeps_no_other_from_being_left(
         for number in "123":
             await customer.call("join:thread", {"thread_id": number})
 
-        async def odd(thread_id: str) -> bool:
-            if thread_id == "2":
+        async def odd(room: str) -> bool:
+            if room == "thread:2":
                 raise ValueError("a mistake")
             return False
 
-        monkeypatch.setattr(inside(), "may_join", odd)
+        monkeypatch.setattr(inside(), "may_enter", odd)
         token = issue(user_id="7", role="customer")
         assert (await customer.refused("auth:refresh", {"token": token}))["code"] == "internal"
         assert set(inside().rooms) == {"user:7", "thread:2"}

@@ -19,7 +19,7 @@ from django.core.management import get_commands
 from dev.embedded_redis import EmbeddedRedis
 from realtime.conf import Conf
 from realtime.connections.drain import LAST_SECONDS
-from realtime.protocol.rooms import NAMESPACES
+from realtime.protocol.namespaces import namespaces
 from realtime.server.uvicorn_server import SHUTDOWN_SECONDS
 from tests.e2e.harness import ROOT
 from tests.e2e.test_acl import EVERYWHERE
@@ -422,15 +422,15 @@ def test_ingress_of_the_page_passes_the_paths_of_the_namespaces_and_no_other_to_
         service = path["backend"]["service"]
         assert service["port"] == {"name": MANIFESTS["Service", service["name"]]["spec"]["ports"][0]["name"]}
         leads.setdefault(service["name"], set()).add((path["pathType"], path["path"]))
-    namespaces = {f"/{namespace}{slash}" for namespace in NAMESPACES for slash in ("", "/")}
-    assert leads["realtime-sockets"] == {("Exact", path) for path in namespaces}
+    paths = {f"/{namespace}{slash}" for namespace in namespaces() for slash in ("", "/")}
+    assert leads["realtime-sockets"] == {("Exact", path) for path in paths}
     assert {path for _, path in leads["realtime-web"]} == {"/admin/", "/token/", "/static/"}
 
 
 @pytest.mark.parametrize("file", ["haproxy.cfg", "nginx.conf"])
 def test_proxy_knows_every_namespace(file: str):
     text = (DEPLOY / file).read_text()
-    assert all(re.search(rf"\b{namespace}\b", text) for namespace in NAMESPACES)
+    assert all(re.search(rf"\b{namespace}\b", text) for namespace in namespaces())
 
 
 def test_network_policy_knows_every_deployment():

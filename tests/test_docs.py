@@ -20,7 +20,6 @@ from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import STOP, CloseCode
 from realtime.protocol.envelope import ErrorCode
 from realtime.protocol.handshake_errors import STATUSES
-from realtime.protocol.rooms import NAMESPACES
 from realtime.server import endpoints
 from realtime.spec.markdown import events_markdown
 from tests.e2e.harness import ROOT
@@ -150,8 +149,7 @@ def test_every_refusal_is_documented_with_its_status():
 
 def test_every_address_of_the_socket_server_is_documented():
     documented = first_names(section("protocol.md", "HTTP on the same port"))
-    namespaces = {f"/{namespace}" for namespace in NAMESPACES}
-    assert sorted(documented) == sorted(endpoints.ENDPOINTS.keys() - namespaces)
+    assert sorted(documented) == sorted(endpoints.ENDPOINTS)
 
 
 # --- Settings ----------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ export interface ServerEvents {
   "presence:state": { group: string; members: ({ user_id: string; name: string; status: string; since: string })[]; total: number; offset: string };
   /** Something waits. */
   "queue:new": { group?: string; item_id: string; [field: string]: unknown };
-  /** Somebody took it. */
+  /** An attendant took it. */
   "queue:taken": { group?: string; item_id: string; [field: string]: unknown };
   /** The queue changed in some other way: refetch it. */
   "queue:updated": { group?: string; [field: string]: unknown };

@@ -29,8 +29,8 @@ from presence.admin import hours as counting
 from presence.admin.hours import Day, Hours, days
 from presence.admin.pages import Pages
 from presence.models import Availability
+from presence.namespaces import OLDEST as HUB
 from realtime.protocol.payloads import Id
-from realtime.protocol.rooms import HUB
 
 VIEW = "presence.view_availability"
 PAGE = 25

@@ -16,7 +16,7 @@ from django.db import NotSupportedError, connections, router
 from django.utils import timezone
 
 from presence.models import PresenceRecord, PresenceTransition
-from realtime.protocol.rooms import HUB
+from presence.namespaces import OLDEST as HUB
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,13 @@ from redis.exceptions import RedisError
 from presence.admin.display import instant, moment, since
 from presence.admin.pages import DISCONNECTED, DRAINED, SENT, TAKEN_OUT, Pages, Step, in_words
 from presence.models import DeadLetter, Live, PresenceRecord
+from presence.namespaces import lists_customers
 from realtime.protocol import bus_message as bus
 from realtime.protocol import values
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.catalogue import catalogue
-from realtime.protocol.rooms import HUB, NAMESPACES, PORTAL, is_room, thread_of, thread_room
+from realtime.protocol.namespaces import namespaces
+from realtime.protocol.rooms import is_room, thread_room
 from realtime.publisher import publish
 from realtime.survey import ask as asking
 from realtime.survey.ask import PATIENCE, Asked
@@ -46,6 +48,10 @@ DRAIN = "presence.drain_live"
 PUBLISH = "presence.publish_live"
 
 
+def _namespace_choices() -> list[tuple[str, Any]]:
+    return [("", _("All")), *((name, name) for name in namespaces())]
+
+
 class Filter(forms.Form):
     """What the list of connections is narrowed to. Nothing in it is required, nor able to be wrong."""
 
@@ -54,7 +60,7 @@ class Filter(forms.Form):
     namespace = forms.ChoiceField(
         label=_("Namespace"),
         required=False,
-        choices=[("", _("All")), *((name, name) for name in sorted(NAMESPACES))],
+        choices=_namespace_choices,
     )
     order = forms.ChoiceField(
         label=_("Order"),
@@ -70,7 +76,7 @@ class RoomFilter(forms.Form):
     namespace = forms.ChoiceField(
         label=_("Namespace"),
         required=False,
-        choices=[("", _("All")), *((name, name) for name in sorted(NAMESPACES))],
+        choices=_namespace_choices,
     )
     personal = forms.BooleanField(label=_("with the users' own"), required=False)
 
@@ -138,7 +144,7 @@ class LiveAdmin(Pages):
             page("instances/<str:instance>/drain/", self.drain, "drain"),
             page("rooms/", self.rooms, "rooms"),
             page("users/<str:namespace>/<str:user_id>/disconnect/", self.disconnect, "disconnect"),
-            page("users/<str:namespace>/<str:user_id>/move/<str:thread_id>/", self.move, "move"),
+            page("users/<str:namespace>/<str:user_id>/move/<str:room>/", self.move, "move"),
             page("event/", self.event, "event"),
             page("log/", self.log, "log"),
         ]
@@ -224,7 +230,7 @@ class LiveAdmin(Pages):
                 "rooms": [
                     {
                         "name": each.room,
-                        "thread": thread_of(each.room),
+                        "is_joined": namespaces()[detail.row.namespace].may_join(each.room),
                         # Positions are times: of the last thing that was published, and of the last one it has.
                         "behind": (each.end - each.position) / 1e6 if each.end > each.position else None,
                     }
@@ -237,13 +243,13 @@ class LiveAdmin(Pages):
         """The socket processes: how much they carry, and how late they are."""
         self.require(request, VIEW)
         asked = self._ask(request, asking.instances)
-        context: dict[str, Any] = {"tab": "instances", "namespaces": sorted(NAMESPACES)}
+        context: dict[str, Any] = {"tab": "instances", "namespaces": list(namespaces())}
         if asked is not None:
             context["rows"] = [
                 {
                     "instance": answer.instance,
                     "load": answer.said,
-                    "connections": [answer.said.connections.get(name, 0) for name in sorted(NAMESPACES)],
+                    "connections": [answer.said.connections.get(name, 0) for name in namespaces()],
                     "since": since(answer.instance.started_at),
                     "at": moment(instant(answer.instance.started_at)),
                     "cpu": answer.said.cpu * 100,
@@ -321,19 +327,19 @@ class LiveAdmin(Pages):
             ),
         )
 
-    def move(self, request: HttpRequest, namespace: str, user_id: str, thread_id: str) -> HttpResponse:
-        """Take a user out of a thread."""
-        if namespace == PORTAL:
-            event = "thread:revoke"
-            warning = gettext(
-                "The right to see this thread is taken as well, until the backbone grants it again."
-            )
-        elif namespace == HUB:
-            event = "thread:expel"
-            warning = gettext("Nothing keeps a member of the team from joining the thread again.")
-        else:
+    def move(self, request: HttpRequest, namespace: str, user_id: str, room: str) -> HttpResponse:
+        """Take a user out of a room."""
+        room = _room(room)
+        if namespace not in namespaces() or not namespaces()[namespace].may_join(room):
             raise Http404
-        room = thread_room(thread_id)
+        if lists_customers(namespace):
+            event = "room:revoke"
+            warning = gettext(
+                "The right to see this room is taken as well, until the backbone grants it again."
+            )
+        else:
+            event = "room:expel"
+            warning = gettext("Nothing keeps this user from joining the room again.")
         return self.take(
             request,
             Step(
@@ -346,7 +352,7 @@ class LiveAdmin(Pages):
                     (gettext("Namespace"), namespace),
                     (gettext("Room"), room),
                 ),
-                do=partial(publish, event, {"user_id": user_id, "thread_id": thread_id}),
+                do=partial(publish, event, {"user_id": user_id, "namespace": namespace, "room": room}),
                 about=(Live(id=f"{namespace} user:{user_id}"),),
                 entry=f"{TAKEN_OUT}: {room}",
                 done=gettext("The user is being taken out of the room."),

@@ -22,7 +22,7 @@ from presence import store
 from presence.admin.display import UNKNOWN, light, moment, readable
 from presence.admin.pages import DISCONNECTED, ReadOnly
 from presence.models import PresenceRecord, PresenceTransition
-from realtime.protocol.rooms import HUB
+from presence.namespaces import OLDEST as HUB
 from realtime.publisher import publish
 from realtime.telemetry.logs import spelled
 

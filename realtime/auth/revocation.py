@@ -1,4 +1,4 @@
-"""Taking access away: users disconnected by an operator or taken out of a thread, tokens revoked before they expire.
+"""Taking access away: users disconnected by an operator or taken out of a room, tokens revoked before they expire.
 
 An order is written before it is signalled, and a handshake joins before it looks: whichever comes first, none slips
 through. What is written outlives the connections that it may concern, so an instance that a signal did not reach finds
@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from realtime.auth.tokens import Principal, leeway
-from realtime.layers.signals import TokenRevoked, UserDisconnected, broadcast
+from realtime.layers.signals import RoomRevoked, TokenRevoked, UserDisconnected, broadcast
 from realtime.protocol.catalogue import BusContext, on_bus
-from realtime.protocol.events import TokenRevoke, UserDisconnect
+from realtime.protocol.events import RoomExpel, TokenRevoke, UserDisconnect
+from realtime.protocol.rooms import thread_of
 from realtime.redis.client import execute, key, mget, run, script, sync_client, time_sync
 
 MARK_SECONDS = 24 * 3600
@@ -86,38 +87,44 @@ async def must_leave(principal: Principal, namespace: str, opened_at: float) -> 
     return revoked is not None or (mark is not None and float(mark) >= opened_at)
 
 
-async def expelled(namespace: str, user_id: str, threads: Mapping[str, float]) -> set[str]:
-    """From which of these threads the user was expelled since they entered it (Redis' clock, in seconds).
+async def expelled(namespace: str, user_id: str, rooms: Mapping[str, float]) -> set[str]:
+    """From which of these rooms the user was expelled since they entered it (Redis' clock, in seconds).
 
     One round trip for all of them. Raises `redis.RedisError`.
     """
-    if not threads:
+    if not rooms:
         return set()
-    marks = await mget([_expelled_key(namespace, user_id, thread_id) for thread_id in threads])
+    marks = await mget([_expelled_key(namespace, user_id, room) for room in rooms])
     return {
-        thread_id
-        for (thread_id, entered_at), mark in zip(threads.items(), marks, strict=True)
+        room
+        for (room, entered_at), mark in zip(rooms.items(), marks, strict=True)
         if mark is not None and float(mark) >= entered_at
     }
 
 
-async def mark_expelled(namespace: str, user_id: str, thread_id: str, at: float) -> bool:
-    """Remember that a user was expelled from a thread at `at` (Redis' clock, in seconds).
+async def expel(namespace: str, user_id: str, room: str, at: float) -> None:
+    """Take a user out of a room that they entered before `at` (Redis' clock, in seconds). Raises `redis.RedisError`."""
+    if await _mark(_expelled_key(namespace, user_id, room), at):
+        await broadcast(
+            RoomRevoked(user_id=user_id, room=room, namespace=namespace, reason="expelled", at=at)
+        )
 
-    Returns whether this order counts: False when a later one is known. Raises `redis.RedisError`.
-    """
-    return await _mark(_expelled_key(namespace, user_id, thread_id), at)
 
-
-def _expelled_key(namespace: str, user_id: str, thread_id: str) -> str:
-    return key("expelled", namespace, user_id, thread_id)
+def _expelled_key(namespace: str, user_id: str, room: str) -> str:
+    """With the room's kind unless it is a thread: threads were the only rooms before version 0.2."""
+    return key("expelled", namespace, user_id, thread_of(room) or room)
 
 
 async def _mark(name: str, at: float) -> bool:
     return bool(await run(_MARK, [name], [repr(at), MARK_SECONDS]))
 
 
-@on_bus("user:disconnect")
+@on_bus("room:expel", is_order=True)
+async def expel_from_room(payload: RoomExpel, context: BusContext) -> None:
+    await expel(payload.namespace, payload.user_id, payload.room, context.at)
+
+
+@on_bus("user:disconnect", is_order=True)
 async def disconnect_user(payload: UserDisconnect, context: BusContext) -> None:
     # A later order concerns all that an older one did.
     if await _mark(_disconnected_key(payload.namespace, payload.user_id), context.at):
@@ -128,7 +135,7 @@ async def disconnect_user(payload: UserDisconnect, context: BusContext) -> None:
         )
 
 
-@on_bus("token:revoke")
+@on_bus("token:revoke", is_order=True)
 async def revoke_token(payload: TokenRevoke, context: BusContext) -> None:
     # Kept for the refresh token of the same id, and where a clock is behind, also when the access token has expired.
     await run(_REVOKE, [_revoked_key(payload.jti)], [repr(float(payload.exp + leeway())), MARK_SECONDS])

@@ -20,8 +20,8 @@ from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, MissingRequ
 from realtime.auth.jwks import KeySet, KeysUnavailable, UnknownKey
 from realtime.conf import conf
 from realtime.protocol.handshake_errors import RefusalCode
+from realtime.protocol.namespaces import namespaces, roles
 from realtime.protocol.payloads import Id
-from realtime.protocol.rooms import HUB, NAMESPACES, PORTAL
 from realtime.protocol.surrogates import whole
 
 if TYPE_CHECKING:
@@ -71,12 +71,7 @@ class Principal:
 
     def may_enter(self, namespace: str) -> bool:
         """Whether this role belongs in the namespace."""
-        return self.role in roles_of(namespace)
-
-
-def roles_of(namespace: str) -> tuple[str, ...]:
-    """The roles that may enter a namespace."""
-    return {HUB: conf().hub_roles, PORTAL: conf().portal_roles}[namespace]
+        return self.role in namespaces()[namespace].roles
 
 
 def credential(scope: Scope) -> str:
@@ -285,7 +280,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
 
     role = claims.get("role")
-    if not isinstance(role, str) or not any(role in roles_of(namespace) for namespace in NAMESPACES):
+    if not isinstance(role, str) or role not in roles():
         raise AuthenticationFailed(RefusalCode.TOKEN_INVALID, "the token has no known role")
     name = claims.get("name") or ""
     if not isinstance(name, str):

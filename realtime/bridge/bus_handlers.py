@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError, ResponseError
@@ -13,7 +13,7 @@ from realtime.bridge.dead_letters import dead_letter
 from realtime.bridge.incoming import Incoming
 from realtime.layers.history import MARKER_SECONDS
 from realtime.protocol.bus_message import Delivery, InvalidMessage
-from realtime.protocol.catalogue import BUILT_IN, BusContext, BusHandler, catalogue
+from realtime.protocol.catalogue import BusContext, BusHandler, catalogue
 from realtime.protocol.payloads import Payload
 from realtime.protocol.rooms import thread_room, user_room
 from realtime.redis.client import key
@@ -26,12 +26,17 @@ logger = logging.getLogger(__name__)
 HANDLER_SECONDS = 30.0
 """A handler that takes longer has failed: it must not hold up the bus for ever."""
 
-_CONCERNED = {"user_id": user_room, "thread_id": thread_room, "jti": "token:{}".format}
+_CONCERNED: dict[str, Callable[[str], str]] = {
+    "user_id": user_room,
+    "thread_id": thread_room,
+    "room": str,
+    "jti": "token:{}".format,
+}
 """Fields of a payload that name what it is about."""
 
 
 def concerns(payload: Payload) -> set[str]:
-    """The user, thread and token that a message is about; those of users and threads by their rooms' names."""
+    """The user, room and token that a message is about; those of users and threads by their rooms' names."""
     return {
         spell(value)
         for name, spell in _CONCERNED.items()
@@ -145,7 +150,7 @@ class Handlers:
         until = loop.time() + HANDLER_SECONDS
         error = await _failure(handler, payload, context, until)
         if isinstance(error, RedisError | OSError) and not is_refusal(error):  # TimeoutError is an OSError
-            if handler.__module__ in BUILT_IN:
+            if handler in catalogue().orders:
                 raise error  # an order is not lost to an outage
             await pipes.answer()  # else it is our Redis that is away
             if loop.time() < until:

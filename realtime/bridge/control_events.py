@@ -14,6 +14,6 @@ class InstanceDrain(Payload, frozen=True):
     instance: Id
 
 
-@on_bus("instance:drain")
+@on_bus("instance:drain", is_order=True)
 async def drain_instance(payload: InstanceDrain, context: BusContext) -> None:
     await broadcast(InstanceDrained(instance=payload.instance))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -20,7 +20,9 @@ from jwt.exceptions import PyJWTError
 from realtime.auth.revocation import MARK_SECONDS
 from realtime.conf import Conf, conf
 from realtime.connections.addresses import networks
+from realtime.connections.consumer import NamespaceConsumer
 from realtime.protocol.catalogue import catalogue
+from realtime.protocol.namespaces import Namespace, Presence, namespaces
 from realtime.redis import url
 
 OWN_LAYER = "realtime.layers.RoomChannelLayer"
@@ -47,7 +49,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         *_durations(current),
         *_redis(current),
         *_proxies(current),
-        *_imports(current),
+        *_namespaces(),
         *_tracing(current),
         *_keys(),
         *_claims(),
@@ -73,23 +75,69 @@ def _durations(current: Conf) -> Iterator[CheckMessage]:
         )
 
 
-def _imports(current: Conf) -> Iterator[CheckMessage]:
+def _namespaces() -> Iterator[CheckMessage]:
+    try:
+        registered = namespaces()
+    except ImproperlyConfigured as error:
+        yield Error(
+            str(error),
+            hint="REALTIME['NAMESPACES'] holds dotted paths of realtime.protocol.namespaces.Namespace, for example "
+            "hub.namespace.HUB. docs/settings.md lists what overrides them.",
+            id="realtime.E017",
+        )
+        return
+    for namespace in registered.values():
+        yield from _policies(namespace)
+        if problem := _unusable(namespace.consumer) or _no_consumer(namespace):
+            yield Error(
+                f"The consumer of the namespace {namespace.name!r}: {problem}",
+                hint="Expected realtime.connections.consumer.NamespaceConsumer, or a class derived from it.",
+                id="realtime.E018",
+            )
+    yield from _listed_roles(registered.values())
     try:
         catalogue()
     except ImproperlyConfigured as error:
         yield Error(
-            str(error), hint="REALTIME['EVENTS'] names modules of your own events.", id="realtime.E004"
+            str(error),
+            hint="REALTIME['EVENTS'] and the `events` of a namespace name modules that register events.",
+            id="realtime.E004",
         )
-    for name in ("hub_thread_policy", "portal_thread_policy"):
-        path = getattr(current, name)
-        try:
-            import_string(path)
-        except ImportError:
+
+
+def _policies(namespace: Namespace) -> Iterator[CheckMessage]:
+    for kind, policy in namespace.policies.items():
+        if problem := _unusable(policy):
             yield Error(
-                f"REALTIME[{name.upper()!r}]: cannot import {path!r}",
-                hint="Expected the dotted path of an async function (principal, thread_id) -> bool.",
+                f"REALTIME['{namespace.name.upper()}_{kind.upper()}_POLICY']: {problem}",
+                hint="Expected the dotted path of an async function (principal, id) -> bool.",
                 id="realtime.E005",
             )
+
+
+def _no_consumer(namespace: Namespace) -> str:
+    found = namespace.consumer_class
+    is_one = isinstance(found, type) and issubclass(found, NamespaceConsumer)
+    return "" if is_one else f"expected a NamespaceConsumer, got {found!r}"
+
+
+def _listed_roles(registered: Iterable[Namespace]) -> Iterator[CheckMessage]:
+    seen = {role for each in registered if each.presence is not Presence.NONE for role in each.roles}
+    if unknown := sorted({*conf().presence_roles} - seen):
+        yield Error(
+            f"REALTIME['PRESENCE_ROLES']: no namespace with presence has the role {unknown[0]!r}",
+            hint=f"Its roles are {', '.join(sorted(seen))}.",
+            id="realtime.E019",
+        )
+
+
+def _unusable(path: object) -> str:
+    """Why a dotted path or a callable can't be used; empty: it can."""
+    try:
+        found = import_string(path) if isinstance(path, str) else path
+    except ImportError as error:
+        return f"cannot import {path!r}: {error}"
+    return "" if callable(found) else f"expected something to call, got {type(found).__name__}"
 
 
 def _tracing(current: Conf) -> Iterator[CheckMessage]:

@@ -15,7 +15,7 @@ from realtime.conf import conf
 from realtime.connections.addresses import Addresses, client_address
 from realtime.connections.handshake import Refused, at_capacity, check_capacity
 from realtime.connections.rate_limit import Bucket
-from realtime.protocol.rooms import NAMESPACES
+from realtime.protocol.namespaces import namespaces
 from realtime.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def refuse_handshake(peer: Peer, headers: Headers, path: bytes) -> Refused | Non
         check_process()
     except Refused as refused:
         namespace = path.strip(b"/").decode("latin-1")
-        metrics.HANDSHAKES.labels(namespace if namespace in NAMESPACES else "unknown", refused.code).inc()
+        metrics.HANDSHAKES.labels(namespace if namespace in namespaces() else "unknown", refused.code).inc()
         _log.add(refused)
         return refused
     return None

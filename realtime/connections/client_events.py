@@ -1,4 +1,4 @@
-"""What a client may send in both namespaces, and what it does."""
+"""What clients may send in every namespace, and what it does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.events import InThread
 from realtime.protocol.handshake_errors import RefusalCode
+from realtime.protocol.namespaces import THREAD, uses
 from realtime.protocol.payloads import Empty, Payload
 from realtime.protocol.replies import Joined, Left, Refreshed, Refusal, Resumed, Resumption
-from realtime.protocol.rooms import is_room, thread_of, thread_room
+from realtime.protocol.rooms import is_room, is_room_name, thread_room
 
 if TYPE_CHECKING:
     from realtime.connections.consumer import NamespaceConsumer
@@ -27,6 +28,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Offset = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class InRoom(Payload, frozen=True):
+    """Anything that belongs to one room."""
+
+    room: str
+
+    def __post_init__(self) -> None:
+        if not is_room_name(self.room):
+            raise ValueError("room: expected kind:id, for example thread:42")
+
+
+class Join(InRoom, frozen=True):
+    """`since`: the last offset seen in this room, to get what was missed."""
+
+    since: Offset | None = None
 
 
 class JoinThread(InThread, frozen=True):
@@ -59,35 +76,64 @@ async def heartbeat(connection: NamespaceConsumer, payload: Empty) -> None:
     await connection.on_heartbeat()
 
 
-@client_event("join:thread")
+@client_event("join")
+async def join(connection: NamespaceConsumer, payload: Join) -> Joined:
+    """Enter a room."""
+    return await _join(connection, payload.room, payload.since)
+
+
+@client_event("join:thread", namespaces=uses(THREAD))
 async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> Joined:
     """Enter a thread's room."""
-    room = thread_room(payload.thread_id)
-    if payload.since is None:
+    return await _join(connection, thread_room(payload.thread_id), payload.since)
+
+
+async def _join(connection: NamespaceConsumer, room: str, since: str | None) -> Joined:
+    _check_kind(connection, room)
+    if since is None:
         return {"room": room, "offset": await connection.join(room)}
-    return {"room": room, **await connection.rejoin(room, payload.since)}
+    return {"room": room, **await connection.rejoin(room, since)}
 
 
-@client_event("leave:thread")
+@client_event("leave")
+async def leave(connection: NamespaceConsumer, payload: InRoom) -> Left:
+    """Leave a room."""
+    return await _leave(connection, payload.room)
+
+
+@client_event("leave:thread", namespaces=uses(THREAD))
 async def leave_thread(connection: NamespaceConsumer, payload: InThread) -> Left:
     """Leave a thread's room."""
-    await connection.leave(thread_room(payload.thread_id))
-    return {"room": thread_room(payload.thread_id)}
+    return await _leave(connection, thread_room(payload.thread_id))
 
 
-@client_event("typing:start")
+async def _leave(connection: NamespaceConsumer, room: str) -> Left:
+    _check_kind(connection, room)
+    await connection.leave(room)
+    return {"room": room}
+
+
+def _check_kind(connection: NamespaceConsumer, room: str) -> None:
+    """Raises `EventError` where rooms of this kind are none that a client joins."""
+    if not connection.declared.may_join(room):
+        raise EventError(
+            ErrorCode.FORBIDDEN, f"{room} is not a room that is joined in {connection.namespace}"
+        )
+
+
+@client_event("typing:start", namespaces=uses(THREAD))
 async def typing_start(connection: NamespaceConsumer, payload: InThread) -> None:
     """I am typing; repeat at least every 5 seconds while it lasts."""
     await connection.start_typing(_room_of(connection, payload))
 
 
-@client_event("typing:stop")
+@client_event("typing:stop", namespaces=uses(THREAD))
 async def typing_stop(connection: NamespaceConsumer, payload: InThread) -> None:
     """I stopped typing."""
     await connection.stop_typing(_room_of(connection, payload))
 
 
-@client_event("cursor:move")
+@client_event("cursor:move", namespaces=uses(THREAD))
 async def cursor_move(connection: NamespaceConsumer, payload: CursorMove) -> None:
     """My cursor is here now."""
     await connection.emit(_room_of(connection, payload), "thread:cursor", position=payload.position)
@@ -134,7 +180,7 @@ async def _resume_room(
     """Resume one room, which fails alone. `number` rooms were named before it; `is_known`: the token names it."""
     if 0 < conf().limits.rooms <= number:
         return {"error": ErrorCode.LIMIT_EXCEEDED}
-    if not is_known and (not is_room(room) or thread_of(room) is None):
+    if not is_known and not (is_room(room) and connection.declared.may_join(room)):
         return {"error": ErrorCode.FORBIDDEN}
     try:
         return await connection.rejoin(room, since, is_free=not connection.has_resumed)

@@ -1,4 +1,4 @@
-"""One WebSocket connection: what `/hub` and `/portal` have in common."""
+"""One WebSocket connection, as every namespace has them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 from uuid import uuid4
 
 from channels.consumer import get_handler_name
@@ -33,9 +33,10 @@ from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode, fitting_reason
 from realtime.protocol.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode, encode, iso
 from realtime.protocol.handshake_errors import RefusalCode
+from realtime.protocol.namespaces import Namespace
 from realtime.protocol.payloads import InvalidPayload, Payload, parse_payload
 from realtime.protocol.replies import Resumption
-from realtime.protocol.rooms import group_name, groups_of, thread_of, thread_room, user_room
+from realtime.protocol.rooms import group_name, groups_of, is_room, thread_of, user_room
 from realtime.protocol.values import plain
 from realtime.tasks.serial import SerialExecutor
 from realtime.telemetry import metrics, tracing
@@ -61,16 +62,16 @@ _COUNT_AS_INVALID = frozenset(
 
 
 class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
-    """A connection to one namespace. Handlers of client events (`@client_event`) get it as their first argument.
+    """A connection to a namespace, as it is `declared`. Handlers of client events get it as their first argument.
 
     Its frames and timers are dealt with one at a time, in turn. What its rooms receive is written as it comes
     (`realtime.layers.listener`), and an order to end the connection, or to leave a room, takes effect at once.
     """
 
-    namespace: ClassVar[str]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, declared: Namespace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.declared = declared
+        self.namespace = declared.name
         self.connection_id = uuid4().hex
         self.principal: Principal
         self.opened_at = 0.0
@@ -280,8 +281,14 @@ class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         await self.on_enter()
 
     def initial_rooms(self) -> list[str]:
-        """Rooms joined on connect."""
-        return [user_room(self.principal.user_id)]
+        """Rooms joined on connect: that of the user, and what the namespace declares."""
+        rooms = [user_room(self.principal.user_id)]
+        for room in self.declared.initial_rooms(self.principal):
+            if self.declared.has_room(room) and not self.declared.may_join(room) and is_room(room):
+                rooms.append(room)
+            else:
+                logger.error("initial room left out", extra={"room": room[:80]})
+        return rooms
 
     async def on_enter(self) -> None:
         """Hook: before the handshake is accepted. What it raises refuses the handshake."""
@@ -510,9 +517,9 @@ class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
 
     # --- Rooms -----------------------------------------------------------------------------------
 
-    async def may_join(self, thread_id: str) -> bool:
-        """Whether the user may enter the thread. Asked again on resume and when the token is refreshed."""
-        raise NotImplementedError
+    async def may_enter(self, room: str) -> bool:
+        """Whether the user may be in the room. Asked again on resume and when the token is refreshed."""
+        return not self.declared.may_join(room) or await self.declared.allows(self.principal, room)
 
     async def join(self, room: str) -> str:
         """Enter a room and return its end. Raises `EventError` when that is not allowed."""
@@ -555,7 +562,7 @@ class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         listener.entered_at = asyncio.get_running_loop().time() + self._clock
         if not self._resumes:
             self._to_start.append(listener)
-        if not await self._may_enter(room):
+        if not await self.may_enter(room):
             await self.leave(room)
             raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
         with contextlib.suppress(RedisError):
@@ -565,13 +572,13 @@ class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
     async def _enter_room(self, room: str) -> Listener:
         if len(self.rooms) >= (most := conf().limits.rooms) > 0:
             raise EventError(ErrorCode.LIMIT_EXCEEDED, f"at most {most} rooms a connection")
-        if not await self._may_enter(room):  # before anything is kept of a room, here or in Redis
+        if not await self.may_enter(room):  # before anything is kept of a room, here or in Redis
             raise EventError(ErrorCode.FORBIDDEN, f"not allowed in {room}")
         await self._enter_rooms([room])
         listener = self.rooms[room]
         # And again once entered (paused: nothing is delivered yet): a revoke in between is found or signalled.
         try:
-            is_allowed = await self._may_enter(room) and self.rooms.get(room) is listener
+            is_allowed = await self.may_enter(room) and self.rooms.get(room) is listener
         except BaseException:
             await self.leave(room)
             raise
@@ -600,10 +607,6 @@ class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
             listener.entered_at = entered_at
             self.rooms[room] = listener
 
-    async def _may_enter(self, room: str) -> bool:
-        thread_id = thread_of(room)
-        return thread_id is None or await self.may_join(thread_id)
-
     def hears(self, room: str) -> bool:
         """Whether this connection is in a room."""
         return room in self.rooms
@@ -619,27 +622,24 @@ class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
             self.soon(self.stop_typing, room)
 
     async def review(self) -> None:
-        """Orders may have been missed: see whether this connection may still be here, and in its threads.
+        """Orders may have been missed: see whether this connection may still be here, and in its rooms.
 
         Raises `redis.RedisError`.
         """
         if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
             self.terminate(CloseCode.REVOKED)
             return
-        entered = {
-            thread_id: listener.entered_at
-            for room, listener in self.rooms.items()
-            if (thread_id := thread_of(room))
-        }
-        for thread_id in await revocation.expelled(*self.user, entered) if entered else ():
-            self.expel(thread_room(thread_id), "expelled")
-        for thread_id in self.threads():
-            if not await self.may_join(thread_id):
-                self.expel(thread_room(thread_id), "forbidden")
+        joined = self.joined_rooms()
+        entered = {room: self.rooms[room].entered_at for room in joined if room in self.rooms}
+        for room in await revocation.expelled(*self.user, entered) if entered else ():
+            self.expel(room, "expelled")
+        for room in joined:
+            if not await self.may_enter(room):
+                self.expel(room, "forbidden")
 
-    def threads(self) -> set[str]:
-        """Those that this connection is in."""
-        return {thread_id for room in self.rooms if (thread_id := thread_of(room)) is not None}
+    def joined_rooms(self) -> set[str]:
+        """The rooms in which this connection is because its user may, and its client asked to be."""
+        return {room for room in self.rooms if self.declared.may_join(room)}
 
     async def leave(self, room: str, reason: str | None = None) -> None:
         """Leave a room if in it; with a reason the client is told that it had to."""
@@ -700,7 +700,7 @@ class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         self._note_expiry()
         wanted = self.initial_rooms()
         for room in list(self.rooms):  # before anything is asked of Redis, which may be away
-            if thread_of(room) is None and room not in wanted:
+            if not self.declared.may_join(room) and room not in wanted:
                 await self.leave(room, "forbidden")
         await self._leave_forbidden()
         missing = self._that_fit([room for room in wanted if room not in self.rooms])
@@ -713,14 +713,14 @@ class NamespaceConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         await self.on_principal_changed(previous)
 
     async def _leave_forbidden(self) -> None:
-        """Ask for the rights in all threads at once. One that cannot be had keeps its thread, and no other."""
-        threads = sorted(self.threads())
-        self.spend_rooms(len(threads))
-        answers = await asyncio.gather(*map(self.may_join, threads), return_exceptions=True)
+        """Ask for the rights in all rooms at once. A room whose policy fails is kept, and so are all others."""
+        rooms = sorted(self.joined_rooms())
+        self.spend_rooms(len(rooms))
+        answers = await asyncio.gather(*map(self.may_enter, rooms), return_exceptions=True)
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
-        for thread_id, answer in zip(threads, answers, strict=True):
+        for room, answer in zip(rooms, answers, strict=True):
             if not answer:
-                await self.leave(thread_room(thread_id), "forbidden")
+                await self.leave(room, "forbidden")
         if failures:
             raise failures[0]
 

@@ -22,14 +22,14 @@ from realtime.layers.membership import room_layer
 from realtime.layers.signals import (
     InstanceDrained,
     PresenceChanged,
+    RoomRevoked,
     Signal,
-    ThreadRevoked,
     TokenRevoked,
     UserDisconnected,
     parse,
 )
 from realtime.protocol.close_codes import CloseCode
-from realtime.protocol.rooms import CONTROL_GROUP, group_name, thread_room
+from realtime.protocol.rooms import CONTROL_GROUP, group_name
 from realtime.redis import schema_version
 from realtime.redis.client import client, key
 from realtime.redis.pipelining import pipes
@@ -60,7 +60,7 @@ class Connection(questions.Connection, Protocol):
         """Close it now."""
 
     async def review(self) -> None:
-        """See whether it may still be here, and in its threads: an order may have been missed.
+        """See whether it may still be here, and in its rooms: an order may have been missed.
 
         Raises `redis.RedisError`.
         """
@@ -197,12 +197,11 @@ class ConnectionRegistry:
             case TokenRevoked():
                 here = [self.connections[each] for each in self._tokens.get(signal.jti, ())]
                 _each(here, lambda connection: connection.terminate(CloseCode.REVOKED))
-            case ThreadRevoked():
-                room = thread_room(signal.thread_id)
+            case RoomRevoked():
                 # A revoke holds until it is taken back; a member who was expelled may have come back.
                 before = signal.at if signal.reason == "expelled" and signal.at else math.inf
                 here = [*self.connections_of(signal.namespace, signal.user_id)]
-                _each(here, lambda connection: connection.expel(room, signal.reason, before=before))
+                _each(here, lambda connection: connection.expel(signal.room, signal.reason, before=before))
             case InstanceDrained():
                 # Said twice it must not count as the second signal, which ends the process at once.
                 if signal.instance == self.id and not self._is_told_to_go:

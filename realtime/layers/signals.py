@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from channels.layers import get_channel_layer
 
-from realtime.protocol.rooms import CONTROL_GROUP, PORTAL
+from realtime.protocol.rooms import CONTROL_GROUP, thread_of, thread_room
 
 
 class UserDisconnected(msgspec.Struct, frozen=True, tag=True):
@@ -25,14 +25,22 @@ class TokenRevoked(msgspec.Struct, frozen=True, tag=True):
     jti: str
 
 
-class ThreadRevoked(msgspec.Struct, frozen=True, tag=True):
-    """Take the user out of the thread, where they entered it before `at` (seconds, Redis' clock; 0: whenever)."""
+class RoomRevoked(msgspec.Struct, frozen=True, kw_only=True, tag="ThreadRevoked"):
+    """Take the user out of the room, where they entered it before `at` (seconds, Redis' clock; 0: whenever)."""
 
     user_id: str
-    thread_id: str
-    namespace: str = PORTAL
+    namespace: str
+    room: str = ""
+    thread_id: str = ""
+    """Of a thread: versions before 0.2 neither send nor read `room`."""
     reason: str = "forbidden"
     at: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.room:
+            msgspec.structs.force_setattr(self, "room", thread_room(self.thread_id))
+        elif not self.thread_id:
+            msgspec.structs.force_setattr(self, "thread_id", thread_of(self.room) or "")
 
 
 class InstanceDrained(msgspec.Struct, frozen=True, tag=True):
@@ -48,9 +56,11 @@ class PresenceChanged(msgspec.Struct, frozen=True, tag=True):
     status: str
     chosen: bool
     since: float
+    namespace: str = ""
+    """Versions before 0.2, which have presence in one namespace only, leave it out."""
 
 
-Signal = UserDisconnected | TokenRevoked | ThreadRevoked | InstanceDrained | PresenceChanged
+Signal = UserDisconnected | TokenRevoked | RoomRevoked | InstanceDrained | PresenceChanged
 
 
 async def broadcast(signal: Signal) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from realtime.conf import conf
+from realtime.conf import cached, conf
 from realtime.protocol.catalogue import ServerEvent, catalogue
+from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
 from realtime.protocol.publication import Target
-from realtime.protocol.rooms import NAMESPACES, is_room
+from realtime.protocol.rooms import is_room
 from realtime.protocol.surrogates import whole_json
 
 MOST_TARGETS = 1000
@@ -122,9 +122,9 @@ def _payload(kind: type[Payload], event: str, data: bytes) -> Payload:
 def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Target, ...]:
     """Every (namespace, room) once. `rooms` replaces the event's routing; `namespaces` only ever narrows."""
     asked = None if message.namespaces is None else frozenset(message.namespaces)
-    if asked is not None and not asked <= NAMESPACES:
+    if asked is not None and not asked <= namespaces().keys():
         raise InvalidMessage(
-            "invalid_message", f"namespaces: some of {sorted(NAMESPACES)}, got {sorted(asked)}"
+            "invalid_message", f"namespaces: some of {sorted(namespaces())}, got {sorted(asked)}"
         )
     audience = event.default_namespaces if asked is None else event.namespaces & asked
     routes: Sequence[Any] = (
@@ -132,12 +132,12 @@ def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Ta
     )
     targets: dict[Target, None] = {}
     for route in routes:
-        namespaces, room = (audience, route) if isinstance(route, str) else route
+        names, room = (audience, route) if isinstance(route, str) else route
         if asked is not None:
-            namespaces = namespaces & asked
-        targets.update(_in_each(namespaces & event.namespaces, room))
+            names = names & asked
+        targets.update(_in_each(names & event.namespaces, room))
     if not targets:
-        raise InvalidMessage("no_audience", f"{event.name} never reaches {', '.join(sorted(asked or ()))}")
+        raise InvalidMessage("no_audience", _nowhere(event, asked, message.rooms))
     if len(targets) > MOST_TARGETS:
         raise InvalidMessage(
             "too_many_rooms",
@@ -146,8 +146,15 @@ def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Ta
     return tuple(targets)
 
 
-@lru_cache(maxsize=4096)
-def _in_each(namespaces: frozenset[str], room: str) -> Mapping[Target, None]:
+def _nowhere(event: ServerEvent, asked: frozenset[str] | None, rooms: Sequence[str] | None) -> str:
+    if asked is None or event.namespaces & asked:
+        return f"{event.name}: no namespace that it reaches has {'the room ' + rooms[0] if rooms else 'its rooms'}"
+    return f"{event.name} never reaches {', '.join(sorted(asked))}"
+
+
+@cached(4096)
+def _in_each(names: frozenset[str], room: str) -> Mapping[Target, None]:
+    """The room in each of these namespaces that has rooms of its kind."""
     if not is_room(room):
         raise InvalidMessage("invalid_message", f"rooms: {room[:80]!r} is not a room")
-    return dict.fromkeys((namespace, room) for namespace in sorted(namespaces))
+    return dict.fromkeys((name, room) for name in sorted(names) if namespaces()[name].has_room(room))

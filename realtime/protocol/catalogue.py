@@ -11,25 +11,29 @@ import inspect
 import re
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from realtime.conf import conf
+from realtime.conf import cached, conf
+from realtime.protocol.namespaces import Namespace, namespaces
 from realtime.protocol.payloads import Payload
-from realtime.protocol.rooms import NAMESPACES
 
 BUILT_IN = (
     "realtime.protocol.events",
     "realtime.connections.client_events",
     "realtime.auth.revocation",
+    "realtime.auth.grants",
     "realtime.bridge.control_events",
-    "presence.events",
-    "hub.events",
-    "portal.events",
 )
+"""Modules that register events for all namespaces; the others are those of the namespaces, and of the settings."""
+
+ALWAYS = frozenset({"heartbeat", "auth:refresh", "join", "leave", "resume"})
+"""What every client may send, whatever its namespace's `client_events` are."""
+
+Audience = Iterable[str] | Callable[[Namespace], bool] | None
+"""Names of namespaces, or what tells whether a namespace belongs to it; None: all that are registered."""
 
 Target = tuple[frozenset[str], str]
 """The namespaces and the room that an event goes to."""
@@ -65,6 +69,7 @@ class ServerEvent:
     name: str
     payload: type[Payload]
     namespaces: frozenset[str]
+    """The widest audience it may ever have."""
     default_namespaces: frozenset[str]
     rooms: Routing | None
     """None: a frame to one connection, or one that only the server itself sends to a room."""
@@ -113,35 +118,94 @@ class Catalogue:
     streams: dict[str, StreamEntry] = field(default_factory=dict)
     bus_handlers: dict[str, list[BusHandler]] = field(default_factory=dict)
     """Run by the bridge before an event of that name is delivered, in the order of registration."""
+    orders: set[BusHandler] = field(default_factory=set)
+    """The bus handlers that are run again after an outage of Redis, until they succeed."""
 
 
-_catalogue = Catalogue()
+@dataclass(slots=True)
+class Registry(Catalogue):
+    """What modules have registered. Which namespaces an event is for is only known with the settings."""
+
+    audiences: dict[tuple[type, str], tuple[Audience, Audience]] = field(default_factory=dict)
+    """The `namespaces` and `default_namespaces` of an event, by its direction and name."""
 
 
+registry = Registry()
+
+
+@cached()
 def catalogue() -> Catalogue:
-    """The catalogue of this process, with the product's own events.
+    """The catalogue of this process, with the events of its namespaces and the product's own.
 
-    Raises `ImproperlyConfigured` when a module of `REALTIME["EVENTS"]` cannot be imported or registers an event
-    twice.
+    Raises `ImproperlyConfigured` when a module of events cannot be imported, registers an event twice, or names a
+    namespace that is not registered.
     """
-    return _load(conf().events)
+    registered = namespaces()
+    for module in BUILT_IN:
+        importlib.import_module(module)
+    for namespace in registered.values():
+        _import(f"namespace {namespace.name!r}", namespace.events)
+    _import("REALTIME['EVENTS']", conf().events)
+    found = Catalogue(
+        server={name: _for_clients(event, registered) for name, event in registry.server.items()},
+        client={name: _from_clients(event, registered) for name, event in registry.client.items()},
+        control=registry.control,
+        streams=registry.streams,
+        bus_handlers=registry.bus_handlers,
+        orders=registry.orders,
+    )
+    for namespace in registered.values():
+        if unknown := sorted((namespace.client_events or frozenset()) - found.client.keys()):
+            raise ImproperlyConfigured(
+                f"namespace {namespace.name!r}: client_events: there is no event {unknown[0]!r} from clients"
+            )
+    return found
 
 
-@lru_cache(maxsize=1)
-def _load(modules: tuple[str, ...]) -> Catalogue:
-    for module in (*BUILT_IN, *modules):
+def _import(where: str, modules: Iterable[str]) -> None:
+    for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise ImproperlyConfigured(f"REALTIME['EVENTS']: cannot import {module!r}: {error}") from error
-    return _catalogue
+            raise ImproperlyConfigured(f"{where}: cannot import {module!r}: {error}") from error
+
+
+def _for_clients(event: ServerEvent, registered: Mapping[str, Namespace]) -> ServerEvent:
+    widest, default = registry.audiences[ServerEvent, event.name]
+    audience = _resolved(event.name, widest, registered)
+    narrower = audience if default is None else _resolved(event.name, default, registered) & audience
+    return replace(event, namespaces=audience, default_namespaces=narrower)
+
+
+def _from_clients(event: ClientEvent, registered: Mapping[str, Namespace]) -> ClientEvent:
+    audience = _resolved(event.name, registry.audiences[ClientEvent, event.name][0], registered)
+    return replace(
+        event, namespaces=frozenset(name for name in audience if _may_send(registered[name], event.name))
+    )
+
+
+def _may_send(namespace: Namespace, event: str) -> bool:
+    return namespace.client_events is None or event in namespace.client_events | ALWAYS
+
+
+def _resolved(name: str, audience: Audience, registered: Mapping[str, Namespace]) -> frozenset[str]:
+    if audience is None:
+        return frozenset(registered)
+    if callable(audience):
+        return frozenset(name for name, namespace in registered.items() if audience(namespace))
+    given = frozenset(audience)
+    if not given or not given <= registered.keys():
+        raise ImproperlyConfigured(
+            f"event {name!r}: expected namespaces out of {sorted(registered)}, got {sorted(given)}"
+        )
+    return given
 
 
 def server_event(
     name: str,
     *,
-    namespaces: Iterable[str] = NAMESPACES,
-    default_namespaces: Iterable[str] | None = None,
+    namespaces: Audience = None,
+    default_namespaces: Audience = None,
     rooms: Routing | None = None,
     bus: bool | None = None,
 ) -> Callable[[P], P]:
@@ -153,21 +217,21 @@ def server_event(
     """
 
     def register(payload: P) -> P:
-        audience = _namespaces(name, namespaces)
-        _catalogue.server[_new(name, _catalogue.server)] = ServerEvent(
+        registry.server[_new(name, registry.server)] = ServerEvent(
             name=name,
             payload=payload,
-            namespaces=audience,
-            default_namespaces=_namespaces(name, default_namespaces) if default_namespaces else audience,
+            namespaces=frozenset(),
+            default_namespaces=frozenset(),
             rooms=rooms,
             bus=rooms is not None if bus is None else bus,
         )
+        registry.audiences[ServerEvent, name] = namespaces, default_namespaces
         return payload
 
     return register
 
 
-def client_event(name: str, *, namespaces: Iterable[str] = NAMESPACES) -> Callable[[C], C]:
+def client_event(name: str, *, namespaces: Audience = None) -> Callable[[C], C]:
     """Register `async handler(connection, payload: SomePayload) -> dict | None` for an event from clients.
 
     What the handler returns becomes the `data` of the acknowledgement. It refuses by raising
@@ -175,13 +239,14 @@ def client_event(name: str, *, namespaces: Iterable[str] = NAMESPACES) -> Callab
     """
 
     def register(handler: C) -> C:
-        _catalogue.client[_new(name, _catalogue.client)] = ClientEvent(
+        registry.client[_new(name, registry.client)] = ClientEvent(
             name=name,
             payload=_payload_of(handler),
-            namespaces=_namespaces(name, namespaces),
+            namespaces=frozenset(),
             handler=handler,
             ack=_ack_of(handler),
         )
+        registry.audiences[ClientEvent, name] = namespaces, None
         return handler
 
     return register
@@ -191,7 +256,7 @@ def control_event(name: str) -> Callable[[P], P]:
     """Register the decorated payload class as a control event; `on_bus` says what it does."""
 
     def register(payload: P) -> P:
-        _catalogue.control[_new(name, _catalogue.control)] = ControlEvent(name=name, payload=payload)
+        registry.control[_new(name, registry.control)] = ControlEvent(name=name, payload=payload)
         return payload
 
     return register
@@ -201,20 +266,24 @@ def stream_entry(stream: str, *, field: str) -> Callable[[P], P]:
     """Register the decorated payload class as what the entries of a stream hold, in that field of theirs."""
 
     def register(payload: P) -> P:
-        _catalogue.streams[_new(stream, _catalogue.streams)] = StreamEntry(stream, field, payload)
+        registry.streams[_new(stream, registry.streams)] = StreamEntry(stream, field, payload)
         return payload
 
     return register
 
 
-def on_bus(name: str) -> Callable[[B], B]:
+def on_bus(name: str, *, is_order: bool = False) -> Callable[[B], B]:
     """Run `async handler(payload, context)` in the bridge for each valid bus message of this name.
 
-    The bridge reads an entry again when its delivery failed: a handler must bear running twice.
+    The bridge reads an entry again when its delivery failed: a handler must bear running twice. What an order
+    (`is_order`) asks of Redis is not lost to an outage: the bridge waits for Redis and runs it again. It must depend on
+    nothing else, as the whole bus waits for it. Any other handler that fails twice makes a dead letter.
     """
 
     def register(handler: B) -> B:
-        _catalogue.bus_handlers.setdefault(name, []).append(handler)
+        registry.bus_handlers.setdefault(name, []).append(handler)
+        if is_order:
+            registry.orders.add(handler)
         return handler
 
     return register
@@ -226,15 +295,6 @@ def _new(name: str, table: dict[str, Any]) -> str:
     if name in table:
         raise ImproperlyConfigured(f"event {name!r} is registered twice")
     return name
-
-
-def _namespaces(name: str, namespaces: Iterable[str]) -> frozenset[str]:
-    given = frozenset(namespaces)
-    if not given or not given <= NAMESPACES:
-        raise ImproperlyConfigured(
-            f"event {name!r}: namespaces must be some of {sorted(NAMESPACES)}, got {sorted(given)}"
-        )
-    return given
 
 
 def _ack_of(handler: ClientHandler) -> Any:

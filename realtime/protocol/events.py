@@ -1,4 +1,4 @@
-"""The events that both namespaces share, and the frames a server sends to one connection."""
+"""The events of every namespace and of threads, and the frames a server sends to one connection."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from realtime.protocol.catalogue import Target, control_event, server_event
+from realtime.protocol.catalogue import control_event, server_event
+from realtime.protocol.namespaces import THREAD, namespaces, uses
 from realtime.protocol.payloads import Id, Payload
-from realtime.protocol.rooms import HUB, NAMESPACES, PORTAL, thread_room, user_room
+from realtime.protocol.rooms import is_room, thread_room
 
 
 class InThread(Payload, frozen=True):
@@ -17,49 +18,16 @@ class InThread(Payload, frozen=True):
     thread_id: Id
 
 
-def _thread(payload: InThread) -> Sequence[str]:
+def in_thread(payload: InThread) -> Sequence[str]:
+    """The routing of an event that goes to its thread."""
     return [thread_room(payload.thread_id)]
 
 
-# --- Business events, published by the backbone ---------------------------------------------------
-
-
-@server_event("thread:message", rooms=_thread)
+@server_event("thread:message", namespaces=uses(THREAD), rooms=in_thread)
 class ThreadMessage(InThread, frozen=True):
     """A message was stored in a thread."""
 
     message_id: Id
-
-
-def _accepted(payload: ChatAccepted) -> Sequence[str | Target]:
-    rooms: list[str | Target] = [thread_room(payload.thread_id)]
-    if payload.user_id is not None:
-        rooms.append((frozenset({PORTAL}), user_room(payload.user_id)))
-    return rooms
-
-
-@server_event("chat:accepted", rooms=_accepted)
-class ChatAccepted(InThread, frozen=True):
-    """An attendant took a customer's chat. With `user_id`, that customer is granted the thread and told in person."""
-
-    attendant_id: Id
-    user_id: Id | None = None
-
-
-@server_event("chat:ended", rooms=_thread)
-class ChatEnded(InThread, frozen=True):
-    """A chat is over."""
-
-
-@server_event(
-    "user:notification",
-    default_namespaces={HUB},
-    rooms=lambda payload: [user_room(payload.user_id)],
-)
-class UserNotification(Payload, frozen=True):
-    """Something for one user, in every tab of theirs. The hub's user, unless `namespaces` says otherwise."""
-
-    user_id: Id
 
 
 # --- Ephemeral events: straight from one socket to the room, never stored --------------------------
@@ -73,14 +41,14 @@ class FromUser(InThread, frozen=True):
     name: str
 
 
-@server_event("thread:typing")
+@server_event("thread:typing", namespaces=uses(THREAD))
 class ThreadTyping(FromUser, frozen=True):
     """Somebody started or stopped typing. Forget a typist after 12 s without news."""
 
     typing: bool
 
 
-@server_event("thread:cursor")
+@server_event("thread:cursor", namespaces=uses(THREAD))
 class ThreadCursor(FromUser, frozen=True):
     """Where somebody is reading or pointing."""
 
@@ -143,17 +111,48 @@ class Error(Payload, frozen=True):
 # --- Control, over the bus only ------------------------------------------------------------------
 
 
-@control_event("user:disconnect")
-class UserDisconnect(Payload, frozen=True):
-    """Close every connection that the user opened before this."""
+class OfUser(Payload, frozen=True):
+    """A user of a namespace."""
 
     user_id: Id
     namespace: str
-    reason: str = ""
 
     def __post_init__(self) -> None:
-        if self.namespace not in NAMESPACES:
-            raise ValueError(f"expected one of {', '.join(sorted(NAMESPACES))}")
+        if self.namespace not in namespaces():
+            raise ValueError(f"namespace: expected one of {', '.join(sorted(namespaces()))}")
+
+
+@control_event("user:disconnect")
+class UserDisconnect(OfUser, frozen=True):
+    """Close every connection that the user opened before this."""
+
+    reason: str = ""
+
+
+class RoomRight(OfUser, frozen=True):
+    """A user, and the room that they may enter or not."""
+
+    room: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (is_room(self.room) and namespaces()[self.namespace].may_join(self.room)):
+            raise ValueError(f"room: expected one that users of {self.namespace} may join")
+
+
+@control_event("room:grant")
+class RoomGrant(RoomRight, frozen=True):
+    """This user may enter the room, where the namespace's policy asks what was granted."""
+
+
+@control_event("room:revoke")
+class RoomRevoke(RoomRight, frozen=True):
+    """Take this user out of the room, and whatever was granted: a policy that asks for it lets them in no more."""
+
+
+@control_event("room:expel")
+class RoomExpel(RoomRight, frozen=True):
+    """Take this user out of the room, in every tab. Nothing keeps them from joining it again."""
 
 
 @control_event("token:revoke")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from realtime.protocol.rooms import ID_PATTERN
+from realtime.protocol.namespaces import ID_PATTERN
 
 DEPTH = 100
 """So many objects and arrays of a value that is passed on unread may be inside one another."""

@@ -1,67 +1,71 @@
-"""Rooms and the names they go by: the only place that spells a room, a group or a namespace.
+"""Rooms and the names they go by: the only place that spells a room or a group.
 
-A room is `kind:id` (`thread:42`) and lives in one namespace: the hub's `user:7` is not the portal's. In the
+A room is `kind:id` (`thread:42`) and lives in one namespace: the room `user:7` of one is not that of another. In the
 channel layer it is the group `namespace.kind.id`, which every layer accepts (no colon, under 100 characters).
 """
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
-HUB: Final = "hub"
-PORTAL: Final = "portal"
-NAMESPACES: Final = frozenset({HUB, PORTAL})
+from realtime.conf import cached
+from realtime.protocol.namespaces import PRESENCE, THREAD, USER, RoomKind, is_id, is_name, kinds, namespaces
 
 CONTROL_GROUP: Final = "control"
 """The group every process is in: revocations and the like."""
 
-ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
-_ROOM = re.compile(r"(user|thread|presence):[A-Za-z0-9_-]{1,64}", re.ASCII)
+user_room = USER.room
+thread_room = THREAD.room
+presence_room = PRESENCE.room
 
 
-def user_room(user_id: str) -> str:
-    """Everything addressed to one user."""
-    return f"user:{user_id}"
+def presence_rooms(principal: Any) -> Iterable[str]:
+    """The rooms of a user's groups: the initial rooms of a team."""
+    return map(presence_room, principal.groups)
 
 
-def thread_room(thread_id: str) -> str:
-    """One conversation."""
-    return f"thread:{thread_id}"
+def kind_of(room: str) -> RoomKind | None:
+    """The kind of a well-formed room name; None for anything else."""
+    name, _, id = room.partition(":")
+    kind = kinds().get(name)
+    return kind if kind is not None and kind.is_id(id) else None
 
 
-def presence_room(group: str) -> str:
-    """A team: who is available, and its queue."""
-    return f"presence:{group}"
+def is_room_name(text: str) -> bool:
+    """Whether `text` is made like the name of a room, if perhaps of a kind that there is not."""
+    name, _, id = text.partition(":")
+    kind = kinds().get(name)
+    return is_name(name) and (is_id if kind is None else kind.is_id)(id)
 
 
 def is_room(name: str) -> bool:
     """Whether `name` is a well-formed room name."""
-    return _ROOM.fullmatch(name) is not None
+    return kind_of(name) is not None
 
 
 def thread_of(room: str) -> str | None:
     """The thread's id when the room is a thread's."""
     kind, _, id_ = room.partition(":")
-    return id_ if kind == "thread" else None
+    return id_ if kind == THREAD.name else None
 
 
-@lru_cache(maxsize=4096)
+@cached(4096)
 def group_name(namespace: str, room: str) -> str:
     """The channel-layer group of a room."""
     return f"{namespace}.{room.replace(':', '.', 1)}"
 
 
-@lru_cache(maxsize=4096)
-def groups_of(namespaces: frozenset[str], room: str) -> tuple[str, ...]:
+@cached(4096)
+def groups_of(names: frozenset[str], room: str) -> tuple[str, ...]:
     """The groups of a room in several namespaces."""
-    return tuple(group_name(namespace, room) for namespace in sorted(namespaces))
+    return tuple(group_name(namespace, room) for namespace in sorted(names))
 
 
-@lru_cache(maxsize=4096)
+@cached(4096)
 def room_of_group(group: str) -> str | None:
     """The room that a group is, or None for a group of another kind."""
-    namespace, _, rest = group.partition(".")
+    name, _, rest = group.partition(".")
     room = rest.replace(".", ":", 1)
-    return room if namespace in NAMESPACES and is_room(room) else None
+    namespace = namespaces().get(name)
+    return room if namespace is not None and namespace.has_room(room) and is_room(room) else None

@@ -21,7 +21,7 @@ from realtime.connections import handshake
 from realtime.connections.admission import check_process, refuse_request
 from realtime.connections.handshake import Receive, Refused, Send
 from realtime.protocol.handshake_errors import RefusalCode
-from realtime.protocol.rooms import HUB, PORTAL
+from realtime.protocol.namespaces import namespaces
 from realtime.server.readiness import reasons_not_ready
 from realtime.spec.asyncapi import asyncapi_json
 from realtime.telemetry.prometheus import exposition, may_read
@@ -130,10 +130,14 @@ ENDPOINTS = {
     "/readyz": Endpoint(readyz),
     "/metrics": Endpoint(metrics),
     "/asyncapi.json": Endpoint(asyncapi),
-    "/hub": Endpoint(partial(verdict, namespace=HUB), (*ASKING, "OPTIONS")),
-    "/portal": Endpoint(partial(verdict, namespace=PORTAL), (*ASKING, "OPTIONS")),
 }
-"""By path; each also answers with a slash at the end."""
+"""By path, besides the verdicts of the namespaces; each also answers with a slash at the end."""
+
+
+def _endpoint(path: str) -> Endpoint | None:
+    if (namespace := path.removeprefix("/")) in namespaces():
+        return Endpoint(partial(verdict, namespace=namespace), (*ASKING, "OPTIONS"))
+    return ENDPOINTS.get(path)
 
 
 async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -157,7 +161,7 @@ async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 
 
 async def _respond(scope: Scope) -> Response:
-    endpoint = ENDPOINTS.get(_path(scope).removesuffix("/"))
+    endpoint = _endpoint(_path(scope).removesuffix("/"))
     if endpoint is None:
         return Response(404)
     if scope["method"] not in endpoint.methods:

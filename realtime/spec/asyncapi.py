@@ -6,21 +6,20 @@ It describes the socket server, which *receives* what clients and backbones send
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from realtime.auth.tokens import BEARER_SUBPROTOCOL, SUBPROTOCOL, roles_of
+from realtime.auth.tokens import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from realtime.bridge.incoming import CHANNEL
-from realtime.conf import Conf, conf
+from realtime.conf import cached, conf
 from realtime.protocol import bus_message
 from realtime.protocol.catalogue import Catalogue, ClientEvent, ServerEvent, StreamEntry, catalogue
 from realtime.protocol.close_codes import REASONS, STOP
 from realtime.protocol.envelope import ErrorCode, FrameId
 from realtime.protocol.handshake_errors import STATUSES
+from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import Empty, Payload
-from realtime.protocol.rooms import NAMESPACES
 from realtime.redis.client import key
 from realtime.spec.descriptions import default_rooms, namespace_list, summary
 from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, Schema, schema
@@ -33,13 +32,9 @@ connection is closed and whether the client should connect again.
 """
 
 
+@cached()
 def asyncapi_json() -> bytes:
     """The document of this installation, a product's own events included."""
-    return _encoded(conf())
-
-
-@lru_cache(maxsize=1)
-def _encoded(current: Conf) -> bytes:
     return msgspec.json.encode(document(), enc_hook=str)
 
 
@@ -62,7 +57,7 @@ def document() -> dict[str, Any]:
         },
     }
     channels = {
-        **{namespace: _namespace(events, namespace) for namespace in sorted(NAMESPACES)},
+        **{namespace: _namespace(events, namespace) for namespace in sorted(namespaces())},
         **_redis_channels([name for name in messages if name.startswith("bus.")], events.streams),
     }
     return {
@@ -159,7 +154,7 @@ def _namespace(events: Catalogue, namespace: str) -> dict[str, Any]:
     return {
         "address": f"/{namespace}/",
         "title": namespace,
-        "description": f"For the roles {namespace_list(roles_of(namespace))}.",
+        "description": f"For the roles {namespace_list(namespaces()[namespace].roles)}.",
         "servers": [_ref("servers", "sockets"), _ref("servers", "sockets-tls")],
         "messages": {
             name: _ref("components", "messages", name)
@@ -185,7 +180,7 @@ def _sent_to(events: Catalogue, namespace: str) -> list[str]:
 
 def _operations_of_clients(events: Catalogue) -> dict[str, Any]:
     operations: dict[str, Any] = {}
-    for namespace in sorted(NAMESPACES):
+    for namespace in sorted(namespaces()):
         for event in _sorted(events.client):
             if namespace in event.namespaces:
                 name = _name(event)

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import msgspec
 
 from realtime.protocol.catalogue import ServerEvent
-from realtime.protocol.rooms import NAMESPACES
 
 
 def summary(documented: object) -> str:
@@ -16,9 +15,9 @@ def summary(documented: object) -> str:
     return " ".join((inspect.getdoc(documented) or "").split())
 
 
-def namespace_list(namespaces: Iterable[str]) -> str:
+def namespace_list(names: Iterable[str]) -> str:
     """The names of namespaces, in the order of all outputs."""
-    return ", ".join(sorted(namespaces))
+    return ", ".join(sorted(names))
 
 
 def default_rooms(event: ServerEvent) -> str:
@@ -28,8 +27,8 @@ def default_rooms(event: ServerEvent) -> str:
     payload = event.payload(**{field.name: field.name for field in msgspec.structs.fields(event.payload)})
     found = []
     for route in event.rooms(payload):
-        namespaces, room = (event.default_namespaces, route) if isinstance(route, str) else route
+        audience, room = (event.default_namespaces, route) if isinstance(route, str) else route
         kind, _, field = room.partition(":")
-        where = "" if namespaces in (NAMESPACES, event.namespaces) else f" ({namespace_list(namespaces)})"
+        where = "" if audience == event.namespaces else f" ({namespace_list(audience)})"
         found.append(f"`{kind}:{{{field}}}`{where}")
     return ", ".join(found)

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from realtime.protocol.namespaces import ID_PATTERN
 from realtime.protocol.payloads import Id
-from realtime.protocol.rooms import ID_PATTERN
 
 Schema = dict[str, Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from realtime.protocol.catalogue import Catalogue, catalogue
+from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import Payload
-from realtime.protocol.rooms import NAMESPACES
 from realtime.spec.descriptions import default_rooms, namespace_list, summary
 from realtime.spec.json_schema import DELIVERED_ID, NULL, Schema, schema
 
@@ -55,7 +55,7 @@ def _client_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
 
 
 def _server_rows(events: Catalogue, *, bus: bool) -> Iterator[tuple[str, ...]]:
-    columns = sorted(NAMESPACES)
+    columns = sorted(namespaces())
     yield "event", *columns, *(("rooms (default)",) if bus else ()), "data", "meaning"
     for name, event in sorted(events.server.items()):
         if event.bus is bus:

@@ -27,8 +27,8 @@ from rest_framework_simplejwt.views import TokenObtainPairView
 
 from realtime.auth.revocation import disconnected_for, is_token_revoked
 from realtime.auth.tokens import DEFAULT_GROUPS
+from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import Id
-from realtime.protocol.rooms import NAMESPACES
 from realtime.web.login_limit import THROTTLES
 
 CREDENTIALS_CLAIM = "credentials"
@@ -162,7 +162,7 @@ def _check_orders(refresh: SessionToken) -> None:
     user_id = str(refresh[api_settings.USER_ID_CLAIM])
     ids = [str(refresh[api_settings.JTI_CLAIM]), str(refresh.get(PREVIOUS_CLAIM, ""))]
     try:
-        orders = [disconnected_for(namespace, user_id) for namespace in sorted(NAMESPACES)]
+        orders = [disconnected_for(namespace, user_id) for namespace in namespaces()]
         is_revoked = any(map(is_token_revoked, ids))
     except RedisError as error:
         raise Unavailable from error

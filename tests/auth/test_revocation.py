@@ -7,9 +7,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
 from hub.events import ThreadExpel, expel
-from portal import grants
 from portal.events import ThreadGrant, ThreadRevoke, grant, revoke
-from realtime.auth import revocation
+from realtime.auth import grants, revocation
 from realtime.auth.tokens import Principal, issue, verify
 from realtime.layers.signals import Signal
 from realtime.protocol.catalogue import BusContext
@@ -38,7 +37,7 @@ def signals(monkeypatch) -> list[Signal]:
     async def broadcast(signal: Signal) -> None:
         sent.append(signal)
 
-    for module in ("realtime.auth.revocation", "hub.events", "portal.events"):
+    for module in ("realtime.auth.revocation", "realtime.auth.grants"):
         monkeypatch.setattr(f"{module}.broadcast", broadcast)
     return sent
 
@@ -191,10 +190,10 @@ async def test_expel_is_found_by_who_did_not_get_the_signal():
         await add("thread:expel", {"user_id": 7, "thread_id": "42"})
         await eventually(lambda: client().exists(key("expelled", "hub", "7", "42")))
         after = await revocation.now() + 0.002
-    assert await revocation.expelled("hub", "7", {"42": before, "43": before}) == {"42"}
-    assert await revocation.expelled("hub", "7", {"42": after}) == set()
-    assert await revocation.expelled("hub", "8", {"42": before}) == set()
-    assert await revocation.expelled("portal", "7", {"42": before}) == set()
+    assert await revocation.expelled("hub", "7", {"thread:42": before, "thread:43": before}) == {"thread:42"}
+    assert await revocation.expelled("hub", "7", {"thread:42": after}) == set()
+    assert await revocation.expelled("hub", "8", {"thread:42": before}) == set()
+    assert await revocation.expelled("portal", "7", {"thread:42": before}) == set()
     left = await client().ttl(key("expelled", "hub", "7", "42"))
     assert revocation.MARK_SECONDS - 60 < left <= revocation.MARK_SECONDS
 
@@ -208,7 +207,7 @@ async def test_older_expel_that_is_handled_again_replaces_no_newer_one(signals: 
     for at in (2000.25, 1000.0, 2000.25):
         await expel(payload, context(at))
     assert [(signal.at, signal.reason) for signal in signals] == [(2000.25, "expelled")] * 2  # type: ignore[union-attr]
-    assert await revocation.expelled("hub", "7", {"42": 2000.25}) == {"42"}
+    assert await revocation.expelled("hub", "7", {"thread:42": 2000.25}) == {"thread:42"}
 
 
 # --- thread:revoke -----------------------------------------------------------------------------------
@@ -221,7 +220,7 @@ async def test_older_revoke_that_is_handled_again_takes_nobody_out_after_a_newer
     await grant(ThreadGrant(**right), context(2000.0))
     await revoke(ThreadRevoke(**right), context(1000.0))
     assert [signal.at for signal in signals] == [1000.0, 1000.0]  # type: ignore[union-attr]
-    assert await grants.read("9", "42") is True
+    assert await grants.read("portal", "9", "thread:42") is True
 
 
 async def test_nobody_must_leave_without_reason():
@@ -251,7 +250,7 @@ async def test_revoked_thread_whose_signal_was_lost_is_left_when_the_subscriptio
     async with connected("portal", user_id="9", role="customer", threads=["42", "43"]) as client_of_two:
         for thread in ("42", "43"):
             await client_of_two.call("join:thread", {"thread_id": thread})
-        await grants.write("9", "42", granted=False, order="1")
+        await grants.write("portal", "9", "thread:42", granted=False, order="1")
         await cut_the_subscription()
         left = await client_of_two.expect("room:left")
         assert left["data"] == {"room": "thread:42", "reason": "forbidden"}

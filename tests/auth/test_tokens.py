@@ -21,8 +21,7 @@ from rest_framework_simplejwt.backends import TokenBackend
 
 from realtime.auth import tokens as authentication
 from realtime.auth.tokens import AuthenticationFailed, authenticate, credential, issue, verify
-from realtime.protocol.rooms import HUB, PORTAL
-from tests.inprocess import PATIENCE
+from tests.inprocess import HUB, PATIENCE, PORTAL
 
 
 def scope(

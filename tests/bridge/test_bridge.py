@@ -11,8 +11,9 @@ import pytest
 from channels.layers import get_channel_layer
 from redis.exceptions import ConnectionError as RedisDown
 
-from portal import grants
+from portal.events import ChatEnded
 from presence import store
+from realtime.auth import grants
 from realtime.bridge import bridge as module
 from realtime.bridge import bus_handlers as handling
 from realtime.bridge import dead_letters as letters
@@ -24,13 +25,12 @@ from realtime.layers.membership import room_layer
 from realtime.layers.outlets import payloads
 from realtime.protocol import bus_message, catalogue
 from realtime.protocol.catalogue import BusContext
-from realtime.protocol.events import ChatEnded
 from realtime.protocol.publication import Entry
-from realtime.protocol.rooms import HUB, group_name
+from realtime.protocol.rooms import group_name
 from realtime.redis.client import client, close, key, location
 from tests.bridge.test_bus_handlers import BREAKING
 from tests.faults.proxy import Proxy, to_port, to_socket
-from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
+from tests.inprocess import HUB, PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.telemetry.test_metrics import Counting
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -503,7 +503,7 @@ async def test_order_is_repeated_until_it_succeeds(room: Room, on_ended):
         if len(runs) < 4:
             raise [RedisDown("gone"), OSError("gone"), TimeoutError][len(runs) - 1]
 
-    handler.__module__ = "portal.events"
+    catalogue.catalogue().orders.add(handler)
     on_ended(handler)
     async with bridging():
         await add("chat:ended", {"thread_id": 42})
@@ -659,7 +659,7 @@ async def test_grant_is_written_before_its_event_is_delivered(room: Room):
     async with bridging():
         await add("chat:accepted", {"thread_id": 42, "attendant_id": "a", "user_id": "ana"})
         await room.frame()
-        assert await grants.read("ana", "42") is True
+        assert await grants.read("portal", "ana", "thread:42") is True
 
 
 # --- Pub/Sub -----------------------------------------------------------------------------------------

@@ -13,11 +13,10 @@ from realtime.auth.tokens import verify
 from realtime.bridge import guard
 from realtime.bridge.guard import AHEAD_SECONDS, StreamGuard
 from realtime.bridge.incoming import BUS
-from realtime.protocol.rooms import HUB
 from realtime.redis.client import client, key
 from realtime.redis.pipelining import pipes
 from tests.bridge.test_bridge import MESSAGE, Room, cursor
-from tests.inprocess import add, bridging, connected, dead_letters, eventually, issue
+from tests.inprocess import HUB, add, bridging, connected, dead_letters, eventually, issue
 
 pytestmark = pytest.mark.usefixtures("process")
 

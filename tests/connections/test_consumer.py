@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisDown
 from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
-from portal.consumers import PortalConsumer
+from presence.connection import CustomerPresence
 from realtime.auth.tokens import issue, verify
 from realtime.connections import consumer as consumers
 from realtime.connections import rate_limit
@@ -26,9 +26,10 @@ from realtime.protocol import catalogue
 from realtime.protocol.catalogue import ClientEvent
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
+from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import Empty
 from realtime.protocol.publication import Entry
-from realtime.protocol.rooms import NAMESPACES, group_name
+from realtime.protocol.rooms import group_name
 from realtime.redis.client import client, key
 from realtime.telemetry import metrics
 from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
@@ -48,7 +49,7 @@ def client_event(monkeypatch):
     """A client event for one test."""
 
     def register(handler: Any, name: str = "test:event") -> None:
-        event = ClientEvent(name=name, payload=Empty, namespaces=NAMESPACES, handler=handler)
+        event = ClientEvent(name=name, payload=Empty, namespaces=namespaces(), handler=handler)
         monkeypatch.setitem(catalogue.catalogue().client, name, event)
 
     return register
@@ -515,14 +516,14 @@ async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(mo
 
 
 async def test_who_is_expelled_while_other_rooms_are_resumed_is_not_told_to_be_in(monkeypatch):
-    async def may_join(connection: HubConsumer, thread_id: str) -> bool:
-        if thread_id == "43":
+    async def may_enter(connection: HubConsumer, room: str) -> bool:
+        if room == "thread:43":
             connection.expel("thread:42", "expelled")
         return True
 
     async with connected("hub", "7") as ana:
         offset = (await ana.call("join:thread", {"thread_id": 42}))["offset"]
-        monkeypatch.setattr(HubConsumer, "may_join", may_join)
+        monkeypatch.setattr(HubConsumer, "may_enter", may_enter)
         answer = await ana.call("resume", {"rooms": {"thread:42": offset, "thread:43": offset}})
         assert answer["rooms"]["thread:42"] == {"error": "forbidden"}
         assert "error" not in answer["rooms"]["thread:43"]
@@ -819,7 +820,7 @@ async def test_what_is_published_while_the_handshake_ends_follows_the_ready_fram
         await history.append([Entry(rooms=[("portal.user.9", head)], tail=tail)])
         await eventually(lambda: group.tail > before)
 
-    monkeypatch.setattr(PortalConsumer, "on_enter", publish_meanwhile)
+    monkeypatch.setattr(CustomerPresence, "on_enter", publish_meanwhile)
     async with connected("portal", "9") as customer:
         frame = await customer.expect("user:notification")
         assert int(frame["offset"]) > int(customer.ready["rooms"]["user:9"])
@@ -838,12 +839,12 @@ async def test_mistake_in_a_hook_at_the_end_leaves_nothing_behind(monkeypatch, c
 
 
 async def test_room_that_a_fresh_token_does_not_allow_is_left_also_when_redis_does_not_answer(monkeypatch):
-    async def fail(connection: HubConsumer, thread_id: str) -> bool:
+    async def fail(connection: HubConsumer, room: str) -> bool:
         raise RedisDown
 
     async with connected("hub", "7", groups=["sales", "vip"]) as ana:
         await ana.call("join:thread", {"thread_id": 42})
-        monkeypatch.setattr(HubConsumer, "may_join", fail)
+        monkeypatch.setattr(HubConsumer, "may_enter", fail)
         fresh = issue(user_id="7", role="attendant", groups=["vip"])
         assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "unavailable"
         assert (await ana.expect("room:left"))["data"]["room"] == "presence:sales"

@@ -14,8 +14,8 @@ from realtime.connections.registry import REVIEW_BATCH, ConnectionRegistry
 from realtime.layers import membership
 from realtime.layers.signals import (
     PresenceChanged,
+    RoomRevoked,
     Signal,
-    ThreadRevoked,
     TokenRevoked,
     UserDisconnected,
     broadcast,
@@ -262,7 +262,7 @@ async def test_revoked_thread_is_left_by_that_portal_user_only(node: ConnectionR
     other = Connection("c3", user_id="8", namespace="portal")
     for connection in (theirs, hub_user, other):
         node.add(connection)
-    await tell(node, ThreadRevoked(user_id="7", thread_id="42"))
+    await tell(node, RoomRevoked(namespace="portal", user_id="7", room="thread:42"))
     assert theirs.told == [("expel", ("thread:42", "forbidden"))]
     assert (hub_user.told, other.told) == ([], [])
 
@@ -302,7 +302,7 @@ async def test_node_starts_once_however_many_connect(node: ConnectionRegistry):
     assert node._channel == channel
     theirs = Connection("c1")
     node.add(theirs)
-    await tell(node, ThreadRevoked(namespace="hub", user_id="7", thread_id="42"))
+    await tell(node, RoomRevoked(namespace="hub", user_id="7", room="thread:42"))
     assert len(theirs.told) == 1
 
 

@@ -9,6 +9,7 @@ from presence import store
 from presence.tracker import PresenceTracker
 from realtime.auth.tokens import Principal, issue
 from realtime.connections.consumer import NamespaceConsumer
+from realtime.connections.registry import ConnectionRegistry
 from realtime.protocol.close_codes import CloseCode
 from tests.inprocess import add, bearer, bridging, connected, eventually, refusal
 from tests.presence.world import World
@@ -222,7 +223,7 @@ async def test_state_comes_anew_when_missed_changes_cannot_be_recovered():
 async def test_state_of_a_group_that_was_left_meanwhile_is_not_sent():
     async with connected("hub", "7") as ana:
         await ana.expect("presence:state")
-        (inside,) = PresenceTracker.current().node.connections.values()
+        (inside,) = ConnectionRegistry.current().connections.values()
         await inside.send_presence_state("vip")  # type: ignore[attr-defined]
         await ana.nothing("presence:state")
 

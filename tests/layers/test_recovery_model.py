@@ -26,10 +26,10 @@ from realtime.layers.listener import Listener
 from realtime.layers.outlets import payloads
 from realtime.layers.room_layer import RoomChannelLayer
 from realtime.protocol.publication import Entry
-from realtime.protocol.rooms import HUB, group_name
+from realtime.protocol.rooms import group_name
 from realtime.redis import client as redis_module
 from realtime.redis.client import client
-from tests.inprocess import eventually
+from tests.inprocess import HUB, eventually
 
 ROOMS = ("thread:1", "thread:2")
 HISTORY = 12

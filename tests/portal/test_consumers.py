@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from portal import grants
+from realtime.auth import grants
 from realtime.auth.tokens import Principal, issue
 from realtime.redis.client import client, key
 from tests.inprocess import add, bridging, connected, eventually
@@ -60,7 +60,7 @@ async def test_policy_is_pluggable(settings):
 
 
 async def granted(user_id: str, thread_id: str) -> bool | None:
-    return await grants.read(user_id, thread_id)
+    return await grants.read("portal", user_id, f"thread:{thread_id}")
 
 
 async def test_granted_thread_may_be_joined():
@@ -128,7 +128,7 @@ async def test_revoke_beats_the_claim_until_a_later_grant():
 
 async def test_revoke_beats_the_claim_of_a_fresh_token():
     async with bridging(), connected("portal", "9") as customer:
-        await grants.write("9", "42", granted=False, order="1")
+        await grants.write("portal", "9", "thread:42", granted=False, order="1")
         await customer.call("auth:refresh", {"token": issue(user_id="9", role="customer", threads=["42"])})
         assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
 
@@ -147,20 +147,22 @@ async def test_revoke_of_a_room_one_is_not_in_is_told_to_nobody():
 async def test_grants_and_revokes_are_remembered_for_the_grant_ttl(settings):
     settings.REALTIME = {**settings.REALTIME, "GRANT_TTL": 100.5}
     for thread, allowed in (("42", True), ("43", False)):
-        await grants.write("9", thread, granted=allowed, order="1")
-        assert 99_000 < await client().pttl(grants._key("9", thread)) <= 100_500
+        await grants.write("portal", "9", f"thread:{thread}", granted=allowed, order="1")
+        assert 99_000 < await client().pttl(key("grant", "9", thread)) <= 100_500
 
 
 async def test_reading_grants_tells_what_is_known():
-    await grants.write("9", "42", granted=True, order="1")
-    await grants.write("9", "43", granted=False, order="1")
-    said = await asyncio.gather(*(grants.read("9", thread) for thread in ("42", "43", "44")))
+    await grants.write("portal", "9", "thread:42", granted=True, order="1")
+    await grants.write("portal", "9", "thread:43", granted=False, order="1")
+    said = await asyncio.gather(
+        *(grants.read("portal", "9", f"thread:{thread}") for thread in ("42", "43", "44"))
+    )
     assert said == [True, False, None]
 
 
 async def test_word_that_comes_late_does_not_undo_a_later_one():
-    await grants.write("9", "42", granted=True, order="2")
-    await grants.write("9", "42", granted=False, order="1")
-    assert await grants.read("9", "42") is True
-    await grants.write("9", "42", granted=False, order="3")
-    assert await grants.read("9", "42") is False
+    await grants.write("portal", "9", "thread:42", granted=True, order="2")
+    await grants.write("portal", "9", "thread:42", granted=False, order="1")
+    assert await grants.read("portal", "9", "thread:42") is True
+    await grants.write("portal", "9", "thread:42", granted=False, order="3")
+    assert await grants.read("portal", "9", "thread:42") is False

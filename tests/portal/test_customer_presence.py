@@ -11,14 +11,14 @@ import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
 from hub.consumers import HubConsumer
-from portal import grants
 from presence import store
 from presence.sweeper import Sweeper
 from presence.tracker import PresenceTracker
+from realtime.auth import grants
 from realtime.auth.tokens import issue
-from realtime.protocol.rooms import PORTAL
+from realtime.connections.registry import ConnectionRegistry
 from realtime.redis.client import client
-from tests.inprocess import Connection, add, bridging, connected, eventually
+from tests.inprocess import PORTAL, Connection, add, bridging, connected, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
 CHANGES = ("customer:online", "customer:offline", "customer:state")
@@ -52,7 +52,7 @@ async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they
     async def snapshot_and_expelled(presence: PresenceTracker, group: str) -> list[store.Member]:
         found = await snapshot(presence, group)
         if group == "42":
-            for connection in presence.node.connections.values():
+            for connection in ConnectionRegistry.current().connections.values():
                 connection.expel("thread:42", "expelled")
         return found
 
@@ -187,7 +187,7 @@ async def test_state_of_a_thread_that_was_left_meanwhile_is_not_sent():
     async with connected("hub", "7") as ana:
         assert await watch(ana) == set()
         await ana.call("leave:thread", {"thread_id": "42"})
-        (inside,) = PresenceTracker.current().node.connections.values()
+        (inside,) = ConnectionRegistry.current().connections.values()
         assert isinstance(inside, HubConsumer)
         await inside.send_customer_state("42")
         await ana.nothing("customer:state")
@@ -197,7 +197,7 @@ async def test_state_of_a_thread_that_was_left_meanwhile_is_not_sent():
 async def test_state_comes_again_after_a_gap():
     async with connected("hub", "7") as ana:
         assert await watch(ana) == set()
-        (inside,) = PresenceTracker.current().node.connections.values()
+        (inside,) = ConnectionRegistry.current().connections.values()
         assert isinstance(inside, HubConsumer)
         inside.outlet.gap("thread:42", "lost")
         await ana.expect("room:gap")
@@ -223,7 +223,7 @@ async def test_page_that_is_loaded_anew_is_told_to_nobody():
         await watch(ana)
         await add("thread:grant", {"thread_id": "42", "user_id": "9"})
         async with connected("portal", "9") as carla:
-            await eventually(lambda: grants.read("9", "42"))
+            await eventually(lambda: grants.read("portal", "9", "thread:42"))
             await carla.call("join:thread", {"thread_id": "42"})
             await ana.expect("customer:online")
         for _ in range(3):

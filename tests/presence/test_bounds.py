@@ -220,13 +220,13 @@ async def test_connections_that_redis_still_knows_and_the_process_not_are_taken_
                 "groups": [],
             }
         )
-        old = f'{{"node":"{node.node.id}","user":"user-{number}","groups":[]}}'
+        old = f'{{"node":"{node.registry.id}","user":"user-{number}","groups":[]}}'
         world.redis.hset(f"{world.base}:connections", f"old-{number}", old)
-        world.redis.sadd(f"{world.base}:node:{node.node.id}", f"old-{number}")
-    world.redis.hdel(f"{world.base}:calls", node.node.id)
+        world.redis.sadd(f"{world.base}:node:{node.registry.id}", f"old-{number}")
+    world.redis.hdel(f"{world.base}:calls", node.registry.id)
     node._wake.set()
     await eventually(lambda: connections(world) == 1)
-    assert world.redis.smembers(f"{world.base}:node:{node.node.id}") == {b"tab-1"}
+    assert world.redis.smembers(f"{world.base}:node:{node.registry.id}") == {b"tab-1"}
 
 
 async def test_registration_that_was_interrupted_is_begun_again(world: World, monkeypatch):
@@ -257,7 +257,7 @@ async def test_user_who_was_told_offline_while_the_process_was_cut_off_is_regist
 
     node = PresenceTracker.current()
     await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
-    expire(world, node.node.id)
+    expire(world, node.registry.id)
     world.sweep()
     world.end_grace()
     node._remember(PresenceChanged(user_id="ana", status="offline", chosen=False, since=float(world.now)))

@@ -9,9 +9,8 @@ import pytest
 from presence import store
 from presence.events import announcements
 from presence.tracker import PresenceTracker, Presentee
-from realtime.protocol.rooms import HUB, PORTAL
 from realtime.redis.client import sync_client
-from tests.inprocess import eventually
+from tests.inprocess import HUB, PORTAL, eventually
 from tests.presence.world import World
 
 

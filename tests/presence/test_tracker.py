@@ -135,7 +135,7 @@ async def test_lease_is_renewed_with_nothing_to_tell(node: PresenceTracker, worl
     await node.connect(ana())
 
     def lease() -> float:
-        end: Any = world.redis.zscore(f"{store.base()}:nodes", node.node.id)
+        end: Any = world.redis.zscore(f"{store.base()}:nodes", node.registry.id)
         return end or 0.0
 
     for _ in range(3):
@@ -253,7 +253,7 @@ async def test_process_whose_lease_ended_registers_again_and_nobody_notices(
     await node.connect(ana())
     await node.choose("ana", "away")
     world.transitions()
-    world.kill(node.node.id)
+    world.kill(node.registry.id)
     assert world.deadline("grace") is not None
     node._wake.set()
     await eventually(lambda: world.deadline("grace") is None)
@@ -263,7 +263,7 @@ async def test_process_whose_lease_ended_registers_again_and_nobody_notices(
 
 async def test_user_who_was_taken_offline_meanwhile_comes_online_anew(node: PresenceTracker, world: World):
     await node.connect(ana())
-    world.kill(node.node.id)
+    world.kill(node.registry.id)
     world.end_grace()
     world.transitions()
     node._wake.set()

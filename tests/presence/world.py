@@ -9,8 +9,8 @@ import msgspec
 
 from presence import store
 from presence.store import LeaseLost
-from realtime.protocol.rooms import HUB
 from realtime.redis.client import run_sync, sync_client
+from tests.inprocess import HUB
 
 GROUPS = ("attendants",)
 

@@ -13,7 +13,8 @@ from realtime.protocol import bus_message as bus
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.events import TokenRevoke, UserDisconnect
-from realtime.protocol.rooms import HUB, PORTAL, is_room
+from realtime.protocol.rooms import is_room
+from tests.inprocess import HUB, PORTAL
 
 from .test_envelope import JSON
 
@@ -76,9 +77,12 @@ def test_default_routing(event: str, data: Any, targets: set[tuple[str, str]]):
 
 def test_rooms_replace_the_default_routing():
     targets = parse("thread:message", MESSAGE, rooms=["user:1", "presence:sales"]).targets
-    assert set(targets) == {
-        (namespace, room) for namespace in (HUB, PORTAL) for room in ("user:1", "presence:sales")
-    }
+    assert set(targets) == {(HUB, "user:1"), (PORTAL, "user:1"), (HUB, "presence:sales")}
+
+
+def test_message_to_rooms_that_no_namespace_of_its_audience_has_is_refused():
+    error = refused("thread:message", MESSAGE, rooms=["presence:sales"], namespaces=[PORTAL])
+    assert (error.code, "presence:sales" in str(error)) == ("no_audience", True)
 
 
 def test_room_named_twice_is_served_once():

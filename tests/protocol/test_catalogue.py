@@ -10,23 +10,28 @@ from django.core.exceptions import ImproperlyConfigured
 from realtime.protocol import catalogue as module
 from realtime.protocol.catalogue import (
     BusContext,
-    Catalogue,
+    Registry,
     catalogue,
     client_event,
     control_event,
     on_bus,
     server_event,
 )
+from realtime.protocol.namespaces import THREAD, Presence, namespaces, shows, uses
 from realtime.protocol.payloads import Empty, Payload
-from realtime.protocol.rooms import HUB, NAMESPACES, PORTAL
+from tests.inprocess import HUB, PORTAL
 
 
 @pytest.fixture
-def empty(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
-    """A catalogue of the test's own."""
-    fresh = Catalogue()
-    monkeypatch.setattr(module, "_catalogue", fresh)
-    return fresh
+def empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """Nothing is registered but what the test registers."""
+    catalogue()  # a module that is imported later would register its events here
+    fresh = Registry()
+    monkeypatch.setattr(module, "registry", fresh)
+    monkeypatch.setattr(module, "BUILT_IN", ())
+    catalogue.cache_clear()
+    yield fresh
+    catalogue.cache_clear()
 
 
 # --- What the wire protocol promises -----------------------------------------------------------------
@@ -141,33 +146,32 @@ def test_no_name_stands_for_both_a_control_event_and_one_that_reaches_clients():
 # --- Registering -------------------------------------------------------------------------------------
 
 
-def test_server_event_with_routing_may_be_published(empty: Catalogue):
+def test_server_event_with_routing_may_be_published(empty: Registry):
     @server_event("order:paid", rooms=lambda payload: ["user:7"])
     class OrderPaid(Payload, frozen=True):
         pass
 
-    assert empty.server["order:paid"].payload is OrderPaid
-    assert empty.server["order:paid"].bus
-    assert empty.server["order:paid"].namespaces == empty.server["order:paid"].default_namespaces
-    assert empty.server["order:paid"].namespaces == NAMESPACES
+    event = catalogue().server["order:paid"]
+    assert event.payload is OrderPaid
+    assert event.bus
+    assert event.namespaces == event.default_namespaces == namespaces().keys()
 
 
-def test_server_event_with_routing_can_be_kept_off_the_bus(empty: Catalogue):
+def test_server_event_with_routing_can_be_kept_off_the_bus(empty: Registry):
     server_event("order:paid", rooms=lambda payload: ["user:7"], bus=False)(Empty)
     assert not empty.server["order:paid"].bus
 
 
-def test_client_event_takes_its_payload_from_the_handler(empty: Catalogue):
+def test_client_event_takes_its_payload_from_the_handler(empty: Registry):
     @client_event("order:cancel", namespaces={PORTAL})
     async def cancel(connection: object, payload: Empty) -> None:
         """Cancel it."""
 
-    assert empty.client["order:cancel"].payload is Empty
-    assert empty.client["order:cancel"].handler is cancel
-    assert empty.client["order:cancel"].namespaces == {PORTAL}
+    event = catalogue().client["order:cancel"]
+    assert (event.payload, event.handler, event.namespaces) == (Empty, cancel, {PORTAL})
 
 
-def test_handler_may_be_annotated_without_postponed_evaluation(empty: Catalogue):
+def test_handler_may_be_annotated_without_postponed_evaluation(empty: Registry):
     async def cancel(connection, payload):
         pass
 
@@ -184,18 +188,18 @@ async def _too_many(connection: object, payload: Empty, more: int) -> None: ...
 
 
 @pytest.mark.parametrize("handler", [_no_payload, _wrong_payload, _no_annotation, _unknown_name, _too_many])
-def test_handler_without_payload_class_is_refused(empty: Catalogue, handler):
+def test_handler_without_payload_class_is_refused(empty: Registry, handler):
     with pytest.raises(ImproperlyConfigured, match=f"{handler.__name__}: expected"):
         client_event("order:cancel")(handler)
     assert not empty.client
 
 
-def test_control_event_is_registered_by_name(empty: Catalogue):
+def test_control_event_is_registered_by_name(empty: Registry):
     control_event("order:freeze")(Empty)
     assert empty.control["order:freeze"].payload is Empty
 
 
-def test_bus_handlers_run_in_the_order_of_registration(empty: Catalogue):
+def test_bus_handlers_run_in_the_order_of_registration(empty: Registry):
     async def first(payload: Payload, context: BusContext) -> None: ...
     async def second(payload: Payload, context: BusContext) -> None: ...
 
@@ -205,22 +209,35 @@ def test_bus_handlers_run_in_the_order_of_registration(empty: Catalogue):
 
 
 @pytest.mark.parametrize("register", [server_event, control_event])
-def test_event_registered_twice_is_refused(empty: Catalogue, register):
+def test_event_registered_twice_is_refused(empty: Registry, register):
     register("order:paid")(Empty)
     with pytest.raises(ImproperlyConfigured, match="'order:paid' is registered twice"):
         register("order:paid")(Empty)
 
 
 @pytest.mark.parametrize("name", ["", "Order:paid", "order paid", "order:", ":paid", "a:b:c", "order.paid"])
-def test_odd_event_name_is_refused(empty: Catalogue, name: str):
+def test_odd_event_name_is_refused(empty: Registry, name: str):
     with pytest.raises(ImproperlyConfigured, match="expected 'topic:verb'"):
         server_event(name)(Empty)
 
 
-@pytest.mark.parametrize("namespaces", [(), {"lobby"}, {HUB, "lobby"}])
-def test_unknown_namespace_is_refused(empty: Catalogue, namespaces):
-    with pytest.raises(ImproperlyConfigured, match=r"namespaces must be some of \['hub', 'portal'\]"):
-        server_event("order:paid", namespaces=namespaces)(Empty)
+@pytest.mark.parametrize("names", [(), {"lobby"}, {HUB, "lobby"}])
+@pytest.mark.parametrize("option", ["namespaces", "default_namespaces"])
+def test_unknown_namespace_is_refused_when_the_catalogue_is_loaded(empty: Registry, names, option: str):
+    server_event("order:paid", **{option: names})(Empty)
+    with pytest.raises(
+        ImproperlyConfigured, match=r"'order:paid': expected namespaces out of \['hub', 'portal'\]"
+    ):
+        catalogue()
+
+
+def test_audience_may_be_a_condition(empty: Registry):
+    server_event("order:paid", namespaces=shows(Presence.TEAM))(Empty)
+    server_event("order:sent", namespaces=uses(THREAD), default_namespaces=shows(Presence.CUSTOMERS))(Empty)
+    events = catalogue().server
+    assert events["order:paid"].namespaces == {HUB}
+    assert events["order:sent"].namespaces == {HUB, PORTAL}
+    assert events["order:sent"].default_namespaces == {PORTAL}
 
 
 # --- A product's own events --------------------------------------------------------------------------
@@ -240,8 +257,8 @@ def own_module(tmp_path, monkeypatch: pytest.MonkeyPatch, settings) -> Iterator[
     settings.REALTIME = {**settings.REALTIME, "EVENTS": ["shop_events"]}
     yield "shop_events"
     sys.modules.pop("shop_events", None)
-    module._load.cache_clear()
-    module._catalogue.server.pop("shop:opened", None)
+    module.registry.server.pop("shop:opened", None)
+    catalogue.cache_clear()
 
 
 def test_modules_named_in_the_settings_are_part_of_the_catalogue(own_module: str):

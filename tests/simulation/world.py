@@ -18,6 +18,7 @@ from unittest.mock import patch
 import msgspec
 from channels.layers import channel_layers
 
+from realtime.protocol.namespaces import namespaces
 from realtime.protocol.rooms import group_name
 from realtime.tasks.per_loop import PerLoop
 from tests.simulation.checker import Checker, Order, Violation
@@ -320,14 +321,11 @@ class World:
         return self.random.choice(hosts) if hosts else None
 
     def open(self, client: Client, host: Host, query: bytes) -> None:
-        from hub.consumers import HubConsumer
-        from portal.consumers import PortalConsumer
-
         socket = client.socket = Socket(self, host, client, query)
         self.sockets[socket] = None
         self.checker.opened(socket)
-        consumer: Any = HubConsumer if client.namespace == "hub" else PortalConsumer
-        socket.start(consumer.as_asgi())
+        declared = namespaces()[client.namespace]
+        socket.start(declared.consumer_class.as_asgi(declared=declared))
 
     # --- What happens ----------------------------------------------------------------------------
 

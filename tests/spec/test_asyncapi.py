@@ -10,7 +10,7 @@ from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode
 from realtime.protocol.handshake_errors import RefusalCode
-from realtime.protocol.rooms import NAMESPACES
+from realtime.protocol.namespaces import namespaces
 from realtime.spec.asyncapi import document
 from tests.inprocess import http
 
@@ -21,7 +21,7 @@ def names(found: dict[str, Any], channel: str, kind: str) -> set[str]:
     return {found["components"]["messages"][key]["name"] for key in messages if key.startswith(f"{kind}.")}
 
 
-@pytest.mark.parametrize("namespace", sorted(NAMESPACES))
+@pytest.mark.parametrize("namespace", sorted(namespaces()))
 def test_namespace_has_exactly_its_events(namespace: str):
     events, found = catalogue(), document()
     from_clients = {event.name for event in events.client.values() if namespace in event.namespaces}
@@ -45,7 +45,7 @@ def test_every_message_is_part_of_a_channel():
     }
 
 
-@pytest.mark.parametrize("namespace", sorted(NAMESPACES))
+@pytest.mark.parametrize("namespace", sorted(namespaces()))
 def test_every_client_event_is_answered_by_its_acknowledgement_or_an_error(namespace: str):
     found = document()
     for event in catalogue().client.values():

@@ -22,7 +22,6 @@ from realtime.connections.consumer import NamespaceConsumer
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import membership
 from realtime.layers.loop_layer import LoopLayer
-from realtime.protocol.rooms import HUB, PORTAL
 from realtime.redis import topology
 from realtime.redis.client import client, key
 from realtime.redis.url import parse
@@ -32,7 +31,7 @@ from realtime.tasks import supervision
 from realtime.tasks.supervision import supervise
 from realtime.telemetry import metrics
 from tests.e2e.harness import ROOT
-from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
+from tests.inprocess import HUB, PATIENCE, PORTAL, add, bridging, connected, dead_letters, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
 

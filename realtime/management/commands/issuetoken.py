@@ -8,9 +8,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from jwt import PyJWTError
 
-from realtime.auth.tokens import issue, roles_of
+from realtime.auth.tokens import issue
+from realtime.protocol.namespaces import roles
 from realtime.protocol.payloads import Id
-from realtime.protocol.rooms import NAMESPACES
 
 
 def _ids(text: str) -> list[str]:
@@ -22,7 +22,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--user", required=True, help="user id")
-        parser.add_argument("--role", required=True, help="attendant, admin or customer")
+        parser.add_argument(
+            "--role", required=True, help="a role that a namespace lets in, for example attendant"
+        )
         parser.add_argument("--name", default="", help="shown to others")
         parser.add_argument("--groups", help="presence groups, comma-separated (default: attendants)")
         parser.add_argument("--threads", default="", help="a customer's own threads, comma-separated")
@@ -31,9 +33,10 @@ class Command(BaseCommand):
     def handle(
         self, *, user: str, role: str, name: str, groups: str | None, threads: str, ttl: float, **_: Any
     ) -> None:
-        roles = sorted({role for namespace in NAMESPACES for role in roles_of(namespace)})
-        if role not in roles:
-            raise CommandError(f"--role must be one of {', '.join(roles)}, got {role!r}", returncode=2)
+        if role not in roles():
+            raise CommandError(
+                f"--role must be one of {', '.join(sorted(roles()))}, got {role!r}", returncode=2
+            )
         if not 0 < ttl <= 366 * 86400:
             raise CommandError(f"--ttl must be more than 0 and at most a year, got {ttl:g}", returncode=2)
         try:

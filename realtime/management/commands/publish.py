@@ -19,7 +19,7 @@ class Command(BaseCommand):
         parser.add_argument("data", nargs="?", default="{}", help="its data, a JSON object")
         parser.add_argument("--room", action="append", dest="rooms", help="instead of the event's own rooms")
         parser.add_argument(
-            "--namespace", action="append", dest="namespaces", help="hub or portal: only there"
+            "--namespace", action="append", dest="namespaces", help="only there; may be given several times"
         )
         parser.add_argument("--id", help="what was published under the same id before is not delivered again")
         parser.add_argument("--except", dest="exclude", help="a connection_id that is left out")
