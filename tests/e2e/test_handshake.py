@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import random
-import socket
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,17 +12,9 @@ from http.client import RemoteDisconnected
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from websockets.asyncio.client import connect
 
-from tests.e2e.harness import Stack, eventually, free_port, unique
-from tests.e2e.jwks_server import JwksServer
+from tests.e2e.harness import Stack, unique
 
 ORIGIN = "http://app.test"
 """The one that the stacks allow."""
@@ -232,7 +222,8 @@ async def test_verdict_says_what_a_handshake_would_be_told(stack: Stack, status:
     handshake = await stack.handshake("/hub/", headers)
     stack.assert_refused(handshake, status, code)
     if stack.server == "uvicorn":
-        assert handshake.body == verdict.body
+        said = [re.sub(rb"[\d.]+ s ago", b"", answer.body) for answer in (handshake, verdict)]
+        assert said[0] == said[1]
 
 
 # --- Other settings --------------------------------------------------------------------------------
@@ -293,272 +284,7 @@ async def test_not_found_in_production_tells_nothing(strict_stack: Stack):
     assert b"urlpatterns" not in response.body
     assert b"secret" not in response.body
 
-
-# --- Asymmetric keys -------------------------------------------------------------------------------
-
-
-def private_pem(key: Any) -> str:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-
-
-def public_pem(key: Any) -> str:
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-def rsa_key() -> Any:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-class Keyed:
-    """Socket servers that can verify but not sign, one an algorithm, and one that asks a key server."""
-
-    def __init__(self, stack: Stack, jwks: JwksServer) -> None:
-        self.stack = stack
-        self.jwks = jwks
-        self.private = {
-            "RS256": rsa_key(),
-            "ES256": ec.generate_private_key(ec.SECP256R1()),
-            "EdDSA": ed25519.Ed25519PrivateKey.generate(),
-        }
-        self.ports = {name: free_port() for name in (*self.private, "JWKS")}
-
-    def start(self) -> None:
-        for name, key in self.private.items():
-            self._start(name, JWT_ALGORITHM=name, JWT_VERIFYING_KEY=public_pem(key))
-        self._start("JWKS", JWT_ALGORITHM="RS256", JWT_JWK_URL=self.jwks.url)
-        for process in self.stack.processes:
-            process.wait_for("ready")
-
-    def _start(self, name: str, **env: str) -> None:
-        self.stack.start(
-            "runsockets", ready="", SOCKETS_PORT=str(self.ports[name]), JWT_SIGNING_KEY="", **env
-        )
-
-    async def ask_jwks(self, key: Any, kid: str | None, **claims: Any) -> int:
-        """The status of a handshake with a token of this key."""
-        token = self.stack.sign(
-            key=key, algorithm="RS256", header={"kid": kid} if kid else None, user_id=unique("u"), **claims
-        )
-        return (await self.stack.handshake(token=token, port=self.ports["JWKS"])).status
-
-
-@pytest.fixture(scope="module")
-def keyed(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
-    jwks = JwksServer()
-    stack = Stack(tmp_path_factory.mktemp("keyed"), redis_url)
-    try:
-        keyed = Keyed(stack, jwks)
-        keyed.start()
-        yield keyed
-    finally:
-        stack.stop()
-        jwks.stop()
-    stack.assert_calm()
-
-
-@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-async def test_public_key_is_enough_to_verify(keyed: Keyed, algorithm: str):
-    stack, port = keyed.stack, keyed.ports[algorithm]
-    good = stack.sign(key=keyed.private[algorithm], algorithm=algorithm)
-    assert (await stack.handshake(token=good, port=port)).status == 101
-    forger = {"RS256": rsa_key, "ES256": lambda: ec.generate_private_key(ec.SECP256R1())}.get(
-        algorithm, ed25519.Ed25519PrivateKey.generate
-    )()
-    forged = stack.sign(key=forger, algorithm=algorithm)
-    stack.assert_refused(await stack.handshake(token=forged, port=port), 401, "token_invalid")
-
-
-async def jwks_client(keyed: Keyed) -> tuple[Any, str, str]:
-    """A good key that the server has already seen."""
-    kid, key = unique("k"), rsa_key()
-    keyed.jwks.keys = {kid: key}
-
-    async def accepted() -> bool:
-        return await keyed.ask_jwks(key, kid) == 101
-
-    await eventually(accepted)
-    return key, kid, keyed.stack.sign(key=key, algorithm="RS256", header={"kid": kid}, user_id=unique("u"))
-
-
-async def test_failing_key_server_is_no_reason_to_call_a_token_invalid(keyed: Keyed):
-    key, kid, token = await jwks_client(keyed)
-    new_kid, new_key = unique("k"), rsa_key()
-    async with keyed.stack.client("hub", token=token, port=keyed.ports["JWKS"]) as other:
-        with keyed.jwks.failing():
-
-            async def unavailable() -> bool:  # (401 as long as the keys were fetched a moment ago)
-                return await keyed.ask_jwks(new_key, new_kid) == 503
-
-            await eventually(unavailable)
-            unknown = keyed.stack.sign(key=new_key, algorithm="RS256", header={"kid": new_kid})
-            refusal = await keyed.stack.handshake(token=unknown, port=keyed.ports["JWKS"])
-            keyed.stack.assert_refused(refusal, 503, "unavailable")
-            assert float(refusal.headers["retry-after"]) > 0
-            assert (await other.refused("auth:refresh", {"token": unknown}))["code"] == "unavailable"
-            assert await keyed.ask_jwks(key, kid) == 101
-            await other.call("heartbeat")
-        keyed.jwks.keys[new_kid] = new_key
-
-        async def accepted() -> bool:
-            return await keyed.ask_jwks(new_key, new_kid) == 101
-
-        await eventually(accepted)
-
-
-async def ask_in_vain(keyed: Keyed) -> asyncio.Task[int]:
-    """A handshake that waits for the hanging key server."""
-    while True:
-        task = asyncio.create_task(keyed.ask_jwks(rsa_key(), unique("k")))
-        done, _ = await asyncio.wait([task], timeout=0.5)
-        if not done:
-            return task
-        # Refused without asking: somebody had asked just before.
-
-
-async def test_hanging_key_server_blocks_nobody_who_is_connected(keyed: Keyed):
-    _, _, token = await jwks_client(keyed)
-    async with keyed.stack.client("hub", token=token, port=keyed.ports["JWKS"]) as other:
-        with keyed.jwks.hanging():
-            waiting = await ask_in_vain(keyed)
-            await other.call("heartbeat")
-            assert (await keyed.stack.http("GET", "/healthz", port=keyed.ports["JWKS"])).status == 200
-            assert not waiting.done()
-            assert await waiting in {401, 503}
-
-
-# --- Things that are no handshake at all -----------------------------------------------------------
-
-KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-UPGRADE = b"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-RAW = {
-    "random bytes": random.Random(1).randbytes(512).replace(b"\n", b"") + b"\r\n\r\n",
-    "zeros": b"\0" * 1024,
-    "tls hello": bytes.fromhex("16030100c8010000c40303") + b"\x11" * 200,
-    "bad request line": b"HELLO\r\n\r\n",
-    "no version": b"GET /hub/\r\n\r\n",
-    "bad version": b"GET /hub/ HTTP/9.9\r\n\r\n",
-    "bad method": b"\xff\xfe /hub/ HTTP/1.1\r\nHost: x\r\n\r\n",
-    "non-ASCII path": b"GET /h\xc3\xbcb/ HTTP/1.1\r\n" + UPGRADE + KEY + b"\r\n",
-    "latin-1 path": b"GET /\xff\xfe HTTP/1.1\r\n" + UPGRADE + KEY + b"\r\n",
-    "non-ASCII path without upgrade": b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    "non-ASCII query": b"GET /hub/?token=\xff\xfe HTTP/1.1\r\n" + UPGRADE + KEY + b"\r\n",
-    "bad escapes": b"GET /hub/%zz%ff?token=%ff%zz%00 HTTP/1.1\r\n" + UPGRADE + KEY + b"\r\n",
-    "many fields": b"GET /hub/?" + b"a=1&" * 500 + b" HTTP/1.1\r\n" + UPGRADE + KEY + b"\r\n",
-    "absolute path": b"GET http://x/hub/ HTTP/1.1\r\n" + UPGRADE + KEY + b"\r\n",
-    "no key": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + b"\r\n",
-    "short key": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + b"Sec-WebSocket-Key: YQ==\r\n\r\n",
-    "garbage key": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + b"Sec-WebSocket-Key: \xff\xfe!\r\n\r\n",
-    "two keys": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + KEY + KEY + b"\r\n",
-    "old version": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE.replace(b"13", b"7") + KEY + b"\r\n",
-    "garbage version": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE.replace(b"13", b"\xff") + KEY + b"\r\n",
-    "no version header": b"GET /hub/ HTTP/1.1\r\n"
-    + UPGRADE.replace(b"Sec-WebSocket-Version: 13\r\n", b"")
-    + KEY
-    + b"\r\n",
-    "post upgrade": b"POST /hub/ HTTP/1.1\r\nContent-Length: 3\r\n" + UPGRADE + KEY + b"\r\nabc",
-    "non-ASCII header name": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + KEY + b"X-\xff: 1\r\n\r\n",
-    "non-ASCII header value": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + KEY + b"X-A: \xff\xfe\r\n\r\n",
-    "no colon": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + KEY + b"nonsense\r\n\r\n",
-    "non-ASCII host": b"GET /hub/ HTTP/1.1\r\nConnection: close\r\nHost: \xff\xfe\r\n\r\n",
-    "odd subprotocols": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + KEY + b"Sec-WebSocket-Protocol: ,;= \r\n\r\n",
-    "odd extensions": b"GET /hub/ HTTP/1.1\r\n"
-    + UPGRADE
-    + KEY
-    + b"Sec-WebSocket-Extensions: ;;=,\xff\r\n\r\n",
-    "300 headers": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + KEY + b"X-A: 1\r\n" * 300 + b"\r\n",
-    "huge header": b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + KEY + b"X-A: " + b"a" * 200_000 + b"\r\n\r\n",
-    "huge path": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n" + UPGRADE + KEY + b"\r\n",
-    "other upgrade": b"GET /hub/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
-    "http2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "bad content length": b"POST /hub/ HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
-    "chunks of garbage": b"POST /hub/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
-    "frames right away": b"\x81\x85\x01\x02\x03\x04hello" * 20,
-    "options star": b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    "connect": b"CONNECT evil.test:443 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "half a request": b"GET /hub/ HTTP/1.1\r\nHos",
-}
-
-
-NOT_FOR_DAPHNE = {
-    # It writes a stack trace of its own about these.
-    "non-ASCII subprotocol": b"GET /hub/ HTTP/1.1\r\n"
-    + UPGRADE
-    + KEY
-    + b"Sec-WebSocket-Protocol: \xff\r\n\r\n",
-}
-
-
-async def raw(port: int, sent: bytes, wait: float = 1.0) -> bytes | None:
-    """Send bytes; what came back until the server hung up, None if it just waits for more."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    received = b""
-    try:
-        writer.write(sent)
-        async with asyncio.timeout(wait):
-            await writer.drain()
-            while chunk := await reader.read(65536):
-                received += chunk
-    except TimeoutError:
-        return received or None
-    except ConnectionError:
-        pass
-    finally:
-        writer.transport.abort()
-    return received
-
-
-async def test_server_survives_what_is_not_even_http(stack: Stack):
-    requests = RAW if stack.server == "daphne" else {**RAW, **NOT_FOR_DAPHNE}
-    async with stack.client("hub") as bystander:
-        answers = await asyncio.gather(*(raw(stack.port, sent) for sent in requests.values()))
-        for name, answer in zip(requests, answers, strict=True):
-            assert not answer or answer.split(b" ")[1] not in {b"101", b"500"}, (name, answer)
-        await bystander.call("heartbeat")
-    assert (await stack.http("GET", "/healthz")).status == 200
-    assert (await stack.handshake(token=stack.sign())).status == 101
-    stack.assert_calm()
-
-
-async def test_what_is_not_http_is_not_waited_for(uvicorn_stack: Stack):
-    answers = await asyncio.gather(*(raw(uvicorn_stack.port, sent) for sent in RAW.values()))
-    waiting = {name for name, answer in zip(RAW, answers, strict=True) if answer is None}
-    assert waiting <= {"half a request"}
-
-
-async def test_client_that_hangs_up_in_the_middle_of_a_handshake_leaves_no_trace(stack: Stack):
-    token = stack.sign(user_id=unique("u")).encode()
-    request = b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + KEY + b"Authorization: Bearer " + token + b"\r\n\r\n"
-
-    def knock() -> None:
-        with socket.create_connection(("127.0.0.1", stack.port)) as peer:
-            peer.sendall(request)
-
-    await asyncio.gather(*(asyncio.to_thread(knock) for _ in range(20)))
-    async with stack.client("hub") as client:
-        await client.call("heartbeat")
-    stack.assert_calm()
-
-
-async def test_handshake_that_is_never_finished_is_cut(
-    redis_url: str, tmp_path_factory: pytest.TempPathFactory
-):
-    stack = Stack(tmp_path_factory.mktemp("slow"), redis_url, REALTIME_LIMIT_HANDSHAKE_SECONDS="1.5")
-    try:
-        stack.start_sockets()
-        async with stack.client("hub") as settled:
-            unfinished = (
-                b"",
-                b"GET /hub/ HTTP/1.1\r\nHost: x\r\n",
-                b"POST /hub/ HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nab",
-                b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\n",
-            )
-            answers = await asyncio.gather(*(raw(stack.port, sent, wait=8) for sent in unfinished))
-            assert None not in answers
-            assert [answer.count(b"200 OK") for answer in answers if answer is not None] == [0, 0, 0, 1]
-            await settled.call("heartbeat")
-    finally:
-        stack.stop()
-    stack.assert_calm()
+    # Refused without asking: somebody had asked just before.
 
 
 # --- The first frame -------------------------------------------------------------------------------
