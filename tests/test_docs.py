@@ -51,7 +51,7 @@ def section(page: str, title: str) -> str:
 
 
 def rows(text: str, *header: str) -> list[list[str]]:
-    """The cells of the tables, or of the one that has this header."""
+    """The cells of the tables, or of the table with this header."""
     found: list[list[str]] = []
     wanted = False
     lines = text.splitlines()

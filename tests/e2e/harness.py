@@ -285,7 +285,7 @@ class Stack:
         return token
 
     def sign_long(self, length: int, **claims: Any) -> str:
-        """A good token of exactly so many characters."""
+        """A valid token with exactly this number of characters."""
         for header in ("", "x", "xx"):  # base64 has no text of 4n + 1 characters
             short = len(self.sign(header={"pad": header}, pad="", **claims))
             about = (length - short) * 3 // 4

@@ -11,7 +11,7 @@ from tests.e2e.harness import Client, Stack, unique
 
 
 async def answer_to(client: Client, frame: str | bytes) -> dict[str, Any]:
-    """The answer to this frame, whatever it is."""
+    """The answer to this frame, an ack or an error."""
     await client.raw(frame)
     return await client.next_frame(
         lambda frame: frame["event"] in {"ack", "error"}, f"an answer to {frame[:80]!r}"

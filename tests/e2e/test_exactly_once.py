@@ -1,4 +1,4 @@
-"""Whatever happens to bridges and connections, every client gets every message of the stream once, in order."""
+"""Bridges die and connections break: every client still gets every message of the stream once, in order."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Conversation:
         for _ in range(count):
             if self._with_id and self.chance.random() < 0.1:
                 id, threads, message_id = self.chance.choice(self._with_id)
-                self._add(threads, message_id, id)  # a duplicate: nobody gets it
+                self._add(threads, message_id, id)  # a duplicate: no client gets it
                 continue
             self._said += 1
             threads = self.chance.sample(self.threads, 2 if self.chance.random() < 0.2 else 1)

@@ -1,4 +1,4 @@
-"""Who gets in, who does not, and what they are told."""
+"""Which handshakes are accepted, and how the others are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from tests.e2e.harness import Stack, unique
 
 ORIGIN = "http://app.test"
-"""The one that the stacks allow."""
+"""The origin that the stacks allow."""
 
 
 def bearer(token: str | bytes) -> tuple[str, bytes]:
@@ -283,8 +283,6 @@ async def test_not_found_in_production_tells_nothing(strict_stack: Stack):
     assert response.status == 404
     assert b"urlpatterns" not in response.body
     assert b"secret" not in response.body
-
-    # Refused without asking: somebody had asked just before.
 
 
 # --- The first frame -------------------------------------------------------------------------------

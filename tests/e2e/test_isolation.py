@@ -1,4 +1,4 @@
-"""A customer as an attacker: nothing of the team, nothing of other customers, whatever is tried."""
+"""A customer who attacks sees nothing of the team and nothing of other customers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.e2e.test_recovery import frames_of, got, heard, ids_of, left_off, say
 
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    """A Redis that saves when it is told to, and starts with what it saved."""
+    """A Redis that saves on command, and starts with what it saved."""
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
@@ -105,7 +105,7 @@ async def test_redis_restored_from_an_older_state_is_said_and_nothing_comes_twic
         answer = await late.call("join:thread", {"thread_id": thread, "since": str(offsets[-1])})
         assert (answer["recovered"], answer["missed"]) == (True, 0)
     async with fragile.client("hub") as late:
-        # From before the loss: what there still is. That Redis once had more, nobody who was not there can know.
+        # A client from before the loss gets what is left: it was not connected when Redis had more.
         await late.call("join:thread", {"thread_id": thread, "since": before})
         await got(late, thread, 3, 7, 8)
 

@@ -1,4 +1,4 @@
-"""What a hostile client can send: each frame is answered or ends its connection as documented, and nobody else's."""
+"""A frame of a hostile client is answered, or ends its own connection with the documented code."""
 
 from __future__ import annotations
 

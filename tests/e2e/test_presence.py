@@ -1,4 +1,4 @@
-"""Presence with short timings, through real processes: who is told what, and how often."""
+"""Presence with short timings, through real processes: each change is announced once, to the right groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python client against the real server: what it sees through losses, and what it is told."""
+"""The Python client against the real server: it loses no message, and reports what it cannot recover."""
 
 from __future__ import annotations
 

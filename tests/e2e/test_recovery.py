@@ -1,4 +1,4 @@
-"""Who comes back gets everything that was missed, in order and once, or is told that this is not possible."""
+"""A client that comes back gets everything it missed, in order and once, or `recovered: false`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def assert_ack_comes_first(client: Client, answer: dict[str, Any], room: str) ->
 
 
 async def left_off(stack: Stack, thread: str, *ids: Any, **options: Any) -> str:
-    """Somebody was in the thread for these messages, and is gone: the last offset they saw."""
+    """A client was in the thread for these messages, and is gone: the last offset that it saw."""
     async with stack.client(**options) as client:
         offset = (await client.call("join:thread", {"thread_id": thread}))["offset"]
         say(stack, thread, *ids)

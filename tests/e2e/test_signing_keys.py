@@ -32,7 +32,7 @@ def rsa_key() -> Any:
 
 
 class Keyed:
-    """Socket servers that can verify but not sign, one an algorithm, and one that asks a key server."""
+    """Socket servers that can verify but not sign, one for each algorithm, and one with a key server."""
 
     def __init__(self, stack: Stack, jwks: JwksServer) -> None:
         self.stack = stack
@@ -134,6 +134,7 @@ async def ask_in_vain(keyed: Keyed) -> asyncio.Task[int]:
         done, _ = await asyncio.wait([task], timeout=0.5)
         if not done:
             return task
+        # Refused without asking: the keys had been fetched just before.
 
 
 async def test_hanging_key_server_blocks_nobody_who_is_connected(keyed: Keyed):

@@ -1,4 +1,4 @@
-"""`make attack MINUTES=3`: two hundred ordinary clients, and one flood after the other from others.
+"""`make attack MINUTES=3`: two hundred ordinary clients, and one flood after the other from attackers.
 
 It prints what the ordinary clients noticed and what it cost, and fails when a message was lost or doubled, a client
 was seen to leave, a stack trace was logged, or memory grew by more than the bound. Latency is printed, not judged.
@@ -154,7 +154,7 @@ class Report:
     def faults(self) -> list[str]:
         """What must not be. Empty: the system held."""
         wrong = [fault for each in self.floods for fault in each.faults()]
-        # Lost messages and the like are said where they happened; memory may also grow from flood to flood.
+        # Each flood reports its losses; memory may also grow from flood to flood.
         wrong += [fault for fault in self.total.faults() if "memory" in fault]
         wrong += [f"wrong in the list of those present at the end: {self.absent}"] if self.absent else []
         wrong += [f"stack traces logged: {self.traces}"] if self.traces else []
