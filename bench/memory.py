@@ -62,9 +62,9 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
                 for number in range(count)
                 for _ in range(connections)
             ]
-            done = 0
+            caller, done = store.Caller("n" * 32, registers=True), 0
             while done < count * connections:
-                _, answers = await store.apply(operations[done : done + 500], node="n" * 32, register=True)
+                _, answers = await store.apply("hub", operations[done : done + 500], caller)
                 done += len(answers)
             await client().delete(store.stream())
 
@@ -74,7 +74,7 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
         await present(1)(1)
         for number in range(count):
             does = {"does": "choose", "user": "user0", "reason": "chosen"}
-            await store.apply([{**does, "status": "away" if number % 2 == 0 else "online"}])
+            await store.apply("hub", [{**does, "status": "away" if number % 2 == 0 else "online"}])
 
     def seated(connections: int) -> Fill:
         async def fill(count: int) -> None:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from presence.namespaces import customers
+from presence.operations import Presentee
 from presence.store import Member
-from presence.tracker import PresenceTracker, Presentee
+from presence.tracker import PresenceTracker
 from realtime.auth.tokens import Principal
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
@@ -53,10 +53,10 @@ class ListedConnection(NamespaceConsumer):
         if self.is_listed:
             await self.presence.connect(self.presentee())
 
-    async def receive(self, *args: Any, **kwargs: Any) -> None:
+    def on_frame(self) -> None:
+        super().on_frame()
         if self.is_listed:
             self.presence.seen(self.principal.user_id)
-        await super().receive(*args, **kwargs)
 
     async def on_gone(self) -> None:
         self.presence.disconnect(self.connection_id)
@@ -104,14 +104,13 @@ class TeamPresence(ListedConnection):
     async def send_presence_state(self, group: str, *, is_charged: bool = False) -> None:
         """Send `presence:state`, which replaces what the client knew of the group, unless it has left the room."""
         room = presence_room(group)
-        if self.hears(room) and (
-            found := await _snapshot(self, self.presence, room, self.send_presence_state)
-        ):
+        own = [self.namespace]
+        if room in self.rooms and (found := await _snapshot(self, own, room, self.send_presence_state)):
             offset, members = found
             state = {"group": group, "members": members, "total": len(members), "offset": offset}
             size = self.write_event("presence:state", state)
             if is_charged:
-                self.spend_bytes(size)
+                self.rate.spend_bytes(size)
 
 
 class CustomerPresence(ListedConnection):
@@ -142,15 +141,15 @@ class CustomerPresence(ListedConnection):
     def on_entered(self, room: str) -> None:
         super().on_entered(room)
         thread_id = thread_of(room)
-        if self.is_listed and thread_id and thread_id not in self._threads and self.hears(room):
+        if self.is_listed and thread_id and thread_id not in self._threads and room in self.rooms:
             self._threads.add(thread_id)
             self.presence.regroup(self.presentee())
 
     def joined_rooms(self) -> set[str]:
         return super().joined_rooms() | set(map(thread_room, self._threads))
 
-    def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
-        super().expel(room, reason, before=before)
+    def on_expelled(self, room: str) -> None:
+        super().on_expelled(room)
         self._expelled.add(room)
         thread_id = thread_of(room)
         if thread_id in self._threads:
@@ -162,7 +161,7 @@ class CustomerPresence(ListedConnection):
         if self.is_listed:
             before = self._threads
             asked = before | self._claimed()
-            self.spend_rooms(len(asked))
+            self.rate.spend_rooms(len(asked))
             self._threads = await self._allowed(asked)
             dropped = sorted(before - self._threads)
             await self.presence.connect(self.presentee(), refreshed=True, dropped=dropped)
@@ -211,24 +210,27 @@ class CustomerStates(NamespaceConsumer):
     async def send_customer_state(self, thread_id: str) -> None:
         """Send `customer:state`, which replaces what the client knew of the thread, unless it has left the room."""
         self._waiting.discard(thread_id)
-        room, tracker = thread_room(thread_id), PresenceTracker.current(customers()[0])
-        if self.hears(room) and (found := await _snapshot(self, tracker, room, self.send_customer_state)):
+        room = thread_room(thread_id)
+        if room in self.rooms and (
+            found := await _snapshot(self, customers(), room, self.send_customer_state)
+        ):
             offset, members = found
             lines = [{name: member[name] for name in ("user_id", "name", "since")} for member in members]
             self.write_event("customer:state", {"thread_id": thread_id, "customers": lines, "offset": offset})
 
 
 async def _snapshot(
-    connection: NamespaceConsumer, presence: PresenceTracker, room: str, again: Action
+    connection: NamespaceConsumer, namespaces: Iterable[str], room: str, again: Action
 ) -> tuple[str, list[Member]] | None:
-    """The connection's position in the room and who is listed there; None: not now, `again` follows in a second."""
+    """The connection's position in a room, and the members there; None: not now, `again` is called in a second."""
     _, _, group = room.partition(":")
-    if not connection.is_behind:
+    if not connection.outlet.is_behind:
         with contextlib.suppress(RedisError, TimeoutError):
             # In this order: a change that comes while the list is read may be in it or not, and has a higher offset.
-            offset = str(connection.position(room))
-            members = await presence.snapshot(group)
-            return (offset, members) if connection.hears(room) else None  # expelled meanwhile
+            offset = str(connection.rooms[room])
+            trackers = [PresenceTracker.current(namespace) for namespace in namespaces]
+            members = [member for tracker in trackers for member in await tracker.snapshot(group)]
+            return (offset, members) if room in connection.rooms else None  # expelled meanwhile
     # A state replaces what the client knows: the one that is sent once the client has read the rest is enough.
     connection.after(1.0, f"state {room}", again, group)
     return None

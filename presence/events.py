@@ -1,4 +1,4 @@
-"""Presence on the wire: what attendants say about themselves, what their groups are told."""
+"""Presence on the wire: what attendants send, and what their groups and threads receive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from presence import store
 from presence.connection import TeamPresence
-from presence.namespaces import is_watcher, lists_customers, watchers
+from presence.namespaces import OLDEST, is_watcher, lists_customers, teams, watchers
 from realtime.layers.signals import PresenceChanged, broadcast
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.catalogue import (
@@ -29,9 +29,11 @@ from realtime.protocol.namespaces import Presence, namespaces, shows
 from realtime.protocol.payloads import Empty, Id, Payload
 from realtime.protocol.rooms import presence_room, thread_room
 
+TEAMS = shows(Presence.TEAM)
+
 
 class Attendant(Payload, frozen=True):
-    """Somebody of the team, and since when they are seen like this."""
+    """A member of the team, and since when the status has been what it is."""
 
     user_id: Id
     name: str
@@ -39,17 +41,17 @@ class Attendant(Payload, frozen=True):
     since: str
 
 
-@server_event("attendant:online", namespaces=shows(Presence.TEAM))
+@server_event("attendant:online", namespaces=TEAMS)
 class AttendantOnline(Attendant, frozen=True):
     """Is available."""
 
 
-@server_event("attendant:away", namespaces=shows(Presence.TEAM))
+@server_event("attendant:away", namespaces=TEAMS)
 class AttendantAway(Attendant, frozen=True):
     """Chose to be away, or has not been heard of for a while."""
 
 
-@server_event("attendant:offline", namespaces=shows(Presence.TEAM))
+@server_event("attendant:offline", namespaces=TEAMS)
 class AttendantOffline(Attendant, frozen=True):
     """Is gone: logged out, or did not come back within the grace period."""
 
@@ -63,7 +65,7 @@ class MemberOfGroup(TypedDict):
     since: str
 
 
-@server_event("presence:state", namespaces=shows(Presence.TEAM))
+@server_event("presence:state", namespaces=TEAMS)
 class PresenceState(Payload, frozen=True):
     """Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period."""
 
@@ -113,39 +115,41 @@ class PresenceSet(Payload, frozen=True):
 
     user_id: Id
     status: Literal["online", "away"]
+    namespace: str = OLDEST
+
+    def __post_init__(self) -> None:
+        if self.namespace not in teams():
+            raise ValueError(f"namespace: expected one of {', '.join(teams())}")
 
 
 @on_bus("presence:set", is_order=True)
 async def set_presence(payload: PresenceSet, context: BusContext) -> None:
-    await store.apply(
-        [
-            {
-                "does": "choose",
-                "user": payload.user_id,
-                "status": payload.status,
-                "reason": "bus",
-                "order": context.order,
-            }
-        ]
-    )
+    choice = {
+        "does": "choose",
+        "user": payload.user_id,
+        "status": payload.status,
+        "reason": "bus",
+        "order": context.order,
+    }
+    await store.apply(payload.namespace, [choice])
 
 
 # --- From clients --------------------------------------------------------------------------------
 
 
-@client_event("presence:online", namespaces=shows(Presence.TEAM))
+@client_event("presence:online", namespaces=TEAMS)
 async def presence_online(connection: TeamPresence, payload: Empty) -> None:
     """I am available (again)."""
     await connection.presence.choose(_listed(connection), "online")
 
 
-@client_event("presence:away", namespaces=shows(Presence.TEAM))
+@client_event("presence:away", namespaces=TEAMS)
 async def presence_away(connection: TeamPresence, payload: Empty) -> None:
     """I am away until I say otherwise."""
     await connection.presence.choose(_listed(connection), "away")
 
 
-@client_event("presence:offline", namespaces=shows(Presence.TEAM))
+@client_event("presence:offline", namespaces=TEAMS)
 async def presence_offline(connection: TeamPresence, payload: Empty) -> None:
     """I log out: this connection ends, without grace period."""
     await connection.presence.logout(connection.connection_id)
@@ -180,10 +184,6 @@ class Transition(Payload, frozen=True, kw_only=True):
     gained: list[Id] = []
     lost: list[Id] = []
 
-    def __post_init__(self) -> None:
-        if self.namespace not in namespaces():
-            raise ValueError(f"namespace: expected one of {', '.join(sorted(namespaces()))}")
-
     @property
     def is_regrouping(self) -> bool:
         """The status stays, the groups change."""
@@ -193,61 +193,51 @@ class Transition(Payload, frozen=True, kw_only=True):
 def parse_transition(raw: bytes) -> Transition:
     """Decode the field `transition` of a stream entry. Raises `InvalidMessage`."""
     try:
-        return msgspec.json.decode(raw, type=Transition, dec_hook=lambda kind, value: Id(Id.parse(value)))
+        transition = msgspec.json.decode(
+            raw, type=Transition, dec_hook=lambda kind, value: Id(Id.parse(value))
+        )
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidMessage("invalid_transition", str(error)) from error
+    if transition.namespace not in namespaces():
+        expected = f"expected one of {sorted(namespaces())}, got {transition.namespace[:64]!r}"
+        raise InvalidMessage("invalid_transition", f"namespace: {expected}")
+    return transition
 
 
 def announcements(raw: bytes) -> list[Delivery]:
-    """Who is told what about a transition. Raises `InvalidMessage`."""
+    """The events that tell a transition to the rooms it concerns. Raises `InvalidMessage`."""
     transition = parse_transition(raw)
-    if lists_customers(transition.namespace):
-        return _announce_customer(transition)
-    if transition.is_regrouping:
-        since = transition.since or transition.at
-        return [
-            _announce(transition, transition.to_status, since, transition.gained),
-            _announce(transition, "offline", transition.at, transition.lost),
-        ]
-    return [_announce(transition, transition.to_status, transition.at, transition.groups)]
+    announce = _announce_customer if lists_customers(transition.namespace) else _announce_attendant
+    if not transition.is_regrouping:
+        return announce(transition, transition.to_status, transition.at, transition.groups)
+    since = transition.since or transition.at
+    return [
+        *announce(transition, transition.to_status, since, transition.gained),
+        *announce(transition, "offline", transition.at, transition.lost),
+    ]
 
 
-def _announce_customer(transition: Transition) -> list[Delivery]:
-    if transition.is_regrouping:
-        since = transition.since or transition.at
-        changes = [("online", since, transition.gained), ("offline", transition.at, transition.lost)]
-    else:
-        changes = [(transition.to_status, transition.at, transition.groups)]
+def _announce_attendant(
+    transition: Transition, status: str, since: datetime, groups: Sequence[str]
+) -> list[Delivery]:
+    data = {"user_id": transition.user_id, "name": transition.name, "status": status, "since": _iso(since)}
+    targets = tuple((transition.namespace, presence_room(group)) for group in groups)
+    return [Delivery(event=f"attendant:{status}", payload=transition, data=data, targets=targets)]
+
+
+def _announce_customer(
+    transition: Transition, status: str, since: datetime, threads: Sequence[str]
+) -> list[Delivery]:
+    data = {"user_id": transition.user_id, "name": transition.name, "since": _iso(since)}
     return [
         Delivery(
             event=f"customer:{status}",
             payload=transition,
-            data={
-                "thread_id": thread_id,
-                "user_id": transition.user_id,
-                "name": transition.name,
-                "since": _iso(since),
-            },
+            data={"thread_id": thread_id, **data},
             targets=tuple((namespace, thread_room(thread_id)) for namespace in watchers()),
         )
-        for status, since, threads in changes
         for thread_id in threads
     ]
-
-
-def _announce(transition: Transition, status: str, since: datetime, groups: Sequence[str]) -> Delivery:
-    data = {
-        "user_id": transition.user_id,
-        "name": transition.name,
-        "status": status,
-        "since": _iso(since),
-    }
-    return Delivery(
-        event=f"attendant:{status}",
-        payload=transition,
-        data=data,
-        targets=tuple((transition.namespace, presence_room(group)) for group in groups),
-    )
 
 
 def _iso(at: datetime) -> str:
@@ -257,13 +247,13 @@ def _iso(at: datetime) -> str:
 @on_bus("attendant:online", is_order=True)
 @on_bus("attendant:away", is_order=True)
 @on_bus("attendant:offline", is_order=True)
-async def tell_nodes(payload: Payload, context: BusContext) -> None:
+async def tell_instances(payload: Payload, context: BusContext) -> None:
     transition = cast(Transition, payload)
     if not transition.is_regrouping:
         await broadcast(
             PresenceChanged(
-                namespace=transition.namespace,
                 user_id=transition.user_id,
+                namespace=transition.namespace,
                 status=transition.to_status,
                 chosen=transition.to_status == "away" and transition.reason in {"chosen", "bus"},
                 since=transition.at.timestamp() * 1000,

@@ -65,8 +65,8 @@ class PresenceRecord(models.Model):
         PresenceGroup, related_name="records", verbose_name=_("groups")
     )
 
-    live = ""
-    """What Redis says now, where the admin asked it."""
+    live = "unknown"
+    """The status in Redis, where the admin has asked for it."""
 
     class Meta:
         verbose_name = _("presence record")

@@ -1,19 +1,19 @@
 """Presence in Redis: the operations that change it and the questions it answers.
 
-All rules live in `scripts/apply.lua`; this module is how Python speaks to it.
+All rules live in `scripts/apply.lua`; this module is how Python calls it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 from uuid import uuid4
 
 import msgspec
 
-from presence.namespaces import OLDEST as HUB
-from presence.namespaces import lists_customers
+from presence.namespaces import OLDEST, lists_customers
 from realtime.conf import conf
 from realtime.protocol.envelope import iso
 from realtime.redis.client import key, run, run_sync, script, sync_client
@@ -25,11 +25,11 @@ Status = Literal["online", "away"]
 WORK = 500
 """About how many connections or groups one call deals with: Redis does nothing else for 10 to 20 ms."""
 PART = 500
-"""Members of a set that are read by one call."""
+"""Members of a set that one call reads."""
 
 
 class State(msgspec.Struct, frozen=True):
-    """How a user is seen."""
+    """The status of a user."""
 
     status: str
     chosen: bool
@@ -43,7 +43,7 @@ class Measure(msgspec.Struct, frozen=True):
     online: int
     away: int
     late: float
-    """Milliseconds that the most overdue judgement has been due."""
+    """Milliseconds for which the most overdue change has been due."""
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class Swept(msgspec.Struct, frozen=True):
     more: bool
     """Whether more is due than one call may do."""
     failed: int = 0
-    """Judgements that failed, and were left out."""
+    """Changes that failed, and were left out."""
 
 
 class Member(TypedDict):
@@ -66,12 +66,32 @@ class Member(TypedDict):
 
 
 class LeaseLost(Exception):
-    """Redis does not know this node (any more): it must register its connections first."""
+    """Redis does not know this instance (any more), which must register its connections first."""
 
     def __init__(self, epoch: str) -> None:
         super().__init__(epoch)
         self.epoch = epoch
 
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The instance that calls, and what it knows of Redis."""
+
+    instance: str = ""
+    """Empty: the call is made for no instance."""
+    epoch: str = ""
+    """Of the Redis that the instance has registered its connections with."""
+    number: int = 0
+    """Counts the calls of an instance."""
+    acked: int = 0
+    """The last call that was answered, which Redis must not have lost."""
+    registers: bool = False
+    """The call registers connections, whatever Redis knows of the instance."""
+
+
+NO_INSTANCE = Caller()
+Operation = Mapping[str, Any] | msgspec.Raw
+"""An operation of `scripts/apply.lua`, as it is or encoded (`encode`)."""
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _apply = script(_SCRIPTS / "apply.lua")
@@ -87,59 +107,69 @@ _STATUSES = script(
     """,
 )
 
-Operation = Mapping[str, Any] | msgspec.Raw
-"""What `scripts/apply.lua` does, as it is or encoded (`encode`)."""
-
 
 def stream() -> str:
     """The stream of transitions."""
     return key("presence")
 
 
-def base(namespace: str = HUB) -> str:
-    """The first part of every presence key: the stream's name as hash tag, so that all live in one slot."""
-    return f"{{{stream()}}}" if namespace == HUB else f"{{{stream()}}}:{namespace}"
+def base(namespace: str) -> str:
+    """The first part of a namespace's presence keys: the stream's name as hash tag, so that all live in one slot."""
+    return f"{{{stream()}}}" if namespace == OLDEST else f"{{{stream()}}}:{namespace}"
 
 
-def _to_read(namespace: str = HUB) -> list[str]:
-    """Keys of a script that reads.
+def _keys_to_read(namespace: str) -> list[str]:
+    """The keys of a script that reads.
 
-    One of them is there. So while a Cluster moves the slot, the script has to come later (TRYAGAIN); with nothing but a
-    key that does not exist it would be sent to where nothing has arrived yet.
+    One of them exists. So while a Cluster moves the slot, the script has to be sent again (TRYAGAIN); with only a key
+    that does not exist, it would be sent to a server to which nothing has been moved yet.
     """
     return [base(namespace)] if topology().spans_keys else [base(namespace), f"{base(namespace)}:touched"]
 
 
 def encode(operation: Mapping[str, Any]) -> msgspec.Raw:
-    """An operation as it travels. Raises `UnicodeEncodeError` for a lone surrogate."""
+    """An operation as it is sent. Raises `UnicodeEncodeError` for a lone surrogate."""
     return msgspec.Raw(msgspec.json.encode(operation, enc_hook=str))  # an Id is a str
 
 
-def _call(
-    operations: Sequence[Operation],
-    node: str = "",
-    epoch: str = "",
-    *,
-    register: bool = False,
-    number: int = 0,
-    acked: int = 0,
-    namespace: str = HUB,
-) -> bytes:
-    settings = conf()
+# --- Changes -------------------------------------------------------------------------------------
+
+
+async def apply(
+    namespace: str, operations: Sequence[Operation], caller: Caller = NO_INSTANCE
+) -> tuple[str, list[str]]:
+    """Run operations in order, atomically, and renew the caller's lease. Returns Redis' epoch and their answers.
+
+    There are fewer answers than operations when these were too much work for one call: the rest was not done.
+    Raises `LeaseLost` (nothing was done) or `redis.RedisError`.
+    """
+    call = _call(namespace, operations, caller)
+    return _answers(await run(_apply, [base(namespace), stream()], [call]))
+
+
+def apply_sync(
+    namespace: str, operations: Sequence[Operation], caller: Caller = NO_INSTANCE
+) -> tuple[str, list[str]]:
+    """`apply` from synchronous code."""
+    call = _call(namespace, operations, caller)
+    return _answers(run_sync(_apply, [base(namespace), stream()], [call]))
+
+
+def _call(namespace: str, operations: Sequence[Operation], caller: Caller) -> bytes:
+    settings, is_team = conf(), not lists_customers(namespace)
     return msgspec.json.encode(
         {
             "namespace": namespace,
-            "lingers": lists_customers(namespace),
-            "node": node,
-            "epoch": epoch,
-            "number": number,
-            "acked": acked,
-            "register": register,
+            "instance": caller.instance,
+            "epoch": caller.epoch,
+            "number": caller.number,
+            "acked": caller.acked,
+            "registers": caller.registers,
             "seed": uuid4().hex,
             "lease": int(settings.node_lease * 1000),
             "grace": int(settings.grace_period * 1000),
-            # A customer is there or not: nobody waits for them to look at the page.
-            "away": int(settings.away_after * 1000) if not lists_customers(namespace) else 0,
+            "away": int(settings.away_after * 1000) if is_team else 0,
+            "lingers": not is_team,
             "ttl": int(settings.presence_ttl * 1000),
             "remember": int(settings.grant_ttl * 1000),
             "work": WORK,
@@ -150,67 +180,46 @@ def _call(
 
 
 def _answers(answer: list[bytes]) -> tuple[str, list[str]]:
-    epoch, verdict, *answers = (part.decode() for part in answer)
-    if verdict == "reset":
+    epoch, outcome, *answers = (part.decode() for part in answer)
+    if outcome == "reset":
         raise LeaseLost(epoch)
     return epoch, answers
 
 
-async def apply(
-    operations: Sequence[Operation],
-    *,
-    node: str = "",
-    epoch: str = "",
-    register: bool = False,
-    number: int = 0,
-    acked: int = 0,
-    namespace: str = HUB,
-) -> tuple[str, list[str]]:
-    """Run operations in order, atomically, and renew the node's lease. Returns Redis' epoch and their answers.
-
-    There are fewer answers than operations when these were too much work for one call: the rest was not done.
-    `number` counts the calls of a node, `acked` is the last one that was answered: Redis must not have lost it.
-    Raises `LeaseLost` (nothing was done) or `redis.RedisError`.
-    """
-    call = _call(operations, node, epoch, register=register, number=number, acked=acked, namespace=namespace)
-    return _answers(await run(_apply, [base(namespace), stream()], [call]))
+def state(answer: str) -> State | None:
+    """The state in an operation's answer, if the user is known."""
+    return msgspec.json.decode(answer, type=State) if answer else None
 
 
-def apply_sync(operations: Sequence[Operation]) -> list[str]:
-    """All of them, in the name of no node, from synchronous code."""
-    answers: list[str] = []
-    while len(answers) < len(operations):
-        call = _call(operations[len(answers) :])
-        answers += _answers(run_sync(_apply, [base(), stream()], [call]))[1]
-    return answers
+# --- Questions -----------------------------------------------------------------------------------
 
 
-async def connections(node: str, namespace: str = HUB) -> AsyncIterator[list[str]]:
-    """The connections that Redis knows of a node, part by part. Raises `redis.RedisError`."""
+async def connections(namespace: str, instance: str) -> AsyncIterator[list[str]]:
+    """The connections that Redis knows of an instance, part by part. Raises `redis.RedisError`."""
     cursor = b"0"
     while True:
-        cursor, part = await run(_SCAN, [f"{base(namespace)}:node:{node}"], [cursor, PART])
+        cursor, part = await run(_SCAN, [f"{base(namespace)}:node:{instance}"], [cursor, PART])
         yield [connection.decode() for connection in part]
         if cursor == b"0":
             return
 
 
-async def snapshot(group: str, namespace: str = HUB) -> list[Member]:
-    """Everybody present in a group (for customers: a thread), by name. Raises `redis.RedisError`.
+async def snapshot(namespace: str, group: str) -> list[Member]:
+    """The members of a group (for customers: a thread), by name. Raises `redis.RedisError`.
 
-    Who comes, goes or changes while it is read may be in it as before or as after that.
+    A user who comes, goes or changes while it is read may be in it as before or as after that.
     """
     members: dict[str, Member] = {}
     cursor = b"0"
     while True:
-        cursor, *part = await run(_snapshot, _to_read(namespace), [group, cursor, PART])
-        members.update(_members(part))
+        cursor, *part = await run(_snapshot, _keys_to_read(namespace), [group, cursor, PART])
+        members.update(_members(zip(*[iter(part)] * 4, strict=True)))
         if cursor == b"0":
             return _sorted(members)
 
 
-def snapshot_sync(group: str, namespace: str = HUB) -> list[Member]:
-    """The same from synchronous code, without a script: a backbone's Redis user may run none."""
+def snapshot_sync(namespace: str, group: str) -> list[Member]:
+    """`snapshot` from synchronous code, without a script: a backbone's Redis user may run none."""
     members: dict[str, Member] = {}
     connection: Any = sync_client()
     cursor = 0
@@ -220,29 +229,24 @@ def snapshot_sync(group: str, namespace: str = HUB) -> list[Member]:
         for user in users:
             pipeline.hmget(f"{base(namespace)}:user:{user.decode()}", "name", "status", "since")
         records = zip(users, pipeline.execute(), strict=True)
-        members.update(_members([part for user, record in records if record[1] for part in (user, *record)]))
+        members.update(_members((user, *record) for user, record in records if record[1]))
         if not cursor:
             return _sorted(members)
 
 
-def statuses_sync(user_ids: Sequence[str]) -> dict[str, str]:
-    """The status of each of these users, `offline` for who is not there: one round trip."""
-    found = run_sync(_STATUSES, _to_read(), user_ids)
+def statuses_sync(namespace: str, user_ids: Sequence[str]) -> dict[str, str]:
+    """The status of each of these users, `offline` for a user who is not known: one round trip."""
+    found = run_sync(_STATUSES, _keys_to_read(namespace), user_ids)
     return {user_id: status.decode() for user_id, status in zip(user_ids, found, strict=True)}
 
 
-def state(answer: str) -> State | None:
-    """The state in an operation's answer, if the user is known."""
-    return msgspec.json.decode(answer, type=State) if answer else None
-
-
-def _members(flat: list[bytes]) -> dict[str, Member]:
-    members = (_member(*flat[start : start + 4]) for start in range(0, len(flat), 4))
+def _members(records: Iterable[tuple[bytes, ...]]) -> dict[str, Member]:
+    members = (_member(*record) for record in records)
     return {member["user_id"]: member for member in members if member is not None}
 
 
 def _member(user: bytes, name: bytes, status: bytes, since: bytes) -> Member | None:
-    """A member; None for a record that makes no sense: all others are shown."""
+    """A member; None for a record that can't be read, which must not hide the other members."""
     try:
         return Member(
             user_id=user.decode(),

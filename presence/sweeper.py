@@ -1,6 +1,6 @@
-"""Judges what is due: leases that ended, grace periods that ran out, heartbeats that stayed away.
+"""The sweeper makes the changes that are due: leases and grace periods that ended, heartbeats that were not sent.
 
-Any number may run at once: a judgement is one atomic script, so each is passed once.
+Any number of sweepers may run at once: each change is made by one atomic script, and so happens once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sweeper:
             await asyncio.sleep(conf().batch_interval * random.uniform(0.8, 1.0))  # noqa: S311
 
     async def sweep(self) -> int:
-        """Judge all that is due, call by call; how many things changed. Raises `redis.RedisError`."""
+        """Make all changes that are due, call by call, and return their number. Raises `redis.RedisError`."""
         await schema_version.claim()
         changed = 0
         for namespace in with_presence():
@@ -54,18 +54,16 @@ class Sweeper:
 
     @staticmethod
     async def _sweep_some(namespace: str) -> store.Swept:
-        _, (measured, swept) = await store.apply(
-            [{"does": "measure"}, {"does": "sweep"}], namespace=namespace
-        )
-        _tell(namespace, msgspec.json.decode(measured, type=store.Measure))
+        _, (measured, swept) = await store.apply(namespace, [{"does": "measure"}, {"does": "sweep"}])
+        _export(namespace, msgspec.json.decode(measured, type=store.Measure))
         found = msgspec.json.decode(swept, type=store.Swept)
         if found.failed:
             metrics.TASK_FAILURES.labels("sweeper").inc(found.failed)
-            logger.error("presence not judged", extra={"failed": found.failed})
+            logger.error("presence changes failed", extra={"failed": found.failed})
         return found
 
 
-def _tell(namespace: str, measure: store.Measure) -> None:
+def _export(namespace: str, measure: store.Measure) -> None:
     metrics.PRESENT.labels(namespace, "online").set(measure.online)
     metrics.PRESENT.labels(namespace, "away").set(measure.away)
     if measure.late:

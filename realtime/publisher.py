@@ -14,6 +14,7 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from presence import store
+from presence.namespaces import OLDEST
 from realtime.protocol import bus_message as bus
 from realtime.protocol import values
 from realtime.protocol.bus_message import InvalidMessage
@@ -60,9 +61,10 @@ apublish = sync_to_async(publish)
 """`publish` for asynchronous code."""
 
 
-def online(group: str) -> list[str]:
+def online(group: str, *, namespace: str = OLDEST) -> list[str]:
     """The ids of the users of a presence group who are online now (not away). Raises `redis.RedisError`."""
-    return [member["user_id"] for member in store.snapshot_sync(group) if member["status"] == "online"]
+    members = store.snapshot_sync(namespace, group)
+    return [member["user_id"] for member in members if member["status"] == "online"]
 
 
 aonline = sync_to_async(online)

@@ -42,12 +42,12 @@ async def process(realtime_redis: str) -> AsyncIterator[str]:
     """What a socket process keeps per event loop, for one test; yields the prefix."""
     from channels.layers import get_channel_layer
 
-    from presence import tracker as presence_node
+    from presence import tracker
     from realtime.connections import registry
     from realtime.redis import client
 
     yield realtime_redis
-    await presence_node.PresenceTracker.close_all()
+    await tracker.PresenceTracker.close_all()
     if (here := registry.nodes.pop()) is not None:
         await here.stop()
     await get_channel_layer().flush()

@@ -38,7 +38,7 @@ WEB_SIDE = [
     "presence.admin.records",
     "presence.admin.live",
     "presence.models",
-    "presence.recorder",
+    "presence.recorder.recorder",
     "realtime.survey.ask",
     "realtime.publisher",
     "realtime.web.token_claims",
@@ -159,7 +159,10 @@ def late():
     ("path", "banned"),
     [
         *((path, 9) for path in ("realtime/x.py", "hub/x.py", "portal/x.py", "presence/store.py")),
-        *((path, 0) for path in ("presence/models.py", "presence/recorder.py", "realtime/publisher.py")),
+        *(
+            (path, 0)
+            for path in ("presence/models.py", "presence/recorder/recorder.py", "realtime/publisher.py")
+        ),
     ],
 )
 def test_linter_refuses_imports_of_the_database_near_a_socket(path: str, banned: int):

@@ -19,7 +19,7 @@ from presence import store
 from realtime.protocol.payloads import Id
 from realtime.publisher import InvalidMessage, aonline, apublish, online, publish
 from realtime.redis.client import key, sync_client
-from tests.inprocess import bridging, connected
+from tests.inprocess import HUB, bridging, connected
 
 pytestmark = pytest.mark.usefixtures("realtime_redis")
 MESSAGE = {"thread_id": 42, "message_id": 7}
@@ -220,6 +220,7 @@ class TestOutsideATransaction:
 
 def present(user: str, *groups: str, status: str = "online") -> None:
     store.apply_sync(
+        HUB,
         [
             {
                 "does": "connect",
@@ -229,7 +230,7 @@ def present(user: str, *groups: str, status: str = "online") -> None:
                 "groups": groups,
             },
             {"does": "choose", "user": user, "status": status, "reason": "chosen"},
-        ]
+        ],
     )
 
 

@@ -10,7 +10,6 @@ from django.utils.translation import gettext_lazy as _
 
 from presence.models import Status
 
-UNKNOWN = "unknown"
 STYLE = {"all": ["presence/admin.css"]}
 """What the pages of this app have beside Django's own style."""
 

@@ -230,7 +230,7 @@ class LiveAdmin(Pages):
                 "rooms": [
                     {
                         "name": each.room,
-                        "is_joined": namespaces()[detail.row.namespace].may_join(each.room),
+                        "is_joined": _is_joined(detail.row.namespace, each.room),
                         # Positions are times: of the last thing that was published, and of the last one it has.
                         "behind": (each.end - each.position) / 1e6 if each.end > each.position else None,
                     }
@@ -330,7 +330,7 @@ class LiveAdmin(Pages):
     def move(self, request: HttpRequest, namespace: str, user_id: str, room: str) -> HttpResponse:
         """Take a user out of a room."""
         room = _room(room)
-        if namespace not in namespaces() or not namespaces()[namespace].may_join(room):
+        if not _is_joined(namespace, room):
             raise Http404
         if lists_customers(namespace):
             event = "room:revoke"
@@ -457,6 +457,12 @@ class LiveAdmin(Pages):
 def name(instance: Instance) -> str:
     """What an operator calls a process."""
     return f"{instance.host}:{instance.pid}" if instance.host else instance.id[:8]
+
+
+def _is_joined(namespace: str, room: str) -> bool:
+    """Whether users of the namespace enter such a room with `join`, and so can be taken out of it."""
+    found = namespaces().get(namespace)
+    return found is not None and found.may_join(room) and is_room(room)
 
 
 def _room(text: str) -> str:

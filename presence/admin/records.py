@@ -19,10 +19,10 @@ from django.utils.translation import gettext_lazy as _
 from redis.exceptions import RedisError
 
 from presence import store
-from presence.admin.display import UNKNOWN, light, moment, readable
+from presence.admin.display import light, moment, readable
 from presence.admin.pages import DISCONNECTED, ReadOnly
 from presence.models import PresenceRecord, PresenceTransition
-from presence.namespaces import OLDEST as HUB
+from presence.namespaces import teams
 from realtime.publisher import publish
 from realtime.telemetry.logs import spelled
 
@@ -33,16 +33,19 @@ LATEST = 20
 
 
 def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
-    """Fill in `live` of all records by one round trip; a Redis that does not answer is said, not raised."""
-    user_ids = [record.user_id for record in records if record.namespace == HUB]
+    """Fill in `live` of all records, by one round trip for each namespace; an outage of Redis becomes a warning."""
     try:
-        statuses = store.statuses_sync(user_ids) if user_ids else {}
+        for namespace in teams():
+            _ask_for(namespace, [record for record in records if record.namespace == namespace])
     except RedisError as error:
         logger.warning("live presence not available", extra={"error": spelled(error)})
         messages.warning(request, gettext("Redis does not answer: who is online right now is unknown."))
-        statuses = {}
+
+
+def _ask_for(namespace: str, records: Sequence[PresenceRecord]) -> None:
+    statuses = store.statuses_sync(namespace, [record.user_id for record in records]) if records else {}
     for record in records:
-        record.live = statuses.get(record.user_id, UNKNOWN) if record.namespace == HUB else UNKNOWN
+        record.live = statuses[record.user_id]
 
 
 class LiveChangeList(ChangeList):

@@ -1,35 +1,36 @@
--- Everything that changes presence, atomically: the state and its announcement cannot part.
+-- Everything that changes presence, atomically: a state is never changed without its announcement.
 --
--- KEYS[1]  base of all keys, `{realtime:presence}` for the team and `{realtime:presence}:portal` for customers: the
---          stream's own name as hash tag, so one Cluster slot
+-- KEYS[1]  first part of all keys of a namespace, `{realtime:presence}` for the hub, `{realtime:presence}:portal` for the
+--          portal: the stream's own name is the hash tag, so all are in one Cluster slot
 -- KEYS[2]  the stream of transitions, `realtime:presence`
--- ARGV[1]  JSON {namespace, node, epoch, number, acked, register, seed, lease, grace, away, ttl, remember, work, lingers,
---          operations}; durations in milliseconds, away 0: never; lingers: a group that no connection has any more
---          stays for the grace period; `number` is the call's, counted by its node, `acked` the last one that the node
---          had an answer to; `work`: about how many connections one call may deal with
+-- ARGV[1]  JSON {namespace, instance, epoch, number, acked, registers, seed, lease, grace, away, ttl, remember, work,
+--          lingers, operations}; durations in milliseconds, away 0: never; lingers: a group that none of the user's
+--          connections has any more stays for the grace period; `number` counts the calls of the instance, `acked` is
+--          the last one that was answered; `work`: about how many connections and groups one call may deal with
 --
--- Answers {epoch, 'reset'} without doing anything when `node` has no lease any more, when `epoch` is not this
+-- Answers {epoch, 'reset'} without doing anything when `instance` has no lease any more, when `epoch` is not this
 -- Redis' own, or when it does not know of the call `acked` (a replica that took over without the newest writes): the
--- node must register all its connections first. Else {epoch, 'ok', one answer an operation}; operations at the end that
--- have no answer were not done, since those before them were work enough.
+-- instance must register all its connections first. Else {epoch, 'ok', one answer for each operation}; operations at
+-- the end that have no answer were not done, since those before them were work enough.
 --
--- While a script runs, Redis does nothing else. So no call deals with more than `work` allows, but for one user's
--- connections, which belong together.
+-- While a script runs, Redis does nothing else. So no call deals with more than `work` allows, except that one user's
+-- connections are dealt with together.
 --
--- Kept here (all times are milliseconds of Redis' clock):
+-- The keys (all times are milliseconds of Redis' clock; an instance is called node in keys and values):
 --   epoch        changes when Redis was wiped
---   nodes        zset  node -> end of its lease          node:<id>   set of its connections
---   calls        hash  node -> its last call; a node whose connections are being taken off has none
---   connections  hash  connection -> {node, user, name, groups}
+--   nodes        zset  instance -> end of its lease      node:<id>   set of its connections
+--   calls        hash  instance -> its last call; an instance whose connections are being taken off has none
+--   connections  hash  connection -> {node, user, groups}
 --   open:<user>  set of the user's connections           user:<id>   hash: the presence record, with a TTL
---   known        hash  user -> {name, groups}: what is needed to say offline when the record is gone
---   away         set of users that are seen as away; all others that are known are online
---   group:<g>    set of users, those in grace included
+--   known        hash  user -> {name, groups}: what is needed to announce offline when the record is gone
+--   away         set of users who are away; all other known users are online
+--   group:<g>    set of users, including those in their grace period
 --   deadlines    zset  away|user, grace|user, lost|user|group -> when
---   regroup      set of users who lost a connection to a node that died: their groups are judged once all nodes are
---   order:<user> up to which bus message a status is settled: the last one that set it, or the user's own choice
---   touched      when anybody last ran this
---   postponed    until when what is due is put off, while that is being done
+--   regroup      set of users who lost a connection to a dead instance: their groups are decided after all dead instances
+--   order:<user> the bus message, or the user's own choice, up to which a status is settled
+--   forgotten:<user>  the user was announced offline by `forget`
+--   touched      when this script last ran
+--   postponed    until when everything due is put off, while that is being done
 
 local base, stream = KEYS[1], KEYS[2]
 local call = cjson.decode(ARGV[1])
@@ -148,8 +149,8 @@ end
 
 local function lost(user, group) return 'lost|' .. user .. '|' .. group end
 
--- Who loads a page anew is back in one group after the other: what was lost stays until its own grace period is over,
--- unless the right to it ended (`dropped`).
+-- A user who reloads a page is back in one group after the other: a lost group stays until its own grace period is
+-- over, unless the right to it ended (`dropped`).
 local function linger(user, old, groups, dropped)
   for _, group in ipairs(groups) do redis.call('ZREM', key('deadlines'), lost(user, group)) end
   for _, group in ipairs(difference(difference(old, groups), dropped or {})) do
@@ -160,7 +161,7 @@ local function linger(user, old, groups, dropped)
   end
 end
 
--- Say it only to the groups that were gained or lost: for all others nothing changed.
+-- Announced only to the groups that were gained or lost: for the other groups nothing changed.
 local function regroup(user, reason, silent, dropped)
   local old, groups, is = known(user), union(user), record(user)
   if call.lingers then linger(user, old.groups, groups, dropped) end
@@ -174,7 +175,7 @@ local function regroup(user, reason, silent, dropped)
   end
 end
 
--- Nothing changed for those who know of the user; those who do not are told.
+-- The record was lost: nothing changed for clients that know of the user, and the other clients are told.
 local function regained(user, as)
   local groups = known(user).groups
   announce(user, as.status, as.status, 'reset', known(user).name, groups,
@@ -195,8 +196,8 @@ local function offline(user, reason)
   redis.call('ZREM', key('deadlines'), 'away|' .. user, 'grace|' .. user)
 end
 
--- A connection is gone. `at`: since when, for the grace period. No reason: it logged out, there is none.
--- `later`: its user may be about to lose others, so the groups are judged after those.
+-- A connection is gone. `at`: when the grace period began. No reason: it logged out, and there is no grace period.
+-- `later`: its user may be about to lose more connections, so the groups are decided after those.
 local function lose(connection, at, reason, later)
   spent = spent + 1
   local value = redis.call('HGET', key('connections'), connection)
@@ -224,8 +225,8 @@ local function lose(connection, at, reason, later)
   end
 end
 
--- Whether nothing settled this user's status later than `order`; from now on it is settled up to there. It is kept
--- apart from the record: a bus message may be handled again after the user has left and come back.
+-- Whether nothing later than `order` has settled this user's status; from now on it is settled up to there. Kept apart
+-- from the record: a bus message may be handled again after the user has left and come back.
 local function settle(user, order)
   local last = redis.call('GET', key('order', user))
   if last and last >= order then return false end
@@ -242,9 +243,9 @@ local does = {}
 function does.connect(op)
   local user, is = op.user, record(op.user)
   local returning = known(user) ~= nil
-  redis.call('HSET', key('connections'), op.connection, '{"node":' .. cjson.encode(call.node)
+  redis.call('HSET', key('connections'), op.connection, '{"node":' .. cjson.encode(call.instance)
     .. ',"user":' .. cjson.encode(user) .. ',"groups":' .. list(op.groups) .. '}')
-  redis.call('SADD', key('node', call.node), op.connection)
+  redis.call('SADD', key('node', call.instance), op.connection)
   redis.call('SADD', key('open', user), op.connection)
   redis.call('ZREM', key('deadlines'), 'grace|' .. user)
   if is then
@@ -253,7 +254,7 @@ function does.connect(op)
     if is.status == 'away' and not is.chosen and not op.refreshed and not op.restored then
       change(user, 'online', false, 'connect')
     elseif op.restored and op.restored.since > is.since and op.restored.status ~= is.status then
-      change(user, op.restored.status, op.restored.chosen, 'reset')  -- Redis lost what came last
+      change(user, op.restored.status, op.restored.chosen, 'reset')  -- Redis lost its last writes
     elseif not op.refreshed then
       watch(user, is.status)
     end
@@ -267,7 +268,7 @@ function does.connect(op)
     if not op.silent and not returning then
       announce(user, 'offline', as.status, 'connect', op.name, union(user))
     elseif returning then
-      regained(user, as)  -- the record was lost, and with it the user in what was read since
+      regained(user, as)  -- clients may have read a snapshot without the user
     end
   end
   keep(user)
@@ -309,8 +310,8 @@ function does.heartbeat(op)
   return state(op.user)
 end
 
--- {user}: sent something that is no heartbeat. Like the answer to a heartbeat or a choice, this one is empty when there is
--- no record: the node then knows that Redis has lost something.
+-- {user}: sent a frame that is no heartbeat. Like the answer to a heartbeat or a choice, this one is empty when there is
+-- no record: it shows the instance that Redis has lost something.
 function does.touch(op)
   if open(op.user) > 0 then keep(op.user) end
   return state(op.user)
@@ -341,7 +342,7 @@ function does.grace(op)
   return ''
 end
 
--- {user, name, groups, status}: somebody remembers a user as present whom Redis does not know
+-- {user, name, groups, status}: the database has a user as present whom Redis does not know
 function does.forget(op)
   if known(op.user) or redis.call('SET', key('forgotten', op.user), '1', 'NX', 'PX', number(call.ttl)) == false then
     return ''
@@ -350,7 +351,7 @@ function does.forget(op)
   return 'offline'
 end
 
--- {}: how many are online and away, and for how long the most overdue judgement has been due
+-- {}: how many users are online and away, and for how long the most overdue change has been due
 function does.measure()
   local late = 0
   for _, zset in ipairs({key('nodes'), key('deadlines')}) do
@@ -361,9 +362,9 @@ function does.measure()
   return cjson.encode({online = known - away, away = away, late = late})
 end
 
--- This has not been run for half a lease: Redis stood still, or all its callers did. What fell due meanwhile may only
--- be due because it could not be renewed, so all of it gets one lease from now, by as many calls as that takes.
--- Answers whether it is done.
+-- When this script has not run for half a lease, Redis stood still, or all its callers did. A deadline may have passed
+-- only because it could not be renewed, so all that have passed are put off by one lease, in as many calls as that
+-- takes. Answers whether it is done.
 local function postpone()
   if now - tonumber(redis.call('GET', key('touched')) or now) > call.lease / 2 then
     redis.call('SET', key('postponed'), number(now + call.lease), 'NX', 'PX', number(call.lease))
@@ -385,31 +386,31 @@ local function due(zset, most)
   return redis.call('ZRANGEBYSCORE', key(zset), '-inf', number(now), 'LIMIT', 0, most)
 end
 
--- Judge one of many: a value that makes no sense, or a key that is not ours, fails alone.
+-- One of many changes: a value that can't be read, or a key of another program, fails alone.
 local failed = 0
-local function alone(judge, ...)
-  if not pcall(judge, ...) then failed = failed + 1 end
+local function alone(change_one, ...)
+  if not pcall(change_one, ...) then failed = failed + 1 end
 end
 
--- Take connections off nodes whose lease has ended. A node stays due until it has none; one that comes back before
--- that has no last call, and so must register.
-local function judge_nodes()
+-- Take connections off instances whose lease has ended. An instance stays due until it has none; one that comes back
+-- before that has no last call, and so must register.
+local function expire_instances()
   local taken = 0
-  for _, node in ipairs(due('nodes', 10)) do
-    local ended = tonumber(redis.call('ZSCORE', key('nodes'), node))
-    redis.call('HDEL', key('calls'), node)
-    for _, connection in ipairs(redis.call('SPOP', key('node', node), call.work - taken)) do
+  for _, instance in ipairs(due('nodes', 10)) do
+    local ended = tonumber(redis.call('ZSCORE', key('nodes'), instance))
+    redis.call('HDEL', key('calls'), instance)
+    for _, connection in ipairs(redis.call('SPOP', key('node', instance), call.work - taken)) do
       alone(lose, connection, ended, 'lease', true)
       taken = taken + 1
     end
-    if redis.call('SCARD', key('node', node)) == 0 then redis.call('ZREM', key('nodes'), node) end
+    if redis.call('SCARD', key('node', instance)) == 0 then redis.call('ZREM', key('nodes'), instance) end
     if taken >= call.work then break end
   end
   return taken
 end
 
--- A user whose connections are all about to go is in grace with all groups, and leaves none before.
-local function judge_groups()
+-- After all dead instances: a user who loses every connection keeps all groups during the grace period.
+local function expire_groups()
   while spent < call.work and #due('nodes', 1) == 0 do
     local user = redis.call('SPOP', key('regroup'))
     if not user then break end
@@ -420,7 +421,7 @@ local function judge_groups()
 end
 
 local changed = 0
-local function judge_deadline(member)
+local function pass_deadline(member)
   local what, user, group = member:match('^(%a+)|([^|]*)|?(.*)$')
   local is = record(user)
   if what == 'grace' then
@@ -435,45 +436,45 @@ local function judge_deadline(member)
   end
 end
 
-local function judge_deadlines()
+local function pass_deadlines()
   for _, member in ipairs(due('deadlines', call.work)) do
     if spent >= call.work then break end
     spent = spent + 1
     redis.call('ZREM', key('deadlines'), member)
-    alone(judge_deadline, member)
+    alone(pass_deadline, member)
   end
 end
 
--- {}: judge what is due. How many things changed, how many could not be judged, and whether there is more to do.
+-- {}: make the changes that are due. Answers how many were made, how many failed, and whether more are due.
 function does.sweep()
   if not is_postponed then return '{"changed":0,"more":true}' end
-  changed = judge_nodes()
+  changed = expire_instances()
   spent = 0
-  judge_groups()
-  spent = 0  -- deadlines do not wait for nodes
-  judge_deadlines()
+  expire_groups()
+  spent = 0  -- deadlines do not wait for instances
+  pass_deadlines()
   local more = #due('nodes', 1) + #due('deadlines', 1) + redis.call('SCARD', key('regroup')) > 0
   return cjson.encode({changed = changed, more = more, failed = failed})
 end
 
--- {}: the node ends in good order; its connections have been taken off before
+-- {}: the instance stops; its connections were taken off before
 function does.close()
-  redis.call('ZREM', key('nodes'), call.node)
-  redis.call('HDEL', key('calls'), call.node)
-  redis.call('DEL', key('node', call.node))
+  redis.call('ZREM', key('nodes'), call.instance)
+  redis.call('HDEL', key('calls'), call.instance)
+  redis.call('DEL', key('node', call.instance))
   return ''
 end
 
 redis.call('SET', key('epoch'), call.seed, 'NX')
 local epoch = redis.call('GET', key('epoch'))
-if call.node ~= '' then
-  local last = tonumber(redis.call('HGET', key('calls'), call.node) or -1)
-  if not call.register
-      and (epoch ~= call.epoch or last < call.acked or not redis.call('ZSCORE', key('nodes'), call.node)) then
+if call.instance ~= '' then
+  local last = tonumber(redis.call('HGET', key('calls'), call.instance) or -1)
+  if not call.registers
+      and (epoch ~= call.epoch or last < call.acked or not redis.call('ZSCORE', key('nodes'), call.instance)) then
     return {epoch, 'reset'}
   end
-  redis.call('HSET', key('calls'), call.node, number(call.number))
-  redis.call('ZADD', key('nodes'), number(now + call.lease), call.node)
+  redis.call('HSET', key('calls'), call.instance, number(call.number))
+  redis.call('ZADD', key('nodes'), number(now + call.lease), call.instance)
 end
 
 local answers = {epoch, 'ok'}

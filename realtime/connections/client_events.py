@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Meta
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
-from realtime.auth.tokens import MAX_TOKEN_LENGTH, AuthenticationFailed, authenticate
+from realtime.auth.tokens import MAX_TOKEN_LENGTH, AuthenticationFailed, Principal, authenticate
 from realtime.conf import conf
+from realtime.connections import interface
+from realtime.connections.ephemeral import Typing
+from realtime.connections.rooms import Rooms
 from realtime.protocol.catalogue import client_event
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
@@ -22,12 +25,22 @@ from realtime.protocol.payloads import Empty, Payload
 from realtime.protocol.replies import Joined, Left, Refreshed, Refusal, Resumed, Resumption
 from realtime.protocol.rooms import is_room, is_room_name, thread_room
 
-if TYPE_CHECKING:
-    from realtime.connections.consumer import NamespaceConsumer
-
 logger = logging.getLogger(__name__)
 
 Offset = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Connection(interface.Connection, Protocol):
+    """A connection as the handlers below see it."""
+
+    rooms: Rooms
+    typing: Typing
+
+    async def renew(self, principal: Principal) -> None:
+        """Go on with a fresh token of the same user."""
+
+    async def on_heartbeat(self) -> None:
+        """The client sent `heartbeat`."""
 
 
 class InRoom(Payload, frozen=True):
@@ -71,76 +84,74 @@ class Resume(Payload, frozen=True):
 
 
 @client_event("heartbeat")
-async def heartbeat(connection: NamespaceConsumer, payload: Empty) -> None:
+async def heartbeat(connection: Connection, payload: Empty) -> None:
     """I am here: keeps the connection and the user's presence alive."""
     await connection.on_heartbeat()
 
 
 @client_event("join")
-async def join(connection: NamespaceConsumer, payload: Join) -> Joined:
+async def join(connection: Connection, payload: Join) -> Joined:
     """Enter a room."""
     return await _join(connection, payload.room, payload.since)
 
 
 @client_event("join:thread", namespaces=uses(THREAD))
-async def join_thread(connection: NamespaceConsumer, payload: JoinThread) -> Joined:
+async def join_thread(connection: Connection, payload: JoinThread) -> Joined:
     """Enter a thread's room."""
     return await _join(connection, thread_room(payload.thread_id), payload.since)
 
 
-async def _join(connection: NamespaceConsumer, room: str, since: str | None) -> Joined:
+async def _join(connection: Connection, room: str, since: str | None) -> Joined:
     _check_kind(connection, room)
     if since is None:
-        return {"room": room, "offset": await connection.join(room)}
-    return {"room": room, **await connection.rejoin(room, since)}
+        return {"room": room, "offset": str(await connection.rooms.join(room))}
+    return {"room": room, **await connection.rooms.rejoin(room, since)}
 
 
 @client_event("leave")
-async def leave(connection: NamespaceConsumer, payload: InRoom) -> Left:
+async def leave(connection: Connection, payload: InRoom) -> Left:
     """Leave a room."""
     return await _leave(connection, payload.room)
 
 
 @client_event("leave:thread", namespaces=uses(THREAD))
-async def leave_thread(connection: NamespaceConsumer, payload: InThread) -> Left:
+async def leave_thread(connection: Connection, payload: InThread) -> Left:
     """Leave a thread's room."""
     return await _leave(connection, thread_room(payload.thread_id))
 
 
-async def _leave(connection: NamespaceConsumer, room: str) -> Left:
+async def _leave(connection: Connection, room: str) -> Left:
     _check_kind(connection, room)
-    await connection.leave(room)
+    await connection.rooms.leave(room)
     return {"room": room}
 
 
-def _check_kind(connection: NamespaceConsumer, room: str) -> None:
-    """Raises `EventError` where rooms of this kind are none that a client joins."""
+def _check_kind(connection: Connection, room: str) -> None:
+    """Raises `EventError` unless clients of the namespace join rooms of this kind."""
     if not connection.declared.may_join(room):
-        raise EventError(
-            ErrorCode.FORBIDDEN, f"{room} is not a room that is joined in {connection.namespace}"
-        )
+        raise EventError(ErrorCode.FORBIDDEN, f"clients of {connection.namespace} do not join {room}")
 
 
 @client_event("typing:start", namespaces=uses(THREAD))
-async def typing_start(connection: NamespaceConsumer, payload: InThread) -> None:
+async def typing_start(connection: Connection, payload: InThread) -> None:
     """I am typing; repeat at least every 5 seconds while it lasts."""
-    await connection.start_typing(_room_of(connection, payload))
+    await connection.typing.start(_room_of(connection, payload))
 
 
 @client_event("typing:stop", namespaces=uses(THREAD))
-async def typing_stop(connection: NamespaceConsumer, payload: InThread) -> None:
+async def typing_stop(connection: Connection, payload: InThread) -> None:
     """I stopped typing."""
-    await connection.stop_typing(_room_of(connection, payload))
+    await connection.typing.stop(_room_of(connection, payload))
 
 
 @client_event("cursor:move", namespaces=uses(THREAD))
-async def cursor_move(connection: NamespaceConsumer, payload: CursorMove) -> None:
+async def cursor_move(connection: Connection, payload: CursorMove) -> None:
     """My cursor is here now."""
     await connection.emit(_room_of(connection, payload), "thread:cursor", position=payload.position)
 
 
 @client_event("auth:refresh")
-async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> Refreshed:
+async def auth_refresh(connection: Connection, payload: AuthRefresh) -> Refreshed:
     """Go on with a fresh token instead of being closed when the old one expires."""
     try:
         principal = await authenticate(payload.token)
@@ -159,23 +170,23 @@ async def auth_refresh(connection: NamespaceConsumer, payload: AuthRefresh) -> R
 
 
 @client_event("resume")
-async def resume(connection: NamespaceConsumer, payload: Resume) -> Resumed:
+async def resume(connection: Connection, payload: Resume) -> Resumed:
     """Enter rooms again after a reconnect, with what was missed."""
-    if connection.has_resumed:
-        connection.spend_rooms(len(payload.rooms))
+    if connection.rooms.has_resumed:
+        connection.rate.spend_rooms(len(payload.rooms))
     own = set(connection.initial_rooms())
     answers: dict[str, Resumption | Refusal] = {}
     for room, since in payload.rooms.items():
         answers[room] = await _resume_room(connection, room, since, is_known=room in own, number=len(answers))
     for room, answer in answers.items():
-        if "error" not in answer and not connection.hears(room):  # expelled while the others were entered
+        if "error" not in answer and room not in connection.rooms:  # expelled while the others were entered
             answers[room] = {"error": ErrorCode.FORBIDDEN}
-    connection.resumed()
+    connection.rooms.resumed()
     return {"rooms": answers}
 
 
 async def _resume_room(
-    connection: NamespaceConsumer, room: str, since: str, *, is_known: bool, number: int
+    connection: Connection, room: str, since: str, *, is_known: bool, number: int
 ) -> Resumption | Refusal:
     """Resume one room, which fails alone. `number` rooms were named before it; `is_known`: the token names it."""
     if 0 < conf().limits.rooms <= number:
@@ -183,7 +194,7 @@ async def _resume_room(
     if not is_known and not (is_room(room) and connection.declared.may_join(room)):
         return {"error": ErrorCode.FORBIDDEN}
     try:
-        return await connection.rejoin(room, since, is_free=not connection.has_resumed)
+        return await connection.rooms.rejoin(room, since, is_free=not connection.rooms.has_resumed)
     except EventError as error:
         return {"error": error.code}
     except (RedisError, OSError):  # TimeoutError is an OSError: then no room can be had
@@ -193,7 +204,7 @@ async def _resume_room(
         return {"error": ErrorCode.INTERNAL}
 
 
-def _room_of(connection: NamespaceConsumer, payload: InThread) -> str:
+def _room_of(connection: Connection, payload: InThread) -> str:
     room = thread_room(payload.thread_id)
     if room not in connection.rooms:
         raise EventError(ErrorCode.NOT_IN_ROOM, f"join {room} first")

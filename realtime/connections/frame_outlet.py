@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from realtime.conf import conf
+from realtime.connections.interface import Connection
 from realtime.layers.outlets import payloads, text_frame
 from realtime.protocol.close_codes import By, CloseCode
 from realtime.protocol.envelope import encode
 from realtime.telemetry import metrics
-
-if TYPE_CHECKING:
-    from realtime.connections.consumer import NamespaceConsumer
 
 EXTENSION = "realtime.frames"
 """The ASGI extension with which a server offers its frame writer: `scope["extensions"]["realtime.frames"]`."""
@@ -117,7 +115,7 @@ class ConnectionOutlet:
 
     __slots__ = ("_connection", "connection_id", "write", "writer")
 
-    def __init__(self, connection: NamespaceConsumer, writer: FrameWriter) -> None:
+    def __init__(self, connection: Connection, writer: FrameWriter) -> None:
         self._connection = connection
         self.connection_id = connection.connection_id
         self.writer = writer

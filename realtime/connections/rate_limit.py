@@ -1,11 +1,19 @@
-"""How fast somebody may go: a token bucket (Turner, "New Directions in Communications", 1986)."""
+"""Rate limits: a token bucket (Turner, "New Directions in Communications", 1986), and that of a connection's frames."""
 
 from __future__ import annotations
+
+import asyncio
+
+from realtime.conf import conf
 
 PAUSE_SECONDS = 1.0
 """Nothing refused for so long is a pause."""
 PERSISTENT_SECONDS = 10.0
 """Refused for so long without a pause is persistence."""
+ROOM_COST = 0.5
+"""What each room costs that is looked up because of a frame, in frames. A `join` includes one."""
+REPLAY_BYTES = 16 * 1024
+"""Bytes sent because of a frame that cost as much as one more frame."""
 
 
 class Bucket:
@@ -44,3 +52,40 @@ class Bucket:
     def is_persistent(self) -> bool:
         """Whether it has gone on and on, although refused."""
         return self._refused_at - self._refused_since >= PERSISTENT_SECONDS
+
+
+class FrameRate:
+    """The rate limit of one connection's frames (`RATE`, `BURST`), to which their cost is charged, too."""
+
+    __slots__ = ("_bucket",)
+
+    def __init__(self) -> None:
+        self._bucket: Bucket | None = None
+        """Made when the first frame comes: an idle connection has none."""
+
+    def take(self) -> float:
+        """Count one frame. Returns 0, or how many seconds it came too early."""
+        limits = conf().limits
+        return self._made().take(asyncio.get_running_loop().time(), limits.rate, limits.burst)
+
+    @property
+    def is_persistent(self) -> bool:
+        """Whether the client has gone on and on, although refused."""
+        return self._bucket is not None and self._bucket.is_persistent
+
+    def spend(self, frames: float) -> None:
+        """Charge the cost of a frame: later frames are refused until that is made up for."""
+        self._made().spend(asyncio.get_running_loop().time(), conf().limits.rate, frames)
+
+    def spend_rooms(self, number: int) -> None:
+        """`spend` for rooms that are looked up because of a frame."""
+        self.spend(number * ROOM_COST)
+
+    def spend_bytes(self, size: int) -> None:
+        """`spend` for bytes that are sent because of a frame."""
+        self.spend(size / REPLAY_BYTES)
+
+    def _made(self) -> Bucket:
+        if self._bucket is None:
+            self._bucket = Bucket()
+        return self._bucket

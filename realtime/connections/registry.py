@@ -10,13 +10,14 @@ import random
 import signal as signals
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
+from realtime.connections.interface import Connection
 from realtime.layers import history
 from realtime.layers.membership import room_layer
 from realtime.layers.signals import (
@@ -36,37 +37,11 @@ from realtime.redis.pipelining import pipes
 from realtime.survey import messages as questions
 from realtime.survey.messages import Detail, InRoom, Instance, Question
 from realtime.tasks.per_loop import PerLoop
-from realtime.tasks.serial import Action
 from realtime.tasks.supervision import report
 from realtime.telemetry import metrics
 from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
-
-
-class Connection(questions.Connection, Protocol):
-    """What a node must know of a connection, and can do with it."""
-
-    def position(self, room: str) -> int:
-        """Up to where it has what was published in a room."""
-
-    def soon(self, action: Action, *args: Any) -> None:
-        """Do something to it in its turn."""
-
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """Close it, as something to do in its turn."""
-
-    def terminate(self, code: CloseCode, reason: str = "") -> None:
-        """Close it now."""
-
-    async def review(self) -> None:
-        """See whether it may still be here, and in its rooms: an order may have been missed.
-
-        Raises `redis.RedisError`.
-        """
-
-    def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
-        """Take it out of a room, now, if it entered before then (seconds of Redis' clock)."""
 
 
 REVIEW_BATCH = 200
@@ -298,7 +273,7 @@ class ConnectionRegistry:
     async def _describe(self, connection_id: str) -> Detail:
         if (connection := self.connections.get(connection_id)) is None:
             return Detail()
-        here = {room: connection.position(room) for room in connection.rooms}
+        here = dict(connection.rooms)
         groups = {room: group_name(connection.user[0], room) for room in here}
         ends = await history.ends(groups.values(), pipes())
         return Detail(

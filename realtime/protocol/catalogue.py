@@ -49,6 +49,8 @@ P = TypeVar("P", bound=type[Payload])
 C = TypeVar("C", bound=ClientHandler)
 B = TypeVar("B", bound=BusHandler)
 
+E = TypeVar("E", "ServerEvent", "ClientEvent")
+
 _NAME = re.compile(r"[a-z][a-z0-9_-]*:[a-z][a-z0-9_-]*|[a-z]{1,32}", re.ASCII)
 
 
@@ -147,8 +149,8 @@ def catalogue() -> Catalogue:
         _import(f"namespace {namespace.name!r}", namespace.events)
     _import("REALTIME['EVENTS']", conf().events)
     found = Catalogue(
-        server={name: _for_clients(event, registered) for name, event in registry.server.items()},
-        client={name: _from_clients(event, registered) for name, event in registry.client.items()},
+        server=_with_audience(_for_clients(event, registered) for event in registry.server.values()),
+        client=_with_audience(_from_clients(event, registered) for event in registry.client.values()),
         control=registry.control,
         streams=registry.streams,
         bus_handlers=registry.bus_handlers,
@@ -160,6 +162,11 @@ def catalogue() -> Catalogue:
                 f"namespace {namespace.name!r}: client_events: there is no event {unknown[0]!r} from clients"
             )
     return found
+
+
+def _with_audience(events: Iterable[E]) -> dict[str, E]:
+    """Without the events of rooms and of presence that no registered namespace has."""
+    return {event.name: event for event in events if event.namespaces}
 
 
 def _import(where: str, modules: Iterable[str]) -> None:

@@ -254,6 +254,8 @@ def _check(namespace: Namespace) -> None:
             raise refuse(f"kind {kind.name!r}: expected a name of 1-16 characters a-z 0-9 _")
     if not namespace.roles:
         raise refuse("expected at least one role, got none")
+    if namespace.presence is Presence.TEAM and PRESENCE not in namespace.kinds:
+        raise refuse(f"presence: expected the kind {PRESENCE.name!r} among its kinds")
     joined = {kind.name for kind in namespace.kinds if kind.is_joined}
     if unknown := sorted(namespace.policies.keys() - joined):
         raise refuse(f"policies: expected kinds that are joined ({sorted(joined)}), got {unknown[0]!r}")

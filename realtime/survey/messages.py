@@ -48,8 +48,8 @@ class Connection(Protocol):
     opened_at: float
 
     @property
-    def rooms(self) -> Mapping[str, object]:
-        """The rooms it is in."""
+    def rooms(self) -> Mapping[str, int]:
+        """The rooms it is in, and up to which position the client has each."""
 
     @property
     def user(self) -> tuple[str, str]:

@@ -208,7 +208,7 @@ async def test_presence_transitions_are_told_to_their_groups(process):
     room = await Room().enter("presence:sales")
     operation = {"does": "connect", "connection": "c1", "user": "ana", "name": "Ana", "groups": ["sales"]}
     async with bridging():
-        await store.apply([operation])
+        await store.apply(HUB, [operation])
         frame = await room.frame()
     assert (frame["event"], frame["room"], frame["data"]["user_id"]) == (
         "attendant:online",

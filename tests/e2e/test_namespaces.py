@@ -356,6 +356,7 @@ async def test_refreshed_token_asks_for_boards_again(product: Stack):
 async def test_namespace_with_presence_has_its_own(product: Stack):
     group = unique("g")
     async with client(product, groups=[group]) as ana, product.client("hub", groups=[group]) as hub:
+        await hub.expect("attendant:online", user_id=hub.user_id)
         state = (await ana.expect("presence:state"))["data"]
         assert [member["user_id"] for member in state["members"]] == [ana.user_id]
         async with client(product, groups=[group], name="Ben") as ben:

@@ -6,12 +6,12 @@ import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
 from presence import store
-from presence.tracker import PresenceTracker
 from realtime.auth.tokens import Principal, issue
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.connections.registry import ConnectionRegistry
+from realtime.layers.signals import PresenceChanged
 from realtime.protocol.close_codes import CloseCode
-from tests.inprocess import add, bearer, bridging, connected, eventually, refusal
+from tests.inprocess import HUB, add, bearer, bridging, connected, eventually, refusal
 from tests.presence.world import World
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -134,7 +134,7 @@ async def test_frame_that_is_no_heartbeat_keeps_the_record_but_not_the_status(wo
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4, "PRESENCE_TTL": 8}
     async with connected("hub", "7") as ana:
         world.silence("7")
-        record = f"{store.base()}:user:7"
+        record = f"{store.base(HUB)}:user:7"
         world.redis.pexpire(record, 60_000)
         await ana.call("leave:thread", {"thread_id": 1})
         await eventually(lambda: world.redis.pttl(record) <= 8_000)
@@ -147,15 +147,21 @@ async def test_status_set_over_the_bus():
         await ana.expect("attendant:away", user_id="7")
 
 
-async def test_process_remembers_what_the_bridge_tells(world: World):
-    async with bridging(), connected("hub", "7"):
+async def test_status_set_over_the_bus_outlives_a_redis_that_comes_back_empty(world: World, monkeypatch):
+    signals: list[PresenceChanged] = []
+    async with bridging(), connected("hub", "7") as ana:
+        remember = ConnectionRegistry.current().on_presence
+        monkeypatch.setattr(
+            ConnectionRegistry.current(),
+            "on_presence",
+            lambda signal: (remember(signal), signals.append(signal)),
+        )
         await add("presence:set", {"user_id": 7, "status": "away"})
-        node = PresenceTracker.current()
-        await eventually(lambda: node._states["7"].status == "away")
-        assert node._states["7"].chosen
-        await add("presence:set", {"user_id": 7, "status": "online"})
-        await eventually(lambda: node._states["7"].status == "online")
-        assert not node._states["7"].chosen
+        await eventually(lambda: any(signal.status == "away" for signal in signals))
+        world.lose_everything()
+        await ana.call("heartbeat")
+        await eventually(lambda: world.status("7"))
+        assert world.status("7") == "away"
 
 
 async def test_nobody_is_let_in_unseen_while_presence_cannot_be_told(monkeypatch):

@@ -42,6 +42,6 @@ class Pointed(Point, frozen=True):
 async def point(connection: NamespaceConsumer, payload: Point) -> None:
     """I point here."""
     room = BOARD.room(payload.board_id)
-    if not connection.hears(room):
+    if room not in connection.rooms:
         raise EventError(ErrorCode.NOT_IN_ROOM, f"join {room} first")
     await connection.emit(room, "board:pointed", board_id=payload.board_id, position=payload.position)

@@ -16,6 +16,7 @@ from django.urls import reverse
 from presence import store
 from presence.admin.display import readable
 from presence.models import PresenceGroup, PresenceRecord, PresenceTransition
+from tests.inprocess import HUB
 from tests.operators import operator, published, texts
 
 pytestmark = [
@@ -56,19 +57,8 @@ def make_transition(user_id: str = "7", *groups: str, **values: Any) -> Presence
 
 
 def go_online(user_id: str) -> None:
-    restored = {"status": "online", "chosen": False, "since": 0}
-    store.apply_sync(
-        [
-            {
-                "does": "grace",
-                "user": user_id,
-                "name": "x",
-                "groups": [],
-                "restored": restored,
-                "remaining": 60_000,
-            }
-        ]
-    )
+    who = {"connection": f"tab-{user_id}", "user": user_id, "name": "x", "groups": []}
+    store.apply_sync(HUB, [{"does": "connect", **who}])
 
 
 def rows(response: Any) -> list[Any]:

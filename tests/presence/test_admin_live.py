@@ -45,7 +45,7 @@ ROOMS = "admin:presence_live_rooms"
 EVENT = "admin:presence_live_event"
 LOG = "admin:presence_live_log"
 DISCONNECT = ("admin:presence_live_disconnect", "hub", "7")
-MOVE = ("admin:presence_live_move", "hub", "7", "42")
+MOVE = ("admin:presence_live_move", "hub", "7", "thread:42")
 DRAIN = ("admin:presence_live_drain", "one")
 
 
@@ -331,10 +331,14 @@ def test_index_links_to_the_live_view_for_who_may_see_it(client: Client):
 
 ACTIONS = [
     (DISCONNECT, ("user:disconnect", {"user_id": "7", "namespace": "hub"}), ("hub user:7", "Disconnected.")),
-    (MOVE, ("thread:expel", {"user_id": "7", "thread_id": "42"}), ("hub user:7", "Taken out: thread:42")),
+    (
+        MOVE,
+        ("room:expel", {"user_id": "7", "namespace": "hub", "room": "thread:42"}),
+        ("hub user:7", "Taken out: thread:42"),
+    ),
     (
         (MOVE[0], "portal", "7", "42"),
-        ("thread:revoke", {"user_id": "7", "thread_id": "42"}),
+        ("room:revoke", {"user_id": "7", "namespace": "portal", "room": "thread:42"}),
         ("portal user:7", "Taken out: thread:42"),
     ),
     (DRAIN, ("instance:drain", {"instance": "one"}), ("instance one", "Drained: one")),
@@ -376,13 +380,13 @@ def test_action_on_what_cannot_be_is_refused(admin_client: Client, system: Syste
     for name, arguments in (
         (DISCONNECT[0], ("nowhere", "7")),
         (DISCONNECT[0], ("hub", "a b")),
-        (MOVE[0], ("hub", "7", "*")),
         (DRAIN[0], ("a b",)),
     ):
         done = admin_client.post(reverse(name, args=arguments), {"confirmed": "yes"}, follow=True)
         assert len(texts(done)) == 1, name
         assert "invalid_payload" in texts(done)[0]
-    assert admin_client.get(reverse(MOVE[0], args=("nowhere", "7", "42"))).status_code == 404
+    for where in (("nowhere", "7", "42"), ("hub", "7", "*"), ("hub", "7", "user:7"), ("hub", "7", "board:7")):
+        assert admin_client.get(reverse(MOVE[0], args=where)).status_code == 404
     assert (published(), logged()) == ([], [])
 
 

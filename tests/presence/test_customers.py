@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import json
 
 import pytest
 
 from presence import store
 from presence.events import announcements
-from presence.tracker import PresenceTracker, Presentee
-from realtime.redis.client import sync_client
+from presence.operations import Presentee
+from presence.tracker import PresenceTracker
 from tests.inprocess import HUB, PORTAL, eventually
 from tests.presence.world import World
 
@@ -29,18 +30,16 @@ def carla(world: World) -> World:
 
 def regroup(world: World, *threads: str, connection: str = "tab-1", dropped: tuple[str, ...] = ()) -> None:
     world.apply(
-        {"does": "regroup", "connection": connection, "groups": threads, "dropped": dropped}, node="node-1"
+        {"does": "regroup", "connection": connection, "groups": threads, "dropped": dropped},
+        instance="instance-1",
     )
 
 
 def told(world: World) -> list[tuple[str, str]]:
     """What the threads are told since this was last asked: thread and event."""
-    entries: Any = sync_client().xrange(store.stream(), min=world._read)
-    if entries:
-        world._read = "(" + entries[-1][0].decode()
     found = []
-    for _, fields in entries:
-        for delivery in announcements(fields[b"transition"]):
+    for transition in world.transitions():
+        for delivery in announcements(json.dumps(transition).encode()):
             assert isinstance(delivery.data, dict)
             assert delivery.targets == ((HUB, f"thread:{delivery.data['thread_id']}"),)
             found.append((delivery.data["thread_id"], delivery.event.removeprefix("customer:")))
@@ -48,12 +47,12 @@ def told(world: World) -> list[tuple[str, str]]:
 
 
 def there(thread: str) -> set[str]:
-    return {member["user_id"] for member in store.snapshot_sync(thread, PORTAL)}
+    return {member["user_id"] for member in store.snapshot_sync(PORTAL, thread)}
 
 
 def test_first_connection_is_told_to_each_thread_once(world: World):
     world.connect("carla", groups=("42", "43"))
-    world.connect("carla", "tab-2", groups=("42",), node="node-2")
+    world.connect("carla", "tab-2", groups=("42",), instance="instance-2")
     assert told(world) == [("42", "online"), ("43", "online")]
     assert there("42") == there("43") == {"carla"}
 
@@ -67,9 +66,9 @@ def test_transition_names_the_namespace(world: World):
 def test_team_and_customers_of_the_same_id_are_different_people(carla: World):
     team = World(HUB)
     team.connect("carla", groups=("42",))
-    assert store.snapshot_sync("42")[0]["user_id"] == "carla"
+    assert store.snapshot_sync(HUB, "42")[0]["user_id"] == "carla"
     team.logout()
-    assert store.snapshot_sync("42") == []
+    assert store.snapshot_sync(HUB, "42") == []
     assert there("42") == {"carla"}
 
 
@@ -151,9 +150,9 @@ def test_customers_of_a_killed_process_are_lost_with_its_lease(carla: World):
 
 
 def test_thread_of_a_killed_process_has_its_grace_though_another_tab_is_open(carla: World):
-    carla.connect("carla", "tab-2", groups=("77",), node="node-2")
+    carla.connect("carla", "tab-2", groups=("77",), instance="instance-2")
     carla.transitions()
-    carla.kill("node-2")
+    carla.kill("instance-2")
     assert told(carla) == []
     carla.pass_deadline("lost", "carla|77")
     carla.sweep()
@@ -167,7 +166,7 @@ def test_right_that_ends_is_told_at_once(carla: World):
 
 
 def test_right_that_ends_is_told_once_when_the_last_tab_has_left(carla: World):
-    carla.connect("carla", "tab-2", groups=("42",), node="node-2")
+    carla.connect("carla", "tab-2", groups=("42",), instance="instance-2")
     regroup(carla, "43", dropped=("42",))
     assert told(carla) == []
     regroup(carla, connection="tab-2", dropped=("42",))
@@ -196,11 +195,14 @@ def test_connection_that_is_over_is_in_no_other_thread(carla: World):
 
 
 def test_nobody_is_told_when_redis_comes_back_empty(carla: World):
-    carla.connect("carla", "tab-2", groups=("77",), node="node-2")
+    carla.connect("carla", "tab-2", groups=("77",), instance="instance-2")
     carla.transitions()
     carla.lose_everything()
     restored = {"status": "online", "chosen": False, "since": carla.now}
-    for node, connection, threads in (("node-1", "tab-1", ["42", "43"]), ("node-2", "tab-2", ["77"])):
+    for instance, connection, threads in (
+        ("instance-1", "tab-1", ["42", "43"]),
+        ("instance-2", "tab-2", ["77"]),
+    ):
         carla.register(
             {
                 "does": "connect",
@@ -211,14 +213,14 @@ def test_nobody_is_told_when_redis_comes_back_empty(carla: World):
                 "restored": restored,
                 "silent": True,
             },
-            node=node,
+            instance=instance,
         )
     assert told(carla) == []
     assert there("42") == there("77") == {"carla"}
 
 
 def test_snapshot_of_the_team_knows_no_customer(carla: World):
-    assert store.snapshot_sync("42") == []
+    assert store.snapshot_sync(HUB, "42") == []
 
 
 # --- As a process keeps it ---------------------------------------------------------------------------
@@ -234,27 +236,27 @@ async def test_process_keeps_team_and_customers_apart(process: str):
 
 
 async def test_process_registers_its_customers_again_when_redis_comes_back_empty(process: str):
-    node, world = PresenceTracker.current(PORTAL), World(PORTAL)
-    await node.connect(page("42"))
+    tracker, world = PresenceTracker.current(PORTAL), World(PORTAL)
+    await tracker.connect(page("42"))
     assert told(world) == [("42", "online")]
     world.lose_everything()
-    node.regroup(page("42", "43"))
+    tracker.regroup(page("42", "43"))
     await eventually(lambda: there("43"))
     assert there("42") == {"carla"}
     assert ("42", "online") not in told(world)
 
 
-async def test_threads_of_a_connection_that_is_over_are_not_told(process: str):
-    node = PresenceTracker.current(PORTAL)
-    node.regroup(page("42"))
-    assert node._runner is None
-
-
-async def test_process_forgets_customers_whose_grace_is_over(process: str, settings):
+async def test_customer_whose_grace_period_is_over_is_forgotten(process: str, settings):
     settings.REALTIME = {**settings.REALTIME, "GRACE_PERIOD": 0.2}
-    node = PresenceTracker.current(PORTAL)
-    await node.connect(page("42"))
-    assert set(node._states) == {"carla"}
-    node.disconnect("tab-1")
-    await eventually(lambda: not node._in_grace)
-    assert not node._states
+    tracker, world = PresenceTracker.current(PORTAL), World(PORTAL)
+    await tracker.connect(page("42"))
+    tracker.disconnect("tab-1")
+    await tracker.connect(Presentee("tab-2", "dora", "Dora", ("43",)))
+    world.pass_deadline("grace", "carla")
+    await asyncio.sleep(0.3)
+    tracker.regroup(Presentee("tab-2", "dora", "Dora", ("44",)))
+    await eventually(lambda: there("44"))
+    world.lose_everything()
+    tracker.regroup(Presentee("tab-2", "dora", "Dora", ("45",)))
+    await eventually(lambda: there("45"))
+    assert there("42") == set()

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence.events import PresenceSet, announcements, parse_transition, set_presence
-from presence.tracker import PresenceTracker, Presentee
+from presence.operations import Presentee
+from presence.tracker import PresenceTracker
 from realtime.auth import revocation
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.protocol.catalogue import BusContext, catalogue
 from realtime.protocol.payloads import Id
+from tests.inprocess import HUB
 
 from .world import World
 
@@ -134,25 +136,25 @@ def test_announcement_has_the_data_the_catalogue_promises():
 
 
 async def test_status_that_is_set_again_by_another_bridge_does_not_undo_the_users_own_choice(process: str):
-    world, node = World(), PresenceTracker.current()
-    await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
+    world, tracker = World(), PresenceTracker.current(HUB)
+    await tracker.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     at = int(await revocation.now() * 1000)
     context = BusContext(at=at / 1000, order=f"{at:020d}-{0:020d}")
     away = PresenceSet(user_id=Id("ana"), status="away")
     await set_presence(away, context)
     assert world.status() == "away"
-    await node.choose("ana", "online")
+    await tracker.choose("ana", "online")
     await set_presence(away, context)
     assert world.status() == "online"
     assert [to for _, to, _ in world.news()] == ["online", "away", "online"]
 
 
 async def test_status_that_is_set_again_after_the_user_logged_out_and_came_back_is_not_set(process: str):
-    world, node = World(), PresenceTracker.current()
-    await node.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
+    world, tracker = World(), PresenceTracker.current(HUB)
+    await tracker.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     at = int(await revocation.now() * 1000) - 1
-    await node.logout("tab-1")
-    await node.connect(Presentee("tab-2", "ana", "Ana", ("attendants",)))
+    await tracker.logout("tab-1")
+    await tracker.connect(Presentee("tab-2", "ana", "Ana", ("attendants",)))
     context = BusContext(at=at / 1000, order=f"{at:020d}-{0:020d}")
     await set_presence(PresenceSet(user_id=Id("ana"), status="away"), context)
     assert world.status() == "online"

@@ -19,11 +19,12 @@ from hypothesis.stateful import (
 
 from presence import store
 from realtime.redis.client import sync_client
+from tests.inprocess import HUB
 
 from .world import World
 
 USERS = ["ana", "bob"]
-NODES = ["node-1", "node-2"]
+INSTANCES = ["instance-1", "instance-2"]
 GROUPS = ["sales", "support", "vip"]
 
 
@@ -34,7 +35,7 @@ class User:
     status: str = "offline"
     chosen: bool = False
     open: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
-    """Connection -> node and groups."""
+    """Connection -> instance and groups."""
     groups: frozenset[str] = frozenset()
     grace: bool = False
     lost_recently: bool = False
@@ -64,18 +65,18 @@ class Presence(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(USERS),
-        node=st.sampled_from(NODES),
+        instance=st.sampled_from(INSTANCES),
         groups=st.frozensets(st.sampled_from(GROUPS)),
     )
-    def connect(self, name: str, node: str, groups: frozenset[str]) -> None:
+    def connect(self, name: str, instance: str, groups: frozenset[str]) -> None:
         self.connections += 1
         connection = f"c{self.connections}"
-        self.world.connect(name, connection, groups=tuple(sorted(groups)), node=node)
+        self.world.connect(name, connection, groups=tuple(sorted(groups)), instance=instance)
         user = self.users[name]
         if not (user.status == "away" and user.chosen):
             user.status = "online"
         user.grace = user.lost_recently = False
-        user.open[connection] = (node, groups)
+        user.open[connection] = (instance, groups)
         user.regroup()
 
     @precondition(lambda self: any(user.open for user in self.users.values()))
@@ -137,11 +138,11 @@ class Presence(RuleBasedStateMachine):
         self.world.end_grace(name)
         self.users[name].go_offline()
 
-    @rule(node=st.sampled_from(NODES))
-    def kill(self, node: str) -> None:
-        self.world.kill(node)
+    @rule(instance=st.sampled_from(INSTANCES))
+    def kill(self, instance: str) -> None:
+        self.world.kill(instance)
         for user in self.users.values():
-            lost = [one for one, (where, _) in user.open.items() if where == node]
+            lost = [one for one, (where, _) in user.open.items() if where == instance]
             for connection in lost:
                 del user.open[connection]
             if lost:
@@ -168,7 +169,7 @@ class Presence(RuleBasedStateMachine):
     @invariant()
     def snapshots_are_what_the_rules_say(self) -> None:
         for group in GROUPS:
-            found = {member["user_id"]: member["status"] for member in store.snapshot_sync(group)}
+            found = {member["user_id"]: member["status"] for member in store.snapshot_sync(HUB, group)}
             assert found == {name: user.status for name, user in self.users.items() if group in user.groups}
 
     @invariant()

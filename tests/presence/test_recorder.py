@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import DataError, IntegrityError, OperationalError, connection, connections
+from django.db.models import QuerySet
+from prometheus_client import REGISTRY
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from presence import recorder as module
 from presence import store
 from presence.models import PresenceRecord, PresenceTransition, StreamCursor
-from presence.recorder import Recorder
+from presence.recorder import ghosts, history
+from presence.recorder import recorder as module
+from presence.recorder.recorder import Recorder
 from realtime.redis.client import key, sync_client
-from realtime.telemetry import metrics
+from tests.inprocess import HUB
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("realtime_redis")]
 
@@ -156,7 +160,7 @@ def test_text_that_no_database_takes_is_made_fit():
 def test_batch_that_ends_half_way_leaves_nothing_behind_and_is_read_again(monkeypatch):
     append()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_save_records", _refuse)
+        patch.setattr(QuerySet, "bulk_update", _refuse)
         with pytest.raises(OperationalError):
             Recorder().step()
     assert not PresenceTransition.objects.exists()
@@ -164,7 +168,7 @@ def test_batch_that_ends_half_way_leaves_nothing_behind_and_is_read_again(monkey
     assert PresenceTransition.objects.count() == PresenceRecord.objects.count() == 1
 
 
-def _refuse(*_: Any) -> None:
+def _refuse(*_: Any, **__: Any) -> None:
     raise OperationalError("gone")
 
 
@@ -172,17 +176,16 @@ def test_recorder_that_lost_the_race_for_a_batch_leaves_it_to_the_winner(monkeyp
     append()
     append("8", field_nobody_knows=1)
     append_raw("{")
-    slow, read = Recorder(), Recorder._read
+    parse, recorder = module.parse_transition, Recorder()
 
-    def read_slowly(self: Recorder, cursor: str, wait: bool) -> Any:
-        entries = read(self, cursor, wait)
-        if self is slow:
-            Recorder().step()
-        return entries
+    def parse_slowly(raw: bytes) -> Any:
+        monkeypatch.setattr(module, "parse_transition", parse)
+        Recorder().step()
+        return parse(raw)
 
-    monkeypatch.setattr(Recorder, "_read", read_slowly)
-    slow.step()
-    slow.step()
+    monkeypatch.setattr(module, "parse_transition", parse_slowly)
+    recorder.step()
+    recorder.step()
     assert PresenceTransition.objects.count() == 2
     assert len(dead_letters()) == 1
 
@@ -211,7 +214,10 @@ def test_stream_that_lost_its_end_is_read_again_without_doubling_anything(caplog
     [
         ("{", "invalid_transition: Input data was truncated"),
         ("[]", "Expected `object`, got `array`"),
-        (json.dumps(entry(namespace="elsewhere")), "Invalid enum value 'elsewhere'"),
+        (
+            json.dumps(entry(namespace="elsewhere")),
+            "namespace: expected one of ['hub', 'portal'], got 'elsewhere'",
+        ),
         (json.dumps(entry(at="2026-03-01T09:00:00")), "Expected `datetime` with a timezone component"),
         (json.dumps(entry(at="0001-01-01T00:00:00+12:00")), "date value out of range"),
         (json.dumps(entry(groups=["two words"])), "expected an id"),
@@ -243,7 +249,7 @@ def test_batch_whose_dead_letter_cannot_be_kept_is_not_recorded(monkeypatch):
     append()
     append_raw("{")
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "_bury", _refuse)
+        patch.setattr(Redis, "xadd", _refuse)
         with pytest.raises(OperationalError):
             Recorder().step()
     assert not PresenceTransition.objects.exists()
@@ -272,6 +278,7 @@ def clock(monkeypatch, settings) -> Clock:
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 10, "GRACE_PERIOD": 60}
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(ghosts, "time", clock)
     return clock
 
 
@@ -302,9 +309,9 @@ def test_user_whom_redis_knows_again_in_time_stays(clock: Clock):
     recorder = Recorder()
     recorder.step()
     clock.now += 40
-    store.apply_sync([{"does": "grace", **_in_grace("7")}])
+    store.apply_sync(HUB, [{"does": "grace", **_in_grace("7")}])
     recorder.step()
-    sync_client().delete(*sync_client().keys(f"{store.base()}:*"))
+    sync_client().delete(*sync_client().keys(f"{store.base(HUB)}:*"))
     clock.now += 40
     recorder.step()
     clock.now += 40
@@ -324,13 +331,18 @@ def _in_grace(user_id: str) -> dict[str, Any]:
 
 def test_time_in_which_redis_did_not_answer_does_not_count(clock: Clock, monkeypatch):
     append("7")
-    recorder = Recorder()
-    recorder.step()
+    step, errors = Recorder.step, [Enough(), None, None, RedisConnectionError("gone"), None]
+
+    def step_through_an_outage(self: Recorder, *, wait: bool = False) -> bool:
+        if error := errors.pop():
+            clock.now += 100
+            raise error
+        return step(self)
+
+    monkeypatch.setattr(Recorder, "step", step_through_an_outage)
     monkeypatch.setattr(connections, "close_all", lambda: None)
-    recorder._recover(RedisConnectionError("gone"), 1)
-    clock.now += 100
-    recorder.step()
-    recorder.step()
+    with pytest.raises(Enough):
+        Recorder().run(lambda: None)
     assert record().status == "online"
 
 
@@ -338,9 +350,9 @@ def test_looking_for_ghosts_is_one_round_trip_and_none_when_nobody_is_there(cloc
     looks: list[Any] = []
     statuses = store.statuses_sync
 
-    def look(user_ids: list[str]) -> dict[str, str]:
+    def look(namespace: str, user_ids: list[str]) -> dict[str, str]:
         looks.append(user_ids)
-        return statuses(user_ids)
+        return statuses(namespace, user_ids)
 
     monkeypatch.setattr(store, "statuses_sync", look)
     recorder = Recorder()
@@ -386,13 +398,13 @@ def test_history_is_kept_for_ever_with_a_retention_of_zero(settings):
 
 @pytest.mark.usefixtures("keep_ten_days")
 def test_backlog_of_old_history_goes_batch_by_batch_between_what_is_recorded(clock: Clock, monkeypatch):
+    recorder = Recorder()
+    recorder.step()
     for number in range(7):
         append(f"u{number}", at=days_ago(20 - number))
-    recorder = Recorder()
-    recorder._prune_at = clock.now + 1
     recorder.step()
-    clock.now += 1
-    monkeypatch.setattr(module, "BATCH", 3)
+    clock.now += module.PRUNE_SECONDS
+    monkeypatch.setattr(history, "PRUNE_BATCH", 3)
     left = []
     for _ in range(3):
         recorder.step()
@@ -423,7 +435,7 @@ def test_two_recorders_forget_everything_once():
 
     def work() -> None:
         try:
-            pruned.append(module.prune(datetime.now(UTC)))
+            pruned.append(history.prune(datetime.now(UTC)))
         finally:
             connections.close_all()
 
@@ -437,6 +449,10 @@ def test_two_recorders_forget_everything_once():
 
 
 # --- Going on --------------------------------------------------------------------------------------
+
+
+def task_failures() -> float:
+    return REGISTRY.get_sample_value("realtime_task_failures_total", {"task": "recorder"}) or 0.0
 
 
 class Enough(BaseException):
@@ -481,11 +497,10 @@ def test_unexpected_failure_is_logged_and_counted_and_recording_goes_on(monkeypa
 
     monkeypatch.setattr(Recorder, "step", failing)
     monkeypatch.setattr(connections, "close_all", lambda: None)
-    counter = metrics.TASK_FAILURES.labels("recorder")._value
-    before = counter.get()
+    before = task_failures()
     with pytest.raises(Enough):
         Recorder().run(lambda: None)
-    assert counter.get() == before + 1
+    assert task_failures() == before + 1
     assert "RuntimeError: injected" in caplog.text
     assert record().status == "online"
 
@@ -494,14 +509,14 @@ def test_unexpected_failure_is_logged_and_counted_and_recording_goes_on(monkeypa
     "error", [DataError("out of range"), IntegrityError("no such row"), OverflowError("odd")]
 )
 def test_entry_that_the_database_refuses_is_a_dead_letter_and_all_others_are_recorded(error, monkeypatch):
-    history = module._history
+    write = history.write
 
-    def odd(entry_id: str, row: PresenceRecord, transition: Any) -> PresenceTransition:
-        if transition.user_id == "odd":
+    def refuse_odd(transitions: dict[str, Any]) -> None:
+        if any(transition.user_id == "odd" for transition in transitions.values()):
             raise error
-        return history(entry_id, row, transition)
+        write(transitions)
 
-    monkeypatch.setattr(module, "_history", odd)
+    monkeypatch.setattr(history, "write", refuse_odd)
     for user_id in ("1", "odd", "2"):
         append(user_id)
     assert Recorder().step()

@@ -17,6 +17,7 @@ from presence import store
 from presence.events import parse_transition
 from presence.store import LeaseLost, State
 from realtime.redis.client import key, sync_client
+from tests.inprocess import HUB
 
 from .world import World
 
@@ -49,7 +50,7 @@ def test_first_connection_announces_online_once(world: World):
 
 def test_further_connections_announce_nothing(ana: World):
     ana.connect(connection="tab-2")
-    ana.connect(connection="tab-3", node="node-2")
+    ana.connect(connection="tab-3", instance="instance-2")
     assert ana.news() == []
 
 
@@ -68,7 +69,7 @@ def test_connection_told_twice_counts_once(ana: World):
 
 def test_same_name_in_other_installations_is_somebody_else(ana: World, settings):
     settings.REALTIME = {**settings.REALTIME, "PREFIX": settings.REALTIME["PREFIX"] + "-other"}
-    assert store.snapshot_sync("attendants") == []
+    assert store.snapshot_sync(HUB, "attendants") == []
 
 
 # --- Chosen status -----------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def test_back_within_grace_is_never_announced(ana: World):
 
 def test_back_within_grace_on_another_process_is_never_announced(ana: World):
     ana.disconnect()
-    ana.connect(connection="tab-2", node="node-2")
+    ana.connect(connection="tab-2", instance="instance-2")
     assert ana.news() == []
 
 
@@ -364,7 +365,7 @@ def test_logout_with_another_connection_in_grace_waits_for_that(ana: World):
 def test_connection_lost_longer_ago_than_the_grace_period_does_not_delay_a_logout(ana: World):
     ana.connect(connection="tab-2")
     ana.disconnect("tab-1")
-    ana.redis.hset(f"{store.base()}:user:ana", "lost_until", ana.now - 1)
+    ana.redis.hset(f"{store.base(HUB)}:user:ana", "lost_until", ana.now - 1)
     ana.logout("tab-2")
     assert ana.news() == [("online", "offline", "logout")]
 
@@ -457,10 +458,10 @@ def test_offline_is_told_to_all_groups(ana: World):
 
 
 def test_process_that_is_killed_takes_the_groups_of_its_connections_with_it(ana: World):
-    ana.connect(connection="tab-2", groups=("sales",), node="node-2")
-    ana.connect(connection="tab-3", groups=("support",), node="node-2")
+    ana.connect(connection="tab-2", groups=("sales",), instance="instance-2")
+    ana.connect(connection="tab-3", groups=("support",), instance="instance-2")
     ana.transitions()
-    ana.kill("node-2")
+    ana.kill("instance-2")
     (entry,) = ana.transitions()
     assert (entry["reason"], entry["gained"], entry["lost"]) == ("lease", [], ["sales", "support"])
 
@@ -501,51 +502,53 @@ def test_no_group_sees_anybody_leave_before_the_grace_period_when_a_process_is_k
 
 
 def test_grace_period_counts_from_the_end_of_the_lease_not_from_when_it_was_judged(ana: World):
-    ana.redis.zadd(f"{store.base()}:nodes", {"node-1": ana.now - 30_000}, xx=True)
+    ana.redis.zadd(f"{store.base(HUB)}:nodes", {"instance-1": ana.now - 30_000}, xx=True)
     ana.sweep()
     assert 28_000 < ana.deadline("grace") <= 30_000
 
 
 def test_connection_to_another_process_goes_on(ana: World):
-    ana.connect(connection="tab-2", node="node-2")
-    ana.kill("node-1")
+    ana.connect(connection="tab-2", instance="instance-2")
+    ana.kill("instance-1")
     assert ana.deadline("grace") is None
     assert ana.news() == []
 
 
 def test_reconnecting_elsewhere_within_grace_after_a_kill_is_never_announced(ana: World):
-    ana.kill("node-1")
-    ana.connect(connection="tab-2", node="node-2")
+    ana.kill("instance-1")
+    ana.connect(connection="tab-2", instance="instance-2")
     assert ana.news() == []
     assert ana.deadline("grace") is None
 
 
 def test_reconnecting_before_the_lease_ended_is_never_announced(ana: World):
-    ana.connect(connection="tab-2", node="node-2")
-    ana.kill("node-1")
+    ana.connect(connection="tab-2", instance="instance-2")
+    ana.kill("instance-1")
     ana.sweep()
     assert ana.news() == []
     assert ana.status() == "online"
 
 
 def test_every_call_renews_the_lease(ana: World):
-    ana.redis.zadd(f"{store.base()}:nodes", {"node-1": ana.now + 10}, xx=True)
-    ana.apply(node="node-1")
-    lease: Any = ana.redis.zscore(f"{store.base()}:nodes", "node-1")
+    ana.redis.zadd(f"{store.base(HUB)}:nodes", {"instance-1": ana.now + 10}, xx=True)
+    ana.apply(instance="instance-1")
+    lease: Any = ana.redis.zscore(f"{store.base(HUB)}:nodes", "instance-1")
     assert 9_000 < lease - ana.now <= 10_000
 
 
 def test_process_whose_lease_ended_must_register_before_anything_is_done(ana: World):
-    ana.kill("node-1")
+    ana.kill("instance-1")
     with pytest.raises(LeaseLost):
-        ana.apply_once({"does": "choose", "user": "ana", "status": "away", "reason": "chosen"}, node="node-1")
+        ana.apply_once(
+            {"does": "choose", "user": "ana", "status": "away", "reason": "chosen"}, instance="instance-1"
+        )
     assert ana.news() == []
 
 
 def test_process_that_registers_again_after_its_lease_ended_goes_on_unnoticed(ana: World):
     before = ana.choose("away")
     ana.transitions()
-    ana.kill("node-1")
+    ana.kill("instance-1")
     assert before is not None
     ana.register(
         {
@@ -556,7 +559,7 @@ def test_process_that_registers_again_after_its_lease_ended_goes_on_unnoticed(an
             "groups": ["attendants"],
             "restored": {"status": "away", "chosen": True, "since": before.since},
         },
-        node="node-1",
+        instance="instance-1",
     )
     ana.sweep()
     assert ana.news() == []
@@ -575,21 +578,21 @@ def test_registering_again_is_no_heartbeat(ana: World):
 
 def test_process_that_ends_in_good_order_leaves_nothing_behind(ana: World):
     ana.disconnect()
-    ana.apply({"does": "close"}, node="node-1")
-    assert ana.redis.zcard(f"{store.base()}:nodes") == 0
-    assert ana.redis.exists(f"{store.base()}:node:node-1") == 0
+    ana.apply({"does": "close"}, instance="instance-1")
+    assert ana.redis.zcard(f"{store.base(HUB)}:nodes") == 0
+    assert ana.redis.exists(f"{store.base(HUB)}:node:instance-1") == 0
 
 
 # --- Redis that stands still or loses everything -----------------------------------------------------
 
 
 def test_after_redis_stood_still_nobody_is_judged_before_processes_could_renew(ana: World):
-    ana.connect("bob", "tab-2", node="node-2")
-    ana.disconnect("tab-2", node="node-2")
+    ana.connect("bob", "tab-2", instance="instance-2")
+    ana.disconnect("tab-2", instance="instance-2")
     ana.transitions()
     for what, user in (("away", "ana"), ("grace", "bob")):
         ana.pass_deadline(what, user)
-    ana.redis.zadd(f"{store.base()}:nodes", {"node-1": ana.now - 1}, xx=True)
+    ana.redis.zadd(f"{store.base(HUB)}:nodes", {"instance-1": ana.now - 1}, xx=True)
     ana.stand_still(30_000)
     assert ana.sweep() == 0
     assert ana.news() == []
@@ -613,10 +616,10 @@ def test_short_pause_postpones_nothing(ana: World):
 
 
 def test_process_notices_that_redis_lost_everything(ana: World):
-    epoch = ana.epochs["node-1"]
+    epoch = ana.epochs["instance-1"]
     ana.lose_everything()
     with pytest.raises(LeaseLost) as caught:
-        ana.apply_once(node="node-1")
+        ana.apply_once(instance="instance-1")
     assert caught.value.epoch != epoch
 
 
@@ -647,7 +650,7 @@ def test_user_in_grace_when_redis_lost_everything_gets_the_rest_of_it(ana: World
             "restored": restored,
             "remaining": 20_000,
         },
-        node="node-1",
+        instance="instance-1",
     )
     assert 19_000 < ana.deadline("grace") <= 20_000
     assert ana.status() == "online"
@@ -660,16 +663,16 @@ def test_user_in_grace_gets_at_least_a_lease_to_come_back_after_redis_lost_every
     ana.lose_everything()
     restored = {"status": "online", "chosen": False, "since": ana.now}
     operation = {"does": "grace", "user": "ana", "name": "Ana", "groups": [], "restored": restored}
-    ana.register({**operation, "remaining": 5}, node="node-1")
+    ana.register({**operation, "remaining": 5}, instance="instance-1")
     assert 9_000 < ana.deadline("grace") <= 10_000
 
 
 def test_user_who_is_back_already_is_not_put_into_grace(ana: World):
     ana.lose_everything()
     restored = {"status": "online", "chosen": False, "since": ana.now}
-    ana.connect(connection="tab-2", node="node-2", restored=restored, silent=True)
+    ana.connect(connection="tab-2", instance="instance-2", restored=restored, silent=True)
     operation = {"does": "grace", "user": "ana", "name": "Ana", "groups": [], "restored": restored}
-    ana.register({**operation, "remaining": 5000}, node="node-1")
+    ana.register({**operation, "remaining": 5000}, instance="instance-1")
     assert ana.deadline("grace") is None
 
 
@@ -690,14 +693,14 @@ def test_user_who_is_there_is_not_forgotten(ana: World):
 
 
 def test_record_expires_after_the_presence_ttl_without_any_sign(ana: World):
-    assert 299_000 < ana.redis.pttl(f"{store.base()}:user:ana") <= 300_000
+    assert 299_000 < ana.redis.pttl(f"{store.base(HUB)}:user:ana") <= 300_000
 
 
 @pytest.mark.parametrize("does", ["heartbeat", "touch"])
 def test_any_frame_keeps_the_record(ana: World, does: str):
-    ana.redis.pexpire(f"{store.base()}:user:ana", 5_000)
+    ana.redis.pexpire(f"{store.base(HUB)}:user:ana", 5_000)
     ana.apply({"does": does, "user": "ana"})
-    assert ana.redis.pttl(f"{store.base()}:user:ana") > 290_000
+    assert ana.redis.pttl(f"{store.base(HUB)}:user:ana") > 290_000
 
 
 def test_touch_is_no_heartbeat(ana: World):
@@ -709,12 +712,12 @@ def test_touch_is_no_heartbeat(ana: World):
 
 def test_record_outlives_the_grace_period(ana: World):
     ana.disconnect()
-    assert ana.redis.pttl(f"{store.base()}:user:ana") > 350_000
+    assert ana.redis.pttl(f"{store.base(HUB)}:user:ana") > 350_000
 
 
 def test_user_whose_record_expired_in_grace_still_goes_offline(ana: World):
     ana.disconnect()
-    ana.redis.delete(f"{store.base()}:user:ana")
+    ana.redis.delete(f"{store.base(HUB)}:user:ana")
     ana.end_grace()
     assert ana.news() == [("online", "offline", "grace")]
 
@@ -743,7 +746,7 @@ def test_no_groups_are_an_empty_list(world: World):
     world.connect(groups=())
     (fields,) = [fields for _, fields in world.redis.xrange(store.stream())]
     assert b'"groups":[]' in fields[b"transition"]
-    assert json.loads(world.redis.hget(f"{store.base()}:known", "ana"))["groups"] == []
+    assert json.loads(world.redis.hget(f"{store.base(HUB)}:known", "ana"))["groups"] == []
 
 
 @pytest.mark.parametrize(
@@ -752,7 +755,7 @@ def test_no_groups_are_an_empty_list(world: World):
 def test_any_name_survives(world: World, name: str):
     world.connect(name=name)
     assert world.transitions()[0]["name"] == name
-    assert store.snapshot_sync("attendants")[0]["name"] == name
+    assert store.snapshot_sync(HUB, "attendants")[0]["name"] == name
     world.disconnect()
     world.end_grace()
     assert world.transitions()[0]["name"] == name
@@ -786,7 +789,7 @@ def test_snapshot_is_sorted_by_name_and_says_since_when(world: World):
     world.connect("8", "tab-2", name="Ana")
     world.connect("9", "tab-3", name="Ana")
     world.choose("away", "8")
-    members = store.snapshot_sync("attendants")
+    members = store.snapshot_sync(HUB, "attendants")
     assert [(member["user_id"], member["status"]) for member in members] == [
         ("8", "away"),
         ("9", "online"),
@@ -797,19 +800,23 @@ def test_snapshot_is_sorted_by_name_and_says_since_when(world: World):
 
 
 def test_snapshot_of_an_unknown_group_is_empty(world: World):
-    assert store.snapshot_sync("nobody") == []
+    assert store.snapshot_sync(HUB, "nobody") == []
 
 
 async def test_asynchronous_code_sees_the_same(world: World, process):
     world.connect()
-    assert await store.snapshot("attendants") == store.snapshot_sync("attendants")
+    assert await store.snapshot(HUB, "attendants") == store.snapshot_sync(HUB, "attendants")
 
 
 def test_statuses_of_several_users(ana: World):
     ana.connect("bob", "tab-2")
     ana.choose("away", "bob")
-    assert store.statuses_sync(["ana", "bob", "cem"]) == {"ana": "online", "bob": "away", "cem": "offline"}
-    assert store.statuses_sync([]) == {}
+    assert store.statuses_sync(HUB, ["ana", "bob", "cem"]) == {
+        "ana": "online",
+        "bob": "away",
+        "cem": "offline",
+    }
+    assert store.statuses_sync(HUB, []) == {}
 
 
 def test_state_of_an_answer():
@@ -818,7 +825,9 @@ def test_state_of_an_answer():
 
 
 def test_all_keys_live_in_one_slot_of_a_cluster(ana: World):
-    keys = {name.decode() for name in sync_client().keys(key("*")) + sync_client().keys(f"{store.base()}*")}
+    keys = {
+        name.decode() for name in sync_client().keys(key("*")) + sync_client().keys(f"{store.base(HUB)}*")
+    }
     tag = key("presence")
     assert keys
     assert all(name == tag or name.startswith(f"{{{tag}}}:") for name in keys), keys
@@ -920,7 +929,7 @@ def test_own_choice_in_the_same_millisecond_is_not_undone_by_a_repetition(ana: W
 
 def test_status_of_before_a_log_out_is_not_set_after_it(ana: World):
     set_over_the_bus(ana, "away", order(1000))
-    ana.apply({"does": "logout", "connection": "tab-1", "at": 2000.0}, node="node-1")
+    ana.apply({"does": "logout", "connection": "tab-1", "at": 2000.0}, instance="instance-1")
     ana.connect(connection="tab-2")
     for entry in (order(1000), order(1500)):
         set_over_the_bus(ana, "away", entry)

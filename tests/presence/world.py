@@ -1,4 +1,4 @@
-"""Presence as one test sees it: the store's operations by name, time by hand, and what was announced."""
+"""Presence as a test sees it: the store's operations by name, time by hand, and the announcements."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 
 from presence import store
-from presence.store import LeaseLost
-from realtime.redis.client import run_sync, sync_client
+from presence.store import Caller, LeaseLost
+from realtime.redis.client import sync_client
 from tests.inprocess import HUB
 
 GROUPS = ("attendants",)
 
 
 class World:
-    """Socket processes (nodes) that tell the store about connections."""
+    """Instances that tell the store about connections."""
 
     def __init__(self, namespace: str = HUB) -> None:
         self.namespace = namespace
@@ -27,27 +27,25 @@ class World:
 
     # --- Operations ------------------------------------------------------------------------------
 
-    def apply(self, *operations: dict[str, Any], node: str = "") -> list[str]:
-        """Run operations in the name of a node, which registers first if it must."""
+    def apply(self, *operations: dict[str, Any], instance: str = "") -> list[str]:
+        """Run operations for an instance, which registers first if it must."""
         try:
-            return self.apply_once(*operations, node=node)
+            return self.apply_once(*operations, instance=instance)
         except LeaseLost as lost:
-            self.register(node=node, epoch=lost.epoch)
-            return self.apply_once(*operations, node=node)
+            self.register(instance=instance, epoch=lost.epoch)
+            return self.apply_once(*operations, instance=instance)
 
-    def register(self, *operations: dict[str, Any], node: str, epoch: str = "") -> list[str]:
-        answer = self._run(operations, node, register=True)
-        self.epochs[node] = answer[0]
+    def register(self, *operations: dict[str, Any], instance: str, epoch: str = "") -> list[str]:
+        answer = self._run(operations, instance, register=True)
+        self.epochs[instance] = answer[0]
         return answer[1]
 
-    def apply_once(self, *operations: dict[str, Any], node: str = "") -> list[str]:
-        return self._run(operations, node)[1]
+    def apply_once(self, *operations: dict[str, Any], instance: str = "") -> list[str]:
+        return self._run(operations, instance)[1]
 
-    def _run(self, operations: Any, node: str, *, register: bool = False) -> tuple[str, list[str]]:
-        call = store._call(
-            operations, node, self.epochs.get(node, ""), register=register, namespace=self.namespace
-        )
-        return store._answers(run_sync(store._apply, [self.base, store.stream()], [call]))
+    def _run(self, operations: Any, instance: str, *, register: bool = False) -> tuple[str, list[str]]:
+        caller = Caller(instance, self.epochs.get(instance, ""), registers=register)
+        return store.apply_sync(self.namespace, operations, caller)
 
     def connect(
         self,
@@ -56,7 +54,7 @@ class World:
         *,
         groups: tuple[str, ...] = GROUPS,
         name: str | None = None,
-        node: str = "node-1",
+        instance: str = "instance-1",
         **more: Any,
     ) -> store.State | None:
         (answer,) = self.apply(
@@ -68,15 +66,15 @@ class World:
                 "groups": groups,
                 **more,
             },
-            node=node,
+            instance=instance,
         )
         return store.state(answer)
 
-    def disconnect(self, connection: str = "tab-1", node: str = "node-1") -> None:
-        self.apply({"does": "disconnect", "connection": connection}, node=node)
+    def disconnect(self, connection: str = "tab-1", instance: str = "instance-1") -> None:
+        self.apply({"does": "disconnect", "connection": connection}, instance=instance)
 
-    def logout(self, connection: str = "tab-1", node: str = "node-1") -> None:
-        self.apply({"does": "logout", "connection": connection}, node=node)
+    def logout(self, connection: str = "tab-1", instance: str = "instance-1") -> None:
+        self.apply({"does": "logout", "connection": connection}, instance=instance)
 
     def heartbeat(self, user: str = "ana") -> store.State | None:
         return store.state(self.apply({"does": "heartbeat", "user": user})[0])
@@ -86,7 +84,7 @@ class World:
         return store.state(answer)
 
     def sweep(self) -> int:
-        """Judge all that is due, however many calls that takes; how many things changed."""
+        """Make all changes that are due, in as many calls as that takes, and return their number."""
         changed, more = 0, True
         while more:
             swept = self.sweep_once()
@@ -113,7 +111,7 @@ class World:
         self.redis.zadd(f"{self.base}:deadlines", {f"{what}|{user}": self.now - 1}, xx=True)
 
     def silence(self, user: str = "ana") -> None:
-        """Nothing was heard from the user for so long that they are away; judged at once."""
+        """The user sends no heartbeat until they are away; swept at once."""
         self.pass_deadline("away", user)
         self.sweep()
 
@@ -121,21 +119,21 @@ class World:
         self.pass_deadline("grace", user)
         self.sweep()
 
-    def kill(self, node: str = "node-1") -> None:
-        """A process dies, and its lease ends; judged at once."""
-        self.redis.zadd(f"{self.base}:nodes", {node: self.now - 1}, xx=True)
+    def kill(self, instance: str = "instance-1") -> None:
+        """An instance dies and its lease ends; swept at once."""
+        self.redis.zadd(f"{self.base}:nodes", {instance: self.now - 1}, xx=True)
         self.sweep()
 
     def stand_still(self, milliseconds: int) -> None:
-        """Nobody ran anything for so long."""
+        """No call was made for that time."""
         self.redis.set(f"{self.base}:touched", self.now - milliseconds)
 
     def keys(self) -> dict[bytes, bytes]:
-        """All that Redis knows now, for `set_back`."""
-        return {name: self.redis.dump(name) for name in self.redis.keys(f"{store.base()}*")}
+        """Everything in Redis, for `set_back`."""
+        return {name: self.redis.dump(name) for name in self.redis.keys(f"{self.base}*")}
 
     def set_back(self, to: dict[bytes, bytes]) -> None:
-        """Redis is as it was: a replica took over that had not got what came last."""
+        """A replica took over that had not received the last writes."""
         self.lose_everything()
         for name, value in to.items():
             self.redis.restore(name, 0, value)
@@ -145,7 +143,7 @@ class World:
         for name in self.redis.scan_iter(f"{self.base}:*"):
             self.redis.delete(name)
 
-    # --- What others see -------------------------------------------------------------------------
+    # --- What is announced ------------------------------------------------------------------------
 
     def transitions(self) -> list[dict[str, Any]]:
         """Everything announced since this was last asked."""
@@ -159,4 +157,6 @@ class World:
         return [(entry["from"], entry["to"], entry["reason"]) for entry in self.transitions()]
 
     def status(self, user: str = "ana", group: str = "attendants") -> str | None:
-        return {member["user_id"]: member["status"] for member in store.snapshot_sync(group)}.get(user)
+        return {
+            member["user_id"]: member["status"] for member in store.snapshot_sync(self.namespace, group)
+        }.get(user)

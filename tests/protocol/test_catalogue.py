@@ -20,6 +20,7 @@ from realtime.protocol.catalogue import (
 from realtime.protocol.namespaces import THREAD, Presence, namespaces, shows, uses
 from realtime.protocol.payloads import Empty, Payload
 from tests.inprocess import HUB, PORTAL
+from tests.ops.namespace import BOARD
 
 
 @pytest.fixture
@@ -238,6 +239,11 @@ def test_audience_may_be_a_condition(empty: Registry):
     assert events["order:paid"].namespaces == {HUB}
     assert events["order:sent"].namespaces == {HUB, PORTAL}
     assert events["order:sent"].default_namespaces == {PORTAL}
+
+
+def test_event_of_a_kind_of_rooms_that_no_namespace_has_is_none(empty: Registry):
+    server_event("board:changed", namespaces=uses(BOARD))(Empty)
+    assert "board:changed" not in catalogue().server
 
 
 # --- A product's own events --------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from channels.layers import get_channel_layer
 from redis import asyncio as aioredis
 
 from presence import store
+from presence.store import Caller
 from realtime.auth.revocation import now
 from realtime.bridge import bridge
 from realtime.connections import user_limit
@@ -36,12 +37,13 @@ from realtime.redis.topology import slot, topologies, topology
 from realtime.redis.url import parse
 from realtime.survey import ask
 from tests.bridge.test_bridge import Room
-from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
+from tests.inprocess import HUB, PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.layers.test_room_layer import Ears
 from tests.servers import Cluster, Server
 
 ROOMS = [f"hub.thread.{number}" for number in range(24)]
 pytestmark = pytest.mark.usefixtures("process")
+ANA_CONNECTS = {"does": "connect", "connection": "c", "user": "ana", "name": "A", "groups": ["attendants"]}
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +159,8 @@ async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
     rooms = [await Room().enter(f"thread:{number}") for number in range(12)]
     attendants = await Room().enter("presence:attendants")
     async with bridging():
-        store.apply_sync([{"does": "sweep"}])
-        await store.apply(
-            [{"does": "connect", "connection": "c", "user": "ana", "name": "A", "groups": ["attendants"]}],
-            node="n",
-            register=True,
-        )
+        store.apply_sync(HUB, [{"does": "sweep"}])
+        await store.apply(HUB, [ANA_CONNECTS], Caller("n", registers=True))
         for number in range(12):
             publish("thread:message", {"thread_id": number, "message_id": 1})
             await add("thread:message", {"thread_id": number, "message_id": 2})
@@ -412,23 +410,15 @@ async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: 
 async def test_presence_that_is_being_moved_is_not_taken_for_nobody(layer: Any, servers: Cluster):
     found = shards()
     await found.known()
-    await store.apply(
-        [{"does": "connect", "connection": "c", "user": "ana", "name": "A", "groups": ["attendants"]}],
-        node="n",
-        register=True,
-    )
-    both = half_way(servers, store.base())
-    pipes = Pipes()
+    await store.apply(HUB, [ANA_CONNECTS], Caller("n", registers=True))
+    both = half_way(servers, store.base(HUB))
     try:
         with pytest.raises(redis_py.RedisError, match="TRYAGAIN"):
-            await pipes.to(store.base()).run(
-                store._snapshot, store._to_read(), ["attendants", "0", store.PART]
-            )
+            await store.snapshot(HUB, "attendants")
     finally:
-        pipes.close()
         for server in both:
-            server.call("CLUSTER", "SETSLOT", slot(store.base()), "STABLE")
-    assert [member["user_id"] for member in await store.snapshot("attendants")] == ["ana"]
+            server.call("CLUSTER", "SETSLOT", slot(store.base(HUB)), "STABLE")
+    assert [member["user_id"] for member in await store.snapshot(HUB, "attendants")] == ["ana"]
 
 
 async def test_command_that_is_sent_in_circles_fails(layer: Any, monkeypatch):
@@ -615,8 +605,8 @@ async def test_process_that_nobody_hears_any_more_is_told_from_one_that_lives(la
 def test_synchronous_code_works_as_with_one_server():
     sync_client().set(key("a"), "1")
     assert sync_client().get(key("a")) == b"1"
-    assert store.statuses_sync(["ana", "bob"]) == {"ana": "offline", "bob": "offline"}
-    assert store.snapshot_sync("attendants") == []
+    assert store.statuses_sync(HUB, ["ana", "bob"]) == {"ana": "offline", "bob": "offline"}
+    assert store.snapshot_sync(HUB, "attendants") == []
 
 
 async def test_operator_hears_from_the_processes_and_sees_what_they_have():

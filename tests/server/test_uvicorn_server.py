@@ -35,7 +35,7 @@ from realtime.server.uvicorn_server import (
     raise_file_limit,
     without_brackets,
 )
-from tests.inprocess import PATIENCE, eventually
+from tests.inprocess import HUB, PATIENCE, eventually
 from tests.server.serving import opened
 
 # --- What we rely on in uvicorn ----------------------------------------------------------------------
@@ -111,7 +111,7 @@ async def test_server_that_stops_gives_its_lease_back(process: str, settings):
     serving = asyncio.create_task(running.serve(sockets=[sock]))
     await eventually(lambda: running.started)
     websocket = await opened(sock.getsockname()[1])
-    nodes = f"{store.base()}:nodes"
+    nodes = f"{store.base(HUB)}:nodes"
     assert await client().zcard(nodes) == 1
     await websocket.close()
     running.should_exit = True

@@ -138,15 +138,15 @@ MUTATIONS = [
     ),
     Mutation(
         "a rejoin does not pause the room",
-        "realtime/connections/consumer.py",
+        "realtime/connections/rooms.py",
         "        listener.pause()\n",
         "",
     ),
     Mutation(
         "a room starts before the acknowledgement",
-        "realtime/connections/consumer.py",
-        "        self._to_start.append(listener)\n        self.on_entered(room)",
-        "        listener.start()\n        self.on_entered(room)",
+        "realtime/connections/rooms.py",
+        "        self._entered.append(listener)\n        self._connection.on_entered(room)",
+        "        listener.start()\n        self._connection.on_entered(room)",
     ),
     Mutation(
         "a listener that left is not closed",
@@ -156,10 +156,10 @@ MUTATIONS = [
     ),
     Mutation(
         "an expel waits for its turn",
-        "realtime/connections/consumer.py",
-        "            del self.rooms[room]\n            self._leave(room, listener, reason)\n"
-        "            self.soon(self.stop_typing, room)",
-        "            self.soon(self.leave, room, reason)",
+        "realtime/connections/rooms.py",
+        "            del self._listeners[room]\n            self._leave(room, listener, reason)\n"
+        "            self._connection.soon(self._typing.stop, room)",
+        "            self._connection.soon(self.leave, room, reason)",
         seed=9,
     ),
     Mutation(
@@ -196,9 +196,9 @@ MUTATIONS = [
     ),
     Mutation(
         "rights are not checked after entering",
-        "realtime/connections/consumer.py",
-        "            is_allowed = await self._may_enter(room) and self.rooms.get(room) is listener",
-        "            is_allowed = self.rooms.get(room) is listener",
+        "realtime/connections/rooms.py",
+        "            is_allowed = await self._may_enter(room) and self._listeners.get(room) is listener",
+        "            is_allowed = self._listeners.get(room) is listener",
         seed=42,
     ),
     Mutation(

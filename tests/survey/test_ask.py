@@ -18,7 +18,7 @@ from realtime.survey import ask as asking
 from realtime.survey import messages as questions
 from realtime.survey.ask import connection, connections, instances, rooms
 from realtime.survey.messages import AboutConnections, AboutInstances, AboutRooms, Instance, Load
-from tests.inprocess import PATIENCE, add, bridging, connected, eventually
+from tests.inprocess import HUB, PATIENCE, add, bridging, connected, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
 
@@ -84,7 +84,7 @@ async def test_handshakes_of_one_batch_do_not_share_the_fate_of_odd_names():
         clients = [connected(user_id=f"u{number}", name=name) for number, name in enumerate(names * 5)]
         found = await asyncio.gather(*map(stack.enter_async_context, clients))
         assert all(client.ready for client in found)
-        members = await store.snapshot("attendants")
+        members = await store.snapshot(HUB, "attendants")
         assert len(members) == len(clients)
 
 

@@ -18,7 +18,7 @@ from presence.tracker import PresenceTracker
 from realtime.bridge import batch
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.inbox import Inbox
-from realtime.connections.consumer import NamespaceConsumer
+from realtime.connections.deadlines import Deadlines
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import membership
 from realtime.layers.loop_layer import LoopLayer
@@ -169,7 +169,7 @@ TASKS: list[tuple[str, Callable[[], Any], Any, str]] = [
     ("streams", bridging, Bridge, "_follow"),
     ("presence", lambda: present(HUB), PresenceTracker, "_flush"),
     ("presence", lambda: present(PORTAL), PresenceTracker, "_flush"),
-    ("timer", lambda: present(HUB), NamespaceConsumer, "_look_at_the_clock"),
+    ("timer", lambda: present(HUB), Deadlines, "check"),
     ("layer", layer, LoopLayer, "_look_around"),
     ("introduce", layer, LoopLayer, "publish"),
     ("recover", restored, LoopLayer, "_recover"),
@@ -193,8 +193,10 @@ async def test_task_goes_on_after_a_failure_that_is_logged_and_counted(
         "NODE_LEASE": 0.8,
         "PRESENCE_TTL": 300,
     }
-    if function == "_look_at_the_clock":
-        monkeypatch.setattr("realtime.connections.consumer.EXPIRY_NOTICE", 3598.0)  # a second or two from now
+    if function == "check":
+        monkeypatch.setattr(
+            "realtime.connections.deadlines.EXPIRY_NOTICE", 3598.0
+        )  # a second or two from now
     before = failures(task)
     failing = None if task in LATER else Failing(monkeypatch, owner, function)
     async with asyncio.timeout(PATIENCE), run():
@@ -243,7 +245,7 @@ def tasks_made(path: Path) -> Iterator[str]:
 
 
 ENDING = {
-    "presence/tracker.py": {"snapshot"},
+    "presence/snapshots.py": {"of"},
     "realtime/bridge/bridge.py": {"_handle"},
     "realtime/redis/connection.py": {"schedule"},
     "realtime/bridge/bus_handlers.py": {"_failure", "_start"},
@@ -361,20 +363,20 @@ async def test_connection_that_cannot_be_registered_is_left_out_alone(monkeypatc
 
     async with connected(user_id="odd"), connected(user_id="ana"):
         monkeypatch.setattr(store, "encode", odd)
-        await client().delete(f"{store.base()}:nodes", f"{store.base()}:user:ana")
-        await eventually(lambda: client().exists(f"{store.base()}:user:ana"))
+        await client().delete(f"{store.base(HUB)}:nodes", f"{store.base(HUB)}:user:ana")
+        await eventually(lambda: client().exists(f"{store.base(HUB)}:user:ana"))
 
 
 async def test_member_whose_record_makes_no_sense_is_left_out_of_the_list_alone():
     async with connected(user_id="odd", groups=["g"]), connected(user_id="ana", groups=["g"]):
-        await client().hset(f"{store.base()}:user:odd", "since", "never")
-        assert [member["user_id"] for member in await store.snapshot("g")] == ["ana"]
+        await client().hset(f"{store.base(HUB)}:user:odd", "since", "never")
+        assert [member["user_id"] for member in await store.snapshot(HUB, "g")] == ["ana"]
 
 
 async def test_user_who_cannot_be_judged_holds_up_no_other(monkeypatch):
     async with connected(user_id="odd"), connected(user_id="ana"):
         pass
-    deadlines, known = f"{store.base()}:deadlines", f"{store.base()}:known"
+    deadlines, known = f"{store.base(HUB)}:deadlines", f"{store.base(HUB)}:known"
     await eventually(lambda: _is_in_grace(deadlines))
     await client().hset(known, "odd", "no JSON")
     await client().zadd(deadlines, {"grace|odd": 1, "grace|ana": 2})

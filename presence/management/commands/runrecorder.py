@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand
 
-from presence.recorder import Recorder
+from presence.recorder.recorder import Recorder
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

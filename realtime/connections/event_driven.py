@@ -1,0 +1,96 @@
+"""A Channels consumer that needs no task of its own: the channel layer calls it, and so does the server if it can."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from channels.consumer import get_handler_name
+from channels.exceptions import StopConsumer
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+
+from realtime.connections.frame_outlet import EXTENSION, AsgiWriter, FrameWriter, HandingOver
+from realtime.protocol.envelope import ErrorCode
+from realtime.tasks.serial import SerialExecutor
+from realtime.telemetry import metrics
+from realtime.telemetry.logs import speak_for
+
+logger = logging.getLogger(__name__)
+
+
+class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
+    """Runs handlers one at a time, until the connection is over."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._handed_over = False
+        """The server calls `_take` for each event; no task waits for the end of the connection."""
+
+    async def attach(self, writer: FrameWriter) -> None:
+        """Get ready to write with `writer`, and attach to the channel layer. Raises `StopConsumer` if that fails."""
+        raise NotImplementedError
+
+    def charge(self) -> float:
+        """Count one frame of the client, of whatever kind. Returns 0, or how many seconds it came too early.
+
+        A server without a frame writer tells of messages only: then these are counted.
+        """
+        raise NotImplementedError
+
+    async def clean_up(self) -> None:
+        """The connection is over. Called at least once, whatever ended it."""
+        raise NotImplementedError
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scope, self.base_send = scope, send
+        speak_for(self)
+        try:
+            await self._serve(receive)
+        except (StopConsumer, OSError):
+            pass  # an OSError says that the peer is gone
+        finally:
+            # Not in disconnect(): Channels skips that when a handler raised or the task was cancelled.
+            if not self._handed_over:
+                await self.clean_up()
+
+    async def _serve(self, receive: Any) -> None:
+        scope: Any = self.scope
+        writer: HandingOver | None = (scope.get("extensions") or {}).get(EXTENSION)
+        await self.attach(writer or AsgiWriter(self.base_send))
+        await self.dispatch(await receive())
+        if writer is None:
+            while True:
+                await self.dispatch(await receive())
+        kept: Any = {name: scope[name] for name in ("type", "path", "client", "principal")}
+        self.scope = kept
+        self._handed_over = True
+        writer.hand_over(self._take, self.charge)
+
+    async def _take(self, message: Any) -> None:
+        speak_for(self)
+        try:
+            await self.dispatch(message)
+        except StopConsumer:
+            await self.clean_up()
+
+    async def dispatch(self, message: Any) -> None:
+        """Run the handler of one message. An exception in it is logged, and does not end the connection.
+
+        (Channels' own version also visits a thread before every message to close old database connections.)
+        """
+        async with self.turn:
+            await self.handle(message)
+
+    async def handle(self, message: Any) -> None:
+        """`dispatch`, for a caller that has the turn already."""
+        handler = getattr(self, get_handler_name(message), None)
+        if handler is None:
+            logger.error("no handler for message", extra={"type": message["type"]})
+            return
+        try:
+            await handler(message)
+        except (StopConsumer, OSError):
+            raise
+        except Exception:
+            logger.exception("handler failed", extra={"type": message["type"]})
+            metrics.ERRORS.labels(ErrorCode.INTERNAL).inc()

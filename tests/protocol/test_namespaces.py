@@ -1,0 +1,232 @@
+"""What an app declares and what the settings register: values, and every mistake in them found at start."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from hub.namespace import HUB
+from portal.namespace import PORTAL
+from realtime.checks.startup import check_settings
+from realtime.protocol.namespaces import (
+    Namespace,
+    Presence,
+    RoomKind,
+    kinds,
+    namespaces,
+    roles,
+)
+from realtime.protocol.rooms import group_name, is_room, is_room_name, room_of_group
+from tests.ops.namespace import BOARD, LAB, OPS
+
+Register = Callable[..., None]
+
+
+@pytest.fixture
+def register(settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
+    """Register these namespaces and no others."""
+    module: Any = ModuleType("declared_here")
+    monkeypatch.setitem(sys.modules, "declared_here", module)
+
+    def register(*declared: object, **overrides: object) -> None:
+        for number, each in enumerate(declared):
+            setattr(module, f"N{number}", each)
+        paths = [f"declared_here.N{number}" for number in range(len(declared))]
+        settings.REALTIME = {**settings.REALTIME, "NAMESPACES": paths, **overrides}
+
+    return register
+
+
+def errors() -> dict[str, str]:
+    return {message.id or "": message.msg for message in check_settings(None)}
+
+
+# --- Ours --------------------------------------------------------------------------------------------
+
+
+def test_hub_and_portal_are_registered_by_the_settings_we_ship():
+    assert dict(namespaces()) == {"hub": HUB, "portal": PORTAL}
+    assert HUB.roles == ("attendant", "admin")
+    assert PORTAL.roles == ("customer",)
+    assert roles() == {"attendant", "admin", "customer"}
+    assert kinds().keys() == {"user", "thread", "presence"}
+
+
+@pytest.mark.parametrize(
+    ("namespace", "role", "is_listed"),
+    [(HUB, "attendant", True), (HUB, "admin", False), (OPS, "supervisor", True), (LAB, "researcher", False)],
+)
+def test_presence_lists_the_roles_that_the_namespace_declares(
+    namespace: Namespace, role: str, is_listed: bool
+):
+    assert namespace.is_listed(role) is is_listed
+
+
+def test_setting_of_presence_roles_replaces_what_is_declared(settings):
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_ROLES": ["admin"]}
+    assert (HUB.is_listed("admin"), HUB.is_listed("attendant")) == (True, False)
+
+
+# --- Kinds of rooms ----------------------------------------------------------------------------------
+
+
+def test_rooms_are_of_the_kinds_that_are_registered(register: Register):
+    assert not is_room("board:7")
+    assert room_of_group("ops.board.7") is None
+    register(HUB, OPS)
+    assert is_room("board:7")
+    assert not is_room("board:")
+    assert not is_room("shelf:7")
+    assert room_of_group(group_name("ops", BOARD.room("7"))) == "board:7"
+    assert room_of_group("hub.board.7") is None  # the hub has no boards
+
+
+@pytest.mark.parametrize(
+    ("room", "has", "joins"),
+    [
+        ("board:7", True, True),
+        ("user:7", True, False),
+        ("presence:sales", True, False),
+        ("thread:7", False, False),
+    ],
+)
+def test_namespace_knows_its_rooms_and_which_are_joined(room: str, has: bool, joins: bool):
+    assert (OPS.has_room(room), OPS.may_join(room)) == (has, joins)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_name"),
+    [("shelf:7", True), ("shelf", False), ("Shelf:7", False), (":7", False), ("a:b:c", False)],
+)
+def test_name_of_a_room_of_a_kind_that_there_is_not(text: str, is_name: bool):
+    assert is_room_name(text) is is_name
+
+
+async def test_policy_may_be_a_function_or_its_path(register: Register):
+    async def even(principal: object, board_id: str) -> bool:
+        return int(board_id) % 2 == 0
+
+    namespace = replace(LAB, policies={"board": even})
+    assert await namespace.allows(None, "board:2")
+    assert not await namespace.allows(None, "board:3")
+    assert await HUB.allows(None, "thread:1")
+
+
+# --- What settings replace ---------------------------------------------------------------------------
+
+
+def test_settings_replace_roles_and_policies(register: Register):
+    register(HUB, OPS, OPS_ROLES=["boss"], HUB_THREAD_POLICY="portal.policy.own_threads")
+    assert namespaces()["ops"].roles == ("boss",)
+    assert namespaces()["hub"].policies == {"thread": "portal.policy.own_threads"}
+    assert namespaces()["hub"].roles == HUB.roles
+    assert roles() == {"attendant", "admin", "boss"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OPZ_ROLES", ["boss"], "OPZ_ROLES"),
+        ("OPS_SHELF_POLICY", "a.b", "OPS_SHELF_POLICY"),
+        ("OPS_THREAD_POLICY", "a.b", "HUB_THREAD_POLICY"),  # named among those there are
+        ("OPS_ROLES", "boss", "OPS_ROLES"),
+        ("OPS_ROLES", [7], "OPS_ROLES"),
+        ("OPS_ROLES", [], "at least one role"),
+    ],
+)
+def test_setting_that_replaces_nothing_is_refused(register: Register, name: str, value: object, said: str):
+    register(HUB, OPS, **{name: value})
+    with pytest.raises(ImproperlyConfigured, match=said):
+        namespaces()
+    assert said in errors()["realtime.E017"]
+
+
+# --- Mistakes ----------------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[tuple[object, ...], str]] = {
+    "none": ((), "expected at least one"),
+    "no namespace": (("hub",), "expected 'declared_here.N0' to be a Namespace, got str"),
+    "a kind": ((BOARD,), "to be a Namespace, got RoomKind"),
+    "twice": ((OPS, OPS), "'ops' is registered twice"),
+    "name": ((replace(OPS, name="Ops"),), "expected a name of 1-16 characters"),
+    "long name": ((replace(OPS, name="o" * 17),), "expected a name of 1-16 characters"),
+    "reserved name": ((replace(OPS, name="metrics"),), "none of"),
+    "name of a kind": ((replace(OPS, kinds=(RoomKind("my board"),)),), "kind 'my board'"),
+    "no roles": ((replace(OPS, roles=()),), "expected at least one role"),
+    "policy of no kind": ((replace(OPS, policies={"shelf": "a.b"}),), "got 'shelf'"),
+    "policy of a kind that is not joined": (
+        (replace(OPS, policies={"board": "a.b", "presence": "a.b"}),),
+        "expected kinds that are joined",
+    ),
+    "no policy": ((replace(OPS, policies={}),), "expected one for the kind 'board'"),
+    "two kinds of one name": (
+        (OPS, replace(LAB, kinds=(RoomKind("board", is_joined=False),), policies={})),
+        "another kind is called 'board'",
+    ),
+    "two with unnamed grants": (
+        (PORTAL, replace(LAB, has_unnamed_grants=True)),
+        "expected one namespace at most",
+    ),
+    "team without groups": (
+        (replace(LAB, presence=Presence.TEAM),),
+        "expected the kind 'presence' among its kinds",
+    ),
+}
+
+
+@pytest.mark.parametrize(("declared", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_declaration_is_found_at_start(register: Register, declared: tuple[object, ...], said: str):
+    register(*declared)
+    with pytest.raises(ImproperlyConfigured, match=said):
+        namespaces()
+    assert said in errors()["realtime.E017"]
+
+
+@pytest.mark.parametrize("path", ["no.such.NAMESPACE", "hub.namespace.NONE", "hub"])
+def test_path_that_leads_nowhere_is_found_at_start(settings, path: str):
+    settings.REALTIME = {**settings.REALTIME, "NAMESPACES": [path]}
+    assert path in errors()["realtime.E017"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "id", "said"),
+    [
+        (replace(OPS, policies={"board": "tests.ops.policy.none"}), "realtime.E005", "OPS_BOARD_POLICY"),
+        (replace(OPS, policies={"board": "tests.ops.policy.__doc__"}), "realtime.E005", "got str"),
+        (replace(OPS, consumer="tests.ops.none"), "realtime.E018", "cannot import"),
+        (replace(OPS, consumer=dict), "realtime.E018", "expected a NamespaceConsumer"),
+        (replace(OPS, events=("no.such.events",)), "realtime.E004", "namespace 'ops': cannot import"),
+        (replace(LAB, client_events=frozenset({"board:paint"})), "realtime.E004", "'board:paint'"),
+    ],
+)
+def test_what_a_namespace_names_must_be_there(register: Register, declared: Namespace, id: str, said: str):
+    register(HUB, PORTAL, declared)
+    assert said in errors()[id]
+
+
+def test_listed_role_that_no_namespace_has_is_found_at_start(settings):
+    settings.REALTIME = {**settings.REALTIME, "PRESENCE_ROLES": ["attendant", "janitor"]}
+    assert "'janitor'" in errors()["realtime.E019"]
+
+
+def test_example_of_the_docstring_is_one(register: Register):
+    board = RoomKind("board")
+    register(
+        HUB,
+        PORTAL,
+        Namespace(
+            name="ops",
+            roles=("supervisor",),
+            kinds=(board,),
+            policies={"board": "tests.ops.policy.boards_of_ops"},
+            events=("tests.ops.events",),
+        ),
+    )
+    assert {*kinds().values()} >= {board, namespaces()["ops"].kind("user")}
+    assert set(errors()) == set()
