@@ -197,7 +197,7 @@ MUTATIONS = [
     Mutation(
         "rights are not checked after entering",
         "realtime/connections/rooms.py",
-        "            is_allowed = await self._may_enter(room) and self._listeners.get(room) is listener",
+        "            is_allowed = await self._connection.may_enter(room) and self._listeners.get(room) is listener",
         "            is_allowed = self._listeners.get(room) is listener",
         seed=42,
     ),
