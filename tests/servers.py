@@ -36,9 +36,10 @@ class Server(EmbeddedRedis):
     """One of them: it has a port, on which the others find it."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
-        self.port = free_port()
+        self.port, self.cluster_port = free_port(), free_port()
         directory.mkdir()
-        super().__init__(directory, "--port", str(self.port), "--bind", HOST, *arguments)
+        ports = ("--port", str(self.port), "--cluster-port", str(self.cluster_port))
+        super().__init__(directory, *ports, "--bind", HOST, *arguments)
 
     def call(self, *command: str | int) -> Any:
         """One command."""
@@ -122,7 +123,7 @@ class Cluster:
     def _server(directory: Path) -> Server:
         return Server(
             directory,
-            *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+            *("--cluster-enabled", "yes"),
             *("--cluster-node-timeout", str(DOWN_AFTER_MS), "--repl-diskless-sync-delay", "0"),
             # On a busy machine an election may fail, and a replica would not stand for a later one.
             *("--cluster-replica-validity-factor", "0"),
@@ -154,8 +155,7 @@ class Cluster:
         self._open.close()
 
     def _introduce(self, server: Server) -> None:
-        bus = server._arguments[server._arguments.index("--cluster-port") + 1]
-        self.primaries[0].call("CLUSTER", "MEET", HOST, server.port, bus)
+        self.primaries[0].call("CLUSTER", "MEET", HOST, server.port, server.cluster_port)
 
     def _is_whole(self, server: Server) -> bool:
         is_fine = b"cluster_state:ok" in server.call("CLUSTER", "INFO")

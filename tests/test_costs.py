@@ -66,7 +66,7 @@ def threads(number: int, start: int = 0) -> list[str]:
 async def test_room_that_may_not_be_entered_leaves_no_key(event: str, data: dict[str, Any], process: str):
     async with connected("portal") as customer:
         before = await keys(process)
-        frame = await customer._answer(event, data)
+        frame = await customer.ask(event, data)
         answers = frame["data"].get("rooms", {"": {"error": frame["data"].get("code")}})
         assert {answer["error"] for answer in answers.values()} == {"forbidden"}
         assert await keys(process) == before
@@ -103,7 +103,7 @@ async def test_further_resumes_are_charged_for_each_room():
         before = await commands()
         for number in range(20):
             await customer.send("resume", {"rooms": dict.fromkeys(threads(3000), "5")}, id=number)
-        frames = [await customer._next(lambda frame: "id" in frame) for _ in range(20)]
+        frames = [await customer.next_frame(lambda frame: "id" in frame) for _ in range(20)]
         assert [frame["event"] for frame in frames].count("ack") == 1
         assert {frame["data"]["code"] for frame in frames[1:]} == {"rate_limited"}
         assert frames[-1]["data"]["retry_after"] > 20
@@ -146,9 +146,7 @@ async def test_replayed_bytes_are_charged(settings):
     since = str((await client().xrange(roomlog.base("hub.thread.1") + ":log"))[0][0].split(b"-")[0].decode())
     async with connected() as ana:
         sent = replays = 0
-        while (frame := await ana._answer("join:thread", {"thread_id": "1", "since": since}))[
-            "event"
-        ] == "ack":
+        while (frame := await ana.ask("join:thread", {"thread_id": "1", "since": since}))["event"] == "ack":
             assert frame["data"]["missed"] == 32
             replays += 1
             for _ in range(32):
@@ -188,7 +186,7 @@ async def test_refreshing_is_charged_for_each_thread_and_asks_for_all_rights_at_
         assert debt() - spent >= 99
         assert await commands() - before < 230
         for _ in range(2):
-            frame = await customer._answer("auth:refresh", {"token": token})
+            frame = await customer.ask("auth:refresh", {"token": token})
         assert frame["data"]["code"] == "rate_limited"
 
 

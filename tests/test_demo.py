@@ -25,7 +25,7 @@ CONVERSATIONS = "/demo/conversations/"
 
 
 class Person:
-    """Somebody at the desk, with a token of the socket's kind."""
+    """A user of the desk, with an access token for the socket."""
 
     def __init__(self, user: User) -> None:
         self.user = user

@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from itertools import chain
 from typing import Any
 
@@ -63,6 +63,46 @@ def test_nobody_can_install_us_with_a_version_that_is_not(required: dict[str, Re
     ]
     assert not list(required[name].specifier.filter(too_old, prereleases=True))
     assert list(required[name].specifier.filter([SAFE[name], "4.3.2", "5.2.19", "5.5.1", "2.15.1"]))
+
+
+# --- What is installed into the images ---------------------------------------------------------------
+
+PIN = re.compile(r"^([\w.-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
+
+
+def hashed(name: str) -> dict[str, Version]:
+    """The versions that a file of requirements pins, each by its hashes."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    assert not re.sub(r"(?m)^#.*$", "", PIN.sub("", text)).strip(), "a requirement has no hash"
+    return {_normal(found[1]): Version(found[2]) for found in PIN.finditer(text)}
+
+
+def needed(project: dict[str, Any], *extras: str) -> set[str]:
+    """Every package that the project needs, and those that these need, as they are installed here."""
+    own = project["dependencies"] + [
+        line for each in extras for line in project["optional-dependencies"][each]
+    ]
+    asked = [Requirement(line) for line in own]
+    for requirement in asked:  # (which grows)
+        wanted = ("", *requirement.extras)
+        for further in map(Requirement, requires(requirement.name) or ()):
+            applies = not further.marker or any(further.marker.evaluate({"extra": each}) for each in wanted)
+            if applies and str(further) not in map(str, asked):
+                asked.append(further)
+    return {_normal(requirement.name) for requirement in asked}
+
+
+@pytest.mark.parametrize(("name", "extras"), [("sockets", ()), ("web", ("web",))])
+def test_images_hold_the_versions_that_were_tested_by_their_hashes(
+    pinned: dict[str, Version], project: dict[str, Any], name: str, extras: tuple[str, ...]
+):
+    installed = hashed(name)
+    assert {package: pinned.get(package) for package in installed} == installed, "run `make lock`"
+    assert needed(project, *extras) <= set(installed), "run `make lock`"
+
+
+def test_images_are_built_with_one_package_by_its_hashes():
+    assert set(hashed("build")) == {"setuptools"}
 
 
 INSTALLED = ("realtime", "hub", "portal", "presence")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
@@ -21,14 +22,13 @@ from pyproject_hooks import quiet_subprocess_runner
 from trove_classifiers import classifiers
 
 from tests.e2e.harness import ROOT
+from tests.example_environment import example
 
 pytestmark = pytest.mark.slow
 
 PACKAGES = ("realtime", "hub", "portal", "presence")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_PYTHON = shutil.ignore_patterns(
-    ".*", "*.egg-info", "__pycache__", "build", "client", "db.sqlite3*", "node_modules"
-)
+NOT_PYTHON = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "db.sqlite3*", "node_modules")
 
 
 @dataclass
@@ -128,3 +128,36 @@ def test_client_needs_websockets_and_nothing_else(built: Built, tmp_path: Path):
     (tmp_path / "websockets").symlink_to(Path(websockets.__file__).parent)
     code = f"import sys; sys.path += {[str(built.wheel), str(tmp_path)]}; from realtime.client import Client"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, beside the packages of this one; returns its Python."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    [site] = (folder / "venv").glob("lib/python*/site-packages")
+    with ZipFile(built.wheel) as archive:
+        archive.extractall(site)
+    (site / "others.pth").write_text(str(Path(websockets.__file__).parents[1]))
+    shutil.copy(ROOT / "manage.py", folder)
+    return python
+
+
+@pytest.mark.parametrize(
+    ("side", "command"), [("sockets", "check"), ("web", "check"), ("web", "collectstatic")]
+)
+def test_installed_wheel_runs_without_the_repository(
+    installed: Path, tmp_path: Path, side: str, command: str
+):
+    env = {**example(side), "DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}"}
+    manage = installed.parents[2] / "manage.py"
+    done = subprocess.run(
+        [installed, manage, command, *(["--noinput"] if command == "collectstatic" else [])],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

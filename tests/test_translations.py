@@ -1,4 +1,4 @@
-"""Whatever the admin says is marked, and said in Portuguese as well."""
+"""Every text of the admin is marked for translation, and there in Portuguese as well."""
 
 from __future__ import annotations
 

@@ -3,46 +3,53 @@ export class Rooms {
   readonly #offsets = new Map<string, string>();
   readonly #wanted = new Map<string, Set<object>>();
   readonly #entered = new Set<string>();
+  /** Kinds of rooms that the server enters by itself; rooms of all others are wanted, or nothing of them is kept. */
+  readonly #automatic = new Set(["user", "presence"]);
 
-  /** One more wants the thread; true when it is the first. */
-  enter(threadId: string, who: object): boolean {
-    const all = this.#wanted.get(threadId);
-    if (all === undefined) this.#wanted.set(threadId, new Set([who]));
+  /** One more user wants the room; true when it is the first. */
+  enter(room: string, who: object): boolean {
+    const all = this.#wanted.get(room);
+    if (all === undefined) this.#wanted.set(room, new Set([who]));
     else all.add(who);
     return all === undefined;
   }
 
-  /** One less wants it; true when it was the last. */
-  leave(threadId: string, who: object): boolean {
-    const all = this.#wanted.get(threadId);
+  /** One user less wants it; true when it was the last. */
+  leave(room: string, who: object): boolean {
+    const all = this.#wanted.get(room);
     if (!all?.delete(who) || all.size > 0) return false;
-    this.forget(threadId);
+    this.forget(room);
     return true;
   }
 
-  /** Whoever wanted it will not get it (any more). */
-  forget(threadId: string): void {
-    this.#wanted.delete(threadId);
-    this.#entered.delete(`thread:${threadId}`);
-    this.#offsets.delete(`thread:${threadId}`);
+  /** The client is not in the room any more, and does not enter it again unless the server does so. */
+  forget(room: string): void {
+    this.#offsets.delete(room);
+    if (this.#isAutomatic(room)) return;
+    this.#wanted.delete(room);
+    this.#entered.delete(room);
   }
 
-  wants(threadId: string): boolean {
-    return this.#wanted.has(threadId);
+  wants(room: string): boolean {
+    return this.#wanted.has(room);
   }
 
-  get threads(): string[] {
+  get wanted(): string[] {
     return [...this.#wanted.keys()];
   }
 
-  /** Where one stands, by room. */
+  /** Where the client stands, by room. */
   get offsets(): Record<string, string> {
     return Object.fromEntries(this.#offsets);
   }
 
+  /** The server entered this room by itself, and so it does with others of the kind. */
+  addAutomatic(room: string): void {
+    this.#automatic.add(kindOf(room));
+  }
+
   hasSeen(room: string, offset: string): void {
-    const threadId = threadOf(room);
-    if (threadId !== undefined && !this.wants(threadId)) return; // it was on its way when the thread was left
+    if (!this.wants(room) && !this.#isAutomatic(room)) return; // it was on its way when the room was left
     this.#offsets.set(room, offset);
     this.#entered.add(room);
   }
@@ -56,12 +63,26 @@ export class Rooms {
     return this.#entered.has(room);
   }
 
-  /** After a gap nobody knows where the client stands there, until the next message. */
+  /** After a gap it is not known where the client stands there, until the next message. */
   lose(room: string): void {
     this.#offsets.delete(room);
   }
+
+  #isAutomatic(room: string): boolean {
+    return this.#automatic.has(kindOf(room));
+  }
 }
 
+function kindOf(room: string): string {
+  return room.slice(0, room.indexOf(":"));
+}
+
+/** The room of a thread, whose id has no colon; the name of any other room is the room. */
+export function roomOf(name: string): string {
+  return name.includes(":") ? name : `thread:${name}`;
+}
+
+/** The id of a room's thread. */
 export function threadOf(room: string): string | undefined {
   return room.startsWith("thread:") ? room.slice("thread:".length) : undefined;
 }

@@ -5,7 +5,7 @@ import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
 import { Gaps, type Gap } from "./gaps.js";
 import { Presence, type Member } from "./presence.js";
-import { Rooms, threadOf } from "./rooms.js";
+import { roomOf, Rooms, threadOf } from "./rooms.js";
 import { type GetToken, Tokens } from "./token.js";
 import { watch } from "./wakeups.js";
 
@@ -46,9 +46,9 @@ export interface SocketOptions {
 export interface SocketEvents {
   status: Status;
   gap: Gap;
-  /** In a thread that was wanted: what is published there comes from now on. */
+  /** The client is in a room that it wanted: what is published there comes from now on. */
   joined: { room: string };
-  /** A thread that was wanted is not allowed (any more), or a room that one was in. */
+  /** A room that the client wanted, or was in, is not allowed (any more). */
   left: { room: string; reason: string };
   /** A connection that had been one was closed, and why; `status` says what follows. */
   closed: { code: number; reason: string };
@@ -234,8 +234,9 @@ export class Socket {
     this.#connectionId = ready.connection_id;
     this.#presence.begin();
     const known = this.#rooms.offsets;
-    const unknown = this.#rooms.threads.filter((thread) => !(`thread:${thread}` in known));
+    const unknown = this.#rooms.wanted.filter((room) => !(room in known));
     for (const [room, offset] of Object.entries(ready.rooms)) {
+      this.#rooms.addAutomatic(room);
       if (room in known) continue;
       if (this.#rooms.wasIn(room)) this.#gaps.add(room, "joined anew");
       this.#rooms.hasSeen(room, offset);
@@ -244,7 +245,7 @@ export class Socket {
     this.#beat(ready.heartbeat_interval * 1000);
     this.#become("connected");
     void this.#recover(new Set(Object.keys(known)));
-    for (const thread of unknown) void this.#enter(thread);
+    for (const room of unknown) void this.#enter(room);
     for (const text of this.#queue.splice(0)) this.#websocket?.send(text);
   }
 
@@ -509,16 +510,23 @@ export class Socket {
 
   // --- Rooms -----------------------------------------------------------------------------------
 
-  /** Enters a thread, as often as it is called; the function that is returned leaves it as often. */
-  join(threadId: string): () => void {
+  /**
+   * Enters a room, as often as it is called; the function that is returned leaves it as often. `name` is a thread's id
+   * (`"42"`) or the name of any room that clients may join (`"thread:42"`, `"board:7"`).
+   */
+  join(name: string): () => void {
+    const room = roomOf(name);
+    const thread = threadOf(room);
     const who = {};
-    if (this.#rooms.enter(threadId, who)) void this.#enter(threadId);
+    if (this.#rooms.enter(room, who)) void this.#enter(room);
     return () => {
-      if (this.#rooms.leave(threadId, who)) this.#send("leave:thread", { thread_id: threadId });
+      if (!this.#rooms.leave(room, who)) return;
+      if (thread === undefined) this.#send("leave", { room });
+      else this.#send("leave:thread", { thread_id: thread });
     };
   }
 
-  /** Whether one is in a room, or was and is on the way back into it. */
+  /** Whether the client is in a room, or was and is on the way back into it. */
   isIn(room: string): boolean {
     return this.#rooms.wasIn(room);
   }
@@ -531,20 +539,23 @@ export class Socket {
     return this.#presence.members(group);
   }
 
-  async #enter(threadId: string): Promise<void> {
-    if (!this.connected || !this.#rooms.wants(threadId)) return;
-    const missed = this.#rooms.wasIn(`thread:${threadId}`); // and nobody knows what
+  async #enter(room: string): Promise<void> {
+    if (!this.connected || !this.#rooms.wants(room)) return;
+    const thread = threadOf(room);
+    const missed = this.#rooms.wasIn(room); // and it is not known what
     try {
-      const { room, offset } = await this.call("join:thread", { thread_id: threadId });
-      if (!this.#rooms.wants(threadId)) return;
+      const { offset } = await (thread === undefined
+        ? this.call("join", { room })
+        : this.call("join:thread", { thread_id: thread }));
+      if (!this.#rooms.wants(room)) return;
       if (!this.#rooms.isKnown(room)) this.#rooms.hasSeen(room, offset);
       if (missed) this.#gaps.add(room, "joined anew");
       this.#own.emit("joined", { room });
     } catch (error) {
       if (error instanceof SocketError && ["forbidden", "limit_exceeded", "invalid_payload"].includes(error.code)) {
-        this.#expelled(`thread:${threadId}`, error.code);
+        this.#expelled(room, error.code);
       } else {
-        this.#again(error, () => void this.#enter(threadId));
+        this.#again(error, () => void this.#enter(room));
       }
     }
   }
@@ -556,9 +567,7 @@ export class Socket {
   }
 
   #expelled(room: string, reason: string): void {
-    const thread = threadOf(room);
-    if (thread === undefined) this.#rooms.lose(room);
-    else this.#rooms.forget(thread);
+    this.#rooms.forget(room);
     this.#presence.forget(room);
     this.#own.emit("left", { room, reason });
   }

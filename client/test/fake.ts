@@ -11,13 +11,15 @@ export class FakeWebSocket {
 
   /** The same for those to come. */
   static answers: Record<string, unknown> = {};
+  /** The rooms that the server enters by itself. */
+  static rooms: Record<string, string> = { "user:7": "100" };
 
   onmessage: ((event: { data: unknown }) => void) | null = null;
   onclose: ((event: { code: number }) => void) | null = null;
   readonly sent: Sent[] = [];
   /** Acks for events by name; a function answers from the data, `null` does not answer. */
   answers: Record<string, unknown> = FakeWebSocket.answers;
-  rooms: Record<string, string> = { "user:7": "100" };
+  rooms: Record<string, string> = FakeWebSocket.rooms;
   /** Whether the network is gone: nothing is heard of a close. */
   silent = false;
   closed = false;
@@ -62,6 +64,7 @@ export class FakeWebSocket {
     FakeWebSocket.made = [];
     FakeWebSocket.script = [];
     FakeWebSocket.answers = {};
+    FakeWebSocket.rooms = { "user:7": "100" };
   }
 
   send(text: string): void {
@@ -101,6 +104,7 @@ export class FakeWebSocket {
 }
 
 const defaults: Record<string, unknown> = {
+  join: ({ room }: { room: string }) => ({ room, offset: "200" }),
   "join:thread": ({ thread_id }: { thread_id: string }) => ({ room: `thread:${thread_id}`, offset: "200" }),
   resume: ({ rooms }: { rooms: Record<string, string> }) => ({
     rooms: Object.fromEntries(

@@ -561,6 +561,60 @@ describe("a resume", () => {
   });
 });
 
+describe("rooms of any kind", () => {
+  test("are entered and left by their names, and a thread by its own too", async () => {
+    const server = await connected();
+    const leave = [socket.join("board:7"), socket.join("thread:42"), socket.join("42")];
+    await soon();
+    expect(server.events("join").map(({ data }) => data)).toEqual([{ room: "board:7" }]);
+    expect(server.events("join:thread").map(({ data }) => data)).toEqual([{ thread_id: "42" }]);
+    expect(socket.isIn("board:7")).toBe(true);
+    for (const each of leave) each();
+    expect(server.events("leave").map(({ data }) => data)).toEqual([{ room: "board:7" }]);
+    expect(server.events("leave:thread").map(({ data }) => data)).toEqual([{ thread_id: "42" }]);
+  });
+
+  test("are resumed from what was seen last, and not once they were left", async () => {
+    const server = await connected();
+    const leave = socket.join("board:7");
+    await soon();
+    server.say("card:moved", {}, { room: "board:7", offset: "205" });
+    server.fail(1006);
+    await soon(501);
+    expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100", "board:7": "205" } });
+    leave();
+    FakeWebSocket.last.say("card:moved", {}, { room: "board:7", offset: "206" });
+    FakeWebSocket.last.fail(1006);
+    await soon(1001);
+    expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100" } });
+  });
+
+  test("are not asked for again after the server took the client out of them", async () => {
+    const server = await connected();
+    const left: unknown[] = [];
+    socket.when("left", (room) => left.push(room));
+    socket.join("board:7");
+    await soon();
+    server.say("room:left", { room: "board:7", reason: "forbidden" });
+    server.fail(1006);
+    await soon(501);
+    expect(left).toEqual([{ room: "board:7", reason: "forbidden" }]);
+    expect(FakeWebSocket.last.events("join")).toEqual([]);
+    expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100" } });
+  });
+
+  test("are kept without being wanted when the server enters their kind by itself", async () => {
+    FakeWebSocket.rooms = { "user:7": "100", "shift:early": "100" };
+    const server = await connected();
+    server.say("shift:note", {}, { room: "shift:late", offset: "101" }); // as after a refresh with another claim
+    server.fail(1006);
+    await soon(501);
+    expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({
+      rooms: { "user:7": "100", "shift:early": "100", "shift:late": "101" },
+    });
+  });
+});
+
 describe("gaps", () => {
   async function losing(options: Parameters<typeof connectTo>[0] = {}): Promise<{ server: FakeWebSocket; gaps: Gap[] }> {
     const server = await connected(options);

@@ -1,7 +1,7 @@
 """Plain HTTP on the socket server's port: health, metrics, and why a handshake would be refused.
 
-An ASGI application of its own, without Django: a request costs little, and nothing but its head is read. A path is
-compared as it was sent, so that there is no other way to write one that a proxy keeps inside.
+It is an ASGI application without Django: a request costs little, and only its head is read. A path is compared as it
+was sent, so that no other spelling of a path passes a proxy that blocks it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from realtime.spec.asyncapi import asyncapi_json
 from realtime.telemetry.prometheus import exposition, may_read
 
 REVOCATION_SECONDS = 0.8
-"""A verdict waits so long for what Redis knows of a token."""
+"""The longest time that a verdict waits for Redis."""
 JSON = {"Content-Type": "application/json"}
 
 
 class Response(NamedTuple):
-    """An answer over HTTP."""
+    """A response over HTTP."""
 
     status: int
     body: bytes = b""
@@ -43,46 +43,46 @@ ASKING = ("GET", "HEAD")
 
 
 class Endpoint(NamedTuple):
-    """What answers at a path, and to which methods."""
+    """The function that answers at a path, and the methods it answers."""
 
     answer: Callable[[Scope], Awaitable[Response]]
     methods: tuple[str, ...] = ASKING
 
 
 async def healthz(scope: Scope) -> Response:
-    """The process lives. Nothing else."""
+    """The process is alive; this proves nothing else."""
     return Response(200, b'{"status": "alive"}', JSON)
 
 
 async def readyz(scope: Scope) -> Response:
-    """The process can deliver: Redis answers, and a message sent through it came back through our subscription."""
+    """The instance can deliver: Redis answers, and a message came back through the subscription."""
     reasons = await reasons_not_ready()
-    told = {"status": "unavailable" if reasons else "ready", "reasons": reasons}
-    return Response(503 if reasons else 200, json.dumps(told).encode(), JSON)
+    body = {"status": "unavailable" if reasons else "ready", "reasons": reasons}
+    return Response(503 if reasons else 200, json.dumps(body).encode(), JSON)
 
 
 async def metrics(scope: Scope) -> Response:
-    """Prometheus' text format; with `METRICS_TOKEN` set only for a request that bears it."""
+    """Prometheus' text format; if `METRICS_TOKEN` is set, only for a request with that token."""
     if not may_read(", ".join(headers_of(scope, b"authorization"))):
         return Response(401, headers={"WWW-Authenticate": "Bearer"})
     return Response(200, exposition(), {"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def asyncapi(scope: Scope) -> Response:
-    """The protocol as an AsyncAPI document. Nothing in it is a secret: any page may show it."""
+    """The protocol as an AsyncAPI document. It holds no secret, and any page may read it."""
     return Response(200, asyncapi_json(), {**JSON, "Access-Control-Allow-Origin": "*"})
 
 
 async def verdict(scope: Scope, namespace: str) -> Response:
-    """204 if a WebSocket handshake with these headers would be accepted now, else its refusal.
+    """204 if a WebSocket handshake with these headers would be accepted now, else the reason for its refusal.
 
-    For browsers, which cannot see why a handshake was refused; so it speaks CORS with the allowed origins.
+    It is for browsers, which cannot see why a handshake was refused, and so it allows the allowed origins (CORS).
     """
     if scope["method"] == "OPTIONS":
         response = Response(204, headers=_PREFLIGHT)
     else:
         try:
-            await _judge(scope, namespace)
+            await _authorize(scope, namespace)
             response = Response(204, headers={"Cache-Control": "no-store"})
         except Refused as refused:
             response = refusal(refused)
@@ -107,7 +107,7 @@ def _cors(scope: Scope) -> dict[str, str]:
     }
 
 
-async def _judge(scope: Scope, namespace: str) -> None:
+async def _authorize(scope: Scope, namespace: str) -> None:
     check_process()
     principal = await handshake.judge(scope, namespace)
     try:
@@ -119,7 +119,7 @@ async def _judge(scope: Scope, namespace: str) -> None:
 
 
 def refusal(refused: Refused) -> Response:
-    """A refusal as an answer."""
+    """A refusal as a response."""
     return Response(refused.status, refused.body, {**JSON, **refused.headers})
 
 
@@ -170,7 +170,7 @@ async def _respond(scope: Scope) -> Response:
 
 
 def _path(scope: Scope) -> str:
-    """The path as it was sent, where the server tells."""
+    """The path as it was sent, if the server provides it."""
     raw: bytes | None = scope.get("raw_path")
     path: str = scope["path"]
     return path if raw is None else raw.partition(b"?")[0].decode("latin-1")

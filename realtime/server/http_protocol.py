@@ -20,15 +20,15 @@ from realtime.conf import conf
 from realtime.connections import admission
 
 HEAD_BYTES = 64 * 1024
-"""A request head may be so long."""
+"""The longest request head."""
 HEAD_LINES = 100
-"""A request head may have so many lines, the request line included."""
+"""The most lines of a request head, the request line included."""
 PIECE_BYTES = 256
-"""A piece of a body counts as so much more: there must not be many small ones."""
+"""A piece of a body that is smaller than this counts as this much more, so that there cannot be many."""
 LINGER_SECONDS = 2.0
-"""A client whose request is refused has so long to read why; nothing more is read from it."""
+"""The time that a client has to read why its request was refused. Nothing more is read from it."""
 READ_SECONDS = 30.0
-"""A client has so long to read the end of the last response of its connection, and to send each piece of a body."""
+"""The time that a client has to read the end of its last response, and to send each piece of a body."""
 
 
 class _Lingering:
@@ -43,7 +43,7 @@ class _Lingering:
 
 
 class Unacceptable(Exception):
-    """The parser shall stop: `HttpProtocol._status` says why."""
+    """Stops the parser; the status that the request is refused with is set."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -55,18 +55,18 @@ class HttpProtocol(HttpToolsProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _in_head = True
-    _room = HEAD_BYTES
-    """So much may still be read before the head, or a piece of the body, is complete. (Trailers are no body.)"""
+    _allowance = HEAD_BYTES
+    """Bytes that may still be read before the head, or a piece of the body, is complete. (Trailers are no body.)"""
     _body = 0
-    """Bytes of the body so far, and what its pieces cost."""
+    """Bytes of the body so far, with what its small pieces count in addition."""
     _status = HTTPStatus.BAD_REQUEST
-    """A request is refused with this, unless there is a better word for what is wrong."""
+    """A request is refused with this status."""
     _is_over = False
     """Nothing more is read from this connection."""
 
     @property
     def most_body(self) -> int | None:
-        """The largest body that is read, in bytes; None: any."""
+        """The largest body that is read, in bytes; None: no limit."""
         most: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         return most
 
@@ -95,12 +95,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _read_some(self, data: bytes) -> bytes:
         """Parse as much as may be read, and return the rest. Raises `httptools.HttpParserError`."""
-        if not self._room:
+        if not self._allowance:
             self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self._refuse()
             return b""
-        piece, rest = data[: self._room], data[self._room :]
-        self._room -= len(piece)
+        piece, rest = data[: self._allowance], data[self._allowance :]
+        self._allowance -= len(piece)
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
@@ -128,7 +128,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._body = 0
         self._forget_deadline()
         headers = dict(self.headers)
-        if not self._has_room_for(int(headers.get(b"content-length", 0))) or (
+        if not self._may_have_body(int(headers.get(b"content-length", 0))) or (
             self.most_body == 0 and b"transfer-encoding" in headers
         ):
             self._status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -138,11 +138,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._expect_body()
 
     def on_body(self, body: bytes) -> None:
-        self._room = HEAD_BYTES
+        self._allowance = HEAD_BYTES
         self._forget_deadline()
         self._expect_body()
         self._body += len(body) + PIECE_BYTES * (len(body) < PIECE_BYTES)
-        if not self._has_room_for(self._body):
+        if not self._may_have_body(self._body):
             self._status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             raise Unacceptable
         super().on_body(body)
@@ -150,16 +150,16 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._forget_deadline()
         self._in_head = True
-        self._room = HEAD_BYTES
+        self._allowance = HEAD_BYTES
         super().on_message_complete()
 
-    def _has_room_for(self, body: int) -> bool:
+    def _may_have_body(self, body: int) -> bool:
         return self.most_body is None or body <= self.most_body
 
     # --- The end ---------------------------------------------------------------------------------
 
     def _refuse(self) -> None:
-        """Read no more and answer with `_status` alone. If an earlier request is being answered, that is the end."""
+        """Read no more, and answer with the status. If an earlier request is being answered, end with that answer."""
         self._is_over = True
         self._forget_deadline()
         self.flow.pause_reading()
@@ -197,7 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _give_up_later(self) -> None:
-        """`transport.close` waits for ever until everything is read."""
+        """`transport.close` waits without a limit until the client has read everything."""
         if self.transport.is_closing() and self.transport.get_write_buffer_size() and self._deadline is None:
             self._deadline = self.loop.call_later(READ_SECONDS, self.transport.abort)
 
@@ -239,7 +239,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class BodilessHttpProtocol(HttpProtocol):
-    """Reads no body: the socket server has no use for one. A handshake that is one too many is refused by its head."""
+    """Reads no body, as the socket server needs none. A handshake beyond the limits is refused by its head."""
 
     most_body = 0
 

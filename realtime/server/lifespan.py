@@ -1,4 +1,4 @@
-"""What a socket process does when it starts and stops, as ASGI's lifespan protocol has it (daphne does not)."""
+"""What an instance does when it starts and stops (ASGI's lifespan protocol, which daphne does not have)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from redis.exceptions import RedisError
 
 from realtime.connections.handshake import Receive, Send
 from realtime.connections.registry import ConnectionRegistry
+from realtime.server.backlog import measure_backlog
 from realtime.server.vitals import watch
-from realtime.server.websocket_protocol import measure_backlog
 
-GOODBYE_SECONDS = 1.0
+LEAVE_SECONDS = 1.0
+"""The longest wait for each step of leaving."""
 
 
 async def lifespan(scope: Any, receive: Receive, send: Send) -> None:
     """The ASGI application of the lifespan scope."""
     await receive()
-    # Before anybody connects: an operator who asks for all processes shall see this one. Not waited for, and
-    # without Redis left to the first connection.
+    # Before the first connection: an operator who lists the instances finds this one. It is not waited for; without
+    # Redis the first connection does it.
     joining = asyncio.create_task(_join(), name="join")
     watching = asyncio.create_task(watch(measure_backlog), name="watch")
     await send({"type": "lifespan.startup.complete"})
     try:
         await receive()
     except asyncio.CancelledError:
-        return  # a second signal: no time for a goodbye
+        return  # a second signal: no time to leave
     finally:
         joining.cancel()
         watching.cancel()
-    await goodbye()
+    await leave()
     await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -41,14 +42,16 @@ async def _join() -> None:
         await ConnectionRegistry.current().start()
 
 
-async def goodbye() -> None:
-    """All connections are closed: tell Redis what is still pending, and give everything back."""
+async def leave() -> None:
+    """Write what is pending to Redis, and give back what this instance holds there. All connections are closed."""
     with contextlib.suppress(RedisError, TimeoutError):
-        async with asyncio.timeout(GOODBYE_SECONDS):
+        async with asyncio.timeout(LEAVE_SECONDS):
             await ConnectionRegistry.current().close()
-    await ConnectionRegistry.current().stop()  # it answers no more, so that nobody remembers it after this
+    await (
+        ConnectionRegistry.current().stop()
+    )  # it answers no survey any more, so that no answer brings it back after this
     with contextlib.suppress(RedisError, TimeoutError):
-        async with asyncio.timeout(GOODBYE_SECONDS):
+        async with asyncio.timeout(LEAVE_SECONDS):
             await ConnectionRegistry.current().leave()
     layer: Any = get_channel_layer()
     with contextlib.suppress(RedisError, OSError):

@@ -1,4 +1,4 @@
-"""Whether this process can deliver, proven anew at most once a second however often it is asked."""
+"""Whether this instance can deliver, proven at most once a second however often that is asked."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from realtime.redis import schema_version
 from realtime.tasks.per_loop import PerLoop
 
 PROVEN_SECONDS = 1.0
-"""A proof counts for so long."""
+"""How long a proof counts."""
 PROOF_SECONDS = 0.8
-"""A proof may take so long."""
+"""How long a proof may take."""
 
 
 async def reasons_not_ready() -> list[str]:
-    """Why this process cannot deliver, as the last proof found; empty when it can."""
+    """Why this instance cannot deliver, as the last proof found; empty when it can."""
     if ConnectionRegistry.current().is_draining:
         return ["draining"]
     return await _readiness().reasons()
 
 
 async def prove() -> list[str]:
-    """Why this process cannot deliver now; empty when it can.
+    """Why this instance cannot deliver now; empty when it can.
 
-    It can when Redis answers and a message sent through it came back through our subscription.
+    It can when Redis answers, and a message sent through Redis came back through the subscription.
     """
 
     async def ask() -> None:
@@ -49,14 +49,14 @@ async def prove() -> list[str]:
 
 
 class Readiness:
-    """The last proof, which all who ask within `PROVEN_SECONDS` share."""
+    """The last proof, shared by all requests within `PROVEN_SECONDS`."""
 
     def __init__(self) -> None:
         self._proof: asyncio.Task[list[str]] | None = None
         self._proven_at = 0.0
 
     async def reasons(self) -> list[str]:
-        """What the last proof found; a new one begins when that is too old."""
+        """What the last proof found; a new one begins when it is too old."""
         proof = self._proof
         if proof is None or (proof.done() and self._now() - self._proven_at >= PROVEN_SECONDS):
             proof = self._proof = asyncio.create_task(prove(), name="readiness")

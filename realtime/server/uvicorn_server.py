@@ -1,4 +1,4 @@
-"""uvicorn as we serve with it."""
+"""The server process: uvicorn with our protocols, alone or as several workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from uvicorn.supervisors import Multiprocess, multiprocess
 from realtime.conf import conf
 from realtime.connections.drain import drain
 from realtime.server.http_protocol import BodilessHttpProtocol
-from realtime.server.websocket_protocol import PING_SECONDS, WebSocketProtocol
+from realtime.server.keepalive import PING_SECONDS
+from realtime.server.websocket_protocol import WebSocketProtocol
 from realtime.telemetry import prometheus
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ START_SECONDS = 30.0
 
 
 class Server(uvicorn.Server):
-    """Says `ready` once it accepts; drains before it stops. A second signal stops it at once."""
+    """Prints `ready` once it accepts connections, and drains before it stops. A second signal stops it at once."""
 
     def __init__(self, config: uvicorn.Config, *, says_ready: bool = True) -> None:
         super().__init__(config)
@@ -47,7 +48,7 @@ class Server(uvicorn.Server):
         self._asked_to_stop = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Not handed to uvicorn, which would raise the signal again once it has stopped: the exit status is 0.
+        # uvicorn would raise the signal again once it has stopped; here the exit status is 0.
         if self._asked_to_stop:
             self.should_exit = self.force_exit = True
         self._asked_to_stop = True
@@ -61,7 +62,7 @@ class Server(uvicorn.Server):
 
 
 class Worker(multiprocess.Process):
-    """One of several processes: the same server. It leaves when its supervisor is gone, however that ended."""
+    """One of several instances. It leaves when its supervisor is gone, however that ended."""
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         self.parent_conn.close()  # with a copy of the supervisor's end here, its death would not be noticed
@@ -82,7 +83,7 @@ class Worker(multiprocess.Process):
 
 
 class Workers(Multiprocess):
-    """Several processes on one port; says `ready` once all of them accept, and passes a second signal on."""
+    """Several instances on one port. Prints `ready` once all of them accept, and passes a second signal on."""
 
     def init_processes(self) -> None:
         super().init_processes()
@@ -106,7 +107,7 @@ class Workers(Multiprocess):
 
 
 def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
-    """How the socket server is served."""
+    """uvicorn's configuration for the socket server."""
     return uvicorn.Config(
         "realtime.asgi:application",
         host=host,
@@ -129,12 +130,12 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
 
 
 def without_brackets(host: str) -> str:
-    """An IPv6 address as it is, also if it was given as URLs have it."""
+    """The address, without the brackets that an IPv6 address has in a URL."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket's address, taken. `host` may be `[::1]`. Raises `OSError`."""
+    """A socket bound to an address, for workers to inherit. `host` may be `[::1]`. Raises `OSError`."""
     family, _, _, _, address = socket.getaddrinfo(
         without_brackets(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -150,10 +151,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def spare_the_collector() -> None:
-    """What was loaded stays, and connections live long: look for cyclic garbage less often than by default.
+    """Collect cyclic garbage less often than by default: modules stay, and connections live long.
 
-    By default Python looks after every 700 new objects, some dozen connections, and again and again through all
-    that live: a tenth of what connecting costs.
+    By default Python collects after every 700 new objects, a dozen connections, and visits all living ones again and
+    again: a tenth of what connecting costs.
     """
     gc.collect()
     gc.freeze()
@@ -169,13 +170,13 @@ def raise_file_limit() -> None:
 
 
 def serve(host: str, port: int, workers: int = 1) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `OSError` when the address cannot be had."""
+    """Serve until SIGTERM or SIGINT. Raises `OSError` when the address cannot be bound."""
     raise_file_limit()
     sock = bind(host, port)
     config = configuration(host, port, workers)
     try:
         if workers > 1:
-            # uvicorn asks nobody which server its workers run.
+            # uvicorn has no option for the class of its workers.
             multiprocess.Process = Worker  # type: ignore[misc]
             with prometheus.shared():
                 Workers(config, [sock]).run()

@@ -1,4 +1,4 @@
-"""How this process feels, looked at every second: is its event loop free, does Redis answer, who does not keep up?"""
+"""The instance measures itself every second: the lag of its event loop, the answer of Redis, and the backlog."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from realtime.tasks.supervision import supervise
 from realtime.telemetry import metrics
 
 SECONDS = 1.0
-"""Between two looks."""
+"""Between two measurements."""
 PATIENCE = 5.0
-"""A Redis that needs longer for a PING does not answer."""
+"""A Redis that needs longer for a PING counts as down."""
 
 
 async def watch(*measures: Callable[[], None]) -> None:
-    """Look until cancelled. `measures` set whatever else there is to tell."""
+    """Measure until cancelled. Each of `measures` sets metrics of its own."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(supervise("vitals", lambda: _watch_loop(measures)), name="vitals")
         tasks.create_task(supervise("redis vitals", _watch_redis), name="redis vitals")

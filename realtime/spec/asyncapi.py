@@ -1,6 +1,6 @@
 """The catalogue as an AsyncAPI 3 document: served at `/asyncapi.json`, printed by `generateasyncapi`.
 
-It describes the socket server: it *receives* what clients and backbones send, and *sends* what clients get.
+It describes the socket server, which *receives* what clients and backbones send and *sends* what clients get.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from realtime.protocol.close_codes import REASONS, STOP
 from realtime.protocol.envelope import ErrorCode, FrameId
 from realtime.protocol.handshake_errors import STATUSES
 from realtime.protocol.namespaces import namespaces
-from realtime.protocol.payloads import Payload
+from realtime.protocol.payloads import Empty, Payload
 from realtime.redis.client import key
+from realtime.spec.descriptions import default_rooms, namespace_list, summary
 from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, Schema, schema
-from realtime.spec.markdown import rooms, summary
 
 _DESCRIPTION = """\
-Events over WebSocket: one JSON object a frame, `{"event", "data"}`. A client's frame with an `id` gets exactly one
-`ack` or `error` with that `id`. What a room receives carries `room`, and `offset` where it can be had again after a
-reconnect. `x-refusals` holds what a refused handshake says, with its HTTP status, and `x-close-codes` why a connection
-is closed and whether a client comes back.
+Events over WebSocket: each frame is one JSON object, `{"event", "data"}`. A client's frame with an `id` gets exactly
+one `ack` or `error` with that `id`. A frame of a room carries `room`, and `offset` if the event can be recovered after
+a reconnect. `x-refusals` lists the error codes of a refused handshake with their HTTP status, `x-close-codes` why a
+connection is closed and whether the client should connect again.
 """
 
 
@@ -39,7 +39,7 @@ def asyncapi_json() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """The document, as what becomes JSON."""
+    """The document, before it is encoded as JSON."""
     events = catalogue()
     messages = {
         **{f"client.{_name(event)}": _from_client(event) for event in _sorted(events.client)},
@@ -91,7 +91,7 @@ def _from_client(event: ClientEvent) -> dict[str, Any]:
 
 
 def _ack(event: ClientEvent) -> dict[str, Any]:
-    data = schema(event.ack, DELIVERED_ID) if event.ack else {"type": "object"}
+    data = schema(event.ack or Empty, DELIVERED_ID)
     frame = _frame("ack", data, requires=["data", "id"], id=_FRAME_ID)
     return _message("ack", f"`{event.name}` took effect.", frame)
 
@@ -110,7 +110,9 @@ def _to_clients(event: ServerEvent) -> dict[str, Any]:
 def _on_bus(event: ServerEvent) -> dict[str, Any]:
     payload = _bus_payload(event.name, event.payload, ("id", "rooms", "namespaces", "except"))
     return _message(
-        event.name, f"{summary(event.payload)} Rooms, unless it names others: {rooms(event)}.", payload
+        event.name,
+        f"{summary(event.payload)} Default rooms: {default_rooms(event)}.",
+        payload,
     )
 
 
@@ -142,7 +144,7 @@ _OFFSET: Schema = {"type": "string", "minLength": 1, "maxLength": 64}
 _FRAME_ID: Schema = schema(FrameId, DELIVERED_ID)
 
 
-# --- Channels and who does what with them ------------------------------------------------------------
+# --- Channels and operations -------------------------------------------------------------------------
 
 
 def _namespace(events: Catalogue, namespace: str) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def _namespace(events: Catalogue, namespace: str) -> dict[str, Any]:
     return {
         "address": f"/{namespace}/",
         "title": namespace,
-        "description": f"For the roles {', '.join(sorted(namespaces()[namespace].roles))}.",
+        "description": f"For the roles {namespace_list(namespaces()[namespace].roles)}.",
         "servers": [_ref("servers", "sockets"), _ref("servers", "sockets-tls")],
         "messages": {
             name: _ref("components", "messages", name)
@@ -168,7 +170,7 @@ def _sent_by_clients(events: Catalogue, namespace: str) -> list[str]:
 
 
 def _sent_to(events: Catalogue, namespace: str) -> list[str]:
-    """Acknowledgements are left out: they are replies."""
+    """The messages that clients of a namespace receive, without acknowledgements, which are replies."""
     return [
         f"server.{_name(event)}"
         for event in _sorted(events.server)
@@ -187,7 +189,7 @@ def _operations_of_clients(events: Catalogue) -> dict[str, Any]:
                     "reply": _messages(namespace, [f"ack.{name}", "server.error"]),
                 }
         operations[f"{namespace}.send"] = _operation(
-            "send", namespace, _sent_to(events, namespace), "What a client gets unasked."
+            "send", namespace, _sent_to(events, namespace), "Events that the server sends to a client."
         )
     return operations
 
@@ -198,11 +200,13 @@ def _redis_channels(published: Iterable[str], streams: Mapping[str, StreamEntry]
     return {
         "stream": _redis_channel(
             stream,
-            f"A stream: `XADD {stream} * message <json>`. Durable: delivered once, in order.",
+            f"A stream: `XADD {stream} * message <json>`. Durable: each message is delivered once, in order.",
             bus_messages,
         ),
         "events": _redis_channel(
-            channel, f"Pub/Sub: `PUBLISH {channel} <json>`. Gone when no bridge listens.", bus_messages
+            channel,
+            f"Pub/Sub: `PUBLISH {channel} <json>`. A message is lost when no bridge listens.",
+            bus_messages,
         ),
         **{
             name: _redis_channel(
@@ -227,10 +231,14 @@ def _redis_channel(address: str, description: str, messages: Mapping[str, Any]) 
 def _operations_on_redis(channels: Mapping[str, Any], streams: Mapping[str, StreamEntry]) -> dict[str, Any]:
     published = list(channels["stream"]["messages"])
     return {
-        "bus.stream": _operation("receive", "stream", published, "What a backbone publishes."),
-        "bus.events": _operation("receive", "events", published, "What a backbone publishes and may lose."),
+        "bus.stream": _operation("receive", "stream", published, "Messages that a backbone publishes."),
+        "bus.events": _operation(
+            "receive", "events", published, "Messages that a backbone publishes and that may be lost."
+        ),
         **{
-            f"bus.{name}": _operation("send", name, [entry.field], "What recorder and backbones may follow.")
+            f"bus.{name}": _operation(
+                "send", name, [entry.field], "Entries for the recorder and for backbones."
+            )
             for name, entry in streams.items()
         },
     }
@@ -254,7 +262,7 @@ def _servers() -> dict[str, Any]:
     names = [name for name in _credentials() if name != "redis"]
     credentials = [_ref("components", "securitySchemes", name) for name in names]
     return {
-        "sockets": _server("ws", "localhost:8001", "The socket server itself.", credentials),
+        "sockets": _server("ws", "localhost:8001", "The socket server, reached directly.", credentials),
         "sockets-tls": _server(
             "wss", "example.com", "The socket server behind a proxy with TLS.", credentials
         ),
@@ -265,7 +273,7 @@ def _servers() -> dict[str, Any]:
 
 
 def _server(protocol: str, default: str, description: str, security: list[Any]) -> dict[str, Any]:
-    # Where it is reached is nothing that the server knows.
+    # The server does not know its public address: the reader of the document fills it in.
     return {
         "host": "{host}",
         "protocol": protocol,
@@ -276,7 +284,7 @@ def _server(protocol: str, default: str, description: str, security: list[Any]) 
 
 
 def _credentials() -> dict[str, Any]:
-    """Exactly one of them with each handshake."""
+    """The security schemes. A handshake carries exactly one of them; `redis` is the bus's."""
     found: dict[str, Any] = {
         "bearer": {
             "type": "http",
@@ -290,7 +298,7 @@ def _credentials() -> dict[str, Any]:
             "in": "header",
             "description": f"For browsers: `{SUBPROTOCOL}, {BEARER_SUBPROTOCOL}<jwt>`.",
         },
-        "redis": {"type": "userPassword", "description": "A Redis user, where Redis has any."},
+        "redis": {"type": "userPassword", "description": "A Redis user, if Redis has users."},
     }
     if conf().query_token:
         found["query"] = {"type": "httpApiKey", "name": "token", "in": "query", "description": "For tools."}
@@ -298,7 +306,7 @@ def _credentials() -> dict[str, Any]:
 
 
 def _name(event: Any) -> str:
-    """An event's name as a key: a colon is none that AsyncAPI allows there."""
+    """An event's name as a key of the document, where AsyncAPI allows no colon."""
     name: str = event.name
     return name.replace(":", ".")
 

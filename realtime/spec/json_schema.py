@@ -1,4 +1,7 @@
-"""Payloads and acknowledgements as JSON Schema (draft 7)."""
+"""Payloads and acknowledgements as JSON Schema (draft 7): the only walk through their types.
+
+The AsyncAPI document holds these schemas as they are; the TypeScript types and the Markdown page are made of them.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ DELIVERED_ID: Schema = {"type": "string", "pattern": ID_PATTERN}
 """An id as clients get it."""
 ACCEPTED_ID: Schema = {"anyOf": [DELIVERED_ID, {"type": "integer"}]}
 """An id as clients and backbones may send it."""
+NULL: Schema = {"type": "null"}
 
 
 def schema(kind: Any, id: Schema) -> Schema:
-    """The schema of a type, with everything it is made of written out; `id` is that of an `Id`.
+    """The schema of a type, without references; `id` is the schema of an `Id`.
 
-    What a value is made of is looked at here, because msgspec refuses what it could not decode (a union of two
-    typed dictionaries) and defaults it does not know (an `Id`); what a plain value must be is msgspec's to say.
+    msgspec describes plain values and their bounds. Objects, arrays and unions are taken apart here, because msgspec
+    refuses types that it could not decode (a union of two typed dictionaries) and defaults of its own types (an `Id`).
+    Raises `TypeError` for a type that has no form in JSON.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     found: Schema

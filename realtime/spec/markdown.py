@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import types
-import typing
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-import msgspec
-
-from realtime.protocol.catalogue import Catalogue, ServerEvent, catalogue
+from realtime.protocol.catalogue import Catalogue, catalogue
 from realtime.protocol.namespaces import namespaces
-from realtime.protocol.payloads import Id, Payload, PresenceGroup
+from realtime.protocol.payloads import Payload
+from realtime.spec.descriptions import default_rooms, namespace_list, summary
+from realtime.spec.json_schema import DELIVERED_ID, NULL, Schema, schema
 
 _INTRODUCTION = """\
 # Events
@@ -26,6 +22,8 @@ string. A *group* is the name of a presence group: an id that may also have spac
 A field with `?` may be left out. Of an event that a backbone publishes every other field of `data` passes through
 untouched.
 """
+
+_OTHER_NAMES = {"array": "list", None: "any JSON"}
 
 
 def events_markdown() -> str:
@@ -55,18 +53,17 @@ def _section(title: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
 def _client_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
     yield "event", "namespaces", "data", "meaning"
     for name, event in sorted(events.client.items()):
-        yield f"`{name}`", _names(event.namespaces), _fields(event.payload), summary(event.handler)
+        yield f"`{name}`", namespace_list(event.namespaces), _fields(event.payload), summary(event.handler)
 
 
 def _server_rows(events: Catalogue, *, bus: bool) -> Iterator[tuple[str, ...]]:
-    names = sorted(namespaces())
-    yield ("event", *names, *(("rooms (default)",) if bus else ()), "data", "meaning")
+    columns = sorted(namespaces())
+    yield "event", *columns, *(("rooms (default)",) if bus else ()), "data", "meaning"
     for name, event in sorted(events.server.items()):
-        if event.bus is not bus:
-            continue
-        marks = ("✓" if namespace in event.namespaces else "–" for namespace in names)
-        where = (rooms(event),) if bus else ()
-        yield f"`{name}`", *marks, *where, _fields(event.payload), summary(event.payload)
+        if event.bus is bus:
+            marks = ("✓" if namespace in event.namespaces else "–" for namespace in columns)
+            rooms = (default_rooms(event),) if bus else ()
+            yield f"`{name}`", *marks, *rooms, _fields(event.payload), summary(event.payload)
 
 
 def _control_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
@@ -75,62 +72,26 @@ def _control_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
         yield f"`{name}`", _fields(event.payload), summary(event.payload)
 
 
-def rooms(event: ServerEvent) -> str:
-    """The routing, told by routing a payload whose every field holds its own name."""
-    if event.rooms is None:
-        return "–"
-    payload = event.payload(**{field.name: field.name for field in msgspec.structs.fields(event.payload)})
-    found = []
-    for route in event.rooms(payload):
-        audience, room = (event.default_namespaces, route) if isinstance(route, str) else route
-        kind, _, field = room.partition(":")
-        where = "" if audience == event.namespaces else f" ({_names(audience)})"
-        found.append(f"`{kind}:{{{field}}}`{where}")
-    return ", ".join(found)
-
-
-def _names(namespaces: frozenset[str]) -> str:
-    return ", ".join(sorted(namespaces))
-
-
 def _fields(payload: type[Payload]) -> str:
-    return ", ".join(_field(field) for field in msgspec.structs.fields(payload)) or "–"
+    found = schema(payload, DELIVERED_ID)
+    return (
+        ", ".join(_field(name, part, found["required"]) for name, part in found["properties"].items()) or "–"
+    )
 
 
-def _field(field: msgspec.structs.FieldInfo) -> str:
-    default = "" if field.default in {msgspec.NODEFAULT, None} else f" = {str(field.default)!r}"
-    return f"`{field.encode_name}{'' if field.required else '?'}` {_type(field.type)}{default}"
+def _field(name: str, found: Schema, required: list[str]) -> str:
+    default = f" = {found['default']!r}" if "default" in found else ""
+    return f"`{name}{'' if name in required else '?'}` {type_of(found)}{default}"
 
 
-def _parts(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) in {types.UnionType, typing.Union} else (kind,)
-
-
-def _type(kind: Any) -> str:
-    origin = typing.get_origin(kind)
-    if origin is typing.Annotated:
-        return _type(typing.get_args(kind)[0])
-    if origin is typing.Literal:
-        return " or ".join(f"`{value}`" for value in typing.get_args(kind))
-    if (
-        len(parts := [part for part in _parts(kind) if part is not types.NoneType]) != 1
-        or parts[0] is not kind
-    ):
-        return " or ".join(map(_type, parts))
-    if origin in {list, dict}:
-        return "list" if origin is list else "object"
-    known = {
-        Id: "id",
-        PresenceGroup: "group",
-        str: "string",
-        float: "number",
-        int: "integer",
-        bool: "boolean",
-        msgspec.Raw: "any JSON",
-    }
-    return known.get(kind, "object")
-
-
-def summary(documented: object) -> str:
-    """What the docstring of a payload or a handler says, in one line."""
-    return " ".join((inspect.getdoc(documented) or "").split())
+def type_of(found: Schema) -> str:
+    """What a JSON Schema describes, in a word or two. `null` is left out: a field is there or it is not."""
+    match found:
+        case {"pattern": pattern} if pattern == DELIVERED_ID["pattern"]:
+            return "id"
+        case {"enum": values}:
+            return " or ".join(f"`{value}`" for value in values)
+        case {"anyOf": parts}:
+            return " or ".join(type_of(part) for part in parts if part != NULL)
+    kind: str | None = found.get("type")
+    return _OTHER_NAMES.get(kind) or str(kind)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Iterator
-from typing import Any
-
-import msgspec
+import json
+from collections.abc import Iterable, Iterator
 
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import REASONS
 from realtime.protocol.envelope import ErrorCode
-from realtime.protocol.payloads import Id, Payload, PresenceGroup
-from realtime.spec.markdown import summary
+from realtime.protocol.payloads import Empty
+from realtime.spec.descriptions import summary
+from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, NULL, Schema, schema
 
 _HEAD = """\
 // Generated from the server's catalogue by `make docs`. A product's own events are generated likewise
@@ -24,84 +21,78 @@ _HEAD = """\
 //   }
 """
 
-_PLAIN = {str: "string", float: "number", int: "number", bool: "boolean", msgspec.Raw: "unknown"}
+_PLAIN = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}
 
 
 def events_typescript() -> str:
     """The whole module."""
-    events = catalogue()
+    codes = " | ".join(f'"{code}"' for code in sorted(ErrorCode))
     return "\n".join(
         (
             _HEAD,
             "/** Server to client. What a backbone publishes may have further fields. */",
-            "export interface ServerEvents {",
-            *(
-                line
-                for name, event in sorted(events.server.items())
-                for line in _entry(name, event.payload, _object(event.payload, "string", open_=event.bus))
-            ),
-            "}\n",
+            *_block("interface ServerEvents ", _server_events(), "}\n"),
             "/** Client to server. */",
-            "export interface ClientEvents {",
-            *(
-                line
-                for name, client_event in sorted(events.client.items())
-                for line in _entry(
-                    name, client_event.handler, _object(client_event.payload, "string | number", open_=False)
-                )
-            ),
-            "}\n",
+            *_block("interface ClientEvents ", _client_events(), "}\n"),
             "/** What the acknowledgement of a client's event says. */",
-            "export interface Acks {",
-            *(f'  "{name}": {_type(event.ack, "string")};' for name, event in sorted(events.client.items())),
-            "}\n",
-            "export type ErrorCode = " + " | ".join(f'"{code}"' for code in sorted(ErrorCode)) + ";\n",
+            *_block("interface Acks ", _acks(), "}\n"),
+            f"export type ErrorCode = {codes};\n",
             "/** Why the server closes a connection. */",
-            "export const CLOSE_REASONS = {",
-            *(f'  {int(code)}: "{reason}",' for code, reason in sorted(REASONS.items())),
-            "} as const;",
-            "",
+            *_block("const CLOSE_REASONS = ", _close_reasons(), "} as const;\n"),
         )
     )
 
 
-def _entry(name: str, documented: object, type_: str) -> Iterator[str]:
-    yield f"  /** {summary(documented)} */"
-    yield f'  "{name}": {type_};'
+def _block(head: str, lines: Iterable[str], end: str) -> Iterator[str]:
+    yield f"export {head}{{"
+    yield from (f"  {line}" for line in lines)
+    yield end
 
 
-def _object(payload: type[Payload], id_type: str, *, open_: bool) -> str:
-    """A payload; one that is open may have fields that are not declared."""
-    fields = [
-        f"{field.encode_name}{'' if field.required else '?'}: {_type(field.type, id_type)}"
-        for field in msgspec.structs.fields(payload)
+def _server_events() -> Iterator[str]:
+    for name, event in sorted(catalogue().server.items()):
+        data = {**schema(event.payload, DELIVERED_ID), "additionalProperties": event.bus}
+        yield f"/** {summary(event.payload)} */"
+        yield f'"{name}": {type_of(data)};'
+
+
+def _client_events() -> Iterator[str]:
+    for name, event in sorted(catalogue().client.items()):
+        yield f"/** {summary(event.handler)} */"
+        yield f'"{name}": {type_of(schema(event.payload, ACCEPTED_ID))};'
+
+
+def _acks() -> Iterator[str]:
+    for name, event in sorted(catalogue().client.items()):
+        yield f'"{name}": {type_of(schema(event.ack or Empty, DELIVERED_ID))};'
+
+
+def _close_reasons() -> Iterator[str]:
+    for code, reason in sorted(REASONS.items()):
+        yield f'{int(code)}: "{reason}",'
+
+
+def type_of(found: Schema) -> str:
+    """The TypeScript type of what a JSON Schema describes. `null` is left out: a field is there or it is not."""
+    match found:
+        case {"enum": values}:
+            return " | ".join(map(json.dumps, values))
+        case {"anyOf": parts}:
+            return " | ".join(type_of(part) for part in parts if part != NULL)
+        case {"type": "array"}:
+            return f"({type_of(found.get('items', {}))})[]"
+        case {"properties": _}:
+            return _object(found)
+        case {"type": "object"}:
+            return f"Record<string, {type_of(found.get('additionalProperties', {}))}>"
+    return _PLAIN.get(found.get("type", ""), "unknown")
+
+
+def _object(found: Schema) -> str:
+    members = [
+        f"{name}{'' if name in found['required'] else '?'}: {type_of(part)}"
+        for name, part in found["properties"].items()
     ]
-    if open_:
-        fields.append("[field: string]: unknown")
-    return f"{{ {'; '.join(fields)} }}" if fields else "Record<string, never>"
-
-
-def _type(kind: Any, id_type: str) -> str:  # noqa: PLR0911  (a table)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is None or kind is types.NoneType:
-        return "Record<string, never>"
-    if kind in {Id, PresenceGroup}:
-        return id_type
-    if origin is typing.Annotated:
-        return _type(arguments[0], id_type)
-    if origin is typing.Literal:
-        return " | ".join(f'"{value}"' for value in arguments)
-    if origin in {types.UnionType, typing.Union}:
-        return " | ".join(_type(part, id_type) for part in arguments if part is not types.NoneType)
-    if origin is list:
-        return f"({_type(arguments[0], id_type)})[]"
-    if origin is dict:
-        return f"Record<string, {_type(arguments[1], id_type)}>"
-    if typing.is_typeddict(kind):
-        hints = typing.get_type_hints(kind)
-        return f"{{ {'; '.join(_member(kind, name, hint, id_type) for name, hint in hints.items())} }}"
-    return _PLAIN.get(kind, "unknown")
-
-
-def _member(kind: Any, name: str, hint: Any, id_type: str) -> str:
-    return f"{name}{'' if name in kind.__required_keys__ else '?'}: {_type(hint, id_type)}"
+    if found.get("additionalProperties"):
+        members.append("[field: string]: unknown")
+    return f"{{ {'; '.join(members)} }}" if members else "Record<string, never>"

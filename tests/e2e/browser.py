@@ -56,7 +56,7 @@ async def launched() -> AsyncIterator[Browser]:
 
 
 class Window:
-    """A window with real tabs: of them one is in front, and the others are hidden.
+    """A window with real tabs: one tab is in front, the rest are hidden.
 
     Playwright tells every page that it has the focus, so this speaks the debugging protocol itself.
     """
@@ -93,7 +93,7 @@ class Window:
 
     @contextlib.asynccontextmanager
     async def tab(self, address: str) -> AsyncIterator[Tab]:
-        """A new tab, in front of the others."""
+        """A new tab, in front."""
         target = await self._ask("PUT", f"new?{address}")
         async with connect(target["webSocketDebuggerUrl"], max_size=None) as websocket:
             yield Tab(websocket)

@@ -285,7 +285,7 @@ class Stack:
         return token
 
     def sign_long(self, length: int, **claims: Any) -> str:
-        """A good token of exactly so many characters."""
+        """A valid token with exactly this number of characters."""
         for header in ("", "x", "xx"):  # base64 has no text of 4n + 1 characters
             short = len(self.sign(header={"pad": header}, pad="", **claims))
             about = (length - short) * 3 // 4
@@ -446,17 +446,18 @@ class Client:
 
     async def call(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send with an id, as fast as it is allowed, and return the data of its ack."""
-        frame = await self._answer(event, data)
+        frame = await self.ask(event, data)
         assert frame["event"] == "ack", frame
         return frame["data"]
 
     async def refused(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send with an id and return the data of its error."""
-        frame = await self._answer(event, data)
+        frame = await self.ask(event, data)
         assert frame["event"] == "error", frame
         return frame["data"]
 
-    async def _answer(self, event: str, data: dict[str, Any] | None) -> dict[str, Any]:
+    async def ask(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send with an id, as fast as it is allowed, and return the answer: an ack or an error."""
         while True:
             self._ids += 1
             frame_id = f"call-{self._ids}"
@@ -467,11 +468,11 @@ class Client:
             await asyncio.sleep(frame["data"]["retry_after"])
 
     async def _answer_to(self, frame_id: str, event: str) -> dict[str, Any]:
-        return await self._next(lambda frame: frame.get("id") == frame_id, f"an answer to {event}")
+        return await self.next_frame(lambda frame: frame.get("id") == frame_id, f"an answer to {event}")
 
     async def expect(self, event: str, within: float = PATIENCE, **data: Any) -> dict[str, Any]:
         """The next unread frame of this event whose data has these values; frames before it stay unread."""
-        return await self._next(
+        return await self.next_frame(
             lambda frame: (
                 frame["event"] == event
                 and all(frame["data"].get(name) == value for name, value in data.items())
@@ -495,9 +496,14 @@ class Client:
         """Every frame of this event so far, read or not."""
         return [frame for frame in self.frames if frame["event"] == event]
 
-    async def _next(
+    def forget_unread(self) -> None:
+        """Let no frame that has come so far be found any more."""
+        self._unread.clear()
+
+    async def next_frame(
         self, matches: Callable[[dict[str, Any]], bool], what: str, within: float = PATIENCE
     ) -> dict[str, Any]:
+        """The next unread frame that matches; frames before it stay unread. `what` describes it if it does not come."""
         try:
             async with asyncio.timeout(within):
                 while True:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -81,14 +81,37 @@ async def test_client_event_of_the_team_is_forbidden_to_customers(product: Stack
         assert (await customer.refused("ticket:watch", {"thread_id": "1"}))["code"] == "forbidden"
 
 
-def test_example_is_documented_like_every_other_event(product: Stack, tmp_path: Path):
-    page = subprocess.run(
-        [sys.executable, "manage.py", "documentevents"],
-        env=product.env,
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+@pytest.fixture(scope="module")
+def generated(product: Stack) -> Callable[[str], str]:
+    """Runs a command that prints the product's catalogue."""
+
+    def run(command: str) -> str:
+        return subprocess.run(
+            [sys.executable, "manage.py", command],
+            env=product.env,
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    return run
+
+
+def test_example_is_documented_like_every_other_event(generated: Callable[[str], str]):
+    page = generated("documentevents")
     assert "| `ticket:escalated` | ✓ | – | `presence:{group}` |" in page
     assert "I am looking at this ticket." in page
+
+
+def test_example_has_types_for_the_browser(generated: Callable[[str], str]):
+    assert '"ticket:watch": { thread_id: string | number; minutes?: number };' in generated("generateclient")
+
+
+def test_example_is_part_of_the_asyncapi_document(generated: Callable[[str], str]):
+    found = json.loads(generated("generateasyncapi"))
+    message = found["components"]["messages"]["bus.ticket.escalated"]
+    assert message["summary"] == "A ticket needs somebody senior. Default rooms: `presence:{group}`."
+    ours = {"client.ticket.watch", "ack.ticket.watch", "server.ticket.escalated", "server.ticket.watched"}
+    assert ours <= found["channels"]["hub"]["messages"].keys()
+    assert not ours & found["channels"]["portal"]["messages"].keys()

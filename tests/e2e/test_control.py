@@ -73,55 +73,6 @@ async def test_revoke_takes_live_connections_out_and_says_so(stack: Stack):
             assert error["code"] == "not_in_room"
 
 
-async def test_revoke_beats_the_claim_until_a_later_grant(stack: Stack):
-    thread, user = unique("th"), unique("u")
-    room = f"thread:{thread}"
-    stack.add("thread:revoke", {"thread_id": thread, "user_id": user})
-    await settled(stack)
-    async with stack.client("portal", user, threads=[thread]) as customer:
-        assert (await customer.refused("join:thread", {"thread_id": thread}))["code"] == "forbidden"
-        answer = await customer.call("resume", {"rooms": {room: "1"}})
-        assert answer["rooms"] == {room: {"error": "forbidden"}}
-        fresh = stack.sign(role="customer", user_id=user, threads=[thread])
-        await customer.call("auth:refresh", {"token": fresh})
-        assert (await customer.refused("join:thread", {"thread_id": thread}))["code"] == "forbidden"
-        stack.add("thread:grant", {"thread_id": thread, "user_id": user})
-        await settled(stack)
-        await customer.call("join:thread", {"thread_id": thread})
-        stack.add("thread:revoke", {"thread_id": thread, "user_id": user})
-        await customer.expect("room:left", room=room)
-
-
-async def test_revoke_of_a_thread_one_is_not_in_is_silent(stack: Stack):
-    thread, user = unique("th"), unique("u")
-    async with stack.client("portal", user, threads=[thread]) as customer:
-        stack.add("thread:revoke", {"thread_id": thread, "user_id": user})
-        await settled(stack)
-        await customer.nothing("room:left", "error", within=0.1)
-
-
-async def test_accepted_chat_with_a_user_grants_the_thread(stack: Stack):
-    thread, user = unique("th"), unique("u")
-    async with stack.client("portal", user) as customer, stack.client("portal") as other:
-        stack.add("chat:accepted", {"thread_id": thread, "attendant_id": 1, "user_id": user})
-        await customer.expect("chat:accepted", thread_id=thread)
-        await customer.call("join:thread", {"thread_id": thread})
-        assert (await other.refused("join:thread", {"thread_id": thread}))["code"] == "forbidden"
-        stack.add("chat:accepted", {"thread_id": thread, "attendant_id": 1})
-        await customer.expect("chat:accepted", thread_id=thread)
-        assert (await other.refused("join:thread", {"thread_id": thread}))["code"] == "forbidden"
-
-
-async def test_grant_is_no_room_for_the_hub(stack: Stack):
-    """A grant concerns portal users; it says nothing to anybody."""
-    thread, user = unique("th"), unique("u")
-    async with stack.client("hub", user) as namesake, stack.client("portal", user) as customer:
-        stack.add("thread:grant", {"thread_id": thread, "user_id": user})
-        await settled(stack)
-        frames = customer.frames + namesake.frames
-        assert not [frame for frame in frames if frame["event"].startswith("thread:")]
-
-
 # --- Users -----------------------------------------------------------------------------------------
 
 
@@ -144,14 +95,6 @@ async def test_disconnected_user_is_closed_in_that_namespace_only(stack: Stack, 
         async with stack.client("hub", user) as later:
             await settled(stack)
             await later.call("heartbeat")
-
-
-async def test_disconnect_without_a_reason_and_for_the_portal(stack: Stack):
-    user = unique("u")
-    async with stack.client("portal", user) as customer, stack.client("hub", user) as namesake:
-        stack.add("user:disconnect", {"user_id": user, "namespace": "portal"})
-        assert await customer.expect_close() == 4403
-        await namesake.call("heartbeat")
 
 
 async def test_disconnect_that_is_read_late_concerns_only_earlier_connections(
@@ -221,20 +164,6 @@ async def test_revoke_reaches_a_token_that_was_refreshed_into(stack: Stack):
         assert await client.expect_close() == 4403
 
 
-async def test_revoke_works_before_the_first_connection(stack: Stack):
-    jti, exp = unique("j"), int(time.time()) + 600
-    stack.add("token:revoke", {"jti": jti, "exp": exp})
-    await settled(stack)
-    response = await stack.handshake(token=stack.sign(jti=jti, exp=exp))
-    stack.assert_refused(response, 401, "token_invalid")
-
-
-@pytest.mark.parametrize("exp", [0, -1, 2**62, 2**40], ids=repr)
-async def test_absurd_expiry_in_a_revoke_does_no_harm(stack: Stack, exp: int):
-    stack.add("token:revoke", {"jti": unique("j"), "exp": exp})
-    await settled(stack)
-
-
 # --- Presence --------------------------------------------------------------------------------------
 
 
@@ -255,13 +184,6 @@ async def test_status_set_by_the_backbone_is_as_if_chosen(stack: Stack, way: str
         assert [entry["reason"] for entry in stack.transitions(user)] == ["connect", "bus"]
         getattr(stack, way)("presence:set", {"user_id": user, "status": "online"})
         await admin.expect("attendant:online", user_id=user)
-
-
-async def test_status_of_somebody_who_is_not_there_is_not_set(stack: Stack):
-    user = unique("u")
-    stack.add("presence:set", {"user_id": user, "status": "away"})
-    await settled(stack)
-    assert stack.transitions(user) == []
 
 
 async def test_control_events_are_never_seen_by_a_client(stack: Stack):

@@ -346,7 +346,7 @@ async def test_what_somebody_writes_is_text_and_never_markup(screen: Screen):
 
 
 async def another_customer(screen: Screen, username: str, topic: str) -> None:
-    """Somebody else starts a chat, which the attendant takes."""
+    """Another customer starts a chat, which the attendant takes."""
     await screen.customer.sign_in_as(username)
     await screen.customer.is_connected()
     await screen.customer.start_chat(topic)

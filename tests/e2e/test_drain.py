@@ -1,4 +1,4 @@
-"""A socket server that is told to stop: nobody is let in, everybody is told, nothing is lost, nobody flaps."""
+"""A socket server that stops lets no client in, closes every connection, and loses no message. No presence changes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def children(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process has not ended; one that nobody has waited for has."""
+    """Whether a process has not ended. A zombie has."""
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -127,7 +127,7 @@ async def test_rolling_restart_loses_nothing_and_announces_nobody(stack: Stack):
     sent: list[str] = []
 
     async def use(user: str) -> None:
-        """Somebody whose client goes on with the other server, until it has heard the last message."""
+        """A client that continues on the other server until it has received the last message."""
         token = stack.token(user, "attendant")
         addresses = itertools.cycle([stack.url("hub"), stack.url("hub", port=other)])
         async with realtime.client.Client(addresses.__next__, lambda: token) as client:
@@ -150,7 +150,7 @@ async def test_rolling_restart_loses_nothing_and_announces_nobody(stack: Stack):
     for number in range(200):
         if number == 40:
             old.signal(SIGTERM)
-        if number == 199:  # nobody goes before the server has sent everybody away
+        if number == 199:  # clients stay until the server has closed every connection
             assert await asyncio.to_thread(old.wait) == 0
         sent.append(str(number))
         stack.add("thread:message", {"thread_id": thread, "message_id": str(number)})

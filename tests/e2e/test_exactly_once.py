@@ -1,4 +1,4 @@
-"""Whatever happens to bridges and connections, every client gets every message of the stream once, in order."""
+"""Bridges die and connections break: every client still gets every message of the stream once, in order."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Conversation:
         for _ in range(count):
             if self._with_id and self.chance.random() < 0.1:
                 id, threads, message_id = self.chance.choice(self._with_id)
-                self._add(threads, message_id, id)  # a duplicate: nobody gets it
+                self._add(threads, message_id, id)  # a duplicate: no client gets it
                 continue
             self._said += 1
             threads = self.chance.sample(self.threads, 2 if self.chance.random() < 0.2 else 1)
@@ -202,25 +202,6 @@ async def test_published_without_an_id_is_delivered_by_one_of_the_bridges(system
         await client.expect("thread:message", message_id="99")
         ids = [frame["data"]["message_id"] for frame in client.received("thread:message")]
         assert ids == [str(number) for number in range(100)]
-
-
-async def test_same_id_over_both_ways_in_is_delivered_once(system: Stack):
-    thread = unique("th")
-    for _ in range(2):
-        system.start("runbridge")
-    async with system.client("hub") as client:
-        await client.call("join:thread", {"thread_id": thread})
-        for number in range(60):
-            data = {"thread_id": thread, "message_id": number}
-            ways = [system.publish, system.add]
-            random.Random(number).shuffle(ways)
-            for way in ways:
-                way("thread:message", data, id=f"{thread}-{number}")
-        await eventually(lambda: len(client.received("thread:message")) >= 60)
-        system.add("thread:message", {"thread_id": thread, "message_id": "end"})
-        await client.expect("thread:message", message_id="end")
-        ids = [frame["data"]["message_id"] for frame in client.received("thread:message")]
-        assert sorted(ids[:-1], key=int) == [str(number) for number in range(60)]
 
 
 # --- Far behind, and full ----------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class Outage:
         return not await self.is_ready()
 
     async def assert_fails_closed(self, client: Client) -> None:
-        """Alive, but nobody gets in and nothing is promised."""
+        """The server is alive, but accepts no connection and acknowledges nothing."""
         stack = self.stack
         assert (await stack.http("GET", "/healthz")).status == 200
         assert (await stack.http("GET", "/metrics", TOKEN)).status == 200

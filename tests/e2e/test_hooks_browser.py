@@ -190,7 +190,7 @@ async def test_message_that_is_lost_for_good_is_a_gap(browser: Browser, site: Si
 async def test_page_that_was_offline_gets_what_it_missed(browser: Browser, site: Site):
     thread = unique("th")
     tab = await desk(browser, site, thread)
-    # Chromium says `offline`, opens no new WebSocket and keeps the one that is open: the client has to hang up.
+    # Chromium says `offline`, opens no new WebSocket and keeps an open one: the client has to close it.
     await tab.page.context.set_offline(True)
     await tab.has("status", "offline")
     await eventually(lambda: not tab.live)
@@ -269,7 +269,7 @@ async def test_page_in_the_back_forward_cache_has_no_connection_and_gets_what_it
     assert await tab.value("page.gaps") == []
 
 
-# --- Others ------------------------------------------------------------------------------------------
+# --- Typing, presence and refusals ---------------------------------------------------------------------
 
 
 async def test_typing_is_seen_in_the_other_tab_until_it_stops(browser: Browser, site: Site):
@@ -328,3 +328,15 @@ async def test_who_may_not_be_in_a_thread_is_told(browser: Browser, site: Site):
     await tab.show(other)
     await tab.has("state", "forbidden")
     assert len(tab.live) == 1
+
+
+@pytest.mark.parametrize("role", ["attendant", "customer"])
+async def test_who_is_denied_is_told_apart_from_who_is_offline(browser: Browser, site: Site, role: str):
+    user = unique("u")
+    tab = Desk(await opened(browser, site))
+    await tab.mount(site.options(site.token(user, role)), unique("th"))
+    if role == "attendant":
+        await tab.has("status", "connected")
+        site.add("user:disconnect", {"user_id": user, "namespace": "hub"})
+    await tab.has("status", "denied")
+    assert not tab.live

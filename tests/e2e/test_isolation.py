@@ -1,4 +1,4 @@
-"""A customer as an attacker: nothing of the team, nothing of other customers, whatever is tried."""
+"""A customer who attacks sees nothing of the team and nothing of other customers."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ async def test_who_left_or_was_put_out_hears_nothing_more(scene: Scene):
 
     async def joined() -> bool:
         await attacker.send("join:thread", {"thread_id": scene.thread}, id="joining")
-        answer = await attacker._next(lambda frame: frame.get("id") == "joining", "an answer")
+        answer = await attacker.next_frame(lambda frame: frame.get("id") == "joining", "an answer")
         return answer["event"] == "ack"
 
     await eventually(joined)

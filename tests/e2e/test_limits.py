@@ -42,7 +42,7 @@ async def test_frames_beyond_the_rate_are_refused_one_by_one(small: Stack):
         began = time.monotonic()
         for number in range(40):
             await client.send("heartbeat", id=number)
-        answers = [await client._next(lambda frame: "id" in frame, "an answer") for _ in range(40)]
+        answers = [await client.next_frame(lambda frame: "id" in frame, "an answer") for _ in range(40)]
         seconds = time.monotonic() - began
         assert [answer["id"] for answer in answers] == list(range(40))
         refused = [answer["data"] for answer in answers if answer["event"] == "error"]

@@ -129,7 +129,7 @@ async def test_operator_finds_people_and_acts_on_them(system: System):
         for client in everybody:
             await client.call("join:thread", {"thread_id": thread})
 
-        # Seen, over both processes, whatever is asked for.
+        # The view covers both processes.
         assert set(await admin.find()) == {client.connection_id for client in everybody}
         assert set(await admin.find(q=ana)) == {first.connection_id, second.connection_id}
         assert set(await admin.find(room=thread, namespace="portal")) == {customer.connection_id}
@@ -152,7 +152,7 @@ async def test_operator_finds_people_and_acts_on_them(system: System):
         for client in everybody:
             await client.expect("thread:message", message_id="by-hand")
 
-        # Out of the room: one of the team in every tab, then the customer, and nobody else.
+        # First one member of the team leaves the room in every tab, then the customer; all other clients stay.
         await admin.do(f"presence/live/users/hub/{ana}/move/{thread}/")
         for client in (first, second):
             assert (await client.expect("room:left"))["data"]["reason"] == "expelled"

@@ -59,7 +59,7 @@ class Site(Stack):
         return self
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
-        """What somebody without JavaScript gets."""
+        """The page as a browser without JavaScript gets it."""
         connection = http.client.HTTPConnection("127.0.0.1", self.site_port, timeout=PATIENCE)
         try:
             connection.request("GET", path, headers=headers)

@@ -1,4 +1,4 @@
-"""Presence while Redis stands still or comes back empty: nobody flaps, nobody stays for ever."""
+"""Presence while Redis stands still or comes back empty: no user flaps, and none stays for ever."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ GRACE, LEASE = "3", "3"
 
 
 class Database:
-    """The recorder's database, as anybody else sees it."""
+    """The recorder's database, seen from another process."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -39,7 +39,7 @@ class Database:
     def _connect(self) -> Any:
         if self.url.startswith("postgres"):
             return psycopg.connect(self.url)
-        # Not read-only: whoever reads after a recorder was killed has to roll its transaction back.
+        # Not read-only: the first reader after a recorder was killed has to roll its transaction back.
         return sqlite3.connect(self.path, timeout=60)
 
     @property
@@ -126,7 +126,7 @@ def transition(user_id: str, old: str = "offline", new: str = "online") -> str:
 
 
 class Writer(threading.Thread):
-    """Appends so many transitions, ten at a time."""
+    """Appends transitions, ten at a time."""
 
     def __init__(self, stack: Stack, count: int) -> None:
         super().__init__(daemon=True)

@@ -1,20 +1,16 @@
-"""Who comes back gets everything that was missed, in order and once, or is told that this is not possible."""
+"""A client that comes back gets everything it missed, in order and once, or `recovered: false`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable, Iterator
-from signal import SIGKILL
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import PATIENCE, SERVERS, Client, Stack, eventually, free_port, unique
-
-RESUME_SECONDS = 5.0
+from tests.e2e.harness import SERVERS, Client, Stack, eventually, free_port, unique
 
 
 def say(stack: Stack, thread: str, *ids: Any) -> None:
@@ -52,7 +48,7 @@ def assert_ack_comes_first(client: Client, answer: dict[str, Any], room: str) ->
 
 
 async def left_off(stack: Stack, thread: str, *ids: Any, **options: Any) -> str:
-    """Somebody was in the thread for these messages, and is gone: the last offset they saw."""
+    """A client was in the thread for these messages, and is gone: the last offset that it saw."""
     async with stack.client(**options) as client:
         offset = (await client.call("join:thread", {"thread_id": thread}))["offset"]
         say(stack, thread, *ids)
@@ -120,16 +116,6 @@ async def test_every_room_of_a_resume_is_recovered_by_itself(stack: Stack):
         await got(client, threads[0], "live")
 
 
-async def test_room_in_which_nothing_was_published_recovers_with_nothing_missed(stack: Stack):
-    thread = unique("th")
-    since = await left_off(stack, thread)
-    async with stack.client("hub") as client:
-        answer = await client.call("join:thread", {"thread_id": thread, "since": since})
-        assert (answer["recovered"], answer["missed"], answer["offset"]) == (True, 0, since)
-        say(stack, thread, 1)
-        await got(client, thread, 1)
-
-
 async def test_nothing_is_lost_or_doubled_by_who_comes_and_goes_while_others_publish_at_full_speed(
     stack: Stack,
 ):
@@ -184,37 +170,6 @@ async def test_nothing_is_lost_or_doubled_by_who_comes_and_goes_while_others_pub
     assert visits > 2
     for found in seen.values():
         assert found == [str(number) for number in range(count)]
-
-
-async def test_long_absence_comes_back_whole_while_more_is_published(stack: Stack):
-    thread = unique("th")
-    since = await left_off(stack, thread, "first")
-    say(stack, thread, *range(500))
-    async with stack.client("portal", threads=[thread]) as other, stack.client("hub") as client:
-        await other.call("join:thread", {"thread_id": thread})
-        answer = await client.call("join:thread", {"thread_id": thread, "since": since})
-        say(stack, thread, *range(500, 700))
-        assert answer["recovered"] is True
-        await got(client, thread, *range(700))
-        assert answer["missed"] <= 700
-
-
-async def test_typing_is_never_replayed(stack: Stack):
-    thread = unique("th")
-    since = await left_off(stack, thread, 1)
-    async with stack.client("hub") as typist, stack.client("hub") as watcher, stack.client("hub") as client:
-        for each in (typist, watcher):
-            await each.call("join:thread", {"thread_id": thread})
-        await typist.call("typing:start", {"thread_id": thread})
-        await typist.call("cursor:move", {"thread_id": thread, "position": 1})
-        await typist.call("typing:stop", {"thread_id": thread})
-        await watcher.expect("thread:typing", typing=False)
-        answer = await client.call("join:thread", {"thread_id": thread, "since": since})
-        assert (answer["recovered"], answer["missed"]) == (True, 0)
-        say(stack, thread, 2)
-        await got(client, thread, 2)
-        assert not client.received("thread:typing")
-        assert not client.received("thread:cursor")
 
 
 async def test_who_comes_back_to_another_process_misses_nothing(stack: Stack, second_port: int):
@@ -274,16 +229,6 @@ async def test_offset_that_was_never_given_out_recovers_nothing(stack: Stack):
         "1795000000000000 ",
     ]
     await assert_not_recovered(stack, thread, *garbage)
-
-
-async def test_offset_that_is_none_is_an_invalid_payload(stack: Stack):
-    thread = unique("th")
-    async with stack.client("hub") as client:
-        for since in ("", "x" * 65, 7, ["1"], {}):
-            refused = await client.refused("join:thread", {"thread_id": thread, "since": since})
-            assert refused["code"] == "invalid_payload"
-            refused = await client.refused("resume", {"rooms": {f"thread:{thread}": since}})
-            assert refused["code"] == "invalid_payload"
 
 
 async def test_offset_of_another_room_recovers_nothing(stack: Stack):
@@ -405,215 +350,3 @@ async def after_the_ack(client: Client, room: str, before: int, count: int) -> l
 
     await eventually(lambda: len(found()) >= count)
     return found()
-
-
-# --- Automatic rooms and ?resume=1 -------------------------------------------------------------------
-
-
-@pytest.fixture
-async def absentee(stack: Stack) -> tuple[str, dict[str, str]]:
-    """A member of the team who left: user id, and the last offsets of the automatic rooms."""
-    user, group = unique("u"), unique("g")
-    async with stack.client("hub", user, role="admin", groups=[group]) as client:
-        rooms = client.ready["rooms"]
-    assert set(rooms) == {f"user:{user}", f"presence:{group}"}
-    return user, rooms
-
-
-def numbers(client: Client, event: str) -> list[int]:
-    return [frame["data"]["n"] for frame in client.received(event)]
-
-
-async def test_automatic_rooms_keep_still_until_the_first_resume_so_that_nothing_overtakes(
-    stack: Stack, absentee: tuple[str, dict[str, str]]
-):
-    user, rooms = absentee
-    (group,) = [room.partition(":")[2] for room in rooms if room.startswith("presence:")]
-
-    def publish(n: int) -> None:
-        stack.add("user:notification", {"user_id": user, "n": n})
-        stack.add("queue:new", {"item_id": str(n), "group": group, "n": n})
-
-    publish(1)
-    async with (
-        stack.client("hub", user, role="admin", groups=[group]) as witness,
-        stack.client("hub", user, role="admin", groups=[group], query="resume=1") as client,
-    ):
-        publish(2)
-        await eventually(
-            lambda: 2 in numbers(witness, "user:notification") and 2 in numbers(witness, "queue:new")
-        )
-        await client.nothing("user:notification", "queue:new", within=0.1)
-        answer = (await client.call("resume", {"rooms": rooms}))["rooms"]
-        assert {room: (a["recovered"], a["missed"]) for room, a in answer.items()} == dict.fromkeys(
-            rooms, (True, 2)
-        )
-        publish(3)
-        for event in ("user:notification", "queue:new"):
-            await eventually(lambda event=event: len(numbers(client, event)) >= 3)
-            assert numbers(client, event) == [1, 2, 3]
-        for room in rooms:
-            assert_ack_comes_first(client, {"rooms": answer}, room)
-
-
-async def test_automatic_room_that_the_resume_does_not_name_goes_on_from_the_handshake(
-    stack: Stack, absentee: tuple[str, dict[str, str]]
-):
-    user, _ = absentee
-    stack.add("user:notification", {"user_id": user, "n": 1})
-    async with stack.client("hub", user) as witness:
-        stack.add("user:notification", {"user_id": user, "n": 2})
-        await witness.expect("user:notification", n=2)
-        async with stack.client("hub", user, query="resume=1") as client:
-            stack.add("user:notification", {"user_id": user, "n": 3})
-            await witness.expect("user:notification", n=3)
-            await client.nothing("user:notification", within=0.1)
-            await client.call("resume", {"rooms": {}})
-            stack.add("user:notification", {"user_id": user, "n": 4})
-            await client.expect("user:notification", n=4)
-            assert numbers(client, "user:notification") == [3, 4]
-
-
-async def test_automatic_rooms_keep_still_for_five_seconds_at_most(
-    stack: Stack, absentee: tuple[str, dict[str, str]]
-):
-    user, _ = absentee
-    async with (
-        stack.client("hub", user) as witness,
-        stack.client("hub", user, query="resume=1") as client,
-    ):
-        for n in range(3):
-            stack.add("user:notification", {"user_id": user, "n": n})
-        await witness.expect("user:notification", n=2)
-        await client.nothing("user:notification", within=0.5)
-        await client.expect("user:notification", n=2, within=RESUME_SECONDS + PATIENCE)
-        stack.add("user:notification", {"user_id": user, "n": 3})
-        await client.expect("user:notification", n=3)
-        assert numbers(client, "user:notification") == [0, 1, 2, 3]
-
-
-async def test_threads_are_live_at_once_whatever_the_url_says(stack: Stack):
-    thread = unique("th")
-    async with stack.client("hub", query="resume=1") as client:
-        await client.call("join:thread", {"thread_id": thread})
-        say(stack, thread, 1)
-        await got(client, thread, 1)
-
-
-# --- A Redis that lost something ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    """A Redis that saves when it is told to, and starts with what it saved."""
-    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture(params=SERVERS)
-def fragile(
-    request: pytest.FixtureRequest, server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """A system on a Redis of its own."""
-    stack = Stack(tmp_path_factory.mktemp("fragile"), server.url, REALTIME_NODE_LEASE="1.0")
-    stack.server = request.param
-    yield stack.start_all()
-    stack.stop()
-    assert "Traceback" not in stack.logs, stack.logs
-
-
-async def gap_in(clients: Iterable[Client], *rooms: str) -> None:
-    for client in clients:
-        for room in rooms:
-            frame = await client.expect("room:gap", room=room)
-            assert isinstance(frame["data"]["reason"], str)
-
-
-async def test_redis_restarted_empty_is_said_on_every_connection_and_to_everybody_who_comes_back(
-    fragile: Stack, server: EmbeddedRedis
-):
-    thread = unique("th")
-    room = f"thread:{thread}"
-    since = await left_off(fragile, thread, 1, 2)
-    async with fragile.client("hub") as attendant, fragile.client("portal", threads=[thread]) as customer:
-        for client in (attendant, customer):
-            await client.call("join:thread", {"thread_id": thread})
-        say(fragile, thread, 3)
-        offsets = [int(await heard(client, thread, 3)) for client in (attendant, customer)]
-        server.stop(SIGKILL)
-        server.start()
-        await gap_in((attendant, customer), room)
-        await gap_in((attendant,), f"user:{attendant.user_id}")
-        say(fragile, thread, 4)
-        for client, offset in zip((attendant, customer), offsets, strict=True):
-            assert int(await heard(client, thread, 4)) > offset
-            assert ids_of(client, thread) == ["3", "4"]
-            assert len([f for f in client.received("room:gap") if f["data"]["room"] == room]) == 1
-        async with fragile.client("hub") as late:
-            answer = await late.call("join:thread", {"thread_id": thread, "since": since})
-            assert (answer["recovered"], answer["missed"]) == (False, 0)
-            say(fragile, thread, 5)
-            await got(late, thread, 5)
-
-
-async def test_redis_restored_from_an_older_state_is_said_and_nothing_comes_twice(
-    fragile: Stack, server: EmbeddedRedis
-):
-    thread, quiet = unique("th"), unique("th")
-    room = f"thread:{thread}"
-    before = await left_off(fragile, thread, 1, 2)
-    async with fragile.client("hub") as client, fragile.client("hub") as watcher:
-        for each in (client, watcher):
-            await each.call("join:thread", {"thread_id": thread})
-            await each.call("join:thread", {"thread_id": quiet})
-        say(fragile, thread, 3)
-        say(fragile, quiet, 1)
-        await heard(client, thread, 3)
-        await heard(client, quiet, 1)
-        fragile.redis.save()
-        say(fragile, thread, 4, 5, 6)
-        await got(client, thread, 3, 4, 5, 6)
-        lost = [frame["offset"] for frame in frames_of(client, room)][1:]
-        server.stop(SIGKILL)
-        server.start()
-        await gap_in((client, watcher), room)
-        say(fragile, thread, 7, 8)
-        say(fragile, quiet, 2)
-        for each in (client, watcher):
-            await got(each, thread, 3, 4, 5, 6, 7, 8)
-            await got(each, quiet, 1, 2)
-            offsets = [int(frame["offset"]) for frame in frames_of(each, room)]
-            assert offsets == sorted(set(offsets))
-            # A room that lost nothing has nothing to say.
-            assert not [f for f in each.received("room:gap") if f["data"]["room"] == f"thread:{quiet}"]
-            assert len([f for f in each.received("room:gap") if f["data"]["room"] == room]) == 1
-    for offset in lost:
-        async with fragile.client("hub") as late:
-            answer = await late.call("join:thread", {"thread_id": thread, "since": offset})
-            assert (answer["recovered"], answer["missed"]) == (False, 0)
-            assert ids_of(late, thread) == []
-    async with fragile.client("hub") as late:
-        answer = await late.call("join:thread", {"thread_id": thread, "since": str(offsets[-1])})
-        assert (answer["recovered"], answer["missed"]) == (True, 0)
-    async with fragile.client("hub") as late:
-        # From before the loss: what there still is. That Redis once had more, nobody who was not there can know.
-        await late.call("join:thread", {"thread_id": thread, "since": before})
-        await got(late, thread, 3, 7, 8)
-
-
-async def test_connections_live_through_an_outage_and_get_what_was_published_as_soon_as_it_is_over(
-    fragile: Stack, server: EmbeddedRedis
-):
-    """Nothing is lost by Redis here: it saved, was away, and is back with everything."""
-    thread = unique("th")
-    async with fragile.client("hub") as client:
-        await client.call("join:thread", {"thread_id": thread})
-        say(fragile, thread, 1)
-        await heard(client, thread, 1)
-        fragile.redis.save()
-        server.stop(SIGKILL)
-        server.start()
-        say(fragile, thread, 2, 3)
-        await got(client, thread, 1, 2, 3)
-        assert client.close_code is None
-        assert not [f for f in client.received("room:gap") if f["data"]["room"] == f"thread:{thread}"]

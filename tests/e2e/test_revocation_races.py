@@ -1,4 +1,4 @@
-"""Access is taken away at the very moment in which somebody comes in, on several servers at once."""
+"""Access is taken away at the very moment in which a user connects, on several servers at once."""
 
 from __future__ import annotations
 

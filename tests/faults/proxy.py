@@ -44,7 +44,7 @@ class Proxy:
         await asyncio.sleep(0)  # what was aborted closes in the next turn of the loop
 
     def swallow(self) -> None:
-        """Nothing passes any more through the connections there are, and nobody is told: their way was forgotten."""
+        """Open connections carry nothing any more, and neither end gets a reset: the network has forgotten them."""
         for gate in self._gates:
             gate.clear()
 

@@ -144,7 +144,7 @@ async def warm_up(world: World) -> None:
 
 
 async def calm_down(world: World, before: Sample, started: float) -> Sample:
-    """The first moment at which everything but memory is as it was, or the last one that is waited for."""
+    """The first moment at which everything but memory is as it was, or the last moment of the wait."""
     deadline = time.monotonic() + CALM_DOWN_SECONDS
     while True:
         after = await sample(world, started)

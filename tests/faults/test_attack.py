@@ -15,8 +15,8 @@ import pytest
 
 from tests.e2e.harness import PATIENCE, ROOT, eventually
 from tests.faults import attack
-from tests.faults.attack import SLACK_MIB, Noticed, Report
-from tests.faults.floods import Spent
+from tests.faults.attack_report import CALM, SLACK_MIB, Noticed, Report
+from tests.faults.pressing import Spent
 from tests.faults.world import World
 
 COMMAND = [sys.executable, "-m", "tests.faults.attack"]
@@ -180,7 +180,7 @@ async def test_ordinary_client_that_loses_a_message_or_is_seen_to_leave_fails_th
         world.written[thread].insert(0, "never sent")
         unlucky.seen[thread].append(unlucky.seen[thread][0])
         await unlucky.leave()
-        noticed = await siege.endure(attack.CALM, 5, hostile)
+        noticed = await siege.endure(CALM, 5, hostile)
         world.sockets[0].stop(signal.SIGKILL)
         world.patience = 2
         dead = await siege.endure("pongs", 1, hostile)

@@ -34,7 +34,7 @@ def server_of(key: str) -> int:
 
 
 async def primary_is_killed(world: World, servers: Cluster, number: int) -> float:
-    """Seconds between the promotion and the moment at which everybody has got something written after it."""
+    """Seconds between the promotion and the moment at which every client has got a message written after it."""
     await asyncio.to_thread(servers.primaries[number].stop, SIGKILL)
     await eventually(lambda: servers.is_promoted(number), 30)
     return await world.everybody_hears()

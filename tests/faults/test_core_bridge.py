@@ -187,7 +187,7 @@ HOW = {{
 
 
 async def test_handlers_of_a_product_break_nothing_but_themselves(tmp_path: Path):
-    """Whatever they raise, and however long they take: the bridge lives, and what is behind them is delivered."""
+    """A handler may raise anything and take any time: the bridge lives, and delivers the messages behind it."""
     (tmp_path / "crm_events.py").write_text(PRODUCT.format(port=free_port()))
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     async with running(tmp_path, REALTIME_EVENTS="crm_events", PYTHONPATH=path) as product:
@@ -210,7 +210,7 @@ async def test_handlers_of_a_product_break_nothing_but_themselves(tmp_path: Path
 
 
 async def test_bridge_that_was_suspended_does_not_move_the_cursor_back(tmp_path: Path):
-    """It has read an entry, and delivers it when others are already beyond it."""
+    """The bridge has read an entry, and delivers it when the other bridges are already beyond it."""
     async with running(tmp_path) as product:
         thread = unique("th")
         member = await product.member(product.stack.token(role="admin"), "hub")

@@ -126,7 +126,7 @@ async def test_slow_replay_of_a_thread_ends_when_it_is_revoked_and_the_connectio
 
 @dataclass
 class Concerned:
-    """Somebody in the thread, and what takes that away from them."""
+    """A member of the thread, and the order that takes the membership away."""
 
     order: str
     user_id: str

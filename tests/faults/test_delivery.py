@@ -24,7 +24,7 @@ async def restart_sockets(world: World, number: int) -> None:
     world.sockets[number] = await asyncio.to_thread(world.stack.start_sockets, world.ports[number])
 
 
-# --- Nobody sees anything but a reconnect ------------------------------------------------------------
+# --- Clients see nothing but a reconnect ------------------------------------------------------------
 
 
 async def socket_server_is_killed(world: World) -> None:
@@ -75,7 +75,7 @@ async def redis_stands_still(world: World) -> None:
 
 
 async def redis_restarts_with_everything(world: World) -> None:
-    world.stack.redis.config_set("save", "3600 1")  # then it saves when it is told to end
+    world.stack.redis.config_set("save", "3600 1")  # then it saves when it is asked to end
     await asyncio.to_thread(world.server.stop, SIGTERM)
     await asyncio.sleep(0.3)
     await asyncio.to_thread(world.server.start)
@@ -209,7 +209,7 @@ async def test_client_whose_connection_died_without_a_word_comes_back_and_has_ev
         async with world.traffic():
             network.swallow()
             await asyncio.sleep(1)
-            # Somebody's phone: it has another network now, and its old connection stays open here.
+            # A phone that has moved to another network, while its old connection stays open here.
             for person in world.people:
                 person.ports = (world.ports[1],)
                 person.move()

@@ -1,4 +1,4 @@
-"""Anything at all, from anybody: for some seconds, from a seed that a failure prints."""
+"""Random input from every peer, for some seconds, from a seed that a failure prints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCRAPS = [
 
 @pytest.fixture(scope="module")
 def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """No limits: everything that is sent is looked at."""
+    """No limits: the server parses everything that is sent."""
     limits = {f"REALTIME_LIMIT_{name}": "0" for name in ("RATE", "INVALID_FRAMES", "HANDSHAKES")}
     stack = Stack(tmp_path_factory.mktemp("fuzz"), redis_url, **limits)
     try:
@@ -48,7 +48,7 @@ def chance() -> random.Random:
 
 @contextlib.asynccontextmanager
 async def undisturbed(stack: Stack) -> AsyncIterator[Client]:
-    """Somebody else gets what is published, before, during and after; the server's memory does not grow without end."""
+    """Another client gets what is published, before, during and after; the server's memory stays bounded."""
     thread = unique("th")
     server = next(process for process in stack.processes if process.name == "runsockets")
     before = _resident(server.pid)

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from realtime.auth.credentials import MAX_TOKEN_LENGTH
-from realtime.server.websocket_protocol import PING_SECONDS
+from realtime.server.keepalive import PING_SECONDS
 from tests.e2e.harness import ROOT, Process, eventually, free_port
 from tests.faults.world import World
 
@@ -94,13 +94,13 @@ async def test_people_behind_a_proxy_go_on_with_the_other_server_when_one_is_kil
         account = await world.settle()
         assert account.is_perfect, account
         assert world.flaps() == []
-        # Both had somebody.
+        # Both servers had connections.
         assert account.endings.total() > 0
 
 
 @BOTH
 async def test_no_token_is_in_the_log_of_a_proxy(world: World, tmp_path: Path, start: Start):
-    """However it was brought, and whatever became of it: let in, refused, both servers dead."""
+    """For each way to send a token, whether it is accepted, refused, or both servers are dead."""
     async with proxied(start, world, tmp_path, REALTIME_QUERY_TOKEN="1") as port:
 
         async def come_in_every_way() -> list[int]:
@@ -132,7 +132,7 @@ async def test_no_token_is_in_the_log_of_a_proxy(world: World, tmp_path: Path, s
 
 @BOTH
 async def test_address_of_a_client_is_the_one_that_the_proxy_saw(world: World, tmp_path: Path, start: Start):
-    """Whatever the client says that it is. Addresses are told apart by the limit of handshakes."""
+    """A header that the client makes up does not count. The limit of handshakes tells addresses apart."""
     env = {"TRUSTED_PROXIES": "127.0.0.1", "REALTIME_LIMIT_ADDRESS_HANDSHAKES": "0.01"}
     async with proxied(start, world, tmp_path, **env) as port:
 

@@ -26,7 +26,7 @@ async def watched(tmp_path: Path) -> AsyncIterator[tuple[World, Watched]]:
 
 
 async def primary_is_killed(world: World, servers: Watched) -> float:
-    """Seconds between the promotion and the moment at which everybody has got something written after it."""
+    """Seconds between the promotion and the moment at which every client has got a message written after it."""
     await asyncio.to_thread(servers.primary.stop, SIGKILL)
     await eventually(lambda: servers.is_promoted, 30)
     return await world.everybody_hears()

@@ -88,7 +88,7 @@ async def test_nobody_notices_that_another_version_takes_over(
     recorder = await asyncio.to_thread(begin)
     await world.gather()
     async with world.traffic():
-        # The database first, the sockets last: what is new is understood before anybody says it.
+        # The database first, the sockets last: a new message is understood before any process sends it.
         if way == "upgrade":
             await asyncio.to_thread(migrate, stack, new)
         another = await asyncio.to_thread(start, stack, new, "runrecorder")
@@ -109,7 +109,7 @@ async def test_nobody_notices_that_another_version_takes_over(
     assert world.flaps() == []
     await world.presence_is_true()
     await world.part()
-    # It was the version before that ran, and not the one that is installed.
+    # The previous version ran, not the installed one.
     for name in ("bridge", "server"):
         assert any((before / "realtime").glob(f"__pycache__/{name}.*.pyc"))
     for person in world.people:

@@ -149,7 +149,7 @@ class Account:
     doubled: int = 0
     misordered: int = 0
     unsaid: int = 0
-    """Doubled, or lost although others have it, and that client was not told that this could be.
+    """Doubled, or lost although other clients have it, while that client got no `room:gap`.
 
     What Redis took and lost before anybody had it is known to the backbone alone.
     """
@@ -191,7 +191,7 @@ class World:
         self.sockets = [self.stack.start_sockets(port, **sockets_env) for port in ports or self.ports]
 
     async def gather(self, ports: Sequence[int] = (), count: int = PEOPLE, each: int = 0) -> None:
-        """Everybody comes, to the servers in turn. `each` is in so many threads (0: in all)."""
+        """Every client connects, to the servers in turn. Each is in `each` threads (0: in all)."""
         ports = ports or self.ports
         for number in range(count):
             turned = [*ports[number % len(ports) :], *ports[: number % len(ports)]]
@@ -219,7 +219,7 @@ class World:
             await asyncio.wait_for(writing, self.patience)
 
     async def everybody_hears(self) -> float:
-        """Seconds until everybody has got something that was written from now on."""
+        """Seconds until every client has got a message that was written from now on."""
         began = time.monotonic()
         marks = {thread: len(written) for thread, written in self.written.items()}
         await eventually(
@@ -267,7 +267,7 @@ class World:
                 await asyncio.sleep(0.05)
 
     async def settle(self) -> Account:
-        """Say one more thing in each thread, wait until everybody has heard it, and count."""
+        """Publish one more message in each thread, wait until every member has it, and count."""
         await self.everybody_is_present()
         client = self._backbone()
         try:
@@ -320,7 +320,7 @@ class World:
         ]
 
     async def members(self) -> set[str]:
-        """Who is present, as an admin who connects now is told."""
+        """Who is present, as an admin who connects now sees it."""
         async with self.stack.client("hub", role="admin", groups=[self.group], port=self.ports[-1]) as admin:
             state = await admin.expect("presence:state")
             return {member["user_id"] for member in state["data"]["members"]}
@@ -332,14 +332,14 @@ class World:
         return int(found[1]) if found else 0
 
     async def nothing_happened(self, record_property: Callable[[str, str], None]) -> None:
-        """Everybody has everything once and in order, nobody was seen to leave, and whoever is here is listed."""
+        """Every client has every message once and in order, none was seen to leave, and all who are here are listed."""
         account = await self.settle()
         record_property("account", str(account))
         assert account.is_perfect, account
         await self.is_itself_again()
 
     async def nothing_was_hidden(self, record_property: Callable[[str, str], None]) -> None:
-        """What was lost or doubled was said; nobody was seen to leave, and whoever is here is listed."""
+        """Every loss was reported; no user was seen to leave, and all who are here are listed."""
         account = await self.settle()
         record_property("account", str(account))
         assert account.unsaid == 0, account
@@ -347,13 +347,13 @@ class World:
         await self.is_itself_again()
 
     async def is_itself_again(self) -> None:
-        """Nobody was seen to leave, and whoever is here is listed; then everybody goes."""
+        """No user was seen to leave, and all who are here are listed; then all leave."""
         assert self.flaps() == []
         await self.presence_is_true()
         await self.part()
 
     async def presence_is_true(self) -> None:
-        """Who is here is listed, and nobody else."""
+        """Exactly the users who are here are listed."""
         everybody = {person.user_id for person in self.people}
 
         async def is_true() -> bool:
@@ -362,7 +362,7 @@ class World:
         await eventually(is_true, self.patience)
 
     async def part(self) -> None:
-        """Everybody leaves; after the grace period nobody is listed any more."""
+        """All users leave; after the grace period none is listed any more."""
         for person in self.people:
             await person.leave()
         await asyncio.gather(*self._lives)

@@ -1,21 +1,18 @@
-"""The AsyncAPI document: exactly what the catalogue says, for everybody to read."""
+"""The AsyncAPI document says exactly what the catalogue says, and any client may read it."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from realtime.protocol import catalogue as catalogue_module
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode
 from realtime.protocol.handshake_errors import RefusalCode
 from realtime.protocol.namespaces import namespaces
 from realtime.spec.asyncapi import document
-from tests.inprocess import HUB, http
+from tests.inprocess import http
 
 
 def names(found: dict[str, Any], channel: str, kind: str) -> set[str]:
@@ -110,7 +107,7 @@ def test_channels_on_redis_have_the_prefix_of_this_installation(settings):
     assert addresses == {"stream": "shop:stream", "events": "shop:events", "presence": "shop:presence"}
 
 
-async def test_anybody_may_read_it_from_any_page():
+async def test_any_page_may_read_it():
     answer = await http("/asyncapi.json")
     assert answer.status == 200
     assert answer.headers["content-type"] == "application/json"
@@ -128,40 +125,3 @@ async def test_it_holds_no_secret(settings):
     assert "hidden" not in body
     assert settings.SIMPLE_JWT["SIGNING_KEY"] not in body
     assert settings.SECRET_KEY not in body
-
-
-@pytest.fixture
-def own_module(tmp_path, monkeypatch: pytest.MonkeyPatch, settings) -> Iterator[None]:
-    """A module with events of its own, named in the settings."""
-    (tmp_path / "shop_protocol.py").write_text(
-        "from realtime.protocol.catalogue import client_event, server_event\n"
-        "from realtime.protocol.payloads import Id, Payload\n"
-        "@server_event('shop:opened', namespaces={'hub'}, rooms=lambda payload: [f'presence:{payload.shop}'])\n"
-        "class ShopOpened(Payload, frozen=True):\n"
-        "    'A shop opened.'\n"
-        "    shop: Id\n"
-        "    floor: int\n"
-        "@client_event('shop:enter', namespaces={'hub'})\n"
-        "async def enter(connection, payload: ShopOpened):\n"
-        "    'I come in.'\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    settings.REALTIME = {**settings.REALTIME, "EVENTS": ["shop_protocol"]}
-    yield
-    sys.modules.pop("shop_protocol", None)
-    catalogue.cache_clear()
-    catalogue_module.registry.server.pop("shop:opened", None)
-    catalogue_module.registry.client.pop("shop:enter", None)
-
-
-async def test_events_of_a_product_are_part_of_it(own_module: None):
-    found = (await http("/asyncapi.json")).json
-    message = found["components"]["messages"]["bus.shop.opened"]
-    assert message["summary"] == "A shop opened. Rooms, unless it names others: `presence:{shop}`."
-    assert message["payload"]["properties"]["data"]["properties"]["floor"] == {"type": "integer"}
-    assert "shop:opened" in names(found, HUB, "server")
-    assert "shop:enter" in names(found, HUB, "client")
-    assert not {"shop:opened", "shop:enter"} & {
-        *names(found, "portal", "server"),
-        *names(found, "portal", "client"),
-    }

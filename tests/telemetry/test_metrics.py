@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from realtime.connections.registry import ConnectionRegistry
 from realtime.protocol.publication import Publication
-from realtime.server import vitals, websocket_protocol
+from realtime.server import backlog, vitals
 from realtime.telemetry import metrics
 from realtime.telemetry.prometheus import CONNECTIONS, exposition, may_read
 from realtime.telemetry.prometheus import port as serve_metrics
@@ -200,7 +200,7 @@ async def test_message_from_the_bus_is_counted_on_its_way(counted: Counting):
 async def test_vitals_are_told_every_second(counted: Counting, monkeypatch):
     monkeypatch.setattr(vitals, "SECONDS", 0.01)
     metrics.REDIS_UP.set(0)
-    watching = asyncio.create_task(vitals.watch(websocket_protocol.measure_backlog))
+    watching = asyncio.create_task(vitals.watch(backlog.measure_backlog))
     await eventually(lambda: counted("realtime_loop_lag_seconds_count") >= 3)
     await eventually(lambda: counted("realtime_redis_round_trip_seconds_count") >= 3)
     assert metrics.REDIS_UP._value.get() == 1
@@ -227,12 +227,12 @@ class Behind:
 
 
 def test_backlog_is_what_waits_for_clients_that_do_not_keep_up(monkeypatch):
-    monkeypatch.setattr(websocket_protocol, "_behind", [Behind(), Behind()])
-    websocket_protocol.measure_backlog()
+    monkeypatch.setattr(backlog, "behind", [Behind(), Behind()])
+    backlog.measure_backlog()
     assert metrics.BEHIND._value.get() == 2
     assert metrics.QUEUE_BYTES._value.get() == 140_000
-    monkeypatch.setattr(websocket_protocol, "_behind", [])
-    websocket_protocol.measure_backlog()
+    monkeypatch.setattr(backlog, "behind", [])
+    backlog.measure_backlog()
     assert metrics.QUEUE_BYTES._value.get() == 0
 
 

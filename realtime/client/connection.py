@@ -1,0 +1,163 @@
+"""One connection: its frames, the answers that are expected on it, and the tasks that end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from .errors import CallFailed
+from .event import Event
+
+Answer = dict[str, Any] | CallFailed
+Connect = Callable[..., Awaitable[ClientConnection]]
+
+CLOSE_SECONDS = 1.0
+"""A server that does not answer a close frame is not waited for any longer."""
+
+logger = logging.getLogger(__name__)
+
+
+def frame(event: str, data: Mapping[str, Any], **more: Any) -> str:
+    """A frame, as JSON."""
+    return json.dumps({"event": event, "data": data, **more})
+
+
+class Connection:
+    """A WebSocket whose frames are written in order, by one task."""
+
+    def __init__(self, websocket: ClientConnection) -> None:
+        self._websocket = websocket
+        self._outbox: asyncio.Queue[str] = asyncio.Queue()
+        self._expected: dict[int, Callable[[Answer], None]] = {}
+        """By the id of its frame, what is to be done with each answer."""
+        self._ids = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.is_closed = False
+
+    @classmethod
+    async def open(cls, connect: Connect, url: str, token: str) -> Self:
+        """A connection to `url`. Raises what `connect` raises."""
+        websocket = await connect(
+            url,
+            additional_headers={"Authorization": f"Bearer {token}"},
+            close_timeout=CLOSE_SECONDS,
+            compression=None,
+            max_size=None,  # the server decides: a `presence:state` is as large as its group
+            open_timeout=None,
+        )
+        connection = cls(websocket)
+        connection.spawn(connection._write())
+        return connection
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task that ends with this connection."""
+        task = asyncio.create_task(work, name="client: connection")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- Writing ---------------------------------------------------------------------------------
+
+    def put(self, text: str) -> None:
+        """Have a frame written after those before it."""
+        if not self.is_closed:
+            self._outbox.put_nowait(text)
+
+    def ask(self, event: str, data: Mapping[str, Any], take: Callable[[Answer], None]) -> None:
+        """Have a frame with an id written. `take` gets the answer before anything that comes after it."""
+        frame_id = next(self._ids)
+        text = frame(event, data, id=frame_id)
+        if self.is_closed:
+            take(_lost())
+        else:
+            self._expected[frame_id] = take
+            self.put(text)
+
+    async def written(self) -> None:
+        """Return once everything that was put is on its way, or the connection is closed."""
+        await self._outbox.join()
+
+    async def beat(self, interval: float) -> None:
+        """Send heartbeats for as long as the connection lasts, `interval` seconds apart."""
+        await asyncio.sleep(interval * random.uniform(0.5, 1))  # noqa: S311  (not all clients at the same time)
+        while True:
+            self.put(frame("heartbeat", {}))
+            await asyncio.sleep(interval)
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                text = await self._outbox.get()
+                try:
+                    await self._websocket.send(text)
+                finally:
+                    self._outbox.task_done()
+        except ConnectionClosed:
+            pass  # `receive` raises it, too
+        finally:
+            self._close_outbox()
+
+    # --- Reading ---------------------------------------------------------------------------------
+
+    async def receive(self) -> Event | None:
+        """The next event; None for an answer, which goes to its `take`, and for what is no frame.
+
+        Raises `ConnectionClosed`.
+        """
+        text = await self._websocket.recv()
+        try:
+            received = json.loads(text)
+            name, data = received["event"], received.get("data") or {}
+        except (LookupError, TypeError, ValueError, RecursionError):
+            logger.warning("expected a frame, and the server sent %.100r", text)
+            return None
+        if name in {"ack", "error"} and "id" in received:
+            self._answer(received["id"], data if name == "ack" else _failure(data))
+            return None
+        return Event(name, data, received.get("room"), received.get("offset"))
+
+    def _answer(self, frame_id: Any, answer: Answer) -> None:
+        if take := self._expected.pop(frame_id, None):
+            take(answer)
+
+    # --- The end ---------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """Drop the connection without a close frame."""
+        self._websocket.transport.abort()
+
+    async def close(self) -> None:
+        """Close the connection normally, and end its tasks."""
+        self._close_outbox()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        try:
+            await self._websocket.close()
+        finally:
+            self.abort()  # a caller that was cancelled may have cut the close short
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _close_outbox(self) -> None:
+        """Nothing is written any more, and no answer comes."""
+        self.is_closed = True
+        while not self._outbox.empty():
+            self._outbox.get_nowait()
+            self._outbox.task_done()
+        for frame_id in list(self._expected):
+            self._answer(frame_id, _lost())
+
+
+def _lost() -> CallFailed:
+    return CallFailed("closed", "the connection was lost")
+
+
+def _failure(error: Mapping[str, Any]) -> CallFailed:
+    return CallFailed(str(error.get("code")), str(error.get("message")), error.get("retry_after"))

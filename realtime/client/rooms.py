@@ -1,0 +1,177 @@
+"""Rooms: those that are wanted, those that the client is in, and its position in each."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .connection import Answer, Connection
+from .errors import CallFailed
+from .event import Event
+
+TEMPORARY = frozenset({"unavailable", "rate_limited", "internal"})
+"""Errors after which the same request may succeed a little later."""
+
+
+class Rooms:
+    """Enters the rooms that are wanted, over whatever connection there is, and resumes them on the next.
+
+    `tell` takes the events that the client itself makes of it.
+    """
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
+        self._connection: Connection | None = None
+        self._wanted: Counter[str] = Counter()
+        """Rooms that are wanted, and how often."""
+        self._automatic = {"user", "presence"}
+        """Kinds of rooms that the server enters by itself. Rooms of all others are wanted, or not kept."""
+        self._offsets: dict[str, str] = {}
+        """The offset of the last publication that came from each room the client was in."""
+        self._resuming: set[str] = set()
+        """Rooms for which a `resume` has no answer yet."""
+        self.entered: set[str] = set()
+        """The rooms that the client is in now."""
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a room to resume."""
+        return bool(self._offsets)
+
+    # --- The connection --------------------------------------------------------------------------
+
+    def begin(self, connection: Connection, offered: Mapping[str, str]) -> None:
+        """Resume and enter rooms over a new connection, which is in the rooms `offered` (with their offsets)."""
+        self._connection = connection
+        self._resuming = set(self._offsets)
+        self.entered = set(offered) - self._resuming
+        self._offsets = {**offered, **self._offsets}
+        self._resume(connection)
+        self._automatic |= {_kind(room) for room in offered}
+        for room in self._wanted:
+            if room not in self._resuming:
+                self._request(connection, room)
+
+    def end(self) -> None:
+        """The connection has ended."""
+        self._connection = None
+        self.entered.clear()
+        self._resuming.clear()
+
+    def accept(self, room: str, offset: str) -> bool:
+        """Take note of a publication; False if it will come again, after the answer to a `resume`."""
+        if room in self._resuming:
+            return False
+        if self._is_wanted(room):
+            self._offsets[room] = offset
+        return True
+
+    # --- Entering and leaving --------------------------------------------------------------------
+
+    def join(self, name: str) -> None:
+        """Want a room once more: that of a thread by its id, or any by its name."""
+        room = _room(name)
+        self._wanted[room] += 1
+        if self._wanted[room] == 1 and self._connection is not None:
+            self._request(self._connection, room)
+
+    def leave(self, name: str) -> None:
+        """Want a room once less."""
+        room = _room(name)
+        if self._wanted[room] > 1:
+            self._wanted[room] -= 1
+        elif room in self._wanted:
+            self.forget(room)
+            if self._connection is not None:
+                self._request(self._connection, room)
+
+    def forget(self, room: str) -> None:
+        """The client is not in a room any more, and does not want it."""
+        self._offsets.pop(room, None)
+        for rooms in (self.entered, self._resuming):
+            rooms.discard(room)
+        self._wanted.pop(room, None)
+
+    def _is_wanted(self, room: str) -> bool:
+        return room in self._wanted or _kind(room) in self._automatic
+
+    def _request(self, connection: Connection, room: str) -> None:
+        """Ask to enter or leave a room until that is granted, refused for good, or no longer wanted."""
+        is_wanted = self._is_wanted(room)
+
+        def take(answer: Answer) -> None:
+            if self._is_wanted(room) is not is_wanted:
+                return
+            if not isinstance(answer, CallFailed):
+                if is_wanted:
+                    self._enter(room, answer["offset"])
+                    self._tell(Event("room:joined", {"room": room}))
+            elif answer.code in TEMPORARY:
+                connection.spawn(_later(answer, again))
+            elif answer.code != "closed":
+                self._refuse(room, answer.code)
+
+        def again() -> None:
+            if self._is_wanted(room) is is_wanted:
+                self._request(connection, room)
+
+        verb, (kind, _, id) = "join" if is_wanted else "leave", room.partition(":")
+        if kind == "thread":  # servers of every version know these
+            connection.ask(f"{verb}:thread", {"thread_id": id}, take)
+        else:
+            connection.ask(verb, {"room": room}, take)
+
+    def _enter(self, room: str, offset: str) -> None:
+        self.entered.add(room)
+        self._offsets[room] = offset
+
+    def _refuse(self, room: str, code: str) -> None:
+        if self._is_wanted(room):
+            self.forget(room)
+            self._tell(Event("room:left", {"room": room, "reason": code}))
+
+    # --- Recovery --------------------------------------------------------------------------------
+
+    def _resume(self, connection: Connection) -> None:
+        """Ask for what was missed until there is an answer: without one the client is in no room.
+
+        Until then no publication of these rooms is accepted: it comes again.
+        """
+
+        def take(answer: Answer) -> None:
+            if not isinstance(answer, CallFailed):
+                self._resuming.clear()
+                for room, result in answer["rooms"].items():
+                    self._recover(room, result)
+            elif answer.code != "closed":
+                connection.spawn(_later(answer, lambda: self._resume(connection)))
+
+        if self._resuming:
+            rooms = {room: offset for room, offset in self._offsets.items() if room in self._resuming}
+            connection.ask("resume", {"rooms": rooms}, take)
+
+    def _recover(self, room: str, result: Mapping[str, Any]) -> None:
+        if "error" in result:
+            self._refuse(room, result["error"])
+        elif self._is_wanted(room):
+            self._enter(room, result["offset"])
+            if not result["recovered"]:
+                self._tell(Event("room:gap", {"room": room, "reason": "not recovered"}))
+
+
+def _room(name: str) -> str:
+    """The room of a thread, whose id has no colon; the name of any other room is the room."""
+    return name if ":" in name else f"thread:{name}"
+
+
+def _kind(room: str) -> str:
+    return room.partition(":")[0]
+
+
+async def _later(failure: CallFailed, action: Callable[[], None]) -> None:
+    """Act when it may be granted, and not together with every other request: that may have been too fast."""
+    await asyncio.sleep((failure.retry_after or 1.0) + random.uniform(0, 1))  # noqa: S311
+    action()

@@ -1,0 +1,124 @@
+"""What a client sends, cut into frames no faster than they may come."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from realtime.conf import conf
+from realtime.connections.rate_limit import PAUSE_SECONDS, Bucket
+from realtime.server.frames import frame_size
+
+if TYPE_CHECKING:
+    from realtime.server.dispatcher import Dispatcher
+    from realtime.server.websocket_protocol import WebSocketProtocol
+
+FRAMES_A_TURN = 16
+"""The most frames of a connection that are parsed in one turn of the event loop."""
+LONGEST_HOLD = PAUSE_SECONDS / 2
+"""The longest time for which a connection over its limit is not read: short enough to be no pause in sending."""
+
+
+class FrameReader:
+    """Keeps the bytes of one connection until they are frames that may be parsed, and stops reading meanwhile.
+
+    A frame may be parsed when the connection is open, the events before it are not too many, and it is within the
+    limit. Frames over the limit are parsed too, to be refused, but no faster than the limit itself allows.
+    """
+
+    __slots__ = ("_dispatcher", "_held", "_most", "_protocol", "_received", "_refusals")
+
+    def __init__(self, protocol: WebSocketProtocol, most: int) -> None:
+        self._protocol = protocol
+        self._most = most
+        """The largest payload, in bytes."""
+        self._dispatcher: Dispatcher | None = None
+        self._received = bytearray()
+        """What is not parsed yet."""
+        self._held: asyncio.Handle | None = None
+        """Goes on parsing; until then nothing is parsed."""
+        self._refusals: Bucket | None = None
+        """How fast frames over the limit may be parsed."""
+
+    @property
+    def unparsed(self) -> int:
+        """Bytes that were received and not parsed yet."""
+        return len(self._received)
+
+    def start(self, dispatcher: Dispatcher) -> None:
+        """Parse from now on, as fast as `dispatcher` handles the events."""
+        self._dispatcher = dispatcher
+        if self._received:
+            self._parse()
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the network. Most often they are exactly one frame."""
+        if (
+            not self._received
+            and len(data) == frame_size(data, self._most)
+            and (early := self._admit()) is not None
+        ):
+            self._protocol.frame_received(data, early)
+        else:
+            self._received += data
+            self._parse()
+
+    def read_on(self) -> None:
+        """Go on: events have been handled."""
+        if self._protocol.read_paused:
+            self._parse()
+
+    def _parse(self) -> None:
+        """Parse what was received, but not too much in one turn. Nothing is read while there are frames left."""
+        received = self._received
+        for _ in range(FRAMES_A_TURN):
+            if self._protocol.transport.is_closing():
+                received.clear()
+            if len(received) < (size := frame_size(received, self._most)):
+                self._resume_reading()
+                return
+            if (early := self._admit()) is None:
+                self._pause_reading()
+                return
+            frame = bytes(received[:size])
+            del received[:size]
+            self._protocol.frame_received(frame, early)
+        self._pause_reading()
+        self._hold(0)
+
+    def _admit(self) -> float | None:
+        """How many seconds one more frame comes too early; None if it may not be parsed before `_parse` runs again."""
+        dispatcher = self._dispatcher
+        if self._held is not None or dispatcher is None or dispatcher.is_full:
+            return None
+        early = dispatcher.charge()
+        if early and (pause := self._refusal_pause()):
+            self._hold(min(pause, LONGEST_HOLD))
+            return None
+        return early
+
+    def _refusal_pause(self) -> float:
+        """Seconds until one more frame over the limit may be parsed; 0 when it may be now."""
+        if self._refusals is None:
+            self._refusals = Bucket()
+        limits = conf().limits
+        return self._refusals.take(self._protocol.loop.time(), limits.rate, limits.burst)
+
+    def _hold(self, seconds: float) -> None:
+        if self._held is None:
+            self._held = self._protocol.loop.call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._held = None
+        self._parse()
+
+    def _resume_reading(self) -> None:
+        if self._protocol.read_paused:
+            self._protocol.read_paused = False
+            if not self._protocol.transport.is_closing():
+                self._protocol.transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._protocol.read_paused:
+            self._protocol.read_paused = True
+            self._protocol.transport.pause_reading()

@@ -1,0 +1,217 @@
+"""A server that follows a script, and what reads a client of it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from realtime.client import Client, Event
+from tests.e2e.harness import PATIENCE, eventually
+
+Answer = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]] | None
+
+
+ROOM = "thread:42"
+Answer = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]] | None
+
+
+@dataclass
+class Refusal:
+    """A handshake that ends with an HTTP status."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = '{"error": {"code": "some_code", "message": "some words"}}'
+
+
+@dataclass
+class Visit:
+    """A connection, seen from the server."""
+
+    websocket: ServerConnection
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    """What the client sent."""
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends a `hang`."""
+
+    @property
+    def path(self) -> str:
+        assert self.websocket.request is not None
+        return self.websocket.request.path
+
+    @property
+    def token(self) -> str:
+        assert self.websocket.request is not None
+        return self.websocket.request.headers["Authorization"].removeprefix("Bearer ")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [frame.get("data", {}) for frame in self.sent if frame["event"] == name]
+
+    async def answer(self, event: str, data: dict[str, Any]) -> None:
+        """Acknowledge the last frame of that event, which its script did not answer."""
+        frame = await eventually(lambda: [frame for frame in self.sent if frame["event"] == event])
+        await self.say("ack", data, id=frame[-1]["id"])
+
+    async def say(self, event: str, data: dict[str, Any], **more: Any) -> None:
+        await self.websocket.send(json.dumps({"event": event, "data": data, **more}))
+
+    async def message(self, offset: str, room: str = ROOM) -> None:
+        """A message in a room, named as its offset."""
+        await self.say("thread:message", {"message_id": offset}, room=room, offset=offset)
+
+    async def fail(self, code: int, reason: str = "") -> None:
+        await self.websocket.close(code, reason)
+
+    def drop(self) -> None:
+        self.websocket.transport.abort()
+
+    async def hang(self) -> None:
+        going = asyncio.create_task(self.go.wait())
+        gone = asyncio.create_task(self.websocket.wait_closed())
+        await asyncio.wait([going, gone], return_when=asyncio.FIRST_COMPLETED)
+        going.cancel()
+
+
+def resumed(data: dict[str, Any]) -> dict[str, Any]:
+    return {"rooms": {r: {"recovered": True, "offset": o, "missed": 0} for r, o in data["rooms"].items()}}
+
+
+class ScriptedServer:
+    """Accepts, unless its script says otherwise, and acknowledges everything."""
+
+    def __init__(self) -> None:
+        self.script: deque[Refusal | str] = deque()
+        """What happens to the next handshakes: a refusal, `drop`, `hang` (accepted, and then nothing), `accept`."""
+        self.heartbeat_interval = 30.0
+        self.rooms = {"user:7": "100"}
+        self.answers: dict[str, Answer] = {
+            "join": lambda data: {"room": data["room"], "offset": "200"},
+            "join:thread": lambda data: {"room": f"thread:{data['thread_id']}", "offset": "200"},
+            "resume": resumed,
+        }
+        """By event; None: no answer; with a `code` in it: an error."""
+        self.visits: list[Visit] = []
+        self.handshakes = 0
+        self.url = ""
+
+    async def look(self, websocket: ServerConnection, request: Request) -> Response | None:
+        self.handshakes += 1
+        match self.script[0] if self.script else "accept":
+            case Refusal(status, headers, body):
+                self.script.popleft()
+                response = websocket.respond(HTTPStatus(status), body)
+                response.headers.update(headers)
+                return response
+            case "drop":
+                self.script.popleft()
+                websocket.transport.abort()
+        return None
+
+    async def serve(self, websocket: ServerConnection) -> None:
+        visit = Visit(websocket)
+        self.visits.append(visit)
+        try:
+            if self.script and self.script.popleft() == "hang":
+                await visit.hang()
+            ready = {"connection_id": f"c{len(self.visits)}", "heartbeat_interval": self.heartbeat_interval}
+            await visit.say("connection:ready", {**ready, "rooms": self.rooms})
+            async for text in websocket:
+                await self._take(visit, json.loads(text))
+        except ConnectionClosed:
+            pass
+
+    async def _take(self, visit: Visit, frame: dict[str, Any]) -> None:
+        visit.sent.append(frame)
+        answer = self.answers.get(frame["event"], {})
+        if callable(answer):
+            answer = answer(frame["data"])
+        if answer is not None and "id" in frame:
+            await visit.say("error" if "code" in answer else "ack", answer, id=frame["id"])
+
+    async def visit(self, number: int) -> Visit:
+        """Wait for the connection of that number, the first being 1, and until the client has its first frame."""
+        await eventually(lambda: len(self.visits) >= number)
+        return self.visits[number - 1]
+
+
+class Reader:
+    """Reads a client to its end, and keeps what it said."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.events: list[Event] = []
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for event in self.client:
+            self.events.append(event)
+
+    def named(self, *names: str) -> list[Event]:
+        return [event for event in self.events if event.name in names]
+
+    async def heard(self, name: str, count: int = 1) -> Event:
+        """Wait for the event of that name and number, the first being 1."""
+        await eventually(lambda: len(self.named(name)) >= count)
+        return self.named(name)[count - 1]
+
+    async def end(self) -> None:
+        """Wait for its end; raises what that was."""
+        await asyncio.wait_for(asyncio.shield(self.task), PATIENCE)
+
+
+@asynccontextmanager
+async def reading(
+    server: ScriptedServer, get_token: Any = lambda: "x", **options: Any
+) -> AsyncIterator[Reader]:
+    """A client of the server, and who reads it."""
+    options = {"reconnection_delay": 0.01, "reconnection_delay_max": 0.02, **options}
+    async with Client(server.url, get_token, **options) as client:
+        reader = Reader(client)
+        try:
+            yield reader
+        finally:
+            reader.task.cancel()
+            await asyncio.gather(reader.task, return_exceptions=True)
+
+
+def token(mark: str = "x", seconds: float = 3600.0) -> str:
+    """One that looks like a JWT that ends so soon."""
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + seconds}).encode()).decode()
+    return f"{mark}.{claims.rstrip('=')}.sig"
+
+
+class Tokens:
+    """A `get_token` that counts; each token has its number in front."""
+
+    def __init__(self, seconds: Iterable[float] = ()) -> None:
+        self.asked = 0
+        self._seconds = deque(seconds)
+
+    async def __call__(self) -> str:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return token(str(self.asked), self._seconds.popleft() if self._seconds else 3600)
+
+
+async def joined(server: ScriptedServer, reader: Reader) -> Visit:
+    """The client is in thread 42, in its first connection."""
+    reader.client.join("42")
+    await reader.heard("room:joined")
+    return await server.visit(1)
+
+
+async def resumes(visit: Visit) -> dict[str, str]:
+    """Where the client says that it stands."""
+    return (await eventually(lambda: visit.events("resume")))[0]["rooms"]

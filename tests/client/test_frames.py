@@ -1,0 +1,158 @@
+"""Sending, calling, and what the server answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from realtime.client import CallFailed, Client, Denied
+from tests.client.scripted import (
+    ScriptedServer,
+    reading,
+)
+from tests.e2e.harness import eventually
+
+
+class Flood:
+    """Sends more than the network takes at once."""
+
+    size = 500
+
+    def __init__(self, client: Client) -> None:
+        self.sent = 0
+        self.task = asyncio.create_task(self._send(client))
+
+    async def _send(self, client: Client) -> None:
+        for _ in range(self.size):
+            await client.send("cursor:move", {"position": "x" * 50_000})
+            self.sent += 1
+
+    async def is_stuck(self) -> bool:
+        """Nothing has been sent for a moment."""
+        before = self.sent
+        await asyncio.sleep(0.2)
+        return 0 < before == self.sent < self.size
+
+
+async def test_frames_are_sent_in_the_order_in_which_they_were_asked_for(server: ScriptedServer):
+    async with reading(server) as reader:
+        await reader.client.connected()
+        visit = await server.visit(1)
+        reader.client.join("42")
+        await reader.client.send("typing:start", {"thread_id": "42"})
+        reader.client.leave("42")
+        reader.client.join("42")
+        await reader.client.call("heartbeat")
+        events = [frame["event"] for frame in visit.sent]
+        assert events == ["join:thread", "typing:start", "leave:thread", "join:thread", "heartbeat"]
+
+
+async def test_call_has_the_data_of_its_acknowledgement_or_the_error(server: ScriptedServer):
+    server.answers["presence:away"] = {"code": "rate_limited", "message": "too fast", "retry_after": 2.0}
+    server.answers["ticket:watch"] = {"watching": True}
+    async with reading(server) as reader:
+        await reader.client.connected()
+        assert await reader.client.call("ticket:watch") == {"watching": True}
+        with pytest.raises(CallFailed, match="too fast") as failed:
+            await reader.client.call("presence:away")
+        assert (failed.value.code, failed.value.retry_after) == ("rate_limited", 2.0)
+
+
+async def test_call_without_an_answer_times_out_and_what_comes_later_is_nobodys(server: ScriptedServer):
+    server.answers["presence:away"] = None
+    async with reading(server, ack_timeout=1) as reader:
+        await reader.client.connected()
+        with pytest.raises(CallFailed, match="timeout"):
+            await reader.client.call("presence:away")
+        visit = await server.visit(1)
+        await visit.answer("presence:away", {})
+        await visit.message("1")
+        await reader.heard("thread:message")
+        assert reader.named("ack") == []
+
+
+async def test_call_whose_connection_is_lost_fails(server: ScriptedServer):
+    server.answers["presence:away"] = None
+    async with reading(server) as reader:
+        with pytest.raises(CallFailed, match="closed"):
+            await reader.client.call("presence:away")
+        await reader.client.connected()
+        calling = asyncio.create_task(reader.client.call("presence:away"))
+        visit = await server.visit(1)
+        await eventually(lambda: visit.events("presence:away"))
+        visit.drop()
+        with pytest.raises(CallFailed, match="closed"):
+            await calling
+
+
+async def test_events_wait_for_a_connection_but_for_typing_and_not_without_end(server: ScriptedServer):
+    server.script.append("hang")
+    async with reading(server, queue_size=2) as reader:
+        visit = await server.visit(1)
+        reader.client.join("42")
+        await reader.client.send("typing:start", {"thread_id": "42"})
+        for _ in range(2):
+            await reader.client.send("ticket:watch", {"thread_id": "42"})
+        with pytest.raises(CallFailed, match="queue_full"):
+            await reader.client.send("ticket:watch", {"thread_id": "42"})
+        visit.go.set()
+        await reader.client.connected()
+        await reader.client.call("heartbeat")
+        events = [frame["event"] for frame in visit.sent]
+        assert events == ["join:thread", "ticket:watch", "ticket:watch", "heartbeat"]
+
+
+async def test_event_that_will_never_be_sent_fails(server: ScriptedServer):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(4403)
+        with pytest.raises(Denied):
+            await reader.end()
+        with pytest.raises(CallFailed, match="closed"):
+            await reader.client.send("ticket:watch")
+
+
+async def test_more_than_the_network_takes_is_waited_for(server: ScriptedServer):
+    async with reading(server) as reader:
+        await reader.client.connected()
+        visit = await server.visit(1)
+        visit.websocket.transport.pause_reading()
+        flood = Flood(reader.client)
+        await eventually(flood.is_stuck)
+        visit.websocket.transport.resume_reading()
+        await flood.task
+        await eventually(lambda: len(visit.events("cursor:move")) == Flood.size)
+
+
+async def test_nobody_waits_for_a_connection_that_broke_while_it_took_nothing(server: ScriptedServer):
+    async with reading(server) as reader:
+        await reader.client.connected()
+        visit = await server.visit(1)
+        visit.websocket.transport.pause_reading()
+        flood = Flood(reader.client)
+        await eventually(flood.is_stuck)
+        visit.drop()
+        await flood.task
+
+
+async def test_error_that_belongs_to_no_call_is_passed_on(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await visit.say("error", {"code": "not_in_room", "message": "join first"})
+        assert (await reader.heard("error")).data["code"] == "not_in_room"
+
+
+async def test_what_is_no_frame_is_passed_over(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        for odd in ("{", "[]", "7", '{"data": {}}', b"\xff"):
+            await visit.websocket.send(odd)
+        await visit.message("1")
+        await reader.heard("thread:message")
+
+
+async def test_frame_without_data_has_none(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await visit.websocket.send('{"event": "queue:emptied"}')
+        assert (await reader.heard("queue:emptied")).data == {}

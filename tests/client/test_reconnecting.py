@@ -1,0 +1,238 @@
+"""Coming back after a loss (docs/protocol.md, "Coming back"), and giving up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from functools import partial
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidURI
+
+from realtime.client import Client, Denied, connection, retries, session
+from tests.client.scripted import (
+    Refusal,
+    ScriptedServer,
+    reading,
+    token,
+)
+from tests.e2e.harness import QUIET, eventually
+
+
+async def test_connections_are_made_by_whom_one_wants(server: ScriptedServer):
+    async with reading(server, connect=partial(connect, user_agent_header="our bot")):
+        visit = await server.visit(1)
+        assert visit.websocket.request is not None
+        assert visit.websocket.request.headers["User-Agent"] == "our bot"
+
+
+async def test_address_is_chosen_anew_for_every_attempt(server: ScriptedServer):
+    addresses = itertools.cycle([server.url, f"{server.url}?second"])
+    async with Client(addresses.__next__, token, reconnection_delay=0.01):
+        (await server.visit(1)).drop()
+        assert (await server.visit(2)).path == "/hub/?second&resume=1"
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many attempts had failed before each wait."""
+    waits: list[int] = []
+
+    def backoff(attempt: int, first: float, most: float) -> float:
+        waits.append(attempt)
+        return 0.0
+
+    monkeypatch.setattr(retries, "backoff", backoff)
+    return waits
+
+
+@pytest.mark.parametrize("code", [1001, 1011, 1012, 4408, 4413, 4429])
+async def test_closed_connection_comes_back(
+    server: ScriptedServer, code: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retries, "PAUSE_SECONDS", 0.0)
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(code, "some reason")
+        lost = await reader.heard("connection:lost")
+        assert (lost.data["code"], lost.data["reason"]) == (code, "some reason")
+        await server.visit(2)
+
+
+@pytest.mark.parametrize("code", [1002, 1007, 1009, 4400, 4403, 4409])
+async def test_closed_connection_does_not_come_back(server: ScriptedServer, code: int):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(code, "some reason")
+        with pytest.raises(Denied, match="some reason") as denied:
+            await reader.end()
+        assert (denied.value.code, denied.value.reason) == (code, "some reason")
+        assert server.handshakes == 1
+
+
+async def test_normal_close_is_the_end(server: ScriptedServer):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(1000)
+        await reader.end()
+        assert server.handshakes == 1
+
+
+async def test_connection_that_breaks_comes_back(server: ScriptedServer):
+    async with reading(server) as reader:
+        (await server.visit(1)).drop()
+        assert (await reader.heard("connection:lost")).data["code"] == 1006
+        await server.visit(2)
+
+
+async def test_who_was_too_fast_stays_away_for_a_while(server: ScriptedServer):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(4429)
+        assert (await reader.heard("connection:lost")).data["retry_in"] >= 5
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_refused_handshake_is_the_end_and_says_why(server: ScriptedServer, status: int):
+    server.script.extend([Refusal(status), Refusal(status)])
+    async with reading(server) as reader:
+        with pytest.raises(Denied) as denied:
+            await reader.end()
+        assert (denied.value.code, denied.value.reason) == (status, "some_code: some words")
+
+
+async def test_refusal_of_something_in_between_has_the_reason_of_its_status(server: ScriptedServer):
+    server.script.append(Refusal(403, body="<html>"))
+    async with reading(server) as reader:
+        with pytest.raises(Denied, match="403 Forbidden"):
+            await reader.end()
+
+
+async def test_full_server_is_asked_again_after_as_long_as_it_says(server: ScriptedServer):
+    server.script.append(Refusal(503, {"Retry-After": "7"}))
+    async with reading(server) as reader:
+        lost = (await reader.heard("connection:lost")).data
+        assert (lost["code"], lost["reason"]) == (503, "some_code: some words")
+        assert 7 <= lost["retry_in"] <= 7.02
+
+
+@pytest.mark.parametrize("header", ["Fri, 31 Dec 2027 23:59:59 GMT", "nan", "-1", ""])
+async def test_retry_after_that_is_no_number_of_seconds_counts_as_none(server: ScriptedServer, header: str):
+    server.script.append(Refusal(503, {"Retry-After": header}))
+    async with reading(server):
+        await server.visit(1)
+
+
+async def test_waits_grow_until_a_connection_was_stable(
+    server: ScriptedServer, attempts: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    async with reading(server):
+        for number in range(1, 5):
+            (await server.visit(number)).drop()
+        await server.visit(5)
+        assert attempts == [0, 1, 2, 3]
+        monkeypatch.setattr(session, "STABLE_SECONDS", 0.0)
+        server.script.extend(["hang"] * 2)
+        (await server.visit(5)).drop()
+        for number in (6, 7):
+            await (await server.visit(number)).fail(1011)  # never ready: it does not count
+        await server.visit(8)
+        assert attempts[4:] == [0, 1, 2]
+
+
+async def test_it_gives_up_after_as_many_attempts_as_it_is_told(server: ScriptedServer, attempts: list[int]):
+    server.script.extend([Refusal(503)] * 9)
+    async with reading(server, reconnection_attempts=2) as reader:
+        with pytest.raises(ConnectionError, match=r"3 attempts, the last: 503 some_code"):
+            await reader.end()
+        assert server.handshakes == 3
+        assert attempts == [0, 1]
+
+
+async def test_handshake_that_hangs_is_given_up(server: ScriptedServer):
+    server.script.append("hang")
+    async with reading(server, connect_timeout=1) as reader:
+        lost = (await reader.heard("connection:lost")).data
+        assert (lost["code"], lost["reason"]) == (None, "TimeoutError")
+        await server.visit(2)
+
+
+async def test_handshake_without_an_answer_is_tried_again(server: ScriptedServer):
+    server.script.append("drop")
+    async with reading(server):
+        await server.visit(1)
+
+
+async def test_mistake_reaches_whoever_reads_or_waits():
+    async with Client("http://example.com/hub/", lambda: "x") as client:
+        for _ in range(2):
+            with pytest.raises(InvalidURI):
+                await anext(aiter(client))
+        with pytest.raises(InvalidURI):
+            await client.connected()
+
+
+async def test_whoever_waits_for_a_connection_hears_that_there_will_be_none(server: ScriptedServer):
+    server.script.extend([Refusal(403), Refusal(503)])
+    async with Client(server.url, token) as client:
+        with pytest.raises(Denied):
+            await client.connected()
+    async with Client(server.url, token, reconnection_attempts=0) as client:
+        with pytest.raises(ConnectionError):
+            await client.connected()
+    async with reading(server) as reader:
+        await reader.client.connected()
+        await (await server.visit(1)).fail(1000)
+        await reader.end()
+        with pytest.raises(ConnectionError):
+            await reader.client.connected()
+
+
+async def test_heartbeats_begin_somewhere_in_the_interval_and_then_keep_it(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+):
+    waits: list[tuple[float, float]] = []
+
+    def uniform(least: float, most: float) -> float:
+        waits.append((least, most))
+        return least
+
+    monkeypatch.setattr(connection.random, "uniform", uniform)
+    server.heartbeat_interval = 0.02
+    async with reading(server):
+        visit = await server.visit(1)
+        await eventually(lambda: len(visit.events("heartbeat")) > 3)
+        assert waits == [(0.5, 1)]
+
+
+async def test_who_knows_of_another_network_comes_again_after_a_first_wait(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retries, "backoff", lambda attempt, *_: 3600.0 if attempt else 0.0)
+    server.script.extend([Refusal(503)] * 2)
+    async with reading(server, reconnection_attempts=2) as reader:
+        await reader.heard("connection:lost", 2)
+        reader.client.reconnect()  # while it waits for the next attempt
+        (await server.visit(1)).drop()
+        await reader.heard("connection:ready", 2)
+        reader.client.reconnect()  # from a connection
+        await reader.heard("connection:ready", 3)
+
+
+async def test_hurry_does_not_matter_to_a_server_that_wants_to_be_left_alone(server: ScriptedServer):
+    server.script.append(Refusal(503, {"Retry-After": "9999"}))
+    async with reading(server) as reader:
+        lost = await reader.heard("connection:lost")
+        reader.client.reconnect()
+        await asyncio.sleep(QUIET)
+        assert server.handshakes == 1
+        assert 600 <= lost.data["retry_in"] < 601
+
+
+async def test_hurry_is_over_with_the_next_connection(server: ScriptedServer, attempts: list[int]):
+    server.script.append("hang")
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        reader.client.reconnect()
+        visit.go.set()
+        await reader.client.connected()
+        visit.drop()
+        await server.visit(2)
+        assert attempts == [0]

@@ -1,0 +1,272 @@
+"""Entering rooms, resuming them, and what is told of a gap."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from realtime.client import CallFailed
+from tests.client.scripted import (
+    ROOM,
+    ScriptedServer,
+    joined,
+    reading,
+    resumed,
+    resumes,
+)
+from tests.e2e.harness import eventually
+
+
+async def test_room_is_resumed_from_what_was_seen_last(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        await visit.message("205")
+        await reader.heard("thread:message")
+        visit.drop()
+        back = await server.visit(2)
+        assert back.path == "/hub/?resume=1"
+        assert await resumes(back) == {"user:7": "100", ROOM: "205"}
+        assert back.events("join:thread") == []
+
+
+async def test_address_with_a_query_keeps_it(server: ScriptedServer):
+    server.url += "?tenant=7"
+    async with reading(server):
+        (await server.visit(1)).drop()
+        assert (await server.visit(2)).path == "/hub/?tenant=7&resume=1"
+
+
+async def test_rooms_one_is_in_are_those_of_this_connection(server: ScriptedServer):
+    async with reading(server) as reader:
+        client = reader.client
+        assert client.rooms == set()
+        visit = await joined(server, reader)
+        assert client.rooms == {"user:7", ROOM}
+        server.answers["resume"] = None
+        visit.drop()
+        await reader.heard("connection:ready", 2)
+        assert client.rooms == set()  # on the way, but not there yet
+        await (await server.visit(2)).answer("resume", resumed({"rooms": {"user:7": "100", ROOM: "200"}}))
+        await eventually(lambda: client.rooms == {"user:7", ROOM})
+        client.leave("42")
+        assert client.rooms == {"user:7"}
+
+
+async def test_gap_of_a_resume_is_said_before_what_is_new(server: ScriptedServer):
+    lost = {"rooms": {ROOM: {"recovered": False, "offset": "300", "missed": 0}}}
+    server.answers["resume"] = None
+    async with reading(server) as reader:
+        (await joined(server, reader)).drop()
+        back = await server.visit(2)
+        await resumes(back)
+        await asyncio.gather(back.answer("resume", lost), back.message("301"))
+        await reader.heard("thread:message")
+        assert [(event.name, event.data) for event in reader.events[-2:]] == [
+            ("room:gap", {"room": ROOM, "reason": "not recovered"}),
+            ("thread:message", {"message_id": "301"}),
+        ]
+
+
+async def test_room_that_was_not_recovered_goes_on_from_its_end(server: ScriptedServer):
+    server.answers["resume"] = {"rooms": {ROOM: {"recovered": False, "offset": "300", "missed": 0}}}
+    async with reading(server) as reader:
+        (await joined(server, reader)).drop()
+        await reader.heard("room:gap")
+        (await server.visit(2)).drop()
+        assert (await resumes(await server.visit(3)))[ROOM] == "300"
+
+
+async def test_answer_to_a_resume_may_take_longer_than_a_call(server: ScriptedServer):
+    server.answers["resume"] = None
+    async with reading(server, ack_timeout=1) as reader:
+        (await joined(server, reader)).drop()
+        back = await server.visit(2)
+        await resumes(back)
+        server.answers["presence:away"] = None
+        with pytest.raises(CallFailed, match="timeout"):
+            await reader.client.call("presence:away")
+        await back.answer("resume", {"rooms": {ROOM: {"recovered": False, "offset": "300", "missed": 0}}})
+        await reader.heard("room:gap")
+
+
+@pytest.mark.parametrize("room", ["user:7", ROOM])
+async def test_room_with_a_gap_is_resumed_from_before_it_so_that_no_loss_goes_unsaid(
+    server: ScriptedServer, room: str
+):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        await visit.message("205", room)
+        await visit.say("room:gap", {"room": room, "reason": "lost"})
+        await reader.heard("room:gap")
+        visit.drop()
+        back = await server.visit(2)
+        assert (await resumes(back))[room] == "205"
+
+
+async def test_resume_that_is_refused_as_a_whole_is_asked_for_again(server: ScriptedServer):
+    server.answers["resume"] = {"code": "unavailable", "message": "Redis is down", "retry_after": 0.01}
+    async with reading(server) as reader:
+        (await joined(server, reader)).drop()
+        back = await server.visit(2)
+        await eventually(lambda: len(back.events("resume")) > 1)
+        await back.message("202")  # it will come again
+        await reader.client.call("heartbeat")
+        server.answers["resume"] = resumed
+        await eventually(lambda: reader.client.rooms == {"user:7", ROOM})
+        assert back.events("resume")[-1]["rooms"] == {"user:7": "100", ROOM: "200"}
+        assert reader.named("thread:message") == []
+        assert len(server.visits) == 2
+
+
+async def test_thread_left_while_it_could_not_be_resumed_may_be_joined_anew(server: ScriptedServer):
+    server.answers["resume"] = {"code": "unavailable", "message": "Redis is down", "retry_after": 0.01}
+    async with reading(server) as reader:
+        (await joined(server, reader)).drop()
+        back = await server.visit(2)
+        await resumes(back)
+        for call in (reader.client.leave, reader.client.join):
+            call("42")
+        await reader.heard("room:joined", 2)
+        await back.message("301")
+        await reader.heard("thread:message")
+        server.answers["resume"] = resumed
+        await eventually(lambda: reader.client.rooms == {"user:7", ROOM})
+        assert back.events("resume")[-1]["rooms"] == {"user:7": "100"}
+
+
+async def test_what_comes_before_the_answer_to_a_resume_comes_again_after_it(server: ScriptedServer):
+    server.answers["resume"] = None
+    async with reading(server) as reader:
+        (await joined(server, reader)).drop()
+        back = await server.visit(2)
+        await back.message("202")  # the server waited for five seconds, and no longer
+        await back.answer("resume", {"rooms": {ROOM: {"recovered": True, "offset": "200", "missed": 2}}})
+        for offset in ("201", "202"):
+            await back.message(offset)
+        await reader.heard("thread:message", 2)
+        assert [event.offset for event in reader.named("thread:message")] == ["201", "202"]
+
+
+async def test_room_that_may_not_be_entered_any_more_is_said_to_be_left(server: ScriptedServer):
+    server.answers["resume"] = {"rooms": {ROOM: {"error": "forbidden"}}}
+    async with reading(server) as reader:
+        (await joined(server, reader)).drop()
+        assert (await reader.heard("room:left")).data == {"room": ROOM, "reason": "forbidden"}
+        (await server.visit(2)).drop()
+        assert await resumes(await server.visit(3)) == {"user:7": "100"}
+
+
+async def test_room_one_was_taken_out_of_is_not_asked_for_again(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        await visit.say("room:left", {"room": ROOM, "reason": "forbidden"})
+        await reader.heard("room:left")
+        visit.drop()
+        back = await server.visit(2)
+        assert await resumes(back) == {"user:7": "100"}
+        assert back.events("join:thread") == []
+
+
+async def test_thread_that_is_refused_is_said_to_be_left_and_not_asked_for_again(server: ScriptedServer):
+    server.answers["join:thread"] = {"code": "forbidden", "message": "not yours"}
+    async with reading(server) as reader:
+        reader.client.join("42")
+        assert (await reader.heard("room:left")).data == {"room": ROOM, "reason": "forbidden"}
+        (await server.visit(1)).drop()
+        back = await server.visit(2)
+        await resumes(back)
+        assert back.events("join:thread") == []
+
+
+@pytest.mark.parametrize("code", ["unavailable", "rate_limited", "internal"])
+async def test_thread_that_cannot_be_joined_just_now_is_asked_for_again(server: ScriptedServer, code: str):
+    server.answers["join:thread"] = {"code": code, "message": "not now", "retry_after": 0.01}
+    async with reading(server) as reader:
+        reader.client.join("42")
+        visit = await server.visit(1)
+        await eventually(lambda: visit.events("join:thread"))
+        server.answers["join:thread"] = {"room": ROOM, "offset": "200"}
+        await reader.heard("room:joined")
+
+
+async def test_thread_that_cannot_be_left_just_now_is_left_later(server: ScriptedServer):
+    server.answers["leave:thread"] = {"code": "rate_limited", "message": "too fast", "retry_after": 0.01}
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        reader.client.leave("42")
+        await eventually(lambda: visit.events("leave:thread"))
+        server.answers["leave:thread"] = {}
+        await eventually(lambda: len(visit.events("leave:thread")) == 2)
+        assert reader.named("error") == []
+
+
+async def test_thread_left_while_the_connection_is_away_is_notresumed(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        server.script.append("hang")
+        visit.drop()
+        back = await server.visit(2)
+        reader.client.leave("42")
+        back.go.set()
+        assert await resumes(back) == {"user:7": "100"}
+
+
+async def test_thread_left_is_not_resumed_for_what_was_still_on_its_way(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        server.answers["join:thread"] = None
+        reader.client.join("43")
+        for thread_id in ("42", "43"):
+            reader.client.leave(thread_id)
+        await visit.message("201")
+        await visit.answer("join:thread", {"room": "thread:43", "offset": "200"})
+        await reader.client.call("heartbeat")
+        visit.drop()
+        assert await resumes(await server.visit(2)) == {"user:7": "100"}
+
+
+async def test_thread_is_entered_once_and_left_with_the_last_who_wanted_it(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        for call in (reader.client.join, reader.client.leave):
+            call("42")
+        await reader.client.call("heartbeat")
+        assert (len(visit.events("join:thread")), visit.events("leave:thread")) == (1, [])
+        for _ in range(2):
+            reader.client.leave("42")
+        await reader.client.call("heartbeat")
+        assert visit.events("leave:thread") == [{"thread_id": "42"}]
+
+
+async def test_thread_one_was_taken_out_of_can_be_wanted_anew(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        await visit.say("room:left", {"room": ROOM, "reason": "forbidden"})
+        await reader.heard("room:left")
+        reader.client.leave("42")
+        reader.client.join("42")
+        await reader.heard("room:joined", 2)
+        assert visit.events("leave:thread") == []
+
+
+async def test_room_of_any_kind_is_entered_resumed_and_left_by_its_name(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        for _ in range(2):
+            reader.client.join("board:7")
+        await reader.heard("room:joined")
+        assert visit.events("join") == [{"room": "board:7"}]
+        await visit.message("205", "board:7")
+        await reader.heard("thread:message")
+        visit.drop()
+        back = await server.visit(2)
+        assert await resumes(back) == {"user:7": "100", "board:7": "205"}
+        reader.client.leave("board:7")
+        assert back.events("leave") == []
+        reader.client.leave("board:7")
+        await eventually(lambda: back.events("leave") == [{"room": "board:7"}])
+        await back.message("206", "board:7")  # was on its way
+        await reader.heard("thread:message", 2)
+        back.drop()
+        assert await resumes(await server.visit(3)) == {"user:7": "100"}
