@@ -36,6 +36,7 @@ from realtime.redis.client import client, key
 from realtime.redis.pipelining import pipes
 from realtime.survey import messages as questions
 from realtime.survey.messages import Detail, InRoom, Instance, Question
+from realtime.tasks.instance import instance_id
 from realtime.tasks.per_loop import PerLoop
 from realtime.tasks.supervision import report
 from realtime.telemetry import metrics
@@ -56,7 +57,7 @@ class ConnectionRegistry:
     """This process, as one event loop sees it."""
 
     def __init__(self) -> None:
-        self.id = uuid4().hex
+        self.id = instance_id()
         self.connections: dict[str, Connection] = {}
         self.is_draining = False
         """Nobody is let in any more."""
@@ -161,7 +162,7 @@ class ConnectionRegistry:
             else:
                 self._obey(parse(message["signal"]))
         except Exception:
-            logger.exception("signal not understood", extra={"node": self.id})
+            logger.exception("signal not understood", extra={"instance": self.id})
 
     def _obey(self, signal: Signal) -> None:
         match signal:
@@ -182,7 +183,7 @@ class ConnectionRegistry:
                 # Said twice it must not count as the second signal, which ends the process at once.
                 if signal.instance == self.id and not self._is_told_to_go:
                     self._is_told_to_go = True
-                    logger.info("told to drain", extra={"node": self.id})
+                    logger.info("told to drain", extra={"instance": self.id})
                     os.kill(os.getpid(), signals.SIGTERM)
             case PresenceChanged():
                 self.on_presence(signal)
@@ -247,7 +248,7 @@ class ConnectionRegistry:
                 self._remember(pipeline)
                 await pipeline.execute()
         except (RedisError, OSError) as error:
-            logger.warning("question not answered", extra={"node": self.id, "error": spelled(error)})
+            logger.warning("question not answered", extra={"instance": self.id, "error": spelled(error)})
         except Exception:
             report("answer")
 
