@@ -242,13 +242,13 @@ class LiveAdmin(Pages):
             context["rows"] = [
                 {
                     "instance": answer.instance,
-                    "load": answer.said,
-                    "connections": [answer.said.connections.get(name, 0) for name in sorted(NAMESPACES)],
+                    "load": answer.result,
+                    "connections": [answer.result.connections.get(name, 0) for name in sorted(NAMESPACES)],
                     "since": since(answer.instance.started_at),
                     "at": moment(instant(answer.instance.started_at)),
-                    "cpu": answer.said.cpu * 100,
-                    "stall": answer.said.stall * 1000,
-                    "answered": max(answer.seconds - STALL_SECONDS - answer.said.stall, 0.0) * 1000,
+                    "cpu": answer.result.cpu * 100,
+                    "stall": answer.result.stall * 1000,
+                    "answered": max(answer.seconds - STALL_SECONDS - answer.result.stall, 0.0) * 1000,
                 }
                 for answer in asked.answers
             ]
@@ -419,7 +419,7 @@ class LiveAdmin(Pages):
         asked: Asked[Rooms] | None = self._ask(request, partial(asking.ask, about, Rooms))
         if asked is None:
             return "–"
-        return str(sum(size for answer in asked.answers for _, _, size in answer.said.sizes))
+        return str(sum(size for answer in asked.answers for _, _, size in answer.result.sizes))
 
     # --- Around it -------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ from realtime.connections.rate_limit import FrameRate
 from realtime.layers.membership import RoomLayer
 from realtime.layers.outlets import Outlet
 from realtime.protocol.close_codes import CloseCode
-from realtime.survey import messages as survey
+from realtime.survey import results
 from realtime.tasks.serial import Action
 
 
-class Connection(survey.Connection, Protocol):
+class Connection(results.Connection, Protocol):
     """One connection of one user to one namespace."""
 
     channel_name: str
