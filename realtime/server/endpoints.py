@@ -109,7 +109,7 @@ def _cors(scope: Scope) -> dict[str, str]:
 
 async def _authorize(scope: Scope, namespace: str) -> None:
     check_process()
-    principal = await handshake.judge(scope, namespace)
+    principal = await handshake.authorize(scope, namespace)
     try:
         async with asyncio.timeout(REVOCATION_SECONDS):
             if await revocation.is_revoked(principal):

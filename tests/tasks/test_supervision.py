@@ -253,7 +253,8 @@ ENDING = {
     "realtime/layers/listener.py": {"catch_up"},
     "realtime/management/commands/runbridge.py": {"_run"},
     "realtime/layers/membership.py": {"leave"},
-    "realtime/connections/registry.py": {"_hear", "probe"},
+    "realtime/connections/probe.py": {"run"},
+    "realtime/connections/survey_responder.py": {"on_survey"},
     "realtime/connections/frame_outlet.py": {"_put"},
     "realtime/redis/pipelining.py": {"begin", "resend"},
     "realtime/layers/loop_layer.py": {"__init__", "spawn"},
@@ -390,9 +391,10 @@ async def _is_in_grace(deadlines: str) -> bool:
 
 
 async def test_connection_that_cannot_be_described_hides_no_other_from_the_admin(monkeypatch):
-    from realtime.survey import messages
+    from realtime.survey import results
+    from realtime.survey.messages import AboutConnections
 
-    row = messages.row
+    row = results.row
 
     def odd(connection: Any, at: Any = None) -> Any:
         if connection.user[1] == "odd":
@@ -400,8 +402,8 @@ async def test_connection_that_cannot_be_described_hides_no_other_from_the_admin
         return row(connection, at)
 
     async with connected(user_id="odd"), connected(user_id="ana"):
-        monkeypatch.setattr(messages, "row", odd)
-        page = await messages.page(
-            messages.AboutConnections(), tuple(ConnectionRegistry.current().connections.values())
+        monkeypatch.setattr(results, "row", odd)
+        page = await results.page(
+            AboutConnections(), tuple(ConnectionRegistry.current().connections.values())
         )
         assert [each.user_id for each in page.rows] == ["ana"]
