@@ -126,7 +126,7 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
 _LISTS = frozenset(
     {"ALLOWED_ORIGINS", "TRUSTED_PROXIES", "HUB_ROLES", "PORTAL_ROLES", "PRESENCE_ROLES", "EVENTS"}
 )
-_OWN_NAMES = {name: name for name in ("REDIS_URL", "ALLOWED_ORIGINS", "TRUSTED_PROXIES")}
+OWN_VARIABLES = {name: name for name in ("REDIS_URL", "ALLOWED_ORIGINS", "TRUSTED_PROXIES")}
 """Settings whose environment variable does not start with `REALTIME_`."""
 _SECRETS = frozenset({"REDIS_URL", "METRICS_TOKEN"})
 """Settings whose value no message shows."""
@@ -141,7 +141,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for field in msgspec.structs.fields(Conf):
         name = field.encode_name
         text = environ.get(
-            _OWN_NAMES.get(name, f"REALTIME_{name}"), ""
+            OWN_VARIABLES.get(name, f"REALTIME_{name}"), ""
         )  # an empty variable counts as not set
         if text and name in _LISTS:
             values[name] = [item.strip() for item in text.split(",") if item.strip()]
