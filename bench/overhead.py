@@ -56,7 +56,7 @@ CASES = (
 )
 
 
-class Somebody:
+class Receiver:
     """As much of a connection as its outlet asks for."""
 
     def __init__(self, number: int) -> None:
@@ -64,7 +64,7 @@ class Somebody:
 
 
 class Wires:
-    """Connections over TCP, as the server has them after the handshake; who reads them does it when nobody measures."""
+    """Connections over TCP, as the server has them after the handshake. Their peers read outside the measurement."""
 
     def __init__(self) -> None:
         self.config = configuration("127.0.0.1", 0)
@@ -119,14 +119,14 @@ class FanOut:
             self.process._by_channel[group.channel] = group
             for _ in range(self.case.connections):
                 writer = await self.wires.writer()
-                somebody: Any = Somebody(len(self.wires.peers))
-                listener = Listener(group, ConnectionOutlet(somebody, writer))
+                receiver: Any = Receiver(len(self.wires.peers))
+                listener = Listener(group, ConnectionOutlet(receiver, writer))
                 listener.position = self.position
                 listener.start()
                 group.listeners[listener] = None
 
     def reads(self) -> Iterator[bytes]:
-        """What comes from Redis: one read a room."""
+        """What arrives from Redis: one read per room."""
         data = b'{"thread_id":"42","message_id":"17","body":"%b"}' % (b"x" * 120)
         for group in self.groups:
             yield b"".join(
@@ -152,7 +152,7 @@ class FanOut:
         return spent
 
     def assert_live(self) -> None:
-        """Everybody got everything: what was measured was a fan-out."""
+        """Check that every listener got everything, so that a whole fan-out was measured."""
         for group in self.groups:
             for listener in group.listeners:
                 assert listener.state is State.LIVE, listener.state  # noqa: S101
@@ -160,7 +160,7 @@ class FanOut:
 
 
 async def no_history(group: Group, position: int) -> None:
-    """Nobody lacks anything."""
+    """There is no history: no listener lacks anything."""
 
 
 def packed(room: str, position: int, data: bytes) -> bytes:
@@ -209,9 +209,9 @@ async def compare(case: Case, say: Callable[[str], object]) -> None:
                     uncounted.append(await fan_out.once())
         started = time.thread_time()
         tally.flush()  # as the process does every second
-        told = (time.thread_time() - started) / len(counted)
+        flushed = (time.thread_time() - started) / len(counted)
         if number:  # the first round warms up
-            shares.append((statistics.median(counted) + told) / statistics.median(uncounted) - 1)
+            shares.append((statistics.median(counted) + flushed) / statistics.median(uncounted) - 1)
             times.append(statistics.median(counted) / case.rooms)
     fan_out.assert_live()
     await fan_out.wires.close()
