@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -192,15 +192,26 @@ def token(mark: str = "x", seconds: float = 3600.0) -> str:
 
 
 class Tokens:
-    """A `get_token` that counts; each token has its number in front."""
+    """A `get_token` that counts; each token has its number in front.
 
-    def __init__(self, seconds: Iterable[float] = ()) -> None:
+    `script` has an exception to raise, or an event to wait for, by the number of the call.
+    """
+
+    def __init__(
+        self, seconds: Iterable[float] = (), script: Mapping[int, Exception | asyncio.Event] | None = None
+    ) -> None:
         self.asked = 0
         self._seconds = deque(seconds)
+        self._script = script or {}
 
     async def __call__(self) -> str:
         self.asked += 1
         await asyncio.sleep(0)
+        match self._script.get(self.asked):
+            case Exception() as error:
+                raise error
+            case asyncio.Event() as event:
+                await event.wait()
         return token(str(self.asked), self._seconds.popleft() if self._seconds else 3600)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from realtime.client import CallFailed, Client, Denied, Event, backoff
+from realtime.client import CallFailed, Client, Denied, Event
 from tests.e2e.harness import PATIENCE, Stack, eventually, unique
 
 
@@ -181,10 +181,3 @@ async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: st
             await eventually(lambda: reader.messages == ["missed"])
     finally:
         stack.stop()
-
-
-def test_waits_grow_up_to_the_cap_with_full_jitter():
-    for attempt, most in ((0, 0.5), (3, 4.0), (20, 20.0), (5000, 20.0)):
-        waits = [backoff(attempt, 0.5, 20.0) for _ in range(500)]
-        assert 0 <= min(waits) < most * 0.2
-        assert most * 0.8 < max(waits) <= most
