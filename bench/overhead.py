@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
 import django
 import hiredis
@@ -27,10 +28,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
 django.setup()
 
 from realtime.connections.frame_outlet import ConnectionOutlet  # noqa: E402
-from realtime.layers import fanout as fanout_module  # noqa: E402
+from realtime.layers import fanout, loop_layer  # noqa: E402
 from realtime.layers.fanout import Group  # noqa: E402
 from realtime.layers.listener import Listener, State  # noqa: E402
-from realtime.layers.loop_layer import LoopLayer  # noqa: E402
 from realtime.server.uvicorn_server import configuration  # noqa: E402
 from realtime.server.websocket_protocol import WebSocketProtocol  # noqa: E402
 from realtime.telemetry.metrics import tally  # noqa: E402
@@ -101,12 +101,25 @@ class Wires:
                     pass
 
 
+class Feed:
+    """Takes the place of the subscription: `hand_on` takes what Redis would have sent."""
+
+    hand_on: ClassVar[Callable[[list[tuple[bytes, bytes]]], None]]
+
+    def __init__(self, on_messages: Any, *_: Any) -> None:
+        Feed.hand_on = on_messages
+
+    def is_lost(self, *_: Any) -> bool:
+        return False
+
+
 class FanOut:
-    """The channel layer of a process with rooms full of connections, without its Redis."""
+    """The channel layer of an instance with rooms full of connections, without its Redis."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.process = LoopLayer()
+        with mock.patch.object(loop_layer, "Subscriptions", Feed):
+            self.layer = loop_layer.LoopLayer()
         self.groups = [Group(f"hub.thread.{number}", no_history) for number in range(case.rooms)]
         self.wires = Wires()
         self.reader = hiredis.Reader()
@@ -115,8 +128,8 @@ class FanOut:
     async def fill(self) -> None:
         for group in self.groups:
             group.tail = self.position
-            self.process.groups[group.name] = group
-            self.process._by_channel[group.channel] = group
+            self.layer.groups[group.name] = group
+            self.layer._by_channel[group.channel] = group
             for _ in range(self.case.connections):
                 writer = await self.wires.writer()
                 receiver: Any = Receiver(len(self.wires.peers))
@@ -141,9 +154,7 @@ class FanOut:
         started = time.thread_time()
         for read in reads:
             self.reader.feed(read)
-            self.process._on_messages(
-                [(channel, payload) for _, channel, payload in iter(self.reader.gets, False)]
-            )
+            Feed.hand_on([(channel, payload) for _, channel, payload in iter(self.reader.gets, False)])
             await asyncio.sleep(0)  # the loop writes
             while any(group.fan_out for group in self.groups):  # noqa: ASYNC110  (a large room's next slice)
                 await asyncio.sleep(0)
@@ -185,7 +196,7 @@ class Off:
 
 @contextmanager
 def without_metrics() -> Iterator[None]:
-    module: Any = fanout_module
+    module: Any = fanout
     tally, seconds = module.tally, module.metrics.FANOUT_SECONDS
     module.tally = module.metrics.FANOUT_SECONDS = Off()
     try:
