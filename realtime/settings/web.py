@@ -20,7 +20,7 @@ try:
     }
 except ValueError as error:
     raise ImproperlyConfigured(
-        "DATABASE_URL: expected postgres://… or sqlite:///…, got another scheme"
+        "DATABASE_URL must be postgres://… or sqlite:///…, got another address"
     ) from error
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # The web side and the recorder write to the same file: each waits for the other from the start of a transaction.

@@ -34,7 +34,7 @@ def database(engine: str) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def ready_for_production(settings, monkeypatch) -> None:
-    """Nothing to say, on the socket side: what a test changes is what is found."""
+    """Settings of the socket side without a finding, so that a test finds only what it changes."""
     monkeypatch.setattr(django_settings, "DATABASES", {})
     settings.REALTIME = {
         "REDIS_URL": "rediss://:secret@redis.internal:6379/0",

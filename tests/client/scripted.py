@@ -89,7 +89,7 @@ def resumed(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class ScriptedServer:
-    """Accepts, unless its script says otherwise, and acknowledges everything."""
+    """Follows its script; without one it accepts, and acknowledges everything."""
 
     def __init__(self) -> None:
         self.script: deque[Refusal | str] = deque()
@@ -146,7 +146,7 @@ class ScriptedServer:
 
 
 class Reader:
-    """Reads a client to its end, and keeps what it said."""
+    """Reads a client to its end, and keeps its events."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -174,7 +174,7 @@ class Reader:
 async def reading(
     server: ScriptedServer, get_token: Any = lambda: "x", **options: Any
 ) -> AsyncIterator[Reader]:
-    """A client of the server, and who reads it."""
+    """A reader of a client of the server."""
     options = {"reconnection_delay": 0.01, "reconnection_delay_max": 0.02, **options}
     async with Client(server.url, get_token, **options) as client:
         reader = Reader(client)
@@ -186,7 +186,7 @@ async def reading(
 
 
 def token(mark: str = "x", seconds: float = 3600.0) -> str:
-    """One that looks like a JWT that ends so soon."""
+    """A text that looks like a JWT which expires after some seconds."""
     claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + seconds}).encode()).decode()
     return f"{mark}.{claims.rstrip('=')}.sig"
 
@@ -223,5 +223,5 @@ async def joined(server: ScriptedServer, reader: Reader) -> Visit:
 
 
 async def resumes(visit: Visit) -> dict[str, str]:
-    """Where the client says that it stands."""
+    """The offsets from which the client resumes."""
     return (await eventually(lambda: visit.events("resume")))[0]["rooms"]

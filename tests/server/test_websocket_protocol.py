@@ -219,7 +219,7 @@ async def test_peer_that_reads_nothing_more_does_not_keep_its_connection_for_eve
         elif side == "client":
             await asyncio.get_running_loop().sock_sendall(peer, CLOSE_FRAME)
         else:
-            for _ in range(3):  # one for what it has sent, one to ping it, one that finds no answer
+            for _ in range(3):  # it was active; it is pinged; it has not answered
                 protocol.check_alive()
         await eventually(lambda: protocol.disconnected)
 
