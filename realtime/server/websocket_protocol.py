@@ -6,6 +6,7 @@ here changes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,6 +109,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             await self.app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             pass
+        except asyncio.CancelledError:  # the server stops, and waits no longer for a handshake
+            self.send_500_response()
         except BaseException:
             self.logger.exception("Exception in ASGI application")
             self.send_500_response()
