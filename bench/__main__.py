@@ -118,7 +118,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"comma-separated, of {','.join(PEERS)} (BENCH_PEERS; default: all but baseline)",
     )  # fmt: skip
     parser.add_argument(
-        "--runs", type=int, default=os.environ.get("BENCH_RUNS") or 3, help="medians of so many (BENCH_RUNS)"
+        "--runs",
+        type=int,
+        default=os.environ.get("BENCH_RUNS") or 3,
+        help="runs of which the median is taken (BENCH_RUNS)",
     )
     parser.add_argument(
         "--add", action="store_true", help="keep what results.json has of other peers and scenarios"
@@ -142,11 +145,11 @@ def _choice(known: Container[str]) -> Callable[[str], list[str]]:
 
 
 def _installed(peers: Sequence[Peer], console: Console) -> list[Peer]:
-    """Those that can be started; the others are named, with what they lack."""
+    """The systems that can be started. For every other one the reason is printed."""
     found = []
     for peer in peers:
         if lacks := peer.missing():
-            console.print(f"[yellow]{peer.title} is left out: it needs {lacks} (make bench sees to it)")
+            console.print(f"[yellow]{peer.title} is left out: it needs {lacks} (make bench installs it)")
         else:
             found.append(peer)
     return found

@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         self.latencies = array("q")
         """Nanoseconds from publishing to the read that brought it, for each of `sequences`."""
         self.typing: list[tuple[bytes, bool, int]] = []
-        """Who typed or stopped, and when that came."""
+        """The user who started or stopped typing, and when the event arrived."""
         self.on_event: Callable[[], None] | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answer: asyncio.Future[None] | None = None
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         for future in (self.ready, self._answer):
             if future is not None and not future.done():
                 future.set_exception(error)
-                future.exception()  # it may be that nobody waits
+                future.exception()  # perhaps without a waiter
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Crowd:
         self, users: Iterable[User], *, at_once: int = 64, positions: Sequence[Position | None] | None = None,
         created: Callable[[Connection], None] = lambda _: None, tick: Callable[[int], None] = lambda _: None,
     ) -> list[float]:  # fmt: skip
-        """Connect everybody, `at_once` at a time; returns how long each took until ready, in seconds."""
+        """Connect all clients, `at_once` at a time, and return the seconds that each took until it was ready."""
         todo = iter(zip(users, positions or _nothing(), strict=False))
         times: list[float] = []
 
@@ -230,7 +230,7 @@ class Crowd:
         return connection
 
     async def join(self, at_once: int = 64) -> None:
-        """Everybody joins their thread."""
+        """Let every client join its thread."""
         todo = iter(self.connections)
 
         async def work() -> None:
@@ -242,7 +242,7 @@ class Crowd:
                 workers.create_task(work())
 
     def listen(self) -> None:
-        """From now on only keep what comes; `read` looks into it."""
+        """From now on only keep what arrives; `read` parses it."""
         for connection in self.connections:
             connection.attentive = False
 
@@ -258,7 +258,7 @@ class Crowd:
     async def last(
         self, sequence: int, *, quiet: float, tick: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Wait until everybody has got this message, or nobody has got anything for `quiet` seconds."""
+        """Wait until every client has got this message, or none has got anything for `quiet` seconds."""
         waiting = list(self.connections)
         received, since = -1, time.monotonic()
         while waiting and time.monotonic() - since < quiet:
@@ -270,7 +270,7 @@ class Crowd:
                 received, since = now, time.monotonic()
 
     async def silence(self, quiet: float) -> None:
-        """Wait until nobody has got anything for `quiet` seconds."""
+        """Wait until no client has got anything for `quiet` seconds."""
         await self.last(10**7, quiet=quiet)
 
     async def close(self) -> None:

@@ -24,7 +24,7 @@ Fill = Callable[[int], Awaitable[None]]
 
 
 async def weigh(fill: Fill, count: int) -> float:
-    """Bytes for one, when there are so many."""
+    """Bytes for one, measured with this many."""
     from realtime.redis.client import client  # noqa: PLC0415  (after the settings)
 
     redis = client()

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
 import django
 import hiredis
@@ -27,10 +28,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
 django.setup()
 
 from realtime.connections.frame_outlet import ConnectionOutlet  # noqa: E402
-from realtime.layers import fanout as fanout_module  # noqa: E402
+from realtime.layers import fanout, loop_layer  # noqa: E402
 from realtime.layers.fanout import Group  # noqa: E402
 from realtime.layers.listener import Listener, State  # noqa: E402
-from realtime.layers.loop_layer import LoopLayer  # noqa: E402
 from realtime.server.uvicorn_server import configuration  # noqa: E402
 from realtime.server.websocket_protocol import WebSocketProtocol  # noqa: E402
 from realtime.telemetry.metrics import tally  # noqa: E402
@@ -56,7 +56,7 @@ CASES = (
 )
 
 
-class Somebody:
+class Receiver:
     """As much of a connection as its outlet asks for."""
 
     def __init__(self, number: int) -> None:
@@ -64,7 +64,7 @@ class Somebody:
 
 
 class Wires:
-    """Connections over TCP, as the server has them after the handshake; who reads them does it when nobody measures."""
+    """Connections over TCP, as the server has them after the handshake. Their peers read outside the measurement."""
 
     def __init__(self) -> None:
         self.config = configuration("127.0.0.1", 0)
@@ -101,12 +101,25 @@ class Wires:
                     pass
 
 
+class Feed:
+    """Takes the place of the subscription: `hand_on` takes what Redis would have sent."""
+
+    hand_on: ClassVar[Callable[[list[tuple[bytes, bytes]]], None]]
+
+    def __init__(self, on_messages: Any, *_: Any) -> None:
+        Feed.hand_on = on_messages
+
+    def is_lost(self, *_: Any) -> bool:
+        return False
+
+
 class FanOut:
-    """The channel layer of a process with rooms full of connections, without its Redis."""
+    """The channel layer of an instance with rooms full of connections, without its Redis."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.process = LoopLayer()
+        with mock.patch.object(loop_layer, "Subscriptions", Feed):
+            self.layer = loop_layer.LoopLayer()
         self.groups = [Group(f"hub.thread.{number}", no_history) for number in range(case.rooms)]
         self.wires = Wires()
         self.reader = hiredis.Reader()
@@ -115,18 +128,18 @@ class FanOut:
     async def fill(self) -> None:
         for group in self.groups:
             group.tail = self.position
-            self.process.groups[group.name] = group
-            self.process._by_channel[group.channel] = group
+            self.layer.groups[group.name] = group
+            self.layer._by_channel[group.channel] = group
             for _ in range(self.case.connections):
                 writer = await self.wires.writer()
-                somebody: Any = Somebody(len(self.wires.peers))
-                listener = Listener(group, ConnectionOutlet(somebody, writer))
+                receiver: Any = Receiver(len(self.wires.peers))
+                listener = Listener(group, ConnectionOutlet(receiver, writer))
                 listener.position = self.position
                 listener.start()
                 group.listeners[listener] = None
 
     def reads(self) -> Iterator[bytes]:
-        """What comes from Redis: one read a room."""
+        """What arrives from Redis: one read per room."""
         data = b'{"thread_id":"42","message_id":"17","body":"%b"}' % (b"x" * 120)
         for group in self.groups:
             yield b"".join(
@@ -141,9 +154,7 @@ class FanOut:
         started = time.thread_time()
         for read in reads:
             self.reader.feed(read)
-            self.process._on_messages(
-                [(channel, payload) for _, channel, payload in iter(self.reader.gets, False)]
-            )
+            Feed.hand_on([(channel, payload) for _, channel, payload in iter(self.reader.gets, False)])
             await asyncio.sleep(0)  # the loop writes
             while any(group.fan_out for group in self.groups):  # noqa: ASYNC110  (a large room's next slice)
                 await asyncio.sleep(0)
@@ -152,7 +163,7 @@ class FanOut:
         return spent
 
     def assert_live(self) -> None:
-        """Everybody got everything: what was measured was a fan-out."""
+        """Check that every listener got everything, so that a whole fan-out was measured."""
         for group in self.groups:
             for listener in group.listeners:
                 assert listener.state is State.LIVE, listener.state  # noqa: S101
@@ -160,7 +171,7 @@ class FanOut:
 
 
 async def no_history(group: Group, position: int) -> None:
-    """Nobody lacks anything."""
+    """There is no history: no listener lacks anything."""
 
 
 def packed(room: str, position: int, data: bytes) -> bytes:
@@ -185,7 +196,7 @@ class Off:
 
 @contextmanager
 def without_metrics() -> Iterator[None]:
-    module: Any = fanout_module
+    module: Any = fanout
     tally, seconds = module.tally, module.metrics.FANOUT_SECONDS
     module.tally = module.metrics.FANOUT_SECONDS = Off()
     try:
@@ -209,9 +220,9 @@ async def compare(case: Case, say: Callable[[str], object]) -> None:
                     uncounted.append(await fan_out.once())
         started = time.thread_time()
         tally.flush()  # as the process does every second
-        told = (time.thread_time() - started) / len(counted)
+        flushed = (time.thread_time() - started) / len(counted)
         if number:  # the first round warms up
-            shares.append((statistics.median(counted) + told) / statistics.median(uncounted) - 1)
+            shares.append((statistics.median(counted) + flushed) / statistics.median(uncounted) - 1)
             times.append(statistics.median(counted) / case.rooms)
     fan_out.assert_live()
     await fan_out.wires.close()

@@ -22,7 +22,7 @@ from bench.wires import User
 EVENT = "thread:message"
 THREAD = "bench"
 QUIET = 20.0
-"""Nothing for so many seconds: no more will come."""
+"""After this time without a message, no more are expected."""
 BUSY = 0.9
 """Share of its core from which on the load generator may hold a server back."""
 Tick = Callable[[int, int], None]
@@ -161,7 +161,7 @@ class Context:
     def check(
         self, connections: Iterable[Connection], expected: Callable[[Connection], Sequence[int]]
     ) -> None:
-        """Count what is missing and what came twice, and see that nobody was thrown out."""
+        """Count missing and duplicate messages, and check that no client was disconnected."""
         for connection in connections:
             got, due = Counter(connection.sequences), Counter(expected(connection))
             self.outcome.expected += due.total()
@@ -174,7 +174,7 @@ class Context:
         del self.outcome.notes[5:]
 
     def enter(self, people: Crowd) -> None:
-        """Everybody must be in before it starts."""
+        """Every client must have joined before the measurement starts."""
         for reason, count in people.refused.items():
             raise RuntimeError(f"{self.peer.title}: {count} connections refused: {reason}")
 
@@ -183,7 +183,7 @@ class Context:
 
 
 async def burst(context: Context) -> None:
-    """One room, everybody in it, all events at once."""
+    """One room with all clients in it, and all events at once."""
     sizes = context.sizes
     async with context.crowd() as people, context.publisher() as publisher:
         await gather(context, people, sizes.burst_connections)
@@ -251,13 +251,13 @@ async def chat(context: Context) -> None:
             context.tick(1, messages + typings)
 
         async def type_or_stop(turn: int) -> None:
-            # Somebody starts; who started `lag` starts ago stops. Nobody types long enough to be forgotten.
+            # One client starts, and the one that started `lag` starts ago stops, before the server forgets it.
             lag = max(1, round(sizes.chat_typing / 4))
             starting = turn % 2 == 0
-            who = turn // 2 - (0 if starting else lag)
-            if who < 0:
+            index = turn // 2 - (0 if starting else lag)
+            if index < 0:
                 return
-            connection = people.connections[who]
+            connection = people.connections[index]
             typed[connection.user.id, starting] = time.monotonic_ns()
             connection.send(context.peer.wire.typing(connection.user, starting))
             context.tick(1, messages + typings)
@@ -284,7 +284,7 @@ async def chat(context: Context) -> None:
 
 
 def _check_typing(context: Context, people: Crowd, typed: dict[tuple[str, bool], int]) -> array[int]:
-    """Everybody else in the thread saw each start and each stop once."""
+    """The other clients in the thread saw each start and each stop once."""
     members: dict[str, list[str]] = defaultdict(list)
     for connection in people.connections:
         members[connection.user.thread].append(connection.user.id)
@@ -308,7 +308,7 @@ def _check_typing(context: Context, people: Crowd, typed: dict[tuple[str, bool],
 
 
 async def connect_storm(context: Context) -> None:
-    """Everybody arrives at once, 64 at a time; a connection counts once it is authenticated and ready."""
+    """All clients connect, 64 at a time; a connection counts once it is authenticated and ready."""
     sizes = context.sizes
     async with context.crowd() as people:
         users = context.users(sizes.storm_connections)
@@ -397,7 +397,7 @@ async def bridge(context: Context) -> None:
 
 
 async def reconnect_storm(context: Context) -> None:
-    """Everybody is cut off, misses some messages, comes back and gets them."""
+    """All clients are cut off, miss some messages, reconnect and get them."""
     sizes = context.sizes
     missed = range(1, 1 + sizes.recover_messages)
     async with context.crowd() as people, context.crowd() as back, context.publisher() as publisher:
@@ -456,7 +456,7 @@ async def reconnect_storm(context: Context) -> None:
 
 
 async def slow_reader(context: Context) -> None:
-    """The same pace twice; the second time one more is in the room, who does not read."""
+    """The same rate twice, the second time with one more client in the room, which does not read."""
     sizes = context.sizes
     events = round(sizes.slow_rate * sizes.slow_seconds)
     pid = next(iter(context.pids.values()))
@@ -493,7 +493,7 @@ async def slow_reader(context: Context) -> None:
 
 
 async def gather(context: Context, people: Crowd, count: int, users: Sequence[User] | None = None) -> None:
-    """Everybody connects, joins, and falls silent."""
+    """All clients connect, join, and stay silent."""
     users = users or context.users(count)
     await people.open(users)
     context.enter(people)
@@ -503,7 +503,7 @@ async def gather(context: Context, people: Crowd, count: int, users: Sequence[Us
 
 
 async def at_pace(count: int, rate: float, work: Callable[[int], Awaitable[None]]) -> None:
-    """Do it so many times a second, on time even when some took longer."""
+    """Call it at a rate, on schedule even when some calls took longer."""
     started = time.monotonic()
     for turn in range(count):
         if (early := started + turn / rate - time.monotonic()) > 0:
@@ -538,7 +538,7 @@ class Metric:
     must_be: float | None = None
     """Target in the metric's own unit."""
     times_channels: float | None = None
-    """Target: so many times better than plain Channels."""
+    """The target: how many times better than plain Channels."""
 
 
 @dataclass(frozen=True, slots=True)

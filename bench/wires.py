@@ -1,4 +1,4 @@
-"""What each system says over a WebSocket: how to get in, to join, to type, to come back."""
+"""The protocol of each system over a WebSocket: connecting, joining, typing, reconnecting."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who connects, and the one thread that they may join."""
+    """A user who connects, and the one thread that they may join."""
 
     id: str
     token: str

@@ -1,6 +1,6 @@
-"""What happens at the desk. Each function is one transaction: it changes the tables and publishes what that means.
+"""The desk's actions. Each function is one transaction: it changes the tables, and publishes the events of the change.
 
-`publish` waits for the commit, so nobody hears of a change that was rolled back.
+`publish` waits for the commit, so a change that is rolled back is never announced.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from realtime.publisher import publish
 
 
 class Conflict(APIException):
-    """It cannot be done (any more) in the state that the conversation is in."""
+    """The conversation's status does not allow the action (any more)."""
 
     status_code = status.HTTP_409_CONFLICT
     default_code = "conflict"
 
 
 def open_chat(customer: User, topic: str) -> Conversation:
-    """A customer asks for somebody: into the queue.
+    """A customer opens a chat, which waits in the queue.
 
     Raises `PermissionDenied` for the team, `Conflict` when the customer is in a chat already.
     """
@@ -43,14 +43,14 @@ def open_chat(customer: User, topic: str) -> Conversation:
 def take(conversation: Conversation, attendant: User) -> None:
     """An attendant takes a waiting chat.
 
-    Raises `PermissionDenied` for customers, `Conflict` when it does not wait any more.
+    Raises `PermissionDenied` for customers, `Conflict` when the chat does not wait any more.
     """
     if not is_team(attendant):
         raise PermissionDenied("Only attendants take chats.")
     with transaction.atomic():
         _change(conversation, Status.WAITING, status=Status.OPEN, attendant=attendant)
         publish("queue:taken", {"item_id": conversation.pk, "attendant_id": str(attendant.pk)})
-        # With user_id it also tells the customer, and lets them into the thread.
+        # With user_id the event also goes to the customer, and lets them into the thread.
         publish(
             "chat:accepted",
             {
@@ -63,9 +63,9 @@ def take(conversation: Conversation, attendant: User) -> None:
 
 
 def write(conversation: Conversation, author: User, body: str) -> Message:
-    """One of the two says something.
+    """The customer or the attendant writes a message.
 
-    Raises `PermissionDenied` for anybody else, `Conflict` when the chat is not open.
+    Raises `PermissionDenied` for any other user, `Conflict` when the chat is not open.
     """
     _check_takes_part(conversation, author)
     with transaction.atomic():
@@ -76,9 +76,9 @@ def write(conversation: Conversation, author: User, body: str) -> Message:
 
 
 def end(conversation: Conversation, user: User) -> None:
-    """One of the two ends the chat; a customer may also do so while still waiting.
+    """The customer or the attendant ends the chat; a customer may also do so while still waiting.
 
-    Raises `PermissionDenied` for anybody else, `Conflict` when it has ended already or was taken meanwhile.
+    Raises `PermissionDenied` for any other user, `Conflict` when it has ended already or was taken meanwhile.
     """
     _check_takes_part(conversation, user)
     if conversation.status == Status.ENDED:

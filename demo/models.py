@@ -13,7 +13,7 @@ from realtime.web.token_claims import role_of
 
 
 def is_team(user: User) -> bool:
-    """Whether the user answers chats, rather than asks."""
+    """Whether the user answers chats."""
     return role_of(user) != "customer"
 
 
@@ -26,14 +26,14 @@ class Status(models.TextChoices):
 
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
-    """Who sees what."""
+    """The conversations that a user may see."""
 
     def visible_to(self, user: User) -> ConversationQuerySet:
-        """All for the team, their own for customers."""
+        """All conversations for the team, and their own for customers."""
         return self if is_team(user) else self.filter(customer=user)
 
     def current_for(self, user: User) -> ConversationQuerySet:
-        """What a user's screen starts with: the queue and one's own chats, or the chat that one opened."""
+        """The first screen: for an attendant the queue and their own chats, for a customer the chat they opened."""
         if is_team(user):
             return self.filter(Q(status=Status.WAITING) | Q(status=Status.OPEN, attendant=user))
         return self.filter(customer=user).exclude(status=Status.ENDED)
@@ -68,8 +68,9 @@ class Conversation(models.Model):
         return f"{self.topic} ({self.status})"
 
     def as_data(self) -> dict[str, Any]:
-        """What the HTTP API and the events say about it: one shape, so that a client shows both with one piece
-        of code. Ids are strings, as everywhere on the wire."""
+        """The conversation in the HTTP API and in the events, in one shape for the same client code.
+
+        Ids are strings, as everywhere on the wire."""
         return {
             "thread_id": str(self.pk),
             "topic": self.topic,
@@ -81,7 +82,7 @@ class Conversation(models.Model):
 
 
 class Message(models.Model):
-    """What somebody wrote."""
+    """A message in a conversation."""
 
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
     author = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
@@ -95,7 +96,7 @@ class Message(models.Model):
         return self.body[:50]
 
     def as_data(self) -> dict[str, Any]:
-        """The same for the HTTP API and for `thread:message`."""
+        """The message in the HTTP API and in `thread:message`."""
         return {
             "thread_id": str(self.conversation_id),
             "message_id": str(self.pk),

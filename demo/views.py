@@ -30,7 +30,7 @@ from realtime.web.token_claims import LoginView, RefreshSerializer, TokenSeriali
 
 
 class DeskTokenSerializer(TokenSerializer):
-    """Adds `threads`: a customer may enter the chats that are theirs, also when Redis has forgotten its grants."""
+    """Adds `threads`: customers may enter their own chats, even when Redis has lost the grants."""
 
     @classmethod
     def get_token(cls, user: Any) -> Token:
@@ -42,36 +42,36 @@ class DeskTokenSerializer(TokenSerializer):
 
 
 class DeskRefreshSerializer(RefreshSerializer):
-    """The same claims again."""
+    """Renews a token with the same claims."""
 
     obtain_serializer = DeskTokenSerializer
 
 
 class DeskTokenView(LoginView):
-    """Username and password -> a token for this API and for the socket."""
+    """Exchanges user name and password for a token for this API and the socket."""
 
-    # Named here and not in SIMPLE_JWT, because the demo is only a guest in the project's settings.
+    # Not in SIMPLE_JWT: the project's settings do not depend on the demo.
     _serializer_class = f"{__name__}.DeskTokenSerializer"
 
 
 class DeskRefreshView(TokenRefreshView):
-    """A refresh token -> another pair."""
+    """Exchanges a refresh token for a new pair."""
 
     _serializer_class = f"{__name__}.DeskRefreshSerializer"
 
 
 class DeskAuthentication(JWTAuthentication):
-    """The socket's token as bearer."""
+    """Accepts the socket's token as the bearer token."""
 
     def get_user(self, validated_token: Token) -> Any:
         try:
             return super().get_user(validated_token)
-        except ValueError as error:  # `issuetoken --user somebody`: good for a socket, but nobody here
+        except ValueError as error:  # `issuetoken --user x`: valid for a socket, but not a user of the demo
             raise AuthenticationFailed("User not found", code="user_not_found") from error
 
 
 class DeskView(APIView):
-    """JSON in, JSON out, for who has a token."""
+    """Takes and returns JSON, and requires a token."""
 
     authentication_classes = [DeskAuthentication]
     permission_classes = [IsAuthenticated]
@@ -80,17 +80,17 @@ class DeskView(APIView):
 
     @property
     def user(self) -> User:
-        """Who asks."""
+        """The user who makes the request."""
         return cast(User, self.request.user)
 
     def conversation(self, pk: int) -> Conversation:
-        """404 also for what belongs to somebody else: its existence is nobody's business."""
+        """The conversation; 404 also for one that the user may not see, so that its existence stays private."""
         visible = Conversation.objects.visible_to(self.user).select_related("customer", "attendant")
         return get_object_or_404(visible, pk=pk)
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, RedisError):
-            # After the commit: nothing is lost, the others see it when they fetch the next time.
+            # After the commit: nothing is lost, and other clients get it with their next fetch.
             detail = "Saved, but it could not be announced: Redis does not answer."
             return Response({"detail": detail}, status=status.HTTP_503_SERVICE_UNAVAILABLE)
         return super().handle_exception(exc)
@@ -109,7 +109,7 @@ class MessageInput(serializers.Serializer[Any]):
 
 
 class ConversationsView(DeskView):
-    """The queue and one's own chats; for a customer the chat that they opened."""
+    """The queue and the attendant's own chats; for a customer the chat that they opened."""
 
     def get(self, request: Request) -> Response:
         current = Conversation.objects.current_for(self.user).select_related("customer", "attendant")
@@ -123,7 +123,7 @@ class ConversationsView(DeskView):
 
 
 class ConversationView(DeskView):
-    """A conversation with its messages: what a client fetches first, and again after it missed something."""
+    """A conversation with its messages, which a client fetches first, and again after a gap."""
 
     def get(self, request: Request, pk: int) -> Response:
         conversation = self.conversation(pk)
@@ -132,7 +132,7 @@ class ConversationView(DeskView):
 
 
 class MessagesView(DeskView):
-    """Writing a message."""
+    """Writes a message."""
 
     def post(self, request: Request, pk: int) -> Response:
         data = MessageInput(data=request.data)
@@ -142,7 +142,7 @@ class MessagesView(DeskView):
 
 
 class TakeView(DeskView):
-    """Taking a chat out of the queue."""
+    """Takes a chat out of the queue."""
 
     def post(self, request: Request, pk: int) -> Response:
         conversation = self.conversation(pk)
@@ -151,7 +151,7 @@ class TakeView(DeskView):
 
 
 class EndView(DeskView):
-    """Ending a chat."""
+    """Ends a chat."""
 
     def post(self, request: Request, pk: int) -> Response:
         conversation = self.conversation(pk)
@@ -161,11 +161,11 @@ class EndView(DeskView):
 
 @require_safe
 def page(request: HttpRequest) -> HttpResponse:
-    """An attendant and a customer side by side; a hint where nobody built them (`make desk`)."""
+    """An attendant and a customer side by side; before `make desk` a hint to run it."""
     sockets = sockets_url(request)
     built = finders.find("demo/desk.js") is not None
     response = render(request, "demo/index.html", {"sockets_url": sockets, "built": built})
-    # The page shows what strangers write. Should a mistake ever let markup through, it still runs nothing.
+    # The page shows text of other users. If a bug let markup through, it would still not run.
     response["Content-Security-Policy"] = (
         f"default-src 'self'; img-src 'self' data:; connect-src 'self' {sockets} {sockets.replace('ws', 'http', 1)}"
     )
@@ -173,7 +173,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 def sockets_url(request: HttpRequest) -> str:
-    """Where the browser finds the socket server: `SOCKETS_PUBLIC_URL`, else beside this page on `SOCKETS_PORT`."""
+    """The socket server's address for the browser: `SOCKETS_PUBLIC_URL`, or this page's host with `SOCKETS_PORT`."""
     if url := os.environ.get("SOCKETS_PUBLIC_URL"):
         return url.rstrip("/")
     host = re.sub(r":\d+$", "", request.get_host())

@@ -1,4 +1,4 @@
-"""A Redis-compatible server of our own for development and tests: in memory, in a private folder, gone with us."""
+"""A Redis-compatible server for development and tests: in memory, in a private folder, and it ends with us."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LONGEST_SOCKET_PATH = 100
 
 
 class NoServer(Exception):
-    """There is no Redis-compatible server on this machine; the text says what to do."""
+    """No Redis-compatible server could be started; the message says what to do."""
 
 
 def find_server() -> Path:
@@ -57,7 +57,7 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """What goes into `REDIS_URL`."""
+        """The value for `REDIS_URL`."""
         return f"unix://{quote(str(self.socket))}"
 
     @property
@@ -97,7 +97,7 @@ class EmbeddedRedis:
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for us: clients stop first
+                start_new_session=True,  # not stopped by Ctrl-C: clients stop first
                 preexec_fn=partial(_prepare_child, os.getpid()),  # noqa: PLW1509
             )
         deadline = time.monotonic() + START_SECONDS
@@ -107,7 +107,7 @@ class EmbeddedRedis:
             time.sleep(0.01)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the server; one that does not listen (paused, say) is killed after `STOP_SECONDS`."""
+        """End the server. If it does not react (it may be paused), it is killed after `STOP_SECONDS`."""
         if self.process is not None:
             self.process.send_signal(how)
             try:
@@ -148,7 +148,7 @@ _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def _held_signals() -> Iterator[None]:
-    """Keep a Ctrl-C waiting: between the start of a process and our note of it, it would leave it behind."""
+    """Hold back signals: one that came before the new process is noted would leave that process running."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
         yield
@@ -164,7 +164,7 @@ def _prepare_child(parent: int) -> None:
 def die_with(parent: int, how: signal.Signals = signal.SIGTERM) -> None:
     """Ask the kernel to send `how` to this process when its parent dies, however it dies (PR_SET_PDEATHSIG, prctl(2)).
 
-    `parent` is the parent's id, noted before the fork: it may be gone by now. Does nothing where there is no prctl.
+    `parent` is the parent's id from before the fork, as the parent may be gone by now. It does nothing without prctl.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, how)

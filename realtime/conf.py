@@ -25,27 +25,27 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
     rate: Annotated[float, Meta(ge=0)] = 50.0
     """Frames a second and connection; beyond it `rate_limited`, and 4429 after 10 s of it."""
     burst: Count = 100
-    """So many frames may come at once."""
+    """Frames that may come at once."""
     invalid_frames: Count = 50
-    """So many invalid frames in a row close the connection with 4400."""
+    """Invalid frames in a row after which the connection is closed with 4400."""
     rooms: Count = 200
     """Rooms a connection may be in; beyond it `limit_exceeded`."""
     user_connections: Count = 20
-    """Connections of a user in a namespace, over all processes; beyond it the oldest is closed with 4409."""
+    """Connections of a user in a namespace, over all instances; beyond it the oldest is closed with 4409."""
     connections: Count = 0
-    """Connections of a process; beyond it handshakes get 503 `at_capacity`."""
+    """Connections of an instance; beyond it handshakes get 503 `at_capacity`."""
     handshakes: Annotated[float, Meta(ge=0)] = 5000.0
-    """Handshakes a second and process, verdicts on them included; beyond it they get 503 `at_capacity`."""
+    """Handshakes a second and instance, verdicts on them included; beyond it they get 503 `at_capacity`."""
     address_handshakes: Annotated[float, Meta(ge=0)] = 50.0
     """Requests a second and address, plain or for a WebSocket, four times as many at once; beyond it they get 503.
 
-    Only with `TRUSTED_PROXIES`: without, all clients behind a proxy have its address."""
+    Only with `TRUSTED_PROXIES`: without it, all clients behind a proxy have the proxy's address."""
     address_logins: Count = 60
     """Logins a minute and address (`/token/` and the admin); beyond it 429."""
     name_logins: Count = 10
     """Logins a minute and user name, from all addresses together; beyond it 429."""
     unsent_bytes: Count = 1024 * 1024
-    """What may wait for a client that does not read; beyond it the connection is closed with 4413."""
+    """Bytes that may wait for a client that reads too slowly; beyond it the connection is closed with 4413."""
     handshake_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """A handshake that takes longer than this is cut."""
     bus_bytes: Count = 256 * 1024
@@ -60,27 +60,29 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     """First part of every Redis key and channel."""
 
     heartbeat_interval: Seconds = 30.0
-    """What a client is told to keep."""
+    """How often clients send a heartbeat; `connection:ready` names it."""
     away_after: Seconds = 75.0
-    """No heartbeat for so long: away. Above 60 s because browsers slow the timers of hidden tabs to one a minute."""
+    """A user without a heartbeat for this time is away.
+
+    It is above 60 s because browsers slow the timers of hidden tabs to one a minute."""
     grace_period: Seconds = 60.0
-    """How long after the last connection is lost nobody is told."""
+    """How long a user may be without a connection before they are announced offline."""
     presence_ttl: Seconds = 300.0
-    """A connection without any frame for so long is closed with 4408; also the expiry of presence records."""
+    """A connection without any frame for this time is closed with 4408; also the expiry of presence records."""
     node_lease: Seconds = 10.0
-    """A socket process that stops renewing for so long is dead."""
+    """An instance that does not renew its lease for this time is dead."""
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 20.0
-    """On SIGTERM everybody is closed within so long, not all at once."""
+    """After SIGTERM the connections are closed over this time, not all at once."""
     grant_ttl: Seconds = 86400.0
-    """How long a grant or revoke of a thread is remembered."""
+    """How long a grant or a revocation of a thread is remembered."""
 
     presence_retention: Annotated[float, Meta(ge=0, le=100 * 366 * 86400)] = 366 * 86400.0
-    """How long the recorder keeps the history of presence in the database; 0: for ever."""
+    """How long the recorder keeps the history of presence in the database; 0: without end."""
 
     history_size: Annotated[int, Meta(ge=0)] = 1000
     """Publications kept per room."""
     history_ttl: Seconds = 600.0
-    """How long after the last publication a room's log is kept."""
+    """How long a room's history is kept after its last publication."""
     history_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024
     """Bytes of publications kept per room."""
 
@@ -91,27 +93,27 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies whose X-Forwarded-For is believed."""
     query_token: bool = False
-    """Accept `?token=` as a credential (tools only: an URL ends up in the logs of proxies)."""
+    """Accept `?token=` as a credential (for tools only: a URL ends up in the logs of proxies)."""
     jwks_timeout: Seconds = 3.0
     """Longest wait for the JWKS endpoint."""
     claims: str = ""
     """Dotted path of `(claims) -> claims`: maps the claims of another issuer's tokens to those of this server."""
     jwks_outage: Annotated[float, Meta(ge=0, le=366 * 86400)] = 3600.0
-    """While the JWKS endpoint cannot be asked, keys that are known stay good for so long."""
+    """How long known keys stay valid while the JWKS endpoint does not answer."""
 
     namespaces: tuple[str, ...] = ()
     """Dotted paths of the namespaces (`realtime.protocol.namespaces`) that are served.
 
     `<NAMESPACE>_ROLES` and `<NAMESPACE>_<KIND>_POLICY` replace what one of them declares: see `overrides`."""
     presence_roles: tuple[str, ...] = ()
-    """Roles that are listed in presence; the other users watch without being seen. Empty: as the namespaces declare."""
+    """Roles that are listed in presence; users with another role watch without being listed. Empty: as the namespaces declare."""
     customer_presence: bool = False
-    """Tell the team in a thread whether its customers are there (`customer:online`, `customer:offline`)."""
+    """Announce to the team in a thread whether its customers are online (`customer:online`, `customer:offline`)."""
     events: tuple[str, ...] = ()
     """Dotted paths of modules that register a product's own events."""
 
     metrics_token: str = ""
-    """When set, `/metrics` wants it as bearer."""
+    """If set, `/metrics` answers only a request with this bearer token."""
     tracing: bool = False
     """Make OpenTelemetry spans; needs the extra `otel`."""
     limits: Limits = Limits()
@@ -124,19 +126,23 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
 
 _LISTS = frozenset({"ALLOWED_ORIGINS", "TRUSTED_PROXIES", "NAMESPACES", "PRESENCE_ROLES", "EVENTS"})
 _OVERRIDE = re.compile(r"[A-Z][A-Z0-9_]*_(ROLES|POLICY)", re.ASCII)
-_OWN_NAMES = {name: name for name in ("REDIS_URL", "ALLOWED_ORIGINS", "TRUSTED_PROXIES")}
+OWN_VARIABLES = {name: name for name in ("REDIS_URL", "ALLOWED_ORIGINS", "TRUSTED_PROXIES")}
 """Settings whose environment variable does not start with `REALTIME_`."""
+_SECRETS = frozenset({"REDIS_URL", "METRICS_TOKEN"})
+"""Settings whose value no message shows."""
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The part of `REALTIME` that the environment sets, as text: it is converted and checked by `parse`.
+    """The part of `REALTIME` that the environment sets, as text; `parse` converts and checks it.
 
     Each setting is the variable `REALTIME_<NAME>` (lists comma-separated), each limit `REALTIME_LIMIT_<NAME>`.
     """
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(Conf):
         name = field.encode_name
-        text = environ.get(_OWN_NAMES.get(name, f"REALTIME_{name}"), "")  # empty is as good as not set
+        text = environ.get(
+            OWN_VARIABLES.get(name, f"REALTIME_{name}"), ""
+        )  # an empty variable counts as not set
         if text and name in _LISTS:
             values[name] = _list(text)
         elif text and name != "LIMITS":
@@ -160,15 +166,27 @@ def _list(text: str) -> list[str]:
 def parse(values: Mapping[str, Any]) -> Conf:
     """Validate a `REALTIME` mapping, except for what `overrides` returns.
 
-    Raises `ImproperlyConfigured` naming the entry, what was expected and what it got.
+    Raises `ImproperlyConfigured` with the entry, what was expected and what was given.
     """
     try:
         own = {name: value for name, value in values.items() if not _is_override(name)}
         return msgspec.convert(own, Conf, strict=False)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        where = f"REALTIME[{path.rstrip('`')!r}]" if path else "REALTIME"
-        raise ImproperlyConfigured(f"{where}: {message}") from error
+        raise ImproperlyConfigured(_description(str(error), values)) from error
+
+
+def _description(error: str, values: Mapping[str, Any]) -> str:
+    """A validation error with the entry that it is about, and the value unless that may be a secret."""
+    message, _, path = error.partition(" - at `$.")
+    if not path:
+        return f"REALTIME: {message}"
+    path = path.rstrip("`")
+    given: Any = values
+    for name in path.split("."):
+        given = given.get(name) if isinstance(given, Mapping) else None
+    if given is not None and not isinstance(given, Mapping) and path not in _SECRETS:
+        message = f"{message.partition(', got')[0]}, got {given!r}"
+    return f"REALTIME[{path!r}]: {message}"
 
 
 def overrides() -> dict[str, Any]:

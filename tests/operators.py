@@ -1,4 +1,4 @@
-"""Who works in the admin, in the words of the tests."""
+"""Operators who work in the admin, and what they see."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from realtime.redis.client import key, sync_client
 
 
 def operator(client: Client, *permissions: str) -> User:
-    """Somebody of the staff with these permissions and no others, signed in."""
+    """A member of the staff with exactly these permissions, signed in."""
     user = User.objects.create_user(f"operator{User.objects.count()}", password="x", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     assert user.user_permissions.count() == len(permissions)
@@ -29,7 +29,7 @@ def published() -> list[tuple[str, dict[str, Any]]]:
 
 
 def texts(response: Any) -> list[str]:
-    """What the page said on top."""
+    """The messages at the top of the page."""
     return [str(message) for message in response.context["messages"]]
 
 

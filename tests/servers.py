@@ -16,7 +16,7 @@ from tests.e2e.harness import PATIENCE, Process, free_port
 HOST = "127.0.0.1"
 NAME = "shop"
 DOWN_AFTER_MS = 1000
-"""What does not answer for so long counts as dead."""
+"""A server that does not answer for this time counts as dead."""
 
 
 def until(condition: Callable[[], Any], within: float = PATIENCE) -> None:
@@ -33,7 +33,7 @@ def until(condition: Callable[[], Any], within: float = PATIENCE) -> None:
 
 
 class Server(EmbeddedRedis):
-    """One of them: it has a port, on which the others find it."""
+    """One of several servers: it has a port, on which the other servers find it."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.port, self.cluster_port = free_port(), free_port()
@@ -108,7 +108,7 @@ class Watched:
         try:
             return self.replica.call("ROLE")[0] == b"master"
         except redis.RedisError:
-            return False  # who is promoted cuts its connections
+            return False  # a replica that is promoted cuts its connections
 
 
 class Cluster:

@@ -135,7 +135,7 @@ async def test_overhead_is_measured_on_what_clients_receive(realtime_redis: str,
     assert len(said) == 1
     assert len(received) == 2 * 3 * 2 * 4
     assert all(frames.count(b'"event":"thread:message"') == 2 for frames in received)
-    assert overhead.fanout_module.tally is before
+    assert overhead.fanout.tally is before
 
 
 @pytest.mark.usefixtures("process")

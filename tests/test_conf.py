@@ -139,21 +139,30 @@ def test_variables_of_others_are_ignored():
         ("REQUIRE_ORIGIN", "perhaps"),
     ],
 )
-def test_wrong_value_is_refused_and_named(name: str, value: object):
-    with pytest.raises(ImproperlyConfigured, match=name):
+def test_wrong_value_is_refused_with_its_name_and_what_was_expected_and_given(name: str, value: object):
+    with pytest.raises(ImproperlyConfigured) as refused:
         parse({name: value})
+    assert str(refused.value).startswith(f"REALTIME[{name!r}]: Expected ")
+    assert str(refused.value).endswith(f", got {value!r}")
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, "many"])
-def test_wrong_limit_is_refused_and_named(value: object):
-    with pytest.raises(ImproperlyConfigured, match=r"LIMITS\.FRAME_BYTES"):
-        parse({"LIMITS": {"FRAME_BYTES": value}})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("FRAME_BYTES", value) for value in (-1, 1.5, "many")),
+        *(("HANDSHAKE_SECONDS", value) for value in ("nan", "inf", -1)),
+    ],
+)
+def test_wrong_limit_is_refused_likewise(name: str, value: object):
+    with pytest.raises(ImproperlyConfigured, match=rf"'LIMITS\.{name}'\]: Expected .*, got {value!r}"):
+        parse({"LIMITS": {name: value}})
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", -1])
-def test_wrong_handshake_time_is_refused(value: object):
-    with pytest.raises(ImproperlyConfigured, match=r"LIMITS\.HANDSHAKE_SECONDS"):
-        parse({"LIMITS": {"HANDSHAKE_SECONDS": value}})
+@pytest.mark.parametrize("name", ["REDIS_URL", "METRICS_TOKEN"])
+def test_value_that_may_be_a_secret_is_not_quoted(name: str):
+    with pytest.raises(ImproperlyConfigured, match=name) as refused:
+        parse({name: ["secret"]})
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("values", [{"GRACE": 1}, {"LIMITS": {"FRAMES": 1}}, {"grace_period": 1}])

@@ -1,4 +1,4 @@
-"""The demo's desk: who may do what, and what is published about it."""
+"""The demo's desk: which user may do what, and what is published about it."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_message_that_could_not_be_announced_is_saved_and_said_to_be(ana: Person
     assert Message.objects.get().body == "Hello?"
 
 
-# --- Who sees what -------------------------------------------------------------------------------
+# --- What each user sees -------------------------------------------------------------------------
 
 
 def test_attendant_sees_the_queue_and_their_own_chats(ana: Person, bia: Person, carla: Person, dora: Person):

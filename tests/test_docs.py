@@ -15,7 +15,7 @@ from django.core.management import load_command_class
 from django.core.management.base import BaseCommand
 
 from realtime.client import Client, retries
-from realtime.conf import _OWN_NAMES, Conf, Limits
+from realtime.conf import OWN_VARIABLES, Conf, Limits
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import STOP, CloseCode
 from realtime.protocol.envelope import ErrorCode
@@ -158,14 +158,14 @@ def test_every_address_of_the_socket_server_is_documented():
 
 def variables_read() -> set[str]:
     """Environment variables that the sources read by name."""
-    call = r'(?:environ(?:\.get|\.setdefault)?[(\[]|_flag\(|_number\(|_choice\(|_key\(|_names\()"([A-Z_]+)"'
+    call = r'(?:environ(?:\.get|\.setdefault)?[(\[]|flag\(|_number\(|_choice\(|_key\(|_names\()"([A-Z_]+)"'
     found = {name for path in SOURCES for name in re.findall(call, path.read_text())}
     return (found | {"DATABASE_URL"}) - {"MAKELEVEL"}  # read by dj_database_url; set by make itself
 
 
 def test_every_environment_variable_is_documented():
     documented = first_names(section("settings.md", "Both sides"))
-    own = {name for name in _OWN_NAMES if name != "TRUSTED_PROXIES"}
+    own = {name for name in OWN_VARIABLES if name != "TRUSTED_PROXIES"}
     assert sorted(documented) == sorted(variables_read() | own)
 
 

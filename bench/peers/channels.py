@@ -30,7 +30,7 @@ from django.urls import path  # noqa: E402
 
 
 class JWTMiddleware:
-    """Who it is, from `Authorization: Bearer`; nobody otherwise."""
+    """The user of `Authorization: Bearer`; None without a valid token."""
 
     def __init__(self, inner: Callable[..., Awaitable[None]]) -> None:
         self.inner = inner

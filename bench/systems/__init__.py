@@ -1,4 +1,4 @@
-"""Who is measured: how each is started, spoken to, and published into."""
+"""The systems that are measured: how to start each, speak to it, and publish into it."""
 
 from bench.systems.base import Peer, Running
 from bench.systems.baseline import Baseline

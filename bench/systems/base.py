@@ -1,4 +1,4 @@
-"""A system under measurement, and one that runs."""
+"""A system under measurement, and a running instance of it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Peer(ABC):
         return None
 
     def user(self, index: int, thread: str) -> User:
-        """A user who may join this thread, and whose token says so."""
+        """A user whose token allows this thread."""
         now = int(time.time())
         claims = {
             "token_type": "access",
@@ -138,7 +138,7 @@ class Running:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Of every process that counts as the system; the one that holds the connections first."""
+        """The ids of all processes of the system, first the one that holds the connections."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def _log(self, program: Program) -> Path:

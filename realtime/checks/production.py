@@ -1,6 +1,7 @@
 """The production checklist: `manage.py check --deploy`, on both sides (docs/deployment.md).
 
-Numbers from 101. A warning is what should not be so in production; an info is what may well be so, and why it matters.
+Numbers start at 101. A warning is about a setting that is wrong in production; an info is about one that may be right,
+and says why it matters.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from realtime.redis import url as location
 
 @register("realtime", deploy=True)
 def check_production(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """What is right for development and wrong, or worth a thought, in production."""
+    """Find settings that are right for development and wrong in production, or worth a thought there."""
     try:
         current = conf()
     except ImproperlyConfigured:
-        return []  # realtime.E001 says so
+        return []  # realtime.E001 reports it
     return [
         *_handshake(current),
         *_tokens(),
@@ -41,13 +42,13 @@ def check_production(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
 def _handshake(current: Conf) -> Iterator[CheckMessage]:
     if current.query_token:
         yield CheckWarning(
-            "?token= is accepted",
+            "Handshakes with ?token= are accepted",
             hint="An address ends up in the logs of proxies. Unset REALTIME_QUERY_TOKEN and DEBUG.",
             id="realtime.W101",
         )
     if plain := [origin for origin in current.allowed_origins if not origin.startswith("https://")]:
         yield CheckWarning(
-            f"ALLOWED_ORIGINS has {', '.join(plain)}",
+            f"ALLOWED_ORIGINS lists origins without https: {', '.join(plain)}",
             hint="List the pages of your product, each as https://host[:port].",
             id="realtime.W102",
         )
@@ -70,7 +71,7 @@ def _tokens() -> Iterator[CheckMessage]:
     symmetric = str(jwt["ALGORITHM"]).startswith("HS")
     if symmetric:
         yield Info(
-            f"JWT_ALGORITHM is {jwt['ALGORITHM']}: whoever can check a token can make one",
+            f"JWT_ALGORITHM is {jwt['ALGORITHM']}: every process that can check a token can also make one",
             hint="With EdDSA, ES256 or RS256 the socket server needs the public key only.",
             id="realtime.I104",
         )
@@ -83,13 +84,13 @@ def _tokens() -> Iterator[CheckMessage]:
     if missing := [name for name in ("AUDIENCE", "ISSUER") if not jwt.get(name)]:
         yield CheckWarning(
             f"{' and '.join(f'JWT_{name}' for name in missing)} not set",
-            hint="Otherwise a token that the same key signed for another service is good here.",
+            hint="Without them, a token that the same key signed for another service is accepted here.",
             id="realtime.W106",
         )
     if (url := str(jwt.get("JWK_URL") or "")) and urlsplit(url).scheme != "https":
         yield CheckWarning(
             "JWT_JWK_URL is not https",
-            hint="Whoever can change the answer decides who gets in.",
+            hint="An attacker who can change the response can sign tokens. Use an https:// address.",
             id="realtime.W107",
         )
 
@@ -98,7 +99,7 @@ def _redis(url: str) -> Iterator[CheckMessage]:
     try:
         parts, arguments = urlsplit(url), location.parse(url).sync_arguments()
     except ValueError:
-        return  # realtime.E010 says so
+        return  # realtime.E010 reports it
     if parts.scheme == "unix" or _is_loopback(parts.hostname or ""):
         return
     if not arguments.get("password"):
@@ -109,8 +110,8 @@ def _redis(url: str) -> Iterator[CheckMessage]:
         )
     if not parts.scheme.startswith("rediss"):
         yield Info(
-            "REDIS_URL is not rediss://: what is published and the password go over the network as they are",
-            hint="Use TLS where the network is not yours alone.",
+            "REDIS_URL is not rediss://: messages and the password cross the network unencrypted",
+            hint="Use TLS unless the network is private.",
             id="realtime.I109",
         )
 
@@ -125,14 +126,14 @@ def _is_loopback(host: str) -> bool:
 def _operation(current: Conf) -> Iterator[CheckMessage]:
     if not current.metrics_token and not settings.DATABASES:
         yield CheckWarning(
-            "REALTIME_METRICS_TOKEN is not set: everybody who reaches the port can read /metrics",
-            hint="Set it, and give it to Prometheus as bearer.",
+            "REALTIME_METRICS_TOKEN is not set: every client that reaches the port can read /metrics",
+            hint="Set it, and configure it in Prometheus as the bearer token.",
             id="realtime.W110",
         )
     if not current.drain_seconds:
         yield CheckWarning(
-            "REALTIME_DRAIN_SECONDS is 0: at a restart everybody comes back in the same moment",
-            hint="Spread it, and let whatever stops the process wait at least 10 s longer before it kills.",
+            "REALTIME_DRAIN_SECONDS is 0: after a restart all clients reconnect at the same moment",
+            hint="Set it to some seconds, and let the process manager wait at least 10 s longer before it kills.",
             id="realtime.W111",
         )
 
@@ -145,8 +146,8 @@ def _limits(limits: Limits) -> Iterator[CheckMessage]:
     ]
     if off:
         yield CheckWarning(
-            f"Switched off: {', '.join(off)}",
-            hint="0 is no limit at all: one client may then take what all the others need.",
+            f"Limits are switched off: {', '.join(off)}",
+            hint="0 means no limit: one client can then take the capacity of all other clients.",
             id="realtime.W112",
         )
 
@@ -154,14 +155,14 @@ def _limits(limits: Limits) -> Iterator[CheckMessage]:
 def _web() -> Iterator[CheckMessage]:
     if "*" in settings.ALLOWED_HOSTS:
         yield CheckWarning(
-            "ALLOWED_HOSTS has *",
+            "ALLOWED_HOSTS contains *, so that every host name is accepted",
             hint="List the names under which the web side is reached.",
             id="realtime.W113",
         )
     if settings.SIMPLE_JWT.get("SIGNING_KEY") == settings.SECRET_KEY:
         yield CheckWarning(
             "SECRET_KEY and JWT_SIGNING_KEY are the same",
-            hint="Sessions of the admin and tokens are signed by them: use two.",
+            hint="One signs the sessions of the admin, the other signs tokens. Use two different keys.",
             id="realtime.W114",
         )
     if settings.DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":

@@ -1,4 +1,4 @@
-"""System checks: a wrong setting fails at start, with a hint."""
+"""System checks: a wrong setting fails at startup, with a hint."""
 
 from __future__ import annotations
 
@@ -29,20 +29,19 @@ from realtime.redis import url
 
 OWN_LAYER = "realtime.layers.RoomChannelLayer"
 DEVELOPMENT_KEY = "development-"
-"""`make run` starts every key it makes up with this."""
+"""Every key that `make run` generates starts with this."""
 EXAMPLE_KEY = "change-me"
-"""`deploy/realtime.env.example` and `deploy/kubernetes/` start every key with this."""
-
-
+"""Every key in `deploy/realtime.env.example` and `deploy/kubernetes/` starts with this."""
 SECRET_BYTES = 32
+"""The shortest secret for HS256 (RFC 7518 §3.2)."""
 _REPETITION = re.compile(r"(.+?)\1+", re.DOTALL)
 _CLAIMS = {"JTI_CLAIM": "jti", "TOKEN_TYPE_CLAIM": "token_type", "USER_ID_CLAIM": "user_id"}
-"""Settings of simplejwt that name the claims without which there is no token, with its defaults."""
+"""simplejwt's settings for the names of the claims that every token needs, with their defaults."""
 
 
 @register("realtime")
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Everything that can be said about the settings without opening a connection."""
+    """Find settings that cannot work, without opening a connection."""
     try:
         current = conf()
     except ImproperlyConfigured as error:
@@ -63,7 +62,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
 def _durations(current: Conf) -> Iterator[CheckMessage]:
     if not current.heartbeat_interval < current.away_after < current.presence_ttl:
         yield Error(
-            "HEARTBEAT_INTERVAL < AWAY_AFTER < PRESENCE_TTL does not hold: "
+            "expected HEARTBEAT_INTERVAL < AWAY_AFTER < PRESENCE_TTL, got "
             f"{current.heartbeat_interval:g}, {current.away_after:g}, {current.presence_ttl:g}",
             hint="A client must be able to send a heartbeat before it counts as away, and to be away before it "
             "counts as gone.",
@@ -71,9 +70,9 @@ def _durations(current: Conf) -> Iterator[CheckMessage]:
         )
     if not current.node_lease + current.grace_period < current.presence_ttl:
         yield Error(
-            "NODE_LEASE + GRACE_PERIOD < PRESENCE_TTL does not hold: "
+            "expected NODE_LEASE + GRACE_PERIOD < PRESENCE_TTL, got "
             f"{current.node_lease:g} + {current.grace_period:g}, {current.presence_ttl:g}",
-            hint="Presence records must outlive the grace period of a process that died.",
+            hint="Presence records must outlive the grace period of an instance that died.",
             id="realtime.E003",
         )
 
@@ -171,8 +170,8 @@ def _keys() -> Iterator[CheckMessage]:
     verifying = signing if symmetric else str(jwt.get("VERIFYING_KEY") or "")
     if algorithm == "none" or algorithm not in get_default_algorithms():
         yield Error(
-            f"JWT_ALGORITHM {algorithm!r} is not known",
-            hint="For example HS256, RS256, ES256 or EdDSA.",
+            f"expected a known JWT_ALGORITHM, got {algorithm!r}",
+            hint="Use for example HS256, RS256, ES256 or EdDSA.",
             id="realtime.E009",
         )
     elif verifying:
@@ -194,8 +193,8 @@ def _keys() -> Iterator[CheckMessage]:
     if isinstance(lifetime, timedelta) and lifetime.total_seconds() > MARK_SECONDS:
         yield CheckWarning(
             f"SIMPLE_JWT['REFRESH_TOKEN_LIFETIME'] is {lifetime}; "
-            f"orders are remembered for {MARK_SECONDS // 3600} hours",
-            hint="A refresh token that lives longer may outlive the user:disconnect that should have ended it.",
+            f"revocations are remembered for {MARK_SECONDS // 3600} hours",
+            hint="A refresh token that lives longer may outlive the record of the user:disconnect that ended it.",
             id="realtime.W003",
         )
     if symmetric and signing and (weakness := _weakness(signing)):
@@ -209,14 +208,14 @@ def _keys() -> Iterator[CheckMessage]:
         str(key).startswith((DEVELOPMENT_KEY, EXAMPLE_KEY)) for key in (settings.SECRET_KEY, signing)
     ):
         yield Error(
-            "DEBUG is off and a key is one that was made for development, or an example's",
+            "DEBUG is off, and SECRET_KEY or JWT_SIGNING_KEY is a development key or the key of an example",
             hint="Set SECRET_KEY and JWT_SIGNING_KEY to secrets of your own.",
             id="realtime.E007",
         )
 
 
 def _weakness(secret: str) -> str:
-    """Why a secret can be guessed, as far as that can be seen; nothing else of it is said."""
+    """Why a secret is easy to guess, without anything of the secret itself; empty if no reason is found."""
     size = len(secret.encode(errors="replace"))
     if size < SECRET_BYTES:
         return f"has {size} bytes, at least {SECRET_BYTES} are needed"
@@ -228,12 +227,12 @@ def _weakness(secret: str) -> str:
 
 def _claims() -> Iterator[CheckMessage]:
     names = {name: settings.SIMPLE_JWT.get(name, default) for name, default in _CLAIMS.items()}
-    if not all(isinstance(name, str) and name for name in names.values()) or len({*names.values()}) < len(
-        names
-    ):
+    are_names = all(isinstance(name, str) and name for name in names.values())
+    if not are_names or len({*names.values()}) < len(names):
+        given = ", ".join(f"{setting}={name!r}" for setting, name in names.items())
         yield Error(
-            f"SIMPLE_JWT: {', '.join(f'{name} is {value!r}' for name, value in names.items())}",
-            hint="A token is known by its id, and its kind and user must be known: give each claim a name of its own.",
+            f"expected different claim names in SIMPLE_JWT, got {given}",
+            hint="Every token needs an id, a type and a user: give each of these claims a name of its own.",
             id="realtime.E014",
         )
 
@@ -242,9 +241,9 @@ def _usable(algorithm: str, key: str, name: str) -> Iterator[CheckMessage]:
     try:
         get_default_algorithms()[algorithm].prepare_key(key)
     except (ValueError, TypeError, PyJWTError):
-        # What the library says may quote the key.
+        # The library's message may quote the key.
         yield Error(
-            f"{name} is no key that {algorithm} can use",
+            f"{name} is not a key for {algorithm}",
             hint="Expected PEM (line breaks may be written as \\n), or for HS* a plain secret.",
             id="realtime.E009",
         )
@@ -254,7 +253,7 @@ def _redis(current: Conf) -> Iterator[CheckMessage]:
     try:
         found = url.parse(current.redis_url)
     except ValueError as error:
-        # It does not quote the address, which may hold a password.
+        # The message does not quote the address, which may hold a password.
         yield Error(
             f"REDIS_URL cannot be used: {error}",
             hint="Expected redis://host:port/0, rediss://… (TLS), unix:///path, "
@@ -265,15 +264,15 @@ def _redis(current: Conf) -> Iterator[CheckMessage]:
         return
     if found.nodes and settings.CHANNEL_LAYERS.get("default", {}).get("BACKEND") != OWN_LAYER:
         yield Error(
-            "REDIS_URL is a Cluster, and the channel layer is not ours",
-            hint=f"Only {OWN_LAYER} knows which server of a Cluster has what.",
+            "REDIS_URL names a Cluster, and the channel layer is another one",
+            hint=f"With a Cluster the channel layer must be {OWN_LAYER}.",
             id="realtime.E012",
         )
     if found.database and current.prefix == Conf().prefix:
         yield Error(
             f"REDIS_URL names database {found.database}, and REALTIME_PREFIX is the default",
             hint="Pub/Sub crosses databases: an installation in another one with the same prefix would get this one's "
-            "events and orders. Set REALTIME_PREFIX to a name of this installation's own.",
+            "events and signals. Set REALTIME_PREFIX to a name that only this installation uses.",
             id="realtime.E016",
         )
 
@@ -300,6 +299,6 @@ def _layers() -> Iterator[CheckMessage]:
     elif backend != OWN_LAYER:
         yield CheckWarning(
             f"With the channel layer {backend!r} messages are delivered at most once, and nothing is recovered",
-            hint=f"{OWN_LAYER} delivers once, in order, and says what was lost.",
+            hint=f"{OWN_LAYER} delivers every message once and in order, and reports a loss.",
             id="realtime.W002",
         )

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from uvicorn.protocols.utils import ClientDisconnected
 
-if TYPE_CHECKING:
-    from realtime.server.websocket_protocol import WebSocketProtocol
-
 MOST_OPEN = 8
-"""The most events of a connection that are handled at the same time; until then nothing more is read from it."""
+"""The most events of a connection that are handled at the same time. While there are as many, nothing is read."""
 
 Take = Callable[[dict[str, Any]], Awaitable[None]]
 Charge = Callable[[], float]
 
 
+class Connection(Protocol):
+    """As much of a connection as its dispatcher needs."""
+
+    loop: asyncio.AbstractEventLoop
+    tasks: set[asyncio.Task[None]]
+    logger: logging.Logger
+    transport: asyncio.Transport
+
+    def read_on(self) -> None:
+        """Go on reading: events have been handled."""
+
+
 class Dispatcher:
     """Takes the place of a connection's queue: each event starts a task of its own, which ends with the event."""
 
-    __slots__ = ("_protocol", "_take", "charge", "open")
+    __slots__ = ("_connection", "_take", "charge", "open")
 
-    def __init__(self, protocol: WebSocketProtocol, take: Take, charge: Charge) -> None:
-        self._protocol = protocol
+    def __init__(self, connection: Connection, take: Take, charge: Charge) -> None:
+        self._connection = connection
         self._take = take
         self.charge = charge
         """Counts a frame, and returns how many seconds it came too early."""
@@ -38,9 +49,9 @@ class Dispatcher:
     def put_nowait(self, message: dict[str, Any], weight: int = 1) -> None:
         """Handle an event. `take` keeps the order of events that are handled at the same time."""
         self.open += weight
-        task = self._protocol.loop.create_task(self._handle(message, weight))
-        self._protocol.tasks.add(task)
-        task.add_done_callback(self._protocol.tasks.discard)
+        task = self._connection.loop.create_task(self._handle(message, weight))
+        self._connection.tasks.add(task)
+        task.add_done_callback(self._connection.tasks.discard)
 
     async def _handle(self, message: dict[str, Any], weight: int) -> None:
         try:
@@ -48,9 +59,9 @@ class Dispatcher:
         except ClientDisconnected:
             pass
         except Exception:
-            self._protocol.logger.exception("Exception in ASGI application")
-            self._protocol.transport.close()
+            self._connection.logger.exception("Exception in ASGI application")
+            self._connection.transport.close()
         finally:
             self.open -= weight
             if self.open <= MOST_OPEN / 2:
-                self._protocol.reader.read_on()
+                self._connection.read_on()

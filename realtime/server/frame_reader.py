@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from realtime.conf import conf
 from realtime.connections.rate_limit import PAUSE_SECONDS, Bucket
+from realtime.server.dispatcher import Dispatcher
 from realtime.server.frames import frame_size
-
-if TYPE_CHECKING:
-    from realtime.server.dispatcher import Dispatcher
-    from realtime.server.websocket_protocol import WebSocketProtocol
 
 FRAMES_A_TURN = 16
 """The most frames of a connection that are parsed in one turn of the event loop."""
 LONGEST_HOLD = PAUSE_SECONDS / 2
 """The longest time for which a connection over its limit is not read: short enough to be no pause in sending."""
+
+
+class Connection(Protocol):
+    """As much of a connection as its frame reader needs."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    read_paused: bool
+
+    def frame_received(self, frame: bytes, early: float) -> None:
+        """Handle one frame, which came `early` seconds too early."""
 
 
 class FrameReader:
@@ -26,10 +34,10 @@ class FrameReader:
     limit. Frames over the limit are parsed too, to be refused, but no faster than the limit itself allows.
     """
 
-    __slots__ = ("_dispatcher", "_held", "_most", "_protocol", "_received", "_refusals")
+    __slots__ = ("_connection", "_dispatcher", "_held", "_most", "_received", "_refusals")
 
-    def __init__(self, protocol: WebSocketProtocol, most: int) -> None:
-        self._protocol = protocol
+    def __init__(self, connection: Connection, most: int) -> None:
+        self._connection = connection
         self._most = most
         """The largest payload, in bytes."""
         self._dispatcher: Dispatcher | None = None
@@ -58,21 +66,21 @@ class FrameReader:
             and len(data) == frame_size(data, self._most)
             and (early := self._admit()) is not None
         ):
-            self._protocol.frame_received(data, early)
+            self._connection.frame_received(data, early)
         else:
             self._received += data
             self._parse()
 
     def read_on(self) -> None:
         """Go on: events have been handled."""
-        if self._protocol.read_paused:
+        if self._connection.read_paused:
             self._parse()
 
     def _parse(self) -> None:
         """Parse what was received, but not too much in one turn. Nothing is read while there are frames left."""
         received = self._received
         for _ in range(FRAMES_A_TURN):
-            if self._protocol.transport.is_closing():
+            if self._connection.transport.is_closing():
                 received.clear()
             if len(received) < (size := frame_size(received, self._most)):
                 self._resume_reading()
@@ -82,7 +90,7 @@ class FrameReader:
                 return
             frame = bytes(received[:size])
             del received[:size]
-            self._protocol.frame_received(frame, early)
+            self._connection.frame_received(frame, early)
         self._pause_reading()
         self._hold(0)
 
@@ -102,23 +110,23 @@ class FrameReader:
         if self._refusals is None:
             self._refusals = Bucket()
         limits = conf().limits
-        return self._refusals.take(self._protocol.loop.time(), limits.rate, limits.burst)
+        return self._refusals.take(self._connection.loop.time(), limits.rate, limits.burst)
 
     def _hold(self, seconds: float) -> None:
         if self._held is None:
-            self._held = self._protocol.loop.call_later(seconds, self._go_on)
+            self._held = self._connection.loop.call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
         self._held = None
         self._parse()
 
     def _resume_reading(self) -> None:
-        if self._protocol.read_paused:
-            self._protocol.read_paused = False
-            if not self._protocol.transport.is_closing():
-                self._protocol.transport.resume_reading()
+        if self._connection.read_paused:
+            self._connection.read_paused = False
+            if not self._connection.transport.is_closing():
+                self._connection.transport.resume_reading()
 
     def _pause_reading(self) -> None:
-        if not self._protocol.read_paused:
-            self._protocol.read_paused = True
-            self._protocol.transport.pause_reading()
+        if not self._connection.read_paused:
+            self._connection.read_paused = True
+            self._connection.transport.pause_reading()

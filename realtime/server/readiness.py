@@ -58,7 +58,8 @@ class Readiness:
     async def reasons(self) -> list[str]:
         """What the last proof found; a new one begins when it is too old."""
         proof = self._proof
-        if proof is None or (proof.done() and self._now() - self._proven_at >= PROVEN_SECONDS):
+        now = asyncio.get_running_loop().time()
+        if proof is None or (proof.done() and now - self._proven_at >= PROVEN_SECONDS):
             proof = self._proof = asyncio.create_task(prove(), name="readiness")
             proof.add_done_callback(self._proven)
         return await asyncio.shield(proof)
@@ -69,11 +70,7 @@ class Readiness:
             self._proof.cancel()
 
     def _proven(self, proof: asyncio.Task[list[str]]) -> None:
-        self._proven_at = self._now()
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+        self._proven_at = asyncio.get_running_loop().time()
 
 
 _readiness: PerLoop[Readiness] = PerLoop(Readiness, Readiness.abort)

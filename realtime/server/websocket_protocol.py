@@ -6,6 +6,7 @@ here changes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,6 +109,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             await self.app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             pass
+        except asyncio.CancelledError:  # the server stops, and waits no longer for a handshake
+            self.send_500_response()
         except BaseException:
             self.logger.exception("Exception in ASGI application")
             self.send_500_response()
@@ -136,13 +139,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def unsent(self) -> int:
         """Bytes that wait for a peer that reads too slowly; 0 for one that does not."""
         # One turn of the loop may write much to a peer that reads fast enough.
-        if (
-            self.disconnected
-            or not self._behind_since
-            or self.loop.time() - self._behind_since < BEHIND_SECONDS
-        ):
-            return 0
-        return self.transport.get_write_buffer_size()
+        is_behind = self._behind_since and self.loop.time() - self._behind_since >= BEHIND_SECONDS
+        return self.transport.get_write_buffer_size() if is_behind and not self.disconnected else 0
 
     def pause_writing(self) -> None:
         self._behind_since = self.loop.time()
@@ -230,6 +228,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self._was_active = True
         self.reader.feed(data)
+
+    def read_on(self) -> None:
+        """Go on reading: events have been handled."""
+        self.reader.read_on()
 
     def frame_received(self, frame: bytes, early: float) -> None:
         """Handle one frame, which came `early` seconds too early. After our close frame only the peer's own matters."""

@@ -1,4 +1,4 @@
-"""What both sides share. What a deployment changes comes from the environment (docs/settings.md)."""
+"""The settings that both sides share. A deployment changes them through the environment (docs/settings.md)."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent.parent
 RUN_DIR = BASE_DIR / ".run"
 
 
-def _flag(name: str) -> bool:
+def flag(name: str) -> bool:
+    """A variable that is 1 or 0. Raises `ImproperlyConfigured` when it is neither."""
     value = os.environ.get(name, "").strip().lower()
     if value in {"1", "true", "yes", "on"}:
         return True
@@ -21,10 +22,10 @@ def _flag(name: str) -> bool:
     raise ImproperlyConfigured(f"{name} must be 1 or 0, got {value!r}")
 
 
-# `make run` writes the keys it generated here, so that commands in another terminal share them. They are for
-# development only, so DEBUG=1 must be set in the environment: a DEBUG that was forgotten is off.
+# `make run` writes the keys that it generates to this file, so that commands in another terminal share them. They are
+# for development, so they are read only with DEBUG=1 in the environment.
 _development = RUN_DIR / "development.env"
-if _flag("DEBUG") and _development.exists():
+if flag("DEBUG") and _development.exists():
     for _line in _development.read_text().splitlines():
         _name, _, _value = _line.partition("=")
         os.environ.setdefault(_name, _value)
@@ -39,7 +40,7 @@ def _number(name: str, default: float) -> float:
 
 
 def _names(name: str) -> list[str] | str | None:
-    """The name that a variable holds, or its names, separated by commas; None when there is none."""
+    """The name in a variable, or its names if there are several, separated by commas; None if there is none."""
     found = [item.strip() for item in os.environ.get(name, "").split(",") if item.strip()]
     return found if len(found) > 1 else next(iter(found), None)
 
@@ -57,7 +58,7 @@ def _key(name: str) -> str:
     return os.environ.get(name, "").replace("\\n", "\n")
 
 
-DEBUG = _flag("DEBUG")
+DEBUG = flag("DEBUG")
 SECRET_KEY = os.environ.get("SECRET_KEY", "")
 ALLOWED_HOSTS = [host for host in os.environ.get("ALLOWED_HOSTS", "").split(",") if host] or (
     ["*"] if DEBUG else []
@@ -115,13 +116,13 @@ LOGGING = {
     },
     "root": {"handlers": ["stderr"], "level": _LOG_LEVEL},
     "loggers": {
-        # uvicorn writes the path with its query string, and so a token, at INFO.
+        # At INFO uvicorn logs the path with its query string, and so a token.
         "uvicorn.error": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
-        # Django's own handler would say it a second time.
+        # Django's own handler would log each line a second time.
         "django": {"level": "INFO", "handlers": []},
         "httpx": {"level": "WARNING"},
-        # A lost Redis is an event, not a bug of ours: one line, no stack.
+        # A lost Redis is an event and not a bug: one line, without a traceback.
         "channels_redis.pubsub": {"filters": ["terse"]},
     },
 }

@@ -1,11 +1,11 @@
-"""The socket server and the bridge. No database, no sessions, no users: nothing here may touch one."""
+"""Settings of the socket server and the bridge, which use no database, no sessions and no users."""
 
 from realtime.settings.base import *  # noqa: F403
 from realtime.settings.base import SECRET_KEY as _SECRET_KEY
 
 DATABASES: dict[str, dict[str, str]] = {}
 INSTALLED_APPS = [
-    # simplejwt's modules define models on import and so want these two; nothing here queries them.
+    # simplejwt's modules define models when they are imported, which needs these two; no query is made.
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "channels",
@@ -14,7 +14,7 @@ INSTALLED_APPS = [
     "portal",
 ]
 ASGI_APPLICATION = "realtime.asgi.application"
-# Nothing on this side signs with it, but Django insists that there is one.
+# This side signs nothing with it, but Django requires one.
 SECRET_KEY = _SECRET_KEY or "unused-by-the-socket-side"
-# `check --deploy`: this side has no pages, no cookies and no sessions, and looks at no Host.
+# `check --deploy`: this side has no pages, no cookies and no sessions, and does not use the Host header.
 SILENCED_SYSTEM_CHECKS = [f"security.W{number}" for number in ("001", "002", "003", "009", "020")]

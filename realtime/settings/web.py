@@ -1,4 +1,4 @@
-"""The web side: admin, token endpoint, recorder, in development the demo. The only one with a database."""
+"""Settings of the web side: admin, token endpoint, recorder and, in development, the demo. It has the database."""
 
 import os
 from datetime import timedelta
@@ -7,7 +7,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.settings.base import *  # noqa: F403
-from realtime.settings.base import BASE_DIR, DEBUG, SECRET_KEY, SIMPLE_JWT, _flag
+from realtime.settings.base import BASE_DIR, DEBUG, SECRET_KEY, SIMPLE_JWT, flag
 
 if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY is not set; the web side signs sessions with it")
@@ -19,9 +19,11 @@ try:
         )
     }
 except ValueError as error:
-    raise ImproperlyConfigured("DATABASE_URL is not one: expected postgres://… or sqlite:///…") from error
+    raise ImproperlyConfigured(
+        "DATABASE_URL must be postgres://… or sqlite:///…, got another address"
+    ) from error
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    # Web and recorder write to the same file: wait for each other from the start of a transaction.
+    # The web side and the recorder write to the same file: each waits for the other from the start of a transaction.
     DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE", "timeout": 20}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -66,21 +68,21 @@ TEMPLATES = [
     }
 ]
 ROOT_URLCONF = "realtime.web.urls"
-# The browser says which.
+# The browser chooses (Accept-Language).
 LANGUAGES = [("en", "English"), ("pt-br", "Português do Brasil")]
 LANGUAGE_CODE = "en"
-# Where the admin's days begin.
+# The time zone in which the admin shows days and times.
 TIME_ZONE = os.environ.get("TIME_ZONE") or "UTC"
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "static"
 WHITENOISE_USE_FINDERS = DEBUG
 
-# Behind a proxy that ends TLS, and that sets X-Forwarded-Proto whatever a client sent.
-if _flag("WEB_HTTPS"):
+# For a proxy that ends TLS and overwrites X-Forwarded-Proto.
+if flag("WEB_HTTPS"):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_HSTS_SECONDS = 365 * 86400
-# Whether a whole domain is https for ever is its owner's decision, not ours.
+# Whether a whole domain is https permanently is the decision of its owner.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
 AUTH_PASSWORD_VALIDATORS = [
@@ -97,7 +99,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework_simplejwt.authentication.JWTAuthentication"],
     "EXCEPTION_HANDLER": "realtime.web.errors.answer_error",
 }
-# Attempts to log in are counted here, by each process for itself unless another cache is named.
+# Logins are counted here; each process counts for itself unless another cache is configured.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.locmem.LocMemCache",

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.asgi import get_asgi_application
 
-# WhiteNoise opens files, and Django reads them in a thread: right for pages, and no news.
+# WhiteNoise opens files, and Django reads them in a thread. That is right for pages, so the warning is of no use.
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
 
 django = get_asgi_application()
@@ -21,7 +21,7 @@ async def application(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[Mapping[str, Any]], Awaitable[None]],
 ) -> None:
-    """Django, and before it `/healthz`: a probe calls by address, which ALLOWED_HOSTS would refuse."""
+    """Answers `/healthz` itself, because ALLOWED_HOSTS would refuse a probe by address; Django answers the rest."""
     if scope["type"] == "http" and scope["path"] in {"/healthz", "/healthz/"}:
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

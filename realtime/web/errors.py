@@ -1,4 +1,4 @@
-"""How the web side's API answers what went wrong (`REST_FRAMEWORK["EXCEPTION_HANDLER"]`)."""
+"""How the web side's API answers an exception (`REST_FRAMEWORK["EXCEPTION_HANDLER"]`)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def answer_error(error: Exception, context: Mapping[str, Any]) -> Response | None:
-    """REST framework's own answer; 400 for what is nested so deeply that Python's parsers give up.
+    """REST framework's own answer; 400 for JSON that is nested too deeply for Python's parser.
 
-    That may be the body, or a part of a token in it. Neither REST framework nor simplejwt expects it.
+    That may be the body, or a part of a token in it. Neither REST framework nor simplejwt catches it.
     """
     if isinstance(error, RecursionError):
         logger.warning("request refused", extra={"reason": "nested too deeply"})

@@ -1,4 +1,4 @@
-"""How often logins may be tried: from an address, and for a name (`LIMITS`), in DRF's views and in the admin."""
+"""Limits on logins per address and per user name (`LIMITS`), for REST framework's views and for the admin."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from realtime.connections.addresses import client_address
 
 
 class LoginThrottle(SimpleRateThrottle):
-    """Counts attempts, successful ones too, in Django's default cache."""
+    """Counts attempts, including successful ones, in Django's default cache."""
 
     def get_rate(self) -> Any:
         return f"{limit}/minute" if (limit := self.limit()) else None
 
     def limit(self) -> int:
-        """Attempts a minute; 0: any number."""
+        """Attempts a minute; 0: no limit."""
         raise NotImplementedError
 
     def counted(self, request: Any) -> str | None:
-        """What attempts are counted by; None: this one is not."""
+        """The value by which attempts are counted; None: this attempt is not counted."""
         raise NotImplementedError
 
     def get_cache_key(self, request: Any, view: Any) -> str | None:
@@ -41,7 +41,7 @@ class LoginThrottle(SimpleRateThrottle):
 
 
 class AddressThrottle(LoginThrottle):
-    """By the client's address, which only `TRUSTED_PROXIES` may tell."""
+    """By the client's address; X-Forwarded-For counts only behind `TRUSTED_PROXIES`."""
 
     scope = "login_address"
 
@@ -54,7 +54,7 @@ class AddressThrottle(LoginThrottle):
 
 
 class NameThrottle(LoginThrottle):
-    """By the name that is logged in with, from any address."""
+    """By the user name, from any address."""
 
     scope = "login_name"
 
@@ -71,7 +71,7 @@ THROTTLES = [AddressThrottle, NameThrottle]
 
 
 def limited(login: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """A login page of Django with the same limits: `limited(admin.site.login)`. Beyond them it answers 429."""
+    """Put the same limits on a login page of Django: `limited(admin.site.login)`. Beyond them it answers 429."""
 
     @wraps(login)
     def view(request: HttpRequest, *arguments: Any, **more: Any) -> HttpResponse:

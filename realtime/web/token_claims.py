@@ -1,7 +1,7 @@
-"""The token endpoints: simplejwt's pair, with the claims that the socket server reads, and its renewal.
+"""The token endpoints: simplejwt's pair of tokens, with the claims that the socket server reads, and its renewal.
 
-A refresh token is used once. What it is exchanged for is made from the user as they are then, as if they had just
-logged in, and only if no password was changed and no order was given since.
+A refresh token is used once. The new pair is made from the user as they are then, as if they had just logged in, and
+only if since the login the password was not changed and no operator has ended the session.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from realtime.protocol.namespaces import namespaces
 from realtime.web.login_limit import THROTTLES
 
 CREDENTIALS_CLAIM = "credentials"
-"""What Django's sessions keep as well: it changes with the password."""
+"""The hash that Django keeps in sessions, too: it changes with the password."""
 AUTH_TIME_CLAIM = "auth_time"
-"""When the user logged in, in seconds since the epoch. Renewals keep it: an order ends what began before it."""
+"""When the user logged in, in seconds since the epoch. A renewal keeps it: a disconnect ends earlier sessions."""
 PREVIOUS_CLAIM = "previous"
-"""The id of the pair before: an order about it may have been under way when it was renewed."""
+"""The id of the previous pair: it may have been revoked at the moment of the renewal."""
 
 
 def role_of(user: AbstractUser) -> str:
-    """Superusers are admins, staff are attendants, everybody else is a customer."""
+    """Superusers are admins, staff are attendants, and all other users are customers."""
     if user.is_superuser:
         return "admin"
     return "attendant" if user.is_staff else "customer"
@@ -66,24 +66,24 @@ class SessionToken(RefreshToken):
         token[CREDENTIALS_CLAIM] = user.get_session_auth_hash()
         token[AUTH_TIME_CLAIM] = time.time()
         if _has_blacklist():
-            # Of the token itself the database needs no copy, which could be used.
+            # A copy of the token in the database could be stolen and used, and is not needed.
             OutstandingToken.objects.filter(jti=token[api_settings.JTI_CLAIM]).update(token="")
             OutstandingToken.objects.filter(user=user, expires_at__lt=datetime.now(UTC)).delete()
         return token
 
     def is_of_password_of(self, user: Any) -> bool:
-        """Whether the user's password is still the one that they had at login."""
+        """Whether the user's password has not been changed since the login."""
         given = str(self.get(CREDENTIALS_CLAIM, ""))
         known = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
         return any(constant_time_compare(given, each) for each in known)
 
     def renews(self, other: SessionToken) -> None:
-        """Let this token go on with the session of another."""
+        """Let this token continue the session of another."""
         self[AUTH_TIME_CLAIM] = other[AUTH_TIME_CLAIM]
         self[PREVIOUS_CLAIM] = other[api_settings.JTI_CLAIM]
 
     def use_up(self) -> None:
-        """Let the token be good no more. Raises `TokenError` when another request was quicker."""
+        """Make the token invalid. Raises `TokenError` when another request has used it first."""
         if _has_blacklist():
             used: Any = self.blacklist()  # (what get_or_create returns)
             if not used[1]:
@@ -97,8 +97,7 @@ def _has_blacklist() -> bool:
 class TokenSerializer(TokenObtainPairSerializer):
     """Adds `role`, `name` and, for the team, `groups`.
 
-    A product with roles of its own subclasses it and names the subclass in
-    `SIMPLE_JWT["TOKEN_OBTAIN_SERIALIZER"]`.
+    A product with other roles subclasses it and names the subclass in `SIMPLE_JWT["TOKEN_OBTAIN_SERIALIZER"]`.
     """
 
     token_class = SessionToken
@@ -114,13 +113,13 @@ class TokenSerializer(TokenObtainPairSerializer):
 
 
 class RefreshSerializer(TokenRefreshSerializer):
-    """A refresh token for a new pair, as at login: from the user as they are now. The old one is used up."""
+    """Exchanges a refresh token for a new pair, made from the user as they are now. The old token is used up."""
 
     token_class = SessionToken
 
     @property
     def obtain_serializer(self) -> type[TokenObtainPairSerializer]:
-        """What makes tokens at login."""
+        """The serializer that makes tokens at login."""
         found: type[TokenObtainPairSerializer] = import_string(api_settings.TOKEN_OBTAIN_SERIALIZER)
         return found
 
@@ -129,7 +128,7 @@ class RefreshSerializer(TokenRefreshSerializer):
         user = _user_of(refresh)
         if not refresh.is_of_password_of(user):
             raise AuthenticationFailed("The password has been changed.", "password_changed")
-        _check_orders(refresh)
+        _check_revocations(refresh)
         with transaction.atomic():
             refresh.use_up()
             renewed: Any = self.obtain_serializer.get_token(user)
@@ -149,23 +148,23 @@ def _user_of(refresh: SessionToken) -> Any:
     return user
 
 
-def _check_orders(refresh: SessionToken) -> None:
-    """Raises `AuthenticationFailed` when the token was revoked, or its user disconnected since they logged in."""
+def _check_revocations(refresh: SessionToken) -> None:
+    """Raises `AuthenticationFailed` when the token was revoked, or its user was disconnected after the login."""
     user_id = str(refresh[api_settings.USER_ID_CLAIM])
     ids = [str(refresh[api_settings.JTI_CLAIM]), str(refresh.get(PREVIOUS_CLAIM, ""))]
     try:
-        orders = [disconnected_for(namespace, user_id) for namespace in namespaces()]
+        ages = [disconnected_for(namespace, user_id) for namespace in namespaces()]
         is_revoked = any(map(is_token_revoked, ids))
     except RedisError as error:
         raise Unavailable from error
-    # Ages, not times: the clock here is not Redis'. This one is taken last, so that it is not too low.
+    # Ages are compared, not times: Redis has another clock. This age is taken last, so that it is not too low.
     age = time.time() - float(refresh[AUTH_TIME_CLAIM])
-    if is_revoked or any(ago is not None and age >= ago for ago in orders):
+    if is_revoked or any(ago is not None and age >= ago for ago in ages):
         raise AuthenticationFailed("An operator has ended this session.", "session_ended")
 
 
 class Unavailable(APIException):
-    """Without Redis it can't be told whether the session was ended."""
+    """Redis does not answer, and so it is not known whether the session was ended."""
 
     status_code = 503
     default_detail = "The server cannot renew tokens now; try again."
@@ -175,6 +174,6 @@ class Unavailable(APIException):
 
 
 class LoginView(TokenObtainPairView):
-    """Name and password for a pair of tokens, as often as the limits allow."""
+    """Exchanges a user name and a password for a pair of tokens, within the limits."""
 
     throttle_classes = THROTTLES

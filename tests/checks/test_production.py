@@ -34,7 +34,7 @@ def database(engine: str) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def ready_for_production(settings, monkeypatch) -> None:
-    """Nothing to say, on the socket side: what a test changes is what is found."""
+    """Settings of the socket side without a finding, so that a test finds only what it changes."""
     monkeypatch.setattr(django_settings, "DATABASES", {})
     settings.REALTIME = {
         "REDIS_URL": "rediss://:secret@redis.internal:6379/0",
@@ -165,7 +165,7 @@ def test_hosts_keys_and_database_of_the_web_side(settings, monkeypatch):
 def test_limits_that_are_off_are_named(settings):
     settings.REALTIME = {**settings.REALTIME, "LIMITS": {"RATE": 0, "ROOMS": 0}}
     [message] = check_production(None)
-    assert message.msg == "Switched off: REALTIME_LIMIT_RATE, REALTIME_LIMIT_ROOMS"
+    assert message.msg == "Limits are switched off: REALTIME_LIMIT_RATE, REALTIME_LIMIT_ROOMS"
 
 
 def test_no_secret_is_quoted(settings):

@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -89,7 +89,7 @@ def resumed(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class ScriptedServer:
-    """Accepts, unless its script says otherwise, and acknowledges everything."""
+    """Follows its script; without one it accepts, and acknowledges everything."""
 
     def __init__(self) -> None:
         self.script: deque[Refusal | str] = deque()
@@ -147,7 +147,7 @@ class ScriptedServer:
 
 
 class Reader:
-    """Reads a client to its end, and keeps what it said."""
+    """Reads a client to its end, and keeps its events."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -175,7 +175,7 @@ class Reader:
 async def reading(
     server: ScriptedServer, get_token: Any = lambda: "x", **options: Any
 ) -> AsyncIterator[Reader]:
-    """A client of the server, and who reads it."""
+    """A reader of a client of the server."""
     options = {"reconnection_delay": 0.01, "reconnection_delay_max": 0.02, **options}
     async with Client(server.url, get_token, **options) as client:
         reader = Reader(client)
@@ -187,21 +187,32 @@ async def reading(
 
 
 def token(mark: str = "x", seconds: float = 3600.0) -> str:
-    """One that looks like a JWT that ends so soon."""
+    """A text that looks like a JWT which expires after some seconds."""
     claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + seconds}).encode()).decode()
     return f"{mark}.{claims.rstrip('=')}.sig"
 
 
 class Tokens:
-    """A `get_token` that counts; each token has its number in front."""
+    """A `get_token` that counts; each token has its number in front.
 
-    def __init__(self, seconds: Iterable[float] = ()) -> None:
+    `script` has an exception to raise, or an event to wait for, by the number of the call.
+    """
+
+    def __init__(
+        self, seconds: Iterable[float] = (), script: Mapping[int, Exception | asyncio.Event] | None = None
+    ) -> None:
         self.asked = 0
         self._seconds = deque(seconds)
+        self._script = script or {}
 
     async def __call__(self) -> str:
         self.asked += 1
         await asyncio.sleep(0)
+        match self._script.get(self.asked):
+            case Exception() as error:
+                raise error
+            case asyncio.Event() as event:
+                await event.wait()
         return token(str(self.asked), self._seconds.popleft() if self._seconds else 3600)
 
 
@@ -213,5 +224,5 @@ async def joined(server: ScriptedServer, reader: Reader) -> Visit:
 
 
 async def resumes(visit: Visit) -> dict[str, str]:
-    """Where the client says that it stands."""
+    """The offsets from which the client resumes."""
     return (await eventually(lambda: visit.events("resume")))[0]["rooms"]

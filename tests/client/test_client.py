@@ -31,7 +31,7 @@ from tests.e2e.harness import PATIENCE, eventually
 
 
 class Talk:
-    """The server says more than fits into a slow reader and the network."""
+    """The server sends more than fits into a slow reader and the network."""
 
     size = 400
 
@@ -46,7 +46,7 @@ class Talk:
             self.said += 1
 
     async def is_stuck(self) -> bool:
-        """Nothing has been said for a moment."""
+        """Nothing has been sent for a moment."""
         before = self.said
         await asyncio.sleep(0.2)
         return 0 < before == self.said < self.size

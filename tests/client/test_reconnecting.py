@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidURI
 
-from realtime.client import Client, Denied, connection, retries, session
+from realtime.client import Client, Denied, backoff, connection, retries, session
 from tests.client.scripted import (
     Refusal,
     ScriptedServer,
@@ -236,3 +236,10 @@ async def test_hurry_is_over_with_the_next_connection(server: ScriptedServer, at
         visit.drop()
         await server.visit(2)
         assert attempts == [0]
+
+
+def test_waits_grow_up_to_the_cap_with_full_jitter():
+    for attempt, most in ((0, 0.5), (3, 4.0), (20, 20.0), (5000, 20.0)):
+        waits = [backoff(attempt, 0.5, 20.0) for _ in range(500)]
+        assert 0 <= min(waits) < most * 0.2
+        assert most * 0.8 < max(waits) <= most

@@ -1,4 +1,4 @@
-"""Entering rooms, resuming them, and what is told of a gap."""
+"""Entering rooms, resuming them, and reporting gaps."""
 
 from __future__ import annotations
 

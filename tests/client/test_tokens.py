@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -12,7 +13,6 @@ from tests.client.scripted import (
     ScriptedServer,
     Tokens,
     reading,
-    token,
 )
 from tests.e2e.harness import eventually
 
@@ -36,13 +36,7 @@ async def test_token_is_asked_for_once_and_kept_until_shortly_before_it_ends(ser
 
 
 async def test_token_that_says_nothing_of_its_end_is_asked_for_every_time(server: ScriptedServer):
-    asked: list[str] = []
-
-    def get_token() -> str:
-        asked.append(f"opaque{len(asked)}")
-        return asked[-1]
-
-    async with reading(server, get_token):
+    async with reading(server, map("opaque{}".format, itertools.count()).__next__):
         for number in range(1, 4):
             (await server.visit(number)).drop()
         assert (await server.visit(4)).token == "opaque3"
@@ -73,59 +67,34 @@ async def test_token_is_only_denied_when_it_is_a_fresh_one_that_is_refused(serve
 
 
 async def test_tries_again_when_there_is_no_token_to_be_had(server: ScriptedServer):
-    failures = ["session server is down", "still"]
-
-    def get_token() -> str:
-        if failures:
-            raise LookupError(failures.pop())
-        return token()
-
-    async with reading(server, get_token):
+    down = LookupError("session server is down")
+    async with reading(server, Tokens(script={1: down, 2: down})):
         await server.visit(1)
 
 
 async def test_token_that_does_not_come_is_given_up(server: ScriptedServer):
-    asked = 0
-
-    async def get_token() -> str:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            await asyncio.Event().wait()
-        return token()
-
-    async with reading(server, get_token, connect_timeout=1) as reader:
+    async with reading(server, Tokens(script={1: asyncio.Event()}), connect_timeout=1) as reader:
         assert "get_token" in (await reader.heard("connection:lost")).data["reason"]
         await server.visit(1)
 
 
 async def test_end_of_a_session_is_the_end(server: ScriptedServer):
-    def get_token() -> str:
-        raise Denied(401, "nobody is logged in")
-
-    async with reading(server, get_token) as reader:
-        with pytest.raises(Denied, match="nobody is logged in"):
+    async with reading(server, Tokens(script={1: Denied(401, "logged out")})) as reader:
+        with pytest.raises(Denied, match="logged out"):
             await reader.end()
         assert server.handshakes == 0
 
 
 async def test_session_that_ends_while_there_is_a_connection_ends_with_it(server: ScriptedServer):
-    asked = 0
-
-    def get_token() -> str:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
-            raise Denied(401, "nobody is logged in")
-        return token()
-
-    async with reading(server, get_token) as reader:
+    ended = Denied(401, "logged out")
+    tokens = Tokens(script={2: ended, 3: ended})
+    async with reading(server, tokens) as reader:
         visit = await server.visit(1)
         await visit.say("auth:expiring", {})
-        await eventually(lambda: asked == 2)
+        await eventually(lambda: tokens.asked == 2)
         await reader.client.call("heartbeat")
         await visit.fail(4401)
-        with pytest.raises(Denied, match="nobody is logged in"):
+        with pytest.raises(Denied, match="logged out"):
             await reader.end()
 
 
@@ -144,42 +113,26 @@ async def test_token_is_refreshed_in_band_with_a_fresh_one(server: ScriptedServe
 async def test_token_asked_for_when_the_connection_is_lost_is_waited_for_and_not_asked_for_again(
     server: ScriptedServer,
 ):
-    asked = 0
-    give = asyncio.Event()
-
-    async def get_token() -> str:
-        nonlocal asked
-        asked += 1
-        if asked == 2:
-            await give.wait()
-        return token(str(asked))
-
-    async with reading(server, get_token) as reader:
+    given = asyncio.Event()
+    tokens = Tokens(script={2: given})
+    async with reading(server, tokens) as reader:
         visit = await server.visit(1)
         await visit.say("auth:expiring", {})
         await visit.message("1")
         await reader.heard("thread:message")
-        await eventually(lambda: asked == 2)
+        await eventually(lambda: tokens.asked == 2)
         await visit.fail(4401)
         await eventually(lambda: reader.client.connection_id is None)
-        give.set()
+        given.set()
         assert (await server.visit(2)).token.startswith("2.")
-        assert asked == 2
+        assert tokens.asked == 2
 
 
 async def test_refresh_that_fails_is_no_end(server: ScriptedServer):
-    asked = 0
-
-    def get_token() -> str:
-        nonlocal asked
-        asked += 1
-        if asked == 2:
-            raise LookupError("session server is down")
-        return token(str(asked))
-
-    async with reading(server, get_token):
+    tokens = Tokens(script={2: LookupError("session server is down")})
+    async with reading(server, tokens):
         visit = await server.visit(1)
         await visit.say("auth:expiring", {})
-        await eventually(lambda: asked == 2)
+        await eventually(lambda: tokens.asked == 2)
         await visit.fail(4401)
         assert (await server.visit(2)).token.startswith("3.")

@@ -278,8 +278,8 @@ async def test_taken_port_is_said_in_one_sentence_before_anything_starts(make_ru
     ("env", "sentence"),
     [
         ({"SOCKETS_PORT": "http"}, "SOCKETS_PORT must be a number from 1 to 65535, got 'http'."),
-        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "REDIS_URL is set, but there is no Redis: "),
-        ({"REDIS_URL": "localhost"}, "REDIS_URL is set, but there is no Redis: "),
+        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "REDIS_URL is set, but cannot be used: "),
+        ({"REDIS_URL": "localhost"}, "REDIS_URL is set, but cannot be used: "),
         ({"JWT_LEEWAY": "soon"}, "migrate failed: Configuration error: JWT_LEEWAY must be a number"),
     ],
 )

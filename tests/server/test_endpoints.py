@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -12,10 +13,7 @@ from realtime.asgi import application
 from realtime.auth.credentials import MAX_TOKEN_LENGTH
 from realtime.auth.issuing import issue
 from realtime.connections import admission
-from realtime.connections.addresses import Addresses
-from realtime.connections.rate_limit import Bucket
 from realtime.server import readiness
-from realtime.server.readiness import PROVEN_SECONDS, Readiness
 from realtime.spec import asyncapi
 from tests.inprocess import Connection, Refusal, http, refusal
 
@@ -112,19 +110,17 @@ def proofs(monkeypatch) -> list[list[str]]:
     return found
 
 
-async def test_all_who_ask_within_a_second_share_one_proof(proofs: list[list[str]], monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(Readiness, "_now", staticmethod(lambda: now))
+async def test_all_requests_share_one_proof_while_it_counts(proofs: list[list[str]], monkeypatch):
+    monkeypatch.setattr(readiness, "PROVEN_SECONDS", 3600.0)
     proofs += [["first"], ["second"]]
     assert await asyncio.gather(*(readiness.reasons_not_ready() for _ in range(100))) == 100 * [["first"]]
-    now += PROVEN_SECONDS - 0.01
     assert await readiness.reasons_not_ready() == ["first"]
-    now += 0.01
+    monkeypatch.setattr(readiness, "PROVEN_SECONDS", 0.0)
     assert await readiness.reasons_not_ready() == ["second"]
     assert proofs == []
 
 
-async def test_proof_outlives_who_asked_for_it(proofs: list[list[str]]):
+async def test_proof_outlives_the_request_that_began_it(proofs: list[list[str]]):
     proofs += [["first"]]
     impatient = asyncio.create_task(readiness.reasons_not_ready())
     await asyncio.sleep(0)
@@ -144,11 +140,24 @@ async def test_document_is_rendered_once(monkeypatch):
 # --- Limits ------------------------------------------------------------------------------------------
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture
-def limits(settings, monkeypatch):
+def address() -> str:
+    """An address that has not sent a request before."""
+    return f"198.18.0.{next(_numbers)}"
+
+
+@pytest.fixture
+def another() -> str:
+    """Another one."""
+    return f"198.18.1.{next(_numbers)}"
+
+
+@pytest.fixture
+def limits(settings):
     """Limits that are so slow to recover that no time passes for them."""
-    monkeypatch.setattr(admission, "_addresses", Addresses())
-    monkeypatch.setattr(admission, "_handshakes", Bucket())
 
     def limit(**values: float) -> None:
         settings.REALTIME = {
@@ -201,55 +210,59 @@ PATHS = ["/healthz", "/readyz", "/metrics", "/asyncapi.json", "/hub/", "/nothing
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_requests_of_one_address_are_limited_and_keep_no_other_address_out(limits, path: str):
-    first, second = await get(path, "203.0.113.9"), await get(path, "203.0.113.9")
+async def test_requests_of_one_address_are_limited_and_keep_no_other_address_out(
+    limits, address: str, another: str, path: str
+):
+    first, second = await get(path, address), await get(path, address)
     assert (first != 503, second) == (True, 503)
-    assert await get(path, "203.0.113.10") != 503
+    assert await get(path, another) != 503
 
 
-async def test_plain_requests_and_handshakes_share_the_limit_of_an_address(limits):
-    assert await get("/healthz", "203.0.113.9") == 200
-    answer = await handshake("203.0.113.9")
+async def test_plain_requests_and_handshakes_share_the_limit_of_an_address(
+    limits, address: str, another: str
+):
+    assert await get("/healthz", address) == 200
+    answer = await handshake(address)
     assert isinstance(answer, Refusal)
     assert (answer.status, answer.code) == (503, "at_capacity")
-    assert not isinstance(await handshake("203.0.113.10"), Refusal)
-    assert await get("/healthz", "203.0.113.10") == 503
+    assert not isinstance(await handshake(another), Refusal)
+    assert await get("/healthz", another) == 503
 
 
-async def test_refused_request_says_when_to_try_again_and_ends_the_connection(limits):
-    await get("/healthz", "203.0.113.9")
-    refused = await _through_proxy("/healthz", "203.0.113.9")
+async def test_refused_request_says_when_to_try_again_and_ends_the_connection(limits, address: str):
+    await get("/healthz", address)
+    refused = await _through_proxy("/healthz", address)
     headers = dict(refused["headers"])
     assert int(headers[b"retry-after"]) > 0
     assert headers[b"connection"] == b"close"
 
 
-async def test_page_may_read_that_its_address_is_refused(limits, settings):
+async def test_page_may_read_that_its_address_is_refused(limits, address: str, settings):
     settings.REALTIME = {**settings.REALTIME, "ALLOWED_ORIGINS": ["https://a.test"]}
-    await get("/hub/", "203.0.113.9")
-    refused = await _through_proxy("/hub/", "203.0.113.9", Origin="https://a.test")
+    await get("/hub/", address)
+    refused = await _through_proxy("/hub/", address, Origin="https://a.test")
     assert refused["status"] == 503
     assert dict(refused["headers"])[b"access-control-allow-origin"] == b"https://a.test"
 
 
-async def test_what_an_address_is_refused_takes_nothing_from_the_others(limits):
-    limits(HANDSHAKES=3)
-    assert not isinstance(await handshake("203.0.113.9"), Refusal)
+async def test_what_an_address_is_refused_takes_nothing_from_the_others(limits, address: str, another: str):
+    limits(HANDSHAKES=10)
+    assert not isinstance(await handshake(address), Refusal)
     for _ in range(20):  # more than the whole process may take
-        assert isinstance(await handshake("203.0.113.9"), Refusal)
-        assert await get("/hub/", "203.0.113.9") == 503
-    assert not isinstance(await handshake("203.0.113.10"), Refusal)
+        assert isinstance(await handshake(address), Refusal)
+        assert await get("/hub/", address) == 503
+    assert not isinstance(await handshake(another), Refusal)
 
 
-async def test_refused_handshake_is_counted_and_its_head_is_not_examined(limits, monkeypatch):
+async def test_refused_handshake_is_counted_and_its_head_is_not_examined(limits, address, monkeypatch):
     def examine(*_: object) -> None:
         raise AssertionError("examined")
 
-    await get("/healthz", "203.0.113.9")
+    await get("/healthz", address)
     for name in ("authorize", "credential", "check_origin"):
         monkeypatch.setattr(f"realtime.connections.handshake.{name}", examine)
     before = refused_so_far()
-    assert isinstance(await handshake("203.0.113.9"), Refusal)
+    assert isinstance(await handshake(address), Refusal)
     assert refused_so_far() == before + 1
 
 
@@ -258,14 +271,14 @@ def refused_so_far() -> float:
     return REGISTRY.get_sample_value("realtime_handshakes_total", labels) or 0.0
 
 
-async def test_flood_of_refused_requests_is_one_line_in_the_log(limits, caplog, monkeypatch):
+async def test_flood_of_refused_requests_is_one_line_in_the_log(limits, address: str, caplog, monkeypatch):
     caplog.set_level("INFO")
-    await get("/healthz", "203.0.113.9")
+    await get("/healthz", address)
     monkeypatch.setattr(admission, "LOG_SECONDS", 0.0)
-    await get("/healthz", "203.0.113.9")
+    await get("/healthz", address)
     monkeypatch.setattr(admission, "LOG_SECONDS", 3600.0)
     for _ in range(100):
-        await get("/healthz", "203.0.113.9")
+        await get("/healthz", address)
     assert [record.getMessage() for record in caplog.records].count("requests refused") == 1
 
 

@@ -71,6 +71,28 @@ async def test_protocol_does_not_rely_on_the_http_parser_to_refuse_them(process:
     protocol.connection_lost(None)
 
 
+async def test_handshake_that_a_server_does_not_wait_for_when_it_stops_is_no_error(process: str, caplog):
+    config = configuration("127.0.0.1", 0)
+    config.load()
+    protocol, wire = WebSocketProtocol(config, uvicorn.server.ServerState(), {}), Wire()
+    asked = asyncio.Event()
+
+    async def hang(*_: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    protocol.app = hang
+    protocol.connection_made(wire)
+    protocol.handshake_received("GET", b"/hub/", [tuple(line.split(b": ")) for line in UPGRADE.splitlines()])
+    await asked.wait()
+    (task,) = protocol.tasks
+    task.cancel()
+    await eventually(lambda: wire.closed)
+    assert wire.written.startswith(b"HTTP/1.1 500")
+    assert errors(caplog) == []
+    protocol.connection_lost(None)
+
+
 @pytest.mark.parametrize(
     "frames", [b"\xff\xff\xff\xff", b"\x81\x05hello", b"\x89\x80\0\0\0\0" * 2000], ids=repr
 )
@@ -219,7 +241,7 @@ async def test_peer_that_reads_nothing_more_does_not_keep_its_connection_for_eve
         elif side == "client":
             await asyncio.get_running_loop().sock_sendall(peer, CLOSE_FRAME)
         else:
-            for _ in range(3):  # one for what it has sent, one to ping it, one that finds no answer
+            for _ in range(3):  # it was active; it is pinged; it has not answered
                 protocol.check_alive()
         await eventually(lambda: protocol.disconnected)
 

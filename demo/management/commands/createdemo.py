@@ -1,4 +1,4 @@
-"""`manage.py createdemo`: the people of the demo."""
+"""`manage.py createdemo`: the demo's users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.contrib.auth.models import Group, User
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-PASSWORD = "demo"  # noqa: S105  (for everybody to know; refused unless DEBUG is on)
+PASSWORD = "demo"  # noqa: S105  (well known, and refused unless DEBUG is on)
 TEAM = "attendants"
 PEOPLE: dict[str, dict[str, Any]] = {
     "ana": {"first_name": "Ana", "last_name": "Lima", "is_staff": True},
@@ -22,7 +22,7 @@ PEOPLE: dict[str, dict[str, Any]] = {
 
 
 class Command(BaseCommand):
-    """Creates them, or puts them back to what they were."""
+    """Creates the users, or resets them."""
 
     help = f"Create the demo's users ({', '.join(PEOPLE)}), each with the password {PASSWORD!r}. DEBUG only."
 
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         team, _ = Group.objects.get_or_create(name=TEAM)
         for username, fields in PEOPLE.items():
             user, _ = User.objects.update_or_create(username=username, defaults=fields)
-            # Directly: the validators would refuse such a password, and rightly so.
+            # Without the validators, which would refuse this password.
             user.set_password(PASSWORD)
             user.save(update_fields=["password"])
             user.groups.set([team] if user.is_staff else [])

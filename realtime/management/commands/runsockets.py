@@ -18,12 +18,12 @@ class Command(BaseCommand):
         parser.add_argument("--host", default=os.environ.get("SOCKETS_HOST") or "127.0.0.1")
         parser.add_argument("--port", type=int, default=os.environ.get("SOCKETS_PORT") or "8001")
         parser.add_argument(
-            "--workers", type=int, default=1, help="processes that share the port (default 1)"
+            "--workers", type=int, default=1, help="instances that share the port (default 1)"
         )
 
     def handle(self, *, host: str, port: int, workers: int, **_: Any) -> None:
         if workers < 1:
-            raise CommandError("--workers must be at least 1", returncode=2)
+            raise CommandError(f"--workers must be at least 1, got {workers}", returncode=2)
         if not 0 <= port < 65536:
             raise CommandError(f"--port must be between 0 and 65535, got {port}", returncode=2)
         try:

@@ -22,7 +22,8 @@ class _Server(uvicorn.Server):
 
 class Command(BaseCommand):
     help = (
-        "Serve the admin, the token endpoint and, in development, the demo. Prints 'ready' once it accepts."
+        "Serve the admin, the token endpoint and, in development, the demo. "
+        "Prints 'ready' once it accepts connections."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
