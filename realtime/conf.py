@@ -106,7 +106,9 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
 
     `<NAMESPACE>_ROLES` and `<NAMESPACE>_<KIND>_POLICY` replace what one of them declares: see `overrides`."""
     presence_roles: tuple[str, ...] = ()
-    """Roles that are listed in presence; users with another role watch without being listed. Empty: as the namespaces declare."""
+    """Roles that are listed in presence; users with another role watch without being listed.
+
+    Empty: as the namespaces declare."""
     customer_presence: bool = False
     """Announce to the team in a thread whether its customers are online (`customer:online`, `customer:offline`)."""
     events: tuple[str, ...] = ()
