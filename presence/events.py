@@ -13,7 +13,7 @@ from presence import store
 from presence.connection import TeamPresence
 from presence.namespaces import OLDEST, is_watcher, lists_customers, teams, watchers
 from realtime.layers.signals import PresenceChanged, broadcast
-from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import (
     BusContext,
     client_event,
@@ -203,7 +203,7 @@ def parse_transition(raw: bytes) -> Transition:
     return transition
 
 
-def announcements(raw: bytes) -> list[Delivery]:
+def announcements(raw: bytes) -> list[BusMessage]:
     """The events that tell a transition to the rooms it concerns. Raises `InvalidMessage`."""
     transition = parse_transition(raw)
     announce = _announce_customer if lists_customers(transition.namespace) else _announce_attendant
@@ -218,18 +218,18 @@ def announcements(raw: bytes) -> list[Delivery]:
 
 def _announce_attendant(
     transition: Transition, status: str, since: datetime, groups: Sequence[str]
-) -> list[Delivery]:
+) -> list[BusMessage]:
     data = {"user_id": transition.user_id, "name": transition.name, "status": status, "since": _iso(since)}
     targets = tuple((transition.namespace, presence_room(group)) for group in groups)
-    return [Delivery(event=f"attendant:{status}", payload=transition, data=data, targets=targets)]
+    return [BusMessage(event=f"attendant:{status}", payload=transition, data=data, targets=targets)]
 
 
 def _announce_customer(
     transition: Transition, status: str, since: datetime, threads: Sequence[str]
-) -> list[Delivery]:
+) -> list[BusMessage]:
     data = {"user_id": transition.user_id, "name": transition.name, "since": _iso(since)}
     return [
-        Delivery(
+        BusMessage(
             event=f"customer:{status}",
             payload=transition,
             data={"thread_id": thread_id, **data},

@@ -23,7 +23,7 @@ from presence.admin.listing import PAGE
 from presence.admin.pages import Pages
 from presence.admin.steps import in_words
 from presence.models import DeadLetter, Live, PresenceRecord
-from realtime.protocol.bus_message import Delivery
+from realtime.protocol.bus_message import BusMessage
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
 from realtime.protocol.rooms import is_room, thread_room
@@ -191,7 +191,7 @@ class LiveAdmin(Pages):
         fields = tuple((name, request.POST.get(name, "")) for name in form.fields)
         return self.take(request, steps.send(form.cleaned_data, audience, fields))
 
-    def _audience(self, request: HttpRequest, delivery: Delivery) -> str:
+    def _audience(self, request: HttpRequest, delivery: BusMessage) -> str:
         """The number of connections that would receive the event now; not needed once it is confirmed."""
         if "confirmed" in request.POST:
             return ""

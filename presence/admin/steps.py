@@ -15,7 +15,7 @@ from django.utils.translation import gettext, gettext_noop
 
 from presence.models import Live
 from presence.namespaces import lists_customers
-from realtime.protocol.bus_message import Delivery
+from realtime.protocol.bus_message import BusMessage
 from realtime.publisher import publish
 
 DISCONNECT = "presence.disconnect_presencerecord"
@@ -149,7 +149,7 @@ def _user(namespace: str, user_id: str) -> Live:
     return Live(id=f"{namespace} user:{user_id}")
 
 
-def _rooms(delivery: Delivery) -> str:
+def _rooms(delivery: BusMessage) -> str:
     return ", ".join(f"{namespace} {room}" for namespace, room in delivery.targets)
 
 

@@ -27,7 +27,7 @@ class Publication(msgspec.Struct, frozen=True):
     """The trace that it is part of (`realtime.telemetry.tracing`)."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something to publish, once, in each of its rooms."""
 
     rooms: Sequence[tuple[str, bytes]]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from realtime.auth.credentials import BEARER_SUBPROTOCOL, SUBPROTOCOL
-from realtime.bridge.incoming import CHANNEL
+from realtime.bridge.bus_entry import CHANNEL
 from realtime.conf import cached, conf
 from realtime.protocol import bus_message
 from realtime.protocol.catalogue import Catalogue, ClientEvent, ServerEvent, StreamEntry, catalogue

@@ -11,8 +11,8 @@ import pytest
 from realtime.auth import revocation
 from realtime.auth.verification import verify
 from realtime.bridge import guard
+from realtime.bridge.bus_entry import BUS
 from realtime.bridge.guard import AHEAD_SECONDS, StreamGuard
-from realtime.bridge.incoming import BUS
 from realtime.redis.client import client, key
 from realtime.redis.pipelining import pipes
 from tests.bridge.test_bridge import MESSAGE, Room, cursor

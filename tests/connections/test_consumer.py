@@ -29,7 +29,7 @@ from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import Empty
-from realtime.protocol.publication import Entry
+from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import group_name
 from realtime.redis.client import client, key
 from realtime.telemetry import metrics
@@ -818,7 +818,7 @@ async def test_what_is_published_while_the_handshake_ends_follows_the_ready_fram
 
         async def publish_meanwhile(self: NamespaceConsumer) -> None:
             head, tail = b'{"event":"user:notification","offset":"', b'","data":{"user_id":"9"}}'
-            await history.append([Entry(rooms=[("portal.user.9", head)], tail=tail)])
+            await history.append([Draft(rooms=[("portal.user.9", head)], tail=tail)])
             await first_tab.expect("user:notification")
 
         monkeypatch.setattr(CustomerPresence, "on_enter", publish_meanwhile)
