@@ -22,7 +22,7 @@ import django
 from bench import machine
 from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history as roomlog
-from realtime.protocol.publication import Entry
+from realtime.protocol.publication import Draft
 from realtime.redis.pipelining import Pipes
 from realtime.redis.sharded_pubsub import Subscriptions
 from tests.servers import Cluster
@@ -90,9 +90,9 @@ class Capacity:
             await roomlog.ends(part, self.pipes)
         return listening
 
-    def _entry(self, group: str) -> Entry:
+    def _entry(self, group: str) -> Draft:
         self._entries += 1
-        return Entry(rooms=[(group, HEAD)], tail=TAIL, source="stream", entry=f"{self._entries:020d}")
+        return Draft(rooms=[(group, HEAD)], tail=TAIL, source="stream", entry=f"{self._entries:020d}")
 
     def _memory(self) -> int:
         total = 0

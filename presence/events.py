@@ -13,7 +13,7 @@ from presence import store
 from presence.tracker import PresenceTracker
 from realtime.auth.tokens import Principal
 from realtime.layers.signals import PresenceChanged, broadcast
-from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import (
     BusContext,
     client_event,
@@ -212,7 +212,7 @@ def parse_transition(raw: bytes) -> Transition:
         raise InvalidMessage("invalid_transition", str(error)) from error
 
 
-def announcements(raw: bytes) -> list[Delivery]:
+def announcements(raw: bytes) -> list[BusMessage]:
     """Who is told what about a transition. Raises `InvalidMessage`."""
     transition = parse_transition(raw)
     if transition.namespace == PORTAL:
@@ -226,14 +226,14 @@ def announcements(raw: bytes) -> list[Delivery]:
     return [_announce(transition, transition.to_status, transition.at, transition.groups)]
 
 
-def _announce_customer(transition: Transition) -> list[Delivery]:
+def _announce_customer(transition: Transition) -> list[BusMessage]:
     if transition.is_regrouping:
         since = transition.since or transition.at
         changes = [("online", since, transition.gained), ("offline", transition.at, transition.lost)]
     else:
         changes = [(transition.to_status, transition.at, transition.groups)]
     return [
-        Delivery(
+        BusMessage(
             event=f"customer:{status}",
             payload=transition,
             data={
@@ -249,14 +249,14 @@ def _announce_customer(transition: Transition) -> list[Delivery]:
     ]
 
 
-def _announce(transition: Transition, status: str, since: datetime, groups: Sequence[str]) -> Delivery:
+def _announce(transition: Transition, status: str, since: datetime, groups: Sequence[str]) -> BusMessage:
     data = {
         "user_id": transition.user_id,
         "name": transition.name,
         "status": status,
         "since": _iso(since),
     }
-    return Delivery(
+    return BusMessage(
         event=f"attendant:{status}",
         payload=transition,
         data=data,

@@ -14,7 +14,7 @@ from channels.testing import HttpCommunicator, WebsocketCommunicator
 from realtime.asgi import application
 from realtime.auth.tokens import issue
 from realtime.bridge.bridge import Bridge
-from realtime.bridge.incoming import BUS
+from realtime.bridge.bus_entry import BUS
 from realtime.management.commands.runbridge import PRESENCE
 from realtime.redis.client import client, key
 

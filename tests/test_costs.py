@@ -13,7 +13,7 @@ from realtime.conf import conf
 from realtime.connections.consumer import REPLAY_BYTES
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import history as roomlog
-from realtime.protocol.publication import Entry
+from realtime.protocol.publication import Draft
 from realtime.redis.client import client
 from tests.inprocess import Connection, bearer, connected, eventually
 
@@ -34,7 +34,7 @@ async def publish(group: str, publications: int, size: int) -> None:
     await roomlog.ends([group])
     for number in range(publications):
         head, tail = b'{"event":"thread:message","offset":"', b'","data":"%s"}' % (b"x" * size)
-        await roomlog.append([Entry(rooms=[(group, head)], tail=tail, source="s", entry=f"{number:040d}")])
+        await roomlog.append([Draft(rooms=[(group, head)], tail=tail, source="s", entry=f"{number:040d}")])
 
 
 def inside() -> Any:

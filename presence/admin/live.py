@@ -25,7 +25,7 @@ from presence.admin.pages import DISCONNECTED, DRAINED, SENT, TAKEN_OUT, Pages, 
 from presence.models import DeadLetter, Live, PresenceRecord
 from realtime.protocol import bus_message as bus
 from realtime.protocol import values
-from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.rooms import HUB, NAMESPACES, PORTAL, is_room, thread_of, thread_room
 from realtime.publisher import publish
@@ -387,7 +387,7 @@ class LiveAdmin(Pages):
         if not form.is_bound or not form.is_valid():
             return self._show(request, "event", gettext("Test event"), {"tab": "event", "form": form}, [])
         cleaned = form.cleaned_data
-        delivery: Delivery = cleaned["delivery"]
+        delivery: BusMessage = cleaned["delivery"]
         rooms = ", ".join(f"{namespace} {room}" for namespace, room in delivery.targets)
         return self.take(
             request,
@@ -411,7 +411,7 @@ class LiveAdmin(Pages):
             ),
         )
 
-    def _audience(self, request: HttpRequest, delivery: Delivery) -> str:
+    def _audience(self, request: HttpRequest, delivery: BusMessage) -> str:
         """How many would get it now; a look is only worth it before it is confirmed."""
         if "confirmed" in request.POST:
             return ""

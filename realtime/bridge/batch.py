@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import msgspec
 from redis.exceptions import ResponseError
 
+from realtime.bridge.bus_entry import BusEntry
 from realtime.bridge.bus_handlers import Handlers, concerns, is_refusal
 from realtime.bridge.dead_letters import dead_letter
-from realtime.bridge.incoming import Incoming
 from realtime.layers import history as roomlog
 from realtime.layers.history import NO_CURSOR, NO_LEASE
 from realtime.layers.membership import RoomLayer
-from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.envelope import frame_head, frame_tail
-from realtime.protocol.publication import Entry, Target
+from realtime.protocol.publication import Draft, Target
 from realtime.protocol.rooms import group_name
 from realtime.redis.pipelining import Pipes, begin
 from realtime.tasks.supervision import report
@@ -47,14 +47,14 @@ def drop(count: int, reason: str) -> None:
     logger.warning("dropped", extra={"messages": count, "reason": reason})
 
 
-def in_batches(messages: Sequence[Incoming], handlers: Handlers) -> Iterator[list[Incoming]]:
+def in_batches(messages: Sequence[BusEntry], handlers: Handlers) -> Iterator[list[BusEntry]]:
     """Messages in order, in parts of bounded size.
 
     The handlers of a part run before it is published. So a message whose handlers concern what an earlier one concerns,
     or a room that it goes to, begins a new part: it must not overtake it.
     """
     has_order = any(map(handlers.concern, messages))
-    part: list[Incoming] = []
+    part: list[BusEntry] = []
     size = rooms = 0
     touched: set[str] = set()
     for message in messages:
@@ -76,12 +76,12 @@ def in_batches(messages: Sequence[Incoming], handlers: Handlers) -> Iterator[lis
         yield part
 
 
-def _would_overtake(message: Incoming, touched: set[str]) -> bool:
+def _would_overtake(message: BusEntry, touched: set[str]) -> bool:
     names = set[str]().union(*[concerns(delivery.payload) for delivery in message.deliveries])
     return not names or not names.isdisjoint(touched)
 
 
-def _touched(message: Incoming) -> set[str]:
+def _touched(message: BusEntry) -> set[str]:
     """What is published concerns, and where it goes."""
     published = [delivery for delivery in message.deliveries if delivery.targets]
     rooms = {room for delivery in published for _, room in delivery.targets}
@@ -98,33 +98,33 @@ def _place(event: str, target: Target) -> tuple[str, bytes]:
 class Batch:
     """Publishes messages, and moves the cursor."""
 
-    def __init__(self, messages: Sequence[Incoming], layer: RoomLayer, *, again: str = "") -> None:
+    def __init__(self, messages: Sequence[BusEntry], layer: RoomLayer, *, again: str = "") -> None:
         self.messages = messages
         self._layer = layer
         self._again = again
         self._spans: list[Span] = []
-        self.entries: list[Entry] = []
+        self.entries: list[Draft] = []
         """What there is to publish."""
-        self._rejected: list[tuple[Incoming, Delivery, InvalidMessage]] = []
+        self._rejected: list[tuple[BusEntry, BusMessage, InvalidMessage]] = []
         """What can't be published, and why."""
         for message in messages:
             for delivery in message.deliveries:
                 if delivery.targets:
                     self._add(message, delivery)
 
-    def _add(self, message: Incoming, delivery: Delivery) -> None:
+    def _add(self, message: BusEntry, delivery: BusMessage) -> None:
         try:
             self.entries.append(self._entry(message, delivery))
         except Exception as error:
             report("batch")
             self._rejected.append((message, delivery, InvalidMessage("event_failed", spelled(error))))
 
-    def _entry(self, message: Incoming, delivery: Delivery) -> Entry:
+    def _entry(self, message: BusEntry, delivery: BusMessage) -> Draft:
         """Encode a delivery for all the clients there are."""
         span = None if message.is_repeated else tracing.deliver(delivery.event, delivery.traceparent)
         if span is not None:
             self._spans.append(span)
-        return Entry(
+        return Draft(
             rooms=[_place(delivery.event, target) for target in delivery.targets],
             tail=frame_tail(delivery.data),
             source=message.source if message.id else "",

@@ -21,10 +21,10 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from realtime.auth.revocation import now
 from realtime.bridge.batch import Batch, drop, in_batches
+from realtime.bridge.bus_entry import CHANNEL, BusEntry, Source, entry_order, milliseconds, published
 from realtime.bridge.bus_handlers import Handlers
 from realtime.bridge.guard import StreamGuard
 from realtime.bridge.inbox import Inbox
-from realtime.bridge.incoming import CHANNEL, Incoming, Source, entry_order, milliseconds, published
 from realtime.layers.history import NO_LEASE
 from realtime.layers.membership import room_layer
 from realtime.redis import schema_version
@@ -220,7 +220,7 @@ class Bridge:
                 await self._handle(pipes, part)
             self._in_flight = batch.send(pipes, cursor=(key("cursors"), stream, part[-1].id))
 
-    async def _handle(self, pipes: Pipes, messages: Sequence[Incoming]) -> None:
+    async def _handle(self, pipes: Pipes, messages: Sequence[BusEntry]) -> None:
         """Renew the lease meanwhile: handlers may take longer than it lasts."""
         handling = asyncio.create_task(self._handlers.run(pipes, messages), name="handle")
         try:
@@ -282,7 +282,7 @@ class Bridge:
                         # Without an id nothing but the lease keeps a message from coming twice.
                         await self._publish(pipes, list(messages), NO_LEASE if has_id else self._lease.fence)
 
-    async def _publish(self, pipes: Pipes, messages: Sequence[Incoming], lease: tuple[str, str]) -> None:
+    async def _publish(self, pipes: Pipes, messages: Sequence[BusEntry], lease: tuple[str, str]) -> None:
         """Deliver messages, or drop them: for the same reason nothing is tried twice."""
         try:
             if any(map(self._handlers.concern, messages)):
@@ -298,7 +298,7 @@ class Bridge:
             drop(len(messages), spelled(error))
 
 
-def _has_id(message: Incoming) -> bool:
+def _has_id(message: BusEntry) -> bool:
     """Whether its id keeps a message from being delivered twice."""
     return any(delivery.id for delivery in message.deliveries)
 

@@ -9,10 +9,10 @@ from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError, ResponseError
 
+from realtime.bridge.bus_entry import BusEntry
 from realtime.bridge.dead_letters import dead_letter
-from realtime.bridge.incoming import Incoming
 from realtime.layers.history import MARKER_SECONDS
-from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import BUILT_IN, BusContext, BusHandler, catalogue
 from realtime.protocol.payloads import Payload
 from realtime.protocol.rooms import thread_room, user_room
@@ -82,14 +82,14 @@ class Handlers:
         self._last: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()
         """Who comes next waits for these."""
 
-    def concern(self, message: Incoming) -> bool:
+    def concern(self, message: BusEntry) -> bool:
         """Whether a message has handlers to run."""
         for delivery in message.deliveries:  # (a loop: for every message of the bus)
             if delivery.event in self._handlers:
                 return not message.is_repeated
         return False
 
-    async def run(self, pipes: Pipes, messages: Sequence[Incoming]) -> None:
+    async def run(self, pipes: Pipes, messages: Sequence[BusEntry]) -> None:
         """Return when all have run, and when what is not valid is kept as a dead letter, as is a handler that fails.
 
         Raises `redis.RedisError` or `OSError` when Redis is away: then some have run, and the same messages again do no
@@ -107,7 +107,7 @@ class Handlers:
             if isinstance(result, BaseException):
                 raise result
 
-    def _start(self, pipes: Pipes, message: Incoming, delivery: Delivery) -> asyncio.Task[None]:
+    def _start(self, pipes: Pipes, message: BusEntry, delivery: BusMessage) -> asyncio.Task[None]:
         names = concerns(delivery.payload) or {delivery.event}
         if delivery.id:
             names.add(f"id:{delivery.id}")
@@ -117,7 +117,7 @@ class Handlers:
         return task
 
     async def _handle(
-        self, pipes: Pipes, message: Incoming, delivery: Delivery, earlier: set[asyncio.Task[None]]
+        self, pipes: Pipes, message: BusEntry, delivery: BusMessage, earlier: set[asyncio.Task[None]]
     ) -> None:
         if earlier:
             await asyncio.wait(earlier)

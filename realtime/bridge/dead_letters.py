@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any
 
-from realtime.bridge.incoming import Incoming
+from realtime.bridge.bus_entry import BusEntry
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.redis.client import key
 from realtime.redis.pipelining import Pipes
@@ -20,7 +20,7 @@ DEAD_LETTER_BYTES = 4096
 """So much is kept of each message."""
 
 
-def dead_letter(pipes: Pipes, message: Incoming, error: InvalidMessage) -> Awaitable[Any]:
+def dead_letter(pipes: Pipes, message: BusEntry, error: InvalidMessage) -> Awaitable[Any]:
     """Keep a message that can't be delivered. It is on its way when this returns; await it to be sure."""
     metrics.BUS_MESSAGES.labels("dead").inc()
     metrics.DEAD_LETTERS.labels(error.code).inc()

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from realtime.bridge.bus_entry import Source, milliseconds
 from realtime.bridge.dead_letters import dead_letter
-from realtime.bridge.incoming import Source, milliseconds
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.redis.client import key, script
 from realtime.redis.connection import Argument

@@ -19,7 +19,7 @@ import msgspec
 from redis.commands.core import AsyncScript
 
 from realtime.conf import conf
-from realtime.protocol.publication import After, Entry, Unrecoverable, unpack
+from realtime.protocol.publication import After, Draft, Unrecoverable, unpack
 from realtime.redis.client import in_batches, key, script
 from realtime.redis.connection import Argument
 from realtime.redis.pipelining import Pipes, begin
@@ -78,7 +78,7 @@ def _room_seconds() -> int:
 
 
 async def append(
-    entries: Sequence[Entry], *, pipes: Pipes | None = None, **options: Any
+    entries: Sequence[Draft], *, pipes: Pipes | None = None, **options: Any
 ) -> list[list[bytes]]:
     """`send_append`, over the loop's pipes, for a caller with nothing to send behind it."""
     return await send_append(shared_pipes() if pipes is None else pipes, entries, **options)
@@ -86,7 +86,7 @@ async def append(
 
 def send_append(
     pipes: Pipes,
-    entries: Sequence[Entry],
+    entries: Sequence[Draft],
     *,
     lease: Lease = NO_LEASE,
     cursor: Cursor = NO_CURSOR,
@@ -109,7 +109,7 @@ def send_append(
 
 
 async def _append_by_slot(
-    pipes: Pipes, entries: Sequence[Entry], lease: Lease, cursor: Cursor, *, again: str, publish: bool
+    pipes: Pipes, entries: Sequence[Draft], lease: Lease, cursor: Cursor, *, again: str, publish: bool
 ) -> list[list[bytes]]:
     """One script a slot, all at once, and the cursor after all of them.
 
@@ -139,7 +139,7 @@ async def _append_by_slot(
 
 
 def _arguments(
-    entries: Sequence[Entry], lease: Lease, cursor: Cursor, again: str, publish: bool
+    entries: Sequence[Draft], lease: Lease, cursor: Cursor, again: str, publish: bool
 ) -> tuple[list[str], list[Argument]]:
     settings = conf()
     keys: list[str] = []

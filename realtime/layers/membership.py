@@ -21,7 +21,7 @@ from realtime.layers import history as roomlog
 from realtime.layers.fanout import Group
 from realtime.layers.listener import Listener, State
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, PublicationBatch, text_frame
-from realtime.protocol.publication import Entry, Publication, Unrecoverable
+from realtime.protocol.publication import Draft, Publication, Unrecoverable
 from realtime.protocol.rooms import room_of_group
 from realtime.redis.pipelining import pipes
 from realtime.tasks.supervision import supervise
@@ -41,7 +41,7 @@ class RoomLayer(Protocol):
     appends_publish: bool
     """Whether appending to a room's history also publishes; else `pass_on` does."""
 
-    async def pass_on(self, entries: Sequence[Entry], positions: Sequence[Sequence[bytes]]) -> None:
+    async def pass_on(self, entries: Sequence[Draft], positions: Sequence[Sequence[bytes]]) -> None:
         """Publish what was appended, if that has not been done yet. Raises what the layer raises."""
 
     async def attach(self, mailbox: Mailbox) -> str:
@@ -112,7 +112,7 @@ class StockLayer:
             _wrapped[layer] = cls(layer)
         return _wrapped[layer]
 
-    async def pass_on(self, entries: Sequence[Entry], positions: Sequence[Sequence[bytes]]) -> None:
+    async def pass_on(self, entries: Sequence[Draft], positions: Sequence[Sequence[bytes]]) -> None:
         for entry, of_entry in zip(entries, positions, strict=False):
             for (group, head), position in zip(entry.rooms, of_entry, strict=True):
                 if position:

@@ -24,7 +24,7 @@ from realtime.layers import history as roomlog
 from realtime.layers.listener import Listener
 from realtime.layers.loop_layer import LoopLayer, process_channel
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, Queue, copy
-from realtime.protocol.publication import Entry, parse_position
+from realtime.protocol.publication import Draft, parse_position
 from realtime.redis.client import client, key, publish_sync
 from realtime.tasks.per_loop import PerLoop, is_short_lived_loop
 
@@ -177,7 +177,7 @@ class RoomChannelLayer(BaseChannelLayer):
 
     appends_publish = True
 
-    async def pass_on(self, entries: Sequence[Entry], positions: Sequence[Sequence[bytes]]) -> None:
+    async def pass_on(self, entries: Sequence[Draft], positions: Sequence[Sequence[bytes]]) -> None:
         """Nothing is left to do: the script that appends has published."""
 
     async def attach(self, mailbox: Mailbox) -> str:

@@ -42,8 +42,8 @@ class InvalidMessage(ValueError):
         return type(self)(self.code, self._detail)
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of a bus message."""
+class BusMessageJSON(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of a bus message, as a backbone writes it."""
 
     event: str
     data: msgspec.Raw = msgspec.Raw(b"")
@@ -55,8 +55,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What is no text is as good as none."""
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A valid message and everybody it goes to; a control event goes to nobody."""
+class BusMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A valid bus message and the rooms that it goes to; a control event goes to none."""
 
     event: str
     payload: Payload
@@ -69,11 +69,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The trace that it is part of (`realtime.telemetry.tracing`)."""
 
 
-_decoder = msgspec.json.Decoder(Message)
+_decoder = msgspec.json.Decoder(BusMessageJSON)
 _IN_PHP = "; in PHP an empty array is written as []: send (object)[], or use JSON_FORCE_OBJECT"
 
 
-def parse(raw: bytes) -> Delivery:
+def parse(raw: bytes) -> BusMessage:
     """Validate one message from the bus. Raises `InvalidMessage`."""
     if len(raw) > (limit := conf().limits.bus_bytes) > 0:
         raise InvalidMessage("too_large", f"{len(raw)} bytes, at most {limit}")
@@ -93,7 +93,7 @@ def parse(raw: bytes) -> Delivery:
         if not server.bus:
             raise InvalidMessage("not_publishable", f"{message.event} is sent by the socket server itself")
         payload = _payload(server.payload, message.event, data)
-        return Delivery(
+        return BusMessage(
             event=message.event,
             payload=payload,
             data=merge(payload, data),
@@ -104,7 +104,7 @@ def parse(raw: bytes) -> Delivery:
         )
     if control := events.control.get(message.event):
         payload = _payload(control.payload, message.event, data)
-        return Delivery(event=message.event, payload=payload, data={}, id=id)
+        return BusMessage(event=message.event, payload=payload, data={}, id=id)
     if message.event in events.client:
         raise InvalidMessage("client_event", f"{message.event} goes from clients to the server only")
     raise InvalidMessage("unknown_event", f"{message.event[:64]!r} is not in the catalogue")
@@ -119,7 +119,7 @@ def _payload(kind: type[Payload], event: str, data: bytes) -> Payload:
         raise InvalidMessage("invalid_payload", f"{event}: {error}") from error
 
 
-def _targets(event: ServerEvent, payload: Payload, message: Message) -> tuple[Target, ...]:
+def _targets(event: ServerEvent, payload: Payload, message: BusMessageJSON) -> tuple[Target, ...]:
     """Every (namespace, room) once. `rooms` replaces the event's routing; `namespaces` only ever narrows."""
     asked = None if message.namespaces is None else frozenset(message.namespaces)
     if asked is not None and not asked <= NAMESPACES:

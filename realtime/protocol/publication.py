@@ -27,8 +27,8 @@ class Publication(msgspec.Struct, frozen=True):
     """The trace that it is part of (`realtime.telemetry.tracing`)."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Something to publish, once, in each of its rooms."""
+class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A publication before it is appended, once to each of its rooms, where it gets a position."""
 
     rooms: Sequence[tuple[str, bytes]]
     """Group, and the frame before its offset."""

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from realtime.auth.tokens import BEARER_SUBPROTOCOL, SUBPROTOCOL, roles_of
-from realtime.bridge.incoming import CHANNEL
+from realtime.bridge.bus_entry import CHANNEL
 from realtime.conf import Conf, conf
 from realtime.protocol import bus_message
 from realtime.protocol.catalogue import Catalogue, ClientEvent, ServerEvent, StreamEntry, catalogue
@@ -124,7 +124,10 @@ def _control(event: Any) -> dict[str, Any]:
 
 
 def _bus_payload(name: str, payload: type[Payload], keys: Iterable[str]) -> Schema:
-    data, message = schema(payload, ACCEPTED_ID), schema(bus_message.Message, ACCEPTED_ID)["properties"]
+    data, message = (
+        schema(payload, ACCEPTED_ID),
+        schema(bus_message.BusMessageJSON, ACCEPTED_ID)["properties"],
+    )
     return _frame(
         name, data, requires=["data"] if data["required"] else [], **{key: message[key] for key in keys}
     )

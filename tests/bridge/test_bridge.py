@@ -18,14 +18,14 @@ from realtime.bridge import bus_handlers as handling
 from realtime.bridge import dead_letters as letters
 from realtime.bridge.batch import BATCH_BYTES
 from realtime.bridge.bridge import Bridge
-from realtime.bridge.incoming import BUS, entry_order
+from realtime.bridge.bus_entry import BUS, entry_order
 from realtime.layers import history
 from realtime.layers.membership import room_layer
 from realtime.layers.outlets import payloads
 from realtime.protocol import bus_message, catalogue
 from realtime.protocol.catalogue import BusContext
 from realtime.protocol.events import ChatEnded
-from realtime.protocol.publication import Entry
+from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import HUB, group_name
 from realtime.redis.client import client, close, key, location
 from tests.bridge.test_bus_handlers import BREAKING
@@ -548,7 +548,7 @@ async def test_mistake_in_the_bridge_does_not_end_it(room: Room, monkeypatch, ca
 # --- What must not hold up the rest ------------------------------------------------------------------
 
 
-def size(entry: Entry) -> int:
+def size(entry: Draft) -> int:
     """Roughly the bytes of what Redis is sent."""
     return len(entry.tail) + sum(history.ROOM_BYTES + len(head) for _, head in entry.rooms)
 

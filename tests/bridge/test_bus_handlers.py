@@ -15,8 +15,8 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
 from realtime.bridge import bus_handlers as handling
 from realtime.bridge.batch import BATCH_BYTES, BATCH_ROOMS, in_batches
+from realtime.bridge.bus_entry import BUS, BusEntry, published
 from realtime.bridge.bus_handlers import Handlers, is_refusal
-from realtime.bridge.incoming import BUS, Incoming, published
 from realtime.protocol import catalogue
 from realtime.protocol.catalogue import BusContext
 from realtime.redis.client import client, key
@@ -26,24 +26,24 @@ from tests.inprocess import PATIENCE, dead_letters, eventually
 pytestmark = pytest.mark.usefixtures("process")
 
 
-def message(event: str, data: dict[str, Any], number: int = 1, **more: Any) -> Incoming:
+def message(event: str, data: dict[str, Any], number: int = 1, **more: Any) -> BusEntry:
     encoded = json.dumps({"event": event, "data": data, **more}).encode()
     return BUS.incoming(b"%d-0" % number, [b"message", encoded], "")
 
 
-def said(thread: str, number: int = 1, **more: Any) -> Incoming:
+def said(thread: str, number: int = 1, **more: Any) -> BusEntry:
     return message("thread:message", {"thread_id": thread, "message_id": number}, number, **more)
 
 
-def accepted(thread: str, number: int = 1, **more: Any) -> Incoming:
+def accepted(thread: str, number: int = 1, **more: Any) -> BusEntry:
     return message("chat:accepted", {"thread_id": thread, "attendant_id": "a"}, number, **more)
 
 
-def revoked(thread: str, user: str, number: int = 1, **more: Any) -> Incoming:
+def revoked(thread: str, user: str, number: int = 1, **more: Any) -> BusEntry:
     return message("thread:revoke", {"thread_id": thread, "user_id": user}, number, **more)
 
 
-def parts(*messages: Incoming) -> list[int]:
+def parts(*messages: BusEntry) -> list[int]:
     return [len(part) for part in in_batches(messages, Handlers())]
 
 
@@ -105,7 +105,7 @@ async def pipes():
     pipes.close()
 
 
-async def run(handlers: Handlers, pipes: Pipes, *messages: Incoming) -> None:
+async def run(handlers: Handlers, pipes: Pipes, *messages: BusEntry) -> None:
     await asyncio.wait_for(handlers.run(pipes, messages), PATIENCE)
 
 

@@ -11,8 +11,8 @@ import pytest
 from realtime.auth import revocation
 from realtime.auth.tokens import verify
 from realtime.bridge import guard
+from realtime.bridge.bus_entry import BUS
 from realtime.bridge.guard import AHEAD_SECONDS, StreamGuard
-from realtime.bridge.incoming import BUS
 from realtime.protocol.rooms import HUB
 from realtime.redis.client import client, key
 from realtime.redis.pipelining import pipes

@@ -27,7 +27,7 @@ from realtime.protocol.catalogue import ClientEvent
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.payloads import Empty
-from realtime.protocol.publication import Entry
+from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import NAMESPACES, group_name
 from realtime.redis.client import client, key
 from realtime.telemetry import metrics
@@ -816,7 +816,7 @@ async def test_what_is_published_while_the_handshake_ends_follows_the_ready_fram
         group = self.rooms["user:9"].group
         before = group.tail
         head, tail = b'{"event":"user:notification","room":"user:9","offset":"', b'","data":{"user_id":"9"}}'
-        await history.append([Entry(rooms=[("portal.user.9", head)], tail=tail)])
+        await history.append([Draft(rooms=[("portal.user.9", head)], tail=tail)])
         await eventually(lambda: group.tail > before)
 
     monkeypatch.setattr(PortalConsumer, "on_enter", publish_meanwhile)

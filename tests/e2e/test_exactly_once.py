@@ -15,7 +15,7 @@ from redis import Redis
 
 from dev.embedded_redis import EmbeddedRedis
 from realtime.bridge.bridge import LEASE_SECONDS
-from realtime.bridge.incoming import KEEP_SECONDS
+from realtime.bridge.bus_entry import KEEP_SECONDS
 from tests.e2e.harness import PATIENCE, Client, Process, Stack, eventually, unique
 
 

@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history as roomlog
 from realtime.layers.history import after, append, ends
-from realtime.protocol.publication import Entry, Publication, Unrecoverable, parse_position, unpack
+from realtime.protocol.publication import Draft, Publication, Unrecoverable, parse_position, unpack
 from realtime.redis.client import client, key
 from tests.inprocess import PATIENCE
 
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.usefixtures("process")
 
 def entry(
     name: str = "", *groups: str, source: str = "stream", id: str = "", exclude: str = "", body: bytes = b""
-) -> Entry:
+) -> Draft:
     """An entry that goes to `groups` (HERE, when none is named) and whose frame says `<name><body>@<position>`."""
     rooms = [(group, name.encode() + body + b"@") for group in groups or (HERE,)]
-    return Entry(
+    return Draft(
         rooms=rooms,
         tail=b"!",
         source=source if name else "",
@@ -37,7 +37,7 @@ def entry(
     )
 
 
-async def put(*entries: Entry, publish: bool = False, **options) -> list[list[int]]:
+async def put(*entries: Draft, publish: bool = False, **options) -> list[list[int]]:
     """Append, to rooms that nobody need have entered; the positions, 0 where an entry was left out."""
     appended = await append(entries, publish=publish, **options)
     return [[int(position or 0) for position in found] for found in appended]
@@ -370,9 +370,9 @@ ROOMS = [f"hub.thread.{number}" for number in range(200)]
 BODY = b"x" * 100_000
 
 
-def everywhere(name: str, groups: Sequence[str] = ROOMS) -> Entry:
+def everywhere(name: str, groups: Sequence[str] = ROOMS) -> Draft:
     rooms = [(group, f"{name}@".encode()) for group in groups]
-    return Entry(rooms=rooms, tail=BODY, source="stream", entry=f"{name:0>20}")
+    return Draft(rooms=rooms, tail=BODY, source="stream", entry=f"{name:0>20}")
 
 
 async def test_body_is_sent_once_however_many_rooms_get_it():

@@ -14,7 +14,7 @@ from realtime.layers import history as roomlog
 from realtime.layers import membership
 from realtime.layers.membership import StockLayer, room_layer
 from realtime.layers.outlets import Ephemeral
-from realtime.protocol.publication import Entry
+from realtime.protocol.publication import Draft
 from tests.inprocess import eventually
 from tests.layers.test_room_layer import LOST, ROOM, Ears, Gap
 
@@ -31,7 +31,7 @@ async def layer() -> AsyncIterator[StockLayer]:
 
 async def publish(layer: StockLayer, *texts: str, exclude: str = "", group: str = ROOM) -> None:
     """As a bridge does."""
-    entries = [Entry(rooms=[(group, f"{text}@".encode())], tail=b"", exclude=exclude) for text in texts]
+    entries = [Draft(rooms=[(group, f"{text}@".encode())], tail=b"", exclude=exclude) for text in texts]
     await layer.pass_on(entries, await roomlog.append(entries, publish=False))
 
 

@@ -25,7 +25,7 @@ from realtime.layers import history as roomlog
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import payloads
 from realtime.layers.room_layer import RoomChannelLayer
-from realtime.protocol.publication import Entry
+from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import HUB, group_name
 from realtime.redis import client as redis_module
 from realtime.redis.client import client
@@ -211,7 +211,7 @@ class Recovery(RuleBasedStateMachine):
             self.entries += 1
             group = group_name(HUB, room)
             batch.append(
-                Entry(
+                Draft(
                     rooms=[(group, f"{room}@".encode())],
                     tail=b"",
                     source="stream",

@@ -28,7 +28,7 @@ from realtime.layers.fanout import SLICE
 from realtime.layers.listener import Listener, State
 from realtime.layers.outlets import Ephemeral, payloads
 from realtime.layers.room_layer import RoomChannelLayer
-from realtime.protocol.publication import Entry, Publication, Unrecoverable, unpack
+from realtime.protocol.publication import Draft, Publication, Unrecoverable, unpack
 from realtime.redis import client as redis_module
 from realtime.redis import connection, pipelining
 from realtime.redis.client import client, key
@@ -779,7 +779,7 @@ ROOM = "hub.thread.42"
 
 async def publish(*texts: Any, group: str = ROOM) -> int:
     """Publish in a room as a bridge does; the last position."""
-    found = await roomlog.append([Entry(rooms=[(group, f"{text}@".encode())], tail=b"") for text in texts])
+    found = await roomlog.append([Draft(rooms=[(group, f"{text}@".encode())], tail=b"") for text in texts])
     return int(found[-1][0])
 
 
@@ -935,7 +935,7 @@ async def keep_publishing(count: int, *, group: str = ROOM, at_once: int = 1) ->
     """Publish the numbers below `count`, as fast as Redis takes them; all the positions."""
     positions = []
     for start in range(0, count, at_once):
-        entries = [Entry(rooms=[(group, f"{n}@".encode())], tail=b"") for n in range(start, start + at_once)]
+        entries = [Draft(rooms=[(group, f"{n}@".encode())], tail=b"") for n in range(start, start + at_once)]
         positions += [int(found[0]) for found in await roomlog.append(entries)]
     return positions
 
@@ -945,7 +945,7 @@ async def test_publication_that_leaves_a_connection_out_is_not_written_to_it(lay
     for ears in (me, other):
         ears.start()
     await roomlog.append(
-        [Entry(rooms=[(ROOM, b"a@")], tail=b"", exclude="m" * 32), Entry(rooms=[(ROOM, b"b@")], tail=b"")]
+        [Draft(rooms=[(ROOM, b"a@")], tail=b"", exclude="m" * 32), Draft(rooms=[(ROOM, b"b@")], tail=b"")]
     )
     await publish("c")
     await me.hear("b", "c")
@@ -954,7 +954,7 @@ async def test_publication_that_leaves_a_connection_out_is_not_written_to_it(lay
 
 async def test_publication_that_leaves_a_connection_out_is_not_replayed_to_it_either(layer: Any):
     me = await Ears("m" * 32).enter(layer, ROOM)
-    await roomlog.append([Entry(rooms=[(ROOM, b"a@")], tail=b"", exclude="m" * 32)])
+    await roomlog.append([Draft(rooms=[(ROOM, b"a@")], tail=b"", exclude="m" * 32)])
     await publish("b")
     (listener,) = me.listeners
     await eventually(lambda: listener.group.tail > listener.position)
@@ -1105,7 +1105,7 @@ async def test_large_rooms_take_turns(layer: Any):
     rooms = ["hub.thread.1", "hub.thread.2"]
     one, other = [await crowd(layer, room, 6) for room in rooms]
     await roomlog.append(
-        [Entry(rooms=[(room, f"{n}@".encode())], tail=b"") for n in range(3) for room in rooms]
+        [Draft(rooms=[(room, f"{n}@".encode())], tail=b"") for n in range(3) for room in rooms]
     )
     await turns_until(lambda: all(len(each.heard) == 3 for each in (*one, *other)))
     served = [sorted(turn for each in room for turn in each.served) for room in (one, other)]
@@ -1120,8 +1120,8 @@ async def test_small_room_is_served_in_the_turn_in_which_its_publication_comes(l
     small = await Clock.in_rooms(layer, ROOM)
     await roomlog.append(
         [
-            *(Entry(rooms=[("hub.thread.1", f"{n}@".encode())], tail=b"") for n in range(20)),
-            Entry(rooms=[(ROOM, b"small@")], tail=b""),
+            *(Draft(rooms=[("hub.thread.1", f"{n}@".encode())], tail=b"") for n in range(20)),
+            Draft(rooms=[(ROOM, b"small@")], tail=b""),
         ]
     )
     await turns_until(lambda: bool(small.served))
@@ -1233,7 +1233,7 @@ async def test_answers_about_the_end_of_a_room_that_cross_each_other_hide_nothin
 
 async def test_listeners_that_lack_the_same_read_it_together(layer: Any, monkeypatch):
     everybody = [await Ears.in_rooms(layer, ROOM) for _ in range(100)]
-    silent = [Entry(rooms=[(ROOM, f"{n}@".encode())], tail=b"") for n in range(3)]
+    silent = [Draft(rooms=[(ROOM, f"{n}@".encode())], tail=b"") for n in range(3)]
     await roomlog.append(silent, publish=False)
     reads = noted_reads(monkeypatch)
     await publish("3")
@@ -1252,7 +1252,7 @@ async def test_closing_some_of_those_who_read_together_does_not_disturb_the_othe
         return await after(*args)
 
     monkeypatch.setattr(roomlog, "after", slow)
-    await roomlog.append([Entry(rooms=[(ROOM, b"1@")], tail=b"")], publish=False)
+    await roomlog.append([Draft(rooms=[(ROOM, b"1@")], tail=b"")], publish=False)
     await publish("2")
     await asyncio.wait_for(asked.wait(), PATIENCE)
     everybody[0].leave(layer)
@@ -1281,7 +1281,7 @@ async def test_room_left_and_entered_again_while_its_history_is_read_gets_all_of
         return found
 
     monkeypatch.setattr(roomlog, "after", slow)
-    await roomlog.append([Entry(rooms=[(ROOM, b"2@")], tail=b"")], publish=False)
+    await roomlog.append([Draft(rooms=[(ROOM, b"2@")], tail=b"")], publish=False)
     await publish("3")
     await asyncio.wait_for(asked.wait(), PATIENCE)
     since = ears.listeners[0].position
@@ -1891,7 +1891,7 @@ async def test_hole_that_the_log_no_longer_fills_is_said(alone: Layers, server: 
     await publish("before")
     await ears.hear("before")
     with server.client() as redis:
-        await roomlog.append([Entry(rooms=[(ROOM, b"lost@")], tail=b"")], publish=False)
+        await roomlog.append([Draft(rooms=[(ROOM, b"lost@")], tail=b"")], publish=False)
         redis.delete(f"{roomlog.base(ROOM)}:log")
     await publish("not before the gap")
     await ears.hear("before", LOST)
@@ -1905,7 +1905,7 @@ async def test_hole_that_was_published_to_somebody_else_only_is_filled(layer: An
     ears = await Ears.in_rooms(layer, ROOM)
     await publish("1")
     await roomlog.append(
-        [Entry(rooms=[(ROOM, b"2@")], tail=b""), Entry(rooms=[(ROOM, b"3@")], tail=b"")], publish=False
+        [Draft(rooms=[(ROOM, b"2@")], tail=b""), Draft(rooms=[(ROOM, b"3@")], tail=b"")], publish=False
     )
     await publish("4")
     await ears.hear("1", "2", "3", "4")
@@ -1913,7 +1913,7 @@ async def test_hole_that_was_published_to_somebody_else_only_is_filled(layer: An
 
 async def test_hole_larger_than_one_slice_is_filled_in_order_while_more_is_published(layer: Any):
     ears = await Ears.in_rooms(layer, ROOM)
-    silent = [Entry(rooms=[(ROOM, f"{n}@".encode())], tail=b"") for n in range(350)]
+    silent = [Draft(rooms=[(ROOM, f"{n}@".encode())], tail=b"") for n in range(350)]
     await roomlog.append(silent, publish=False)
     await asyncio.gather(*(publish(f"later {n}") for n in range(50)))
     await eventually(lambda: len(ears.heard) >= 400)
@@ -1975,7 +1975,7 @@ async def test_room_whose_key_is_not_ours_is_refused_alone(alone: Layers):
     first, refused, last = await asyncio.gather(*entering, return_exceptions=True)
     assert isinstance(refused, RedisError)
     for group, text in (("hub.thread.0", "a"), ("hub.thread.2", "b")):
-        await roomlog.append([Entry(rooms=[(group, f"{text}@".encode())], tail=b"")])
+        await roomlog.append([Draft(rooms=[(group, f"{text}@".encode())], tail=b"")])
     for ears, text in ((first, "a"), (last, "b")):
         assert isinstance(ears, Ears)
         ears.start()

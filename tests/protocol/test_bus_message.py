@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from realtime.bridge.incoming import BUS
+from realtime.bridge.bus_entry import BUS
 from realtime.protocol import bus_message as bus
-from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.events import TokenRevoke, UserDisconnect
 from realtime.protocol.rooms import HUB, PORTAL, is_room
@@ -18,7 +18,7 @@ from realtime.protocol.rooms import HUB, PORTAL, is_room
 from .test_envelope import JSON
 
 
-def parse(event: str, data: Any = None, **more: Any) -> Delivery:
+def parse(event: str, data: Any = None, **more: Any) -> BusMessage:
     return bus.parse(json.dumps({"event": event, "data": data, **more}).encode())
 
 
@@ -28,7 +28,7 @@ def refused(*args: Any, **kwargs: Any) -> InvalidMessage:
     return caught.value
 
 
-def outcome(raw: bytes) -> Delivery | str:
+def outcome(raw: bytes) -> BusMessage | str:
     """The delivery, or the code of its refusal. Anything else is raised."""
     try:
         return bus.parse(raw)
@@ -36,7 +36,7 @@ def outcome(raw: bytes) -> Delivery | str:
         return error.code
 
 
-def outcome_of(event: str, data: Any, **more: Any) -> Delivery | str:
+def outcome_of(event: str, data: Any, **more: Any) -> BusMessage | str:
     return outcome(json.dumps({"event": event, "data": data, **more}).encode())
 
 
@@ -332,7 +332,7 @@ def test_any_bytes_are_a_delivery_or_invalid(raw: bytes):
 )
 def test_any_json_is_a_delivery_to_real_rooms_or_invalid(event: str, data: Any, more: dict[str, Any]):
     delivery = outcome_of(event, data, **more)
-    if isinstance(delivery, Delivery):
+    if isinstance(delivery, BusMessage):
         assert all(is_room(room) for _, room in delivery.targets)
 
 

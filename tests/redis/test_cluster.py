@@ -21,7 +21,7 @@ from realtime.auth.revocation import now
 from realtime.bridge import bridge
 from realtime.connections import user_limit
 from realtime.layers import history as roomlog
-from realtime.protocol.publication import Entry
+from realtime.protocol.publication import Draft
 from realtime.publisher import publish
 from realtime.redis import client as redis
 from realtime.redis import cluster
@@ -64,9 +64,9 @@ def layer(process: str) -> Any:
     return get_channel_layer()
 
 
-def everywhere(entry: str, *, id: str = "", groups: list[str] = ROOMS) -> Entry:
+def everywhere(entry: str, *, id: str = "", groups: list[str] = ROOMS) -> Draft:
     rooms = [(group, f"{entry}@".encode()) for group in groups]
-    return Entry(rooms=rooms, tail=b"", source="stream", entry=f"{entry:0>20}", id=id)
+    return Draft(rooms=rooms, tail=b"", source="stream", entry=f"{entry:0>20}", id=id)
 
 
 # --- Rooms -------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ async def test_cursor_of_a_bridge_that_is_behind_moves_nothing_back():
 
 async def test_what_large_bodies_in_many_slots_cost_is_bounded():
     rooms = [(f"hub.thread.{number}", b"") for number in range(1000)]
-    large = Entry(rooms=rooms, tail=b"x" * 200_000, source="stream", entry=f"{1:0>20}")
+    large = Draft(rooms=rooms, tail=b"x" * 200_000, source="stream", entry=f"{1:0>20}")
     tracemalloc.start()
     try:
         await roomlog.append([large], pipes=(pipes := Pipes()))

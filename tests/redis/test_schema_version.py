@@ -6,7 +6,7 @@ import pytest
 
 from presence.sweeper import Sweeper
 from realtime.bridge.bridge import Bridge
-from realtime.bridge.incoming import BUS
+from realtime.bridge.bus_entry import BUS
 from realtime.connections.registry import ConnectionRegistry
 from realtime.redis import schema_version as layout
 from realtime.redis.client import client, key

@@ -74,7 +74,7 @@ async def bridge() -> None:
     """What `runbridge` runs."""
     from presence.sweeper import Sweeper
     from realtime.bridge.bridge import Bridge
-    from realtime.bridge.incoming import BUS
+    from realtime.bridge.bus_entry import BUS
     from realtime.management.commands.runbridge import PRESENCE
 
     bridge = Bridge([BUS, PRESENCE])

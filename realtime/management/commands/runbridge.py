@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from presence.events import announcements
 from presence.sweeper import Sweeper
 from realtime.bridge.bridge import Bridge
-from realtime.bridge.incoming import BUS, Source
+from realtime.bridge.bus_entry import BUS, Source
 from realtime.server.vitals import watch
 from realtime.telemetry import prometheus
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from realtime.protocol import bus_message as bus
-from realtime.protocol.bus_message import Delivery, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
@@ -20,12 +20,12 @@ CHANNEL = "events"
 """The Pub/Sub channel, below the prefix."""
 
 
-class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class BusEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A bus message as it arrived: valid, or `error` says why not."""
 
     source: str
     raw: bytes
-    deliveries: Sequence[Delivery] = ()
+    deliveries: Sequence[BusMessage] = ()
     error: InvalidMessage | None = None
     id: bytes = b""
     """Of its stream's entry; empty when Pub/Sub brought it."""
@@ -41,7 +41,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             return (milliseconds(self.id) + 1) / 1000
         return (int(self.order[:20]) * 1000 + int(self.order[21:])) / 1e6
 
-    def added_at(self, microseconds: int) -> Incoming:
+    def added_at(self, microseconds: int) -> BusEntry:
         """The same with the time at which Pub/Sub brought it, which orders it among the entries of streams."""
         order = f"{microseconds // 1000:020d}-{microseconds % 1000:020d}"
         return msgspec.structs.replace(self, order=order)
@@ -53,16 +53,16 @@ class Source:
 
     name: str
     field: bytes
-    decode: Callable[[bytes], Sequence[Delivery]]
+    decode: Callable[[bytes], Sequence[BusMessage]]
     keep: float = KEEP_SECONDS
     is_public: bool = False
     """Backbones write it (`realtime.bridge.guard`)."""
 
-    def incoming(self, entry_id: bytes, fields: Sequence[bytes], again: str) -> Incoming:
+    def incoming(self, entry_id: bytes, fields: Sequence[bytes], again: str) -> BusEntry:
         """An entry of the stream; those up to `again` were delivered before."""
         raw, order = _field(fields, self.field), entry_order(entry_id)
         deliveries, error = self.read(raw)
-        return Incoming(
+        return BusEntry(
             source=self.name,
             raw=repr(fields).encode() if raw is None else raw,
             deliveries=deliveries,
@@ -72,7 +72,7 @@ class Source:
             is_repeated=order <= again,
         )
 
-    def read(self, raw: bytes | None) -> tuple[Sequence[Delivery], InvalidMessage | None]:
+    def read(self, raw: bytes | None) -> tuple[Sequence[BusMessage], InvalidMessage | None]:
         """What a message means, or why it means nothing."""
         try:
             if raw is None:
@@ -88,10 +88,10 @@ class Source:
 BUS = Source("stream", b"message", lambda raw: (bus.parse(raw),), is_public=True)
 
 
-def published(raw: bytes) -> Incoming:
+def published(raw: bytes) -> BusEntry:
     """A message that Pub/Sub brought. It has no time yet: `added_at`."""
     deliveries, error = BUS.read(raw)
-    return Incoming(source=CHANNEL, raw=raw, deliveries=deliveries, error=error)
+    return BusEntry(source=CHANNEL, raw=raw, deliveries=deliveries, error=error)
 
 
 def entry_order(entry_id: bytes) -> str:
