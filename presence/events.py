@@ -23,7 +23,7 @@ from realtime.protocol.catalogue import (
     stream_entry,
 )
 from realtime.protocol.close_codes import CloseCode
-from realtime.protocol.envelope import ErrorCode, EventError
+from realtime.protocol.envelope import ErrorCode, EventError, frame_tail
 from realtime.protocol.events import InThread
 from realtime.protocol.payloads import Empty, Id, Payload
 from realtime.protocol.rooms import HUB, PORTAL, presence_room, thread_room
@@ -236,12 +236,14 @@ def _announce_customer(transition: Transition) -> list[BusMessage]:
         BusMessage(
             event=f"customer:{status}",
             payload=transition,
-            data={
-                "thread_id": thread_id,
-                "user_id": transition.user_id,
-                "name": transition.name,
-                "since": _iso(since),
-            },
+            tail=frame_tail(
+                {
+                    "thread_id": thread_id,
+                    "user_id": transition.user_id,
+                    "name": transition.name,
+                    "since": _iso(since),
+                }
+            ),
             targets=((HUB, thread_room(thread_id)),),
         )
         for status, since, threads in changes
@@ -259,7 +261,7 @@ def _announce(transition: Transition, status: str, since: datetime, groups: Sequ
     return BusMessage(
         event=f"attendant:{status}",
         payload=transition,
-        data=data,
+        tail=frame_tail(data),
         targets=tuple((HUB, presence_room(group)) for group in groups),
     )
 

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from realtime.conf import conf
 from realtime.protocol.catalogue import ServerEvent, catalogue
+from realtime.protocol.envelope import frame_tail
 from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
 from realtime.protocol.publication import Target
 from realtime.protocol.rooms import NAMESPACES, is_room
@@ -60,8 +61,8 @@ class BusMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     event: str
     payload: Payload
-    data: Mapping[str, Any] | msgspec.Raw
-    """JSON, or what becomes JSON."""
+    tail: bytes = b""
+    """The frame from behind its offset (`realtime.protocol.envelope.frame_tail`), the same for all clients."""
     targets: tuple[Target, ...] = ()
     id: str | None = None
     exclude: str | None = None
@@ -96,7 +97,7 @@ def parse(raw: bytes) -> BusMessage:
         return BusMessage(
             event=message.event,
             payload=payload,
-            data=merge(payload, data),
+            tail=frame_tail(merge(payload, data)),
             targets=_targets(server, payload, message),
             id=id,
             exclude=message.exclude,
@@ -104,7 +105,7 @@ def parse(raw: bytes) -> BusMessage:
         )
     if control := events.control.get(message.event):
         payload = _payload(control.payload, message.event, data)
-        return BusMessage(event=message.event, payload=payload, data={}, id=id)
+        return BusMessage(event=message.event, payload=payload, id=id)
     if message.event in events.client:
         raise InvalidMessage("client_event", f"{message.event} goes from clients to the server only")
     raise InvalidMessage("unknown_event", f"{message.event[:64]!r} is not in the catalogue")

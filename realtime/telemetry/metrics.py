@@ -13,14 +13,11 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from realtime.protocol.close_codes import LOST, NO_CODE, CloseCode
-
-if TYPE_CHECKING:
-    from realtime.protocol.publication import Publication
+from realtime.protocol.publication import Publication
 
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Seconds, for what should take none."""

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.conf import conf
+from realtime.protocol.publication import Publication
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
-
-    from realtime.protocol.publication import Publication
+if TYPE_CHECKING:  # an extra, which may not be installed
+    from opentelemetry.trace import Span as Span  # noqa: PLC0414  (for `realtime.bridge.batch`, too)
+    from opentelemetry.trace import Tracer
 
 tracer: Tracer | None = None
 """None: off."""

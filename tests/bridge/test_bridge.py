@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncIterator
@@ -19,6 +20,9 @@ from realtime.bridge import dead_letters as letters
 from realtime.bridge.batch import BATCH_BYTES
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.bus_entry import BUS, entry_order
+from realtime.bridge.bus_handlers import Handlers
+from realtime.bridge.cursors import trim
+from realtime.bridge.pubsub_listener import PubSubListener
 from realtime.layers import history
 from realtime.layers.membership import room_layer
 from realtime.layers.outlets import payloads
@@ -28,6 +32,7 @@ from realtime.protocol.events import ChatEnded
 from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import HUB, group_name
 from realtime.redis.client import client, close, key, location
+from realtime.redis.lease import Lease
 from tests.bridge.test_bus_handlers import BREAKING
 from tests.faults.proxy import Proxy, to_port, to_socket
 from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
@@ -140,7 +145,7 @@ async def test_bridge_is_ready_once_it_caught_up(room: Room):
 
 
 async def test_bridge_that_is_far_behind_says_how_far_and_when_it_caught_up(room: Room, caplog):
-    caplog.set_level("INFO", "realtime.bridge.bridge")
+    caplog.set_level("INFO", "realtime.bridge.lag")
     long_ago = (await client().time())[0] - 300
     message = json.dumps({"event": "thread:message", "data": MESSAGE})
     async with client().pipeline(transaction=False) as pipe:
@@ -186,12 +191,13 @@ async def test_lease_is_renewed_while_a_handler_takes_long(room: Room, monkeypat
         await asyncio.sleep(1)
 
     monkeypatch.setitem(catalogue.catalogue().bus_handlers, "chat:ended", [slow])
-    async with bridging() as bridge:
+    async with bridging():
+        holder = await client().get(key("lease", "bridge"))
         await add("chat:ended", {"thread_id": 42})
         await publish("thread:message", MESSAGE)
         await asyncio.sleep(0.7)
-        assert await client().get(key("lease", "bridge")) == bridge._lease.holder.encode()
-        assert [await room.message_ids(1)] == [["7"]]
+        assert holder == await client().get(key("lease", "bridge")) is not None
+        assert await room.message_ids(1) == ["7"]
 
 
 async def test_same_id_is_delivered_once_over_both_ways_in(room: Room):
@@ -231,9 +237,9 @@ async def test_several_bridges_deliver_once(room: Room, send):
 
 async def test_standby_takes_over_when_the_one_that_delivers_stops(room: Room):
     async with bridging() as standby:
-        assert standby._leading
+        assert standby.is_leading
         async with bridging() as second:
-            assert not second._leading
+            assert not second.is_leading
     async with bridging():
         await add("thread:message", MESSAGE)
         assert await room.message_ids(1) == ["7"]
@@ -245,17 +251,17 @@ async def test_bridge_that_stops_gives_its_lease_back():
     assert not await client().exists(key("lease", "bridge"))
 
 
-async def test_standby_delivers_within_seconds_when_the_first_is_killed(room: Room):
+async def test_standby_delivers_within_seconds_when_the_first_is_killed(room: Room, monkeypatch):
     first = Bridge([BUS])
     running = asyncio.create_task(first.run())
     await first.ready.wait()
     async with bridging() as standby:
-        first._lease.release = lambda: asyncio.sleep(0)  # type: ignore[assignment,method-assign]
+        monkeypatch.setattr(Lease, "release", lambda lease: asyncio.sleep(0))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await add("thread:message", MESSAGE)
         assert await room.message_ids(1) == ["7"]
-        assert standby._leading
+        assert standby.is_leading
 
 
 # --- What goes wrong ---------------------------------------------------------------------------------
@@ -665,6 +671,22 @@ async def test_grant_is_written_before_its_event_is_delivered(room: Room):
 # --- Pub/Sub -----------------------------------------------------------------------------------------
 
 
+@contextlib.asynccontextmanager
+async def listening() -> AsyncIterator[None]:
+    """Only the Pub/Sub listener of a bridge that leads: nothing renews its lease."""
+    lease = Lease("bridge", 60)
+    assert await lease.hold()
+    listener = PubSubListener(lease, Handlers())
+    listener.is_leading = True
+    running = asyncio.create_task(listener.run())
+    await asyncio.wait_for(listener.subscribed.wait(), PATIENCE)
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_what_was_published_in_the_meantime_is_delivered_together_and_in_order(room: Room, monkeypatch):
     sizes: list[int] = []
     send_append = history.send_append
@@ -685,16 +707,11 @@ async def test_what_was_published_in_the_meantime_is_delivered_together_and_in_o
 
 
 async def test_what_is_published_without_id_while_the_lease_is_lost_is_counted(room: Room, caplog):
-    async with bridging() as bridge:
+    async with listening():
         await client().set(key("lease", "bridge"), "another bridge")
-        assert bridge._leading
         counted = Counting()
-        bridge._on_messages(
-            [
-                (b"", json.dumps({"event": "thread:message", "data": MESSAGE, "id": id}).encode())
-                for id in (None, "a")
-            ]
-        )
+        await publish("thread:message", MESSAGE)
+        await publish("thread:message", MESSAGE, id="a")
         assert await room.message_ids(1) == ["7"]
         await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 1)
     assert "dropped" in caplog.messages
@@ -722,17 +739,16 @@ async def test_published_message_that_redis_refuses_is_dropped_and_those_with_it
     room: Room,
 ):
     await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
-    async with bridging() as bridge:
+    async with listening():
         counted = Counting()
-        for ids in ([1, 13], [2]):
-            messages = [
-                {"event": "thread:message", "data": {"thread_id": 13 if id == 13 else 42, "message_id": id}}
-                for id in ids
-            ]
-            bridge._on_messages([(b"", json.dumps(message).encode()) for message in messages])
-            await eventually(bridge._inbox._waiting.empty)
-        assert await room.message_ids(2) == ["1", "2"]
-        assert counted("realtime_bus_messages_total", result="dropped") == 2
+        async with client().pipeline() as pipe:  # in a transaction: they arrive together
+            for thread_id in (42, 13):
+                data = {"thread_id": thread_id, "message_id": thread_id}
+                pipe.publish(key("events"), json.dumps({"event": "thread:message", "data": data}))
+            await pipe.execute()
+        await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 2)
+        await publish("thread:message", MESSAGE)
+        assert await room.message_ids(2) == ["42", "7"]
 
 
 async def test_orders_that_are_published_follow_each_other(on_ended):
@@ -767,20 +783,17 @@ async def test_entries_behind_the_cursor_are_forgotten_when_old_enough():
         pipeline.xadd(key("stream"), {"message": ""}, id=f"1000-{n}")
     await pipeline.execute()
     fresh = await add("thread:message", MESSAGE)
-    bridge = Bridge([BUS])
     await client().hset(key("cursors"), key("stream"), fresh)
-    await bridge._trim()
+    await trim([BUS])
     assert await client().xlen(key("stream")) < 300  # Redis cuts off whole nodes of about a hundred entries
-    await bridge._trim()
     ((last, _),) = await client().xrevrange(key("stream"), count=1)
     assert last.decode() == fresh
 
 
 async def test_young_entries_are_kept_even_behind_the_cursor():
     entries = [await add("thread:message", MESSAGE) for _ in range(300)]
-    bridge = Bridge([BUS])
     await client().hset(key("cursors"), key("stream"), entries[-1])
-    await bridge._trim()
+    await trim([BUS])
     assert await client().xlen(key("stream")) == 300
 
 
@@ -789,9 +802,8 @@ async def test_entries_ahead_of_the_cursor_are_never_forgotten():
     for n in range(300):
         pipeline.xadd(key("stream"), {"message": ""}, id=f"1000-{n}")
     await pipeline.execute()
-    bridge = Bridge([BUS])
     await client().hset(key("cursors"), key("stream"), "0-0")
-    await bridge._trim()
+    await trim([BUS])
     assert await client().xlen(key("stream")) == 300
 
 
@@ -814,7 +826,7 @@ async def test_bridge_ends_even_if_the_cancellation_was_swallowed(monkeypatch):
     await bridge.ready.wait()
     asked = asyncio.Event()
 
-    async def swallow() -> bool:
+    async def swallow(lease: Lease) -> bool:
         asked.set()
         try:
             await asyncio.sleep(60)
@@ -822,7 +834,7 @@ async def test_bridge_ends_even_if_the_cancellation_was_swallowed(monkeypatch):
             return True
         return False
 
-    monkeypatch.setattr(bridge._lease, "hold", swallow)
+    monkeypatch.setattr(Lease, "hold", swallow)
     await asked.wait()
     running.cancel()
     await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), PATIENCE)

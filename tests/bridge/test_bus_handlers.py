@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("process")
 
 def message(event: str, data: dict[str, Any], number: int = 1, **more: Any) -> BusEntry:
     encoded = json.dumps({"event": event, "data": data, **more}).encode()
-    return BUS.incoming(b"%d-0" % number, [b"message", encoded], "")
+    return BUS.entry(b"%d-0" % number, [b"message", encoded], "")
 
 
 def said(thread: str, number: int = 1, **more: Any) -> BusEntry:
@@ -81,7 +81,7 @@ def test_control_work_begins_a_new_batch_only_after_what_it_concerns():
 
 
 def test_what_is_repeated_has_no_control_work():
-    again = BUS.incoming(b"2-0", [b"message", accepted("1").raw], "9" * 41)
+    again = BUS.entry(b"2-0", [b"message", accepted("1").raw], "9" * 41)
     assert parts(said("1"), again) == [2]
 
 
@@ -451,8 +451,8 @@ def test_times_of_what_is_published_compare_with_entries():
         published(b"{}").added_at(1_795_000_000_123_456),
         published(b"{}").added_at(1_795_000_000_123_457),
     )
-    before = BUS.incoming(b"1795000000122-99", [b"message", b"{}"], "")
-    after = BUS.incoming(b"1795000000124-0", [b"message", b"{}"], "")
+    before = BUS.entry(b"1795000000122-99", [b"message", b"{}"], "")
+    after = BUS.entry(b"1795000000124-0", [b"message", b"{}"], "")
     orders = [each.order for each in (before, earlier, later, after)]
     assert orders == sorted(set(orders))
     assert earlier.at == 1_795_000_000.123456

@@ -14,6 +14,7 @@ from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.events import TokenRevoke, UserDisconnect
 from realtime.protocol.rooms import HUB, PORTAL, is_room
+from tests.inprocess import data_of
 
 from .test_envelope import JSON
 
@@ -143,9 +144,8 @@ def test_unknown_namespace_is_refused(namespaces: list[str]):
 
 
 def test_ids_become_strings_and_other_fields_pass_through():
-    data = parse("thread:message", {**MESSAGE, "body": "hi", "n": 1.5}).data
-    assert (data["thread_id"], data["message_id"]) == ("42", "7")
-    assert (bytes(data["body"]), bytes(data["n"])) == (b'"hi"', b"1.5")
+    message = parse("thread:message", {**MESSAGE, "body": "hi", "n": 1.5})
+    assert data_of(message) == {"thread_id": "42", "message_id": "7", "body": "hi", "n": 1.5}
 
 
 def test_idempotency_id_and_exclusion_are_kept():
@@ -247,7 +247,7 @@ def test_token_is_revoked_until_any_time_that_a_token_may_name(exp: float):
 
 def test_control_event_goes_to_nobody():
     delivery = parse("user:disconnect", {"user_id": 7, "namespace": HUB}, id="d1")
-    assert (delivery.targets, dict(delivery.data), delivery.id) == ((), {}, "d1")
+    assert (delivery.targets, delivery.tail, delivery.id) == ((), b"", "d1")
     assert delivery.payload == UserDisconnect(user_id="7", namespace=HUB)  # type: ignore[arg-type]
 
 
@@ -354,11 +354,11 @@ def test_message_that_is_refused_is_forgotten_with_its_error(raw: bytes):
     gc.collect()
     gc.disable()
     try:
-        incoming = BUS.incoming(b"1-1", [b"message", raw], "")
-        assert incoming.error is not None
-        assert incoming.error.__traceback__ is incoming.error.__cause__ is None
-        code = incoming.error.code
-        del incoming
+        entry = BUS.entry(b"1-1", [b"message", raw])
+        assert entry.error is not None
+        assert entry.error.__traceback__ is entry.error.__cause__ is None
+        code = entry.error.code
+        del entry
         assert [each for each in gc.get_objects() if isinstance(each, InvalidMessage)] == []
     finally:
         gc.enable()

@@ -189,8 +189,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a batch follows one that failed",
-        "realtime/bridge/bridge.py",
-        "            await self._settle()  # one batch in flight, the next only after the one before succeeded\n",
+        "realtime/bridge/stream_delivery.py",
+        "        await self._confirm()  # one batch in flight, the next only after the one before succeeded\n",
         "",
         seed=37,
     ),
