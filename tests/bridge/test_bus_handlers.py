@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import sys
 from collections import defaultdict
@@ -423,9 +424,19 @@ async def test_handler_ends_with_the_bridge(on_accepted, pipes: Pipes):
 async def test_nothing_is_kept_of_what_was_handled(on_accepted, pipes: Pipes):
     async def handler(payload: Any, context: BusContext) -> None: ...
 
+    before = len(handling_tasks())
     handlers = on_accepted(handler)
     await run(handlers, pipes, *(accepted(str(n), n, id=f"id-{n}") for n in range(1, 6)))
-    await eventually(lambda: not handlers._last)
+    await eventually(lambda: len(handling_tasks()) <= before)
+
+
+def handling_tasks() -> list[Any]:
+    gc.collect()  # of earlier tests
+    return [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, asyncio.Task) and each.get_name() == "bus handlers"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ MUTATIONS = [
         "realtime/bridge/stream_delivery.py",
         "        await self._confirm()  # one batch in flight, the next only after the one before succeeded\n",
         "",
-        seed=37,
+        seed=110,
     ),
     Mutation(
         "rights are not checked after entering",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -33,8 +33,11 @@ class Spans:
     def __init__(self, exporter: InMemorySpanExporter) -> None:
         self._exporter = exporter
 
+    def all(self) -> Sequence[ReadableSpan]:
+        return self._exporter.get_finished_spans()
+
     def named(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+        return [span for span in self.all() if span.name == name]
 
     async def one(self, name: str) -> ReadableSpan:
         await eventually(lambda: self.named(name))
@@ -140,7 +143,7 @@ async def test_no_span_names_a_user_a_room_or_a_connection(spans: Spans):
         await add("thread:message", {"thread_id": "th-secret", "message_id": "1"})
         await ana.expect("thread:message")
         await spans.one("fan out thread:message")
-    told = "".join(span.to_json() for span in spans._exporter.get_finished_spans())
+    told = "".join(span.to_json() for span in spans.all())
     for secret in ("secret", ana.ready["connection_id"]):
         assert secret not in told
 
