@@ -1,4 +1,4 @@
-"""What travels on the bus, decided without I/O: is a message valid, and to whom does it go?"""
+"""Bus messages: whether a message is valid, and which rooms it goes to, decided without I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from realtime.protocol.rooms import NAMESPACES, is_room
 from realtime.protocol.surrogates import whole_json
 
 MOST_TARGETS = 1000
-"""Rooms of one message, each namespace's counted: for every one of them Redis writes the whole message, in one go."""
+"""Rooms of one message, each namespace's counted: Redis writes the whole message for each of them, at once."""
 
 
 MessageId = (
@@ -36,9 +36,9 @@ class InvalidMessage(ValueError):
         self._detail = detail
 
     def untraced(self) -> InvalidMessage:
-        """The same, never raised: one that was keeps every frame on its way, and with them the message itself.
+        """A copy that was never raised. An error that was raised keeps all frames that it passed, and so the message.
 
-        A frame that keeps the error in turn makes a circle, which stays until the collector looks for one.
+        A frame that refers to the error in turn would make a cycle, which stays until the garbage collector runs.
         """
         return type(self)(self.code, self._detail)
 
@@ -53,7 +53,7 @@ class BusMessageJSON(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
     exclude: str | None = msgspec.field(default=None, name="except")
     traceparent: Any = None
-    """What is no text is as good as none."""
+    """Ignored unless it is text."""
 
 
 class BusMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):

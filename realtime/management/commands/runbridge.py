@@ -1,4 +1,4 @@
-"""`manage.py runbridge`: from the bus to the rooms, and the presence sweeper."""
+"""`manage.py runbridge`: the bridge from the bus to the rooms, and the presence sweeper."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PRESENCE = Source("presence", b"transition", announcements, keep=86400)
 
 
 class Command(BaseCommand):
-    help = "Deliver what backbones publish, and judge presence. Prints 'ready' once subscribed and caught up."
+    help = "Deliver what backbones publish, and run the presence sweeper. Prints 'ready' once subscribed and caught up."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--metrics-host", default="127.0.0.1")
-        parser.add_argument("--metrics-port", type=int, help="serve /metrics there (default: nowhere)")
+        parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port (default: on none)")
 
     def handle(self, *, metrics_host: str, metrics_port: int | None, **_: Any) -> None:
         with contextlib.ExitStack() as stack:
