@@ -5,19 +5,15 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from channels.layers import get_channel_layer
 from redis.exceptions import ConnectionError as RedisDown
 
-from portal import grants
 from presence import store
 from realtime.bridge import bridge as module
 from realtime.bridge import bus_handlers as handling
 from realtime.bridge import dead_letters as letters
-from realtime.bridge.batch import BATCH_BYTES
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.bus_entry import BUS, entry_order
 from realtime.bridge.bus_handlers import Handlers
@@ -26,15 +22,14 @@ from realtime.bridge.pubsub_listener import PubSubListener
 from realtime.layers import history
 from realtime.layers.membership import room_layer
 from realtime.layers.outlets import payloads
-from realtime.protocol import bus_message, catalogue
+from realtime.protocol import catalogue
 from realtime.protocol.catalogue import BusContext
 from realtime.protocol.events import ChatEnded
 from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import HUB, group_name
-from realtime.redis.client import client, close, key, location
+from realtime.redis.client import client, key
 from realtime.redis.lease import Lease
 from tests.bridge.test_bus_handlers import BREAKING
-from tests.faults.proxy import Proxy, to_port, to_socket
 from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.telemetry.test_metrics import Counting
 
@@ -120,12 +115,6 @@ async def test_order_of_the_stream_is_the_order_of_the_room(room: Room):
         await add("thread:message", {"thread_id": 42, "message_id": n})
     async with bridging():
         assert await room.message_ids(250) == [str(n) for n in range(250)]
-
-
-async def test_first_bridge_ever_starts_at_the_beginning_of_the_stream(room: Room):
-    await add("thread:message", MESSAGE)
-    async with bridging():
-        assert (await room.frame())["event"] == "thread:message"
 
 
 async def test_bridge_goes_on_where_the_last_one_stopped(room: Room):
@@ -330,13 +319,6 @@ async def test_what_is_not_valid_is_kept_with_the_reason_and_holds_nothing_up(
     assert "dead letter" in caplog.text
 
 
-async def test_entry_without_the_field_is_kept_whole():
-    await client().xadd(key("stream"), {"massage": "hello"})
-    async with bridging():
-        (letter,) = await dead_letters()
-    assert "hello" in letter["message"]
-
-
 async def test_invalid_message_over_pubsub_is_a_dead_letter_too(room: Room):
     async with bridging():
         await client().publish(key("events"), "hello")
@@ -362,14 +344,6 @@ async def test_dead_letters_are_capped(monkeypatch):
         kept = [letter["message"] for letter in await dead_letters()]
     assert 100 <= len(kept) < 300  # Redis cuts off whole nodes of about a hundred entries
     assert kept[-1] == "499"
-
-
-async def test_too_large_message_is_a_dead_letter(settings):
-    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"BUS_BYTES": 100}}
-    await add("thread:message", {**MESSAGE, "body": "x" * 100})
-    async with bridging():
-        (letter,) = await dead_letters()
-    assert letter["reason"].startswith("too_large")
 
 
 async def is_at(entry: str) -> bool:
@@ -445,22 +419,6 @@ async def test_handler_that_fails_is_kept_and_keeps_nobody_from_the_event(room: 
     assert "bus handler failed" in caplog.text
 
 
-async def test_handler_that_lost_redis_runs_again(room: Room, on_ended):
-    runs: list[Any] = []
-
-    async def handler(payload: ChatEnded, context: BusContext) -> None:
-        runs.append(payload)
-        if len(runs) == 1:
-            raise RedisDown("gone")
-
-    on_ended(handler)
-    async with bridging():
-        await add("chat:ended", {"thread_id": 42})
-        assert (await room.frame())["event"] == "chat:ended"
-        assert await dead_letters() == []
-    assert len(runs) == 2
-
-
 @pytest.mark.parametrize(("breaks", "name"), BREAKING)
 @pytest.mark.parametrize("send", [add, publish])
 async def test_handler_breaks_neither_the_bridge_nor_what_is_behind(
@@ -479,26 +437,6 @@ async def test_handler_breaks_neither_the_bridge_nor_what_is_behind(
         assert await room.message_ids(1) == ["7"]
         (letter,) = await dead_letters()
     assert letter["reason"].startswith(f"handler_failed: {name}(")
-
-
-@pytest.mark.parametrize("send", [add, publish])
-async def test_handler_whose_own_redis_is_away_holds_nothing_up(room: Room, on_ended, send: Any):
-    async def handler(payload: ChatEnded, context: BusContext) -> None:
-        raise RedisDown("the cache is down")
-
-    on_ended(handler)
-    async with bridging():
-        for number in range(3):
-            await send("chat:ended", {"thread_id": 42})
-            await send("thread:message", {**MESSAGE, "message_id": number})
-        events = [(await room.frame())["event"] for _ in range(6)]
-        assert events == ["chat:ended", "thread:message"] * 3
-        await eventually(lambda: has_letters(3))
-
-
-async def has_letters(count: int) -> bool:
-    letters = await dead_letters()
-    return len(letters) == count and all("the cache is down" in letter["reason"] for letter in letters)
 
 
 async def test_order_is_repeated_until_it_succeeds(room: Room, on_ended):
@@ -577,22 +515,6 @@ async def test_batch_that_is_too_much_is_made_smaller(room: Room, monkeypatch):
         assert await room.message_ids(60) == [str(number) for number in range(60)]
 
 
-async def test_batches_are_bounded_by_bytes(room: Room, monkeypatch):
-    sizes: list[int] = []
-    send_append = history.send_append
-
-    def measured(pipes: Any, entries: Any, **options: Any) -> Any:
-        sizes.append(sum(map(size, entries)))
-        return send_append(pipes, entries, **options)
-
-    monkeypatch.setattr(history, "send_append", measured)
-    for number in range(100):
-        await add("thread:message", {"thread_id": 42, "message_id": number, "body": "x" * 60_000})
-    async with bridging():
-        await room.message_ids(100)
-    assert max(sizes) <= 1.2 * BATCH_BYTES
-
-
 async def test_entry_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room):
     await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
     for number, thread in enumerate([42, 13, 42, 13, 42]):
@@ -603,47 +525,6 @@ async def test_entry_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room)
         letters = await dead_letters()
     assert [letter["reason"].partition(" ")[0] for letter in letters] == ["refused:", "refused:"]
     assert all("WRONGTYPE" in letter["reason"] for letter in letters)
-
-
-async def test_message_to_too_many_rooms_is_a_dead_letter(room: Room):
-    rooms = [f"thread:{number}" for number in range(bus_message.MOST_TARGETS)]
-    await add("thread:message", MESSAGE, rooms=rooms)  # in both namespaces
-    await add("thread:message", {**MESSAGE, "message_id": 8}, rooms=rooms, namespaces=["hub"])
-    async with bridging():
-        assert await room.message_ids(1) == ["8"]
-        (letter,) = await dead_letters()
-    assert letter["reason"].startswith("too_many_rooms: 2000 rooms in all namespaces, at most 1000")
-
-
-@pytest.fixture
-async def proxy(realtime_redis: str, settings) -> AsyncIterator[Proxy]:
-    """Between everything in this process and Redis."""
-    there = location().arguments()
-    target = to_socket(Path(there["path"])) if "path" in there else to_port(there["port"])
-    async with Proxy(target) as proxy:
-        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"redis://127.0.0.1:{proxy.port}"}
-        yield proxy
-        proxy.delay = 0.0
-        await get_channel_layer().flush()
-        await close()
-
-
-async def test_control_work_costs_few_round_trips(proxy: Proxy):
-    """With Redis so far away, a thousand one after the other would take most of a minute."""
-    room = await Room().enter()
-    async with client().pipeline(transaction=False) as pipe:
-        for number in range(1000):
-            data = {"thread_id": f"t{number}", "attendant_id": "a", "user_id": f"u{number}"}
-            message = {"event": "chat:accepted", "data": data, "id": f"id-{number}"}
-            pipe.xadd(key("stream"), {"message": json.dumps(message)})
-        await pipe.execute()
-    await add("thread:message", MESSAGE)
-    proxy.delay = 0.005
-    began = asyncio.get_running_loop().time()
-    async with bridging(within=60):
-        assert await room.message_ids(1) == ["7"]
-        took = asyncio.get_running_loop().time() - began
-    assert took < 15
 
 
 async def test_revoke_comes_before_the_message_that_follows_it():
@@ -659,13 +540,6 @@ async def test_revoke_comes_before_the_message_that_follows_it():
             await ana.expect("room:left", room="thread:42")
             assert (await ana.expect("thread:message"))["data"]["message_id"] == "elsewhere"
             await ana.nothing("thread:message")
-
-
-async def test_grant_is_written_before_its_event_is_delivered(room: Room):
-    async with bridging():
-        await add("chat:accepted", {"thread_id": 42, "attendant_id": "a", "user_id": "ana"})
-        await room.frame()
-        assert await grants.read("ana", "42") is True
 
 
 # --- Pub/Sub -----------------------------------------------------------------------------------------
@@ -838,14 +712,6 @@ async def test_bridge_ends_even_if_the_cancellation_was_swallowed(monkeypatch):
     await asked.wait()
     running.cancel()
     await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), PATIENCE)
-
-
-async def test_whole_way_from_the_bus_to_a_client():
-    async with bridging(), connected() as ana:
-        await ana.call("join:thread", {"thread_id": 42})
-        await add("thread:message", MESSAGE)
-        frame = await ana.expect("thread:message")
-        assert frame["data"] == {"thread_id": "42", "message_id": "7"}
 
 
 @pytest.mark.parametrize("traceparent", [5, {}, ["00"], None, "nonsense"])

@@ -220,17 +220,6 @@ async def test_handler_that_fails_stops_no_other(on_accepted, pipes: Pipes):
     ]
 
 
-async def test_handler_that_does_not_end_has_failed(on_accepted, pipes: Pipes, monkeypatch):
-    monkeypatch.setattr(handling, "HANDLER_SECONDS", 0.05)
-
-    async def handler(payload: Any, context: BusContext) -> None:
-        await asyncio.Event().wait()
-
-    await run(on_accepted(handler), pipes, accepted("1"))
-    (letter,) = await dead_letters()
-    assert letter["reason"].startswith("handler_failed: TimeoutError")
-
-
 def built_in(handler: Any) -> Any:
     """One of ours, not of a product."""
     handler.__module__ = "portal.events"

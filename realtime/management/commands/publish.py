@@ -24,19 +24,10 @@ class Command(BaseCommand):
         parser.add_argument("--id", help="an id: what was published with it before is not delivered again")
         parser.add_argument("--except", dest="exclude", help="a connection_id that is left out")
 
-    def handle(
-        self,
-        *,
-        event: str,
-        data: str,
-        rooms: list[str] | None,
-        namespaces: list[str] | None,
-        id: str | None,
-        exclude: str | None,
-        **_: Any,
-    ) -> None:
+    def handle(self, *, event: str, data: str, **options: Any) -> None:
+        names = ("rooms", "namespaces", "id", "exclude")
         try:
-            publish(event, _object(data), rooms=rooms, namespaces=namespaces, id=id, exclude=exclude)
+            publish(event, _object(data), **{name: options[name] for name in names})
         except InvalidMessage as error:
             raise CommandError(str(error), returncode=2) from error
         except (RedisError, OSError) as error:

@@ -43,19 +43,14 @@ class Command(BaseCommand):
             raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
 
     async def _run(self) -> None:
-        bridge = Bridge([BUS, PRESENCE])
-        tasks = [asyncio.create_task(work) for work in (bridge.run(), Sweeper().run(), watch())]
-        loop = asyncio.get_running_loop()
+        main, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert main is not None  # noqa: S101
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, tasks[0].cancel)
-        waiting = asyncio.create_task(bridge.ready.wait())
-        await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
-        if bridge.ready.is_set():
+            loop.add_signal_handler(name, main.cancel)
+        bridge = Bridge([BUS, PRESENCE])
+        async with asyncio.TaskGroup() as tasks:
+            for work in (bridge.run(), Sweeper().run(), watch()):
+                tasks.create_task(work)
+            await bridge.ready.wait()
             self.stdout.write("ready")
             self.stdout.flush()
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in (*tasks, waiting):
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
