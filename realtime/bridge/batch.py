@@ -44,16 +44,15 @@ def in_batches(entries: Sequence[BusEntry], handlers: Handlers) -> Iterator[list
     touched: set[str] = set()
     for entry in entries:
         targets = sum([len(message.targets) for message in entry.messages])
-        weight = len(entry.raw) + targets * history.ROOM_BYTES
         if part and (
-            size + weight > BATCH_BYTES
+            size + len(entry.raw) > BATCH_BYTES
             or rooms + targets > BATCH_ROOMS
             or (touched and handlers.apply_to(entry) and _would_overtake(entry, touched))
         ):
             yield part
             part, size, rooms, touched = [], 0, 0, set()
         part.append(entry)
-        size += weight
+        size += len(entry.raw)
         rooms += targets
         if has_handlers:
             touched |= _touched(entry)

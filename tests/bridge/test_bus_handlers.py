@@ -79,6 +79,8 @@ def test_control_work_begins_a_new_batch_only_after_what_it_concerns():
     assert parts(said("1"), revoked("1", "ana"), said("1")) == [1, 2]
     assert parts(said("1", rooms=["user:ana"]), revoked("9", "ana")) == [1, 1]
     assert parts(said("1"), revoked("9", "ana"), revoked("8", "eva")) == [3]
+    assert parts(said("1"), revoked("1", "ana"), revoked("1", "eva")) == [1, 2]
+    assert parts(said("1", rooms=["user:eva"]), revoked("1", "ana")) == [1, 1]
 
 
 def test_what_is_repeated_has_no_control_work():
@@ -199,6 +201,19 @@ async def test_same_message_runs_again_after_a_crash(on_accepted, pipes: Pipes):
     for _ in range(2):
         await run(handlers, pipes, accepted("1", 1, id="order-7"))
     assert len(set(ran)) == 1
+
+
+async def test_nothing_is_done_again_for_what_was_delivered_before(on_accepted, pipes: Pipes):
+    ran: list[str] = []
+
+    async def handler(payload: Any, context: BusContext) -> None:
+        ran.append(context.order)
+
+    handlers = on_accepted(handler)
+    again = [BUS.entry(b"2-0", [b"message", raw], "9" * 41) for raw in (accepted("1").raw, b"no json")]
+    await run(handlers, pipes, *again, accepted("1"))
+    assert len(ran) == 1
+    assert await dead_letters() == []
 
 
 async def test_handler_that_fails_stops_no_other(on_accepted, pipes: Pipes):

@@ -17,9 +17,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from realtime import publisher
 from realtime.auth.tokens import issue
+from realtime.bridge.batch import Batch
+from realtime.bridge.bus_entry import BUS
 from realtime.checks.startup import check_settings
 from realtime.connections import handshake
 from realtime.protocol.publication import Publication, unpack
+from realtime.redis.pipelining import pipes
 from realtime.telemetry import tracing
 from tests.inprocess import Connection, add, bearer, bridging, connected, dead_letters, eventually, refusal
 
@@ -102,6 +105,13 @@ async def test_trace_that_a_backbone_in_another_language_began_goes_on(spans: Sp
     assert traces[0] == TRACE
     assert traces[1] != TRACE
     assert await dead_letters() == []
+
+
+async def test_message_that_is_delivered_again_has_no_second_span(spans: Spans):
+    encoded = b'{"event": "thread:message", "data": {"thread_id": "42", "message_id": "1"}}'
+    for again in ("", "9"):
+        await Batch([BUS.entry(b"1-0", [b"message", encoded], again)]).send(pipes())
+    assert len(spans.named("deliver thread:message")) == 1
 
 
 async def test_what_is_replayed_still_leaves_out_who_is_excepted(spans: Spans):
