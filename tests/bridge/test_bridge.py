@@ -199,7 +199,7 @@ async def test_same_id_is_delivered_once_over_both_ways_in(room: Room):
         assert await room.message_ids(1) == ["4"]
 
 
-async def test_presence_transitions_are_told_to_their_groups(process):
+async def test_presence_transitions_are_announced_to_their_groups(process):
     room = await Room().enter("presence:sales")
     operation = {"does": "connect", "connection": "c1", "user": "ana", "name": "Ana", "groups": ["sales"]}
     async with bridging():
@@ -305,7 +305,7 @@ async def test_entry_whose_delivery_failed_is_delivered_again_and_reaches_each_r
         ({"massage": "{}"}, "invalid_message"),
     ],
 )
-async def test_what_is_not_valid_is_kept_with_the_reason_and_holds_nothing_up(
+async def test_message_that_is_not_valid_is_a_dead_letter_and_holds_nothing_up(
     room: Room, fields: dict[str, Any], reason: str, caplog
 ):
     await client().xadd(key("stream"), fields)
@@ -350,7 +350,7 @@ async def is_at(entry: str) -> bool:
     return await cursor() == entry
 
 
-async def test_redis_that_has_forgotten_the_scripts_is_told_again(room: Room, caplog):
+async def test_scripts_that_redis_has_forgotten_are_sent_again(room: Room, caplog):
     async with bridging():
         for number in (1, 2, 3):
             await add("thread:message", {**MESSAGE, "message_id": number})
@@ -400,7 +400,7 @@ async def test_handler_runs_before_the_event_is_delivered(room: Room, on_ended):
     assert 0 <= at - int(entry.partition("-")[0]) / 1000 <= 0.002
 
 
-async def test_handler_that_fails_is_kept_and_keeps_nobody_from_the_event(room: Room, on_ended, caplog):
+async def test_message_whose_handler_fails_is_a_dead_letter_and_still_delivered(room: Room, on_ended, caplog):
     async def broken(payload: ChatEnded, context: BusContext) -> None:
         raise ZeroDivisionError("oh")
 

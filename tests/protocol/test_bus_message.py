@@ -112,7 +112,7 @@ def test_queue_event_for_the_portal_only_has_no_audience(more: dict[str, Any]):
     namespaces=st.none() | NAMESPACE_SETS,
     rooms=st.none() | st.lists(st.sampled_from(["user:1", "thread:2", "presence:a"]), min_size=1),
 )
-def test_queue_event_never_reaches_the_portal_whatever_it_says(event, namespaces, rooms):
+def test_queue_event_never_reaches_the_portal(event, namespaces, rooms):
     message = outcome_of(event, {"item_id": 1}, namespaces=namespaces, rooms=rooms)
     if message != "no_audience":
         assert {namespace for namespace, _ in message.targets} == {HUB}
@@ -129,7 +129,7 @@ def test_namespaces_never_widen_the_audience(namespaces, rooms):
 
 
 @pytest.mark.parametrize("room", ["", "42", "thread:", "lobby:1", "thread:a b", "thread:*"])
-def test_room_that_is_none_is_refused(room: str):
+def test_invalid_room_is_refused(room: str):
     assert refused("thread:message", MESSAGE, rooms=["user:1", room]).code == "invalid_message"
 
 
@@ -252,7 +252,7 @@ def test_token_is_revoked_until_any_time_that_a_token_may_name(exp: float):
     assert payload.exp == exp
 
 
-def test_control_event_goes_to_nobody():
+def test_control_event_goes_to_no_room():
     message = parse("user:disconnect", {"user_id": 7, "namespace": HUB}, id="d1")
     assert (message.targets, message.tail, message.id) == ((), b"", "d1")
     assert message.payload == UserDisconnect(user_id="7", namespace=HUB)  # type: ignore[arg-type]
@@ -279,7 +279,7 @@ def test_control_event_is_validated_too(event: str, data: dict[str, Any]):
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"hello", b"\xff\xfe", b'{"event": "\xff"}'])
-def test_what_is_no_json_is_refused(raw: bytes):
+def test_bytes_that_are_not_json_are_refused(raw: bytes):
     with pytest.raises(InvalidMessage) as caught:
         bus_message.parse(raw)
     assert caught.value.code == "invalid_json"

@@ -99,7 +99,7 @@ async def test_trace_that_a_backbone_in_another_language_began_goes_on(spans: Sp
         await add("thread:message", {**data, "message_id": "2"}, traceparent="nonsense")
         frame = await ana.expect("thread:message")
         await eventually(lambda: len(spans.named("fan out thread:message")) == 2)
-    assert frame["data"]["message_id"] == "2", "the connection that is excepted is still told apart"
+    assert frame["data"]["message_id"] == "2", "the connection that is excepted is still recorded apart"
     await eventually(lambda: len(spans.named("deliver thread:message")) == 2)
     traces = [f"{span.get_span_context().trace_id:032x}" for span in spans.named("deliver thread:message")]
     assert traces[0] == TRACE
@@ -153,12 +153,12 @@ async def test_no_span_names_a_user_a_room_or_a_connection(spans: Spans):
         await add("thread:message", {"thread_id": "th-secret", "message_id": "1"})
         await ana.expect("thread:message")
         await spans.one("fan out thread:message")
-    told = "".join(span.to_json() for span in spans.all())
+    recorded = "".join(span.to_json() for span in spans.all())
     for secret in ("secret", ana.ready["connection_id"]):
-        assert secret not in told
+        assert secret not in recorded
 
 
-def test_what_nobody_records_is_not_sent_along(settings, monkeypatch):
+def test_trace_that_is_not_recorded_is_not_sent_along(settings, monkeypatch):
     provider = TracerProvider(sampler=ALWAYS_OFF)
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     settings.REALTIME = {**settings.REALTIME, "TRACING": True}
