@@ -142,6 +142,20 @@ async def test_handlers_of_one_thread_run_in_order_one_by_one(on_accepted, pipes
     assert await dead_letters() == []
 
 
+async def test_handlers_of_an_event_about_no_user_thread_or_token_run_in_order(monkeypatch, pipes: Pipes):
+    running: list[str] = []
+
+    async def handler(payload: Any, context: BusContext) -> None:
+        running.append(payload.item_id)
+        await asyncio.sleep(0.01)
+        assert running.pop() == payload.item_id
+        assert not running
+
+    monkeypatch.setitem(catalogue.catalogue().bus_handlers, "queue:new", [handler])
+    await run(Handlers(), pipes, *(message("queue:new", {"item_id": n}, n) for n in range(1, 6)))
+    assert await dead_letters() == []
+
+
 async def test_two_ways_in_wait_for_each_other(on_accepted, pipes: Pipes):
     """The stream and Pub/Sub bring the same message at the same moment."""
     ran: list[str] = []
@@ -200,7 +214,7 @@ async def test_same_message_runs_again_after_a_crash(on_accepted, pipes: Pipes):
     handlers = on_accepted(handler)
     for _ in range(2):
         await run(handlers, pipes, accepted("1", 1, id="order-7"))
-    assert len(set(ran)) == 1
+    assert (len(ran), len({*ran})) == (2, 1)
 
 
 async def test_nothing_is_done_again_for_what_was_delivered_before(on_accepted, pipes: Pipes):
@@ -272,13 +286,14 @@ async def test_handler_that_is_back_at_once_has_not_failed(on_accepted, pipes: P
     assert await dead_letters() == []
 
 
-async def test_handler_is_not_to_blame_while_our_redis_is_away(on_accepted, pipes: Pipes):
+async def test_handler_is_not_to_blame_while_our_redis_is_away(on_accepted, pipes: Pipes, caplog):
     async def handler(payload: Any, context: BusContext) -> None:
         raise RedisDown("gone")
 
     pipes.close()
     with pytest.raises(RedisDown, match="closed"):
         await run(on_accepted(handler), pipes, accepted("1"))
+    assert "bus handler failed" not in caplog.messages
     assert await dead_letters() == []
 
 
@@ -382,15 +397,17 @@ async def test_handler_can_break_nothing_but_itself(
     on_accepted, pipes: Pipes, monkeypatch, breaks: Any, name: str
 ):
     monkeypatch.setattr(handling, "HANDLER_SECONDS", 0.2)
-    ran: list[str] = []
+    began: list[str] = []
+    ended: list[str] = []
 
     async def handler(payload: Any, context: BusContext) -> None:
+        began.append(payload.thread_id)
         if payload.thread_id == "2":
             await breaks()
-        ran.append(payload.thread_id)
+        ended.append(payload.thread_id)
 
     await run(on_accepted(handler), pipes, *(accepted(str(n), n) for n in range(1, 4)))
-    assert sorted(ran) == ["1", "3"]
+    assert (sorted(began), sorted(ended)) == (["1", "2", "3"], ["1", "3"])
     (letter,) = await dead_letters()
     assert letter["reason"].startswith(f"handler_failed: {name}(")
 
