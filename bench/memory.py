@@ -45,8 +45,8 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
     from presence import store  # noqa: PLC0415
     from realtime.connections import user_limit  # noqa: PLC0415
     from realtime.layers import history as roomlog  # noqa: PLC0415
-    from realtime.layers.history import Entry  # noqa: PLC0415
     from realtime.protocol.envelope import frame_head, frame_tail  # noqa: PLC0415
+    from realtime.protocol.publication import Draft  # noqa: PLC0415
     from realtime.redis.client import client, key  # noqa: PLC0415
 
     def present(connections: int) -> Fill:
@@ -94,7 +94,7 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
                 group = f"hub.thread.{room}"
                 await roomlog.ends([group])
                 entries = [
-                    Entry(
+                    Draft(
                         rooms=[(group, frame_head("thread:message", f"thread:{room}"))],
                         tail=frame_tail(message(number)),
                         id=uuid4().hex if ids else "",

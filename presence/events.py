@@ -23,7 +23,7 @@ from realtime.protocol.catalogue import (
     stream_entry,
 )
 from realtime.protocol.close_codes import CloseCode
-from realtime.protocol.envelope import ErrorCode, EventError
+from realtime.protocol.envelope import ErrorCode, EventError, frame_tail
 from realtime.protocol.events import InThread
 from realtime.protocol.namespaces import Presence, namespaces, shows
 from realtime.protocol.payloads import Empty, Id, Payload, PresenceGroup, decode_id
@@ -221,7 +221,9 @@ def _announce_attendant(
 ) -> list[BusMessage]:
     data = {"user_id": transition.user_id, "name": transition.name, "status": status, "since": _iso(since)}
     targets = tuple((transition.namespace, presence_room(group)) for group in groups)
-    return [BusMessage(event=f"attendant:{status}", payload=transition, data=data, targets=targets)]
+    return [
+        BusMessage(event=f"attendant:{status}", payload=transition, tail=frame_tail(data), targets=targets)
+    ]
 
 
 def _announce_customer(
@@ -232,7 +234,7 @@ def _announce_customer(
         BusMessage(
             event=f"customer:{status}",
             payload=transition,
-            data={"thread_id": thread_id, **data},
+            tail=frame_tail({"thread_id": thread_id, **data}),
             targets=tuple((namespace, thread_room(thread_id)) for namespace in watchers()),
         )
         for thread_id in threads

@@ -1,7 +1,7 @@
-"""The door for backbones written in Django: publish an event, ask who is available.
+"""The publisher: how a backbone written in Django publishes events, and asks which users are online.
 
-from realtime.publisher import publish
-publish("thread:message", {"thread_id": 42, "message_id": 7, "body": "hi"})
+>>> from realtime.publisher import publish
+>>> publish("thread:message", {"thread_id": 42, "message_id": 7, "body": "hi"})
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from django.db import transaction
 
 from presence import store
 from presence.namespaces import OLDEST
-from realtime.protocol import bus_message as bus
-from realtime.protocol import values
+from realtime.protocol import bus_message, values
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.protocol.ids import composed
 from realtime.redis.client import key, sync_client
@@ -34,73 +33,93 @@ def publish(
     id: str | int | None = None,
     exclude: str | None = None,
 ) -> None:
-    """Publish an event durably: once this returns it reaches its rooms, even if every bridge is down now.
+    """Publish an event durably: once this returns, it reaches its rooms, even if every bridge is down now.
 
-    Inside a database transaction (of the default connection) it waits for the commit, and a rollback takes it
-    back. `rooms` replaces the event's routing, `namespaces` narrows its audience, `exclude` is a connection id
-    that is left out, and `id` (1–128 characters, or a whole number) makes repeating the call harmless for ten minutes.
+    Inside a database transaction (of the default connection) it waits for the commit, and a rollback takes it back.
 
-    Values are converted as `realtime.protocol.values.plain` does it: template strings, lazy strings, dates, UUIDs,
-    decimals, enums, sets, structs and dataclasses are; model instances, QuerySets, generators, bytes, NaN are not.
+    >>> publish("thread:message", {"thread_id": 42, "message_id": 7}, id="message-7")
+    >>> publish("user:notification", {"user_id": 9, "text": "hello"}, namespaces=["portal"])
 
-    Raises `InvalidMessage` at once when the event is unknown, a required field is missing, a value does not fit, or
-    JSON has no form for it (the text says where: `data.items[2].owner`); `redis.RedisError` when it cannot be stored
-    (inside a transaction: after the commit).
+    Args:
+        event: Its name in the catalogue.
+        data: Its data. Values are converted by `realtime.protocol.values.plain`: template strings, lazy strings, dates,
+            UUIDs, decimals, enums, sets, structs and dataclasses are; model instances, QuerySets, generators, bytes and
+            NaN are refused.
+        rooms: The rooms that it goes to, instead of the event's own; at most 1,000, each namespace's counted.
+        namespaces: Narrows the event's audience to some of its namespaces.
+        id: 1 to 128 characters, or a whole number. A message with an id that was published in the ten minutes before is
+            not delivered again, so the call may be repeated.
+        exclude: The `connection_id` of a connection that does not get the event.
+
+    Raises:
+        InvalidMessage: At once, when the event is unknown, a required field is missing, a value is not valid, or JSON
+            has no form for it. The text says where: `data.items[2].owner`.
+        redis.RedisError: When Redis cannot store it (inside a transaction: after the commit).
     """
     tracing.start()
-    with tracing.publish(event) as trace:
-        message = _encode(
-            event, data, rooms=rooms, namespaces=namespaces, id=id, exclude=exclude, traceparent=trace
-        )
+    with tracing.publish(event) as traceparent:
+        message = {
+            "event": event,
+            "data": data,
+            # Never without: a write that is repeated because its answer got lost stays one message.
+            "id": uuid4().hex if id is None else id,
+            "rooms": None if rooms is None else list(rooms),
+            "namespaces": None if namespaces is None else list(namespaces),
+            "except": exclude,
+            "traceparent": traceparent,
+        }
+        encoded = _encode(event, {name: value for name, value in message.items() if value is not None})
         if transaction.get_connection().in_atomic_block:
-            transaction.on_commit(lambda: _append(message))
+            transaction.on_commit(lambda: _append(encoded))
         else:
-            _append(message)  # on_commit() would open a database connection for nothing
+            _append(encoded)  # on_commit() would open a database connection for nothing
 
 
 apublish = sync_to_async(publish)
-"""`publish` for asynchronous code."""
+apublish.__doc__ = """`publish` for asynchronous code: the same arguments, conversions and exceptions.
+
+It runs in the thread of synchronous code, so it takes part in a transaction that was opened there.
+
+>>> await apublish("chat:ended", {"thread_id": 42})
+"""
 
 
 def online(group: str, *, namespace: str = OLDEST) -> list[str]:
-    """The ids of the users of a presence group who are online now (not away). Raises `redis.RedisError`."""
-    members = store.snapshot_sync(namespace, composed(group))
-    return [member["user_id"] for member in members if member["status"] == "online"]
+    """The ids of the users of a presence group who are online now, in no particular order.
+
+    A user who is away, or who lost the last connection and is still in the grace period while away, is not among them.
+
+    >>> online("sales")
+    ['7']
+
+    Args:
+        group: The name of the presence group, as in the claim `groups`.
+        namespace: The namespace of the users: `hub`, or one of your own with presence.
+
+    Raises:
+        redis.RedisError: When Redis does not answer.
+    """
+    return [
+        member["user_id"]
+        for member in store.snapshot_sync(namespace, composed(group))
+        if member["status"] == "online"
+    ]
 
 
 aonline = sync_to_async(online)
-"""`online` for asynchronous code."""
+aonline.__doc__ = """`online` for asynchronous code: the same argument and exception.
+
+>>> await aonline("sales")
+['7']
+"""
 
 
-def _encode(
-    event: str,
-    data: Mapping[str, Any],
-    *,
-    rooms: Iterable[str] | None,
-    namespaces: Iterable[str] | None,
-    id: str | int | None,
-    exclude: str | None,
-    traceparent: str | None = None,
-) -> bytes:
-    message: dict[str, Any] = {
-        "event": event,
-        "data": data,
-        # Of its own even where none is given: a write that is retried because its answer got lost stays one.
-        "id": uuid4().hex if id is None else id,
-    }
-    if rooms is not None:
-        message["rooms"] = list(rooms)
-    if namespaces is not None:
-        message["namespaces"] = list(namespaces)
-    if exclude is not None:
-        message["except"] = exclude
-    if traceparent is not None:
-        message["traceparent"] = traceparent
+def _encode(event: str, message: Mapping[str, Any]) -> bytes:
     try:
         encoded = values.encode(message)
     except values.NotJSON as error:
         raise InvalidMessage("invalid_message", f"{event}: {error}") from error
-    bus.parse(encoded)
+    bus_message.parse(encoded)
     return encoded
 
 

@@ -16,6 +16,7 @@ from realtime.auth.issuing import issue
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.bus_entry import BUS
 from realtime.management.commands.runbridge import PRESENCE
+from realtime.protocol.bus_message import BusMessage
 from realtime.redis.client import client, key
 
 PATIENCE = 60.0
@@ -193,6 +194,11 @@ async def add(event: str, data: dict[str, Any], **more: Any) -> str:
     """Append to the durable stream as a backbone would; returns the entry's id."""
     message = json.dumps({"event": event, "data": data, **more})
     return (await client().xadd(key("stream"), {"message": message})).decode()
+
+
+def data_of(message: BusMessage) -> dict[str, Any]:
+    """The data of a bus message as clients get it."""
+    return json.loads(b"{" + message.tail.removeprefix(b'",'))["data"]
 
 
 async def dead_letters() -> list[dict[str, str]]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
 import datetime as dt
+import inspect
 import json
 from decimal import Decimal
+from doctest import DocTestParser
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +19,7 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
 from presence import store
+from realtime import publisher
 from realtime.protocol.payloads import Id
 from realtime.publisher import InvalidMessage, aonline, apublish, online, publish
 from realtime.redis.client import key, sync_client
@@ -246,3 +250,37 @@ def test_online_is_who_is_in_the_group_and_not_away():
 async def test_asynchronous_code_can_ask_too():
     await sync_to_async(present)("ana", "sales")
     assert await aonline("sales") == ["ana"]
+
+
+# --- Examples ----------------------------------------------------------------------------------------
+
+
+async def run_examples(documented: Any) -> None:
+    """Run the examples in a docstring, which may await, and compare what they return."""
+    names: dict[str, Any] = {**vars(publisher)}
+    for example in DocTestParser().get_examples(documented.__doc__):
+        if example.source.startswith("from "):
+            continue
+        code = compile(example.source, "example", "eval", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        evaluate = sync_to_async(eval)
+        result = await (eval(code, names) if code.co_flags & inspect.CO_COROUTINE else evaluate(code, names))
+        assert example.want == ("" if result is None else f"{result!r}\n")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_examples_of_publishing_arrive(process):
+    async with bridging(), connected() as ana, connected("portal", "9") as customer:
+        await ana.call("join:thread", {"thread_id": 42})
+        for documented in (publisher, publish, apublish):
+            await run_examples(documented)
+        for expected in ("hi", None):
+            assert (await ana.expect("thread:message"))["data"].get("body") == expected
+        await ana.expect("chat:ended")
+        assert (await customer.expect("user:notification"))["data"]["text"] == "hello"
+
+
+async def test_examples_of_asking_who_is_online_are_true():
+    await sync_to_async(present)("7", "sales")
+    await sync_to_async(present)("8", "sales", status="away")
+    for documented in (online, aonline):
+        await run_examples(documented)

@@ -1,4 +1,5 @@
-"""The bridge: reads bus messages from Redis, validates, routes and encodes them, and sends them to rooms in batches.
+"""The bridge: it delivers what backbones put on the bus to the rooms.
 
-It runs under a lease and knows rooms only by name. Connections, policies and namespaces are not visible from here.
+Here are the reading of the streams and of Pub/Sub, the handlers of bus messages, batches, and dead letters. What a bus
+message means belongs in `realtime.protocol` or in an app; connections are unknown here.
 """

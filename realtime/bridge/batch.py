@@ -1,91 +1,75 @@
-"""Batches: bus messages that go to Redis together."""
+"""Batches: bus entries that go to Redis together."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import msgspec
 from redis.exceptions import ResponseError
 
 from realtime.bridge.bus_entry import BusEntry
-from realtime.bridge.bus_handlers import Handlers, concerns, is_refusal
-from realtime.bridge.dead_letters import dead_letter
-from realtime.layers import history as roomlog
+from realtime.bridge.bus_handlers import Handlers, is_refusal, subjects
+from realtime.bridge.dead_letters import dead_letter, drop
+from realtime.layers import history
 from realtime.layers.history import NO_CURSOR, NO_LEASE
-from realtime.layers.membership import RoomLayer
+from realtime.layers.membership import room_layer
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
-from realtime.protocol.envelope import frame_head, frame_tail
+from realtime.protocol.envelope import frame_head
 from realtime.protocol.publication import Draft, Target
 from realtime.protocol.rooms import group_name
 from realtime.redis.pipelining import Pipes, begin
-from realtime.tasks.supervision import report
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import spelled
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-logger = logging.getLogger(__name__)
-
 BATCH_BYTES = 1 << 20
-"""About so many bytes at most go to Redis at once, unless a single message has more."""
+"""About as many bytes go to Redis at once, unless a single entry has more."""
 BATCH_ROOMS = 1000
 """The same for rooms, in each of which Redis has something to do."""
 
 _DELIVERED = metrics.BUS_MESSAGES.labels("delivered")
 _DUPLICATE = metrics.BUS_MESSAGES.labels("duplicate")
-_DROPPED = metrics.BUS_MESSAGES.labels("dropped")
 
 
-def drop(count: int, reason: str) -> None:
-    """Tell that messages are lost which Pub/Sub brought, and which nothing keeps."""
-    _DROPPED.inc(count)
-    logger.warning("dropped", extra={"messages": count, "reason": reason})
+def in_batches(entries: Sequence[BusEntry], handlers: Handlers) -> Iterator[list[BusEntry]]:
+    """Entries in order, in parts of bounded size.
 
-
-def in_batches(messages: Sequence[BusEntry], handlers: Handlers) -> Iterator[list[BusEntry]]:
-    """Messages in order, in parts of bounded size.
-
-    The handlers of a part run before it is published. So a message whose handlers concern what an earlier one concerns,
-    or a room that it goes to, begins a new part: it must not overtake it.
+    The handlers of a part run before it is published. So an entry whose handlers concern the subject of an earlier
+    entry, or a room that the earlier entry goes to, begins a new part: it must not overtake the earlier one.
     """
-    has_order = any(map(handlers.concern, messages))
+    has_handlers = any(map(handlers.apply_to, entries))
     part: list[BusEntry] = []
     size = rooms = 0
     touched: set[str] = set()
-    for message in messages:
-        targets = sum([len(delivery.targets) for delivery in message.deliveries])
-        weight = len(message.raw) + targets * roomlog.ROOM_BYTES
+    for entry in entries:
+        targets = sum([len(message.targets) for message in entry.messages])
         if part and (
-            size + weight > BATCH_BYTES
+            size + len(entry.raw) > BATCH_BYTES
             or rooms + targets > BATCH_ROOMS
-            or (touched and handlers.concern(message) and _would_overtake(message, touched))
+            or (touched and handlers.apply_to(entry) and _would_overtake(entry, touched))
         ):
             yield part
             part, size, rooms, touched = [], 0, 0, set()
-        part.append(message)
-        size += weight
+        part.append(entry)
+        size += len(entry.raw)
         rooms += targets
-        if has_order:
-            touched |= _touched(message)
+        if has_handlers:
+            touched |= _touched(entry)
     if part:
         yield part
 
 
-def _would_overtake(message: BusEntry, touched: set[str]) -> bool:
-    names = set[str]().union(*[concerns(delivery.payload) for delivery in message.deliveries])
+def _would_overtake(entry: BusEntry, touched: set[str]) -> bool:
+    names = set[str]().union(*[subjects(message.payload) for message in entry.messages])
     return not names or not names.isdisjoint(touched)
 
 
-def _touched(message: BusEntry) -> set[str]:
-    """What is published concerns, and where it goes."""
-    published = [delivery for delivery in message.deliveries if delivery.targets]
-    rooms = {room for delivery in published for _, room in delivery.targets}
-    return rooms.union(*[concerns(delivery.payload) for delivery in published])
+def _touched(entry: BusEntry) -> set[str]:
+    """The subjects of what is published, and the rooms that it goes to."""
+    published = [message for message in entry.messages if message.targets]
+    rooms = {room for message in published for _, room in message.targets}
+    return rooms.union(*[subjects(message.payload) for message in published])
 
 
 @lru_cache(maxsize=4096)
@@ -96,83 +80,58 @@ def _place(event: str, target: Target) -> tuple[str, bytes]:
 
 
 class Batch:
-    """Publishes messages, and moves the cursor."""
+    """Publishes what entries hold, and moves the cursor."""
 
-    def __init__(self, messages: Sequence[BusEntry], layer: RoomLayer, *, again: str = "") -> None:
-        self.messages = messages
-        self._layer = layer
+    def __init__(self, entries: Sequence[BusEntry], *, again: str = "") -> None:
+        self._entries = entries
+        self._layer = room_layer()
         self._again = again
-        self._spans: list[Span] = []
-        self.entries: list[Draft] = []
-        """What there is to publish."""
-        self._rejected: list[tuple[BusEntry, BusMessage, InvalidMessage]] = []
-        """What can't be published, and why."""
-        for message in messages:
-            for delivery in message.deliveries:
-                if delivery.targets:
-                    self._add(message, delivery)
+        self._spans: list[tracing.Span] = []
+        self._drafts = [
+            self._draft(entry, message) for entry in entries for message in entry.messages if message.targets
+        ]
 
-    def _add(self, message: BusEntry, delivery: BusMessage) -> None:
-        try:
-            self.entries.append(self._entry(message, delivery))
-        except Exception as error:
-            report("batch")
-            self._rejected.append((message, delivery, InvalidMessage("event_failed", spelled(error))))
-
-    def _entry(self, message: BusEntry, delivery: BusMessage) -> Draft:
-        """Encode a delivery for all the clients there are."""
-        span = None if message.is_repeated else tracing.deliver(delivery.event, delivery.traceparent)
+    def _draft(self, entry: BusEntry, message: BusMessage) -> Draft:
+        """What is appended, once for all the clients."""
+        span = None if entry.is_repeated else tracing.deliver(message.event, message.traceparent)
         if span is not None:
             self._spans.append(span)
         return Draft(
-            rooms=[_place(delivery.event, target) for target in delivery.targets],
-            tail=frame_tail(delivery.data),
-            source=message.source if message.id else "",
-            entry=message.order if message.id else "",
-            id=delivery.id or "",
-            exclude=delivery.exclude or "",
+            rooms=[_place(message.event, target) for target in message.targets],
+            tail=message.tail,
+            source=entry.source if entry.id else "",
+            entry=entry.order if entry.id else "",
+            id=message.id or "",
+            exclude=message.exclude or "",
             traceparent=(span and tracing.traceparent(span)) or "",
         )
 
     def send(
-        self, pipes: Pipes, *, cursor: roomlog.Cursor = NO_CURSOR, lease: roomlog.Lease = NO_LEASE
+        self, pipes: Pipes, *, cursor: history.Cursor = NO_CURSOR, lease: history.Lease = NO_LEASE
     ) -> asyncio.Task[float | None]:
         """Begin to publish, and to move the cursor. It is on its way when this returns.
 
-        The task has the seconds from the oldest message until it was published, if that is known. Or it raises
-        `redis.RedisError`: then all of it again does what is left.
+        The task has the seconds from when the oldest entry was added until it was published, if that is known. Or it
+        raises `redis.RedisError`: then sending all of it again does what is left.
         """
-        publish = self._layer.appends_publish
-        letters = [
-            dead_letter(pipes, message, error)
-            for message, _, error in self._rejected
-            if not message.is_repeated
-        ]
-        sent = roomlog.send_append(
-            pipes, self.entries, lease=lease, cursor=cursor, again=self._again, publish=publish
+        sent = history.send_append(
+            pipes,
+            self._drafts,
+            lease=lease,
+            cursor=cursor,
+            again=self._again,
+            publish=self._layer.appends_publish,
         )
-        return begin(self._finish(sent, letters, pipes, cursor))
+        return begin(self._finish(sent, pipes, cursor))
 
     async def _finish(
-        self,
-        sent: asyncio.Future[list[list[bytes]]],
-        letters: Sequence[Awaitable[object]],
-        pipes: Pipes,
-        cursor: roomlog.Cursor,
-    ) -> float | None:
-        lag = await self._settle(sent, pipes, cursor)
-        for letter in letters:
-            await letter
-        return lag
-
-    async def _settle(
-        self, sent: asyncio.Future[list[list[bytes]]], pipes: Pipes, cursor: roomlog.Cursor
+        self, sent: asyncio.Future[list[list[bytes]]], pipes: Pipes, cursor: history.Cursor
     ) -> float | None:
         try:
             appended = await sent
         except ResponseError as error:
-            # Of what was refused Redis may have done a part: only what a stream brought can be repeated.
-            if not (is_refusal(error) and self.messages[0].id):
+            # Redis may have done a part of what it refused: only what a stream brought can be repeated.
+            if not (is_refusal(error) and self._entries[0].id):
                 raise
             await self._send_singly(pipes, cursor, error)
             return None
@@ -180,34 +139,30 @@ class Batch:
             for span in self._spans:
                 span.end()
         self._count(appended)
-        if not self._layer.appends_publish:
-            await self._layer.pass_on(self.entries, appended)
+        await self._layer.pass_on(self._drafts, appended)
         return self._lag(appended)
 
-    async def _send_singly(self, pipes: Pipes, cursor: roomlog.Cursor, error: ResponseError) -> None:
-        """One of them is what Redis refuses: it must not hold up the others."""
-        if cursor is NO_CURSOR:  # there is but one
-            await dead_letter(pipes, self.messages[0], InvalidMessage("refused", spelled(error)))
+    async def _send_singly(self, pipes: Pipes, cursor: history.Cursor, error: ResponseError) -> None:
+        """Redis refuses one of the messages: it must not hold up the others."""
+        if cursor is NO_CURSOR:  # this is the one
+            await dead_letter(pipes, self._entries[0], InvalidMessage("refused", spelled(error)))
             return
-        rejected = {id(delivery) for _, delivery, _ in self._rejected}
-        for message in self.messages:
-            for delivery in message.deliveries:
-                if id(delivery) in rejected:
-                    continue
-                single = msgspec.structs.replace(message, deliveries=[delivery])
-                await Batch([single], self._layer, again=self._again).send(pipes)
-        await roomlog.send_append(pipes, [], cursor=cursor)
+        for entry in self._entries:
+            for message in entry.messages:
+                single = msgspec.structs.replace(entry, messages=[message])
+                await Batch([single], again=self._again).send(pipes)
+        await history.send_append(pipes, [], cursor=cursor)
 
     def _count(self, appended: Sequence[Sequence[bytes]]) -> None:
-        delivered = sum(map(any, appended))  # in some room; nowhere when it was left out
+        delivered = sum(map(any, appended))  # in some room; a message that was left out is in none
         _DELIVERED.inc(delivered)
         _DUPLICATE.inc(len(appended) - delivered)
-        if dropped := len(self.entries) - len(appended):
+        if dropped := len(self._drafts) - len(appended):
             drop(dropped, "the lease is another bridge's")
 
     def _lag(self, appended: Sequence[Sequence[bytes]]) -> float | None:
-        """Positions are times: Redis published at that of the first one."""
-        oldest = self.messages[0]
+        """Positions are times: Redis published when it gave the first one."""
+        oldest = self._entries[0]
         known = (int(position) for positions in appended for position in positions if position > b"0")
         if not oldest.id or oldest.is_repeated or (position := next(known, None)) is None:
             return None

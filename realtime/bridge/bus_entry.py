@@ -1,4 +1,4 @@
-"""Bus messages as they arrive: in an entry of a stream, or over Pub/Sub."""
+"""Bus entries: what arrives on the bus, in an entry of a stream or over Pub/Sub, and the bus messages that it holds."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from dataclasses import dataclass
 
 import msgspec
 
-from realtime.protocol import bus_message as bus
+from realtime.protocol import bus_message
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
 
 KEEP_SECONDS = 600.0
-"""Entries behind the cursor are kept for at least so long."""
+"""Entries behind the cursor are kept for at least this long."""
 CHANNEL = "events"
 """The Pub/Sub channel, below the prefix."""
 
 
 class BusEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A bus message as it arrived: valid, or `error` says why not."""
+    """What arrived: valid messages, or an `error` that says why there are none."""
 
     source: str
     raw: bytes
-    deliveries: Sequence[BusMessage] = ()
+    messages: Sequence[BusMessage] = ()
     error: InvalidMessage | None = None
     id: bytes = b""
-    """Of its stream's entry; empty when Pub/Sub brought it."""
+    """The id of the stream's entry; empty when Pub/Sub brought it."""
     order: str = ""
-    """When it was added, as text that sorts: milliseconds, and a number among those of the same one."""
+    """When it was added, as text that sorts: milliseconds, and a number among those of the same millisecond."""
     is_repeated: bool = False
-    """Delivered before: its handlers have run, and a room that was entered since has not missed it."""
+    """It was delivered before: its handlers have run, and a room that was entered since then has not missed it."""
 
     @property
     def at(self) -> float:
@@ -49,7 +49,7 @@ class BusEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A stream that the bridge reads: its name below the prefix, the field that matters, and what it means."""
+    """A stream that the bridge reads: its name below the prefix, the field to read, and how to decode that field."""
 
     name: str
     field: bytes
@@ -58,14 +58,14 @@ class Source:
     is_public: bool = False
     """Backbones write it (`realtime.bridge.guard`)."""
 
-    def incoming(self, entry_id: bytes, fields: Sequence[bytes], again: str) -> BusEntry:
+    def entry(self, entry_id: bytes, fields: Sequence[bytes], again: str = "") -> BusEntry:
         """An entry of the stream; those up to `again` were delivered before."""
         raw, order = _field(fields, self.field), entry_order(entry_id)
-        deliveries, error = self.read(raw)
+        messages, error = self.read(raw)
         return BusEntry(
             source=self.name,
             raw=repr(fields).encode() if raw is None else raw,
-            deliveries=deliveries,
+            messages=messages,
             error=error,
             id=entry_id,
             order=order,
@@ -73,7 +73,7 @@ class Source:
         )
 
     def read(self, raw: bytes | None) -> tuple[Sequence[BusMessage], InvalidMessage | None]:
-        """What a message means, or why it means nothing."""
+        """The messages in a field, or why it holds none."""
         try:
             if raw is None:
                 raise InvalidMessage("invalid_message", f"the entry has no field {self.field.decode()!r}")
@@ -85,13 +85,13 @@ class Source:
             return (), InvalidMessage("event_failed", spelled(error))
 
 
-BUS = Source("stream", b"message", lambda raw: (bus.parse(raw),), is_public=True)
+BUS = Source("stream", b"message", lambda raw: (bus_message.parse(raw),), is_public=True)
 
 
 def published(raw: bytes) -> BusEntry:
     """A message that Pub/Sub brought. It has no time yet: `added_at`."""
-    deliveries, error = BUS.read(raw)
-    return BusEntry(source=CHANNEL, raw=raw, deliveries=deliveries, error=error)
+    messages, error = BUS.read(raw)
+    return BusEntry(source=CHANNEL, raw=raw, messages=messages, error=error)
 
 
 def entry_order(entry_id: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Bus handlers: what a bus message does before it is delivered, at the same time wherever order does not matter."""
+"""Bus handlers: what a bus message does before it is delivered. They run concurrently where order does not matter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 HANDLER_SECONDS = 30.0
 """A handler that takes longer has failed: it must not hold up the bus for ever."""
 
-_CONCERNED: dict[str, Callable[[str], str]] = {
+_SUBJECTS: dict[str, Callable[[str], str]] = {
     "user_id": user_room,
     "thread_id": thread_room,
     "room": str,
@@ -35,11 +35,11 @@ _CONCERNED: dict[str, Callable[[str], str]] = {
 """Fields of a payload that name what it is about."""
 
 
-def concerns(payload: Payload) -> set[str]:
-    """The user, room and token that a message is about; those of users and threads by their rooms' names."""
+def subjects(payload: Payload) -> set[str]:
+    """The user, room and token that a message is about; users and threads by the names of their rooms."""
     return {
         spell(value)
-        for name, spell in _CONCERNED.items()
+        for name, spell in _SUBJECTS.items()
         if (value := getattr(payload, name, None)) is not None
     }
 
@@ -53,7 +53,7 @@ def is_refusal(error: BaseException) -> bool:
 async def _failure(
     handler: BusHandler, payload: Payload, context: BusContext, until: float
 ) -> BaseException | None:
-    """What a handler raised, whatever that is, by this time of the loop; None if it succeeded."""
+    """What a handler raised by this time of the loop, even if that is no `Exception`; None if it succeeded."""
 
     async def run() -> BaseException | None:
         try:
@@ -78,81 +78,81 @@ async def _failure(
 class Handlers:
     """Runs the handlers of bus messages.
 
-    Messages that concern the same user, thread or token, or have the same id, are handled in the order in which they
-    came; so are those of one event that concern none of these. All others are handled at the same time.
+    Messages about the same user, thread or token, or with the same id, are handled in the order in which they came; so
+    are messages of one event that are about none of these. All other messages are handled at the same time.
     """
 
     def __init__(self) -> None:
         self._handlers = catalogue().bus_handlers
         self._last: WeakValueDictionary[str, asyncio.Task[None]] = WeakValueDictionary()
-        """Who comes next waits for these."""
+        """The latest task for each subject, id or event: the next one waits for it."""
 
-    def concern(self, message: BusEntry) -> bool:
-        """Whether a message has handlers to run."""
-        for delivery in message.deliveries:  # (a loop: for every message of the bus)
-            if delivery.event in self._handlers:
-                return not message.is_repeated
+    def apply_to(self, entry: BusEntry) -> bool:
+        """Whether an entry has handlers to run."""
+        for message in entry.messages:  # (a loop: this runs for every message of the bus)
+            if message.event in self._handlers:
+                return not entry.is_repeated
         return False
 
-    async def run(self, pipes: Pipes, messages: Sequence[BusEntry]) -> None:
-        """Return when all have run, and when what is not valid is kept as a dead letter, as is a handler that fails.
+    async def run(self, pipes: Pipes, entries: Sequence[BusEntry]) -> None:
+        """Return when all handlers have run, and the entries that are not valid are kept as dead letters.
 
-        Raises `redis.RedisError` or `OSError` when Redis is away: then some have run, and the same messages again do no
-        harm.
+        An entry whose handler fails becomes a dead letter, too. Raises `redis.RedisError` or `OSError` when Redis is
+        away: then some handlers have run, and running all of them again does no harm.
         """
-        new = [message for message in messages if not message.is_repeated]
-        letters = [dead_letter(pipes, message, message.error) for message in new if message.error]
+        new = [entry for entry in entries if not entry.is_repeated]
+        letters = [dead_letter(pipes, entry, entry.error) for entry in new if entry.error]
         running = [
-            self._start(pipes, message, delivery)
-            for message in new
-            for delivery in message.deliveries
-            if delivery.event in self._handlers
+            self._start(pipes, entry, message)
+            for entry in new
+            for message in entry.messages
+            if message.event in self._handlers
         ]
         for result in await asyncio.gather(*letters, *running, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
-    def _start(self, pipes: Pipes, message: BusEntry, delivery: BusMessage) -> asyncio.Task[None]:
-        names = concerns(delivery.payload) or {delivery.event}
-        if delivery.id:
-            names.add(f"id:{delivery.id}")
+    def _start(self, pipes: Pipes, entry: BusEntry, message: BusMessage) -> asyncio.Task[None]:
+        names = subjects(message.payload) or {message.event}
+        if message.id:
+            names.add(f"id:{message.id}")
         earlier = {self._last[name] for name in names if name in self._last}
-        task = asyncio.create_task(self._handle(pipes, message, delivery, earlier), name="bus handlers")
+        task = asyncio.create_task(self._handle(pipes, entry, message, earlier), name="bus handlers")
         self._last.update(dict.fromkeys(names, task))
         return task
 
     async def _handle(
-        self, pipes: Pipes, message: BusEntry, delivery: BusMessage, earlier: set[asyncio.Task[None]]
+        self, pipes: Pipes, entry: BusEntry, message: BusMessage, earlier: set[asyncio.Task[None]]
     ) -> None:
         if earlier:
             await asyncio.wait(earlier)
-        marker = key("handled", delivery.id or "")
-        if delivery.id and await pipes.to(marker).send("GET", marker) not in {None, message.order.encode()}:
-            if not delivery.targets:
-                metrics.BUS_MESSAGES.labels("duplicate").inc()  # else its rooms tell
+        marker = key("handled", message.id or "")
+        if message.id and await pipes.to(marker).send("GET", marker) not in {None, entry.order.encode()}:
+            if not message.targets:
+                metrics.BUS_MESSAGES.labels("duplicate").inc()  # a message with rooms is counted by its batch
             return
-        context = BusContext(at=message.at, order=message.order)
-        for handler in self._handlers[delivery.event]:
-            error = await self._run_one(pipes, handler, delivery.payload, context)
+        context = BusContext(at=entry.at, order=entry.order)
+        for handler in self._handlers[message.event]:
+            error = await self._run_one(pipes, handler, message.payload, context)
             if error is not None:
-                logger.error("bus handler failed", exc_info=error, extra={"event": delivery.event})
-                await dead_letter(pipes, message, InvalidMessage("handler_failed", spelled(error)))
-        if delivery.id:
-            # Not before its handlers have run: a message that is repeated after a crash must find its work undone.
-            await pipes.to(marker).send("SET", marker, message.order, "EX", MARKER_SECONDS)
+                logger.error("bus handler failed", exc_info=error, extra={"event": message.event})
+                await dead_letter(pipes, entry, InvalidMessage("handler_failed", spelled(error)))
+        if message.id:
+            # Not before its handlers have run: after a crash the message is repeated, and its work must be done then.
+            await pipes.to(marker).send("SET", marker, entry.order, "EX", MARKER_SECONDS)
 
     @staticmethod
     async def _run_one(
         pipes: Pipes, handler: BusHandler, payload: Payload, context: BusContext
     ) -> BaseException | None:
-        """Why a handler failed, or None. Raises `redis.RedisError` or `OSError` when it is not to blame."""
+        """Why a handler failed, or None. Raises `redis.RedisError` or `OSError` when the handler is not to blame."""
         loop = asyncio.get_running_loop()
         until = loop.time() + HANDLER_SECONDS
         error = await _failure(handler, payload, context, until)
         if isinstance(error, RedisError | OSError) and not is_refusal(error):  # TimeoutError is an OSError
             if handler in catalogue().orders:
                 raise error  # an order is not lost to an outage
-            await pipes.answer()  # else it is our Redis that is away
+            await pipes.answer()  # raises if the bridge's own Redis is away
             if loop.time() < until:
                 error = await _failure(handler, payload, context, until)
         return error

@@ -1,4 +1,4 @@
-"""What a backbone tells one socket process."""
+"""Control events that concern one instance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from realtime.protocol.payloads import Id, Payload
 
 @control_event("instance:drain")
 class InstanceDrain(Payload, frozen=True):
-    """Let this socket process close everybody within `DRAIN_SECONDS` and end, as on SIGTERM."""
+    """Drain an instance: it closes all connections within `DRAIN_SECONDS` and ends, as on SIGTERM."""
 
     instance: Id
 

@@ -1,4 +1,4 @@
-"""Looking after the stream that others write, so that no id that they choose stops the bus or loses an entry."""
+"""The guard of a stream that backbones write: no id that they choose stops the bus or loses an entry."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from realtime.redis.pipelining import Pipes
 logger = logging.getLogger(__name__)
 
 AHEAD_SECONDS = 5.0
-"""An entry's id may be so far ahead of Redis' clock, or of the cursor: another server's clock may have given it."""
+"""How far an entry's id may be ahead of Redis' clock, or of the cursor: another server's clock may have given it."""
 CHECK_SECONDS = 1.0
 GROUP = "bridge"
 """The consumer group by which a stream that was begun anew is known."""
 MOST = 1000
+"""About as many entries are examined by one call."""
 
 _GUARD = script(Path(__file__).parent / "scripts" / "guard.lua")
 
-Entry = tuple[bytes, list[bytes]]
+StreamEntry = tuple[bytes, list[bytes]]
 """Id, and names and values."""
 
 
@@ -34,34 +35,34 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _fingerprint(entry: Entry) -> tuple[bytes, int]:
-    """A stream that was begun anew may give the same id again."""
+def _fingerprint(entry: StreamEntry) -> tuple[bytes, int]:
+    """What tells two entries apart: a stream that was begun anew may give the same id again."""
     entry_id, fields = entry
     return entry_id, hash(fields[-1])
 
 
 class StreamGuard:
-    """Decides which entries of a stream may be delivered. The rest is given other ids, or becomes dead letters."""
+    """Decides which entries of a stream may be delivered. The others get new ids, or become dead letters."""
 
     def __init__(self, source: Source) -> None:
         self._name = key(source.name)
         self.stream = self._name.encode()
         self._source = source
         self._field = self.stream + b":" + GROUP.encode()
-        """Among the cursors: the stream has had its group."""
+        """Of the hash of cursors; set once the stream has had its group."""
         self._was_marked: bool | None = None
         self._check_at = 0.0
         self._read: set[tuple[bytes, int]] = set()
-        """What was read since the last check: if the stream was begun anew since, perhaps from the new one."""
+        """Entries read since the last check: if the stream was begun anew meanwhile, some may be of the new one."""
         self._limit = float("inf")
         self._limit_at = 0.0
 
-    def is_due(self, entries: Sequence[Entry]) -> bool:
-        """Whether to `check` before these are delivered."""
+    def is_due(self, entries: Sequence[StreamEntry]) -> bool:
+        """Whether to `check` the stream before these entries are delivered."""
         return _now() >= self._check_at or (bool(entries) and milliseconds(entries[-1][0]) > self._latest())
 
-    def admit(self, entries: list[Entry]) -> list[Entry]:
-        """Those that may be delivered; the others come again, by other ids."""
+    def admit(self, entries: list[StreamEntry]) -> list[StreamEntry]:
+        """The entries that may be delivered; the others will be read again, by new ids."""
         latest = self._latest()
         if entries and milliseconds(entries[-1][0]) > latest:
             entries = [entry for entry in entries if milliseconds(entry[0]) <= latest]
@@ -73,7 +74,7 @@ class StreamGuard:
         return self._limit + (_now() - self._limit_at) * 1000
 
     async def check(self, pipes: Pipes, cursor: bytes) -> None:
-        """Look after the stream; what was read up to `cursor` has been delivered. Raises `redis.RedisError`."""
+        """Check the stream, of which all that was read up to `cursor` has been delivered. Raises `redis.RedisError`."""
         missed = await self._ask(pipes, cursor)
         while missed:
             await self._keep(pipes, missed)
@@ -95,14 +96,14 @@ class StreamGuard:
             logger.warning("entries were ahead of Redis' clock", extra={"entries": moved})
         return list(missed)
 
-    async def _keep(self, pipes: Pipes, missed: Sequence[Entry]) -> None:
-        """Keep entries as dead letters that no read would have found, then take them out."""
+    async def _keep(self, pipes: Pipes, missed: Sequence[StreamEntry]) -> None:
+        """Keep entries that no read would have found as dead letters, then delete them."""
         text = "its id is not above those read before: the stream was deleted, and the entry added by an explicit id"
-        messages = [
-            self._source.incoming(entry_id, fields, "")
+        entries = [
+            self._source.entry(entry_id, fields)
             for entry_id, fields in missed
             if _fingerprint((entry_id, fields)) not in self._read
         ]
         error = InvalidMessage("below_cursor", text)
-        await asyncio.gather(*[dead_letter(pipes, message, error) for message in messages])
+        await asyncio.gather(*[dead_letter(pipes, entry, error) for entry in entries])
         await pipes.to(self.stream).send("XDEL", self.stream, *[entry_id for entry_id, _ in missed])

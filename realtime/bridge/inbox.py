@@ -1,27 +1,27 @@
-"""What arrives over Pub/Sub and waits to be delivered."""
+"""The inbox: a bounded queue of messages that arrived over Pub/Sub."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
-from realtime.bridge.batch import drop
+from realtime.bridge.dead_letters import drop
 
 INBOX_BYTES = 8 << 20
-"""What may wait; more is dropped, as Pub/Sub itself does with a subscriber that is too slow."""
+"""Bytes that may wait; what arrives beyond is dropped, as Redis drops what a slow subscriber does not read."""
 MESSAGE_BYTES = 64
-"""What waits takes so much besides its content: small messages, or empty ones, must not be without number."""
+"""Bytes that a message takes besides its content, so that even the number of empty messages is bounded."""
 
 
 class Inbox:
-    """A bounded queue of raw messages, from which as many are taken as there are."""
+    """A bounded queue of raw messages, from which all that wait are taken together."""
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
         self._bytes = 0
 
     def put(self, messages: Sequence[bytes]) -> None:
-        """Add messages; those that are too many are dropped and counted."""
+        """Add messages; those that do not fit are dropped and counted."""
         dropped = 0
         for raw in messages:
             if self._bytes + len(raw) + MESSAGE_BYTES > INBOX_BYTES:
@@ -33,7 +33,7 @@ class Inbox:
             drop(dropped, "more than can be delivered")
 
     async def take(self, most: int) -> list[bytes]:
-        """Wait until something is there, and return it in order, at most so many."""
+        """Wait for a message, and return up to `most` of those that wait, in order."""
         taken = [await self._waiting.get()]
         while len(taken) < most and not self._waiting.empty():
             taken.append(self._waiting.get_nowait())

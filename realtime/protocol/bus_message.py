@@ -1,4 +1,4 @@
-"""What travels on the bus, decided without I/O: is a message valid, and to whom does it go?"""
+"""Bus messages: whether a message is valid, and which rooms it goes to, decided without I/O."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from realtime.conf import cached, conf
 from realtime.protocol.catalogue import ServerEvent, catalogue
+from realtime.protocol.envelope import frame_tail
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
@@ -18,7 +19,7 @@ from realtime.protocol.rooms import is_room
 from realtime.protocol.surrogates import whole_json
 
 MOST_TARGETS = 1000
-"""Rooms of one message, each namespace's counted: for every one of them Redis writes the whole message, in one go."""
+"""Rooms of one message, each namespace's counted: Redis writes the whole message for each of them, at once."""
 
 
 MessageId = (
@@ -36,15 +37,15 @@ class InvalidMessage(ValueError):
         self._detail = detail
 
     def untraced(self) -> InvalidMessage:
-        """The same, never raised: one that was keeps every frame on its way, and with them the message itself.
+        """A copy that was never raised. An error that was raised keeps all frames that it passed, and so the message.
 
-        A frame that keeps the error in turn makes a circle, which stays until the collector looks for one.
+        A frame that refers to the error in turn would make a cycle, which stays until the garbage collector runs.
         """
         return type(self)(self.code, self._detail)
 
 
 class BusMessageJSON(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON of a bus message."""
+    """The JSON of a bus message, as a backbone writes it."""
 
     event: str
     data: msgspec.Raw = msgspec.Raw(b"")
@@ -53,16 +54,16 @@ class BusMessageJSON(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
     exclude: str | None = msgspec.field(default=None, name="except")
     traceparent: Any = None
-    """What is no text is as good as none."""
+    """Ignored unless it is text."""
 
 
 class BusMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A valid message and everybody it goes to; a control event goes to nobody."""
+    """A valid bus message and the rooms that it goes to; a control event goes to none."""
 
     event: str
     payload: Payload
-    data: Mapping[str, Any] | msgspec.Raw
-    """JSON, or what becomes JSON."""
+    tail: bytes = b""
+    """The frame from behind its offset (`realtime.protocol.envelope.frame_tail`), the same for all clients."""
     targets: tuple[Target, ...] = ()
     id: str | None = None
     exclude: str | None = None
@@ -97,7 +98,7 @@ def parse(raw: bytes) -> BusMessage:
         return BusMessage(
             event=message.event,
             payload=payload,
-            data=merge(payload, data),
+            tail=frame_tail(merge(payload, data)),
             targets=_targets(server, payload, message),
             id=id,
             exclude=message.exclude,
@@ -105,7 +106,7 @@ def parse(raw: bytes) -> BusMessage:
         )
     if control := events.control.get(message.event):
         payload = _payload(control.payload, message.event, data)
-        return BusMessage(event=message.event, payload=payload, data={}, id=id)
+        return BusMessage(event=message.event, payload=payload, id=id)
     if message.event in events.client:
         raise InvalidMessage("client_event", f"{message.event} goes from clients to the server only")
     raise InvalidMessage("unknown_event", f"{message.event[:64]!r} is not in the catalogue")

@@ -1,4 +1,4 @@
-"""A publication: what a room's history holds, a position each, and what a channel carries to the instances."""
+"""Publications: what a room's history holds, each at a position, and what a channel carries to the instances."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Publication(msgspec.Struct, frozen=True):
     position: int
     previous: int
     exclude: str
-    """A connection that is left out; empty: nobody is."""
+    """A connection that does not get it; empty if all do."""
     frame: bytes
     """The client's text frame."""
     traceparent: str = ""
@@ -28,7 +28,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Something to publish, once, in each of its rooms."""
+    """A publication before it is appended, once to each of its rooms, where it gets a position."""
 
     rooms: Sequence[tuple[str, bytes]]
     """Group, and the frame before its offset."""
@@ -36,7 +36,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The frame after its offset, the same in every room."""
     source: str = ""
     entry: str = ""
-    """Its name within the source, which sorts like the source does."""
+    """The order of its entry within the source, as text that sorts."""
     id: str = ""
     exclude: str = ""
     traceparent: str = ""
@@ -44,7 +44,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What came after a position."""
+    """The publications after a position."""
 
     end: int
     missed: int
@@ -52,7 +52,7 @@ class After:
 
 
 class Unrecoverable(Exception):
-    """Not everything after the position is known any more. `end` is where the room stands now."""
+    """Not every publication after the position is known any more. `end` is the end of the room now."""
 
     def __init__(self, end: int) -> None:
         super().__init__(end)
@@ -60,12 +60,12 @@ class Unrecoverable(Exception):
 
 
 def parse_position(text: str) -> int | None:
-    """A client's offset as a position; None when it cannot be one of ours."""
+    """A client's offset as a position; None when it cannot be one."""
     return int(text) if _POSITION.fullmatch(text) else None
 
 
 def unpack(publication: bytes) -> Publication:
-    """A publication as `append.lua` writes it into a room's log and its channel.
+    """A publication as `append.lua` writes it into a room's history and its channel.
 
     Behind the connection that is left out, a `traceparent` may follow after a NUL.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from realtime.redis.client import key, run, script
+from realtime.redis.client import is_cancelled, key, run, script
 from realtime.tasks.instance import id_for
 
 _HOLD = script(
@@ -21,34 +21,29 @@ _RELEASE = script(
 
 
 class Lease:
-    """A named lease of so many seconds, renewed by asking for it again."""
+    """A named lease that lasts for some seconds, and is renewed by asking for it again."""
 
     def __init__(self, name: str, seconds: float) -> None:
         self.name = name
         self.seconds = seconds
         self.holder = id_for(f"lease {name}")
-        self._held_until = 0.0
 
     @property
     def fence(self) -> tuple[str, str]:
         """Key and holder, for a script that must not run for a former holder."""
         return key("lease", self.name), self.holder
 
-    @property
-    def is_fresh(self) -> bool:
-        """Whether it is held and need not be renewed yet."""
-        return asyncio.get_running_loop().time() < self._held_until - self.seconds * 0.75
-
     async def hold(self) -> bool:
-        """Take or renew the lease; False while somebody else has it. Raises `redis.RedisError`."""
-        if self.is_fresh:
-            return True
-        now = asyncio.get_running_loop().time()
-        held = await run(_HOLD, [key("lease", self.name)], [self.holder, int(self.seconds * 1000)])
-        self._held_until = now + self.seconds if held else 0.0
-        return bool(held)
+        """Take or renew the lease; False while another holder has it. Raises `redis.RedisError`."""
+        return bool(await run(_HOLD, [self.fence[0]], [self.holder, int(self.seconds * 1000)]))
+
+    async def keep(self) -> None:
+        """Renew a lease that is held until another holder has it. Raises `redis.RedisError`."""
+        is_held = True
+        while is_held and not is_cancelled():
+            await asyncio.sleep(self.seconds / 4)
+            is_held = await self.hold()
 
     async def release(self) -> None:
-        """Let somebody else have it at once. Raises `redis.RedisError`."""
-        self._held_until = 0.0
-        await run(_RELEASE, [key("lease", self.name)], [self.holder])
+        """Let another holder have it at once. Raises `redis.RedisError`."""
+        await run(_RELEASE, [self.fence[0]], [self.holder])

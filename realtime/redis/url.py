@@ -38,7 +38,7 @@ _TLS_OPTIONS_OF_ONE_SERVER = frozenset({"ssl_ca_path", "ssl_ciphers", "ssl_passw
 """redis-py's client for a Cluster does not have them."""
 _LEAST = {"db": 0, "health_check_interval": 0, "max_connections": 1}
 LEAST_TIMEOUT = 0.4
-"""Seconds: a bridge waits up to half of it in Redis for the next entry (`realtime.redis.stream_reader.READ_BLOCK`)."""
+"""Seconds: a bridge waits up to half of it in Redis for an entry (`realtime.bridge.stream_delivery.READ_BLOCK`)."""
 _SECONDS = ("socket_timeout", "socket_connect_timeout", "timeout")
 
 

@@ -121,7 +121,10 @@ def _control(event: Any) -> dict[str, Any]:
 
 
 def _bus_payload(name: str, payload: type[Payload], keys: Iterable[str]) -> Schema:
-    data, message = schema(payload, ACCEPTED_ID), schema(bus_message.Message, ACCEPTED_ID)["properties"]
+    data, message = (
+        schema(payload, ACCEPTED_ID),
+        schema(bus_message.BusMessageJSON, ACCEPTED_ID)["properties"],
+    )
     return _frame(
         name, data, requires=["data"] if data["required"] else [], **{key: message[key] for key in keys}
     )

@@ -1,7 +1,8 @@
-"""How log lines look. Modules log an event and its facts: `logger.info("connection opened", extra={...})`.
+"""Log lines: their format, and what must not be in them.
 
-Whose connection a line is about is not theirs to say: the task that logs it works for one (`speak_for`), or for none.
-A context variable would also be inherited by what the first connection of a process starts for all others.
+Modules log an event and its facts: `logger.info("connection opened", extra={...})`. They do not name the connection
+that a line is about: the task that logs it works for a connection (`speak_for`), or for none. A context variable would
+also be inherited by the tasks that the first connection of a process starts for all connections.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def spelled(error: BaseException) -> str:
-    """`ConnectionError('refused')`, as `repr` has it for all but the errors of redis-py, where it is only a kind."""
+    """`ConnectionError('refused')`, like `repr`, which for errors of redis-py gives only the type."""
     return f"{type(error).__name__}({str(error)!r})"
 
 
 class ConsoleFormatter(logging.Formatter):
-    """One line a record: time, level, logger, message, then the extra facts as `name=value`.
+    """Formats a record as one line: time, level, logger, message, then the extra facts as `name=value`.
 
-    Values are written with `repr`, so that nothing a client sends can start a line of its own.
+    Values are written with `repr`, so that nothing that a client sends can begin a new line.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class WithoutTraceback(logging.Filter):
-    """Keep the error's text, drop its stack."""
+    """Keeps the text of an error, and drops its stack."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[1] is not None:
@@ -48,17 +49,17 @@ class WithoutTraceback(logging.Filter):
 
 
 class WithoutRequest(logging.Filter):
-    """Keep from the log what Django says of a request beside its path: a query string may be a token.
+    """Removes everything about a request but its path, since a query string may hold a token.
 
-    Django attaches the request to what it logs, and its `repr` has the query string; so have a Referer that failed a
-    CSRF check, and a path with an encoded question mark.
+    Django attaches the request to what it logs, and the `repr` of a request contains the query string. A Referer that
+    failed a CSRF check, and a path with an encoded question mark, contain it as well.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if vars(record).pop("request", None) is not None:
             record.msg = _QUERY.sub("?…", record.getMessage())
             record.args = ()
-            if record.name.startswith("django.security"):  # a refusal, not a mistake of ours
+            if record.name.startswith("django.security"):  # a refused request, not a mistake in the code
                 record.exc_info = record.exc_text = None
         return True
 
@@ -67,24 +68,24 @@ _QUERY = re.compile(r"\?[^\s'\"]+")
 
 
 class Subject(Protocol):
-    """Something that lines are about."""
+    """Something that log lines are about."""
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What they all say of it."""
+        """What each of these lines says about it."""
 
 
 _subjects: WeakKeyDictionary[asyncio.Task[Any], Subject] = WeakKeyDictionary()
 
 
 def speak_for(subject: Subject) -> None:
-    """From now on every line that this task logs is about `subject`; what other tasks log is not, even its own."""
+    """Let every line that this task logs from now on be about `subject`; lines of tasks that it starts are not."""
     if (task := asyncio.current_task()) is not None:
         _subjects[task] = subject
 
 
 class WithSubject(logging.Filter):
-    """Add whom a line is about."""
+    """Adds the facts of the subject that a line is about."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
@@ -98,5 +99,5 @@ class WithSubject(logging.Filter):
 
 
 def digest(namespace: str, user_id: str) -> str:
-    """What stands for a user in logs: enough to follow somebody, without saying who it is."""
+    """A digest that stands for a user in logs: a known user can be followed, and none is named."""
     return hashlib.sha256(f"{namespace}:{user_id}".encode()).hexdigest()[:12]

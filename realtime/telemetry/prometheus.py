@@ -1,4 +1,4 @@
-"""How metrics get out: Prometheus' text, for who may read it, of one process or of several workers together."""
+"""The exposition of metrics: Prometheus' text, of one process or of several workers together, and who may read it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from realtime.conf import conf
 from realtime.telemetry.metrics import tally
 
 LONGEST_SECONDS = 20.0
-"""A connection to the metrics port of a process lasts so long at most."""
+"""A connection to the metrics port of a process is cut after this time."""
 CONNECTIONS = 16
-"""Connections to the metrics port of a process at once."""
+"""At most as many connections to the metrics port of a process are open at once."""
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus_client's: where workers keep their metrics, each in files of its own."""
+"""prometheus_client's variable: the directory in which each worker keeps its metrics in files of its own."""
 
 
 def exposition() -> bytes:
-    """Everything, added up over all workers."""
+    """The text of all metrics, added up over all workers."""
     tally.flush()
     if directory := os.environ.get(_DIRECTORY):
         registry = CollectorRegistry()
@@ -37,7 +37,7 @@ def exposition() -> bytes:
 
 
 def may_read(authorization: str) -> bool:
-    """Whether this Authorization header is good enough: with `METRICS_TOKEN` set it has to bear it."""
+    """Whether a request with this Authorization header may read metrics: if `METRICS_TOKEN` is set, it must bear it."""
     expected = f"Bearer {conf().metrics_token}"
     return not conf().metrics_token or hmac.compare_digest(authorization.encode(), expected.encode())
 
@@ -47,7 +47,7 @@ def may_read(authorization: str) -> bool:
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Processes that are started within share their metrics; what they wrote is removed at the end."""
+    """Let processes that are started within the context share their metrics; their files are removed at the end."""
     with TemporaryDirectory(prefix="realtime-metrics-") as directory:
         before, os.environ[_DIRECTORY] = os.environ.get(_DIRECTORY), directory
         try:
@@ -60,17 +60,17 @@ def shared() -> Iterator[None]:
 
 
 def forget_all_but(pids: Collection[int | None]) -> None:
-    """What was open in a worker that is gone is open no more. What it has counted stays counted."""
+    """Forget the gauges of workers that have ended, since what they counted is no longer open. Counters stay."""
     for file in Path(os.environ[_DIRECTORY]).glob("gauge_live*_*.db"):
         if int(file.stem.rpartition("_")[2]) not in pids:
             file.unlink(missing_ok=True)
 
 
-# --- Where there is no HTTP port ---------------------------------------------------------------------
+# --- The metrics port of a process without HTTP ------------------------------------------------------
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 5.0  # a request that never ends
+    timeout = 5.0  # seconds without a byte of the request
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0].removesuffix("/") != "/metrics":
@@ -88,11 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nobody has to know of every scrape."""
+        """Log nothing: scrapes are frequent."""
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each connection, and no more than `CONNECTIONS` of them: the next is closed unread."""
+    """A thread for each connection, at most `CONNECTIONS` of them: a further connection is closed unread."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._free = threading.BoundedSemaphore(CONNECTIONS)
@@ -120,7 +120,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def port(host: str, number: int) -> Iterator[int]:
-    """Serve `/metrics`, and nothing else, in a thread of its own; gives the port. Raises `OSError`."""
+    """Serve `/metrics`, and nothing else, in a thread of its own; yields the port. Raises `OSError`."""
     with _Server((host, number)) as server:
         thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
         thread.start()

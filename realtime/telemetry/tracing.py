@@ -1,10 +1,10 @@
 """Traces, where `REALTIME["TRACING"]` asks for them and OpenTelemetry is installed (`realtime-sockets[otel]`).
 
-One trace follows a message: `publish` in the backbone, `deliver` in the bridge, `fan out` in every socket process that
-has somebody in the room. `traceparent` (W3C Trace Context) goes along in the message on the bus and in the publication.
-Off, nothing is imported, and what is left of it in the other modules is a look at `tracer`.
+One trace follows a bus message: `publish` in the backbone, `deliver` in the bridge, `fan out` in every instance that
+has a connection in the room. The bus message and the publication carry the `traceparent` (W3C Trace Context). When
+tracing is off, OpenTelemetry is not imported, and all that is left is the check of `tracer`.
 
-What is done with spans (sampling, exporting) is the business of the SDK, which is configured as everywhere.
+Sampling and exporting are up to OpenTelemetry's SDK and its own configuration.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.conf import conf
+from realtime.protocol.publication import Publication
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
-
-    from realtime.protocol.publication import Publication
+if TYPE_CHECKING:  # an extra, which may not be installed
+    from opentelemetry.trace import Span as Span  # noqa: PLC0414  (for `realtime.bridge.batch`, too)
+    from opentelemetry.trace import Tracer
 
 tracer: Tracer | None = None
-"""None: off."""
+"""None when tracing is off."""
 
 _NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
 _SCOPE = "realtime.handshake"
@@ -48,7 +48,7 @@ def start() -> None:
 
 
 def client_event(name: str, namespace: str) -> AbstractContextManager[Any]:
-    """Around the handler of a client's event."""
+    """A span around the handler of a client's event."""
     if tracer is None:
         return _NOTHING
     return tracer.start_as_current_span(
@@ -60,7 +60,7 @@ def client_event(name: str, namespace: str) -> AbstractContextManager[Any]:
 
 
 def begin_handshake(scope: dict[str, Any], namespace: str) -> None:
-    """A client wants in; a proxy or the client itself may have begun the trace."""
+    """Begin the span of a handshake, in the trace of the proxy or of the client if they have begun one."""
     if tracer is not None:
         headers = dict(scope["headers"])
         scope[_SCOPE] = tracer.start_span(
@@ -72,7 +72,7 @@ def begin_handshake(scope: dict[str, Any], namespace: str) -> None:
 
 
 def end_handshake(scope: Any, result: str) -> None:
-    """It got in (`accepted`), or was refused with this code."""
+    """End the span of a handshake; `result` is `accepted`, or the code of the refusal."""
     if (span := scope.pop(_SCOPE, None)) is not None:
         span.set_attribute("realtime.result", result)
         span.end()
@@ -91,12 +91,12 @@ def _publishing(event: str) -> Iterator[str | None]:
 
 
 def publish(event: str) -> AbstractContextManager[str | None]:
-    """Around publishing; gives what is to be sent along."""
+    """A span around publishing; yields the `traceparent` for the bus message."""
     return _NOTHING if tracer is None else _publishing(event)
 
 
 def deliver(event: str, parent: str | None) -> Span | None:
-    """A bridge delivers a message; whoever calls ends the span."""
+    """Begin the span of a bus message that a bridge delivers; the caller ends it."""
     if tracer is None:
         return None
     return tracer.start_span(
@@ -108,9 +108,9 @@ def deliver(event: str, parent: str | None) -> Span | None:
 
 
 def fanned_out(publications: Sequence[Publication], connections: int, begun: int) -> None:
-    """Publications were handed to connections of this process, from `begun` (nanoseconds since the epoch) on.
+    """Record spans of publications that were handed to connections of this instance and that belong to a trace.
 
-    Those that came with a trace get a span.
+    `begun`: when that began, in nanoseconds since the epoch.
     """
     if tracer is None:
         return
@@ -129,7 +129,7 @@ def fanned_out(publications: Sequence[Publication], connections: int, begun: int
 
 
 def traceparent(span: Span) -> str | None:
-    """The span in W3C's words; None when nobody records it."""
+    """The span as a W3C `traceparent`; None when it is not recorded."""
     from opentelemetry.trace import set_span_in_context  # noqa: PLC0415
     from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
         TraceContextTextMapPropagator,
@@ -143,7 +143,7 @@ def traceparent(span: Span) -> str | None:
 
 
 def _context(parent: str) -> Any:
-    """The context of a `traceparent`; of nothing when it is not one."""
+    """The context of a `traceparent`; an empty one when the text is not valid."""
     from opentelemetry.context import Context  # noqa: PLC0415
     from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
         TraceContextTextMapPropagator,

@@ -20,7 +20,9 @@ LETTERS = "admin:presence_deadletter_changelist"
 DISCARD = "admin:presence_deadletter_discard"
 
 
-def bury(message: bytes = b"no json", reason: bytes = b"invalid_json: what is this", id: str = "*") -> str:
+def dead_letter(
+    message: bytes = b"no json", reason: bytes = b"invalid_json: what is this", id: str = "*"
+) -> str:
     fields: Any = {"reason": reason, "source": b"stream", "message": message}
     return sync_client().xadd(key("dead"), fields, id=id).decode()
 
@@ -39,15 +41,15 @@ def without_redis(realtime_redis: str, settings) -> None:
 
 
 def test_letter_is_shown_with_reason_source_and_time(admin_client: Client):
-    bury(b'{"event":"nope"}', b"unknown_event: 'nope'", id="1700000000123-0")
+    dead_letter(b'{"event":"nope"}', b"unknown_event: 'nope'", id="1700000000123-0")
     page = admin_client.get(reverse(LETTERS)).content.decode()
-    for told in ("2023-11-14 22:13:20", "unknown_event: &#x27;nope&#x27;", "stream", "{&quot;event&quot;"):
-        assert told in page
+    for text in ("2023-11-14 22:13:20", "unknown_event: &#x27;nope&#x27;", "stream", "{&quot;event&quot;"):
+        assert text in page
 
 
 def test_thousand_letters_are_read_page_by_page_there_and_back(admin_client: Client):
     for number in range(1, 121):
-        bury(id=f"{number}-0")
+        dead_letter(id=f"{number}-0")
     newest_first = [f"{number}-0" for number in range(120, 0, -1)]
     first = admin_client.get(reverse(LETTERS))
     second = admin_client.get(reverse(LETTERS) + first.context["older"])
@@ -62,17 +64,17 @@ def test_thousand_letters_are_read_page_by_page_there_and_back(admin_client: Cli
     assert "120 dead letters" in first.content.decode()
 
 
-def test_place_that_is_none_leads_to_the_first_page(admin_client: Client):
-    bury(id="1-0")
+def test_invalid_place_leads_to_the_first_page(admin_client: Client):
+    dead_letter(id="1-0")
     assert ids(admin_client.get(reverse(LETTERS), {"before": "nonsense", "after": "+"})) == ["1-0"]
 
 
-def test_no_letters_is_said(admin_client: Client):
+def test_page_says_that_there_are_no_letters(admin_client: Client):
     assert "There are no dead letters." in admin_client.get(reverse(LETTERS)).content.decode()
 
 
 def test_payload_can_do_nothing_to_the_page(admin_client: Client):
-    bury(b"<script>alert(1)</script>\xff\x00\x1b[31m" + "\u202etxt".encode(), b"<b>")
+    dead_letter(b"<script>alert(1)</script>\xff\x00\x1b[31m" + "\u202etxt".encode(), b"<b>")
     page = admin_client.get(reverse(LETTERS)).content.decode()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -90,7 +92,7 @@ def test_payload_can_do_nothing_to_the_page(admin_client: Client):
         ("a\u202eb\u2028".encode(), "a\\u202eb\\u2028"),
     ],
 )
-def test_what_is_not_printable_is_spelled_out(raw: bytes, shown: str):
+def test_characters_that_are_not_printable_are_escaped(raw: bytes, shown: str):
     assert printable(raw) == shown
 
 
@@ -98,7 +100,7 @@ def test_what_is_not_printable_is_spelled_out(raw: bytes, shown: str):
 
 
 def test_letters_are_discarded_once_that_is_confirmed(admin_client: Client):
-    kept, first, second = bury(), bury(), bury()
+    kept, first, second = dead_letter(), dead_letter(), dead_letter()
     asked = admin_client.post(reverse(DISCARD), {"letter": [first, second]})
     assert "Discard 2 dead letters for good?" in asked.content.decode()
     assert left() == [kept, first, second]
@@ -108,8 +110,8 @@ def test_letters_are_discarded_once_that_is_confirmed(admin_client: Client):
     assert logged() == [(first, "Discarded."), (second, "Discarded.")]
 
 
-def test_nothing_selected_is_said(admin_client: Client):
-    kept = bury()
+def test_page_says_that_nothing_was_selected(admin_client: Client):
+    kept = dead_letter()
     for data in ({}, {"letter": ["-", "+", "nonsense"]}):
         done = admin_client.post(reverse(DISCARD), {**data, "confirmed": "yes"}, follow=True)
         assert texts(done) == ["Nothing was selected."]
@@ -117,7 +119,7 @@ def test_nothing_selected_is_said(admin_client: Client):
 
 
 def test_looking_and_discarding_want_a_permission_each(client: Client):
-    letter = bury()
+    letter = dead_letter()
     operator(client, "view_deadletter")
     page = client.get(reverse(LETTERS))
     assert page.status_code == 200
@@ -129,14 +131,14 @@ def test_looking_and_discarding_want_a_permission_each(client: Client):
 
 
 def test_no_other_site_can_have_it_done():
-    letter, strict = bury(), Client(enforce_csrf_checks=True)
+    letter, strict = dead_letter(), Client(enforce_csrf_checks=True)
     operator(strict, "view_deadletter", "delete_deadletter")
     assert strict.post(reverse(DISCARD), {"letter": [letter], "confirmed": "yes"}).status_code == 403
     assert left() == [letter]
 
 
 @pytest.mark.usefixtures("without_redis")
-def test_redis_that_is_down_is_said(admin_client: Client):
+def test_page_says_that_redis_does_not_answer(admin_client: Client):
     assert texts(admin_client.get(reverse(LETTERS))) == ["Redis does not answer."]
     done = admin_client.post(reverse(DISCARD), {"letter": ["1-0"], "confirmed": "yes"}, follow=True)
     assert "Redis does not answer: nothing was done." in texts(done)

@@ -96,7 +96,7 @@ async def test_entry_with_thousands_of_fields_does_not_keep_the_others_from_goin
     assert letter["reason"].startswith("invalid_message")
 
 
-async def test_disconnect_of_the_future_locks_nobody_out():
+async def test_disconnect_of_the_future_does_not_lock_the_user_out():
     token = issue(user_id="7", role="attendant")
     order = {"event": "user:disconnect", "data": {"user_id": "7", "namespace": HUB}}
     async with bridging(), connected(HUB, "7") as there:

@@ -32,9 +32,9 @@ async def test_taking_waits_for_a_message():
 async def test_what_does_not_fit_is_dropped_and_counted(monkeypatch, caplog):
     monkeypatch.setattr(module, "INBOX_BYTES", 1000 + 2 * module.MESSAGE_BYTES)
     inbox, counted = Inbox(), Counting()
-    inbox.put([b"x" * 600, b"y" * 600, b"z" * 300])
+    inbox.put([b"x" * 600, b"y" * 600, b"z" * 300, b"y" * 600])
     assert await inbox.take(10) == [b"x" * 600, b"z" * 300]
-    assert counted("realtime_bus_messages_total", result="dropped") == 1
+    assert counted("realtime_bus_messages_total", result="dropped") == 2
     assert "dropped" in caplog.text
     inbox.put([b"y" * 600])
     assert await inbox.take(10) == [b"y" * 600]

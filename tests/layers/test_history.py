@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from realtime.layers import history as roomlog
 from realtime.layers.history import after, append, ends
 from realtime.protocol.publication import Draft, Publication, Unrecoverable, parse_position, unpack
 from realtime.redis.client import client, key
-from tests.inprocess import PATIENCE
+from tests.inprocess import PATIENCE, eventually
 
 HERE, THERE = "hub.thread.42", "portal.thread.42"
 EVERYTHING = 10_000
@@ -203,8 +204,9 @@ async def test_first_publication_comes_right_after_the_end_that_was_told_before(
     assert publication.previous == end
 
 
-async def test_quiet_room_is_remembered_for_a_week():
-    await ends([HERE])
+@pytest.mark.parametrize("touch", [lambda: ends([HERE]), lambda: one("1")])
+async def test_quiet_room_is_remembered_for_a_week(touch: Any):
+    await touch()
     assert 7 * 86400 - 10 < await client().ttl(f"{roomlog.base(HERE)}:room") <= 7 * 86400
 
 
@@ -393,6 +395,16 @@ async def test_what_many_rooms_cost_is_bounded():
         tracemalloc.stop()
 
 
+async def test_entry_that_a_room_lost_is_appended_again_behind_what_came_later():
+    """A replica that took over had not got it, and something that no stream brought has come meanwhile."""
+    written = (await microseconds()) // 1000
+    await one(f"{written:020d}-{0:020d}")
+    await put(entry(""))
+    lost = f"{written:020d}-{1:020d}"
+    ((position,),) = await put(entry(lost), again=lost)
+    assert position
+
+
 # --- The cursor --------------------------------------------------------------------------------------
 
 
@@ -428,6 +440,13 @@ async def test_what_was_done_before_a_failure_is_not_done_again():
     await put(*batch)
     assert await names() == ["1", "2", "3"]
     assert await names(THERE) == ["2"]
+
+
+async def test_id_that_was_delivered_before_a_failure_stays_delivered():
+    await client().set(f"{roomlog.base(THERE)}:log", "not ours")
+    with pytest.raises(ResponseError):
+        await put(entry("1", id="order-7"), entry("2", THERE))
+    assert await put(entry("3", source="presence", id="order-7")) == [[0]]
 
 
 async def test_room_that_is_broken_says_why_and_its_entry_is_not_lost_elsewhere():
@@ -608,6 +627,18 @@ async def test_log_forgets_what_is_too_old(settings):
     while await client().exists(f"{roomlog.base(HERE)}:log"):
         await asyncio.sleep(0.02)
     assert (await after(HERE, second, EVERYTHING)).missed == 0
+
+
+async def test_busy_log_forgets_what_is_too_old(settings):
+    limited(settings, HISTORY_TTL=1.0)
+    await several(1)
+    numbers = count(2)
+
+    async def is_forgotten() -> bool:
+        await several(1, start=next(numbers))
+        return "1" not in await names()
+
+    await eventually(is_forgotten)
 
 
 # --- Offsets of clients ------------------------------------------------------------------------------

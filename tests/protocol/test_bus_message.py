@@ -9,18 +9,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from realtime.bridge.bus_entry import BUS
-from realtime.protocol import bus_message as bus
+from realtime.protocol import bus_message
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.events import TokenRevoke, UserDisconnect
 from realtime.protocol.rooms import is_room
-from tests.inprocess import HUB, PORTAL
+from tests.inprocess import HUB, PORTAL, data_of
 
 from .test_envelope import JSON
 
 
 def parse(event: str, data: Any = None, **more: Any) -> BusMessage:
-    return bus.parse(json.dumps({"event": event, "data": data, **more}).encode())
+    return bus_message.parse(json.dumps({"event": event, "data": data, **more}).encode())
 
 
 def refused(*args: Any, **kwargs: Any) -> InvalidMessage:
@@ -30,9 +30,9 @@ def refused(*args: Any, **kwargs: Any) -> InvalidMessage:
 
 
 def outcome(raw: bytes) -> BusMessage | str:
-    """The delivery, or the code of its refusal. Anything else is raised."""
+    """The message, or the code of its error. Anything else is raised."""
     try:
-        return bus.parse(raw)
+        return bus_message.parse(raw)
     except InvalidMessage as error:
         return error.code
 
@@ -115,10 +115,10 @@ def test_queue_event_for_the_portal_only_has_no_audience(more: dict[str, Any]):
     namespaces=st.none() | NAMESPACE_SETS,
     rooms=st.none() | st.lists(st.sampled_from(["user:1", "thread:2", "presence:a"]), min_size=1),
 )
-def test_queue_event_never_reaches_the_portal_whatever_it_says(event, namespaces, rooms):
-    delivery = outcome_of(event, {"item_id": 1}, namespaces=namespaces, rooms=rooms)
-    if delivery != "no_audience":
-        assert {namespace for namespace, _ in delivery.targets} == {HUB}
+def test_queue_event_never_reaches_the_portal(event, namespaces, rooms):
+    message = outcome_of(event, {"item_id": 1}, namespaces=namespaces, rooms=rooms)
+    if message != "no_audience":
+        assert {namespace for namespace, _ in message.targets} == {HUB}
 
 
 @given(namespaces=NAMESPACE_SETS, rooms=st.none() | st.just(["user:1"]))
@@ -126,14 +126,21 @@ def test_namespaces_never_widen_the_audience(namespaces, rooms):
     for name, event in catalogue().server.items():
         if event.bus:
             data = {"thread_id": 1, "message_id": 1, "attendant_id": 1, "item_id": 1, "user_id": 1}
-            delivery = outcome_of(name, data, namespaces=namespaces, rooms=rooms)
-            if delivery != "no_audience":
-                assert {namespace for namespace, _ in delivery.targets} <= event.namespaces & set(namespaces)
+            message = outcome_of(name, data, namespaces=namespaces, rooms=rooms)
+            if message != "no_audience":
+                assert {namespace for namespace, _ in message.targets} <= event.namespaces & set(namespaces)
 
 
 @pytest.mark.parametrize("room", ["", "42", "thread:", "lobby:1", "thread:a b", "thread:*"])
-def test_room_that_is_none_is_refused(room: str):
+def test_invalid_room_is_refused(room: str):
     assert refused("thread:message", MESSAGE, rooms=["user:1", room]).code == "invalid_message"
+
+
+def test_message_to_too_many_rooms_is_refused():
+    rooms = [f"thread:{number}" for number in range(bus_message.MOST_TARGETS)]
+    assert parse("thread:message", MESSAGE, rooms=rooms, namespaces=[HUB])
+    error = refused("thread:message", MESSAGE, rooms=rooms)  # in both namespaces
+    assert str(error).startswith("too_many_rooms: 2000 rooms in all namespaces, at most 1000")
 
 
 @pytest.mark.parametrize("namespaces", [["lobby"], [HUB, "lobby"], [""]])
@@ -147,14 +154,13 @@ def test_unknown_namespace_is_refused(namespaces: list[str]):
 
 
 def test_ids_become_strings_and_other_fields_pass_through():
-    data = parse("thread:message", {**MESSAGE, "body": "hi", "n": 1.5}).data
-    assert (data["thread_id"], data["message_id"]) == ("42", "7")
-    assert (bytes(data["body"]), bytes(data["n"])) == (b'"hi"', b"1.5")
+    message = parse("thread:message", {**MESSAGE, "body": "hi", "n": 1.5})
+    assert data_of(message) == {"thread_id": "42", "message_id": "7", "body": "hi", "n": 1.5}
 
 
 def test_idempotency_id_and_exclusion_are_kept():
-    delivery = parse("thread:message", MESSAGE, id="m-7", **{"except": "c1"})
-    assert (delivery.id, delivery.exclude) == ("m-7", "c1")
+    message = parse("thread:message", MESSAGE, id="m-7", **{"except": "c1"})
+    assert (message.id, message.exclude) == ("m-7", "c1")
 
 
 @pytest.mark.parametrize("id", [7, 0, -1, 2**63 - 1])
@@ -215,7 +221,7 @@ def test_data_that_is_no_object_is_refused(data: Any):
 @pytest.mark.parametrize("data", ["[]", " [ ]", "[1]"])
 def test_empty_array_of_php_is_refused_with_what_php_must_send(event: str, data: str):
     with pytest.raises(InvalidMessage) as caught:
-        bus.parse(f'{{"event": "{event}", "data": {data}}}'.encode())
+        bus_message.parse(f'{{"event": "{event}", "data": {data}}}'.encode())
     assert caught.value.code == "invalid_payload"
     assert "expected an object, got an array" in str(caught.value)
     assert "(object)[]" in str(caught.value)
@@ -249,10 +255,10 @@ def test_token_is_revoked_until_any_time_that_a_token_may_name(exp: float):
     assert payload.exp == exp
 
 
-def test_control_event_goes_to_nobody():
-    delivery = parse("user:disconnect", {"user_id": 7, "namespace": HUB}, id="d1")
-    assert (delivery.targets, dict(delivery.data), delivery.id) == ((), {}, "d1")
-    assert delivery.payload == UserDisconnect(user_id="7", namespace=HUB)  # type: ignore[arg-type]
+def test_control_event_goes_to_no_room():
+    message = parse("user:disconnect", {"user_id": 7, "namespace": HUB}, id="d1")
+    assert (message.targets, message.tail, message.id) == ((), b"", "d1")
+    assert message.payload == UserDisconnect(user_id="7", namespace=HUB)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -276,22 +282,22 @@ def test_control_event_is_validated_too(event: str, data: dict[str, Any]):
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"hello", b"\xff\xfe", b'{"event": "\xff"}'])
-def test_what_is_no_json_is_refused(raw: bytes):
+def test_bytes_that_are_not_json_are_refused(raw: bytes):
     with pytest.raises(InvalidMessage) as caught:
-        bus.parse(raw)
+        bus_message.parse(raw)
     assert caught.value.code == "invalid_json"
 
 
 def test_invalid_utf8_is_refused_even_where_it_would_pass_through():
     raw = b'{"event": "thread:message", "data": {"thread_id": 1, "message_id": 1, "body": "\xff"}}'
     with pytest.raises(InvalidMessage, match="invalid_json"):
-        bus.parse(raw)
+        bus_message.parse(raw)
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b"{}", b'{"event": 1}', b"[" * 100_000])
 def test_json_that_is_no_message_is_refused(raw: bytes):
     with pytest.raises(InvalidMessage) as caught:
-        bus.parse(raw)
+        bus_message.parse(raw)
     assert caught.value.code == "invalid_message"
 
 
@@ -310,7 +316,7 @@ def test_limit_can_be_switched_off(settings):
 @example(b'{"event":"thread:message","data":{"thread_id":1,"message_id":"\\ud800"}}')
 @example(b'{"event":"user:disconnect","data":{"user_id":1,"namespace":"\\ud800"}}')
 @example(b'{"event":"token:revoke","data":{"jti":"j","exp":1' + b"0" * 400 + b"}}")
-def test_any_bytes_are_a_delivery_or_invalid(raw: bytes):
+def test_any_bytes_are_a_message_or_invalid(raw: bytes):
     assert outcome(raw)
 
 
@@ -334,10 +340,10 @@ def test_any_bytes_are_a_delivery_or_invalid(raw: bytes):
     ),
     more=st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "rooms", "namespaces", "except"), JSON)),
 )
-def test_any_json_is_a_delivery_to_real_rooms_or_invalid(event: str, data: Any, more: dict[str, Any]):
-    delivery = outcome_of(event, data, **more)
-    if isinstance(delivery, BusMessage):
-        assert all(is_room(room) for _, room in delivery.targets)
+def test_any_json_is_a_message_to_real_rooms_or_invalid(event: str, data: Any, more: dict[str, Any]):
+    message = outcome_of(event, data, **more)
+    if isinstance(message, BusMessage):
+        assert all(is_room(room) for _, room in message.targets)
 
 
 @pytest.mark.parametrize(
@@ -358,11 +364,11 @@ def test_message_that_is_refused_is_forgotten_with_its_error(raw: bytes):
     gc.collect()
     gc.disable()
     try:
-        incoming = BUS.incoming(b"1-1", [b"message", raw], "")
-        assert incoming.error is not None
-        assert incoming.error.__traceback__ is incoming.error.__cause__ is None
-        code = incoming.error.code
-        del incoming
+        entry = BUS.entry(b"1-1", [b"message", raw])
+        assert entry.error is not None
+        assert entry.error.__traceback__ is entry.error.__cause__ is None
+        code = entry.error.code
+        del entry
         assert [each for each in gc.get_objects() if isinstance(each, InvalidMessage)] == []
     finally:
         gc.enable()

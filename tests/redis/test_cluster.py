@@ -19,19 +19,17 @@ from redis import asyncio as aioredis
 from presence import store
 from presence.store import Caller
 from realtime.auth.revocation import now
-from realtime.bridge import bridge
+from realtime.bridge import pubsub_listener, stream_delivery
 from realtime.connections import user_limit
 from realtime.layers import history as roomlog
 from realtime.protocol.publication import Draft
 from realtime.publisher import publish
 from realtime.redis import client as redis
 from realtime.redis import cluster
-from realtime.redis import stream_reader as reading
 from realtime.redis.client import client, key, mget, sync_client
 from realtime.redis.pipelining import Pipe, Pipes
 from realtime.redis.pubsub import Subscription
 from realtime.redis.sharded_pubsub import Subscriptions
-from realtime.redis.stream_reader import ReadEach
 from realtime.redis.topology import Cluster as ClusterTopology
 from realtime.redis.topology import slot, topologies, topology
 from realtime.redis.url import parse
@@ -265,18 +263,13 @@ async def test_what_has_been_delivered_again_does_not_move_the_cursor_back(layer
     assert await client().hgetall(key("cursors")) == before
 
 
-async def test_busy_stream_does_not_wait_for_one_that_is_idle(monkeypatch):
-    monkeypatch.setattr(reading, "READ_BLOCK", 60.0)
-    streams = ReadEach()
-    busy, idle = key("busy").encode(), key("idle").encode()
-    cursors = {busy: b"0-0", idle: b"0-0"}
-    await client().xadd(busy, {"a": "1"})
-    async with asyncio.timeout(PATIENCE):
-        ((_, entries),) = await streams.read(cursors, 10, wait=True)
-        await client().xadd(busy, {"a": "2"})
-        ((_, more),) = await streams.read({**cursors, busy: entries[-1][0]}, 10)
-    assert len(more) == 1
-    streams.close()
+async def test_busy_stream_does_not_wait_for_one_that_is_idle(layer: Any, monkeypatch):
+    monkeypatch.setattr(stream_delivery, "READ_BLOCK", 60.0)
+    ears = await Ears.in_rooms(layer, "hub.thread.42")
+    async with bridging():
+        for number in range(3):
+            await add("thread:message", {"thread_id": 42, "message_id": number})
+            await eventually(lambda number=number: len(offsets(ears)) == number + 1)
 
 
 # --- Servers -----------------------------------------------------------------------------------------
@@ -486,7 +479,7 @@ async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(layer: An
             super().__init__(*arguments, **options)
             made.append(self)
 
-    monkeypatch.setattr(bridge, "Subscriptions", Recorded)
+    monkeypatch.setattr(pubsub_listener, "Subscriptions", Recorded)
     found = shards()
     async with bridging():
         (subscriptions,) = made

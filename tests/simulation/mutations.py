@@ -189,10 +189,10 @@ MUTATIONS = [
     ),
     Mutation(
         "a batch follows one that failed",
-        "realtime/bridge/bridge.py",
-        "            await self._settle()  # one batch in flight, the next only after the one before succeeded\n",
+        "realtime/bridge/stream_delivery.py",
+        "        await self._confirm()  # one batch in flight, the next only after the one before succeeded\n",
         "",
-        seed=37,
+        seed=110,
     ),
     Mutation(
         "rights are not checked after entering",

@@ -15,13 +15,13 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from presence import store
 from presence.sweeper import Sweeper
 from presence.tracker import PresenceTracker
-from realtime.bridge import batch
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.inbox import Inbox
 from realtime.connections.deadlines import Deadlines
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import membership
 from realtime.layers.loop_layer import LoopLayer
+from realtime.protocol import bus_message
 from realtime.redis import topology
 from realtime.redis.client import client, key
 from realtime.redis.url import parse
@@ -164,9 +164,8 @@ TASKS: list[tuple[str, Callable[[], Any], Any, str]] = [
     ("vitals", watching, metrics.tally.__class__, "flush"),
     ("redis vitals", watching, vitals, "client"),
     ("sweeper", sweeping, Sweeper, "sweep"),
-    ("subscribe", bridging, Bridge, "_subscribe"),
     ("pubsub", bridging, Inbox, "take"),
-    ("streams", bridging, Bridge, "_follow"),
+    ("streams", bridging, Bridge, "lead_or_stand_by"),
     ("presence", lambda: present(HUB), PresenceTracker, "_flush"),
     ("presence", lambda: present(PORTAL), PresenceTracker, "_flush"),
     ("timer", lambda: present(HUB), Deadlines, "check"),
@@ -246,7 +245,8 @@ def tasks_made(path: Path) -> Iterator[str]:
 
 ENDING = {
     "presence/snapshots.py": {"of"},
-    "realtime/bridge/bridge.py": {"_handle"},
+    "realtime/bridge/bridge.py": {"_lead"},
+    "realtime/bridge/stream_delivery.py": {"_handle"},
     "realtime/redis/connection.py": {"schedule"},
     "realtime/bridge/bus_handlers.py": {"_failure", "_start"},
     "realtime/server/lifespan.py": {"lifespan"},
@@ -303,8 +303,6 @@ async def test_keepalive_looks_after_all_other_connections_when_one_fails(monkey
 
 
 async def test_message_in_whose_routing_a_product_fails_is_a_dead_letter_and_holds_up_no_other(monkeypatch):
-    from realtime.protocol import bus_message
-
     parse_message = bus_message.parse
 
     def odd(raw: bytes) -> Any:
@@ -329,14 +327,14 @@ async def _has_letters(number: int) -> bool:
 
 
 async def test_message_that_cannot_be_encoded_is_a_dead_letter_and_holds_up_no_other(monkeypatch):
-    encode = batch.frame_tail
+    encode = bus_message.frame_tail
 
     def odd(data: Any) -> bytes:
         if b"odd" in encode(data):
             raise KeyError("a mistake")
         return encode(data)
 
-    monkeypatch.setattr(batch, "frame_tail", odd)
+    monkeypatch.setattr(bus_message, "frame_tail", odd)
     async with connected() as ana, bridging():
         await ana.call("join:thread", {"thread_id": "1"})
         for body in ("one", "odd", "two"):

@@ -67,9 +67,7 @@ def test_fact_from_a_client_cannot_start_a_line_of_its_own(breaking: str):
         ("Why? %s", ("because",), "Why? because"),
     ],
 )
-def test_nothing_of_a_query_string_is_logged_of_a_request(
-    message: str, arguments: tuple[str, ...], said: str
-):
+def test_query_string_of_a_request_is_not_logged(message: str, arguments: tuple[str, ...], said: str):
     line = record(message, *arguments, request="<GET '/?token=x'>", status_code=403)
     assert WithoutRequest().filter(line)
     assert line.getMessage() == said
@@ -77,7 +75,7 @@ def test_nothing_of_a_query_string_is_logged_of_a_request(
     assert "token" not in ConsoleFormatter().format(line)
 
 
-def test_lines_about_no_request_stay_as_they_are():
+def test_line_without_a_request_stays_as_it_is():
     line = record("asked ?token=x of %s", "redis")
     assert WithoutRequest().filter(line)
     assert line.getMessage() == "asked ?token=x of redis"
@@ -108,7 +106,7 @@ def test_traceback_is_dropped_and_the_error_kept():
     assert line == "receive of shard failed: ConnectionError('redis is gone')"
 
 
-def test_error_is_spelled_with_what_it_says():
+def test_error_is_spelled_with_its_text():
     assert spelled(RedisError("no\nway")) == r"RedisError('no\nway')"
     assert spelled(TimeoutError()) == "TimeoutError('')"
 
@@ -126,10 +124,10 @@ def test_record_with_an_empty_error_passes():
     assert entry.getMessage() == "a"
 
 
-# --- Whom a line is about ----------------------------------------------------------------------------
+# --- The subject of a line ----------------------------------------------------------------------------
 
 
-class Somebody:
+class Connection:
     def __init__(self, name: str) -> None:
         self.facts = {"connection_id": name}
 
@@ -142,7 +140,7 @@ def about(**extra: object) -> object:
 
 async def test_lines_of_a_task_are_about_the_connection_that_it_works_for():
     async def work(name: str) -> object:
-        speak_for(Somebody(name))
+        speak_for(Connection(name))
         await asyncio.sleep(0)
         return about()
 
@@ -150,17 +148,17 @@ async def test_lines_of_a_task_are_about_the_connection_that_it_works_for():
     assert about() is None
 
 
-async def test_what_a_connection_starts_for_everybody_is_not_about_it():
+async def test_task_that_a_connection_starts_for_all_is_not_about_it():
     async def shared() -> object:
         return about()
 
-    speak_for(Somebody("a"))
+    speak_for(Connection("a"))
     assert about() == "a"
     assert await asyncio.create_task(shared()) is None
 
 
-async def test_line_that_says_itself_whom_it_is_about_is_believed():
-    speak_for(Somebody("a"))
+async def test_subject_that_a_line_names_itself_stays():
+    speak_for(Connection("a"))
     assert about(connection_id="b") == "b"
 
 
@@ -255,7 +253,7 @@ async def test_every_line_about_a_connection_names_it_and_no_other_does(stack: S
 
 
 @pytest.mark.parametrize("stack", ["console"], indirect=True)
-async def test_console_says_the_same(stack: Stack):
+async def test_console_has_the_same_facts(stack: Stack):
     async with stack.client("hub", user := unique("u")) as client:
         pass
     await eventually(lambda: "connection closed" in stack.logs)

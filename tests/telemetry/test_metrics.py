@@ -15,7 +15,7 @@ from signal import SIGKILL
 from typing import Any
 
 import pytest
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -51,6 +51,10 @@ class Counting:
         return parsed(exposition().decode()).get(series, 0.0) - self._before.get(series, 0.0)
 
 
+def gauge(name: str) -> float | None:
+    return REGISTRY.get_sample_value(name)
+
+
 @pytest.fixture
 def counted() -> Counting:
     return Counting()
@@ -67,8 +71,10 @@ def registered() -> set[tuple[str, str, tuple[str, ...]]]:
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
             (kind,) = (name for base, name in KINDS.items() if isinstance(metric, base))
+            (family,) = metric.describe()
             suffix = "_total" if kind == "counter" else ""
-            found.add((metric._name + suffix, kind, tuple(metric._labelnames)))
+            labels = tuple(metric._labelnames)
+            found.add((family.name + suffix, kind, labels))
     return found
 
 
@@ -148,13 +154,13 @@ def publication(event: str) -> Publication:
     return Publication(2, 1, "", f'{{"event":"{event}","room":"r","offset":"2","data":{{}}}}'.encode())
 
 
-def test_fan_out_is_told_as_deliveries_frames_and_size(counted: Counting):
+def test_fan_out_is_counted_as_deliveries_frames_and_size(counted: Counting):
     tally = metrics.Tally()
     tally.fan_out([publication("thread:message"), publication("chat:ended")], 30)
     tally.fan_out([publication("thread:message")], 100_000)
     tally.sent("ephemeral", publication("thread:typing").frame, 3)
     tally.flush()
-    tally.flush()  # once it is told, it is told
+    tally.flush()  # counted once
     assert counted("realtime_deliveries_total") == 100_060
     assert counted("realtime_frames_out_total", kind="room", event="thread:message") == 100_030
     assert counted("realtime_frames_out_total", kind="room", event="chat:ended") == 30
@@ -189,33 +195,33 @@ async def test_message_from_the_bus_is_counted_on_its_way(counted: Counting):
         assert counted("realtime_deliveries_total") >= 2
         assert counted("realtime_fanout_connections_count") >= 1
         assert counted("realtime_bus_lag_seconds_sum") < 5
-        assert metrics.LEADING._value.get() == 1
-    assert metrics.LEADING._value.get() == 0
+        assert gauge("realtime_bridge_leading") == 1
+    assert gauge("realtime_bridge_leading") == 0
 
 
 # --- The process -------------------------------------------------------------------------------------
 
 
 @in_process
-async def test_vitals_are_told_every_second(counted: Counting, monkeypatch):
+async def test_vitals_are_measured_every_second(counted: Counting, monkeypatch):
     monkeypatch.setattr(vitals, "SECONDS", 0.01)
     metrics.REDIS_UP.set(0)
     watching = asyncio.create_task(vitals.watch(backlog.measure_backlog))
     await eventually(lambda: counted("realtime_loop_lag_seconds_count") >= 3)
     await eventually(lambda: counted("realtime_redis_round_trip_seconds_count") >= 3)
-    assert metrics.REDIS_UP._value.get() == 1
-    assert metrics.TASKS._value.get() >= 2
+    assert gauge("realtime_redis_up") == 1
+    assert gauge("realtime_tasks") >= 2
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
 
 @in_process
-async def test_redis_that_does_not_answer_is_told(settings, monkeypatch):
+async def test_redis_that_does_not_answer_is_down(settings, monkeypatch):
     monkeypatch.setattr(vitals, "SECONDS", 0.01)
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}
     metrics.REDIS_UP.set(1)
     watching = asyncio.create_task(vitals.watch())
-    await eventually(lambda: metrics.REDIS_UP._value.get() == 0)
+    await eventually(lambda: gauge("realtime_redis_up") == 0)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
@@ -226,17 +232,17 @@ class Behind:
     unsent = 70_000
 
 
-def test_backlog_is_what_waits_for_clients_that_do_not_keep_up(monkeypatch):
+def test_backlog_is_what_waits_for_clients_that_read_too_slowly(monkeypatch):
     monkeypatch.setattr(backlog, "behind", [Behind(), Behind()])
     backlog.measure_backlog()
-    assert metrics.BEHIND._value.get() == 2
-    assert metrics.QUEUE_BYTES._value.get() == 140_000
+    assert gauge("realtime_behind") == 2
+    assert gauge("realtime_queue_bytes") == 140_000
     monkeypatch.setattr(backlog, "behind", [])
     backlog.measure_backlog()
-    assert metrics.QUEUE_BYTES._value.get() == 0
+    assert gauge("realtime_queue_bytes") == 0
 
 
-def test_without_a_token_everybody_may_read(settings):
+def test_without_a_token_anyone_may_read(settings):
     assert may_read("")
     settings.REALTIME = {**settings.REALTIME, "METRICS_TOKEN": "s3cret"}
     assert not may_read("")
@@ -274,7 +280,7 @@ async def test_every_worker_answers_with_the_sum_of_all(stack: Stack, tmp_path: 
     )
     hub = (("namespace", "hub"),)
 
-    async def told(name: str, labels: Any = hub) -> set[float]:
+    async def scraped(name: str, labels: Any = hub) -> set[float]:
         """The answers of many scrapes, which several workers have given."""
         return {(await scrape(stack)).get((name, labels), 0.0) for _ in range(12)}
 
@@ -282,29 +288,29 @@ async def test_every_worker_answers_with_the_sum_of_all(stack: Stack, tmp_path: 
     for client in clients:
         await client.__aenter__()
     await eventually_there(lambda: len(workers(tmp_path)) == 2)
-    assert await told("realtime_connections") == {10}
-    assert await told("realtime_users") == {10}
+    assert await scraped("realtime_connections") == {10}
+    assert await scraped("realtime_users") == {10}
     accepted = (("namespace", "hub"), ("result", "accepted"))
-    assert await told("realtime_handshakes_total", accepted) == {10}
+    assert await scraped("realtime_handshakes_total", accepted) == {10}
 
     victim, file = workers(tmp_path).popitem()
     os.kill(victim, SIGKILL)
     await eventually_there(lambda: not file.exists())
     left = (await scrape(stack))["realtime_connections", hub]
     assert left < 10
-    assert await told("realtime_handshakes_total", accepted) == {10}
+    assert await scraped("realtime_handshakes_total", accepted) == {10}
     for client in clients:
         await client.__aexit__(None, None, None)
 
-    async def nobody_left() -> bool:
+    async def all_left() -> bool:
         return (await scrape(stack))["realtime_connections", hub] == 0
 
-    await eventually_there(nobody_left)
+    await eventually_there(all_left)
     server.stop()
     assert not list(tmp_path.glob("realtime-metrics-*"))
 
 
-async def test_bridge_serves_its_metrics_where_it_is_told(stack: Stack):
+async def test_bridge_serves_its_metrics_on_the_port_of_its_option(stack: Stack):
     port = free_port()
     stack.start("bridge", str(ROOT / "manage.py"), "runbridge", "--metrics-port", str(port))
     # As if a connection had entered it: in a room that is unknown nothing is published, so there is no lag.
@@ -345,13 +351,13 @@ def test_connections_to_the_metrics_port_are_bounded_and_none_is_kept():
 
 
 @pytest.mark.parametrize("value", ["-1", "70000"])
-def test_port_that_is_none_is_refused(stack: Stack, value: str):
+def test_port_out_of_range_is_an_error(stack: Stack, value: str):
     bridge = stack.start("bridge", str(ROOT / "manage.py"), "runbridge", "--metrics-port", value, ready="")
     assert bridge.wait() == 2
     assert "--metrics-port must be between 0 and 65535" in bridge.output
 
 
-def test_port_that_is_taken_is_said(stack: Stack):
+def test_port_that_is_taken_is_an_error(stack: Stack):
     port = str(free_port())
     line = (str(ROOT / "manage.py"), "runbridge", "--metrics-port", port)
     stack.start("bridge", *line)

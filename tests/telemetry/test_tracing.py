@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -17,9 +17,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from realtime import publisher
 from realtime.auth.issuing import issue
+from realtime.bridge.batch import Batch
+from realtime.bridge.bus_entry import BUS
 from realtime.checks.startup import check_settings
 from realtime.connections import handshake
 from realtime.protocol.publication import Publication, unpack
+from realtime.redis.pipelining import pipes
 from realtime.telemetry import tracing
 from tests.inprocess import Connection, add, bearer, bridging, connected, dead_letters, eventually, refusal
 
@@ -33,8 +36,11 @@ class Spans:
     def __init__(self, exporter: InMemorySpanExporter) -> None:
         self._exporter = exporter
 
+    def all(self) -> Sequence[ReadableSpan]:
+        return self._exporter.get_finished_spans()
+
     def named(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+        return [span for span in self.all() if span.name == name]
 
     async def one(self, name: str) -> ReadableSpan:
         await eventually(lambda: self.named(name))
@@ -93,12 +99,19 @@ async def test_trace_that_a_backbone_in_another_language_began_goes_on(spans: Sp
         await add("thread:message", {**data, "message_id": "2"}, traceparent="nonsense")
         frame = await ana.expect("thread:message")
         await eventually(lambda: len(spans.named("fan out thread:message")) == 2)
-    assert frame["data"]["message_id"] == "2", "the connection that is excepted is still told apart"
+    assert frame["data"]["message_id"] == "2", "the connection that is excepted is still recorded apart"
     await eventually(lambda: len(spans.named("deliver thread:message")) == 2)
     traces = [f"{span.get_span_context().trace_id:032x}" for span in spans.named("deliver thread:message")]
     assert traces[0] == TRACE
     assert traces[1] != TRACE
     assert await dead_letters() == []
+
+
+async def test_message_that_is_delivered_again_has_no_second_span(spans: Spans):
+    encoded = b'{"event": "thread:message", "data": {"thread_id": "42", "message_id": "1"}}'
+    for again in ("", "9"):
+        await Batch([BUS.entry(b"1-0", [b"message", encoded], again)]).send(pipes())
+    assert len(spans.named("deliver thread:message")) == 1
 
 
 async def test_what_is_replayed_still_leaves_out_who_is_excepted(spans: Spans):
@@ -140,12 +153,12 @@ async def test_no_span_names_a_user_a_room_or_a_connection(spans: Spans):
         await add("thread:message", {"thread_id": "th-secret", "message_id": "1"})
         await ana.expect("thread:message")
         await spans.one("fan out thread:message")
-    told = "".join(span.to_json() for span in spans._exporter.get_finished_spans())
+    recorded = "".join(span.to_json() for span in spans.all())
     for secret in ("secret", ana.ready["connection_id"]):
-        assert secret not in told
+        assert secret not in recorded
 
 
-def test_what_nobody_records_is_not_sent_along(settings, monkeypatch):
+def test_trace_that_is_not_recorded_is_not_sent_along(settings, monkeypatch):
     provider = TracerProvider(sampler=ALWAYS_OFF)
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     settings.REALTIME = {**settings.REALTIME, "TRACING": True}

@@ -1,4 +1,4 @@
-"""`manage.py publish`: one event, the way a backbone sends it, for trying things out."""
+"""`manage.py publish`: publish one event as a backbone would, to try things out."""
 
 from __future__ import annotations
 
@@ -15,28 +15,19 @@ class Command(BaseCommand):
     help = """Publish an event: manage.py publish thread:message '{"thread_id": "42", "message_id": "1"}'"""
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("event", help="its name in the catalogue, as in thread:message")
-        parser.add_argument("data", nargs="?", default="{}", help="its data, a JSON object")
-        parser.add_argument("--room", action="append", dest="rooms", help="instead of the event's own rooms")
+        parser.add_argument("event", help="the name of the event in the catalogue, e.g. thread:message")
+        parser.add_argument("data", nargs="?", default="{}", help="the data of the event, a JSON object")
         parser.add_argument(
-            "--namespace", action="append", dest="namespaces", help="only there; may be given several times"
+            "--room", action="append", dest="rooms", help="a room, instead of the event's own"
         )
-        parser.add_argument("--id", help="what was published under the same id before is not delivered again")
+        parser.add_argument("--namespace", action="append", dest="namespaces", help="a namespace, e.g. hub")
+        parser.add_argument("--id", help="an id: what was published with it before is not delivered again")
         parser.add_argument("--except", dest="exclude", help="a connection_id that is left out")
 
-    def handle(
-        self,
-        *,
-        event: str,
-        data: str,
-        rooms: list[str] | None,
-        namespaces: list[str] | None,
-        id: str | None,
-        exclude: str | None,
-        **_: Any,
-    ) -> None:
+    def handle(self, *, event: str, data: str, **options: Any) -> None:
+        names = ("rooms", "namespaces", "id", "exclude")
         try:
-            publish(event, _object(data), rooms=rooms, namespaces=namespaces, id=id, exclude=exclude)
+            publish(event, _object(data), **{name: options[name] for name in names})
         except InvalidMessage as error:
             raise CommandError(str(error), returncode=2) from error
         except (RedisError, OSError) as error:

@@ -1,4 +1,4 @@
-"""`manage.py runbridge`: from the bus to the rooms, and the presence sweeper."""
+"""`manage.py runbridge`: the bridge from the bus to the rooms, and the presence sweeper."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PRESENCE = Source("presence", b"transition", announcements, keep=86400)
 
 
 class Command(BaseCommand):
-    help = "Deliver what backbones publish, and judge presence. Prints 'ready' once subscribed and caught up."
+    help = "Deliver what backbones publish, and run the presence sweeper. Prints 'ready' once subscribed and caught up."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--metrics-host", default="127.0.0.1")
-        parser.add_argument("--metrics-port", type=int, help="serve /metrics there (default: nowhere)")
+        parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port (default: on none)")
 
     def handle(self, *, metrics_host: str, metrics_port: int | None, **_: Any) -> None:
         with contextlib.ExitStack() as stack:
@@ -43,19 +43,14 @@ class Command(BaseCommand):
             raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
 
     async def _run(self) -> None:
-        bridge = Bridge([BUS, PRESENCE])
-        tasks = [asyncio.create_task(work) for work in (bridge.run(), Sweeper().run(), watch())]
-        loop = asyncio.get_running_loop()
+        main, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert main is not None  # noqa: S101
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, tasks[0].cancel)
-        waiting = asyncio.create_task(bridge.ready.wait())
-        await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
-        if bridge.ready.is_set():
+            loop.add_signal_handler(name, main.cancel)
+        bridge = Bridge([BUS, PRESENCE])
+        async with asyncio.TaskGroup() as tasks:
+            for work in (bridge.run(), Sweeper().run(), watch()):
+                tasks.create_task(work)
+            await bridge.ready.wait()
             self.stdout.write("ready")
             self.stdout.flush()
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in (*tasks, waiting):
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from realtime.redis.stream_reader import READ_BYTES, READ_FIRST, READ_MOST, Entries, ReadSize
+from realtime.bridge.read_size import READ_BYTES, READ_FIRST, READ_MOST, ReadSize
 
 
-def entries(count: int, size: int = 100) -> list[Entries]:
-    return [(b"stream", [(b"%d-0" % number, [b"message", b"x" * size]) for number in range(count)])]
+def entries(count: int, size: int = 100) -> list[tuple[bytes, list[bytes]]]:
+    return [(b"%d-0" % number, [b"message", b"x" * size]) for number in range(count)]
 
 
 def test_more_is_read_at_once_while_there_is_more():

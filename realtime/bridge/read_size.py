@@ -1,0 +1,37 @@
+"""The read size: how many entries of a stream are read at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+READ_FIRST = 100
+"""Entries that are read at once after the stream was quiet."""
+READ_MOST = 500
+READ_BYTES = 1 << 20
+"""About as many bytes are read at once."""
+
+
+class ReadSize:
+    """How many entries are read at once: as many as there are, but few of large ones.
+
+    After a failure it is half as many, and then one more each time, as TCP does, so that a slow link seldom fails. Once
+    the stream has been quiet, the trouble may be over, and the number starts anew.
+    """
+
+    def __init__(self) -> None:
+        self.count = READ_FIRST
+        self._most = READ_MOST
+
+    def adapt(self, entries: Sequence[Any]) -> bool:
+        """Learn from the entries that were read. Returns whether there are more, as far as that can be known."""
+        size = sum([sum(map(len, fields)) for _, fields in entries])
+        is_full = len(entries) >= self.count
+        self._most = min(self._most + 1, READ_MOST) if is_full else READ_MOST
+        fitting = max(len(entries) * READ_BYTES // max(size, 1), 1) if entries else READ_MOST
+        self.count = min(fitting, self._most) if is_full else min(fitting, self.count, READ_FIRST)
+        return is_full
+
+    def failed(self) -> None:
+        """Halve the number: perhaps it was too much at once."""
+        self.count = self._most = max(self.count // 2, 1)
