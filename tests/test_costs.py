@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.conf import conf
 from realtime.connections.rate_limit import REPLAY_BYTES, FrameRate
 from realtime.connections.registry import ConnectionRegistry

@@ -28,6 +28,7 @@ from realtime.protocol import bus_message as bus
 from realtime.protocol import values
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.catalogue import catalogue
+from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
 from realtime.protocol.rooms import is_room, thread_room
 from realtime.publisher import publish
@@ -118,7 +119,7 @@ class TestEvent(forms.Form):
         cleaned: dict[str, Any] = super().clean() or {}
         if not self.errors:
             message = {"event": cleaned["event"], "data": cleaned["payload"]}
-            if rooms := cleaned["rooms"].replace(",", " ").split():
+            if rooms := _rooms(cleaned["rooms"]):
                 message["rooms"] = rooms
             try:
                 cleaned["delivery"] = bus.parse(values.encode(message))
@@ -465,9 +466,20 @@ def _is_joined(namespace: str, room: str) -> bool:
     return found is not None and found.may_join(room) and is_room(room)
 
 
+def _rooms(text: str) -> list[str]:
+    """Rooms as they were typed. The name of a group may have spaces: only a word with a colon begins another room."""
+    rooms: list[str] = []
+    for word in text.replace(",", " ").split():
+        if rooms and ":" not in word:
+            rooms[-1] += f" {word}"
+        else:
+            rooms.append(word)
+    return rooms
+
+
 def _room(text: str) -> str:
     """A room as it was typed: an id alone is a thread's."""
-    text = text.strip()
+    text = composed(text.strip())
     return text if not text or is_room(text) or ":" in text else thread_room(text)
 
 

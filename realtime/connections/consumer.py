@@ -14,7 +14,7 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
-from realtime.auth.tokens import SUBPROTOCOL, Principal
+from realtime.auth.credentials import SUBPROTOCOL
 from realtime.conf import conf
 from realtime.connections import ephemeral, handshake, rights
 from realtime.connections import user_limit as seats
@@ -33,6 +33,7 @@ from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode,
 from realtime.protocol.envelope import encode, iso
 from realtime.protocol.handshake_errors import RefusalCode
 from realtime.protocol.namespaces import Namespace
+from realtime.protocol.principal import Principal
 from realtime.protocol.values import plain
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import digest, spelled

@@ -12,18 +12,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from realtime.auth.tokens import (
-    BEARER_SUBPROTOCOL,
-    AuthenticationFailed,
-    Principal,
-    Scope,
-    authenticate,
-    credential,
-    headers_of,
-)
+from realtime.auth.credentials import BEARER_SUBPROTOCOL, Scope, credential, headers_of
+from realtime.auth.verification import authenticate
 from realtime.conf import conf
 from realtime.connections.registry import ConnectionRegistry
-from realtime.protocol.handshake_errors import STATUSES, RefusalCode
+from realtime.protocol.handshake_errors import STATUSES, AuthenticationFailed, RefusalCode
+from realtime.protocol.principal import Principal
 from realtime.telemetry import metrics, tracing
 
 logger = logging.getLogger(__name__)

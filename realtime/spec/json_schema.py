@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from realtime.protocol.namespaces import ID_PATTERN
-from realtime.protocol.payloads import Id
+from realtime.protocol.ids import ID_PATTERN, MAX_LENGTH
+from realtime.protocol.payloads import Id, PresenceGroup
 
 Schema = dict[str, Any]
 
@@ -59,6 +59,9 @@ def schema(kind: Any, id: Schema) -> Schema:
 
 
 def _of_id(id: Schema, kind: type) -> Schema:
+    if kind is PresenceGroup:
+        group = {"type": "string", "minLength": 1, "maxLength": MAX_LENGTH}
+        return {"anyOf": [group, *id["anyOf"][1:]]} if "anyOf" in id else group
     if kind is Id:
         return id
     raise NotImplementedError(f"no schema for {kind}")

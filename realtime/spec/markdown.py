@@ -12,7 +12,7 @@ import msgspec
 
 from realtime.protocol.catalogue import Catalogue, ServerEvent, catalogue
 from realtime.protocol.namespaces import namespaces
-from realtime.protocol.payloads import Id, Payload
+from realtime.protocol.payloads import Id, Payload, PresenceGroup
 
 _INTRODUCTION = """\
 # Events
@@ -20,7 +20,9 @@ _INTRODUCTION = """\
 Every event of the catalogue. This page is generated (`make docs`); the protocol around it is in
 [protocol.md](protocol.md), and how to add one of your own in [adding-an-event.md](adding-an-event.md).
 
-An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ -`; a whole number is accepted and becomes a string.
+An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ - . @ | + ~`; a whole number is accepted and becomes a
+string. A *group* is the name of a presence group: an id that may also have spaces, and letters and digits of any script
+(composed: Unicode's normalization form C).
 A field with `?` may be left out. Of an event that a backbone publishes every other field of `data` passes through
 untouched.
 """
@@ -119,6 +121,7 @@ def _type(kind: Any) -> str:
         return "list" if origin is list else "object"
     known = {
         Id: "id",
+        PresenceGroup: "group",
         str: "string",
         float: "number",
         int: "integer",

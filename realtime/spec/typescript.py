@@ -12,7 +12,7 @@ import msgspec
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import REASONS
 from realtime.protocol.envelope import ErrorCode
-from realtime.protocol.payloads import Id, Payload
+from realtime.protocol.payloads import Id, Payload, PresenceGroup
 from realtime.spec.markdown import summary
 
 _HEAD = """\
@@ -85,7 +85,7 @@ def _type(kind: Any, id_type: str) -> str:  # noqa: PLR0911  (a table)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is None or kind is types.NoneType:
         return "Record<string, never>"
-    if kind is Id:
+    if kind in {Id, PresenceGroup}:
         return id_type
     if origin is typing.Annotated:
         return _type(arguments[0], id_type)

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import msgspec
 
-from realtime.auth.tokens import Principal
+from realtime.protocol.principal import Principal
 from realtime.protocol.surrogates import whole_text
 from realtime.redis.client import key
 from realtime.tasks.supervision import report

@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
 from presence.connection import CustomerPresence
-from realtime.auth.tokens import issue, verify
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
 from realtime.connections import ephemeral, rate_limit
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.connections.registry import ConnectionRegistry

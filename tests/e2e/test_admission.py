@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from dev.embedded_redis import EmbeddedRedis
-from realtime.auth.tokens import MAX_TOKEN_LENGTH
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
 from realtime.server.readiness import PROVEN_SECONDS
 from tests.e2e.harness import Stack
 

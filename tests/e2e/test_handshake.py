@@ -259,7 +259,7 @@ ODD_IDS = ["", "a b", "a:b", "é", "x" * 65, 1.5, True, None, [], ["7"], {}, "٣
     [
         *(("role", value) for value in ("", "Attendant", "root", 5, None, ["attendant"], {"a": 1}, True)),
         *(("user_id", value) for value in (*ODD_IDS, 10**70)),
-        *(("groups", value) for value in ("attendants", 5, {"a": 1}, True, *([odd] for odd in ODD_IDS))),
+        *(("groups", value) for value in ("attendants", 5, {"a": 1}, True)),
         *(("threads", value) for value in ("42", 42, {"42": 1}, False, [[1]], [1.5], ["a b"], ["x" * 65])),
         ("name", 5),
         ("name", ["Ana"]),

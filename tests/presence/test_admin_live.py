@@ -422,6 +422,10 @@ def test_event_is_shown_with_where_it_goes_before_it_is_sent(admin_client: Clien
 def test_event_can_go_to_other_rooms(admin_client: Client, system: System):
     page = admin_client.post(reverse(EVENT), {**MESSAGE, "rooms": "thread:1, user:7"}).content.decode()
     assert "hub thread:1, portal thread:1, hub user:7, portal user:7" in page
+    rooms = "presence:E\u0301quipe Sa\u0303o Paulo, presence:sales user:ana@example.com"
+    queue = {"event": "queue:updated", "payload": "{}", "rooms": rooms}
+    page = admin_client.post(reverse(EVENT), queue).content.decode()
+    assert "hub presence:Équipe São Paulo, hub presence:sales, hub user:ana@example.com" in page
 
 
 @pytest.mark.parametrize(

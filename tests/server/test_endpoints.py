@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from realtime.asgi import application
-from realtime.auth.tokens import MAX_TOKEN_LENGTH, issue
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
+from realtime.auth.issuing import issue
 from realtime.connections import admission
 from realtime.connections.addresses import Addresses
 from realtime.connections.rate_limit import Bucket

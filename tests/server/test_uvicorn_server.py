@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from presence import store
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.connections import rate_limit as limits_module
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.outlets import text_frame

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from realtime import publisher
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.checks.startup import check_settings
 from realtime.connections import handshake
 from realtime.protocol.publication import Publication, unpack
