@@ -133,6 +133,16 @@ def test_each_thread_has_a_grace_period_of_its_own(carla: World):
     assert (carla.deadline("lost", "carla|78") or 0) > 59_000
 
 
+def test_lost_thread_that_is_judged_in_the_grace_period_prolongs_no_other(carla: World):
+    carla.connect("carla", "tab-2", groups=("77",))
+    carla.disconnect("tab-2")
+    carla.disconnect()
+    carla.pass_deadline("lost", "carla|77")
+    carla.sweep()
+    assert carla.deadline("lost", "carla|42") is None
+    assert there("42") == {"carla"}
+
+
 def test_last_connection_lost_is_told_once_after_the_grace(carla: World):
     carla.disconnect()
     assert told(carla) == []
