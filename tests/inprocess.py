@@ -84,25 +84,26 @@ class Connection:
 
     async def call(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send with an id and return the data of its ack."""
-        frame = await self._answer(event, data)
+        frame = await self.answer(event, data)
         assert frame["event"] == "ack", frame
         return frame["data"]
 
     async def refused(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send with an id and return the data of its error."""
-        frame = await self._answer(event, data)
+        frame = await self.answer(event, data)
         assert frame["event"] == "error", frame
         return frame["data"]
 
-    async def _answer(self, event: str, data: dict[str, Any] | None) -> dict[str, Any]:
+    async def answer(self, event: str, data: dict[str, Any] | None) -> dict[str, Any]:
+        """Send with an id and return the whole frame that answers."""
         self._ids += 1
         frame_id = f"call-{self._ids}"
         await self.send(event, data, id=frame_id)
-        return await self._next(lambda frame: frame.get("id") == frame_id)
+        return await self.next_frame(lambda frame: frame.get("id") == frame_id)
 
     async def expect(self, event: str, **data: Any) -> dict[str, Any]:
         """The next unread frame of this event whose data has these values; the frames before it stay unread."""
-        return await self._next(
+        return await self.next_frame(
             lambda frame: (
                 frame["event"] == event
                 and all(frame["data"].get(name) == value for name, value in data.items())
@@ -127,7 +128,8 @@ class Connection:
         found = [frame for frame in self._unread if not events or frame["event"] in events]
         assert not found, found
 
-    async def _next(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async def next_frame(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next unread frame that matches; the frames before it stay unread."""
         for frame in self._unread:
             if matches(frame):
                 self._unread.remove(frame)

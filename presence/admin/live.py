@@ -199,7 +199,7 @@ class LiveAdmin(Pages):
         asked: Asked[Rooms] | None = self._survey(request, partial(ask.ask, about, Rooms))
         if asked is None:
             return "–"
-        return str(sum(size for answer in asked.answers for _, _, size in answer.said.sizes))
+        return str(sum(size for answer in asked.answers for _, _, size in answer.result.sizes))
 
     # --- In common -------------------------------------------------------------------------------
 
@@ -270,7 +270,7 @@ def _described(detail: Detail) -> dict[str, Any]:
 
 def _loaded(answer: Answered[Load]) -> dict[str, Any]:
     """An instance and its load, for the template."""
-    load = answer.said
+    load = answer.result
     return {
         "instance": answer.instance,
         "load": load,

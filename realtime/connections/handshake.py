@@ -99,7 +99,7 @@ def _normalised(origin: str) -> str:
     return scheme + separator + host.removesuffix({"http": ":80", "https": ":443"}.get(scheme, ":"))
 
 
-async def judge(scope: Scope, namespace: str) -> Principal:
+async def authorize(scope: Scope, namespace: str) -> Principal:
     """Who may enter. CPU only, unless a JWKS key has to be fetched. Raises `Refused`."""
     check_capacity()
     check_origin(scope)
@@ -127,7 +127,7 @@ class JWTScopeMiddleware:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         tracing.begin_handshake(scope, self.namespace)
         try:
-            principal = await judge(scope, self.namespace)
+            principal = await authorize(scope, self.namespace)
         except Refused as refused:
             await receive()
             await deny(scope, send, refused, self.namespace)

@@ -82,7 +82,7 @@ async def verdict(scope: Scope, namespace: str) -> Response:
         response = Response(204, headers=_PREFLIGHT)
     else:
         try:
-            await _judge(scope, namespace)
+            await _authorize(scope, namespace)
             response = Response(204, headers={"Cache-Control": "no-store"})
         except Refused as refused:
             response = refusal(refused)
@@ -107,9 +107,9 @@ def _cors(scope: Scope) -> dict[str, str]:
     }
 
 
-async def _judge(scope: Scope, namespace: str) -> None:
+async def _authorize(scope: Scope, namespace: str) -> None:
     check_process()
-    principal = await handshake.judge(scope, namespace)
+    principal = await handshake.authorize(scope, namespace)
     try:
         async with asyncio.timeout(REVOCATION_SECONDS):
             if await revocation.is_revoked(principal):

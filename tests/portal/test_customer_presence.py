@@ -271,7 +271,7 @@ async def test_revoke_is_told_at_once_whether_the_customer_looked_at_the_thread_
 
 
 async def joined(connection: Connection) -> bool:
-    return "room" in (await connection._answer("join:thread", {"thread_id": "42"}))["data"]
+    return "room" in (await connection.answer("join:thread", {"thread_id": "42"}))["data"]
 
 
 @pytest.mark.usefixtures("wanted")

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from presence.admin import live
 from presence.models import Live
 from realtime.survey import ask as asking
-from realtime.survey import messages as questions
+from realtime.survey import load, results
 from realtime.survey.ask import Answered, Asked
 from realtime.survey.messages import (
     AboutConnection,
@@ -72,16 +72,16 @@ class System:
     async def _say(self, about: Any, held: list[Any]) -> Any:
         match about:
             case AboutConnections():
-                return await questions.page(about, held)
+                return await results.page(about, held)
             case AboutRooms():
-                return await questions.rooms(about, held)
+                return await results.rooms(about, held)
             case AboutInstances():
-                return await questions.load(held, cpu=0.25, stall=0.001)
+                return await load.load(held, cpu=0.25, stall=0.001)
             case AboutConnection():
                 for each in held:
                     if each.connection_id == about.connection_id:
                         rooms = [InRoom(room, position, 2_500_001) for room, position in each.rooms.items()]
-                        return Detail(questions.row(each), ["sales"], 2e9, rooms)
+                        return Detail(results.row(each), ["sales"], 2e9, rooms)
                 return Detail()
 
 

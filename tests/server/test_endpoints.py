@@ -246,7 +246,7 @@ async def test_refused_handshake_is_counted_and_its_head_is_not_examined(limits,
         raise AssertionError("examined")
 
     await get("/healthz", "203.0.113.9")
-    for name in ("judge", "credential", "check_origin"):
+    for name in ("authorize", "credential", "check_origin"):
         monkeypatch.setattr(f"realtime.connections.handshake.{name}", examine)
     before = refused_so_far()
     assert isinstance(await handshake("203.0.113.9"), Refusal)

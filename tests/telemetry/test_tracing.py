@@ -161,7 +161,7 @@ async def test_handshake_that_fails_in_between_ends_its_span(spans: Spans, monke
     async def broken(*arguments: object) -> object:
         raise RuntimeError("oh")
 
-    monkeypatch.setattr(handshake, "judge", broken)
+    monkeypatch.setattr(handshake, "authorize", broken)
     communicator = Connection("/hub/", headers=[]).communicator
     await communicator.send_input({"type": "websocket.connect"})
     with pytest.raises(RuntimeError, match="oh"):
