@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
 from django.utils.module_loading import import_string
 
 from realtime.conf import conf
 from realtime.protocol.handshake_errors import AuthenticationFailed, invalid_token
 from realtime.protocol.namespaces import roles
 from realtime.protocol.payloads import Id, PresenceGroup
-from realtime.protocol.principal import Principal, frozen_claims
+from realtime.protocol.principal import Principal
 from realtime.protocol.values import NotJSON, encode
 from realtime.telemetry.logs import spelled
 
@@ -49,7 +50,7 @@ def principal_of(claims: Claims, mapped: Callable[[Claims], Claims], token_id: s
         encoded = encode(claims)
     except NotJSON as error:
         raise invalid_token(f"the token has a claim that cannot be read: {error}") from error
-    found = _mapped(frozen_claims(encoded), mapped)
+    found = _mapped(msgspec.json.decode(encoded), mapped)
     role, name, jti = found.get("role"), found.get("name") or "", found.get("jti")
     if not isinstance(role, str) or role not in roles():
         raise invalid_token("the token has no known role")

@@ -85,7 +85,7 @@ def _namespaces() -> Iterator[CheckMessage]:
         yield Error(
             str(error),
             hint="REALTIME['NAMESPACES'] holds dotted paths of realtime.protocol.namespaces.Namespace, for example "
-            "hub.namespace.HUB. docs/settings.md lists what overrides them.",
+            "ops.namespace.OPS. docs/settings.md lists what overrides them.",
             id="realtime.E018",
         )
         return

@@ -41,17 +41,12 @@ class Principal:
         They are decoded at each access, which takes some microseconds: put them into a variable to read several. They
         are as large as a token may be, and nested at most 100 levels deep.
         """
-        return frozen_claims(self.encoded_claims)
+        claims: Mapping[str, Any] = _frozen(msgspec.json.decode(self.encoded_claims))
+        return claims
 
     def may_enter(self, namespace: str) -> bool:
         """Whether this role belongs in the namespace."""
         return self.role in namespaces()[namespace].roles
-
-
-def frozen_claims(encoded: bytes) -> Mapping[str, Any]:
-    """The object that is encoded there, with everything in it, as values that cannot be changed."""
-    claims: Mapping[str, Any] = _frozen(msgspec.json.decode(encoded))
-    return claims
 
 
 def _frozen(value: Any) -> Any:
