@@ -51,7 +51,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         *_redis(current),
         *_proxies(current),
         *_namespaces(),
-        *_mapping(current),
+        *_mapping(),
         *_tracing(current),
         *_keys(),
         *_claims(),
@@ -84,8 +84,8 @@ def _namespaces() -> Iterator[CheckMessage]:
         yield Error(
             str(error),
             hint="REALTIME['NAMESPACES'] holds dotted paths of realtime.protocol.namespaces.Namespace, for example "
-            "hub.namespace.HUB. docs/settings.md lists what overrides them.",
-            id="realtime.E017",
+            "ops.namespace.OPS. docs/settings.md lists what overrides them.",
+            id="realtime.E018",
         )
         return
     for namespace in registered.values():
@@ -94,7 +94,7 @@ def _namespaces() -> Iterator[CheckMessage]:
             yield Error(
                 f"The consumer of the namespace {namespace.name!r}: {problem}",
                 hint="Expected realtime.connections.consumer.NamespaceConsumer, or a class derived from it.",
-                id="realtime.E018",
+                id="realtime.E019",
             )
     yield from _listed_roles(registered.values())
     try:
@@ -129,7 +129,7 @@ def _listed_roles(registered: Iterable[Namespace]) -> Iterator[CheckMessage]:
         yield Error(
             f"REALTIME['PRESENCE_ROLES']: no namespace with presence has the role {unknown[0]!r}",
             hint=f"Its roles are {', '.join(sorted(seen))}.",
-            id="realtime.E019",
+            id="realtime.E020",
         )
 
 
@@ -142,16 +142,20 @@ def _unusable(path: object) -> str:
     return "" if callable(found) else f"expected something to call, got {type(found).__name__}"
 
 
-def _mapping(current: Conf) -> Iterator[CheckMessage]:
-    problem = _unusable(current.claims) if current.claims else ""
-    if not problem and iscoroutinefunction(mapping()):
-        problem = f"expected a function that is not async, got {current.claims!r}"
-    if problem:
-        yield Error(
-            f"REALTIME['CLAIMS']: {problem}",
-            hint="Expected the dotted path of a function (claims) -> claims: docs/identity-providers.md.",
-            id="realtime.E020",
-        )
+def _mapping() -> Iterator[CheckMessage]:
+    try:
+        found = mapping()
+    except ImportError as error:
+        problem = f"cannot import it: {error}"
+    else:
+        if callable(found) and not iscoroutinefunction(found):
+            return
+        problem = f"expected a function that is not async, got {found!r}"
+    yield Error(
+        f"REALTIME['CLAIMS']: {problem}",
+        hint="Expected the dotted path of a function (claims) -> claims: docs/identity-providers.md.",
+        id="realtime.E017",
+    )
 
 
 def _tracing(current: Conf) -> Iterator[CheckMessage]:

@@ -87,5 +87,4 @@ def room_of_group(group: str) -> str | None:
     """The room that a group is, or None for a group of another kind."""
     name, _, rest = group.partition(".")
     room = rest.replace(".", ":", 1)
-    namespace = namespaces().get(name)
-    return room if namespace is not None and namespace.has_room(room) and is_room(room) else None
+    return room if name in namespaces() and is_room(room) else None
