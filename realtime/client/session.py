@@ -108,7 +108,8 @@ class Session:
 
     async def _pause(self, loss: Loss, cause: Exception) -> None:
         """Let the time until the next attempt pass. Raises when there is no point in one."""
-        is_urgent = self._is_urgent()
+        is_urgent = self._hurry.is_set()
+        self._hurry.clear()
         if is_urgent or asyncio.get_running_loop().time() - self._ready_at >= STABLE_SECONDS:
             self._retries.reset()
         wait = self._retries.next_wait(loss, cause, is_urgent=is_urgent)
@@ -123,11 +124,6 @@ class Session:
         self._hurry.clear()
         self._retries.reset()
         await asyncio.sleep(self._retries.first_wait())  # a whole office may have its network back
-
-    def _is_urgent(self) -> bool:
-        is_set = self._hurry.is_set()
-        self._hurry.clear()
-        return is_set
 
     def _end(self, life: asyncio.Task[None]) -> None:
         if not life.cancelled() and (error := life.exception()):
@@ -206,12 +202,9 @@ class Session:
             await self.connection.written()
         elif self.is_over:
             raise CallFailed("closed", f"{event} was not sent: the connection is closed for good")
+        elif len(self._queue) >= self._queue_size and event not in EPHEMERAL:
+            raise CallFailed("queue_full", f"{event} was not sent: {len(self._queue)} events wait already")
         elif event not in EPHEMERAL:
-            if len(self._queue) >= self._queue_size:
-                waiting = len(self._queue)
-                raise CallFailed(
-                    "queue_full", f"{event} was not sent: {waiting} events wait for a connection already"
-                )
             self._queue.append(text)
 
     async def call(self, event: str, data: Mapping[str, Any], timeout: float) -> dict[str, Any]:
