@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,35 @@ def test_links_lead_somewhere(page: Path):
 
 
 # --- Architecture ------------------------------------------------------------------------------------
+
+
+def defined(path: Path) -> set[str]:
+    """The functions and classes of a file, and the methods of its classes as `Class.method`."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{each.name}" for each in node.body if hasattr(each, "name")}
+    return found
+
+
+@pytest.mark.parametrize("path", ["A bus message", "A client's frame", "A handshake's token", "A heartbeat"])
+def test_path_leads_through_code_that_exists(path: str):
+    steps = rows(section("architecture.md", path), "where", "what", "does")
+    assert len(steps) > 7
+    for where, what, _ in steps:
+        (file,), (name,) = names(where), names(what)
+        assert name in defined(ROOT / file), f"{file} has no {name}"
+
+
+def test_packages_are_those_of_the_import_contract():
+    text = section("architecture.md", "The packages")
+    listed = [set(names(row[0])) for row in rows(text, "package", "holds")]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if "containers" not in contract)
+    assert listed == [set(layer.split(" | ")) for layer in layers]
+
 
 MAPS = [DOCS / "architecture.md", ROOT / "CONTRIBUTING.md"]
 """Pages that name files of the project."""
