@@ -80,8 +80,10 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
         async def fill(count: int) -> None:
             for number in range(count):
                 for index in range(connections):
-                    await user_limit.take(
-                        user_limit.Seat("hub", f"user{number}", f"specific.{uuid4().hex}!{index}", 1.8e9)
+                    await user_limit.admit(
+                        user_limit.UserConnection(
+                            "hub", f"user{number}", f"specific.{uuid4().hex}!{index}", 1.8e9
+                        )
                     )
 
         return fill

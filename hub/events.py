@@ -8,14 +8,14 @@ from hub.namespace import HUB
 from realtime.auth import revocation
 from realtime.protocol.catalogue import BusContext, control_event, on_bus, server_event
 from realtime.protocol.events import InThread
-from realtime.protocol.payloads import Id, Payload
+from realtime.protocol.payloads import Id, Payload, PresenceGroup
 from realtime.protocol.rooms import presence_room, thread_room, user_room
 
 
 class QueueEvent(Payload, frozen=True, kw_only=True):
     """`group` is the team whose queue it is."""
 
-    group: Id = Id("attendants")
+    group: PresenceGroup = PresenceGroup("attendants")
 
 
 def _queue(payload: QueueEvent) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from realtime.auth.tokens import Principal
+from realtime.protocol.principal import Principal
 
 
 async def any_thread(principal: Principal, thread_id: str) -> bool:

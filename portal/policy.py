@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from portal.namespace import PORTAL
 from realtime.auth import grants
-from realtime.auth.tokens import Principal
+from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import thread_room
 
 

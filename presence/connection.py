@@ -16,9 +16,9 @@ from presence.namespaces import customers
 from presence.operations import Presentee
 from presence.store import Member
 from presence.tracker import PresenceTracker
-from realtime.auth.tokens import Principal
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
+from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import presence_room, thread_of, thread_room
 from realtime.tasks.serial import Action
 

@@ -26,7 +26,7 @@ from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError
 from realtime.protocol.events import InThread
 from realtime.protocol.namespaces import Presence, namespaces, shows
-from realtime.protocol.payloads import Empty, Id, Payload
+from realtime.protocol.payloads import Empty, Id, Payload, PresenceGroup, decode_id
 from realtime.protocol.rooms import presence_room, thread_room
 
 TEAMS = shows(Presence.TEAM)
@@ -69,7 +69,7 @@ class MemberOfGroup(TypedDict):
 class PresenceState(Payload, frozen=True):
     """Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period."""
 
-    group: Id
+    group: PresenceGroup
     members: list[MemberOfGroup]
     total: int
     offset: str
@@ -179,10 +179,11 @@ class Transition(Payload, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=32)]
     at: Annotated[datetime, Meta(tz=True)]
     name: str
-    groups: list[Id]
+    groups: list[PresenceGroup]
+    """Of a customer: threads."""
     since: Annotated[datetime, Meta(tz=True)] | None = None
-    gained: list[Id] = []
-    lost: list[Id] = []
+    gained: list[PresenceGroup] = []
+    lost: list[PresenceGroup] = []
 
     @property
     def is_regrouping(self) -> bool:
@@ -193,9 +194,7 @@ class Transition(Payload, frozen=True, kw_only=True):
 def parse_transition(raw: bytes) -> Transition:
     """Decode the field `transition` of a stream entry. Raises `InvalidMessage`."""
     try:
-        transition = msgspec.json.decode(
-            raw, type=Transition, dec_hook=lambda kind, value: Id(Id.parse(value))
-        )
+        transition = msgspec.json.decode(raw, type=Transition, dec_hook=decode_id)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidMessage("invalid_transition", str(error)) from error
     if transition.namespace not in namespaces():

@@ -30,7 +30,7 @@ class Reason(models.TextChoices):
     HEARTBEAT = "heartbeat", _("heartbeat again")
     GRACE = "grace", _("did not come back")
     LOGOUT = "logout", _("logged out")
-    LEASE = "lease", _("server died")
+    LEASE = "lease", _("instance died")
     RESET = "reset", _("Redis was reset")
     BUS = "bus", _("set by a backbone")
 
@@ -59,7 +59,7 @@ class PresenceRecord(models.Model):
     status = models.CharField(_("status"), max_length=8, choices=Status.choices)
     since = models.DateTimeField(_("since"), help_text=_("When the status began."))
     updated = models.DateTimeField(
-        _("updated"), help_text=_("The last transition, a change of groups included.")
+        _("updated"), help_text=_("The last transition, including changes of groups.")
     )
     groups: models.ManyToManyField[PresenceGroup, Any] = models.ManyToManyField(
         PresenceGroup, related_name="records", verbose_name=_("groups")
@@ -102,7 +102,7 @@ class PresenceTransition(models.Model):
     duration = models.DurationField(
         _("duration"),
         null=True,
-        help_text=_("How long the status that was left had lasted; empty when that is not known."),
+        help_text=_("How long the previous status had lasted; empty if unknown."),
     )
     groups: models.ManyToManyField[PresenceGroup, Any] = models.ManyToManyField(
         PresenceGroup, related_name="transitions", verbose_name=_("groups")

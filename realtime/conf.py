@@ -94,6 +94,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     """Accept `?token=` as a credential (tools only: an URL ends up in the logs of proxies)."""
     jwks_timeout: Seconds = 3.0
     """Longest wait for the JWKS endpoint."""
+    claims: str = ""
+    """Dotted path of `(claims) -> claims`: maps the claims of another issuer's tokens to those of this server."""
     jwks_outage: Annotated[float, Meta(ge=0, le=366 * 86400)] = 3600.0
     """While the JWKS endpoint cannot be asked, keys that are known stay good for so long."""
 

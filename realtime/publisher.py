@@ -18,6 +18,7 @@ from presence.namespaces import OLDEST
 from realtime.protocol import bus_message as bus
 from realtime.protocol import values
 from realtime.protocol.bus_message import InvalidMessage
+from realtime.protocol.ids import composed
 from realtime.redis.client import key, sync_client
 from realtime.telemetry import tracing
 
@@ -63,7 +64,7 @@ apublish = sync_to_async(publish)
 
 def online(group: str, *, namespace: str = OLDEST) -> list[str]:
     """The ids of the users of a presence group who are online now (not away). Raises `redis.RedisError`."""
-    members = store.snapshot_sync(namespace, group)
+    members = store.snapshot_sync(namespace, composed(group))
     return [member["user_id"] for member in members if member["status"] == "online"]
 
 

@@ -48,7 +48,7 @@ async def process(realtime_redis: str) -> AsyncIterator[str]:
 
     yield realtime_redis
     await tracker.PresenceTracker.close_all()
-    if (here := registry.nodes.pop()) is not None:
+    if (here := registry.registries.pop()) is not None:
         await here.stop()
     await get_channel_layer().flush()
     await client.close()

@@ -12,7 +12,7 @@ from typing import Any
 from channels.testing import HttpCommunicator, WebsocketCommunicator
 
 from realtime.asgi import application
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.incoming import BUS
 from realtime.management.commands.runbridge import PRESENCE

@@ -15,7 +15,8 @@ from rest_framework.test import APIClient
 from demo import desk
 from demo.models import Conversation, Message, Status
 from demo.views import DeskTokenSerializer
-from realtime.auth.tokens import issue, verify
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
 
 # The demo is only routed while DEBUG is on, which pytest-django turns off.
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("demo.urls")]

@@ -63,7 +63,7 @@ class Span(forms.Form):
             if cleaned["end"] < cleaned["begin"]:
                 raise forms.ValidationError(_("The last day is before the first."))
             if (cleaned["end"] - cleaned["begin"]).days >= MOST_DAYS:
-                raise forms.ValidationError(_("At most %(days)d days."), params={"days": MOST_DAYS})
+                raise forms.ValidationError(_("Choose at most %(days)d days."), params={"days": MOST_DAYS})
         return cleaned
 
     @classmethod

@@ -16,7 +16,8 @@ from django.utils.translation import gettext, ngettext
 from redis.exceptions import RedisError
 
 from presence.admin.display import instant, moment
-from presence.admin.pages import DISCARDED, Pages, Step
+from presence.admin.pages import Pages
+from presence.admin.steps import DISCARDED, Step
 from presence.models import DeadLetter
 from realtime.bridge.dead_letters import DEAD_LETTERS
 from realtime.redis.client import key, sync_client

@@ -1,21 +1,20 @@
-"""Sections of the admin with pages of their own, over what is in no table."""
+"""Sections of the admin with pages of their own, which show what no table holds."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.utils.translation import gettext, gettext_noop
+from django.utils.translation import gettext
 from redis.exceptions import RedisError
 
 from presence.admin.display import STYLE
+from presence.admin.steps import Step
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.telemetry.logs import spelled
 
@@ -25,41 +24,6 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Something an operator is about to do: asked for on a page of its own, done on POST, written into the log."""
-
-    permission: str
-    title: str
-    question: str
-    do: Callable[[], object]
-    about: tuple[Model, ...]
-    """Each gets an entry in the log, by its `str` and primary key."""
-    entry: str
-    """What the log says: words that `in_words` knows in every language, and perhaps a colon and more."""
-    done: str
-    back: str
-    """Where to go afterwards."""
-    details: tuple[tuple[str, str], ...] = ()
-    warning: str = ""
-    fields: tuple[tuple[str, str], ...] = ()
-    """What the confirmation sends again."""
-    button: str = ""
-
-
-DISCONNECTED = gettext_noop("Disconnected.")
-TAKEN_OUT = gettext_noop("Taken out")
-DRAINED = gettext_noop("Drained")
-SENT = gettext_noop("Sent")
-DISCARDED = gettext_noop("Discarded.")
-
-
-def in_words(entry: str) -> str:
-    """An entry of the log, which is kept in English, in the language of who reads it."""
-    words, colon, rest = entry.partition(": ")
-    return f"{gettext(words)}{colon}{rest}" if words else entry
 
 
 class ReadOnly(ModelAdmin):

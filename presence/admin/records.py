@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 
 from presence import store
 from presence.admin.display import light, moment, readable
-from presence.admin.pages import DISCONNECTED, ReadOnly
+from presence.admin.pages import ReadOnly
+from presence.admin.steps import DISCONNECTED
 from presence.models import PresenceRecord, PresenceTransition
 from presence.namespaces import teams
 from realtime.publisher import publish
@@ -171,7 +172,7 @@ class PresenceRecordAdmin(RecordedAdmin):
                 done += 1
         except RedisError as error:
             logger.warning("user not disconnected", extra={"error": spelled(error)})
-            messages.error(request, gettext("Redis does not answer: not everybody was disconnected."))
+            messages.error(request, gettext("Redis does not answer: not all users were disconnected."))
         if done:
             messages.success(
                 request,

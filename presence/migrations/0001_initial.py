@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(blank=True, db_index=True, max_length=256)),
                 ('status', models.CharField(choices=[('online', 'online'), ('away', 'away'), ('offline', 'offline')], max_length=8)),
                 ('since', models.DateTimeField(help_text='When the status began.')),
-                ('updated', models.DateTimeField(help_text='The last transition, a change of groups included.')),
+                ('updated', models.DateTimeField(help_text='The last transition, including changes of groups.')),
                 ('groups', models.ManyToManyField(related_name='records', to='presence.presencegroup')),
             ],
             options={
@@ -63,9 +63,9 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(blank=True, max_length=256)),
                 ('from_status', models.CharField(choices=[('online', 'online'), ('away', 'away'), ('offline', 'offline')], max_length=8, verbose_name='from status')),
                 ('to_status', models.CharField(choices=[('online', 'online'), ('away', 'away'), ('offline', 'offline')], max_length=8, verbose_name='to status')),
-                ('reason', models.CharField(choices=[('connect', 'connected'), ('chosen', 'chosen'), ('timeout', 'no heartbeat'), ('heartbeat', 'heartbeat again'), ('grace', 'did not come back'), ('logout', 'logged out'), ('lease', 'server died'), ('reset', 'Redis was reset'), ('bus', 'set by a backbone')], max_length=32)),
+                ('reason', models.CharField(choices=[('connect', 'connected'), ('chosen', 'chosen'), ('timeout', 'no heartbeat'), ('heartbeat', 'heartbeat again'), ('grace', 'did not come back'), ('logout', 'logged out'), ('lease', 'instance died'), ('reset', 'Redis was reset'), ('bus', 'set by a backbone')], max_length=32)),
                 ('at', models.DateTimeField()),
-                ('duration', models.DurationField(help_text='How long the status that was left had lasted; empty when that is not known.', null=True)),
+                ('duration', models.DurationField(help_text='How long the previous status had lasted; empty if unknown.', null=True)),
                 ('groups', models.ManyToManyField(related_name='transitions', to='presence.presencegroup')),
             ],
             options={

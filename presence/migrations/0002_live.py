@@ -76,7 +76,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='presencerecord',
             name='updated',
-            field=models.DateTimeField(help_text='The last transition, a change of groups included.', verbose_name='updated'),
+            field=models.DateTimeField(help_text='The last transition, including changes of groups.', verbose_name='updated'),
         ),
         migrations.AlterField(
             model_name='presencetransition',
@@ -86,7 +86,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='presencetransition',
             name='duration',
-            field=models.DurationField(help_text='How long the status that was left had lasted; empty when that is not known.', null=True, verbose_name='duration'),
+            field=models.DurationField(help_text='How long the previous status had lasted; empty if unknown.', null=True, verbose_name='duration'),
         ),
         migrations.AlterField(
             model_name='presencetransition',
@@ -111,6 +111,6 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='presencetransition',
             name='reason',
-            field=models.CharField(choices=[('connect', 'connected'), ('chosen', 'chosen'), ('timeout', 'no heartbeat'), ('heartbeat', 'heartbeat again'), ('grace', 'did not come back'), ('logout', 'logged out'), ('lease', 'server died'), ('reset', 'Redis was reset'), ('bus', 'set by a backbone')], max_length=32, verbose_name='reason'),
+            field=models.CharField(choices=[('connect', 'connected'), ('chosen', 'chosen'), ('timeout', 'no heartbeat'), ('heartbeat', 'heartbeat again'), ('grace', 'did not come back'), ('logout', 'logged out'), ('lease', 'instance died'), ('reset', 'Redis was reset'), ('bus', 'set by a backbone')], max_length=32, verbose_name='reason'),
         ),
     ]

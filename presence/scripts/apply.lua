@@ -25,7 +25,7 @@
 --   known        hash  user -> {name, groups}: what is needed to announce offline when the record is gone
 --   away         set of users who are away; all other known users are online
 --   group:<g>    set of users, including those in their grace period
---   deadlines    zset  away|user, grace|user, lost|user|group -> when
+--   deadlines    zset  away|user, grace|user, lost|user|group -> when; in the user's id, ':' stands for '|'
 --   regroup      set of users who lost a connection to a dead instance: their groups are decided after all dead instances
 --   order:<user> the bus message, or the user's own choice, up to which a status is settled
 --   forgotten:<user>  the user was announced offline by `forget`
@@ -97,13 +97,16 @@ local function write(user, status, chosen, since, name)
   redis.call(status == 'away' and 'SADD' or 'SREM', key('away'), user)
 end
 
+-- No id has a colon in it.
+local function deadline(what, user) return what .. '|' .. user:gsub('|', ':') end
+
 local function open(user) return redis.call('SCARD', key('open', user)) end
 
 local function watch(user, status)
   if status == 'online' and call.away > 0 and open(user) > 0 then
-    redis.call('ZADD', key('deadlines'), number(now + call.away), 'away|' .. user)
+    redis.call('ZADD', key('deadlines'), number(now + call.away), deadline('away', user))
   else
-    redis.call('ZREM', key('deadlines'), 'away|' .. user)
+    redis.call('ZREM', key('deadlines'), deadline('away', user))
   end
 end
 
@@ -147,7 +150,7 @@ local function difference(from, to)
   return missing
 end
 
-local function lost(user, group) return 'lost|' .. user .. '|' .. group end
+local function lost(user, group) return deadline('lost', user) .. '|' .. group end
 
 -- A user who reloads a page is back in one group after the other: a lost group stays until its own grace period is
 -- over, unless the right to it ended (`dropped`).
@@ -193,7 +196,7 @@ local function offline(user, reason)
   redis.call('HDEL', key('known'), user)
   redis.call('SREM', key('away'), user)
   redis.call('DEL', key('user', user), key('open', user))
-  redis.call('ZREM', key('deadlines'), 'away|' .. user, 'grace|' .. user)
+  redis.call('ZREM', key('deadlines'), deadline('away', user), deadline('grace', user))
 end
 
 -- A connection is gone. `at`: when the grace period began. No reason: it logged out, and there is no grace period.
@@ -220,8 +223,8 @@ local function lose(connection, at, reason, later)
     -- Kept beside the deadline, which outlives the record.
     if is then redis.call('HSET', key('user', user), 'lost', reason or is.lost) end
     keep(user, math.max(until_ - now, 0))
-    redis.call('ZREM', key('deadlines'), 'away|' .. user)
-    redis.call('ZADD', key('deadlines'), number(until_), 'grace|' .. user)
+    redis.call('ZREM', key('deadlines'), deadline('away', user))
+    redis.call('ZADD', key('deadlines'), number(until_), deadline('grace', user))
   end
 end
 
@@ -247,7 +250,7 @@ function does.connect(op)
     .. ',"user":' .. cjson.encode(user) .. ',"groups":' .. list(op.groups) .. '}')
   redis.call('SADD', key('node', call.instance), op.connection)
   redis.call('SADD', key('open', user), op.connection)
-  redis.call('ZREM', key('deadlines'), 'grace|' .. user)
+  redis.call('ZREM', key('deadlines'), deadline('grace', user))
   if is then
     redis.call('HSET', key('user', user), 'name', op.name)
     if not op.refreshed then redis.call('HDEL', key('user', user), 'lost', 'lost_until') end
@@ -337,7 +340,7 @@ function does.grace(op)
   remember(op.user, op.name, op.groups)
   for _, group in ipairs(op.groups) do redis.call('SADD', key('group', group), op.user) end
   local remaining = math.max(op.remaining, call.lease)
-  redis.call('ZADD', key('deadlines'), number(now + remaining), 'grace|' .. op.user)
+  redis.call('ZADD', key('deadlines'), number(now + remaining), deadline('grace', op.user))
   keep(op.user, remaining)
   return ''
 end
@@ -423,6 +426,7 @@ end
 local changed = 0
 local function pass_deadline(member)
   local what, user, group = member:match('^(%a+)|([^|]*)|?(.*)$')
+  user = user:gsub(':', '|')
   local is = record(user)
   if what == 'grace' then
     offline(user, is and is.lost or 'grace')

@@ -1,5 +1,5 @@
-"""Who is calling and what was taken away: access tokens, their claims and keys, and the records of revocations.
+"""Who a user is, and what was taken away from them: credentials, tokens, claims, and the records of revocations.
 
-A token is judged by its claims and by Redis alone; nothing here touches a database. Which room a user may enter is a
-policy of the namespace, and what a handshake is answered is decided in `realtime.connections`.
+A token becomes a `Principal` here, with the keys of `SIMPLE_JWT` or of an identity provider. Connections and handshakes
+do not belong here: this package knows neither frames nor rooms' members.
 """

@@ -19,29 +19,34 @@ from realtime.telemetry.logs import spelled
 logger = logging.getLogger(__name__)
 
 KEYS_SECONDS = 300.0
-"""The keys are asked for again after so long: a key that was taken away there is refused here."""
+"""The age at which keys are fetched again: a key that the provider has withdrawn is refused here after this."""
 REFETCH_SECONDS = 1.0
-"""At least so long between two fetches."""
+"""The shortest time between two fetches."""
 GIVE_UP = 4
-"""After so many time-outs a fetch whose answer drips in is left to itself, and another one begins."""
+"""Time-outs after which a fetch whose answer trickles in no longer holds up the next fetch."""
 KEYS_BYTES = 512 * 1024
-"""The largest key set that is read."""
+"""The size of the largest key set that is read."""
 
 
 class UnknownKey(Exception):
-    """A key set that was just fetched does not have the key."""
+    """The identity provider's key set does not contain the key."""
 
 
 class KeysUnavailable(Exception):
-    """The key is not known, and the identity provider does not answer: whether it exists can't be told."""
+    """The key is not known, and the identity provider does not answer, so the key may exist."""
 
 
 class KeySet:
     """The keys of `JWT_JWK_URL` by their id.
 
-    A token waits for a fetch only when its key is unknown, or was last seen more than `KEYS_SECONDS` ago. A client can
-    make up unknown keys: so only one fetch runs at a time, and they are `REFETCH_SECONDS` apart, also when the endpoint
-    hangs. While it can't be asked, known keys stay good for `outage` seconds more.
+    A token waits for a fetch only when its key is unknown, or was last seen more than `KEYS_SECONDS` ago. Clients can
+    invent key ids, so only one fetch runs at a time, and fetches are `REFETCH_SECONDS` apart, even when the endpoint
+    hangs. While the endpoint does not answer, known keys remain valid for `outage` more seconds.
+
+    Args:
+        url: the address of the key set.
+        timeout: the longest wait for a fetch, in seconds.
+        outage: how long keys outlive `KEYS_SECONDS` while the endpoint does not answer, in seconds.
     """
 
     def __init__(self, url: str, *, timeout: float, outage: float) -> None:
@@ -65,7 +70,7 @@ class KeySet:
         raise KeysUnavailable if self._is_down else UnknownKey
 
     def _knows(self, kid: str, seconds: float) -> bool:
-        """Whether the key was there when the keys were fetched, at most so long ago."""
+        """Whether the key was in a key set that was fetched at most this many seconds ago."""
         return kid in self._keys and time.monotonic() < self._fetched_at + seconds
 
     def _begin_fetch(self) -> None:
@@ -80,7 +85,7 @@ class KeySet:
             self._fetch = fetch
 
     async def _wait(self) -> None:
-        """Wait for the fetch that is running, if there is one, but not for longer than `timeout`."""
+        """Wait for the running fetch, if there is one, for at most `timeout` seconds."""
         if self._fetch is None or self._fetch.done():
             return
         done, _ = await asyncio.wait([asyncio.wrap_future(self._fetch)], timeout=self.timeout)
@@ -93,7 +98,7 @@ class KeySet:
             self._fetched_at = time.monotonic()
             self._is_down = False
         except Exception as error:
-            # A server that answers anything at all must not end this: known keys stay good meanwhile.
+            # No answer may end this thread without a result: known keys remain valid meanwhile.
             self._is_down = True
             logger.warning("no answer from JWT_JWK_URL", extra={"error": spelled(error)})
         finally:
@@ -102,14 +107,14 @@ class KeySet:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead from https to http."""
+    """Refuses redirects: one could lead from https to http."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 def _download(url: str, timeout: float) -> bytes:
-    """What is there, if it is not too large and does not come too slowly. Blocks. Raises `OSError` or `ValueError`."""
+    """Download a document, in a thread. Raises `OSError`, or `ValueError` for more than `KEYS_BYTES`."""
     deadline, body = time.monotonic() + timeout, bytearray()
     with urllib.request.build_opener(_NoRedirects).open(url, timeout=timeout) as response:
         while part := response.read1(KEYS_BYTES):
@@ -122,9 +127,9 @@ def _download(url: str, timeout: float) -> bytes:
 
 
 def _parse(body: bytes) -> Mapping[str, PyJWK]:
-    """The keys that sign, by id. Raises `ValueError` or `jwt.PyJWTError`."""
+    """The keys for signatures, by id. Raises `ValueError` or `jwt.PyJWTError`."""
     document = json.loads(body)
     if not isinstance(document, dict):
-        raise ValueError("expected a JSON object with keys")
+        raise ValueError(f"expected a JSON object with keys, got {type(document).__name__}")
     keys = PyJWKSet.from_dict(document).keys
     return {str(key.key_id): key for key in keys if key.key_id and key.public_key_use in {"sig", None}}

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from realtime.auth.tokens import Principal, leeway
+from realtime.auth.verification import leeway
 from realtime.layers.signals import RoomRevoked, TokenRevoked, UserDisconnected, broadcast
 from realtime.protocol.catalogue import BusContext, on_bus
 from realtime.protocol.events import RoomExpel, TokenRevoke, UserDisconnect
+from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import thread_of
 from realtime.redis.client import execute, key, mget, run, script, sync_client, time_sync
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
+from inspect import iscoroutinefunction
 from typing import Any
 
 from django.apps import AppConfig
@@ -17,6 +18,7 @@ from django.utils.module_loading import import_string
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import PyJWTError
 
+from realtime.auth.claims import mapping
 from realtime.auth.revocation import MARK_SECONDS
 from realtime.conf import Conf, conf
 from realtime.connections.addresses import networks
@@ -50,6 +52,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         *_redis(current),
         *_proxies(current),
         *_namespaces(),
+        *_mapping(),
         *_tracing(current),
         *_keys(),
         *_claims(),
@@ -82,8 +85,8 @@ def _namespaces() -> Iterator[CheckMessage]:
         yield Error(
             str(error),
             hint="REALTIME['NAMESPACES'] holds dotted paths of realtime.protocol.namespaces.Namespace, for example "
-            "hub.namespace.HUB. docs/settings.md lists what overrides them.",
-            id="realtime.E017",
+            "ops.namespace.OPS. docs/settings.md lists what overrides them.",
+            id="realtime.E018",
         )
         return
     for namespace in registered.values():
@@ -92,7 +95,7 @@ def _namespaces() -> Iterator[CheckMessage]:
             yield Error(
                 f"The consumer of the namespace {namespace.name!r}: {problem}",
                 hint="Expected realtime.connections.consumer.NamespaceConsumer, or a class derived from it.",
-                id="realtime.E018",
+                id="realtime.E019",
             )
     yield from _listed_roles(registered.values())
     try:
@@ -127,7 +130,7 @@ def _listed_roles(registered: Iterable[Namespace]) -> Iterator[CheckMessage]:
         yield Error(
             f"REALTIME['PRESENCE_ROLES']: no namespace with presence has the role {unknown[0]!r}",
             hint=f"Its roles are {', '.join(sorted(seen))}.",
-            id="realtime.E019",
+            id="realtime.E020",
         )
 
 
@@ -138,6 +141,22 @@ def _unusable(path: object) -> str:
     except ImportError as error:
         return f"cannot import {path!r}: {error}"
     return "" if callable(found) else f"expected something to call, got {type(found).__name__}"
+
+
+def _mapping() -> Iterator[CheckMessage]:
+    try:
+        found = mapping()
+    except ImportError as error:
+        problem = f"cannot import it: {error}"
+    else:
+        if callable(found) and not iscoroutinefunction(found):
+            return
+        problem = f"expected a function that is not async, got {found!r}"
+    yield Error(
+        f"REALTIME['CLAIMS']: {problem}",
+        hint="Expected the dotted path of a function (claims) -> claims: docs/identity-providers.md.",
+        id="realtime.E017",
+    )
 
 
 def _tracing(current: Conf) -> Iterator[CheckMessage]:

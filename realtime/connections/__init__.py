@@ -1,5 +1,5 @@
-"""Client connections: admission and handshake, the consumer, its limits, its events, and the instance's registry.
+"""Connections of clients: the handshake, frames, rooms, typing, expiry, and the registry of all of them.
 
-What both namespaces share is here. A namespace's own events and policies live in its app, and the bytes on the
-socket are written by `realtime.server`.
+A connection is a consumer with small parts, which know it by `interface.Connection`. What a single namespace does
+belongs in that namespace's app; how bytes travel belongs in `realtime.server` and `realtime.layers`.
 """

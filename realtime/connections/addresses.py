@@ -81,6 +81,9 @@ class Addresses:
     def __init__(self) -> None:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._buckets)
+
     def take(self, address: str, now: float, rate: float) -> float:
         """0 when one more request may come from there now, else the seconds to wait."""
         if not rate:

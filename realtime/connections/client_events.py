@@ -10,7 +10,8 @@ from msgspec import Meta
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
-from realtime.auth.tokens import MAX_TOKEN_LENGTH, AuthenticationFailed, Principal, authenticate
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
+from realtime.auth.verification import authenticate
 from realtime.conf import conf
 from realtime.connections import interface
 from realtime.connections.ephemeral import Typing
@@ -19,9 +20,10 @@ from realtime.protocol.catalogue import client_event
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.events import InThread
-from realtime.protocol.handshake_errors import RefusalCode
+from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode
 from realtime.protocol.namespaces import THREAD, uses
 from realtime.protocol.payloads import Empty, Payload
+from realtime.protocol.principal import Principal
 from realtime.protocol.replies import Joined, Left, Refreshed, Refusal, Resumed, Resumption
 from realtime.protocol.rooms import is_room, is_room_name, thread_room
 

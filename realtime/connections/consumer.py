@@ -14,10 +14,9 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
-from realtime.auth.tokens import SUBPROTOCOL, Principal
+from realtime.auth.credentials import SUBPROTOCOL
 from realtime.conf import conf
-from realtime.connections import ephemeral, handshake, rights
-from realtime.connections import user_limit as seats
+from realtime.connections import ephemeral, handshake, rights, user_limit
 from realtime.connections.deadlines import Deadlines
 from realtime.connections.dispatch import FrameDispatch
 from realtime.connections.event_driven import EventDrivenConsumer
@@ -26,13 +25,13 @@ from realtime.connections.hooks import ConnectionHooks
 from realtime.connections.rate_limit import FrameRate
 from realtime.connections.registry import ConnectionRegistry
 from realtime.connections.rooms import Rooms
-from realtime.connections.user_limit import Seat
 from realtime.layers.membership import room_layer
 from realtime.layers.outlets import text_frame
 from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode, fitting_reason
 from realtime.protocol.envelope import encode, iso
 from realtime.protocol.handshake_errors import RefusalCode
 from realtime.protocol.namespaces import Namespace
+from realtime.protocol.principal import Principal
 from realtime.protocol.values import plain
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import digest, spelled
@@ -64,7 +63,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self._registry = ConnectionRegistry.current()
         self._ended_early: tuple[CloseCode, str] | None = None
         """An order ended the connection before it was accepted."""
-        self._seat: Seat | None = None
+        self._admitted: user_limit.UserConnection | None = None
         self._gone = self._said_closed = False
 
     @property
@@ -154,8 +153,8 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         # Joined first, checked second: a revoke in between is either found here or signalled to us.
         if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
             raise _refusal(CloseCode.REVOKED, "the token was revoked or its user disconnected")
-        self._seat = Seat(*self.user, self.channel_name, self.opened_at)
-        await seats.take(self._seat)
+        self._admitted = user_limit.UserConnection(*self.user, self.channel_name, self.opened_at)
+        await user_limit.admit(self._admitted)
         await self.on_enter()
 
     def terminate(self, code: CloseCode, reason: str = "") -> None:
@@ -199,19 +198,19 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self._registry.remove(self)
         if self.accepted:
             metrics.CONNECTIONS.labels(self.namespace).dec()
-        for step in (self.typing.stop_everywhere, self.on_gone, self.rooms.leave_all, self._give_up_seat):
+        for step in (self.typing.stop_everywhere, self.on_gone, self.rooms.leave_all, self._release):
             try:
                 await step()
             except (RedisError, OSError) as error:
                 logger.warning("clean-up incomplete", extra={"error": spelled(error)})
-            except Exception:  # in a hook: rooms and seat are given back all the same
+            except Exception:  # in a hook: the remaining steps are taken all the same
                 logger.exception("handler failed", extra={"type": "clean-up"})
         if getattr(self, "channel_name", None):
             self.layer.detach(self.channel_name)
 
-    async def _give_up_seat(self) -> None:
-        if self._seat is not None:
-            await seats.give_up(self._seat)
+    async def _release(self) -> None:
+        if self._admitted is not None:
+            await user_limit.release(self._admitted)
 
     # --- Frames ----------------------------------------------------------------------------------
 

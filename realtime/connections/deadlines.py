@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from realtime.auth.tokens import leeway
+from realtime.auth.verification import leeway
 from realtime.conf import conf
 from realtime.connections.interface import Connection
 from realtime.protocol.close_codes import CloseCode

@@ -12,18 +12,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from realtime.auth.tokens import (
-    BEARER_SUBPROTOCOL,
-    AuthenticationFailed,
-    Principal,
-    Scope,
-    authenticate,
-    credential,
-    headers_of,
-)
+from realtime.auth.credentials import BEARER_SUBPROTOCOL, Scope, credential, headers_of
+from realtime.auth.verification import authenticate
 from realtime.conf import conf
 from realtime.connections.registry import ConnectionRegistry
-from realtime.protocol.handshake_errors import STATUSES, RefusalCode
+from realtime.protocol.handshake_errors import STATUSES, AuthenticationFailed, RefusalCode
+from realtime.protocol.principal import Principal
 from realtime.telemetry import metrics, tracing
 
 logger = logging.getLogger(__name__)
@@ -105,7 +99,7 @@ def _normalised(origin: str) -> str:
     return scheme + separator + host.removesuffix({"http": ":80", "https": ":443"}.get(scheme, ":"))
 
 
-async def judge(scope: Scope, namespace: str) -> Principal:
+async def authorize(scope: Scope, namespace: str) -> Principal:
     """Who may enter. CPU only, unless a JWKS key has to be fetched. Raises `Refused`."""
     check_capacity()
     check_origin(scope)
@@ -133,7 +127,7 @@ class JWTScopeMiddleware:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         tracing.begin_handshake(scope, self.namespace)
         try:
-            principal = await judge(scope, self.namespace)
+            principal = await authorize(scope, self.namespace)
         except Refused as refused:
             await receive()
             await deny(scope, send, refused, self.namespace)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from realtime.auth.tokens import Principal
 from realtime.connections.rooms import Rooms
 from realtime.protocol.namespaces import Namespace
+from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import is_room, user_room
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from realtime.layers.membership import RoomLayer
 from realtime.layers.outlets import Outlet
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.namespaces import Namespace
-from realtime.survey import messages as survey
+from realtime.survey import results
 from realtime.tasks.serial import Action
 
 
-class Connection(survey.Connection, Protocol):
+class Connection(results.Connection, Protocol):
     """One connection of one user to one namespace."""
 
     channel_name: str

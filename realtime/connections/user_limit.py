@@ -1,7 +1,7 @@
-"""How many connections a user may have, over all processes: each takes a seat, and the oldest gives up its own.
+"""The connection limit of a user, over all instances: with one connection too many, the oldest is closed.
 
-A seat is a connection's channel, so that whoever needs it can tell the connection; and a channel names its process,
-so that the seats of one that was killed are told from the others.
+A connection is recorded by its channel, through which it can be told to close. A channel names its instance, so that
+the records which a killed instance left behind can be told from the others.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from realtime.layers.membership import room_layer
 from realtime.redis.client import execute, key, run, script
 
 SECONDS = 7 * 86400
-"""Seats are remembered for so long after the user last connected."""
+"""Seconds for which the connections of a user are remembered after the last of them was opened."""
 
-_take = script(Path(__file__).parent / "scripts" / "seats.lua")
+_record = script(Path(__file__).parent / "scripts" / "user_limit.lua")
 
 
-class Seat(NamedTuple):
+class UserConnection(NamedTuple):
     """One connection of a user."""
 
     namespace: str
@@ -31,30 +31,31 @@ class Seat(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Where the user's seats are."""
+        """The key of the user's connections."""
         return key("seats", self.namespace, self.user_id)
 
 
-async def take(seat: Seat) -> None:
-    """Take a seat; who is one too many is told to go (`connection.replaced`). Raises `redis.RedisError`."""
+async def admit(connection: UserConnection) -> None:
+    """Record a connection; if it is one too many, the oldest is closed (4409). Raises `redis.RedisError`."""
     if limit := conf().limits.user_connections:
-        taken = await run(_take, [seat.key], [limit, SECONDS, repr(seat.opened_at), seat.channel])
-        if taken[0]:
-            await _make_room(seat, [channel.decode() for channel in taken[0]])
+        arguments = [limit, SECONDS, repr(connection.opened_at), connection.channel]
+        found = await run(_record, [connection.key], arguments)
+        if found[0]:
+            await _close_oldest(connection, [channel.decode() for channel in found[0]])
 
 
-async def give_up(seat: Seat) -> None:
+async def release(connection: UserConnection) -> None:
     """The connection is over. Raises `redis.RedisError`."""
     if conf().limits.user_connections:
-        await execute("ZREM", seat.key, seat.channel)
+        await execute("ZREM", connection.key, connection.channel)
 
 
-async def _make_room(seat: Seat, taken: Sequence[str]) -> None:
+async def _close_oldest(connection: UserConnection, channels: Sequence[str]) -> None:
     layer = room_layer()
-    dead = await layer.dead(taken)
-    alive = [channel for channel in taken if channel not in dead]
+    dead = await layer.dead(channels)
+    alive = [channel for channel in channels if channel not in dead]
     surplus = alive[: max(len(alive) - conf().limits.user_connections, 0)]
     for channel in surplus:
         await layer.send(channel, {"type": "connection.replaced"})
     if leaving := [*dead, *surplus]:
-        await execute("ZREM", seat.key, *leaving)
+        await execute("ZREM", connection.key, *leaving)

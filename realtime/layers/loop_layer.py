@@ -26,6 +26,7 @@ from realtime.redis.client import key
 from realtime.redis.pipelining import begin, pipes
 from realtime.redis.pubsub import Message as Received
 from realtime.redis.sharded_pubsub import Subscriptions, proof_interval
+from realtime.tasks.instance import id_for
 from realtime.tasks.supervision import supervise
 from realtime.telemetry.logs import spelled
 
@@ -73,7 +74,7 @@ class LoopLayer:
     """The layer in one event loop."""
 
     def __init__(self) -> None:
-        self.id = uuid4().hex
+        self.id = id_for("layer")
         self._origin = self.id.encode()
         self.numbers = count()
         """For the names of channels."""

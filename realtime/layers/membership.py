@@ -22,7 +22,7 @@ from realtime.layers.fanout import Group
 from realtime.layers.listener import Listener, State
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, PublicationBatch, text_frame
 from realtime.protocol.publication import Entry, Publication, Unrecoverable
-from realtime.protocol.rooms import room_of_group
+from realtime.protocol.rooms import portable_group, room_of_group
 from realtime.redis.pipelining import pipes
 from realtime.tasks.supervision import supervise
 from realtime.telemetry.logs import spelled
@@ -117,7 +117,7 @@ class StockLayer:
             for (group, head), position in zip(entry.rooms, of_entry, strict=True):
                 if position:
                     await self._layer.group_send(
-                        group,
+                        portable_group(group),
                         {
                             "type": "room.frame",
                             "room": room_of_group(group),
@@ -168,7 +168,7 @@ class StockLayer:
                 self._listeners[channel][listener.group.room or ""] = listener
                 if leaving := self._leaving.get((listener.group.name, channel)):
                     await asyncio.wait([leaving])  # or it takes the channel out again
-                await self._layer.group_add(listener.group.name, channel)
+                await self._layer.group_add(portable_group(listener.group.name), channel)
             ends = await roomlog.ends(groups, pipes())
         except BaseException:
             for listener in listeners:
@@ -192,14 +192,14 @@ class StockLayer:
         with contextlib.suppress(
             RedisError, OSError
         ):  # the channel gets messages that it has no listener for
-            await self._layer.group_discard(group, channel)
+            await self._layer.group_discard(portable_group(group), channel)
 
     async def missed(self, listener: Listener, since: str) -> int | None:
         return None
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         for group in groups:
-            await self._layer.group_send(group, ephemeral.message())
+            await self._layer.group_send(portable_group(group), ephemeral.message())
 
     async def dead(self, channels: Sequence[str]) -> set[str]:
         return set()

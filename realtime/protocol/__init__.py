@@ -1,5 +1,5 @@
-"""The protocol as values and rules: events, frames, bus messages, rooms, close codes and payloads.
+"""The protocol as values and rules: ids, rooms, events, payloads, envelopes, close codes, bus messages.
 
-Both sides of the project and the documentation are derived from these definitions. Nothing here does I/O, starts a
-task or knows who is connected.
+Everything here is decided from its arguments and the settings, and can be tested without a socket or Redis. No module
+of this package does I/O, and none may import a package above it.
 """

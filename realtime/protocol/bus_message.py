@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from realtime.conf import cached, conf
 from realtime.protocol.catalogue import ServerEvent, catalogue
+from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
 from realtime.protocol.publication import Target
@@ -155,6 +156,7 @@ def _nowhere(event: ServerEvent, asked: frozenset[str] | None, rooms: Sequence[s
 @cached(4096)
 def _in_each(names: frozenset[str], room: str) -> Mapping[Target, None]:
     """The room in each of these namespaces that has rooms of its kind."""
+    room = composed(room)
     if not is_room(room):
         raise InvalidMessage("invalid_message", f"rooms: {room[:80]!r} is not a room")
     return dict.fromkeys((name, room) for name in sorted(names) if namespaces()[name].has_room(room))

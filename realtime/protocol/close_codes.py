@@ -1,22 +1,22 @@
-"""Why a connection ends: the close codes of the wire protocol."""
+"""The reasons for the end of a connection: the close codes of the wire protocol."""
 
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
 
 NO_CODE = 1005
-"""There was a close frame without a code (RFC 6455 §7.4.1)."""
+"""The close frame had no code (RFC 6455 §7.4.1)."""
 LOST = 1006
 """There was no close frame."""
 
 
 class By(StrEnum):
-    """Who ended a connection."""
+    """The side that ended a connection."""
 
     CLIENT = "client"
     SERVER = "server"
     LOST = "lost"
-    """Nobody: it broke, or the peer has vanished."""
+    """Neither side: the network broke, or the peer vanished."""
 
 
 class CloseCode(IntEnum):
@@ -52,7 +52,7 @@ REASONS = {
     CloseCode.TOO_SLOW: "too slow",
     CloseCode.RATE_LIMITED: "rate limit exceeded",
 }
-"""The reason sent beside the code: fixed words, at most 123 bytes (RFC 6455 §5.5)."""
+"""The reason that is sent with each code, of at most 123 bytes (RFC 6455 §5.5)."""
 
 
 STOP = frozenset(
@@ -66,9 +66,9 @@ STOP = frozenset(
         CloseCode.REPLACED,
     }
 )
-"""After these a client does not come back: it would be of no use. After all others it does."""
+"""After these codes a client does not reconnect, because it would be closed again; after all other codes it does."""
 
 
 def fitting_reason(reason: str) -> str:
-    """As much of the reason as a close frame has room for."""
+    """The beginning of the reason that fits into a close frame."""
     return reason.encode()[:123].decode(errors="ignore")

@@ -18,7 +18,7 @@ FrameId = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(gt=-(2**53),
 
 
 class ErrorCode(StrEnum):
-    """What an `error` frame says went wrong."""
+    """The codes of `error` frames."""
 
     INVALID_JSON = "invalid_json"
     INVALID_ENVELOPE = "invalid_envelope"
@@ -33,7 +33,15 @@ class ErrorCode(StrEnum):
 
 
 class EventError(Exception):
-    """A client's frame is refused: `code`, `message` and `data` go back to it, the connection stays open."""
+    """Raise this in a handler to refuse a client's frame; the connection stays open.
+
+        raise EventError(ErrorCode.FORBIDDEN, "the desk is closed", opens_at="08:00")
+
+    Args:
+        code: the code of the `error` frame.
+        message: a text for developers.
+        data: more fields for the frame, as JSON.
+    """
 
     def __init__(self, code: ErrorCode, message: str, **data: Any) -> None:
         super().__init__(message)
@@ -43,7 +51,7 @@ class EventError(Exception):
 
 
 class InvalidFrame(EventError):
-    """A frame that is no envelope. `id` is its id where one could be read."""
+    """A frame is not a valid envelope. `id` is its id, if that could be read."""
 
     def __init__(self, code: ErrorCode, message: str, id: str | int | None = None) -> None:
         super().__init__(code, message)
@@ -51,7 +59,7 @@ class InvalidFrame(EventError):
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """A client's frame. `data` is still JSON: its event knows what it must be."""
+    """A client's frame. `data` is still JSON; the event's payload type decodes it."""
 
     event: str
     data: msgspec.Raw = msgspec.Raw(b"")
@@ -64,7 +72,7 @@ class _OnlyId(msgspec.Struct):
 
 _envelope = msgspec.json.Decoder(Envelope)
 _only_id = msgspec.json.Decoder(_OnlyId)
-_encoder = msgspec.json.Encoder(enc_hook=plain)  # an Id is no plain str
+_encoder = msgspec.json.Encoder(enc_hook=plain)  # `Id` is a subclass of str
 
 
 def decode(text: str) -> Envelope:
@@ -108,12 +116,12 @@ def encode(
 
 @lru_cache(maxsize=4096)
 def frame_head(event: str, room: str) -> bytes:
-    """A frame of a room up to its offset, which only Redis knows."""
+    """The beginning of a room's frame, up to the offset, which Redis assigns."""
     return _encoder.encode({"event": event, "room": room, "offset": ""})[:-2]
 
 
 def frame_tail(data: Mapping[str, Any] | msgspec.Raw) -> bytes:
-    """A frame of a room from behind its offset."""
+    """The rest of a room's frame, after the offset."""
     return b'","data":' + _encode(data) + b"}"
 
 

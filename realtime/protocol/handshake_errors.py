@@ -1,4 +1,4 @@
-"""Why a handshake is refused: the codes of the wire protocol, each with its HTTP status."""
+"""The reasons to refuse a handshake: the codes of the wire protocol, each with its HTTP status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class RefusalCode(StrEnum):
-    """What `{"error": {"code", "message"}}` says before a connection is accepted."""
+    """The codes in `{"error": {"code", "message"}}`, the answer to a handshake that is refused."""
 
     TOKEN_MISSING = "token_missing"  # noqa: S105
     TOKEN_INVALID = "token_invalid"  # noqa: S105
@@ -17,6 +17,20 @@ class RefusalCode(StrEnum):
     AT_CAPACITY = "at_capacity"
     DRAINING = "draining"
     UNAVAILABLE = "unavailable"
+
+
+class AuthenticationFailed(Exception):
+    """A handshake has no usable token. `code` and `message` go to the client; the text holds no part of a token."""
+
+    def __init__(self, code: RefusalCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid_token(message: str) -> AuthenticationFailed:
+    """The error for a token that cannot be used, with a text for the client."""
+    return AuthenticationFailed(RefusalCode.TOKEN_INVALID, message)
 
 
 STATUSES = {

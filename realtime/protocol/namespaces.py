@@ -18,6 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from realtime.conf import cached, conf, overrides
+from realtime.protocol.ids import is_group, is_id
 
 Policy = Callable[[Any, str], Awaitable[bool]]
 """`async (principal, id) -> bool`: whether this user may enter the room of this id."""
@@ -25,8 +26,6 @@ Policy = Callable[[Any, str], Awaitable[bool]]
 InitialRooms = Callable[[Any], Iterable[str]]
 """`(principal) -> rooms`"""
 
-ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
-_ID = re.compile(ID_PATTERN, re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,15}", re.ASCII)
 _RESERVED = frozenset(
     {"control", "node", "room", "unknown", "presence", "healthz", "readyz", "metrics", "asyncapi"}
@@ -37,11 +36,6 @@ _RESERVED = frozenset(
 def is_name(text: str) -> bool:
     """Whether a text can be the name of a namespace or of a kind of rooms."""
     return _NAME.fullmatch(text) is not None
-
-
-def is_id(text: str) -> bool:
-    """Whether a text is an id."""
-    return _ID.fullmatch(text) is not None
 
 
 class Presence(Enum):
@@ -71,7 +65,7 @@ class RoomKind:
 
 USER: Final = RoomKind("user", is_joined=False)
 """Everything addressed to one user. Every connection is in the room of its user."""
-PRESENCE: Final = RoomKind("presence", is_joined=False)
+PRESENCE: Final = RoomKind("presence", is_joined=False, is_id=is_group)
 """A team: who is available, and its queue."""
 THREAD: Final = RoomKind("thread")
 """One conversation. Whoever is in it may type in it."""

@@ -1,51 +1,84 @@
-"""What the `data` of an event may be: typed, frozen, validated at the edge."""
+"""The `data` of events: typed, frozen values, validated where they enter."""
 
 from __future__ import annotations
 
-import re
 import sys
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from realtime.protocol.namespaces import ID_PATTERN
+from realtime.protocol.ids import ID_ALPHABET, MAX_LENGTH, composed, is_group, is_id
 
 DEPTH = 100
-"""So many objects and arrays of a value that is passed on unread may be inside one another."""
+"""The levels of nesting allowed in a value that is passed on without being read."""
 _LARGEST = int(sys.float_info.max)
-
-_ID = re.compile(ID_PATTERN, re.ASCII)
 
 
 class Id(str):
-    """The id of a user, thread, group, …: 1–64 characters out of `A-Z a-z 0-9 _ -`.
+    """The id of a user, thread, …: 1-64 characters out of `A-Z a-z 0-9 _ - . @ | + ~`.
 
     A whole number is accepted wherever an id is and becomes a string.
     """
 
     __slots__ = ()
 
-    @staticmethod
-    def parse(value: object) -> str:
+    @classmethod
+    def parse(cls, value: object) -> str:
         """The id that `value` is. Raises `ValueError` when it is none."""
-        if not isinstance(value, str):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"expected an id (string or whole number), got {type(value).__name__}")
-            value = str(value)
-        if not _ID.fullmatch(value):
-            raise ValueError("expected an id of 1-64 characters out of A-Z a-z 0-9 _ -")
+        text = _text(value)
+        if not is_id(text):
+            raise ValueError(f"expected an id of 1-{MAX_LENGTH} characters out of {ID_ALPHABET}")
+        return text
+
+
+class PresenceGroup(Id):
+    """The name of a presence group: like an id, but with spaces, and letters and digits of any script.
+
+    A name is composed (Unicode's normalization form C) before it is compared with another.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> str:
+        """The name that `value` is, composed. Raises `ValueError` when it is none."""
+        text = composed(_text(value))
+        if not is_group(text):
+            raise ValueError(
+                f"expected a group name of 1-{MAX_LENGTH} letters, digits, spaces and characters out of {ID_ALPHABET}"
+            )
+        return text
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
         return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"expected an id (string or whole number), got {type(value).__name__}")
+    return str(value)
 
 
-class _Number(Id):
-    """An id that came as a whole number."""
+class _Respelled:
+    """Marks an id that came as a whole number, or not composed."""
 
     __slots__ = ()
 
 
+@cache
+def _respelled(kind: type[Id]) -> type[Id]:
+    return type(kind.__name__, (kind, _Respelled), {"__slots__": ()})
+
+
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of every event's `data`. Fields not declared pass through untouched (server events) or are ignored."""
+    """Base of every event's `data`.
+
+    Fields that are not declared pass through unchanged in server events, and are ignored in client events. Example:
+
+        class TicketEscalated(Payload, frozen=True, kw_only=True):
+            ticket_id: Id
+            group: PresenceGroup = PresenceGroup("attendants")
+    """
 
 
 class Empty(Payload, frozen=True):
@@ -53,17 +86,18 @@ class Empty(Payload, frozen=True):
 
 
 class InvalidPayload(ValueError):
-    """`data` does not fit its event; the text names the field, what was expected and what it got."""
+    """`data` does not fit its event; the text names the field, what was expected and what came."""
 
 
 P = TypeVar("P", bound=Payload)
 
 
-def _hook(kind: type, value: object) -> object:
-    if kind is not Id:
+def decode_id(kind: type, value: object) -> object:
+    """msgspec's `dec_hook` for fields that are ids. Raises `ValueError` for a value that is none."""
+    if not issubclass(kind, Id):
         raise NotImplementedError(f"no decoder for {kind}")
-    parsed = Id.parse(value)
-    return Id(parsed) if parsed is value else _Number(parsed)
+    parsed = kind.parse(value)
+    return (kind if parsed == value else _respelled(kind))(parsed)
 
 
 def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
@@ -78,7 +112,7 @@ def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
 
 
 def _check_unread(name: str, raw: object) -> None:
-    """Raises `InvalidPayload` unless every receiver can read what is passed on: as deep, and in numbers as large."""
+    """Raises `InvalidPayload` when some receivers could not read the value: it is too deep, or a number too large."""
     if not isinstance(raw, msgspec.Raw) or not raw:
         return
     try:
@@ -104,16 +138,16 @@ _TOO_DEEP = f"nested more than {DEPTH} levels deep"
 
 @cache
 def _decoder(kind: type[Payload]) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind, dec_hook=_hook)
+    return msgspec.json.Decoder(kind, dec_hook=decode_id)
 
 
 def merge(payload: Payload, data: bytes | msgspec.Raw) -> msgspec.Raw | dict[str, Any]:
-    """`data` as it came, byte for byte, except that ids are strings now."""
-    numbers = [name for name in _id_fields(type(payload)) if type(getattr(payload, name)) is _Number]
-    if not numbers:
+    """`data` as it came, byte for byte, except that ids have become strings and names of groups are composed."""
+    respelled = [name for name in _id_fields(type(payload)) if isinstance(getattr(payload, name), _Respelled)]
+    if not respelled:
         return msgspec.Raw(data or b"{}")
     raw: dict[str, Any] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    return raw | {name: getattr(payload, name) for name in numbers}
+    return raw | {name: getattr(payload, name) for name in respelled}
 
 
 @cache
@@ -123,8 +157,12 @@ def _unread_fields(kind: type[Payload]) -> tuple[str, ...]:
 
 @cache
 def _id_fields(kind: type[Payload]) -> tuple[str, ...]:
-    hints = get_type_hints(kind)
-    return tuple(name for name, hint in hints.items() if hint is Id or Id in getattr(hint, "__args__", ()))
+    hints = get_type_hints(kind).items()
+    return tuple(name for name, hint in hints if any(map(_is_id_type, get_args(hint) or (hint,))))
+
+
+def _is_id_type(hint: object) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Id)
 
 
 def _readable(message: str) -> str:

@@ -1,27 +1,27 @@
-"""What acknowledgements say, event by event: the return types of handlers (`@client_event`)."""
+"""The `data` of acknowledgements: the return types of handlers (`@client_event`)."""
 
-# Without `from __future__ import annotations`: Python 3.11 would take every key for required.
+# With `from __future__ import annotations`, Python 3.11 would treat every key as required.
 
 from typing import NotRequired, TypedDict
 
 
 class Resumption(TypedDict):
-    """How somebody who was in a room before came back into it."""
+    """A room that the client has entered again."""
 
     recovered: bool
-    """Whether everything after `offset` follows; else it must be fetched anew."""
+    """Whether every event after `offset` follows; if not, the client must refetch."""
     offset: str
     missed: int
 
 
 class Refusal(TypedDict):
-    """Why not: an error code."""
+    """A room that the client may not enter, with an error code."""
 
     error: str
 
 
 class Joined(TypedDict):
-    """In a thread; with `since` also what of it was missed."""
+    """A room that the client has entered; `recovered` and `missed` come with `since`."""
 
     room: str
     offset: str
@@ -30,18 +30,18 @@ class Joined(TypedDict):
 
 
 class Left(TypedDict):
-    """Not in a thread."""
+    """A room that the client is not in."""
 
     room: str
 
 
 class Refreshed(TypedDict):
-    """The token is taken."""
+    """The new token counts."""
 
     expires_at: str
 
 
 class Resumed(TypedDict):
-    """Room by room."""
+    """The outcome for each room."""
 
     rooms: dict[str, Resumption | Refusal]

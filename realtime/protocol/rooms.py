@@ -1,19 +1,27 @@
 """Rooms and the names they go by: the only place that spells a room or a group.
 
-A room is `kind:id` (`thread:42`) and lives in one namespace: the room `user:7` of one is not that of another. In the
-channel layer it is the group `namespace.kind.id`, which every layer accepts (no colon, under 100 characters).
+A room is `kind:id` (`thread:42`) and lives in one namespace: the room `user:7` of one is not that of another. To the
+layer of rooms it is the group `namespace.kind.id`. Neither a namespace nor a kind has a dot in it, so the name can be
+read back, whatever the id is made of. What Channels' specification allows in the name of a group is narrower:
+`portable_group`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Any, Final
 
 from realtime.conf import cached
-from realtime.protocol.namespaces import PRESENCE, THREAD, USER, RoomKind, is_id, is_name, kinds, namespaces
+from realtime.protocol.ids import is_id
+from realtime.protocol.namespaces import PRESENCE, THREAD, USER, RoomKind, is_name, kinds, namespaces
 
 CONTROL_GROUP: Final = "control"
 """The group every process is in: revocations and the like."""
+
+_PORTABLE = re.compile(r"[A-Za-z0-9._-]{1,99}")
+"""The names of groups that every channel layer accepts."""
 
 user_room = USER.room
 thread_room = THREAD.room
@@ -52,8 +60,19 @@ def thread_of(room: str) -> str | None:
 
 @cached(4096)
 def group_name(namespace: str, room: str) -> str:
-    """The channel-layer group of a room."""
+    """The group of a room."""
     return f"{namespace}.{room.replace(':', '.', 1)}"
+
+
+@cached(4096)
+def portable_group(group: str) -> str:
+    """What stands for a group in a channel layer that takes only the names of Channels' specification.
+
+    That is the name itself, or a digest of one that is too long or has other characters in it.
+    """
+    if _PORTABLE.fullmatch(group):
+        return group
+    return f"room.{sha256(group.encode()).hexdigest()}"
 
 
 @cached(4096)
@@ -67,5 +86,4 @@ def room_of_group(group: str) -> str | None:
     """The room that a group is, or None for a group of another kind."""
     name, _, rest = group.partition(".")
     room = rest.replace(".", ":", 1)
-    namespace = namespaces().get(name)
-    return room if namespace is not None and namespace.has_room(room) and is_room(room) else None
+    return room if name in namespaces() and is_room(room) else None

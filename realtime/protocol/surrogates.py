@@ -1,7 +1,7 @@
-"""Text that UTF-8 can carry: half of a surrogate pair, as JavaScript's `slice` leaves of an emoji, becomes U+FFFD.
+"""Lone surrogates become U+FFFD: half of an emoji, as JavaScript's `slice` leaves it, cannot be encoded in UTF-8.
 
-Python and JSON both let such a half into a string, and every encoder fails on it later, far from where it came from.
-So all that a client, a token or a backbone sends passes through here where it enters.
+Python and JSON both allow a lone surrogate in a string, and an encoder fails on it later, far from its origin.
+Therefore all text of clients, tokens and backbones passes through here where it enters.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _ESCAPE = re.compile(
 
 
 def whole_text(text: str) -> str:
-    """The text with U+FFFD instead of each half of a pair; two halves that follow each other become one character."""
+    """The text with U+FFFD for each lone surrogate; a high and a low surrogate in a row become one character."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def whole_json(text: str) -> str:
-    """The same for the escapes in the text of a JSON document, which otherwise stays as it is."""
+    """The same for the escapes in a JSON document, which otherwise stays unchanged."""
     if "\\ud" not in text and "\\uD" not in text:
         return text
     return _ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
@@ -34,7 +34,7 @@ def whole_json(text: str) -> str:
 def whole(value: Any) -> Any:
     """The same for all strings in a value that was decoded from JSON, keys included.
 
-    Raises `RecursionError` for what is nested too deeply.
+    Raises `RecursionError` for a value that is nested too deeply.
     """
     if isinstance(value, str):
         return whole_text(value)

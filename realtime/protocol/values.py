@@ -1,4 +1,4 @@
-"""Python values as JSON has them: what a backbone may publish, and what a handler may answer with."""
+"""Python values as JSON: what a backbone may publish, and what a handler may return."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from django.utils.functional import LazyObject, Promise
 from realtime.protocol.surrogates import whole
 
 DEPTH = 100
-"""So many objects and arrays may be inside one another."""
+"""The levels of nesting allowed in a value."""
 _NUMBER_BITS = 1024
-"""A whole number of more bits is none to a receiver that reads numbers as doubles, as JavaScript does."""
+"""A receiver that reads numbers as doubles, as JavaScript does, reads a longer whole number as infinity."""
 _SMALL = 2**64
 _PATH_LENGTH = 200
 
@@ -29,7 +29,7 @@ Converter = Callable[[Any, int], Any]
 
 
 class NotJSON(ValueError):
-    """A value that JSON has no form for. The text names where it is, and what it is; it never quotes it."""
+    """JSON has no form for a value. The text says where the value is and of which type; it never quotes the value."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -37,7 +37,7 @@ class NotJSON(ValueError):
         self.path = ""
 
     def below(self, name: object) -> NotJSON:
-        """The same, seen from the object or array that has it under this key or index."""
+        """This error with a key or index added in front of its path."""
         if isinstance(name, str):
             text = str.__str__(name)[:64]
             step = f".{text}" if text.isidentifier() else f"[{text!r}]"
@@ -54,14 +54,22 @@ class NotJSON(ValueError):
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """`value` made of what msgspec writes as JSON: objects, arrays, strings, finite numbers, dates, UUIDs.
+    """Convert a value to types that msgspec writes as JSON: objects, arrays, strings, finite numbers, dates, UUIDs.
 
-    Subclasses of these are taken as what they derive from (a `SafeString` as its text), an `Enum` as its value, lazy
-    strings as their text, sets as arrays, `msgspec.Struct`s and dataclasses as objects. A key may be a string, a whole
-    number, or anything that is text in JSON (a UUID, a date). `depth` is the number of containers around the value.
+    Instances of subclasses are converted like their base type (a `SafeString` to its text), an `Enum` to its value,
+    lazy strings to their text, sets to arrays, `msgspec.Struct`s and dataclasses to objects. A key may be a string, a
+    whole number, or any value that is a string in JSON (a UUID, a date).
 
-    Raises `NotJSON` for anything else, for NaN and Infinity, and for what is nested more than `DEPTH` levels deep, as
-    everything is that contains itself.
+        >>> plain({"due": datetime(2026, 3, 1), "tags": {"new"}})
+        {'due': datetime.datetime(2026, 3, 1, 0, 0), 'tags': ['new']}
+
+    Args:
+        value: the value to convert.
+        depth: the number of objects and arrays around it.
+
+    Raises:
+        NotJSON: for any other type, for NaN and Infinity, and for a value that is nested more than `DEPTH` levels deep
+            or contains itself.
     """
     kind: type = type(value)
     if kind in _AS_IS or (kind is int and -_SMALL < value < _SMALL) or (kind is float and value - value == 0):
@@ -74,7 +82,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """The JSON of a value, in UTF-8. A surrogate that stands alone becomes U+FFFD. Raises `NotJSON`."""
+    """The JSON of a value, in UTF-8. A lone surrogate becomes U+FFFD. Raises `NotJSON`."""
     made = plain(value)
     try:
         return _encoder.encode(made)
@@ -84,7 +92,7 @@ def encode(value: Any) -> bytes:
 
 _encoder = msgspec.json.Encoder()
 _AS_IS: Final = frozenset({str, bool, NoneType, datetime, date, time, timedelta, UUID, msgspec.Raw})
-"""What msgspec writes, whatever it holds."""
+"""Types whose instances msgspec writes without a conversion."""
 
 
 # --- Objects and arrays ------------------------------------------------------------------------------
@@ -98,7 +106,7 @@ def _object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         try:
             key = name if type(name) is str else _key(name)
             if key in made:
-                raise NotJSON("another key of this object is the same in JSON")
+                raise NotJSON("two keys of this object become the same key in JSON")
             made[key] = item if type(item) in _AS_IS else plain(item, depth + 1)
         except NotJSON as error:
             raise error.below(name) from None
@@ -126,7 +134,7 @@ def _key(name: object) -> str:
     if type(text) is int:
         return str(text)
     if not isinstance(text, str):
-        raise NotJSON(f"a key is a string or a whole number, not {_name(type(name))}")
+        raise NotJSON(f"a key: expected a string or a whole number, got {_name(type(name))}")
     return text
 
 
@@ -159,7 +167,7 @@ def _dataclass(value: Any, depth: int) -> dict[str, Any]:
 
 def _int(value: int, _: int) -> int:
     if value.bit_length() > _NUMBER_BITS:
-        raise NotJSON("a whole number of so many digits cannot be read back")
+        raise NotJSON(f"a whole number: expected at most {_NUMBER_BITS} bits, got {value.bit_length()}")
     return int.__int__(value)
 
 
@@ -181,7 +189,9 @@ def _moment(value: datetime | date | time, _: int) -> str:
 
 
 def _lazy(value: Any, depth: int) -> Any:
-    if isinstance(value, LazyObject) and not isinstance(value, str):  # it has the class of what it stands for
+    if isinstance(value, LazyObject) and not isinstance(
+        value, str
+    ):  # its class is that of the wrapped object
         return _no_form(value, depth)
     return plain(str(value), depth)
 
@@ -212,7 +222,7 @@ _CONVERTERS: Final[tuple[tuple[type | tuple[type, ...], Converter], ...]] = (
 
 @lru_cache(maxsize=1024)
 def _converter(kind: type) -> Converter:
-    """How values of exactly this type are converted."""
+    """The conversion of values of exactly this type."""
     for base, convert in _CONVERTERS:
         if issubclass(kind, base):
             return convert

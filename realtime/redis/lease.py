@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
 
 from realtime.redis.client import key, run, script
+from realtime.tasks.instance import id_for
 
 _HOLD = script(
     b"""
@@ -26,7 +26,7 @@ class Lease:
     def __init__(self, name: str, seconds: float) -> None:
         self.name = name
         self.seconds = seconds
-        self.holder = uuid4().hex
+        self.holder = id_for(f"lease {name}")
         self._held_until = 0.0
 
     @property

@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
-from realtime.auth.tokens import Scope, headers_of
+from realtime.auth.credentials import Scope, headers_of
 from realtime.connections import handshake
 from realtime.connections.admission import check_process, refuse_request
 from realtime.connections.handshake import Receive, Refused, Send
@@ -109,7 +109,7 @@ def _cors(scope: Scope) -> dict[str, str]:
 
 async def _authorize(scope: Scope, namespace: str) -> None:
     check_process()
-    principal = await handshake.judge(scope, namespace)
+    principal = await handshake.authorize(scope, namespace)
     try:
         async with asyncio.timeout(REVOCATION_SECONDS):
             if await revocation.is_revoked(principal):

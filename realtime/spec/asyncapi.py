@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from realtime.auth.tokens import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from realtime.auth.credentials import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from realtime.bridge.incoming import CHANNEL
 from realtime.conf import cached, conf
 from realtime.protocol import bus_message

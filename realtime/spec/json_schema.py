@@ -12,15 +12,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from realtime.protocol.namespaces import ID_PATTERN
-from realtime.protocol.payloads import Id
+from realtime.protocol.ids import ID_PATTERN, MAX_LENGTH
+from realtime.protocol.payloads import Id, PresenceGroup
 
 Schema = dict[str, Any]
 
-DELIVERED_ID: Schema = {"type": "string", "pattern": ID_PATTERN}
+DELIVERED_ID: Schema = {"title": "id", "type": "string", "pattern": ID_PATTERN}
 """An id as clients get it."""
 ACCEPTED_ID: Schema = {"anyOf": [DELIVERED_ID, {"type": "integer"}]}
 """An id as clients and backbones may send it."""
+GROUP: Schema = {"title": "group", "type": "string", "minLength": 1, "maxLength": MAX_LENGTH}
 NULL: Schema = {"type": "null"}
 
 
@@ -64,6 +65,8 @@ def schema(kind: Any, id: Schema) -> Schema:
 
 
 def _of_id(id: Schema, kind: type) -> Schema:
+    if kind is PresenceGroup:
+        return {"anyOf": [GROUP, *id["anyOf"][1:]]} if "anyOf" in id else GROUP
     if kind is Id:
         return id
     raise NotImplementedError(f"no schema for {kind}")

@@ -16,7 +16,9 @@ _INTRODUCTION = """\
 Every event of the catalogue. This page is generated (`make docs`); the protocol around it is in
 [protocol.md](protocol.md), and how to add one of your own in [adding-an-event.md](adding-an-event.md).
 
-An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ -`; a whole number is accepted and becomes a string.
+An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ - . @ | + ~`; a whole number is accepted and becomes a
+string. A *group* is the name of a presence group: an id that may also have spaces, and letters and digits of any script
+(composed: Unicode's normalization form C).
 A field with `?` may be left out. Of an event that a backbone publishes every other field of `data` passes through
 untouched.
 """
@@ -85,8 +87,8 @@ def _field(name: str, found: Schema, required: list[str]) -> str:
 def type_of(found: Schema) -> str:
     """What a JSON Schema describes, in a word or two. `null` is left out: a field is there or it is not."""
     match found:
-        case {"pattern": pattern} if pattern == DELIVERED_ID["pattern"]:
-            return "id"
+        case {"title": title}:
+            return str(title)
         case {"enum": values}:
             return " or ".join(f"`{value}`" for value in values)
         case {"anyOf": parts}:

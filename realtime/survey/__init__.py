@@ -1,5 +1,5 @@
-"""Surveys: the questions that the web side asks all instances, and the answers that it collects.
+"""Surveys: what an operator asks all instances, and what each of them answers about its connections and load.
 
-An instance answers from memory, and nothing is stored for it. The pages that show the answers live in
-`presence.admin`; what an instance holds is the business of `realtime.connections`.
+The messages are on the wire between versions. Answering (`realtime.connections.survey_responder`) and showing the
+answers (the admin) do not belong here.
 """

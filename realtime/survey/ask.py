@@ -1,7 +1,7 @@
-"""Asking the socket processes what they hold, from synchronous code: the web side's half of `realtime.survey.messages`.
+"""Surveys: asking all instances what they hold, from synchronous code (the admin).
 
-A question is published to all processes at once; each pushes its answer onto a list that expires. So asking costs
-nothing where nobody asks, and who does not answer in time is named and not waited for any longer.
+A survey is published to all instances at once; each pushes its answer onto a list that expires. So nothing has to be
+kept up to date for it, and an instance that does not answer in time is reported as silent.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
@@ -32,49 +31,49 @@ from realtime.survey.messages import (
     Instance,
     Load,
     Page,
-    Question,
     Rooms,
     Row,
+    Survey,
 )
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 2.0
-"""Seconds until who has not answered is called silent."""
+"""Seconds after which an instance that has not answered is called silent."""
 FORGET_SECONDS = 600.0
-"""A process that was silent for so long is not missed any more."""
+"""Seconds of silence after which an instance is forgotten."""
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
 class Answered(Generic[S]):
-    """What one process said."""
+    """The answer of one instance."""
 
     instance: Instance
-    said: S
+    result: S
     seconds: float
-    """From the question, through Redis and the process, to the answer."""
+    """From publishing the survey to the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked(Generic[S]):
-    """Everything that was said, and who said nothing."""
+    """All answers, and the instances that did not answer."""
 
     answers: list[Answered[S]]
     silent: list[Instance]
 
 
 def ask(about: About, kind: type[S], instance: str = "") -> Asked[S]:
-    """Ask all processes, or one of them. Raises `redis.RedisError`."""
-    question = Question(id=uuid4().hex, about=about, instance=instance)
+    """Survey all instances, or one of them. Raises `redis.RedisError`."""
+    survey = Survey(id=uuid4().hex, about=about, instance=instance)
     known = _known()
     began = time.monotonic()
-    awaited = max(_tell(question), sum(each.silent_since is None for each in known.values()))
+    awaited = max(_publish(survey), sum(each.silent_since is None for each in known.values()))
     answers: dict[str, Answered[S]] = {}
     while len(answers) < (1 if instance else awaited):
         left = began + PATIENCE - time.monotonic()
-        found: Any = left > 0 and sync_client().blpop([question.reply_to], timeout=left)
+        found: Any = left > 0 and sync_client().blpop([survey.reply_to], timeout=left)
         if not found:
             break
         try:
@@ -83,19 +82,19 @@ def ask(about: About, kind: type[S], instance: str = "") -> Asked[S]:
             logger.warning("answer not understood", exc_info=True)
             awaited -= 1
             continue
-        if isinstance(answer.said, kind):
-            said: S = answer.said
-            answers[answer.instance.id] = Answered(answer.instance, said, time.monotonic() - began)
+        if isinstance(answer.result, kind):
+            result: S = answer.result
+            answers[answer.instance.id] = Answered(answer.instance, result, time.monotonic() - began)
     silent = [each for id, each in known.items() if id not in answers and instance in {"", id}]
     return Asked(
         sorted(answers.values(), key=lambda each: (each.instance.host, each.instance.started_at)),
-        _remember(silent),
+        _note_silence(silent),
     )
 
 
-def _tell(question: Question) -> int:
-    """Publish it; how many heard it, as far as that can be told."""
-    message = {"type": "node.question", "question": msgspec.to_builtins(question)}
+def _publish(survey: Survey) -> int:
+    """Returns the number of instances that received it, as far as Redis can tell."""
+    message = {"type": "node.question", "question": msgspec.to_builtins(survey)}
     layer = get_channel_layer()
     if isinstance(layer, RoomChannelLayer):
         return publish_sync(*group_message(CONTROL_GROUP, message))
@@ -108,39 +107,40 @@ async def _send(layer: Any, message: dict[str, Any]) -> None:
 
 
 def _known() -> dict[str, Instance]:
-    """The processes that started, or answered, lately."""
+    """The instances that started, or answered, within `REMEMBER_SECONDS`."""
     remembered: Any = sync_client().hgetall(key("instances"))
     known: dict[str, Instance] = {}
-    for node, raw in remembered.items():
+    for id, raw in remembered.items():
         with contextlib.suppress(msgspec.DecodeError):  # of another version
-            known[node.decode()] = msgspec.json.decode(raw, type=Instance)
+            known[id.decode()] = msgspec.json.decode(raw, type=Instance)
     return known
 
 
-def _remember(silent: list[Instance]) -> list[Instance]:
-    """Note since when they are silent; whom to miss. Who left in good order meanwhile, or long ago, is not missed."""
+def _note_silence(silent: list[Instance]) -> list[Instance]:
+    """Note since when instances are silent, and leave out those that ended in good order or are forgotten."""
     now = time.time()
-    here: Mapping[bytes, bytes] = sync_client().hgetall(key("instances")) if silent else {}  # type: ignore[assignment]
+    remembered: Any = sync_client().hgetall(key("instances")) if silent else {}
     missed = []
     for each in silent:
-        noted = msgspec.structs.replace(each, silent_since=each.silent_since or now)
-        if each.host and each.id.encode() not in here:
+        since = each.silent_since or now
+        if each.id.encode() not in remembered:
             continue
-        if now - (noted.silent_since or now) > FORGET_SECONDS:
+        if now - since > FORGET_SECONDS:
             sync_client().hdel(key("instances"), each.id)
             continue
-        if each.host and each.silent_since is None:
+        noted = msgspec.structs.replace(each, silent_since=since)
+        if each.silent_since is None:
             sync_client().hset(key("instances"), each.id, msgspec.json.encode(noted))
         missed.append(noted)
     return missed
 
 
-# --- Put together ------------------------------------------------------------------------------------
+# --- What the admin asks ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """A page of the connections to all processes."""
+    """A page of the connections to all instances."""
 
     total: int
     before: int
@@ -149,48 +149,48 @@ class Connections:
 
     @property
     def has_next(self) -> bool:
-        """Whether there are more behind it."""
+        """Whether there is a page after this one."""
         return self.before + len(self.rows) < self.total
 
 
 def connections(about: AboutConnections, instance: str = "") -> Connections:
-    """A page of the connections that fit. Raises `redis.RedisError`."""
+    """A page of the connections that match. Raises `redis.RedisError`."""
     asked = ask(about, Page, instance)
     rows = sorted(
-        ((answer.instance, row) for answer in asked.answers for row in answer.said.rows),
+        ((answer.instance, row) for answer in asked.answers for row in answer.result.rows),
         key=lambda each: each[1].place,
     )
-    before = sum(answer.said.before for answer in asked.answers)
+    before = sum(answer.result.before for answer in asked.answers)
     if about.backwards:
-        # Each process told those next to the origin; those farther away than a page belong to an earlier one.
+        # Each instance answered with those next to the origin; those more than a page away are on earlier pages.
         before += max(len(rows) - about.limit, 0)
         rows = rows[-about.limit :]
     else:
         rows = rows[: about.limit]
-    return Connections(sum(answer.said.total for answer in asked.answers), before, rows, asked.silent)
+    return Connections(sum(answer.result.total for answer in asked.answers), before, rows, asked.silent)
 
 
 def connection(connection_id: str) -> tuple[Instance | None, Detail, list[Instance]]:
-    """One connection with the process that has it, and who said nothing. Raises `redis.RedisError`."""
+    """One connection, its instance, and the instances that did not answer. Raises `redis.RedisError`."""
     asked = ask(AboutConnection(connection_id), Detail)
     for answer in asked.answers:
-        if answer.said.row is not None:
-            return answer.instance, answer.said, asked.silent
+        if answer.result.row is not None:
+            return answer.instance, answer.result, asked.silent
     return None, Detail(), asked.silent
 
 
 def instances() -> Asked[Load]:
-    """All processes with their load. Raises `redis.RedisError`."""
+    """All instances with their load. Raises `redis.RedisError`."""
     return ask(AboutInstances(), Load)
 
 
 def rooms(
     about: AboutRooms, first: int, count: int
 ) -> tuple[int, list[tuple[str, str, int]], list[Instance]]:
-    """So many rooms from the `first` on, the largest first: how many can be listed, the rooms, and who said nothing.
+    """Returns how many rooms can be listed, `count` of them from `first` on, and the instances that did not answer.
 
-    Listed are those among the largest of any process; their sizes are then asked of all, so that they are right for a
-    room of which a process has only a few. Raises `redis.RedisError`.
+    The largest rooms come first. Listed are those among the largest of any instance; their sizes are then asked of
+    all, so that they are right for a room of which an instance has only a few connections. Raises `redis.RedisError`.
     """
     largest = ask(about, Rooms)
     sizes = _sum(largest)
@@ -206,6 +206,6 @@ def rooms(
 def _sum(asked: Asked[Rooms]) -> dict[tuple[str, str], int]:
     sizes: dict[tuple[str, str], int] = {}
     for answer in asked.answers:
-        for namespace, room, size in answer.said.sizes:
+        for namespace, room, size in answer.result.sizes:
             sizes[namespace, room] = sizes.get((namespace, room), 0) + size
     return sizes

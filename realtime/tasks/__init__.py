@@ -1,5 +1,5 @@
-"""Building blocks for asyncio: values that belong to one event loop, supervised tasks, and a serial executor.
+"""Tasks and the values that belong to an event loop: supervision, serial execution, one value for each loop.
 
-They know nothing about sockets, Redis or Django, and could serve any other program. Code that only makes sense for a
-connection, a room or the bus belongs to the package of that noun.
+They know nothing of what Redis holds, of connections or of namespaces. A task that runs for as long as its process does
+is run by `supervise`, wherever it is started.
 """

@@ -33,6 +33,10 @@ class PerLoop(Generic[T]):
         kept = self._kept.get(loop)
         return kept[0] if kept is not None else self._begin(loop)
 
+    def __len__(self) -> int:
+        """How many loops have a value."""
+        return len(self._kept)
+
     def pop(self) -> T | None:
         """Take the running loop's value away, if there is one. The caller closes it."""
         kept = self._kept.pop(asyncio.get_running_loop(), None)

@@ -25,10 +25,10 @@ from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 from rest_framework_simplejwt.tokens import RefreshToken, Token
 from rest_framework_simplejwt.views import TokenObtainPairView
 
+from realtime.auth.claims import DEFAULT_GROUPS
 from realtime.auth.revocation import disconnected_for, is_token_revoked
-from realtime.auth.tokens import DEFAULT_GROUPS
+from realtime.protocol.ids import composed, is_group
 from realtime.protocol.namespaces import namespaces
-from realtime.protocol.payloads import Id
 from realtime.web.login_limit import THROTTLES
 
 CREDENTIALS_CLAIM = "credentials"
@@ -47,17 +47,9 @@ def role_of(user: AbstractUser) -> str:
 
 
 def groups_of(user: AbstractUser) -> list[str]:
-    """The user's Django groups whose names can be ids; the default group for who has none."""
-    names = user.groups.order_by("name").values_list("name", flat=True)
-    return [name for name in names if _is_id(name)] or list(DEFAULT_GROUPS)
-
-
-def _is_id(name: str) -> bool:
-    try:
-        Id.parse(name)
-    except ValueError:
-        return False
-    return True
+    """The user's Django groups that can be presence groups; the default group for a user who is in no group."""
+    names = [composed(name) for name in user.groups.order_by("name").values_list("name", flat=True)]
+    return [name for name in names if is_group(name)] if names else list(DEFAULT_GROUPS)
 
 
 class SessionToken(RefreshToken):

@@ -9,12 +9,14 @@ from redis.exceptions import ConnectionError as RedisDown
 from hub.events import ThreadExpel, expel
 from portal.events import ThreadGrant, ThreadRevoke, grant, revoke
 from realtime.auth import grants, revocation
-from realtime.auth.tokens import Principal, issue, verify
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
 from realtime.layers.signals import Signal
 from realtime.protocol.catalogue import BusContext
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.events import TokenRevoke, UserDisconnect
 from realtime.protocol.payloads import Id
+from realtime.protocol.principal import Principal
 from realtime.redis.client import client, key
 from tests.inprocess import add, bearer, bridging, connected, dead_letters, eventually, refusal
 

@@ -68,7 +68,7 @@ def test_place_that_is_none_leads_to_the_first_page(admin_client: Client):
 
 
 def test_no_letters_is_said(admin_client: Client):
-    assert "There are none." in admin_client.get(reverse(LETTERS)).content.decode()
+    assert "There are no dead letters." in admin_client.get(reverse(LETTERS)).content.decode()
 
 
 def test_payload_can_do_nothing_to_the_page(admin_client: Client):

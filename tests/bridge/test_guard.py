@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from realtime.auth import revocation
-from realtime.auth.tokens import verify
+from realtime.auth.verification import verify
 from realtime.bridge import guard
 from realtime.bridge.guard import AHEAD_SECONDS, StreamGuard
 from realtime.bridge.incoming import BUS

@@ -90,7 +90,7 @@ def test_lease_and_grace_just_shorter_than_ttl_is_fine(set_realtime):
     assert ids() == set()
 
 
-# --- E004, E005: what is imported by name ------------------------------------------------------------
+# --- E004, E005, E017: what is imported by name ------------------------------------------------------
 
 
 def test_module_of_events_that_cannot_be_imported(set_realtime):
@@ -103,6 +103,27 @@ def test_module_of_events_that_cannot_be_imported(set_realtime):
 def test_policy_that_cannot_be_imported(set_realtime, name, path):
     set_realtime(**{name: path})
     assert ids() == {"realtime.E005"}
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("no.such.mapping", "cannot import it"),
+        ("nodots", "cannot import it"),
+        ("hub.policy.any_thread", "not async"),
+        ("realtime.auth.jwks.KEYS_SECONDS", "got 300.0"),
+    ],
+)
+def test_mapping_of_claims_is_a_function_that_is_not_async(set_realtime, path, problem):
+    set_realtime(CLAIMS=path)
+    (error,) = check_settings(None)
+    assert error.id == "realtime.E017"
+    assert problem in error.msg
+
+
+def test_mapping_of_claims_that_can_be_called_is_fine(set_realtime):
+    set_realtime(CLAIMS="tests.auth.test_claims.to_principal")
+    assert ids() == set()
 
 
 # --- E006, E007, E015: keys --------------------------------------------------------------------------

@@ -99,4 +99,6 @@ def test_addresses_are_remembered_in_bounded_memory(monkeypatch):
     known = Addresses()
     for number in range(100):
         known.take(str(number), 1000.0, 1)
-    assert list(known._buckets) == [str(number) for number in range(90, 100)]
+    assert len(known) == 10
+    refused = [number for number in range(90, 100) if known.take(str(number), 1000.0, 0.25)]
+    assert refused == list(range(90, 100))  # the latest are the ones that are remembered

@@ -9,7 +9,8 @@ from channels.testing import WebsocketCommunicator
 
 from realtime.asgi import application
 from realtime.auth import revocation
-from realtime.auth.tokens import issue, verify
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
 from realtime.connections.handshake import (
     JWTScopeMiddleware,
     Refused,

@@ -25,7 +25,7 @@ import redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.redis import cluster
 from realtime.redis.url import parse
 

@@ -25,8 +25,8 @@ class JwksServer:
         """Send the asker there."""
         self.asked = 0
         """So many requests have come."""
-        self._answering = threading.Event()
-        self._answering.set()
+        self.answering = threading.Event()
+        self.answering.set()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -47,11 +47,11 @@ class JwksServer:
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """Accepts connections, and answers none of them while this lasts."""
-        self._answering.clear()
+        self.answering.clear()
         try:
             yield
         finally:
-            self._answering.set()
+            self.answering.set()
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -63,7 +63,7 @@ class JwksServer:
             self.fails = False
 
     def stop(self) -> None:
-        self._answering.set()
+        self.answering.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -74,7 +74,7 @@ class JwksServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 owner.asked += 1
-                owner._answering.wait()
+                owner.answering.wait()
                 body = owner.document if owner.body is None else owner.body
                 body = b"out of order" if owner.fails else body
                 try:

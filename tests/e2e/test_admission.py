@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from realtime.auth.tokens import MAX_TOKEN_LENGTH
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
 from tests.e2e.harness import Stack
 
 Header = tuple[str, str]

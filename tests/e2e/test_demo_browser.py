@@ -17,7 +17,8 @@ from typing import Any, Self
 import pytest
 from playwright.async_api import Browser, Locator, Page, Route, WebSocket, expect
 
-from realtime.auth.tokens import issue, verify
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
 from tests.e2e.browser import require_chromium, require_desk
 from tests.e2e.harness import PATIENCE, ROOT, Process, Stack, eventually, free_port, unique
 

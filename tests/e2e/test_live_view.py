@@ -70,9 +70,9 @@ class Admin:
 class System(Stack):
     """Two socket servers, a bridge, and the web side with an admin signed in."""
 
-    def __init__(self, directory: Path, redis_url: str) -> None:
+    def __init__(self, directory: Path, redis_url: str, **env: str) -> None:
         self.web_port, self.other_port = free_port(), free_port()
-        super().__init__(directory, redis_url, WEB_PORT=str(self.web_port), REALTIME_NODE_LEASE="1.5")
+        super().__init__(directory, redis_url, WEB_PORT=str(self.web_port), REALTIME_NODE_LEASE="1.5", **env)
 
     def open(self) -> Self:
         operator = {"USERNAME": "admin", "EMAIL": "a@example.com", "PASSWORD": "a long one"}

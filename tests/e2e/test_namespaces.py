@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,14 +12,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.e2e.harness import ROOT, Client, Stack, eventually, unique
+from tests.e2e.test_live_view import System
 
 NAMESPACES = "hub.namespace.HUB,portal.namespace.PORTAL,tests.ops.namespace.OPS,tests.ops.namespace.LAB"
 ROLES = {"ops": "supervisor", "lab": "researcher"}
 
 
 @pytest.fixture(scope="module")
-def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(
+def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    stack = System(
         tmp_path_factory.mktemp("ops"),
         redis_url,
         REALTIME_NAMESPACES=NAMESPACES,
@@ -27,8 +29,10 @@ def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         REALTIME_LIMIT_RATE="1000",
         REALTIME_LIMIT_BURST="1000",
     )
-    yield stack.start_all()
-    stack.stop()
+    try:
+        yield stack.open()
+    finally:
+        stack.stop()
     stack.assert_calm()
 
 
@@ -388,3 +392,26 @@ async def test_metrics_have_the_namespace(product: Stack):
     for namespace in ("ops", "lab"):
         assert f'realtime_handshakes_total{{namespace="{namespace}",result="accepted"}}' in text
         assert f'realtime_connections{{namespace="{namespace}"}} 1.0' in text
+
+
+async def test_operator_finds_the_namespaces_and_acts_on_their_rooms(product: System):
+    admin, board = product.admin, unique("b")
+    room = f"board:{board}"
+    async with (
+        client(product, "ops", room) as ana,
+        client(product, "lab", room, port=product.other_port) as ben,
+    ):
+        assert await admin.find(room=room, namespace="ops") == [ana.connection_id]
+        assert await admin.find(room=room, namespace="lab") == [ben.connection_id]
+        page = await admin.get("presence/live/")
+        assert all(f'value="{namespace}"' in page for namespace in ("hub", "portal", "ops", "lab"))
+        assert re.search(rf"{room}</a></th>\s*<td>ops</td>", await admin.get("presence/live/rooms/", q=board))
+        take_out = f"presence/live/users/ops/{ana.user_id}/move/{room}/"
+        assert take_out in await admin.get(f"presence/live/connections/{ana.connection_id}/")
+        await admin.do(take_out)
+        assert (await ana.expect("room:left"))["data"] == {"room": room, "reason": "expelled"}
+        await ben.nothing("room:left")
+        await ana.call("join", {"room": room})
+        await admin.do(f"presence/live/users/lab/{ben.user_id}/disconnect/")
+        assert await ben.expect_close() == 4403
+        assert ana.close_code is None

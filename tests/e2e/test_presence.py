@@ -141,7 +141,7 @@ async def test_silent_connection_is_closed(quick: Stack):
 
 
 @pytest.mark.slow
-async def test_any_frame_keeps_a_connection_from_being_silent(quick: Stack):
+async def test_frames_other_than_heartbeats_keep_a_connection_from_being_silent(quick: Stack):
     async with quick.client("portal") as client:
         for _ in range(int(SILENT_AFTER) + 2):
             await client.call("leave:thread", {"thread_id": "1"})

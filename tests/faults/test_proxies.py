@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from realtime.auth.tokens import MAX_TOKEN_LENGTH
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
 from realtime.server.keepalive import PING_SECONDS
 from tests.e2e.harness import ROOT, Process, eventually, free_port
 from tests.faults.world import World

@@ -6,11 +6,12 @@ import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
 from presence import store
-from realtime.auth.tokens import Principal, issue
+from realtime.auth.issuing import issue
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.signals import PresenceChanged
 from realtime.protocol.close_codes import CloseCode
+from realtime.protocol.principal import Principal
 from tests.inprocess import HUB, add, bearer, bridging, connected, eventually, refusal
 from tests.presence.world import World
 

@@ -15,6 +15,7 @@ from realtime.layers import membership
 from realtime.layers.membership import StockLayer, room_layer
 from realtime.layers.outlets import Ephemeral
 from realtime.protocol.publication import Entry
+from realtime.protocol.rooms import group_name, room_of_group
 from tests.inprocess import eventually
 from tests.layers.test_room_layer import LOST, ROOM, Ears, Gap
 
@@ -35,15 +36,21 @@ async def publish(layer: StockLayer, *texts: str, exclude: str = "", group: str 
     await layer.pass_on(entries, await roomlog.append(entries, publish=False))
 
 
-async def test_listener_gets_what_is_published_and_what_is_emitted(layer: Any):
-    ears, other = await Ears("m" * 32).enter(layer, ROOM), await Ears.in_rooms(layer, ROOM)
+@pytest.mark.parametrize("room", [room_of_group(ROOM), "presence:Équipe São Paulo", "presence:" + "é" * 64])
+async def test_listener_gets_what_is_published_and_what_is_emitted(layer: Any, room: str):
+    group = group_name("hub", room)
+    ears, other = await Ears("m" * 32).enter(layer, group), await Ears.in_rooms(layer, group)
     ears.start()
-    await publish(layer, "1")
-    await publish(layer, "not for me", exclude="m" * 32)
-    await layer.emit([ROOM], Ephemeral("thread:42", b"typing", "m" * 32))
-    await publish(layer, "2")
+    await publish(layer, "1", group=group)
+    await publish(layer, "not for me", exclude="m" * 32, group=group)
+    await layer.emit([group], Ephemeral(room, b"typing", "m" * 32))
+    await publish(layer, "2", group=group)
     await ears.hear("1", "2")
     await other.hear("1", "not for me", "typing", "2")
+    ears.leave(layer)
+    await publish(layer, "3", group=group)
+    await other.hear("1", "not for me", "typing", "2", "3")
+    await ears.hear("1", "2")
 
 
 async def test_paused_listener_gets_what_came_meanwhile_once_started(layer: Any):

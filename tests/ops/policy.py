@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from realtime.auth import grants
-from realtime.auth.tokens import Principal
+from realtime.protocol.principal import Principal
 
 
 async def boards_of_ops(principal: Principal, board_id: str) -> bool:

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from realtime.auth import grants
-from realtime.auth.tokens import Principal, issue
+from realtime.auth.issuing import issue
+from realtime.protocol.principal import Principal
 from realtime.redis.client import client, key
 from tests.inprocess import add, bridging, connected, eventually
 

@@ -15,7 +15,7 @@ from presence import store
 from presence.sweeper import Sweeper
 from presence.tracker import PresenceTracker
 from realtime.auth import grants
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.connections.registry import ConnectionRegistry
 from realtime.redis.client import client
 from tests.inprocess import PORTAL, Connection, add, bridging, connected, eventually

@@ -189,7 +189,7 @@ def test_a_records_page_shows_the_live_status_and_the_users_latest_changes(admin
     assert response.context["original"].live == "online"
     assert "heartbeat again" in page
     assert "1 h 5 min" in page
-    assert "server died" not in page
+    assert "instance died" not in page
     all_of_them = admin_client.get(response.context["history_url"])
     assert users(all_of_them) == {"7"}
 
@@ -200,7 +200,7 @@ def test_a_records_page_without_history_says_so_and_hides_it_from_who_may_not_se
     user = operator(client, "view_presencerecord")
     assert "Latest changes" not in client.get(url).content.decode()
     user.user_permissions.add(Permission.objects.get(codename="view_presencetransition"))
-    assert "None is recorded." in client.get(url).content.decode()
+    assert "No changes are recorded." in client.get(url).content.decode()
 
 
 # --- History ---------------------------------------------------------------------------------------
@@ -334,6 +334,6 @@ def test_disconnect_needs_its_own_permission(client: Client):
 @pytest.mark.usefixtures("without_redis")
 def test_disconnect_while_redis_is_down_is_said_and_leaves_no_log_entry(admin_client: Client):
     response = disconnect(admin_client, make_record())
-    assert "Redis does not answer: not everybody was disconnected." in texts(response)
+    assert "Redis does not answer: not all users were disconnected." in texts(response)
     assert not any(text.startswith("Disconnected") for text in texts(response))
     assert not LogEntry.objects.exists()

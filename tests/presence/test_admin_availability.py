@@ -338,7 +338,7 @@ def test_last_two_weeks_are_shown_when_nothing_is_asked_for(admin_client: Client
     ("begin", "end", "said"),
     [
         ("2026-03-02", "2026-03-01", "The last day is before the first."),
-        ("2026-01-01", "2026-12-31", "At most 92 days."),
+        ("2026-01-01", "2026-12-31", "Choose at most 92 days."),
         ("nonsense", "2026-03-01", "Enter a valid date."),
     ],
 )

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from presence.admin import live
 from presence.models import Live
 from realtime.survey import ask as asking
-from realtime.survey import messages as questions
+from realtime.survey import load, results
 from realtime.survey.ask import Answered, Asked
 from realtime.survey.messages import (
     AboutConnection,
@@ -72,16 +72,16 @@ class System:
     async def _say(self, about: Any, held: list[Any]) -> Any:
         match about:
             case AboutConnections():
-                return await questions.page(about, held)
+                return await results.page(about, held)
             case AboutRooms():
-                return await questions.rooms(about, held)
+                return await results.rooms(about, held)
             case AboutInstances():
-                return await questions.load(held, cpu=0.25, stall=0.001)
+                return await load.load(held, cpu=0.25, stall=0.001)
             case AboutConnection():
                 for each in held:
                     if each.connection_id == about.connection_id:
                         rooms = [InRoom(room, position, 2_500_001) for room, position in each.rooms.items()]
-                        return Detail(questions.row(each), ["sales"], 2e9, rooms)
+                        return Detail(results.row(each), ["sales"], 2e9, rooms)
                 return Detail()
 
 
@@ -139,7 +139,7 @@ def test_first_page_leads_nowhere_back_and_last_nowhere_on(admin_client: Client,
 
 def test_nobody_is_no_error(admin_client: Client, system: System):
     page = admin_client.get(reverse(CONNECTIONS))
-    assert "Nobody who fits is connected." in page.content.decode()
+    assert "No connection matches." in page.content.decode()
 
 
 @pytest.mark.parametrize(
@@ -422,13 +422,17 @@ def test_event_is_shown_with_where_it_goes_before_it_is_sent(admin_client: Clien
 def test_event_can_go_to_other_rooms(admin_client: Client, system: System):
     page = admin_client.post(reverse(EVENT), {**MESSAGE, "rooms": "thread:1, user:7"}).content.decode()
     assert "hub thread:1, portal thread:1, hub user:7, portal user:7" in page
+    rooms = "presence:E\u0301quipe Sa\u0303o Paulo, presence:sales user:ana@example.com"
+    queue = {"event": "queue:updated", "payload": "{}", "rooms": rooms}
+    page = admin_client.post(reverse(EVENT), queue).content.decode()
+    assert "hub presence:Équipe São Paulo, hub presence:sales, hub user:ana@example.com" in page
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"payload": "{"}, "This is not JSON"),
-        ({"payload": "[]"}, "A JSON object is expected."),
+        ({"payload": "[]"}, "Expected a JSON object."),
         ({"payload": "{}"}, "thread_id: required"),
         ({"payload": "[" * 5000}, "This is not JSON"),
         (
@@ -473,7 +477,7 @@ def test_templates_have_neither_script_nor_style_of_their_own(path: Path):
 
 
 def test_log_says_who_did_what_newest_first(admin_client: Client, admin_user: Any):
-    assert "Nobody did anything yet." in admin_client.get(reverse(LOG)).content.decode()
+    assert "There are no actions yet." in admin_client.get(reverse(LOG)).content.decode()
     for number in range(60):
         url = reverse(DISCONNECT[0], args=["hub", f"u{number}"])
         admin_client.post(url, {"confirmed": "yes"})

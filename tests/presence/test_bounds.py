@@ -86,6 +86,15 @@ def test_everybody_of_a_dead_process_is_announced_offline_once(world: World):
     assert offline == {(f"user-{number}", "offline"): 1 for number in range(35)}
 
 
+def test_groups_count_as_work_when_their_user_goes_offline(world: World):
+    groups = tuple(f"group-{number}" for number in range(SHARE))
+    for number in range(3):
+        world.connect(f"user-{number}", f"tab-{number}", groups=groups)
+        world.disconnect(f"tab-{number}")
+        world.redis.zadd(f"{world.base}:deadlines", {f"grace|user-{number}": world.now - 1})
+    assert [world.sweep_once().changed for _ in range(3)] == [1, 1, 1]
+
+
 def test_user_of_two_dead_processes_leaves_no_group_before_the_grace_period(world: World):
     for number in range(35):
         world.connect(f"user-{number}", f"tab-{number}", instance="instance-1", groups=("sales",))

@@ -133,6 +133,16 @@ def test_each_thread_has_a_grace_period_of_its_own(carla: World):
     assert (carla.deadline("lost", "carla|78") or 0) > 59_000
 
 
+def test_lost_thread_that_is_judged_in_the_grace_period_prolongs_no_other(carla: World):
+    carla.connect("carla", "tab-2", groups=("77",))
+    carla.disconnect("tab-2")
+    carla.disconnect()
+    carla.pass_deadline("lost", "carla|77")
+    carla.sweep()
+    assert carla.deadline("lost", "carla|42") is None
+    assert there("42") == {"carla"}
+
+
 def test_last_connection_lost_is_told_once_after_the_grace(carla: World):
     carla.disconnect()
     assert told(carla) == []
@@ -260,3 +270,28 @@ async def test_customer_whose_grace_period_is_over_is_forgotten(process: str, se
     tracker.regroup(Presentee("tab-2", "dora", "Dora", ("45",)))
     await eventually(lambda: there("45"))
     assert there("42") == set()
+
+
+def test_ids_with_bars_in_them_are_told_apart(world: World):
+    world.connect("idp|carla", groups=("42|a", "43|b"))
+    world.transitions()
+    world.disconnect()
+    world.connect("idp|carla", "tab-2", groups=("42|a",))
+    world.pass_deadline("lost", "idp:carla|43|b")
+    world.sweep()
+    assert told(world) == [("43|b", "offline")]
+    world.disconnect("tab-2")
+    world.pass_deadline("grace", "idp:carla")
+    world.sweep()
+    assert told(world) == [("42|a", "offline")]
+    assert there("42|a") == set()
+
+
+@pytest.mark.usefixtures("realtime_redis")
+def test_user_of_the_team_with_a_bar_in_the_id_becomes_away():
+    team = World(HUB)
+    team.connect("idp|ana", groups=("Équipe São Paulo",))
+    team.pass_deadline("away", "idp:ana")
+    team.sweep()
+    (member,) = store.snapshot_sync(HUB, "Équipe São Paulo")
+    assert (member["user_id"], member["status"]) == ("idp|ana", "away")

@@ -220,7 +220,7 @@ def test_stream_that_lost_its_end_is_read_again_without_doubling_anything(caplog
         ),
         (json.dumps(entry(at="2026-03-01T09:00:00")), "Expected `datetime` with a timezone component"),
         (json.dumps(entry(at="0001-01-01T00:00:00+12:00")), "date value out of range"),
-        (json.dumps(entry(groups=["two words"])), "expected an id"),
+        (json.dumps(entry(groups=["two:words"])), "expected a group name"),
         (json.dumps(entry(reason="r" * 33)), "length <= 32"),
         (json.dumps(entry())[:-1] + ', "more": ' + "[" * 50_000 + "]" * 50_000 + "}", "recursion"),
     ],

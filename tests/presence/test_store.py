@@ -338,6 +338,11 @@ def test_logout_is_offline_at_once(ana: World):
     assert ana.status() is None
 
 
+def test_logout_leaves_no_deadline(ana: World):
+    ana.logout()
+    assert ana.redis.zcard(f"{ana.base}:deadlines") == 0
+
+
 def test_logout_with_another_connection_open_announces_nothing(ana: World):
     ana.connect(connection="tab-2")
     ana.logout("tab-1")

@@ -84,7 +84,7 @@ def test_rooms_are_of_the_kinds_that_are_registered(register: Register):
     assert not is_room("board:")
     assert not is_room("shelf:7")
     assert room_of_group(group_name("ops", BOARD.room("7"))) == "board:7"
-    assert room_of_group("hub.board.7") is None  # the hub has no boards
+    assert room_of_group("lab.board.7") is None  # which is not registered
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_setting_that_replaces_nothing_is_refused(register: Register, name: str,
     register(HUB, OPS, **{name: value})
     with pytest.raises(ImproperlyConfigured, match=said):
         namespaces()
-    assert said in errors()["realtime.E017"]
+    assert said in errors()["realtime.E018"]
 
 
 # --- Mistakes ----------------------------------------------------------------------------------------
@@ -185,13 +185,13 @@ def test_wrong_declaration_is_found_at_start(register: Register, declared: tuple
     register(*declared)
     with pytest.raises(ImproperlyConfigured, match=said):
         namespaces()
-    assert said in errors()["realtime.E017"]
+    assert said in errors()["realtime.E018"]
 
 
 @pytest.mark.parametrize("path", ["no.such.NAMESPACE", "hub.namespace.NONE", "hub"])
 def test_path_that_leads_nowhere_is_found_at_start(settings, path: str):
     settings.REALTIME = {**settings.REALTIME, "NAMESPACES": [path]}
-    assert path in errors()["realtime.E017"]
+    assert path in errors()["realtime.E018"]
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,8 @@ def test_path_that_leads_nowhere_is_found_at_start(settings, path: str):
     [
         (replace(OPS, policies={"board": "tests.ops.policy.none"}), "realtime.E005", "OPS_BOARD_POLICY"),
         (replace(OPS, policies={"board": "tests.ops.policy.__doc__"}), "realtime.E005", "got str"),
-        (replace(OPS, consumer="tests.ops.none"), "realtime.E018", "cannot import"),
-        (replace(OPS, consumer=dict), "realtime.E018", "expected a NamespaceConsumer"),
+        (replace(OPS, consumer="tests.ops.none"), "realtime.E019", "cannot import"),
+        (replace(OPS, consumer=dict), "realtime.E019", "expected a NamespaceConsumer"),
         (replace(OPS, events=("no.such.events",)), "realtime.E004", "namespace 'ops': cannot import"),
         (replace(LAB, client_events=frozenset({"board:paint"})), "realtime.E004", "'board:paint'"),
     ],
@@ -212,7 +212,7 @@ def test_what_a_namespace_names_must_be_there(register: Register, declared: Name
 
 def test_listed_role_that_no_namespace_has_is_found_at_start(settings):
     settings.REALTIME = {**settings.REALTIME, "PRESENCE_ROLES": ["attendant", "janitor"]}
-    assert "'janitor'" in errors()["realtime.E019"]
+    assert "'janitor'" in errors()["realtime.E020"]
 
 
 def test_example_of_the_docstring_is_one(register: Register):

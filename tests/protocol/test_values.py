@@ -187,7 +187,7 @@ def test_other_keys_are_refused(key: Any):
 
 
 def test_keys_that_become_one_are_refused():
-    assert refused({7: 1, "7": 2}) == "data['7']: another key of this object is the same in JSON"
+    assert refused({7: 1, "7": 2}) == "data['7']: two keys of this object become the same key in JSON"
 
 
 @pytest.mark.parametrize(

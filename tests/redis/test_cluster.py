@@ -583,17 +583,17 @@ async def test_keys_of_several_slots_are_read_together():
     assert await mget([b]) == [b"2"]
 
 
-async def test_seats_of_many_users_are_taken_together(settings):
+async def test_connections_of_many_users_are_recorded_together(settings):
     settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 1}}
     layer: Any = get_channel_layer()
     channels = [await layer.new_channel() for _ in range(8)]
     at = await now()
-    taken = [user_limit.Seat("hub", f"u{number}", name, at) for number, name in enumerate(channels)]
-    await asyncio.gather(*map(user_limit.take, taken))
+    taken = [user_limit.UserConnection("hub", f"u{number}", name, at) for number, name in enumerate(channels)]
+    await asyncio.gather(*map(user_limit.admit, taken))
     second = await layer.new_channel()
-    await user_limit.take(user_limit.Seat("hub", "u3", second, at + 1))
+    await user_limit.admit(user_limit.UserConnection("hub", "u3", second, at + 1))
     assert (await layer.receive(channels[3]))["type"] == "connection.replaced"
-    await asyncio.gather(*map(user_limit.give_up, taken))
+    await asyncio.gather(*map(user_limit.release, taken))
     assert await client().zrange(taken[3].key, 0, -1) == [second.encode()]
 
 
@@ -613,7 +613,7 @@ async def test_operator_hears_from_the_processes_and_sees_what_they_have():
     async with connected(user_id="7") as ana:
         await ana.call("join:thread", {"thread_id": "42"})
         instances = await sync_to_async(ask.instances)()
-        assert [answer.said.connections for answer in instances.answers] == [{"hub": 1}]
+        assert [answer.result.connections for answer in instances.answers] == [{"hub": 1}]
         assert instances.silent == []
         _, detail, _ = await sync_to_async(ask.connection)(ana.ready["connection_id"])
         assert "thread:42" in {each.room for each in detail.rooms}

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.connections.registry import ConnectionRegistry
 from tests.inprocess import PATIENCE, eventually
 

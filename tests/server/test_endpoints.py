@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from realtime.asgi import application
-from realtime.auth.tokens import MAX_TOKEN_LENGTH, issue
+from realtime.auth.credentials import MAX_TOKEN_LENGTH
+from realtime.auth.issuing import issue
 from realtime.connections import admission
 from realtime.connections.addresses import Addresses
 from realtime.connections.rate_limit import Bucket
@@ -245,7 +246,7 @@ async def test_refused_handshake_is_counted_and_its_head_is_not_examined(limits,
         raise AssertionError("examined")
 
     await get("/healthz", "203.0.113.9")
-    for name in ("judge", "credential", "check_origin"):
+    for name in ("authorize", "credential", "check_origin"):
         monkeypatch.setattr(f"realtime.connections.handshake.{name}", examine)
     before = refused_so_far()
     assert isinstance(await handshake("203.0.113.9"), Refusal)

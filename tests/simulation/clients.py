@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import msgspec
 
-from realtime.auth.tokens import Principal
 from realtime.connections.frame_outlet import EXTENSION
 from realtime.protocol.close_codes import By
+from realtime.protocol.principal import Principal
 from tests.simulation.clock import EPOCH, Clock
 from tests.simulation.host import Host
 

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft7Validator
 from msgspec import Meta
 
+from realtime.protocol.ids import ID_PATTERN
 from realtime.protocol.payloads import Empty, Id, Payload
 from realtime.protocol.replies import Joined, Resumed
 from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, schema
@@ -29,7 +30,7 @@ class Everything(Payload, frozen=True):
     part: Part = Part()
 
 
-ID = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+ID = {"title": "id", "type": "string", "pattern": ID_PATTERN}
 
 
 def test_payload_is_an_object():

@@ -1,4 +1,4 @@
-"""Questions through Redis to real nodes, and what becomes of those that are not answered."""
+"""Surveys through Redis to real registries, and what becomes of those that are not answered."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ import asyncio
 import contextlib
 import os
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
 
 from presence import store
 from realtime.connections.registry import ConnectionRegistry
+from realtime.layers.room_layer import group_message
 from realtime.layers.signals import InstanceDrained, broadcast
-from realtime.redis.client import client, key
+from realtime.protocol.rooms import CONTROL_GROUP
+from realtime.redis.client import client, key, sync_client
 from realtime.survey import ask as asking
-from realtime.survey import messages as questions
 from realtime.survey.ask import connection, connections, instances, rooms
-from realtime.survey.messages import AboutConnections, AboutInstances, AboutRooms, Instance, Load
+from realtime.survey.messages import (
+    EXPIRE_SECONDS,
+    REMEMBER_SECONDS,
+    AboutConnections,
+    AboutInstances,
+    AboutRooms,
+    Instance,
+    Load,
+    Page,
+)
 from tests.inprocess import HUB, PATIENCE, add, bridging, connected, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -42,22 +53,24 @@ def impatient(monkeypatch) -> None:
 @pytest.fixture
 async def others(process: str) -> list[ConnectionRegistry]:
     """Two more processes, as far as Redis can tell."""
-    nodes = [ConnectionRegistry(), ConnectionRegistry()]
-    for node in (*nodes, ConnectionRegistry.current()):
-        await node.start()
-        await remember(node.instance)  # all of them listen through one subscription, and would count as one
-    return nodes
+    registries = [ConnectionRegistry(), ConnectionRegistry()]
+    for registry in (*registries, ConnectionRegistry.current()):
+        await registry.start()
+        await remember(
+            registry.instance
+        )  # all of them listen through one subscription, and would count as one
+    return registries
 
 
 async def test_every_process_answers(others: list[ConnectionRegistry]):
     asked = await asyncio.to_thread(instances)
     assert {answer.instance.id for answer in asked.answers} == {
-        node.id for node in (*others, ConnectionRegistry.current())
+        registry.id for registry in (*others, ConnectionRegistry.current())
     }
     assert asked.silent == []
     assert set(await remembered()) == {answer.instance.id for answer in asked.answers}
     [load] = [
-        answer.said for answer in asked.answers if answer.instance.id == ConnectionRegistry.current().id
+        answer.result for answer in asked.answers if answer.instance.id == ConnectionRegistry.current().id
     ]
     assert (load.connections, load.rooms) == ({}, 0)
     assert load.memory > 0
@@ -72,10 +85,10 @@ async def test_one_process_can_be_asked_alone(others: list[ConnectionRegistry]):
 
 async def test_half_an_emoji_in_a_name_hides_neither_the_connection_nor_its_process():
     async with connected(name="Ana \ud83d"), connected(user_id="8", name="Bob"):
-        asked = await asyncio.to_thread(asking.ask, AboutConnections(), questions.Page)
+        asked = await asyncio.to_thread(asking.ask, AboutConnections(), Page)
         assert not asked.silent
         [answer] = asked.answers
-        assert {row.name for row in answer.said.rows} == {"Ana \ufffd", "Bob"}
+        assert {row.name for row in answer.result.rows} == {"Ana \ufffd", "Bob"}
 
 
 async def test_handshakes_of_one_batch_do_not_share_the_fate_of_odd_names():
@@ -122,14 +135,18 @@ async def test_nobody_waits_for_who_is_known_to_be_silent(monkeypatch):
 async def test_who_left_in_good_order_is_not_missed(monkeypatch):
     await ConnectionRegistry.current().start()
     await remember(GONE)
-    known = asking._known
 
-    def then_it_leaves() -> Any:
-        found = known()
-        asking.sync_client().hdel(key("instances"), "gone")
-        return found
+    class Leaving:
+        """The instance takes its name back while the survey waits for its answer."""
 
-    monkeypatch.setattr(asking, "_known", then_it_leaves)
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sync_client(), name)
+
+        def blpop(self, *args: Any, **options: Any) -> Any:
+            sync_client().hdel(key("instances"), "gone")
+            return sync_client().blpop(*args, **options)
+
+    monkeypatch.setattr(asking, "sync_client", Leaving)
     assert (await asyncio.to_thread(instances)).silent == []
     assert set(await remembered()) == {ConnectionRegistry.current().id}
 
@@ -153,14 +170,11 @@ async def test_instance_that_never_answered_is_missed_from_its_start_on():
 @pytest.mark.usefixtures("impatient")
 async def test_answer_of_another_version_does_no_harm(monkeypatch, caplog):
     await ConnectionRegistry.current().start()
-    told = asking._tell
-
-    def and_somebody_babbles(question: questions.Question) -> int:
-        asking.sync_client().rpush(question.reply_to, b"\xc1")
-        return told(question) + 1
-
-    monkeypatch.setattr(asking, "_tell", and_somebody_babbles)
-    asked = await asyncio.to_thread(instances)
+    monkeypatch.setattr(asking, "uuid4", lambda: UUID(int=7))
+    await client().rpush(key("answers", UUID(int=7).hex), b"\xc1")
+    async with client().pubsub() as other_instance:
+        await other_instance.subscribe(group_message(CONTROL_GROUP, {})[0])
+        asked = await asyncio.to_thread(instances)
     assert [answer.instance.id for answer in asked.answers] == [ConnectionRegistry.current().id]
     assert "answer not understood" in caplog.text
 
@@ -182,29 +196,31 @@ async def test_other_channel_layers_carry_the_question_as_well(settings):
             "CONFIG": {"hosts": [{"address": redis}], "prefix": settings.REALTIME["PREFIX"]},
         }
     }
-    node = ConnectionRegistry()
-    await node.start()
-    await remember(node.instance)
+    registry = ConnectionRegistry()
+    await registry.start()
+    await remember(registry.instance)
     asked = await asyncio.to_thread(instances)
-    assert [answer.instance.id for answer in asked.answers] == [node.id]
-    await node.stop()
+    assert [answer.instance.id for answer in asked.answers] == [registry.id]
+    await registry.stop()
 
 
-async def test_answers_do_not_stay():
+async def test_answers_do_not_stay(monkeypatch):
     await ConnectionRegistry.current().start()
-    question = questions.Question("q", AboutInstances())
-    await asyncio.to_thread(asking._tell, question)
-    await eventually(lambda: client().exists(question.reply_to))
-    assert 0 < await client().ttl(question.reply_to) <= questions.EXPIRE_SECONDS
-    assert 0 < await client().ttl(key("instances")) <= questions.REMEMBER_SECONDS
+    monkeypatch.setattr(asking, "PATIENCE", 0.0)  # so that the answer is not fetched
+    monkeypatch.setattr(asking, "uuid4", lambda: UUID(int=7))
+    await asyncio.to_thread(instances)
+    answers = key("answers", UUID(int=7).hex)
+    await eventually(lambda: client().exists(answers))
+    assert 0 < await client().ttl(answers) <= EXPIRE_SECONDS
+    assert 0 < await client().ttl(key("instances")) <= REMEMBER_SECONDS
 
 
 async def test_process_that_ends_in_good_order_takes_its_name_along():
-    node = ConnectionRegistry.current()
-    await node.start()
+    registry = ConnectionRegistry.current()
+    await registry.start()
     await asyncio.to_thread(instances)
-    await node.stop()
-    await node.leave()
+    await registry.stop()
+    await registry.leave()
     assert await remembered() == {}
 
 
@@ -212,7 +228,7 @@ async def test_process_that_ends_in_good_order_takes_its_name_along():
 
 
 class Fake:
-    """A connection of a process that is only there for its node."""
+    """A connection of a process that is only there for its registry."""
 
     def __init__(self, number: int) -> None:
         self.connection_id = f"{number:032x}"
@@ -297,13 +313,13 @@ async def test_member_of_the_team_is_taken_out_of_a_thread_and_may_come_back():
 
 async def test_process_told_to_drain_gets_one_sigterm_however_often_it_is_told(monkeypatch):
     killed: list[tuple[int, int]] = []
-    monkeypatch.setattr("realtime.connections.registry.os.kill", lambda *call: killed.append(call))
-    node = ConnectionRegistry.current()
+    monkeypatch.setattr("realtime.connections.signal_handler.os.kill", lambda *call: killed.append(call))
+    registry = ConnectionRegistry.current()
     async with bridging():
-        await node.start()
-        for instance in ("another", node.id, node.id):
+        await registry.start()
+        for instance in ("another", registry.id, registry.id):
             await add("instance:drain", {"instance": instance})
         await eventually(lambda: killed)
-        await broadcast(InstanceDrained(instance=node.id))
-        await node.probe(5)
-    assert killed == [(questions.os.getpid(), 15)]
+        await broadcast(InstanceDrained(instance=registry.id))
+        await registry.probe(5)
+    assert killed == [(os.getpid(), 15)]

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from realtime.survey import messages as questions
-from realtime.survey.messages import AboutConnections, AboutRooms, Answer, Instance, Page, Question
+from realtime.survey import load, results
+from realtime.survey.messages import AboutConnections, AboutRooms, Answer, Instance, Page, Result, Survey
 
 COUNT = 10_000
 
@@ -56,49 +56,49 @@ def crowd(count: int = COUNT) -> list[Connection]:
 CROWD = crowd()
 
 
-def size(said: questions.Said) -> int:
+def size(said: Result) -> int:
     """Bytes of an answer on its way."""
     instance = Instance("x" * 32, "host-name-of-a-pod-7d9f8", 12345, "0.1.0", 1e9)
     return len(msgspec.msgpack.encode(Answer(instance, said)))
 
 
 async def test_a_page_costs_what_it_shows_and_nothing_more():
-    small, large = [await questions.page(AboutConnections(), each) for each in (CROWD[:100], CROWD)]
+    small, large = [await results.page(AboutConnections(), each) for each in (CROWD[:100], CROWD)]
     assert (large.total, len(large.rows)) == (COUNT, 50)
     assert abs(size(large) - size(small)) < 1000
     assert size(large) < 15_000
 
 
 async def test_no_answer_has_more_than_200_rows_whatever_is_asked_for():
-    assert len((await questions.page(AboutConnections(limit=COUNT), CROWD)).rows) == 200
-    listed = await questions.rooms(AboutRooms(limit=COUNT, personal=True), CROWD)
+    assert len((await results.page(AboutConnections(limit=COUNT), CROWD)).rows) == 200
+    listed = await results.rooms(AboutRooms(limit=COUNT, personal=True), CROWD)
     assert (listed.total, len(listed.sizes)) == (COUNT + 501, 200)
 
 
 @pytest.mark.parametrize("behind_first", [False, True])
 async def test_pages_show_everybody_once_in_order_there_and_back(behind_first: bool):
     about = AboutConnections(behind_first=behind_first, limit=200)
-    pages = [await questions.page(about, CROWD)]
+    pages = [await results.page(about, CROWD)]
     while pages[-1].rows and pages[-1].before + len(pages[-1].rows) < pages[-1].total:
         about = msgspec.structs.replace(about, origin=pages[-1].rows[-1].place)
-        pages.append(await questions.page(about, CROWD))
+        pages.append(await results.page(about, CROWD))
     assert [page.before for page in pages] == list(range(0, COUNT, 200))
     places = [row.place for page in pages for row in page.rows]
     assert places == sorted(set(places))
     assert len(places) == COUNT
     back = msgspec.structs.replace(about, origin=pages[5].rows[0].place, backwards=True)
-    assert await questions.page(back, CROWD) == pages[4]
+    assert await results.page(back, CROWD) == pages[4]
     begin = msgspec.structs.replace(about, origin=pages[0].rows[0].place, backwards=True)
-    assert await questions.page(begin, CROWD) == Page(total=COUNT, before=0, rows=[])
+    assert await results.page(begin, CROWD) == Page(total=COUNT, before=0, rows=[])
 
 
 async def test_newest_come_first():
-    opened = [row.opened_at for row in (await questions.page(AboutConnections(), CROWD)).rows]
+    opened = [row.opened_at for row in (await results.page(AboutConnections(), CROWD)).rows]
     assert opened == sorted((each.opened_at for each in CROWD), reverse=True)[:50]
 
 
 async def test_those_who_do_not_keep_up_come_first_when_asked_for():
-    rows = (await questions.page(AboutConnections(behind_first=True, limit=10), CROWD)).rows
+    rows = (await results.page(AboutConnections(behind_first=True, limit=10), CROWD)).rows
     assert [row.unsent for row in rows] == [9000, 8000, 7000, 6000, 5000, 4000, 3000, 2000, 1000, 0]
 
 
@@ -118,7 +118,7 @@ async def test_those_who_do_not_keep_up_come_first_when_asked_for():
     ],
 )
 async def test_connections_are_found_by_user_room_and_namespace(about: AboutConnections, fits: Any):
-    page = await questions.page(msgspec.structs.replace(about, limit=200), CROWD)
+    page = await results.page(msgspec.structs.replace(about, limit=200), CROWD)
     expected = {each.connection_id for each in CROWD if fits(each)}
     assert page.total == len(expected)
     assert {row.connection_id for row in page.rows} <= expected
@@ -128,12 +128,12 @@ async def test_connections_are_found_by_user_room_and_namespace(about: AboutConn
 async def test_a_row_names_a_few_rooms_and_counts_all():
     crowded = Connection("c", ("hub", "7"), Principal("Ana"), 1.0, {f"thread:{n}": 0 for n in range(150)})
     crowded.rooms["user:7"] = 0
-    row = questions.row(crowded)
+    row = results.row(crowded)
     assert (row.rooms, row.threads) == (151, ["thread:0", "thread:1", "thread:2"])
 
 
 async def test_largest_rooms_come_first_and_personal_ones_only_when_asked_for():
-    told = await questions.rooms(AboutRooms(limit=5), CROWD)
+    told = await results.rooms(AboutRooms(limit=5), CROWD)
     assert told.sizes[0] == ("hub", "presence:attendants", COUNT * 9 // 10)
     assert told.total == 501  # a tenth of the threads has customers, and those have nobody of the team
     assert not any(room.startswith("user:") for _, room, _ in told.sizes)
@@ -143,33 +143,33 @@ async def test_largest_rooms_come_first_and_personal_ones_only_when_asked_for():
 
 
 async def test_rooms_are_found_by_name_and_namespace():
-    told = await questions.rooms(AboutRooms(search="THREAD:49", namespace="portal"), CROWD)
+    told = await results.rooms(AboutRooms(search="THREAD:49", namespace="portal"), CROWD)
     assert {room for _, room, _ in told.sizes} == {"thread:490"}
-    told = await questions.rooms(AboutRooms(search="user:u77", personal=True), CROWD)
+    told = await results.rooms(AboutRooms(search="user:u77", personal=True), CROWD)
     assert told.total == 111
 
 
 async def test_named_rooms_are_told_whatever_their_size():
     named = [("hub", "user:u1"), ("portal", "user:u1"), ("hub", "thread:1")]
-    told = await questions.rooms(AboutRooms(named=named, personal=True), CROWD)
+    told = await results.rooms(AboutRooms(named=named, personal=True), CROWD)
     assert told.sizes == [("hub", "thread:1", 20), ("hub", "user:u1", 1)]
 
 
 async def test_load_counts_connections_and_what_waits():
-    told = await questions.load(CROWD, cpu=0.25, stall=0.001)
-    assert told.connections == {"hub": 9000, "portal": 1000}
-    assert (told.behind, told.unsent, told.rooms) == (9, 45_000, COUNT + 501)
-    assert told.memory > 1_000_000
+    found = await load.load(CROWD, cpu=0.25, stall=0.001)
+    assert found.connections == {"hub": 9000, "portal": 1000}
+    assert (found.behind, found.unsent, found.rooms) == (9, 45_000, COUNT + 501)
+    assert found.memory > 1_000_000
 
 
 async def test_cpu_is_measured_since_the_last_question():
-    meter = questions.Meter()
+    meter = load.Meter()
     sum(range(1_000_000))
     first = meter.read()
     assert 0 < first < 2
     assert 0 <= meter.read() < 2
 
 
-async def test_question_survives_the_way_through_the_channel_layer():
-    question = Question("q", AboutConnections(origin=(-1, -2.5, "c"), backwards=True), "i")
-    assert msgspec.convert(msgspec.to_builtins(question), Question) == question
+async def test_survey_survives_the_way_through_the_channel_layer():
+    survey = Survey("q", AboutConnections(origin=(-1, -2.5, "c"), backwards=True), "i")
+    assert msgspec.convert(msgspec.to_builtins(survey), Survey) == survey

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
+from prometheus_client import REGISTRY
 
 from presence import store
 from presence.sweeper import Sweeper
@@ -44,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def failures(task: str) -> float:
-    return metrics.TASK_FAILURES.labels(task)._value.get()
+    return REGISTRY.get_sample_value("realtime_task_failures_total", {"task": task}) or 0.0
 
 
 async def test_cancellation_that_comes_from_within_ends_no_task(caplog):
@@ -120,22 +121,19 @@ async def layer() -> AsyncIterator[None]:
 async def restored() -> AsyncIterator[None]:
     """A room whose subscription was lost and is back."""
     async with connected() as ana:
-        process = get_channel_layer()._here
-        channels = [group.channel for group in process.groups.values()]
-        process._on_lost(channels)
-        process._on_restored(channels)
+        await client().client_kill_filter(_type="pubsub")
         yield
         await ana.call("join:thread", {"thread_id": "1"})
-        await eventually(process._hears_orders.is_set)
+        await ConnectionRegistry.current().probe(PATIENCE)
 
 
 @contextlib.asynccontextmanager
 async def rewound() -> AsyncIterator[None]:
     """A Redis that has lost its data, as far as one can tell."""
     async with connected():
-        process = get_channel_layer()._here
-        await eventually(lambda: process._epoch)
-        process._epoch = b"another"
+        await eventually(lambda: client().exists(key("epoch")))
+        await ConnectionRegistry.current().probe(PATIENCE)  # the layer knows it, too
+        await client().set(key("epoch"), "another")
         yield
 
 
@@ -253,7 +251,8 @@ ENDING = {
     "realtime/layers/listener.py": {"catch_up"},
     "realtime/management/commands/runbridge.py": {"_run"},
     "realtime/layers/membership.py": {"leave"},
-    "realtime/connections/registry.py": {"_hear", "probe"},
+    "realtime/connections/probe.py": {"run"},
+    "realtime/connections/survey_responder.py": {"on_survey"},
     "realtime/connections/frame_outlet.py": {"_put"},
     "realtime/redis/pipelining.py": {"begin", "resend"},
     "realtime/layers/loop_layer.py": {"__init__", "spawn"},
@@ -273,6 +272,17 @@ def test_every_other_task_that_the_server_makes_is_supervised():
             name = str(path.relative_to(ROOT))
             if not name.startswith("realtime/client/"):  # a program of its own
                 assert set(tasks_made(path)) <= ENDING.get(name, set()), name
+
+
+class Clockwork:
+    """An event loop whose timers the test fires."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], object]] = []
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> object:
+        self.due.append(callback)
+        return callback
 
 
 async def test_keepalive_looks_after_all_other_connections_when_one_fails(monkeypatch, caplog):
@@ -390,9 +400,10 @@ async def _is_in_grace(deadlines: str) -> bool:
 
 
 async def test_connection_that_cannot_be_described_hides_no_other_from_the_admin(monkeypatch):
-    from realtime.survey import messages
+    from realtime.survey import results
+    from realtime.survey.messages import AboutConnections
 
-    row = messages.row
+    row = results.row
 
     def odd(connection: Any, at: Any = None) -> Any:
         if connection.user[1] == "odd":
@@ -400,8 +411,8 @@ async def test_connection_that_cannot_be_described_hides_no_other_from_the_admin
         return row(connection, at)
 
     async with connected(user_id="odd"), connected(user_id="ana"):
-        monkeypatch.setattr(messages, "row", odd)
-        page = await messages.page(
-            messages.AboutConnections(), tuple(ConnectionRegistry.current().connections.values())
+        monkeypatch.setattr(results, "row", odd)
+        page = await results.page(
+            AboutConnections(), tuple(ConnectionRegistry.current().connections.values())
         )
         assert [each.user_id for each in page.rows] == ["ana"]

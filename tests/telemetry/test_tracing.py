@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from realtime import publisher
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.checks.startup import check_settings
 from realtime.connections import handshake
 from realtime.protocol.publication import Publication, unpack
@@ -161,7 +161,7 @@ async def test_handshake_that_fails_in_between_ends_its_span(spans: Spans, monke
     async def broken(*arguments: object) -> object:
         raise RuntimeError("oh")
 
-    monkeypatch.setattr(handshake, "judge", broken)
+    monkeypatch.setattr(handshake, "authorize", broken)
     communicator = Connection("/hub/", headers=[]).communicator
     await communicator.send_input({"type": "websocket.connect"})
     with pytest.raises(RuntimeError, match="oh"):

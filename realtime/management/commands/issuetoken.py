@@ -8,13 +8,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from jwt import PyJWTError
 
-from realtime.auth.tokens import issue
+from realtime.auth.issuing import issue
 from realtime.protocol.namespaces import roles
-from realtime.protocol.payloads import Id
+from realtime.protocol.payloads import Id, PresenceGroup
 
 
-def _ids(text: str) -> list[str]:
-    return [Id.parse(item.strip()) for item in text.split(",") if item.strip()]
+def _ids(text: str, kind: type[Id] = Id) -> list[str]:
+    return [kind.parse(item.strip()) for item in text.split(",") if item.strip()]
 
 
 class Command(BaseCommand):
@@ -25,7 +25,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--role", required=True, help="a role that a namespace lets in, for example attendant"
         )
-        parser.add_argument("--name", default="", help="shown to others")
+        parser.add_argument("--name", default="", help="what other users see")
         parser.add_argument("--groups", help="presence groups, comma-separated (default: attendants)")
         parser.add_argument("--threads", default="", help="a customer's own threads, comma-separated")
         parser.add_argument("--ttl", type=float, default=3600, help="seconds (default 3600)")
@@ -44,7 +44,7 @@ class Command(BaseCommand):
                 user_id=Id.parse(user),
                 role=role,
                 name=name,
-                groups=None if groups is None else _ids(groups),
+                groups=None if groups is None else _ids(groups, PresenceGroup),
                 threads=_ids(threads),
                 ttl=ttl,
             )

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from channels.layers import get_channel_layer
+
+from realtime.connections.registry import ConnectionRegistry
+from realtime.layers.room_layer import RoomChannelLayer
+from realtime.redis.client import client, key
+from realtime.redis.lease import Lease
+from realtime.tasks.instance import instance_id
+from tests.inprocess import connected
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+async def test_instance_has_one_id_in_channels_leases_presence_and_what_operators_see():
+    layer: Any = get_channel_layer()
+    channel = await layer.new_channel()
+    async with connected():
+        known: Any = await client().hkeys(key("instances"))
+        present: Any = await client().zrange(f"{{{key('presence')}}}:nodes", 0, -1)
+    assert ConnectionRegistry.current().instance.id == instance_id()
+    assert channel.split("!")[0].split(".")[-1] == instance_id()
+    assert Lease("bridge", 60).fence[1] == instance_id()
+    assert [name.decode() for name in known] == [instance_id()]
+    assert [name.decode() for name in present] == [instance_id()]
+
+
+async def test_second_layer_and_second_lease_are_told_from_the_first():
+    layers = RoomChannelLayer(), RoomChannelLayer()
+    owners = {(await layer.new_channel()).split("!")[0] for layer in layers}
+    assert len(owners) == 2
+    assert Lease("bridge", 60).fence != Lease("bridge", 60).fence
+
+
+async def test_each_loop_is_an_instance_of_its_own():
+    elsewhere = await asyncio.to_thread(asyncio.run, _id())
+    assert elsewhere != instance_id()
+
+
+async def _id() -> str:
+    return instance_id()
