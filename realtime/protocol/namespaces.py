@@ -68,7 +68,7 @@ USER: Final = RoomKind("user", is_joined=False)
 PRESENCE: Final = RoomKind("presence", is_joined=False, is_id=is_group)
 """A team: who is available, and its queue."""
 THREAD: Final = RoomKind("thread")
-"""One conversation. Whoever is in it may type in it."""
+"""One conversation, with typing and cursor events."""
 
 
 def no_rooms(principal: Any) -> Iterable[str]:
