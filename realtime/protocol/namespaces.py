@@ -7,7 +7,7 @@ the kinds of rooms that it uses. `<NAMESPACE>_ROLES` and `<NAMESPACE>_<KIND>_POL
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import chain
@@ -68,7 +68,7 @@ USER: Final = RoomKind("user", is_joined=False)
 PRESENCE: Final = RoomKind("presence", is_joined=False, is_id=is_group)
 """A team: who is available, and its queue."""
 THREAD: Final = RoomKind("thread")
-"""One conversation. Whoever is in it may type in it."""
+"""One conversation, with typing and cursor events."""
 
 
 def no_rooms(principal: Any) -> Iterable[str]:
@@ -219,12 +219,13 @@ def _overridden(found: Mapping[str, Namespace]) -> dict[str, Namespace]:
         changed[name] = replace(namespace, roles=_roles(name, roles), policies=policies)
     for name in values:
         raise ImproperlyConfigured(
-            f"REALTIME[{name!r}]: no namespace has such a setting; there are {', '.join(_settings(found))}"
+            f"REALTIME[{name!r}]: no namespace has such a setting; there are {', '.join(override_names(found))}"
         )
     return changed
 
 
-def _settings(found: Mapping[str, Namespace]) -> Iterable[str]:
+def override_names(found: Mapping[str, Namespace]) -> Iterator[str]:
+    """The settings that replace what these namespaces declare."""
     for name, namespace in found.items():
         yield f"{name.upper()}_ROLES"
         yield from (f"{name}_{kind}_POLICY".upper() for kind in namespace.policies)

@@ -17,10 +17,11 @@ from realtime.protocol.payloads import Id, PresenceGroup
 
 Schema = dict[str, Any]
 
-DELIVERED_ID: Schema = {"type": "string", "pattern": ID_PATTERN}
+DELIVERED_ID: Schema = {"title": "id", "type": "string", "pattern": ID_PATTERN}
 """An id as clients get it."""
 ACCEPTED_ID: Schema = {"anyOf": [DELIVERED_ID, {"type": "integer"}]}
 """An id as clients and backbones may send it."""
+GROUP: Schema = {"title": "group", "type": "string", "minLength": 1, "maxLength": MAX_LENGTH}
 NULL: Schema = {"type": "null"}
 
 
@@ -65,8 +66,7 @@ def schema(kind: Any, id: Schema) -> Schema:
 
 def _of_id(id: Schema, kind: type) -> Schema:
     if kind is PresenceGroup:
-        group = {"type": "string", "minLength": 1, "maxLength": MAX_LENGTH}
-        return {"anyOf": [group, *id["anyOf"][1:]]} if "anyOf" in id else group
+        return {"anyOf": [GROUP, *id["anyOf"][1:]]} if "anyOf" in id else GROUP
     if kind is Id:
         return id
     raise NotImplementedError(f"no schema for {kind}")

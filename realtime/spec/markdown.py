@@ -87,8 +87,8 @@ def _field(name: str, found: Schema, required: list[str]) -> str:
 def type_of(found: Schema) -> str:
     """What a JSON Schema describes, in a word or two. `null` is left out: a field is there or it is not."""
     match found:
-        case {"pattern": pattern} if pattern == DELIVERED_ID["pattern"]:
-            return "id"
+        case {"title": title}:
+            return str(title)
         case {"enum": values}:
             return " or ".join(f"`{value}`" for value in values)
         case {"anyOf": parts}:

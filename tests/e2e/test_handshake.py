@@ -90,22 +90,8 @@ async def test_query_string_of_a_request_is_never_logged(uvicorn_stack: Stack):
 @pytest.mark.parametrize(
     "value",
     [
-        b"Bearer",
-        b"Bearer ",
-        b"Bearer  ",
-        b"Basic YTpi",
-        b"bearer",
-        b"Bearer a b",
-        b"Bearer a.b.c",
-        b"Bearer ..",
-        b"Bearer \xff\xfe\xe9",
-        b"Bearer eyJhbGciOiJIUzI1NiJ9.e30.\xe9",
-        b"\xc3\xa9 x",
-        b"\xff",
-        b"Bearer " + b"a" * 8000,
-        b"Bearer " + b"." * 7000,
-        b"Bearer null",
-        b"Digest username=x",
+        *(b"", b"Bearer", b"Bearer  ", b"Basic YTpi", b"Bearer a b", b"Bearer a.b.c", b"\xc3\xa9 x"),
+        *(b"Bearer eyJhbGciOiJIUzI1NiJ9.e30.\xe9", b"Bearer \xff\xfe\xe9", b"Bearer " + b"." * 7000),
     ],
     ids=lambda value: repr(value[:24]),
 )
@@ -118,7 +104,7 @@ async def test_garbage_in_the_authorization_header_is_refused(stack: Stack, valu
         assert response.error["code"] in {"token_invalid", "token_missing"}
 
 
-# --- Tokens that are not good ----------------------------------------------------------------------
+# --- Long tokens, other paths ----------------------------------------------------------------------
 
 
 async def test_long_token_is_read_as_it_is(stack: Stack):
@@ -154,28 +140,8 @@ async def test_listed_origin_and_no_origin_are_allowed(stack: Stack):
 @pytest.mark.parametrize(
     "origin",
     [
-        "http://evil.test",
-        "https://app.test",
-        "http://app.test:8080",
-        "http://app.test.evil.test",
-        "http://evilapp.test",
-        "http://user@app.test",
-        "http://app.test@evil.test",
-        "http://app.test/path",
-        "http://app.test/",
-        "null",
-        "http://[",
-        "http://[::1",
-        "//app.test",
-        "app.test",
-        "*",
-        "http://",
-        "://",
-        b"http://\xff\xfe",
-        b"http://app.test\xc2\xa0",
-        "http://" + "a" * 7000,
-        "http://app.test:abc",
-        "file://",
+        *("http://evil.test", "http://app.test:8080", "http://app.test@evil.test", "null", "http://[", "*"),
+        *(b"http://\xff\xfe", b"http://app.test\xc2\xa0", "http://" + "a" * 7000),
     ],
     ids=lambda value: repr(value[:32]),
 )
@@ -211,7 +177,7 @@ async def test_verdict_is_204_where_a_handshake_would_be_accepted(stack: Stack):
 async def test_verdict_says_what_a_handshake_would_be_told(stack: Stack, status: int, code: str):
     headers = {
         "token_missing": [],
-        "token_invalid": [bearer("a.b.c")],
+        "token_invalid": [bearer(stack.sign(key="another key, of 32 bytes or more"))],
         "token_expired": [bearer(stack.sign(exp=int(time.time()) - 5))],
         "forbidden_role": [bearer(customer(stack))],
         "forbidden_origin": [bearer(stack.sign()), ("Origin", "http://evil.test")],

@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
+from realtime.auth.issuing import issue
 from realtime.connections.registry import ConnectionRegistry
 from tests.inprocess import PATIENCE, eventually
 

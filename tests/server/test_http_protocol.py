@@ -7,8 +7,8 @@ import contextlib
 from typing import Any
 
 import pytest
-from realtime.auth.tokens import issue
 
+from realtime.auth.issuing import issue
 from tests.inprocess import PATIENCE
 from tests.server.serving import CLOSE, HEALTH, UPGRADE, answer, errors
 

@@ -30,7 +30,7 @@ class Everything(Payload, frozen=True):
     part: Part = Part()
 
 
-ID = {"type": "string", "pattern": ID_PATTERN}
+ID = {"title": "id", "type": "string", "pattern": ID_PATTERN}
 
 
 def test_payload_is_an_object():
