@@ -1,4 +1,4 @@
-"""Presence as one instance keeps it: its connections and the status of their users, told to Redis in batches."""
+"""Presence as one instance keeps it: its connections and the status of their users, sent to Redis in batches."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class PresenceTracker:
     # --- Registration ----------------------------------------------------------------------------
 
     def _tell_again(self, user_id: str) -> None:
-        """Redis has lost the record of a user who is here: register their connections with the next batch."""
+        """Redis has lost the record of a user of this instance: register their connections with the next batch."""
         for connection in self.registry.connections_of(self.namespace, user_id):
             presentee = self._present.get(connection.connection_id)
             if presentee is not None:
@@ -224,8 +224,8 @@ class PresenceTracker:
     async def _register(self, epoch: str) -> None:
         """Tell Redis about every connection: it does not know this instance (any more), or not all of it.
 
-        Another epoch means that Redis lost everything: then nobody's status changed, and nothing is announced. The
-        same epoch means that the lease ended and changes may have been announced, or that Redis lost its last writes.
+        Another epoch means that Redis lost everything: then no status changed, and nothing is announced. The same epoch
+        means that the lease ended and changes may have been announced, or that Redis lost its last writes.
         """
         wiped = self._lease.begin_registration(epoch)
         operations = [*self._registrations(self._present.values(), wiped)]

@@ -57,9 +57,7 @@ class EventForm(forms.Form):
     rooms = forms.CharField(
         label=_("Rooms"),
         required=False,
-        help_text=_(
-            "Rooms that replace the event's own, for example thread:42, separated by spaces."
-        ),
+        help_text=_("Rooms that replace the event's own, for example thread:42, separated by spaces."),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -122,7 +122,9 @@ class LiveAdmin(Pages):
         context: dict[str, Any] = {"namespaces": list(namespaces())}
         if asked is not None:
             context["rows"] = [_loaded(answer) for answer in asked.answers]
-        return self._show(request, "instances", gettext("Instances"), context, asked.silent if asked else None)
+        return self._show(
+            request, "instances", gettext("Instances"), context, asked.silent if asked else None
+        )
 
     def rooms(self, request: HttpRequest) -> HttpResponse:
         """Rooms, the largest first."""
