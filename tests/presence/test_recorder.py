@@ -206,6 +206,24 @@ def test_stream_that_lost_its_end_is_read_again_without_doubling_anything(caplog
     assert record("8").status == "online"
 
 
+def test_stream_that_lost_its_end_in_an_outage_is_read_again(monkeypatch):
+    append_raw(json.dumps(entry("7")), entry_id="3000-0")
+    step, errors = Recorder.step, [Enough(), None, RedisConnectionError("gone"), None]
+
+    def step_through_an_outage(self: Recorder, *, wait: bool = False) -> bool:
+        if error := errors.pop():
+            sync_client().delete(store.stream())
+            append_raw(json.dumps(entry("8")), entry_id="2500-0")
+            raise error
+        return step(self)
+
+    monkeypatch.setattr(Recorder, "step", step_through_an_outage)
+    monkeypatch.setattr(connections, "close_all", lambda: None)  # the test's transaction lives there
+    with pytest.raises(Enough):
+        Recorder().run(lambda: None)
+    assert record("8").status == "online"
+
+
 # --- What is no transition -------------------------------------------------------------------------
 
 
