@@ -57,9 +57,9 @@ export interface ServerEvents {
 export interface ClientEvents {
   /** Go on with a fresh token instead of being closed when the old one expires. */
   "auth:refresh": { token: string };
-  /** My cursor is here now. */
+  /** The user's cursor is here now. */
   "cursor:move": { thread_id: string | number; position: unknown };
-  /** I am here: keeps the connection and the user's presence alive. */
+  /** The client is there: keeps the connection and the user's presence alive. */
   "heartbeat": Record<string, never>;
   /** Enter a room. */
   "join": { room: string; since?: string };
@@ -77,9 +77,9 @@ export interface ClientEvents {
   "presence:online": Record<string, never>;
   /** Enter rooms again after a reconnect, with what was missed. */
   "resume": { rooms: Record<string, string> };
-  /** I am typing; repeat at least every 5 seconds while it lasts. */
+  /** The user is typing; to be repeated at least every 5 seconds while it lasts. */
   "typing:start": { thread_id: string | number };
-  /** I stopped typing. */
+  /** The user stopped typing. */
   "typing:stop": { thread_id: string | number };
 }
 
