@@ -71,7 +71,7 @@ def groups_of(row: PresenceRecord | PresenceTransition) -> set[str]:
 
 
 def test_transition_becomes_the_users_record_and_a_line_of_history():
-    entry_id = append(groups=["sales", "attendants"])
+    entry_id = append(groups=["sales", "attendants", "sales"])
     assert Recorder().step()
     current = record()
     assert (current.namespace, current.status, current.name) == ("hub", "online", "Ana")
