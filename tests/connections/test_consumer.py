@@ -538,14 +538,14 @@ async def test_expulsion_does_not_concern_a_member_who_entered_after_it(again: d
 async def test_right_that_ends_while_the_room_is_entered_refuses_the_join(how: str, monkeypatch):
     asked: list[str] = []
 
-    async def may_join(connection: HubConsumer, thread_id: str) -> bool:
-        asked.append(thread_id)
+    async def may_enter(connection: HubConsumer, room: str) -> bool:
+        asked.append(room)
         if len(asked) == 2 and how == "expulsion":
             connection.expel("thread:42", "expelled")
         return len(asked) == 1 or how == "expulsion"
 
     async with connected() as ana:
-        monkeypatch.setattr(HubConsumer, "may_join", may_join)
+        monkeypatch.setattr(HubConsumer, "may_enter", may_enter)
         assert (await ana.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
         assert "thread:42" not in consumer().rooms
 
