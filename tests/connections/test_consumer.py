@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
 from presence.connection import CustomerPresence
+from realtime.auth import revocation
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
 from realtime.connections import ephemeral, rate_limit
@@ -515,6 +516,37 @@ async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(mo
         answer = await ana.call("resume", {"rooms": {"thread:42": "1"}})
         assert answer["rooms"] == {"thread:42": {"error": "forbidden"}}
         await ana.expect("room:left", room="thread:42", reason="expelled")
+        assert "thread:42" not in consumer().rooms
+
+
+@pytest.mark.parametrize("again", [{}, {"since": "1"}], ids=["join", "rejoin"])
+async def test_expulsion_does_not_concern_a_member_who_entered_after_it(again: dict[str, str]):
+    async with connected() as ana:
+        if again:
+            await ana.call("join:thread", {"thread_id": 42})
+        await asyncio.sleep(0.1)
+        expelled_at = await revocation.now()
+        await asyncio.sleep(0.1)
+        await ana.call("join:thread", {"thread_id": 42, **again})
+        consumer().expel("thread:42", "expelled", before=expelled_at)
+        assert "thread:42" in consumer().rooms
+        consumer().expel("thread:42", "expelled", before=expelled_at + 3600)
+        assert "thread:42" not in consumer().rooms
+
+
+@pytest.mark.parametrize("how", ["policy", "expulsion"])
+async def test_right_that_ends_while_the_room_is_entered_refuses_the_join(how: str, monkeypatch):
+    asked: list[str] = []
+
+    async def may_enter(connection: HubConsumer, room: str) -> bool:
+        asked.append(room)
+        if len(asked) == 2 and how == "expulsion":
+            connection.expel("thread:42", "expelled")
+        return len(asked) == 1 or how == "expulsion"
+
+    async with connected() as ana:
+        monkeypatch.setattr(HubConsumer, "may_enter", may_enter)
+        assert (await ana.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
         assert "thread:42" not in consumer().rooms
 
 

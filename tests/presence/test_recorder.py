@@ -71,7 +71,7 @@ def groups_of(row: PresenceRecord | PresenceTransition) -> set[str]:
 
 
 def test_transition_becomes_the_users_record_and_a_line_of_history():
-    entry_id = append(groups=["sales", "attendants"])
+    entry_id = append(groups=["sales", "attendants", "sales"])
     assert Recorder().step()
     current = record()
     assert (current.namespace, current.status, current.name) == ("hub", "online", "Ana")
@@ -203,6 +203,24 @@ def test_stream_that_lost_its_end_is_read_again_without_doubling_anything(caplog
     recorded = PresenceTransition.objects.order_by("entry_id").values_list("entry_id", flat=True)
     assert list(recorded) == ["2000-0", "2500-0", "3000-0"]
     assert record("7").status == "online"
+    assert record("8").status == "online"
+
+
+def test_stream_that_lost_its_end_in_an_outage_is_read_again(monkeypatch):
+    append_raw(json.dumps(entry("7")), entry_id="3000-0")
+    step, errors = Recorder.step, [Enough(), None, RedisConnectionError("gone"), None]
+
+    def step_through_an_outage(self: Recorder, *, wait: bool = False) -> bool:
+        if error := errors.pop():
+            sync_client().delete(store.stream())
+            append_raw(json.dumps(entry("8")), entry_id="2500-0")
+            raise error
+        return step(self)
+
+    monkeypatch.setattr(Recorder, "step", step_through_an_outage)
+    monkeypatch.setattr(connections, "close_all", lambda: None)  # the test's transaction lives there
+    with pytest.raises(Enough):
+        Recorder().run(lambda: None)
     assert record("8").status == "online"
 
 
