@@ -15,6 +15,7 @@ from presence import store
 from realtime.bridge import bridge as module
 from realtime.bridge import bus_handlers as handling
 from realtime.bridge import dead_letters as letters
+from realtime.bridge.batch import Batch
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.bus_entry import BUS, entry_order
 from realtime.bridge.bus_handlers import Handlers
@@ -23,12 +24,13 @@ from realtime.bridge.pubsub_listener import PubSubListener
 from realtime.layers import history
 from realtime.layers.membership import room_layer
 from realtime.layers.outlets import payloads
-from realtime.protocol import catalogue
+from realtime.protocol import bus_message, catalogue
 from realtime.protocol.catalogue import BusContext
 from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import group_name
 from realtime.redis.client import client, key
 from realtime.redis.lease import Lease
+from realtime.redis.pipelining import pipes
 from tests.bridge.test_bus_handlers import BREAKING
 from tests.inprocess import HUB, PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.telemetry.test_metrics import Counting
@@ -517,14 +519,30 @@ async def test_batch_that_is_too_much_is_made_smaller(room: Room, monkeypatch):
 
 async def test_entry_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room):
     await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
-    for number, thread in enumerate([42, 13, 42, 13, 42]):
-        await add("thread:message", {"thread_id": thread, "message_id": number}, namespaces=["hub"])
+    for number, thread in enumerate([42, 13, 42, 13]):
+        last = await add("thread:message", {"thread_id": thread, "message_id": number}, namespaces=["hub"])
     async with bridging():
-        await add("thread:message", {"thread_id": 42, "message_id": "last"})
-        assert await room.message_ids(4) == ["0", "2", "4", "last"]
+        assert await room.message_ids(2) == ["0", "2"]
+        await eventually(lambda: is_at(last))
         letters = await dead_letters()
     assert [letter["reason"].partition(" ")[0] for letter in letters] == ["refused:", "refused:"]
     assert all("WRONGTYPE" in letter["reason"] for letter in letters)
+
+
+async def test_of_several_messages_in_an_entry_the_one_that_redis_refuses_is_kept_once(room: Room):
+    await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
+
+    def decode(raw: bytes) -> list[bus_message.BusMessage]:
+        messages = [{"thread_id": thread, "message_id": thread} for thread in (42, 13)]
+        return [
+            bus_message.parse(json.dumps({"event": "thread:message", "data": data}).encode())
+            for data in messages
+        ]
+
+    entry = dataclasses.replace(BUS, decode=decode).entry(b"1-0", [b"message", b"both"])
+    await Batch([entry]).send(pipes(), cursor=(key("cursors"), key("stream").encode(), b"1-0"))
+    assert await room.message_ids(1) == ["42"]
+    assert [letter["message"] for letter in await dead_letters()] == ["both"]
 
 
 async def test_revoke_comes_before_the_message_that_follows_it():
