@@ -16,7 +16,7 @@ from realtime.bridge.dead_letters import dead_letter
 from realtime.bridge.incoming import Incoming
 from realtime.layers import history as roomlog
 from realtime.layers.history import NO_CURSOR, NO_LEASE
-from realtime.layers.membership import RoomLayer
+from realtime.layers.interface import RoomLayer
 from realtime.protocol.bus_message import Delivery, InvalidMessage
 from realtime.protocol.envelope import frame_head, frame_tail
 from realtime.protocol.publication import Entry, Target
@@ -142,15 +142,12 @@ class Batch:
         The task has the seconds from the oldest message until it was published, if that is known. Or it raises
         `redis.RedisError`: then all of it again does what is left.
         """
-        publish = self._layer.appends_publish
         letters = [
             dead_letter(pipes, message, error)
             for message, _, error in self._rejected
             if not message.is_repeated
         ]
-        sent = roomlog.send_append(
-            pipes, self.entries, lease=lease, cursor=cursor, again=self._again, publish=publish
-        )
+        sent = self._layer.publish(pipes, self.entries, lease=lease, cursor=cursor, again=self._again)
         return begin(self._finish(sent, letters, pipes, cursor))
 
     async def _finish(
@@ -180,8 +177,6 @@ class Batch:
             for span in self._spans:
                 span.end()
         self._count(appended)
-        if not self._layer.appends_publish:
-            await self._layer.pass_on(self.entries, appended)
         return self._lag(appended)
 
     async def _send_singly(self, pipes: Pipes, cursor: roomlog.Cursor, error: ResponseError) -> None:

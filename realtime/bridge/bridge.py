@@ -26,7 +26,7 @@ from realtime.bridge.guard import StreamGuard
 from realtime.bridge.inbox import Inbox
 from realtime.bridge.incoming import CHANNEL, Incoming, Source, entry_order, milliseconds, published
 from realtime.layers.history import NO_LEASE
-from realtime.layers.membership import room_layer
+from realtime.layers.interface import room_layer
 from realtime.redis import schema_version
 from realtime.redis.client import client, is_cancelled, key
 from realtime.redis.lease import Lease

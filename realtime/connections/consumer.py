@@ -26,8 +26,8 @@ from realtime.connections.frame_outlet import EXTENSION, AsgiWriter, ConnectionO
 from realtime.connections.rate_limit import Bucket
 from realtime.connections.registry import ConnectionRegistry
 from realtime.connections.user_limit import Seat
+from realtime.layers.interface import room_layer
 from realtime.layers.listener import Listener
-from realtime.layers.membership import room_layer
 from realtime.layers.outlets import Ephemeral, text_frame
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode, fitting_reason

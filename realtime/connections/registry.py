@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from realtime.auth import revocation
 from realtime.layers import history
-from realtime.layers.membership import room_layer
+from realtime.layers.interface import room_layer
 from realtime.layers.signals import (
     InstanceDrained,
     PresenceChanged,
@@ -32,7 +32,6 @@ from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.rooms import CONTROL_GROUP, group_name, thread_room
 from realtime.redis import schema_version
 from realtime.redis.client import client, key
-from realtime.redis.pipelining import pipes
 from realtime.survey import messages as questions
 from realtime.survey.messages import Detail, InRoom, Instance, Question
 from realtime.tasks.per_loop import PerLoop
@@ -301,7 +300,7 @@ class ConnectionRegistry:
             return Detail()
         here = {room: connection.position(room) for room in connection.rooms}
         groups = {room: group_name(connection.user[0], room) for room in here}
-        ends = await history.ends(groups.values(), pipes())
+        ends = await history.ends(groups.values())
         return Detail(
             row=questions.row(connection),
             groups=[*connection.principal.groups],

@@ -15,12 +15,10 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import msgspec
-from asgiref.sync import async_to_sync
-from channels.layers import get_channel_layer
 
-from realtime.layers.room_layer import RoomChannelLayer, group_message
+from realtime.layers.interface import room_layer
 from realtime.protocol.rooms import CONTROL_GROUP
-from realtime.redis.client import key, publish_sync, sync_client
+from realtime.redis.client import key, sync_client
 from realtime.survey.messages import (
     About,
     AboutConnection,
@@ -70,7 +68,7 @@ def ask(about: About, kind: type[S], instance: str = "") -> Asked[S]:
     question = Question(id=uuid4().hex, about=about, instance=instance)
     known = _known()
     began = time.monotonic()
-    awaited = max(_tell(question), sum(each.silent_since is None for each in known.values()))
+    awaited = max(publish(question), sum(each.silent_since is None for each in known.values()))
     answers: dict[str, Answered[S]] = {}
     while len(answers) < (1 if instance else awaited):
         left = began + PATIENCE - time.monotonic()
@@ -93,18 +91,10 @@ def ask(about: About, kind: type[S], instance: str = "") -> Asked[S]:
     )
 
 
-def _tell(question: Question) -> int:
-    """Publish it; how many heard it, as far as that can be told."""
+def publish(question: Question) -> int:
+    """Send a question to all instances; returns how many received it, or 0 when the channel layer does not know."""
     message = {"type": "node.question", "question": msgspec.to_builtins(question)}
-    layer = get_channel_layer()
-    if isinstance(layer, RoomChannelLayer):
-        return publish_sync(*group_message(CONTROL_GROUP, message))
-    async_to_sync(_send)(layer, message)
-    return 0
-
-
-async def _send(layer: Any, message: dict[str, Any]) -> None:
-    await layer.group_send(CONTROL_GROUP, message)
+    return room_layer().group_send_sync(CONTROL_GROUP, message)
 
 
 def _known() -> dict[str, Instance]:

@@ -20,7 +20,7 @@ from realtime.bridge.batch import BATCH_BYTES
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.incoming import BUS, entry_order
 from realtime.layers import history
-from realtime.layers.membership import room_layer
+from realtime.layers.interface import room_layer
 from realtime.layers.outlets import payloads
 from realtime.protocol import bus_message, catalogue
 from realtime.protocol.catalogue import BusContext

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisDown
 from realtime.auth.revocation import MARK_SECONDS
 from realtime.connections import registry as node_module
 from realtime.connections.registry import REVIEW_BATCH, ConnectionRegistry
-from realtime.layers import membership
+from realtime.layers import stock
 from realtime.layers.signals import (
     PresenceChanged,
     Signal,
@@ -353,9 +353,9 @@ async def test_node_on_another_layer_hears_again_after_the_layer_failed(process:
                 raise RedisDown("away")
             return await super().receive(channel)
 
-    monkeypatch.setattr(membership, "PAUSE", 0.01)
+    monkeypatch.setattr(stock, "PAUSE", 0.01)
     node, layer = ConnectionRegistry(), Failing()
-    monkeypatch.setattr(node, "_layer", membership.StockLayer.around(layer))
+    monkeypatch.setattr(node, "_layer", stock.StockLayer.around(layer))
     await node.start()
     await node.probe(5)
     assert not layer.failures

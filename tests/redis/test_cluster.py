@@ -20,7 +20,7 @@ from presence import store
 from realtime.auth.revocation import now
 from realtime.bridge import bridge
 from realtime.connections import user_limit
-from realtime.layers import history as roomlog
+from realtime.layers import history
 from realtime.protocol.publication import Entry
 from realtime.publisher import publish
 from realtime.redis import client as redis
@@ -73,13 +73,13 @@ def everywhere(entry: str, *, id: str = "", groups: list[str] = ROOMS) -> Entry:
 
 
 async def test_entry_reaches_its_rooms_on_all_servers_once(layer: Any):
-    assert len({slot(roomlog.base(group)) // 5461 for group in ROOMS}) == 3
+    assert len({slot(history.base(group)) // 5461 for group in ROOMS}) == 3
     ears = [await Ears.in_rooms(layer, group) for group in ROOMS]
-    (positions,) = await roomlog.append([everywhere("1")])
+    (positions,) = await history.append([everywhere("1")])
     assert len(positions) == len(ROOMS)
-    assert await roomlog.append([everywhere("1"), everywhere("2")]) == [
+    assert await history.append([everywhere("1"), everywhere("2")]) == [
         [b""] * len(ROOMS),
-        [str(end).encode() for end in (await roomlog.ends(ROOMS)).values()],
+        [str(end).encode() for end in (await history.ends(ROOMS)).values()],
     ]
     for each in ears:
         await each.hear("1", "2")
@@ -89,7 +89,7 @@ async def test_entry_reaches_its_rooms_on_all_servers_once(layer: Any):
 async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatch):
     """One of the servers is away: what the others did stays, and is not done again."""
     ears = [await Ears.in_rooms(layer, group) for group in ROOMS]
-    run, broken = Pipe.run, slot(roomlog.base(ROOMS[5]))
+    run, broken = Pipe.run, slot(history.base(ROOMS[5]))
 
     def unreliable(self: Pipe, script: Any, keys: Any, arguments: Any) -> Any:
         if keys and slot(keys[0]) == broken:
@@ -99,9 +99,9 @@ async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Pipe, "run", unreliable)
         with pytest.raises(redis_py.ConnectionError):
-            await roomlog.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
+            await history.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
     assert await client().hget(key("cursors"), "s") is None
-    await roomlog.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
+    await history.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
     assert await client().hget(key("cursors"), "s") == b"2-0"
     for each in ears:
         await each.hear("1", "2")
@@ -109,7 +109,7 @@ async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatc
 
 async def test_cursor_of_a_bridge_that_is_behind_moves_nothing_back():
     for entry in (b"10-0", b"9-5", b"10-1", b"10-0"):
-        await roomlog.append([everywhere("1")], cursor=(key("cursors"), b"s", entry))
+        await history.append([everywhere("1")], cursor=(key("cursors"), b"s", entry))
     assert await client().hget(key("cursors"), "s") == b"10-1"
 
 
@@ -118,7 +118,7 @@ async def test_what_large_bodies_in_many_slots_cost_is_bounded():
     large = Entry(rooms=rooms, tail=b"x" * 200_000, source="stream", entry=f"{1:0>20}")
     tracemalloc.start()
     try:
-        await roomlog.append([large], pipes=(pipes := Pipes()))
+        await history.send_append(pipes := Pipes(), [large])
         assert tracemalloc.get_traced_memory()[1] < 30_000_000
     finally:
         tracemalloc.stop()
@@ -127,8 +127,8 @@ async def test_what_large_bodies_in_many_slots_cost_is_bounded():
 
 async def test_id_is_remembered_by_every_room(layer: Any):
     ears = [await Ears.in_rooms(layer, group) for group in ROOMS[:6]]
-    await roomlog.append([everywhere("1", id="order-7", groups=ROOMS[:3])])
-    await roomlog.append([everywhere("2", id="order-7", groups=ROOMS[:6])])
+    await history.append([everywhere("1", id="order-7", groups=ROOMS[:3])])
+    await history.append([everywhere("2", id="order-7", groups=ROOMS[:6])])
     for each in ears[:3]:
         await each.hear("1")
     for each in ears[3:]:
@@ -137,20 +137,20 @@ async def test_id_is_remembered_by_every_room(layer: Any):
 
 async def test_former_holder_of_the_lease_publishes_nothing():
     await client().set(key("lease", "bridge"), "somebody else")
-    assert await roomlog.append([everywhere("1")], lease=(key("lease", "bridge"), "me")) == []
+    assert await history.append([everywhere("1")], lease=(key("lease", "bridge"), "me")) == []
 
 
 async def test_batch_that_goes_over_pipes_ends_with_them():
     """Lease and cursor go over them, too: what has begun uses nothing that might be closed before."""
     pipes, cursor = Pipes(), (key("cursors"), b"s", b"2-0")
     await client().set(key("lease", "bridge"), "me")
-    assert await roomlog.append(
-        [everywhere("1")], pipes=pipes, lease=(key("lease", "bridge"), "me"), cursor=cursor
+    assert await history.send_append(
+        pipes, [everywhere("1")], lease=(key("lease", "bridge"), "me"), cursor=cursor
     )
     assert await client().hget(key("cursors"), "s") == b"2-0"
     pipes.close()
     with pytest.raises(redis_py.RedisError):
-        await roomlog.append([everywhere("2")], pipes=pipes, cursor=cursor)
+        await history.send_append(pipes, [everywhere("2")], cursor=cursor)
 
 
 async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
@@ -182,8 +182,8 @@ async def room_as_it_was(group: str) -> dict[str, bytes]:
     """The keys of a room, for `forget_the_rest`."""
     kept: dict[str, bytes] = {}
     for name in ("room", "log"):
-        dumped: Any = await client().dump(f"{roomlog.base(group)}:{name}")
-        kept[f"{roomlog.base(group)}:{name}"] = dumped
+        dumped: Any = await client().dump(f"{history.base(group)}:{name}")
+        kept[f"{history.base(group)}:{name}"] = dumped
     return kept
 
 
@@ -200,7 +200,7 @@ async def is_delivered() -> bool:
 
 
 async def seen(group: str, position: int) -> list[str]:
-    found = await roomlog.after(group, position, 10)
+    found = await history.after(group, position, 10)
     return [json.loads(each.frame)["data"]["message_id"] for each in found.publications]
 
 
@@ -300,7 +300,7 @@ async def test_command_follows_its_slot(layer: Any):
     await found.known()
     pipes = Pipes()
     misled(found)
-    assert len(await roomlog.ends(ROOMS, pipes)) == len(ROOMS)
+    assert len(await history.ends(ROOMS)) == len(ROOMS)
     await eventually(lambda: len(found.servers()) == 3)
     pipes.close()
 
@@ -317,7 +317,7 @@ async def test_subscription_follows_its_slot(layer: Any):
 
     ears = await eventually(enter)  # whoever does not serve a channel says so
     assert len(found.servers()) == 3
-    await roomlog.append([everywhere("1")])
+    await history.append([everywhere("1")])
     await ears.hear(*["1"] * len(ROOMS))
 
 
@@ -388,23 +388,23 @@ def half_way(servers: Cluster, name: str) -> tuple[Server, Server]:
 
 
 async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: Cluster, caplog):
-    room, moving = ROOMS[0], slot(roomlog.base(ROOMS[0]))
+    room, moving = ROOMS[0], slot(history.base(ROOMS[0]))
     ears = await Ears.in_rooms(layer, room)
-    await roomlog.append([everywhere("1", groups=[room])])
+    await history.append([everywhere("1", groups=[room])])
     found = shards()
-    here, there = half_way(servers, roomlog.base(room))
+    here, there = half_way(servers, history.base(room))
     ears_lost = caplog.text.count("subscription lost")
     with pytest.raises(redis_py.RedisError):  # half-way: later
-        await roomlog.append([everywhere("2", groups=[room])], pipes=layer._here.pipes)
+        await history.append([everywhere("2", groups=[room])])
     keys = here.call("CLUSTER", "GETKEYSINSLOT", moving, 100)
     here.call("MIGRATE", "127.0.0.1", there.port, "", 0, 5000, "KEYS", *keys)
     name = there.call("CLUSTER", "MYID").decode()
     for server in (there, here):
         server.call("CLUSTER", "SETSLOT", moving, "NODE", name)
-    await roomlog.append([everywhere("1", groups=[room]), everywhere("2", groups=[room])])
+    await history.append([everywhere("1", groups=[room]), everywhere("2", groups=[room])])
     await ears.hear("1", "2")
-    assert found.owner(roomlog.base(room))[1] == there.port
-    await roomlog.append([everywhere("3", groups=[room])])
+    assert found.owner(history.base(room))[1] == there.port
+    await history.append([everywhere("3", groups=[room])])
     await ears.hear("1", "2", "3")
     assert caplog.text.count("subscription lost") == ears_lost  # the other rooms of the server stay
 
@@ -557,7 +557,7 @@ async def test_server_that_stands_still_is_noticed_and_heard_again(
         process.send_signal(SIGCONT)
     await eventually(lambda: "subscription restored" in caplog.text)
     await eventually(lambda: is_whole(servers))
-    await roomlog.append([everywhere("1")])
+    await history.append([everywhere("1")])
     await ears.hear(*["1"] * len(ROOMS))
 
 

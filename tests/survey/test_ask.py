@@ -151,13 +151,13 @@ async def test_process_that_holds_a_lease_is_missed_though_nobody_asked_it_befor
 @pytest.mark.usefixtures("impatient")
 async def test_answer_of_another_version_does_no_harm(monkeypatch, caplog):
     await ConnectionRegistry.current().start()
-    told = asking._tell
+    publish = asking.publish
 
     def and_somebody_babbles(question: questions.Question) -> int:
         asking.sync_client().rpush(question.reply_to, b"\xc1")
-        return told(question) + 1
+        return publish(question) + 1
 
-    monkeypatch.setattr(asking, "_tell", and_somebody_babbles)
+    monkeypatch.setattr(asking, "publish", and_somebody_babbles)
     asked = await asyncio.to_thread(instances)
     assert [answer.instance.id for answer in asked.answers] == [ConnectionRegistry.current().id]
     assert "answer not understood" in caplog.text
@@ -191,7 +191,7 @@ async def test_other_channel_layers_carry_the_question_as_well(settings):
 async def test_answers_do_not_stay():
     await ConnectionRegistry.current().start()
     question = questions.Question("q", AboutInstances())
-    await asyncio.to_thread(asking._tell, question)
+    await asyncio.to_thread(asking.publish, question)
     await eventually(lambda: client().exists(question.reply_to))
     assert 0 < await client().ttl(question.reply_to) <= questions.EXPIRE_SECONDS
     assert 0 < await client().ttl(key("instances")) <= questions.REMEMBER_SECONDS

@@ -20,8 +20,10 @@ from realtime.bridge.bridge import Bridge
 from realtime.bridge.inbox import Inbox
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.connections.registry import ConnectionRegistry
-from realtime.layers import membership
-from realtime.layers.loop_layer import LoopLayer
+from realtime.layers import stock as stock_layers
+from realtime.layers.gap_repair import GapRepair
+from realtime.layers.history_reader import HistoryReader
+from realtime.layers.liveness import InstanceLiveness
 from realtime.protocol.rooms import HUB, PORTAL
 from realtime.redis import topology
 from realtime.redis.client import client, key
@@ -120,28 +122,23 @@ async def layer() -> AsyncIterator[None]:
 async def restored() -> AsyncIterator[None]:
     """A room whose subscription was lost and is back."""
     async with connected() as ana:
-        process = get_channel_layer()._here
-        channels = [group.channel for group in process.groups.values()]
-        process._on_lost(channels)
-        process._on_restored(channels)
+        await client().client_kill_filter(_type="pubsub")
         yield
         await ana.call("join:thread", {"thread_id": "1"})
-        await eventually(process._hears_orders.is_set)
 
 
 @contextlib.asynccontextmanager
 async def rewound() -> AsyncIterator[None]:
     """A Redis that has lost its data, as far as one can tell."""
     async with connected():
-        process = get_channel_layer()._here
-        await eventually(lambda: process._epoch)
-        process._epoch = b"another"
+        await eventually(lambda: client().exists(key("epoch")))
+        await client().delete(key("epoch"))
         yield
 
 
 @contextlib.asynccontextmanager
 async def stock() -> AsyncIterator[None]:
-    stock_layer = membership.StockLayer.around(InMemoryChannelLayer())
+    stock_layer = stock_layers.StockLayer.around(InMemoryChannelLayer())
 
     class Taking:
         message = staticmethod(lambda message: None)
@@ -170,10 +167,10 @@ TASKS: list[tuple[str, Callable[[], Any], Any, str]] = [
     ("presence", lambda: present(HUB), PresenceTracker, "_flush"),
     ("presence", lambda: present(PORTAL), PresenceTracker, "_flush"),
     ("timer", lambda: present(HUB), NamespaceConsumer, "_look_at_the_clock"),
-    ("layer", layer, LoopLayer, "_look_around"),
-    ("introduce", layer, LoopLayer, "publish"),
-    ("recover", restored, LoopLayer, "_recover"),
-    ("compare", rewound, LoopLayer, "_learn_ends"),
+    ("layer", layer, InstanceLiveness, "_check"),
+    ("introduce", layer, InstanceLiveness, "_check"),
+    ("recover", restored, GapRepair, "_recover"),
+    ("compare", rewound, HistoryReader, "learn_ends"),
     ("channel", stock, InMemoryChannelLayer, "receive"),
     ("topology", cluster, topology.Cluster, "_look"),
 ]
@@ -250,11 +247,11 @@ ENDING = {
     "realtime/server/lifespan.py": {"lifespan"},
     "realtime/layers/listener.py": {"catch_up"},
     "realtime/management/commands/runbridge.py": {"_run"},
-    "realtime/layers/membership.py": {"leave"},
+    "realtime/layers/stock.py": {"leave"},
     "realtime/connections/registry.py": {"_hear", "probe"},
     "realtime/connections/frame_outlet.py": {"_put"},
     "realtime/redis/pipelining.py": {"begin", "resend"},
-    "realtime/layers/loop_layer.py": {"__init__", "spawn"},
+    "realtime/tasks/task_set.py": {"spawn"},
     "realtime/server/websocket_protocol.py": {"put_nowait"},
     "realtime/server/readiness.py": {"reasons"},
     "realtime/server/uvicorn_server.py": {"on_tick"},
@@ -346,7 +343,7 @@ async def test_message_that_cannot_be_encoded_is_a_dead_letter_and_holds_up_no_o
 
 async def test_rooms_that_cannot_be_opened_fail_their_own_frames_and_are_opened_by_the_next(monkeypatch):
     async with connected() as ana:
-        failing = Failing(monkeypatch, LoopLayer, "_learn_ends")
+        failing = Failing(monkeypatch, HistoryReader, "learn_ends")
         assert (await ana.refused("join:thread", {"thread_id": "1"}))["code"] in {"unavailable", "internal"}
         assert await ana.call("join:thread", {"thread_id": "1"})
         assert failing.calls == 2
