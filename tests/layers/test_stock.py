@@ -17,7 +17,7 @@ from realtime.layers.stock import StockLayer
 from realtime.protocol.publication import Entry
 from realtime.redis.pipelining import pipes
 from tests.inprocess import eventually
-from tests.layers.test_room_layer import LOST, ROOM, Ears, Gap
+from tests.layers.support import LOST, ROOM, Ears, Gap
 
 pytestmark = pytest.mark.usefixtures("process")
 

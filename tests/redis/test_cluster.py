@@ -37,7 +37,7 @@ from realtime.redis.url import parse
 from realtime.survey import ask
 from tests.bridge.test_bridge import Room
 from tests.inprocess import PATIENCE, add, bridging, connected, dead_letters, eventually
-from tests.layers.test_room_layer import Ears
+from tests.layers.support import Ears
 from tests.servers import Cluster, Server
 
 ROOMS = [f"hub.thread.{number}" for number in range(24)]
