@@ -18,13 +18,12 @@ from redis import asyncio as aioredis
 
 from presence import store
 from realtime.auth.revocation import now
-from realtime.bridge import bridge
 from realtime.connections import user_limit
 from realtime.layers import history
 from realtime.protocol.publication import Entry
 from realtime.publisher import publish
 from realtime.redis import client as redis
-from realtime.redis import cluster
+from realtime.redis import cluster, pubsub
 from realtime.redis import stream_reader as reading
 from realtime.redis.client import client, key, mget, sync_client
 from realtime.redis.pipelining import Pipe, Pipes
@@ -290,9 +289,15 @@ def shards() -> ClusterTopology:
     return found
 
 
+def owners(found: ClusterTopology) -> list[Any]:
+    """The server of each slot."""
+    names = {slot(name): name for name in map(str, range(200_000))}
+    return [found.owner(names[number]) for number in range(16384)]
+
+
 def misled(found: ClusterTopology) -> None:
     """Let it believe that the first server has everything."""
-    found._owners = [found._owners[0]] * 16384
+    found.learn([found.owner("x")] * 16384)
 
 
 async def test_command_follows_its_slot(layer: Any):
@@ -328,14 +333,16 @@ async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_n
     channels = [f"channel-{number}".encode() for number in range(9)]
     await subscriptions.subscribe(channels)
     found = shards()
-    right = found._owners
-    found._take([right[-1], *right[1:-1], right[0]])
+    right = owners(found)
+    wrong = right.copy()
+    wrong[slot(b"x")] = next(server for server in right if server != right[slot(b"x")])
+    found.learn(wrong)
     assert not restored  # nothing that is subscribed moved
     assert not lost
     first = next(channel for channel in channels if found.owner(channel) == right[0])
-    changed = list(right)
+    changed = right.copy()
     changed[slot(first)] = right[-1]
-    found._take(changed)  # it does not serve it: that is said, and the Cluster is asked
+    found.learn(changed)  # it does not serve it: that is said, and the Cluster is asked
     assert first in lost
     assert subscriptions.is_lost(first)
     await eventually(lambda: first in restored)
@@ -352,7 +359,9 @@ async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_n
     subscriptions.close()
 
 
-async def test_who_is_left_of_the_lost_is_told_though_the_last_one_missing_is_not_wanted_any_more():
+async def test_who_is_left_of_the_lost_is_told_though_the_last_one_missing_is_not_wanted_any_more(
+    monkeypatch,
+):
     lost: list[bytes] = []
     restored: list[set[bytes]] = []
     found = shards()
@@ -364,10 +373,11 @@ async def test_who_is_left_of_the_lost_is_told_though_the_last_one_missing_is_no
         found.owner(b"{x}a"),
     )
     await subscription.subscribe([b"{x}a", b"{x}b"])
-    for name in (b"{x}a", b"{x}b"):
-        subscription._take_away(name, subscription._channels[name])
+    for name, seconds in ((b"{x}a", 0.0), (b"{x}b", 60.0)):
+        monkeypatch.setattr(pubsub, "TAKEN_SECONDS", seconds)
+        replies = iter([[b"sunsubscribe", name, 0]])  # another server has the slot
+        subscription.on_replies(lambda replies=replies: next(replies, False))
     assert lost == [b"{x}a", b"{x}b"]
-    subscription._change(b"{x}a")
     await subscription.subscribe([b"{x}a"])
     assert restored == []
     subscription.unsubscribe(b"{x}b")
@@ -418,30 +428,25 @@ async def test_presence_that_is_being_moved_is_not_taken_for_nobody(layer: Any, 
         register=True,
     )
     both = half_way(servers, store.base())
-    pipes = Pipes()
     try:
         with pytest.raises(redis_py.RedisError, match="TRYAGAIN"):
-            await pipes.to(store.base()).run(
-                store._snapshot, store._to_read(), ["attendants", "0", store.PART]
-            )
+            await store.snapshot("attendants")
     finally:
-        pipes.close()
         for server in both:
             server.call("CLUSTER", "SETSLOT", slot(store.base()), "STABLE")
     assert [member["user_id"] for member in await store.snapshot("attendants")] == ["ana"]
 
 
-async def test_command_that_is_sent_in_circles_fails(layer: Any, monkeypatch):
-    pipes = Pipes()
+async def test_command_that_is_sent_in_circles_fails(layer: Any):
     found = shards()
     await found.known()
     wrong = next(server for server in found.servers() if server != found.owner("x"))
-    monkeypatch.setattr(Pipes, "_redirect", lambda self, moved, command: self._at(wrong).resend(command))
+    pipe = Pipe(wrong, redirect=lambda moved, command: pipe.resend(command))
     with pytest.raises(redis_py.RedisError):
-        await asyncio.wait_for(pipes._at(wrong).send("GET", "x"), PATIENCE)
-    pipes.close()
+        await asyncio.wait_for(pipe.send("GET", "x"), PATIENCE)
+    pipe.close()
     with pytest.raises(redis_py.RedisError):
-        await pipes.to("x").send("GET", "x")
+        await pipe.send("GET", "x")
 
 
 async def test_look_that_is_given_up_at_whatever_moment_leaves_no_connection(servers: Cluster, monkeypatch):
@@ -455,12 +460,10 @@ async def test_look_that_is_given_up_at_whatever_moment_leaves_no_connection(ser
     for turns in range(60):
         found = ClusterTopology(parse(servers.url))
         found.refresh()
-        assert found._looking is not None
         for _ in range(turns):
             await asyncio.sleep(0)
-        found._looking.cancel()
-        await asyncio.gather(found._looking, return_exceptions=True)
-        assert not any(connection.is_connected for connection in made)
+        found.close()
+        await eventually(lambda: not any(connection.is_connected for connection in made))
     assert made
 
 
@@ -468,47 +471,50 @@ async def test_server_that_comes_is_told_from_a_slot_that_moves():
     found = ClusterTopology(parse("redis+cluster://a"))
     arrived: list[int] = []
     found.on_arrival.add(lambda: arrived.append(1))
-    found._take([("a", 1)] * 8 + [("b", 1)] * 8)
-    found._take([("a", 1)] * 9 + [("b", 1)] * 7)
+    found.learn([("a", 1)] * 8 + [("b", 1)] * 8)
+    found.learn([("a", 1)] * 9 + [("b", 1)] * 7)
     assert arrived == []
-    found._take([("a", 1)] * 9 + [("c", 1)] * 7)
+    found.learn([("a", 1)] * 9 + [("c", 1)] * 7)
     assert arrived == [1]
 
 
-async def test_pipe_to_a_server_that_has_left_is_given_back(layer: Any):
-    pipes = Pipes()
+async def test_pipe_to_a_server_that_has_left_is_given_back(servers: Cluster):
     found = shards()
     await found.known()
-    for server in found.servers():
-        await pipes._at(server).send("PING")
-    owners = found._owners
-    found._take([owners[0]] * 16384)
-    assert set(pipes._pipes) == {owners[0]}
-    found._take(owners)
+    right, stays = owners(found), found.owner("x")
+
+    def connections() -> list[int]:
+        return [server.call("CLIENT", "LIST").count(b"\n") for server in servers.primaries]
+
+    before, pipes = connections(), Pipes()
+    await pipes.answer()
+    assert connections() == [number + 1 for number in before]
+    found.learn([stays] * 16384)
+    expected = [
+        number + (server.port == stays[1]) for number, server in zip(before, servers.primaries, strict=True)
+    ]
+    await eventually(lambda: connections() == expected)
+    found.learn(right)
     pipes.close()
 
 
-async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(layer: Any, monkeypatch):
-    made: list[Subscriptions] = []
+async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(
+    layer: Any, servers: Cluster, monkeypatch
+):
+    def listening() -> set[int]:
+        """Ports of the servers at which the bridge has subscribed."""
+        counts = {each.port: each.call("PUBSUB", "NUMSUB", key("events"))[1] for each in servers.primaries}
+        return {port for port, count in counts.items() if count}
 
-    class Recorded(Subscriptions):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            made.append(self)
-
-    monkeypatch.setattr(bridge, "Subscriptions", Recorded)
     found = shards()
     async with bridging():
-        (subscriptions,) = made
-        gone = subscriptions._anywhere
-        monkeypatch.setattr(found, "servers", lambda: set(found._owners) - {gone})
+        (gone,) = await eventually(listening)
+        everybody = found.servers()
+        monkeypatch.setattr(found, "servers", lambda: {each for each in everybody if each[1] != gone})
         monkeypatch.setattr(found, "any_server", lambda: next(iter(found.servers())))
-
-        def has_moved() -> bool:
-            subscriptions._follow()
-            return subscriptions._anywhere != gone
-
-        await eventually(has_moved)
+        for tell in tuple(found.on_change):
+            tell()
+        await eventually(lambda: listening() - {gone})
         ears = await Ears.in_rooms(layer, "hub.thread.42")
 
         async def arrives() -> bool:
@@ -522,7 +528,7 @@ async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(layer: An
 
 
 async def test_process_that_starts_before_the_cluster_is_made_finds_it(tmp_path, settings):
-    server = Cluster._server(tmp_path / "single")
+    server = Cluster.server(tmp_path / "single")
     with server:
         settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"redis+cluster://127.0.0.1:{server.port}"}
         for _ in range(3):
@@ -635,7 +641,9 @@ async def test_operator_hears_from_the_processes_and_sees_what_they_have():
 def test_cluster_is_several_addresses_to_ask_for_the_others():
     location = parse("rediss+cluster://me:pw@a,b:7001")
     assert location.nodes == (("a", 6379), ("b", 7001))
-    arguments = cluster._arguments(location, location.arguments())
-    assert (arguments["username"], arguments["password"], arguments["ssl"]) == ("me", "pw", True)
+    with pytest.raises(redis_py.RedisError):
+        cluster.sync_client(location)  # neither of them is there
+    arguments = cast(Any, cluster.client(location)).get_connection_kwargs()
+    assert (arguments["username"], arguments["password"]) == ("me", "pw")
     with pytest.raises(ValueError, match="one database"):
         parse("redis+cluster://a/1")

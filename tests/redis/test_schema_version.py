@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from presence.sweeper import Sweeper
-from realtime.bridge.bridge import Bridge
-from realtime.bridge.incoming import BUS
+from realtime.bridge import bridge
 from realtime.connections.registry import ConnectionRegistry
 from realtime.redis import schema_version as layout
 from realtime.redis.client import client, key
 from realtime.redis.schema_version import LAYOUT, OtherSchemaVersion
 from realtime.server.readiness import reasons_not_ready
+from tests.inprocess import bridging, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
 
@@ -45,16 +45,18 @@ async def test_nobody_is_let_in_and_readiness_says_why():
 
 
 @pytest.mark.usefixtures("other")
-async def test_nothing_is_delivered_and_nobody_is_judged():
-    with pytest.raises(OtherSchemaVersion):
-        await Bridge([BUS])._follow()
+async def test_nothing_is_delivered_and_nobody_is_judged(caplog):
+    async with bridging():
+        await eventually(lambda: any("this version writes" in str(vars(each)) for each in caplog.records))
     with pytest.raises(OtherSchemaVersion):
         await Sweeper().sweep()
     assert await client().keys(key("*")) == [key("layout").encode()]
 
 
-async def test_wiped_redis_is_told_again_while_the_bridge_goes_on():
-    bridge = Bridge([BUS])
-    bridge._cursors = await bridge._read_cursors()
-    await bridge._trim()
+async def test_wiped_redis_is_told_again_while_the_bridge_goes_on(monkeypatch):
+    monkeypatch.setattr(bridge, "TRIM_SECONDS", 0.01)
+    async with bridging():
+        await eventually(lambda: client().exists(key("layout")))
+        await client().delete(key("layout"))
+        await eventually(lambda: client().exists(key("layout")))
     assert await client().get(key("layout")) == str(LAYOUT).encode()

@@ -116,7 +116,7 @@ class Host(asyncio.BaseEventLoop):
         if self._ready:
             wanted = self.clock.now
         elif self._scheduled:
-            wanted = self._scheduled[0]._when
+            wanted = self._scheduled[0].when()
         else:
             return
         wanted = max(wanted, self._busy_until, self.clock.now)
@@ -131,14 +131,14 @@ class Host(asyncio.BaseEventLoop):
         self._collect_timers()
         self._is_turning = True
         self.clock.skew = self.skew
-        events._set_running_loop(self)
+        events._set_running_loop(self)  # noqa: SLF001  (only an event loop calls it)
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
         try:
             done = self._run_ready()
         finally:
             sys.set_asyncgen_hooks(*hooks)
-            events._set_running_loop(None)
+            events._set_running_loop(None)  # noqa: SLF001  (only an event loop calls it)
             self.clock.skew = 0.0
             self._is_turning = False
         if self._callbacks_left <= 0:
@@ -150,16 +150,16 @@ class Host(asyncio.BaseEventLoop):
         scheduled, ready = self._scheduled, self._ready
         if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(scheduled):
             for handle in scheduled:
-                if handle._cancelled:
-                    handle._scheduled = False
-            scheduled[:] = [handle for handle in scheduled if not handle._cancelled]
+                if handle.cancelled():
+                    handle._scheduled = False  # noqa: SLF001  (an event loop's own)
+            scheduled[:] = [handle for handle in scheduled if not handle.cancelled()]
             heapq.heapify(scheduled)
             self._timer_cancelled_count = 0
         end = self.clock.now + 1e-9
-        while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= end):
+        while scheduled and (scheduled[0].cancelled() or scheduled[0].when() <= end):
             handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            if handle._cancelled:
+            handle._scheduled = False  # noqa: SLF001  (an event loop's own)
+            if handle.cancelled():
                 self._timer_cancelled_count -= 1
             else:
                 ready.append(handle)
@@ -169,13 +169,13 @@ class Host(asyncio.BaseEventLoop):
         ready, done = self._ready, 0
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if handle._cancelled:
+            if handle.cancelled():
                 continue
             if self._callbacks_left <= 0:
                 break
             self._callbacks_left -= 1
             done += 1
-            handle._run()
+            handle._run()  # noqa: SLF001  (an event loop's own)
         self.clock.steps += done
         return done
 
@@ -220,7 +220,7 @@ class Host(asyncio.BaseEventLoop):
         return False
 
     def _timer_handle_cancelled(self, handle: Any) -> None:
-        if handle._scheduled:
+        if handle._scheduled:  # noqa: SLF001  (an event loop's own)
             self._timer_cancelled_count += 1
 
     def _process_events(self, event_list: Any) -> None:

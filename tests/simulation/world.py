@@ -237,7 +237,7 @@ class World:
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         for each in gc.get_objects():
             if isinstance(each, PerLoop):
-                each._kept.clear()
+                each.kept.clear()
         for part in self.parts:
             part.host.bury()
         for each in self._buried:

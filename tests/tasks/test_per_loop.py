@@ -80,7 +80,7 @@ def test_value_is_one_per_loop_and_closed_with_it(
     for n in range(3):
         way(ask)
         assert [each.closed for each in made] == [1] * (n + 1)
-    assert not things._kept
+    assert not things.kept
 
 
 def test_value_of_a_loop_that_just_stopped_is_closed_when_another_loop_asks(
@@ -94,7 +94,7 @@ def test_value_of_a_loop_that_just_stopped_is_closed_when_another_loop_asks(
     loop.close()
     asyncio.run(ask())
     assert [each.closed for each in made] == [1, 1]
-    assert not things._kept
+    assert not things.kept
 
 
 def test_value_that_was_taken_away_is_its_takers(things: PerLoop[Thing], made: list[Thing]):
@@ -117,7 +117,7 @@ def test_threads_have_values_of_their_own(things: PerLoop[Thing], made: list[Thi
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: asyncio.run(ask()), range(200)))
     assert [each.closed for each in made] == [1] * 200
-    assert not things._kept
+    assert not things.kept
 
 
 def test_loop_of_async_to_sync_is_short_lived_and_no_other_is():
