@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from presence.sweeper import Sweeper
 from realtime.bridge import bridge
+from realtime.bridge.incoming import BUS
 from realtime.connections.registry import ConnectionRegistry
 from realtime.redis import schema_version as layout
 from realtime.redis.client import client, key
@@ -46,8 +49,12 @@ async def test_nobody_is_let_in_and_readiness_says_why():
 
 @pytest.mark.usefixtures("other")
 async def test_nothing_is_delivered_and_nobody_is_judged(caplog):
-    async with bridging():
+    running = asyncio.create_task(bridge.Bridge([BUS]).run())
+    try:
         await eventually(lambda: any("this version writes" in str(vars(each)) for each in caplog.records))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
     with pytest.raises(OtherSchemaVersion):
         await Sweeper().sweep()
     assert await client().keys(key("*")) == [key("layout").encode()]
