@@ -115,12 +115,12 @@ class Cluster:
     """Three primaries, and a replica of each."""
 
     def __init__(self, directory: Path, *, replicas: bool = True) -> None:
-        self.primaries = [self._server(directory / f"primary-{number}") for number in range(3)]
-        self.replicas = [self._server(directory / f"replica-{number}") for number in range(3 * replicas)]
+        self.primaries = [self.server(directory / f"primary-{number}") for number in range(3)]
+        self.replicas = [self.server(directory / f"replica-{number}") for number in range(3 * replicas)]
         self._open = contextlib.ExitStack()
 
     @staticmethod
-    def _server(directory: Path) -> Server:
+    def server(directory: Path) -> Server:
         return Server(
             directory,
             *("--cluster-enabled", "yes"),

@@ -12,7 +12,7 @@ from realtime.auth.issuing import issue
 from realtime.conf import conf
 from realtime.connections.rate_limit import REPLAY_BYTES, FrameRate
 from realtime.connections.registry import ConnectionRegistry
-from realtime.layers import history as roomlog
+from realtime.layers import history
 from realtime.protocol.publication import Draft
 from realtime.redis.client import client
 from tests.inprocess import Connection, bearer, connected, eventually
@@ -31,10 +31,10 @@ async def commands() -> int:
 
 
 async def publish(group: str, publications: int, size: int, first: int = 0) -> None:
-    await roomlog.ends([group])
+    await history.ends([group])
     for number in range(first, first + publications):
         head, tail = b'{"event":"thread:message","offset":"', b'","data":"%s"}' % (b"x" * size)
-        await roomlog.append([Draft(rooms=[(group, head)], tail=tail, source="s", entry=f"{number:040d}")])
+        await history.append([Draft(rooms=[(group, head)], tail=tail, source="s", entry=f"{number:040d}")])
 
 
 def inside() -> Any:
@@ -164,7 +164,7 @@ async def test_replayed_bytes_are_charged(settings):
     limits = {"RATE": 1, "BURST": 20}
     settings.REALTIME = {**settings.REALTIME, "LIMITS": limits}
     await publish("hub.thread.1", 33, 30_000)
-    since = str((await client().xrange(roomlog.base("hub.thread.1") + ":log"))[0][0].split(b"-")[0].decode())
+    since = str((await client().xrange(history.base("hub.thread.1") + ":log"))[0][0].split(b"-")[0].decode())
     async with connected() as ana:
         sent = replays = 0
         while (frame := await ana.ask("join:thread", {"thread_id": "1", "since": since}))["event"] == "ack":
@@ -180,7 +180,7 @@ async def test_replayed_bytes_are_charged(settings):
 
 async def test_replay_of_the_first_resume_and_repairs_are_not_charged():
     await publish("hub.thread.1", 20, 30_000)
-    since = str((await client().xrange(roomlog.base("hub.thread.1") + ":log"))[0][0].split(b"-")[0].decode())
+    since = str((await client().xrange(history.base("hub.thread.1") + ":log"))[0][0].split(b"-")[0].decode())
     async with connected() as ana:
         await ana.call("resume", {"rooms": {"thread:1": since}})
         for _ in range(19):

@@ -14,7 +14,7 @@ from realtime.bridge.bus_handlers import Handlers, is_refusal, subjects
 from realtime.bridge.dead_letters import dead_letter, drop
 from realtime.layers import history
 from realtime.layers.history import NO_CURSOR, NO_LEASE
-from realtime.layers.membership import room_layer
+from realtime.layers.interface import room_layer
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.envelope import frame_head
 from realtime.protocol.publication import Draft, Target
@@ -114,14 +114,7 @@ class Batch:
         The task has the seconds from when the oldest entry was added until it was published, if that is known. Or it
         raises `redis.RedisError`: then sending all of it again does what is left.
         """
-        sent = history.send_append(
-            pipes,
-            self._drafts,
-            lease=lease,
-            cursor=cursor,
-            again=self._again,
-            publish=self._layer.appends_publish,
-        )
+        sent = self._layer.publish(pipes, self._drafts, lease=lease, cursor=cursor, again=self._again)
         return begin(self._finish(sent, pipes, cursor))
 
     async def _finish(
@@ -139,7 +132,6 @@ class Batch:
             for span in self._spans:
                 span.end()
         self._count(appended)
-        await self._layer.pass_on(self._drafts, appended)
         return self._lag(appended)
 
     async def _send_singly(self, pipes: Pipes, cursor: history.Cursor, error: ResponseError) -> None:

@@ -25,7 +25,7 @@ from realtime.connections.hooks import ConnectionHooks
 from realtime.connections.rate_limit import FrameRate
 from realtime.connections.registry import ConnectionRegistry
 from realtime.connections.rooms import Rooms
-from realtime.layers.membership import room_layer
+from realtime.layers.interface import room_layer
 from realtime.layers.outlets import text_frame
 from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode, fitting_reason
 from realtime.protocol.envelope import encode, iso

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from realtime.connections.rate_limit import FrameRate
-from realtime.layers.membership import RoomLayer
+from realtime.layers.interface import RoomLayer
 from realtime.layers.outlets import Outlet
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.namespaces import Namespace

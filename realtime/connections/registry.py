@@ -15,7 +15,7 @@ from realtime.connections.index import ConnectionIndex
 from realtime.connections.probe import Probe
 from realtime.connections.signal_handler import SignalHandler
 from realtime.connections.survey_responder import SurveyResponder
-from realtime.layers.membership import RoomLayer, room_layer
+from realtime.layers.interface import RoomLayer, room_layer
 from realtime.layers.signals import PresenceChanged, parse
 from realtime.protocol.rooms import CONTROL_GROUP
 from realtime.redis import schema_version

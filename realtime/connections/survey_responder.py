@@ -14,7 +14,6 @@ from realtime.connections.index import ConnectionIndex
 from realtime.layers import history
 from realtime.protocol.rooms import group_name
 from realtime.redis.client import client, key
-from realtime.redis.pipelining import pipes
 from realtime.survey import load, results
 from realtime.survey.messages import (
     EXPIRE_SECONDS,
@@ -114,7 +113,7 @@ class SurveyResponder:
             return Detail()
         positions = dict(connection.rooms)
         groups = {room: group_name(connection.user[0], room) for room in positions}
-        ends = await history.ends(groups.values(), pipes())
+        ends = await history.ends(groups.values())
         return Detail(
             row=results.row(connection),
             groups=[*connection.principal.groups],

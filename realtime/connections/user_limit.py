@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from realtime.conf import conf
-from realtime.layers.membership import room_layer
+from realtime.layers.interface import room_layer
 from realtime.redis.client import execute, key, run, script
 
 SECONDS = 7 * 86400

@@ -22,8 +22,7 @@ from realtime.conf import conf
 from realtime.protocol.publication import After, Draft, Unrecoverable, unpack
 from realtime.redis.client import in_batches, key, script
 from realtime.redis.connection import Argument
-from realtime.redis.pipelining import Pipes, begin
-from realtime.redis.pipelining import pipes as shared_pipes
+from realtime.redis.pipelining import Pipes, begin, pipes
 from realtime.redis.topology import topology
 
 ROOM_SECONDS = 7 * 86400
@@ -77,11 +76,9 @@ def _room_seconds() -> int:
     return max(ROOM_SECONDS, int(conf().history_ttl) + 1)  # never forgotten before its log
 
 
-async def append(
-    entries: Sequence[Draft], *, pipes: Pipes | None = None, **options: Any
-) -> list[list[bytes]]:
+async def append(entries: Sequence[Draft], **options: Any) -> list[list[bytes]]:
     """`send_append`, over the loop's pipes, for a caller with nothing to send behind it."""
-    return await send_append(shared_pipes() if pipes is None else pipes, entries, **options)
+    return await send_append(pipes(), entries, **options)
 
 
 def send_append(
@@ -166,30 +163,29 @@ def _arguments(
     return keys, arguments
 
 
-def _run(
-    pipes: Pipes | None, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]
-) -> Awaitable[Any]:
-    """Over `pipes`, or those that all of the loop share."""
-    return (shared_pipes() if pipes is None else pipes).to(keys[0]).run(script, keys, arguments)
-
-
-async def ends(groups: Iterable[str], pipes: Pipes | None = None) -> dict[str, int]:
+async def ends(groups: Iterable[str]) -> dict[str, int]:
     """The end of each group's room. Raises `redis.RedisError`."""
     wanted = list(groups)
     bases = [base(group) for group in wanted]
     found = await in_batches(
-        bases, lambda part: _run(pipes, _ends, [bases[number] for number in part], [_room_seconds()])
+        bases, lambda part: _run(pipes(), _ends, [bases[number] for number in part], [_room_seconds()])
     )
     return {group: int(position) for group, position in zip(wanted, found, strict=True)}
 
 
-async def after(group: str, position: int, most: int, pipes: Pipes | None = None) -> After:
+async def after(group: str, position: int, most: int) -> After:
     """What came after a position: their number, and the first of them, up to `most` or about `READ_BYTES`.
 
     Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
     """
-    end, *known = await _run(pipes, _after, [base(group)], [position, most, READ_BYTES])
+    end, *known = await _run(pipes(), _after, [base(group)], [position, most, READ_BYTES])
     if not known:
-        raise Unrecoverable(int(end) if end else (await ends([group], pipes))[group])
+        raise Unrecoverable(int(end) if end else (await ends([group]))[group])
     missed, publications = known
     return After(int(end), missed, [unpack(publication) for publication in publications])
+
+
+def _run(
+    pipes: Pipes, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]
+) -> Awaitable[Any]:
+    return pipes.to(keys[0]).run(script, keys, arguments)

@@ -1,8 +1,8 @@
-"""A listener: one connection in one room, and up to where it has the room's publications.
+"""A listener: one connection in one room, with the position up to which it has the room's publications.
 
-Everything that the delivery promises follows from one rule, kept here: a listener takes a publication only if it is
-above its position and follows it directly, and its position moves only with what was written to the client. Handing a
-publication out twice is therefore harmless, and so is an interruption anywhere: a listener that lacks something sees
+Everything that delivery promises follows from one rule, which is kept here: a listener takes a publication only if it
+is above its position and follows it directly, and the position moves only with what was written to the client. To hand
+a publication out twice is therefore harmless, and so is an interruption anywhere: a listener that lacks something sees
 that by the next publication, or when its room is compared with its history, and catches up.
 
 Catching up is one loop, whatever made it necessary (a join, a reconnect, a hole in the live tail): read the room's
@@ -16,26 +16,34 @@ import enum
 import logging
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from realtime.layers.outlets import Outlet, PublicationBatch
+from realtime.layers.outlets import Ephemeral, Outlet, PublicationBatch
 from realtime.protocol.publication import Unrecoverable
 from realtime.telemetry import metrics
 from realtime.telemetry.metrics import tally
 
-if TYPE_CHECKING:
-    from realtime.layers.fanout import Group
-
 logger = logging.getLogger(__name__)
+
+
+class Room(Protocol):
+    """What a listener has to know about its group (`realtime.layers.group.Group`)."""
+
+    name: str
+    room: str | None
+    tail: int
+
+    async def read(self, position: int) -> PublicationBatch | None:
+        """The first publications above a position in the history."""
 
 
 class State(enum.Enum):
     """What a listener does with publications."""
 
     PAUSED = enum.auto()
-    """It is in the room and gets nothing: its client has not been told yet that it is in."""
+    """It is in the room and gets nothing: its client does not know yet that it is in."""
     CATCHING_UP = enum.auto()
     """It reads the history."""
     LIVE = enum.auto()
@@ -59,7 +67,7 @@ class Listener:
         "write",
     )
 
-    def __init__(self, group: Group, outlet: Outlet) -> None:
+    def __init__(self, group: Room, outlet: Outlet) -> None:
         self.group = group
         self.outlet = outlet
         self.write = outlet.write
@@ -68,22 +76,17 @@ class Listener:
         self.entered_at = 0.0
         """Seconds of Redis' clock."""
         self.on_replay: Callable[[int], None] | None = None
-        """Told of the bytes of a replay that the client asked for, until it is live."""
+        """Called with the bytes of each part of a replay that the client asked for, until the listener is live."""
         self.state = State.PAUSED
         self._has_missed = False
-        """Redis has lost something that this client had not got: it is told when it goes live."""
+        """Redis has lost something that this client had not got: a gap is reported when it goes live."""
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the client is in the room and has been told so."""
-        return self.state is State.LIVE or self.state is State.CATCHING_UP
 
     def place(self, position: int) -> None:
         """Say where the client stands, before the listener starts."""
         if self.state is State.PAUSED:
             self.position = position
-            self._has_missed = False  # the answer says what it lacks
+            self._has_missed = False  # the acknowledgement says what the client lacks
 
     def start(self) -> None:
         """Deliver from here on: first what the history has above the position, then the live tail."""
@@ -117,6 +120,17 @@ class Listener:
         else:
             self._write(new)
 
+    def emit(self, ephemeral: Ephemeral) -> bool:
+        """Write an event that is stored nowhere, unless the client sent it, reads too slowly, or is not in yet."""
+        is_in = self.state is State.LIVE or self.state is State.CATCHING_UP
+        if not is_in or self.outlet.connection_id == ephemeral.sender:
+            return False
+        if self.outlet.is_behind:
+            metrics.EPHEMERAL_DROPPED.inc()
+            return False
+        self.write(ephemeral.wire)
+        return True
+
     def compare(self, end: int) -> None:
         """The room's history ends at `end`: catch up unless this is where the client stands."""
         if self.state is State.LIVE and self.position != end:
@@ -143,7 +157,7 @@ class Listener:
         while self.state is State.CATCHING_UP:
             if not await self._step():
                 await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311
-            # No await between this look and going live: what the group receives from here on is offered to us.
+            # No await between this comparison and going live: the listener gets what the group receives from here on.
             elif self.position >= self.group.tail and self.state is State.CATCHING_UP:
                 self._task = None
                 self._go_live()
@@ -155,9 +169,9 @@ class Listener:
             self._lose(self.position)
 
     async def _step(self) -> bool:
-        """Read and write once; False when that failed, so that it is to be tried again."""
+        """Read and write once. False: it failed, and is to be tried again."""
         try:
-            await self._go_on()
+            await self._read_and_write()
         except (RedisError, OSError):
             return False
         except Exception:
@@ -166,13 +180,12 @@ class Listener:
             return False
         return True
 
-    async def _go_on(self) -> None:
+    async def _read_and_write(self) -> None:
         found: PublicationBatch | Unrecoverable | None
         try:
             found = await self.group.read(self.position)
         except Unrecoverable as lost:
             found = lost
-        await self.group.until_orders_are_heard()
         if self.state is not State.CATCHING_UP:
             return
         if isinstance(found, Unrecoverable):

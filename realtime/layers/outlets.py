@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from typing import Any, Protocol
 
 from realtime.protocol.publication import Publication
@@ -64,6 +63,10 @@ class Ephemeral:
         if self._wire is None:
             self._wire = text_frame(self.frame)
         return self._wire
+
+    def give(self, listener: Any) -> bool:
+        """Hand it to a listener; True if that has written it."""
+        return bool(listener.emit(self))
 
     def message(self) -> dict[str, Any]:
         """It as a message for a channel layer that knows messages only."""
@@ -172,13 +175,3 @@ class Queue:
         while self.messages and self.messages[0][0] <= now:
             self.messages.popleft()
         self.full = self.full and bool(self.messages)
-
-
-def copy(message: dict[str, Any]) -> dict[str, Any]:
-    """A copy that its receiver may change."""
-    return {
-        name: value if isinstance(value, _IMMUTABLE) else deepcopy(value) for name, value in message.items()
-    }
-
-
-_IMMUTABLE = (str, bytes, int, float, type(None))

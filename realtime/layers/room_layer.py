@@ -14,18 +14,21 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import msgspec
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from realtime.layers import history as roomlog
+from realtime.layers import history
 from realtime.layers.listener import Listener
-from realtime.layers.loop_layer import LoopLayer, process_channel
-from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, Queue, copy
+from realtime.layers.liveness import instance_channel
+from realtime.layers.loop_layer import LoopLayer
+from realtime.layers.outlets import Ephemeral, Mailbox, Outlet, Queue
 from realtime.protocol.publication import Draft, parse_position
 from realtime.redis.client import client, key, publish_sync
+from realtime.redis.pipelining import Pipes
 from realtime.tasks.per_loop import PerLoop, is_short_lived_loop
 
 EXPIRES = "__expires__"
@@ -41,7 +44,7 @@ class RoomChannelLayer(BaseChannelLayer):
     which then ends with a message of the type `channel.overflow`. A channel with an outlet has no capacity.
     """
 
-    extensions = ["groups", "flush", "rooms"]
+    extensions = ["groups", "flush"]
 
     def __init__(
         self,
@@ -51,18 +54,18 @@ class RoomChannelLayer(BaseChannelLayer):
     ) -> None:
         compiled: Any = self.compile_capacities(channel_capacity or {})
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=compiled)
-        self._processes = PerLoop(LoopLayer, LoopLayer.abort)
+        self._loops = PerLoop(LoopLayer, LoopLayer.abort)
 
     @property
     def _here(self) -> LoopLayer:
-        return self._processes()
+        return self._loops()
 
     # --- Channels --------------------------------------------------------------------------------
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel of this process. Costs nothing until something is sent to it."""
         here = self._here
-        await here.start()
+        await here.liveness.start()
         name = f"{prefix}.{here.id}!{next(here.numbers)}"
         here.channels[name] = Queue(self.get_capacity(name), self.expiry)
         return name
@@ -77,13 +80,13 @@ class RoomChannelLayer(BaseChannelLayer):
         here = self._here
         if not here.owns(channel):
             payload = b"S" + msgspec.msgpack.encode([channel, message])
-            await self._publish(process_channel(_process_of(channel)), payload)
+            await self._publish(instance_channel(_instance_of(channel)), payload)
             return
         mailbox = here.channels.get(channel)
         if isinstance(mailbox, Queue) and mailbox.is_full:
             raise ChannelFull
         if mailbox is not None:
-            mailbox.message(copy(message))
+            mailbox.message(deepcopy(message))
 
     async def _send_normal(self, channel: str, message: dict[str, Any]) -> None:
         queue = key("channel", channel)
@@ -109,7 +112,7 @@ class RoomChannelLayer(BaseChannelLayer):
             raise RuntimeError(f"{channel} has an outlet")
         queue.receivers += 1
         try:
-            await here.start()
+            await here.liveness.start()
             return await queue.get()
         except asyncio.CancelledError:
             # Channels has no delete_channel(): a consumer that goes away cancels its receive().
@@ -122,12 +125,12 @@ class RoomChannelLayer(BaseChannelLayer):
     async def _receive_normal(self, channel: str) -> dict[str, Any]:
         queue = key("channel", channel)
         while True:
-            popping = self._here.spawn(_pop(queue))
+            popping = self._here.tasks.spawn(_pop(queue))
             try:
                 found = await asyncio.shield(popping)
             except asyncio.CancelledError:
                 if not popping.cancelled():
-                    self._here.spawn(_put_back(queue, popping))
+                    self._here.tasks.spawn(_put_back(queue, popping))
                 raise
             if found:
                 message: dict[str, Any] = msgspec.msgpack.decode(found[1])
@@ -159,7 +162,11 @@ class RoomChannelLayer(BaseChannelLayer):
         """Send to every channel of the group. Raises `redis.RedisError`."""
         self.require_valid_group_name(group)
         _require_message(message)
-        await self._publish(*group_message(group, message))
+        await self._publish(*_group_message(group, message))
+
+    def group_send_sync(self, group: str, message: dict[str, Any]) -> int:
+        """`group_send` from synchronous code; returns the number of instances that receive the message."""
+        return publish_sync(*_group_message(group, message))
 
     async def _publish(self, channel: bytes, payload: bytes) -> None:
         if is_short_lived_loop():
@@ -170,15 +177,16 @@ class RoomChannelLayer(BaseChannelLayer):
 
     async def flush(self) -> None:
         """Forget every channel and group of this process."""
-        if here := self._processes.pop():
+        if here := self._loops.pop():
             await here.close()
 
-    # --- Rooms: `realtime.layers.membership.RoomLayer` -----------------------------------------------------
+    # --- Rooms: `realtime.layers.interface.RoomLayer` -----------------------------------------------------
 
-    appends_publish = True
-
-    async def pass_on(self, entries: Sequence[Draft], positions: Sequence[Sequence[bytes]]) -> None:
-        """Nothing is left to do: the script that appends has published."""
+    def publish(
+        self, pipes: Pipes, entries: Sequence[Draft], **options: Any
+    ) -> asyncio.Future[list[list[bytes]]]:
+        """Append entries to the histories of their rooms and publish them (`realtime.layers.history.send_append`)."""
+        return history.send_append(pipes, entries, **options)
 
     async def attach(self, mailbox: Mailbox) -> str:
         """A channel whose messages are handed to `mailbox` at once."""
@@ -218,7 +226,7 @@ class RoomChannelLayer(BaseChannelLayer):
 
     async def dead(self, channels: Sequence[str]) -> set[str]:
         """Channels whose process has ended. Raises `redis.RedisError`."""
-        names = {channel: process_channel(_process_of(channel)) for channel in channels}
+        names = {channel: instance_channel(_instance_of(channel)) for channel in channels}
         processes = sorted(set(names.values()))
         listeners = await asyncio.gather(*map(self._here.pipes.listeners, processes))
         gone = {name for name, number in zip(processes, listeners, strict=True) if not number}
@@ -226,21 +234,21 @@ class RoomChannelLayer(BaseChannelLayer):
 
     def when_restored(self, review: Callable[[float], Awaitable[None]]) -> None:
         """Await `review(seconds)` when messages to groups may have been lost for so long, before rooms are served."""
-        self._here.on_restored.append(review)
+        self._here.repair.reviews.append(review)
 
     @property
     def groups(self) -> set[str]:
         """The groups with members in this process."""
-        return set(self._here.groups)
+        return {group.name for group in self._here.groups.values()}
 
 
-def _process_of(channel: str) -> str:
+def _instance_of(channel: str) -> str:
     return channel.partition("!")[0].rpartition(".")[2]
 
 
-def group_message(group: str, message: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Channel and payload of what `group_send` publishes, for who has no event loop."""
-    return roomlog.channel(group), b"M" + msgspec.msgpack.encode(message)
+def _group_message(group: str, message: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Channel and payload of what `group_send` publishes."""
+    return history.channel(group), b"M" + msgspec.msgpack.encode(message)
 
 
 def _require_message(message: object) -> None:

@@ -66,12 +66,12 @@ async def close() -> None:
 
 
 def _drop(taken: Any) -> None:
-    """`close` for a loop that has ended, in which nothing waits any more."""
+    """`close` for a loop that has ended, in which nothing waits any more: redis-py has no such function."""
     if isinstance(taken, aioredis.Redis):
         pool: Any = taken.connection_pool
         connections = [*pool._available_connections, *pool._in_use_connections]
     else:
-        taken._initialize = True  # as its `aclose` does
+        taken._initialize = True
         connections = [each for node in taken.get_nodes() for each in node._connections]
     for connection in connections:
         writer, connection._reader, connection._writer = connection._writer, None, None

@@ -158,7 +158,7 @@ class Cluster(Topology):
         for server in servers:
             with contextlib.suppress(RedisError, OSError, *FAILURES):
                 if owners := _owners(await self._ask(server), server):
-                    self._take(owners)
+                    self.learn(owners)
                     break
 
     async def _ask(self, server: Address) -> Any:
@@ -170,7 +170,8 @@ class Cluster(Topology):
         finally:
             await connection.disconnect(nowait=True)
 
-    def _take(self, owners: list[Address]) -> None:
+    def learn(self, owners: list[Address]) -> None:
+        """The servers have said which of them serves each slot."""
         if owners != self._owners:
             has_arrived = bool(self._owners) and not set(owners) <= set(self._owners)
             self._owners = owners

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import redis.asyncio.sentinel
 import redis.connection
 import redis.sentinel
 from redis import asyncio as aioredis
 from redis.asyncio.connection import parse_url as parse_async_url
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 REDIS_PORT = 6379
@@ -59,23 +60,29 @@ class Location:
 
     def arguments(self) -> dict[str, Any]:
         """What redis-py's asyncio connections take instead of an URL."""
-        return self._arguments(dict(parse_async_url(self.url)), _AsyncPrimary, _AsyncSSLPrimary)
+        parsed = dict(parse_async_url(self.url))
+        return self._arguments(parsed, redis.asyncio.sentinel, self.primary, _greet_async)
 
     def sync_arguments(self) -> dict[str, Any]:
         """The same for its synchronous ones."""
-        return self._arguments(redis.connection.parse_url(self.url), _Primary, _SSLPrimary)  # type: ignore[no-untyped-call]
+        parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
+        return self._arguments(parsed, redis.sentinel, self.sync_primary, _greet)
 
     def pool_arguments(self) -> dict[str, Any]:
         """What the URL says of pools of connections."""
         parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
         return {name: parsed[name] for name in _POOL_OPTIONS & parsed.keys()}
 
-    def _arguments(self, parsed: dict[str, Any], plain: type, encrypted: type) -> dict[str, Any]:
+    def _arguments(
+        self, parsed: dict[str, Any], kinds: Any, primary: Callable[[], Any], greet: Callable[[Any], Any]
+    ) -> dict[str, Any]:
         parsed = {name: value for name, value in parsed.items() if name not in _POOL_OPTIONS}
         if self.sentinels:
             parsed.pop("host", None)
+            encrypted, plain = kinds.SentinelManagedSSLConnection, kinds.SentinelManagedConnection
             parsed["connection_class"] = encrypted if "connection_class" in parsed else plain
-            parsed["location"] = self
+            parsed["connection_pool"] = _Primary(self.service, primary)
+            parsed["redis_connect_func"] = greet
         if self.nodes:
             parsed["host"], parsed["port"] = self.nodes[0]
         return parsed
@@ -83,15 +90,17 @@ class Location:
     async def primary(self) -> Address:
         """Who is the primary now, as the first Sentinel that answers says. Raises `redis.RedisError`."""
         retry = AsyncRetry(NoBackoff(), 0)
-        options = {**self._sentinel, "retry": retry}
-        async with AsyncSentinel(self.sentinels, sentinel_kwargs=options) as sentinel:  # type: ignore[no-untyped-call]
+        options = {**self.sentinel_options, "retry": retry}
+        async with redis.asyncio.sentinel.Sentinel(self.sentinels, sentinel_kwargs=options) as sentinel:  # type: ignore[no-untyped-call]
             host, port = await sentinel.discover_master(self.service)
             return host, port
 
     def sync_primary(self) -> Address:
         """The same from synchronous code."""
         retry = Retry(NoBackoff(), 0)
-        sentinel = redis.sentinel.Sentinel(self.sentinels, sentinel_kwargs={**self._sentinel, "retry": retry})  # type: ignore[no-untyped-call]
+        sentinel = redis.sentinel.Sentinel(
+            self.sentinels, sentinel_kwargs={**self.sentinel_options, "retry": retry}
+        )  # type: ignore[no-untyped-call]
         try:
             host, port = sentinel.discover_master(self.service)  # type: ignore[no-untyped-call]
             return host, port
@@ -105,7 +114,8 @@ class Location:
         return int(redis.connection.parse_url(self.url).get("db") or 0)  # type: ignore[no-untyped-call]
 
     @property
-    def _sentinel(self) -> dict[str, Any]:
+    def sentinel_options(self) -> dict[str, Any]:
+        """What redis-py's connections to the Sentinels take."""
         parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
         encryption = {name: value for name, value in parsed.items() if name.startswith("ssl_")}
         return {
@@ -234,65 +244,35 @@ def _addresses(hosts: str, port: int) -> tuple[Address, ...]:
     return tuple(found)
 
 
-# --- Connections to whoever is the primary ---------------------------------------------------------------
+# --- Connections to the primary ------------------------------------------------------------------------
 #
-# Each asks the Sentinels anew whenever it connects, and asks the server for its role, as Sentinel's guide for clients
-# wants it (https://redis.io/docs/latest/develop/reference/sentinel-clients/): a Sentinel may be the last to learn of a
-# fail-over. What is connected to a primary that was demoted is cut by Sentinel itself.
+# They are redis-py's, which ask the Sentinels whenever they connect, and disconnect from a primary that was demoted.
+# Ours only ask the server for its role, too, as Sentinel's guide for clients demands
+# (https://redis.io/docs/latest/develop/reference/sentinel-clients/): a Sentinel may be the last to learn of a failover.
+
+
+@dataclass(frozen=True)
+class _Primary:
+    """What redis-py's Sentinel connections ask of their pool."""
+
+    service_name: str
+    get_master_address: Callable[[], Any]
+    is_master: bool = True
+    check_connection: bool = False
+
+
+async def _greet_async(connection: aioredis.Connection) -> None:
+    await connection.on_connect()
+    await connection.send_command("ROLE", check_health=False)
+    _require_primary(await connection.read_response())
+
+
+def _greet(connection: redis.Connection) -> None:
+    connection.on_connect()  # type: ignore[no-untyped-call]
+    connection.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]
+    _require_primary(connection.read_response())
 
 
 def _require_primary(role: Any) -> None:
     if role[0] not in {b"master", "master"}:
-        raise RedisConnectionError("not the primary (any more)")
-
-
-class _AsyncPrimary(aioredis.Connection):
-    def __init__(self, *, location: Location, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._location = location
-
-    async def _connect(self) -> None:
-        self.host, self.port = await self._location.primary()
-        await super()._connect()  # type: ignore[no-untyped-call]
-
-    async def on_connect_check_health(self, check_health: bool = True) -> None:
-        await super().on_connect_check_health(check_health)
-        await self.send_command("ROLE", check_health=False)
-        _require_primary(await self.read_response())
-
-    async def read_response(self, *arguments: Any, **more: Any) -> Any:
-        try:
-            return await super().read_response(*arguments, **more)
-        except ReadOnlyError as error:
-            await self.disconnect()
-            raise RedisConnectionError("not the primary any more") from error
-
-
-class _AsyncSSLPrimary(_AsyncPrimary, aioredis.SSLConnection):
-    pass
-
-
-class _Primary(redis.Connection):
-    def __init__(self, *, location: Location, **arguments: Any) -> None:
-        super().__init__(**arguments)  # type: ignore[no-untyped-call]
-        self._location = location
-
-    def _connect(self) -> Any:
-        self.host, self.port = self._location.sync_primary()
-        return super()._connect()  # type: ignore[no-untyped-call]
-
-    def on_connect_check_health(self, check_health: bool = True) -> None:
-        super().on_connect_check_health(check_health)
-        self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]
-        _require_primary(self.read_response())
-
-    def read_response(self, *arguments: Any, **more: Any) -> Any:
-        try:
-            return super().read_response(*arguments, **more)
-        except ReadOnlyError as error:
-            self.disconnect()  # type: ignore[no-untyped-call]
-            raise RedisConnectionError("not the primary any more") from error
-
-
-class _SSLPrimary(_Primary, redis.SSLConnection):
-    pass
+        raise RedisConnectionError("the server is not the primary (any more)")

@@ -14,12 +14,10 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import msgspec
-from asgiref.sync import async_to_sync
-from channels.layers import get_channel_layer
 
-from realtime.layers.room_layer import RoomChannelLayer, group_message
+from realtime.layers.interface import room_layer
 from realtime.protocol.rooms import CONTROL_GROUP
-from realtime.redis.client import key, publish_sync, sync_client
+from realtime.redis.client import key, sync_client
 from realtime.survey.messages import (
     About,
     AboutConnection,
@@ -69,7 +67,7 @@ def ask(about: About, kind: type[S], instance: str = "") -> Asked[S]:
     survey = Survey(id=uuid4().hex, about=about, instance=instance)
     known = _known()
     began = time.monotonic()
-    awaited = max(_publish(survey), sum(each.silent_since is None for each in known.values()))
+    awaited = max(publish(survey), sum(each.silent_since is None for each in known.values()))
     answers: dict[str, Answered[S]] = {}
     while len(answers) < (1 if instance else awaited):
         left = began + PATIENCE - time.monotonic()
@@ -92,18 +90,10 @@ def ask(about: About, kind: type[S], instance: str = "") -> Asked[S]:
     )
 
 
-def _publish(survey: Survey) -> int:
-    """Returns the number of instances that received it, as far as Redis can tell."""
+def publish(survey: Survey) -> int:
+    """Send a survey to all instances; returns how many received it, or 0 when the channel layer cannot tell."""
     message = {"type": "node.question", "question": msgspec.to_builtins(survey)}
-    layer = get_channel_layer()
-    if isinstance(layer, RoomChannelLayer):
-        return publish_sync(*group_message(CONTROL_GROUP, message))
-    async_to_sync(_send)(layer, message)
-    return 0
-
-
-async def _send(layer: Any, message: dict[str, Any]) -> None:
-    await layer.group_send(CONTROL_GROUP, message)
+    return room_layer().group_send_sync(CONTROL_GROUP, message)
 
 
 def _known() -> dict[str, Instance]:

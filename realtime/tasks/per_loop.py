@@ -26,6 +26,7 @@ class PerLoop(Generic[T]):
         self._make = make
         self._close = close
         self._kept: dict[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None]]] = {}
+        """Each loop's value, and the generator that closes it."""
 
     def __call__(self) -> T:
         """The running loop's value."""

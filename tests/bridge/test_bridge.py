@@ -22,7 +22,7 @@ from realtime.bridge.bus_handlers import Handlers
 from realtime.bridge.cursors import trim
 from realtime.bridge.pubsub_listener import PubSubListener
 from realtime.layers import history
-from realtime.layers.membership import room_layer
+from realtime.layers.interface import room_layer
 from realtime.layers.outlets import payloads
 from realtime.protocol import bus_message, catalogue
 from realtime.protocol.catalogue import BusContext

@@ -12,8 +12,8 @@ from realtime.auth.revocation import MARK_SECONDS
 from realtime.connections import signal_handler
 from realtime.connections.registry import ConnectionRegistry
 from realtime.connections.signal_handler import REVIEW_BATCH
-from realtime.layers import membership
-from realtime.layers.membership import room_layer
+from realtime.layers import stock
+from realtime.layers.interface import room_layer
 from realtime.layers.signals import (
     PresenceChanged,
     RoomRevoked,
@@ -379,9 +379,9 @@ async def test_registry_on_another_layer_hears_again_after_the_layer_failed(proc
                 raise RedisDown("away")
             return await super().receive(channel)
 
-    monkeypatch.setattr(membership, "PAUSE", 0.01)
+    monkeypatch.setattr(stock, "PAUSE", 0.01)
     layer = Failing()
-    registry = ConnectionRegistry(membership.StockLayer.around(layer))
+    registry = ConnectionRegistry(stock.StockLayer.around(layer))
     await registry.start()
     await registry.probe(5)
     assert not layer.failures

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from redis.exceptions import RedisError
 
 from dev.embedded_redis import EmbeddedRedis
-from realtime.layers import history as roomlog
+from realtime.layers import history
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import payloads
 from realtime.layers.room_layer import RoomChannelLayer
@@ -218,11 +218,11 @@ class Recovery(RuleBasedStateMachine):
                     entry=f"{self.entries:020d}",
                 )
             )
-        appended = await again(lambda: roomlog.append(batch, publish=not silent))
+        appended = await again(lambda: history.append(batch, publish=not silent))
         # Nothing is kept of a room that nobody has entered yet.
         self.published[room] += [int(position) for (position,) in appended if position != b"0"]
         if twice:
-            again_appended = await again(lambda: roomlog.append(batch))
+            again_appended = await again(lambda: history.append(batch))
             for (position,), (repeated,) in zip(appended, again_appended, strict=True):
                 if position != b"0":
                     assert repeated == b"", "it was appended twice"
@@ -274,7 +274,7 @@ class Recovery(RuleBasedStateMachine):
         self.run(
             asked(
                 lambda: client().xtrim(
-                    f"{roomlog.base(group_name(HUB, room))}:log", maxlen=kept, approximate=False
+                    f"{history.base(group_name(HUB, room))}:log", maxlen=kept, approximate=False
                 )
             )
         )
@@ -282,7 +282,7 @@ class Recovery(RuleBasedStateMachine):
     @rule(room=rooms)
     def room_is_forgotten(self, room: str) -> None:
         self.forgetful = True
-        self.run(asked(lambda: client().delete(f"{roomlog.base(group_name(HUB, room))}:room")))
+        self.run(asked(lambda: client().delete(f"{history.base(group_name(HUB, room))}:room")))
 
     @rule()
     def redis_forgets_everything(self) -> None:

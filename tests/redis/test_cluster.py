@@ -19,13 +19,13 @@ from redis import asyncio as aioredis
 from presence import store
 from presence.store import Caller
 from realtime.auth.revocation import now
-from realtime.bridge import pubsub_listener, stream_delivery
+from realtime.bridge import stream_delivery
 from realtime.connections import user_limit
-from realtime.layers import history as roomlog
+from realtime.layers import history
 from realtime.protocol.publication import Draft
 from realtime.publisher import publish
 from realtime.redis import client as redis
-from realtime.redis import cluster
+from realtime.redis import cluster, pubsub
 from realtime.redis.client import client, key, mget, sync_client
 from realtime.redis.pipelining import Pipe, Pipes
 from realtime.redis.pubsub import Subscription
@@ -36,7 +36,7 @@ from realtime.redis.url import parse
 from realtime.survey import ask
 from tests.bridge.test_bridge import Room
 from tests.inprocess import HUB, PATIENCE, add, bridging, connected, dead_letters, eventually
-from tests.layers.test_room_layer import Ears
+from tests.layers.support import Ears
 from tests.servers import Cluster, Server
 
 ROOMS = [f"hub.thread.{number}" for number in range(24)]
@@ -73,13 +73,13 @@ def everywhere(entry: str, *, id: str = "", groups: list[str] = ROOMS) -> Draft:
 
 
 async def test_entry_reaches_its_rooms_on_all_servers_once(layer: Any):
-    assert len({slot(roomlog.base(group)) // 5461 for group in ROOMS}) == 3
+    assert len({slot(history.base(group)) // 5461 for group in ROOMS}) == 3
     ears = [await Ears.in_rooms(layer, group) for group in ROOMS]
-    (positions,) = await roomlog.append([everywhere("1")])
+    (positions,) = await history.append([everywhere("1")])
     assert len(positions) == len(ROOMS)
-    assert await roomlog.append([everywhere("1"), everywhere("2")]) == [
+    assert await history.append([everywhere("1"), everywhere("2")]) == [
         [b""] * len(ROOMS),
-        [str(end).encode() for end in (await roomlog.ends(ROOMS)).values()],
+        [str(end).encode() for end in (await history.ends(ROOMS)).values()],
     ]
     for each in ears:
         await each.hear("1", "2")
@@ -89,7 +89,7 @@ async def test_entry_reaches_its_rooms_on_all_servers_once(layer: Any):
 async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatch):
     """One of the servers is away: what the others did stays, and is not done again."""
     ears = [await Ears.in_rooms(layer, group) for group in ROOMS]
-    run, broken = Pipe.run, slot(roomlog.base(ROOMS[5]))
+    run, broken = Pipe.run, slot(history.base(ROOMS[5]))
 
     def unreliable(self: Pipe, script: Any, keys: Any, arguments: Any) -> Any:
         if keys and slot(keys[0]) == broken:
@@ -99,9 +99,9 @@ async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Pipe, "run", unreliable)
         with pytest.raises(redis_py.ConnectionError):
-            await roomlog.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
+            await history.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
     assert await client().hget(key("cursors"), "s") is None
-    await roomlog.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
+    await history.append([everywhere("1"), everywhere("2")], cursor=(key("cursors"), b"s", b"2-0"))
     assert await client().hget(key("cursors"), "s") == b"2-0"
     for each in ears:
         await each.hear("1", "2")
@@ -109,7 +109,7 @@ async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatc
 
 async def test_cursor_of_a_bridge_that_is_behind_moves_nothing_back():
     for entry in (b"10-0", b"9-5", b"10-1", b"10-0"):
-        await roomlog.append([everywhere("1")], cursor=(key("cursors"), b"s", entry))
+        await history.append([everywhere("1")], cursor=(key("cursors"), b"s", entry))
     assert await client().hget(key("cursors"), "s") == b"10-1"
 
 
@@ -118,7 +118,7 @@ async def test_what_large_bodies_in_many_slots_cost_is_bounded():
     large = Draft(rooms=rooms, tail=b"x" * 200_000, source="stream", entry=f"{1:0>20}")
     tracemalloc.start()
     try:
-        await roomlog.append([large], pipes=(pipes := Pipes()))
+        await history.send_append(pipes := Pipes(), [large])
         assert tracemalloc.get_traced_memory()[1] < 30_000_000
     finally:
         tracemalloc.stop()
@@ -127,8 +127,8 @@ async def test_what_large_bodies_in_many_slots_cost_is_bounded():
 
 async def test_id_is_remembered_by_every_room(layer: Any):
     ears = [await Ears.in_rooms(layer, group) for group in ROOMS[:6]]
-    await roomlog.append([everywhere("1", id="order-7", groups=ROOMS[:3])])
-    await roomlog.append([everywhere("2", id="order-7", groups=ROOMS[:6])])
+    await history.append([everywhere("1", id="order-7", groups=ROOMS[:3])])
+    await history.append([everywhere("2", id="order-7", groups=ROOMS[:6])])
     for each in ears[:3]:
         await each.hear("1")
     for each in ears[3:]:
@@ -137,20 +137,20 @@ async def test_id_is_remembered_by_every_room(layer: Any):
 
 async def test_former_holder_of_the_lease_publishes_nothing():
     await client().set(key("lease", "bridge"), "somebody else")
-    assert await roomlog.append([everywhere("1")], lease=(key("lease", "bridge"), "me")) == []
+    assert await history.append([everywhere("1")], lease=(key("lease", "bridge"), "me")) == []
 
 
 async def test_batch_that_goes_over_pipes_ends_with_them():
     """Lease and cursor go over them, too: what has begun uses nothing that might be closed before."""
     pipes, cursor = Pipes(), (key("cursors"), b"s", b"2-0")
     await client().set(key("lease", "bridge"), "me")
-    assert await roomlog.append(
-        [everywhere("1")], pipes=pipes, lease=(key("lease", "bridge"), "me"), cursor=cursor
+    assert await history.send_append(
+        pipes, [everywhere("1")], lease=(key("lease", "bridge"), "me"), cursor=cursor
     )
     assert await client().hget(key("cursors"), "s") == b"2-0"
     pipes.close()
     with pytest.raises(redis_py.RedisError):
-        await roomlog.append([everywhere("2")], pipes=pipes, cursor=cursor)
+        await history.send_append(pipes, [everywhere("2")], cursor=cursor)
 
 
 async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
@@ -178,8 +178,8 @@ async def room_as_it_was(group: str) -> dict[str, bytes]:
     """The keys of a room, for `forget_the_rest`."""
     kept: dict[str, bytes] = {}
     for name in ("room", "log"):
-        dumped: Any = await client().dump(f"{roomlog.base(group)}:{name}")
-        kept[f"{roomlog.base(group)}:{name}"] = dumped
+        dumped: Any = await client().dump(f"{history.base(group)}:{name}")
+        kept[f"{history.base(group)}:{name}"] = dumped
     return kept
 
 
@@ -196,7 +196,7 @@ async def is_delivered() -> bool:
 
 
 async def seen(group: str, position: int) -> list[str]:
-    found = await roomlog.after(group, position, 10)
+    found = await history.after(group, position, 10)
     return [json.loads(each.frame)["data"]["message_id"] for each in found.publications]
 
 
@@ -281,9 +281,15 @@ def shards() -> ClusterTopology:
     return found
 
 
+def owners(found: ClusterTopology) -> list[Any]:
+    """The server of each slot."""
+    names = {slot(name): name for name in map(str, range(200_000))}
+    return [found.owner(names[number]) for number in range(16384)]
+
+
 def misled(found: ClusterTopology) -> None:
     """Let it believe that the first server has everything."""
-    found._owners = [found._owners[0]] * 16384
+    found.learn([found.owner("x")] * 16384)
 
 
 async def test_command_follows_its_slot(layer: Any):
@@ -291,7 +297,7 @@ async def test_command_follows_its_slot(layer: Any):
     await found.known()
     pipes = Pipes()
     misled(found)
-    assert len(await roomlog.ends(ROOMS, pipes)) == len(ROOMS)
+    assert len(await history.ends(ROOMS)) == len(ROOMS)
     await eventually(lambda: len(found.servers()) == 3)
     pipes.close()
 
@@ -308,7 +314,7 @@ async def test_subscription_follows_its_slot(layer: Any):
 
     ears = await eventually(enter)  # whoever does not serve a channel says so
     assert len(found.servers()) == 3
-    await roomlog.append([everywhere("1")])
+    await history.append([everywhere("1")])
     await ears.hear(*["1"] * len(ROOMS))
 
 
@@ -319,14 +325,16 @@ async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_n
     channels = [f"channel-{number}".encode() for number in range(9)]
     await subscriptions.subscribe(channels)
     found = shards()
-    right = found._owners
-    found._take([right[-1], *right[1:-1], right[0]])
+    right = owners(found)
+    wrong = right.copy()
+    wrong[slot(b"x")] = next(server for server in right if server != right[slot(b"x")])
+    found.learn(wrong)
     assert not restored  # nothing that is subscribed moved
     assert not lost
     first = next(channel for channel in channels if found.owner(channel) == right[0])
-    changed = list(right)
+    changed = right.copy()
     changed[slot(first)] = right[-1]
-    found._take(changed)  # it does not serve it: that is said, and the Cluster is asked
+    found.learn(changed)  # it does not serve it: that is said, and the Cluster is asked
     assert first in lost
     assert subscriptions.is_lost(first)
     await eventually(lambda: first in restored)
@@ -343,7 +351,9 @@ async def test_channels_move_with_their_slots_and_what_was_missed_meanwhile_is_n
     subscriptions.close()
 
 
-async def test_who_is_left_of_the_lost_is_told_though_the_last_one_missing_is_not_wanted_any_more():
+async def test_who_is_left_of_the_lost_is_told_though_the_last_one_missing_is_not_wanted_any_more(
+    monkeypatch,
+):
     lost: list[bytes] = []
     restored: list[set[bytes]] = []
     found = shards()
@@ -355,10 +365,11 @@ async def test_who_is_left_of_the_lost_is_told_though_the_last_one_missing_is_no
         found.owner(b"{x}a"),
     )
     await subscription.subscribe([b"{x}a", b"{x}b"])
-    for name in (b"{x}a", b"{x}b"):
-        subscription._take_away(name, subscription._channels[name])
+    for name, seconds in ((b"{x}a", 0.0), (b"{x}b", 60.0)):
+        monkeypatch.setattr(pubsub, "TAKEN_SECONDS", seconds)
+        replies = iter([[b"sunsubscribe", name, 0]])  # another server has the slot
+        subscription.on_replies(lambda replies=replies: next(replies, False))
     assert lost == [b"{x}a", b"{x}b"]
-    subscription._change(b"{x}a")
     await subscription.subscribe([b"{x}a"])
     assert restored == []
     subscription.unsubscribe(b"{x}b")
@@ -379,23 +390,23 @@ def half_way(servers: Cluster, name: str) -> tuple[Server, Server]:
 
 
 async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: Cluster, caplog):
-    room, moving = ROOMS[0], slot(roomlog.base(ROOMS[0]))
+    room, moving = ROOMS[0], slot(history.base(ROOMS[0]))
     ears = await Ears.in_rooms(layer, room)
-    await roomlog.append([everywhere("1", groups=[room])])
+    await history.append([everywhere("1", groups=[room])])
     found = shards()
-    here, there = half_way(servers, roomlog.base(room))
+    here, there = half_way(servers, history.base(room))
     ears_lost = caplog.text.count("subscription lost")
     with pytest.raises(redis_py.RedisError):  # half-way: later
-        await roomlog.append([everywhere("2", groups=[room])], pipes=layer._here.pipes)
+        await history.append([everywhere("2", groups=[room])])
     keys = here.call("CLUSTER", "GETKEYSINSLOT", moving, 100)
     here.call("MIGRATE", "127.0.0.1", there.port, "", 0, 5000, "KEYS", *keys)
     name = there.call("CLUSTER", "MYID").decode()
     for server in (there, here):
         server.call("CLUSTER", "SETSLOT", moving, "NODE", name)
-    await roomlog.append([everywhere("1", groups=[room]), everywhere("2", groups=[room])])
+    await history.append([everywhere("1", groups=[room]), everywhere("2", groups=[room])])
     await ears.hear("1", "2")
-    assert found.owner(roomlog.base(room))[1] == there.port
-    await roomlog.append([everywhere("3", groups=[room])])
+    assert found.owner(history.base(room))[1] == there.port
+    await history.append([everywhere("3", groups=[room])])
     await ears.hear("1", "2", "3")
     assert caplog.text.count("subscription lost") == ears_lost  # the other rooms of the server stay
 
@@ -414,17 +425,16 @@ async def test_presence_that_is_being_moved_is_not_taken_for_nobody(layer: Any, 
     assert [member["user_id"] for member in await store.snapshot(HUB, "attendants")] == ["ana"]
 
 
-async def test_command_that_is_sent_in_circles_fails(layer: Any, monkeypatch):
-    pipes = Pipes()
+async def test_command_that_is_sent_in_circles_fails(layer: Any):
     found = shards()
     await found.known()
     wrong = next(server for server in found.servers() if server != found.owner("x"))
-    monkeypatch.setattr(Pipes, "_redirect", lambda self, moved, command: self._at(wrong).resend(command))
+    pipe = Pipe(wrong, redirect=lambda moved, command: pipe.resend(command))
     with pytest.raises(redis_py.RedisError):
-        await asyncio.wait_for(pipes._at(wrong).send("GET", "x"), PATIENCE)
-    pipes.close()
+        await asyncio.wait_for(pipe.send("GET", "x"), PATIENCE)
+    pipe.close()
     with pytest.raises(redis_py.RedisError):
-        await pipes.to("x").send("GET", "x")
+        await pipe.send("GET", "x")
 
 
 async def test_look_that_is_given_up_at_whatever_moment_leaves_no_connection(servers: Cluster, monkeypatch):
@@ -438,12 +448,10 @@ async def test_look_that_is_given_up_at_whatever_moment_leaves_no_connection(ser
     for turns in range(60):
         found = ClusterTopology(parse(servers.url))
         found.refresh()
-        assert found._looking is not None
         for _ in range(turns):
             await asyncio.sleep(0)
-        found._looking.cancel()
-        await asyncio.gather(found._looking, return_exceptions=True)
-        assert not any(connection.is_connected for connection in made)
+        found.close()
+        await eventually(lambda: not any(connection.is_connected for connection in made))
     assert made
 
 
@@ -451,47 +459,50 @@ async def test_server_that_comes_is_told_from_a_slot_that_moves():
     found = ClusterTopology(parse("redis+cluster://a"))
     arrived: list[int] = []
     found.on_arrival.add(lambda: arrived.append(1))
-    found._take([("a", 1)] * 8 + [("b", 1)] * 8)
-    found._take([("a", 1)] * 9 + [("b", 1)] * 7)
+    found.learn([("a", 1)] * 8 + [("b", 1)] * 8)
+    found.learn([("a", 1)] * 9 + [("b", 1)] * 7)
     assert arrived == []
-    found._take([("a", 1)] * 9 + [("c", 1)] * 7)
+    found.learn([("a", 1)] * 9 + [("c", 1)] * 7)
     assert arrived == [1]
 
 
-async def test_pipe_to_a_server_that_has_left_is_given_back(layer: Any):
-    pipes = Pipes()
+async def test_pipe_to_a_server_that_has_left_is_given_back(servers: Cluster):
     found = shards()
     await found.known()
-    for server in found.servers():
-        await pipes._at(server).send("PING")
-    owners = found._owners
-    found._take([owners[0]] * 16384)
-    assert set(pipes._pipes) == {owners[0]}
-    found._take(owners)
+    right, stays = owners(found), found.owner("x")
+
+    def connections() -> list[int]:
+        return [server.call("CLIENT", "LIST").count(b"\n") for server in servers.primaries]
+
+    before, pipes = connections(), Pipes()
+    await pipes.answer()
+    assert connections() == [number + 1 for number in before]
+    found.learn([stays] * 16384)
+    expected = [
+        number + (server.port == stays[1]) for number, server in zip(before, servers.primaries, strict=True)
+    ]
+    await eventually(lambda: connections() == expected)
+    found.learn(right)
     pipes.close()
 
 
-async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(layer: Any, monkeypatch):
-    made: list[Subscriptions] = []
+async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(
+    layer: Any, servers: Cluster, monkeypatch
+):
+    def listening() -> set[int]:
+        """Ports of the servers at which the bridge has subscribed."""
+        counts = {each.port: each.call("PUBSUB", "NUMSUB", key("events"))[1] for each in servers.primaries}
+        return {port for port, count in counts.items() if count}
 
-    class Recorded(Subscriptions):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            made.append(self)
-
-    monkeypatch.setattr(pubsub_listener, "Subscriptions", Recorded)
     found = shards()
     async with bridging():
-        (subscriptions,) = made
-        gone = subscriptions._anywhere
-        monkeypatch.setattr(found, "servers", lambda: set(found._owners) - {gone})
+        (gone,) = await eventually(listening)
+        everybody = found.servers()
+        monkeypatch.setattr(found, "servers", lambda: {each for each in everybody if each[1] != gone})
         monkeypatch.setattr(found, "any_server", lambda: next(iter(found.servers())))
-
-        def has_moved() -> bool:
-            subscriptions._follow()
-            return subscriptions._anywhere != gone
-
-        await eventually(has_moved)
+        for tell in tuple(found.on_change):
+            tell()
+        await eventually(lambda: listening() - {gone})
         ears = await Ears.in_rooms(layer, "hub.thread.42")
 
         async def arrives() -> bool:
@@ -505,7 +516,7 @@ async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(layer: An
 
 
 async def test_process_that_starts_before_the_cluster_is_made_finds_it(tmp_path, settings):
-    server = Cluster._server(tmp_path / "single")
+    server = Cluster.server(tmp_path / "single")
     with server:
         settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"redis+cluster://127.0.0.1:{server.port}"}
         for _ in range(3):
@@ -540,7 +551,7 @@ async def test_server_that_stands_still_is_noticed_and_heard_again(
         process.send_signal(SIGCONT)
     await eventually(lambda: "subscription restored" in caplog.text)
     await eventually(lambda: is_whole(servers))
-    await roomlog.append([everywhere("1")])
+    await history.append([everywhere("1")])
     await ears.hear(*["1"] * len(ROOMS))
 
 
@@ -618,7 +629,9 @@ async def test_operator_hears_from_the_processes_and_sees_what_they_have():
 def test_cluster_is_several_addresses_to_ask_for_the_others():
     location = parse("rediss+cluster://me:pw@a,b:7001")
     assert location.nodes == (("a", 6379), ("b", 7001))
-    arguments = cluster._arguments(location, location.arguments())
-    assert (arguments["username"], arguments["password"], arguments["ssl"]) == ("me", "pw", True)
+    with pytest.raises(redis_py.RedisError):
+        cluster.sync_client(location)  # neither of them is there
+    arguments = cast(Any, cluster.client(location)).get_connection_kwargs()
+    assert (arguments["username"], arguments["password"]) == ("me", "pw")
     with pytest.raises(ValueError, match="one database"):
         parse("redis+cluster://a/1")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from realtime.redis import client as redis
-from realtime.redis import url as location
-from realtime.redis.client import client, key, sync_client
+from realtime.redis.client import client, close, key, sync_client
 from realtime.redis.pipelining import Pipe
 from realtime.redis.url import Location
-from tests.servers import HOST, Watched
+from tests.servers import HOST, Server, Watched
 
 pytestmark = pytest.mark.usefixtures("process")
 
@@ -64,13 +65,31 @@ async def test_who_is_not_the_primary_is_not_spoken_to():
         await pipe.send("GET", "a")
 
 
-@pytest.mark.usefixtures("misled")
-async def test_primary_that_was_demoted_is_left(monkeypatch):
-    monkeypatch.setattr(location, "_require_primary", lambda role: None)  # it still was one then
-    with pytest.raises(RedisConnectionError, match="not the primary any more"):
-        await client().set("a", "1")
-    with pytest.raises(RedisConnectionError, match="not the primary any more"):
-        sync_client().set("a", "1")
+async def test_primary_that_was_demoted_is_left(tmp_path: Path, monkeypatch):
+    """By an operator: Sentinel cuts the connections, too."""
+
+    async def primary(self: Location) -> tuple[str, int]:
+        return HOST, server.port
+
+    monkeypatch.setattr(redis, "_sync", None)
+    with Server(tmp_path / "demoted") as server:
+        monkeypatch.setattr(Location, "primary", primary)
+        monkeypatch.setattr(Location, "sync_primary", lambda self: (HOST, server.port))
+        pipe = Pipe()
+        for demoted in (False, True):
+            if demoted:
+                server.call("REPLICAOF", HOST, 1)
+            with pytest.raises(RedisConnectionError) if demoted else contextlib.nullcontext():
+                await client().set("a", "1")
+            with pytest.raises(RedisConnectionError) if demoted else contextlib.nullcontext():
+                sync_client().set("a", "1")
+            with pytest.raises(ReadOnlyError) if demoted else contextlib.nullcontext():
+                await pipe.send("SET", "a", "1")
+        with pytest.raises(RedisConnectionError, match="not the primary"):
+            await pipe.send("GET", "a")
+        pipe.close()
+    sync_client().close()
+    await close()
 
 
 async def test_sentinels_that_are_away_are_a_redis_error(settings):

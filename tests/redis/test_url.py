@@ -44,8 +44,8 @@ def test_tls_to_whoever_is_the_primary():
     location = parse("rediss+sentinel://a/shop?ssl_ca_certs=/ca.pem")
     assert issubclass(location.arguments()["connection_class"], aioredis.SSLConnection)
     assert issubclass(location.sync_arguments()["connection_class"], redis.SSLConnection)
-    assert location._sentinel["ssl"] is True
-    assert location._sentinel["ssl_ca_certs"] == "/ca.pem"
+    options = location.sentinel_options
+    assert (options["ssl"], options["ssl_ca_certs"]) == (True, "/ca.pem")
 
 
 # --- Passwords -------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Host(asyncio.BaseEventLoop):
         if self._ready:
             wanted = self.clock.now
         elif self._scheduled:
-            wanted = self._scheduled[0]._when
+            wanted = self._scheduled[0].when()
         else:
             return
         wanted = max(wanted, self._busy_until, self.clock.now)
@@ -150,16 +150,16 @@ class Host(asyncio.BaseEventLoop):
         scheduled, ready = self._scheduled, self._ready
         if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(scheduled):
             for handle in scheduled:
-                if handle._cancelled:
+                if handle.cancelled():
                     handle._scheduled = False
-            scheduled[:] = [handle for handle in scheduled if not handle._cancelled]
+            scheduled[:] = [handle for handle in scheduled if not handle.cancelled()]
             heapq.heapify(scheduled)
             self._timer_cancelled_count = 0
         end = self.clock.now + 1e-9
-        while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= end):
+        while scheduled and (scheduled[0].cancelled() or scheduled[0].when() <= end):
             handle = heapq.heappop(scheduled)
             handle._scheduled = False
-            if handle._cancelled:
+            if handle.cancelled():
                 self._timer_cancelled_count -= 1
             else:
                 ready.append(handle)
@@ -169,7 +169,7 @@ class Host(asyncio.BaseEventLoop):
         ready, done = self._ready, 0
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if handle._cancelled:
+            if handle.cancelled():
                 continue
             if self._callbacks_left <= 0:
                 break

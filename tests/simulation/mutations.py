@@ -112,8 +112,8 @@ MUTATIONS = [
     ),
     Mutation(
         "rooms are not compared after the subscription was lost",
-        "realtime/layers/loop_layer.py",
-        "        self._hears_orders.set()\n        await self._compare(tuple(self.groups.values()))",
+        "realtime/layers/gap_repair.py",
+        "        self._hears_orders.set()\n        await self._compare(tuple(self._groups.values()))",
         "        self._hears_orders.set()",
     ),
     Mutation(
@@ -124,14 +124,14 @@ MUTATIONS = [
     ),
     Mutation(
         "what is given up waiting for is not compared",
-        "realtime/layers/fanout.py",
+        "realtime/layers/group.py",
         "        self.clear()\n        self.put(Compare(self.tail))\n",
         "        self.clear()\n",
         seed=19,
     ),
     Mutation(
         "an older end replaces a newer tail",
-        "realtime/layers/fanout.py",
+        "realtime/layers/group.py",
         "        if self.tail == tail or end > self.tail:",
         "        if True:",
         seed=38,
@@ -151,8 +151,8 @@ MUTATIONS = [
     Mutation(
         "a listener that left is not closed",
         "realtime/layers/loop_layer.py",
-        "        listener.close()\n        listener.group.listeners.pop(listener, None)",
-        "        pass",
+        '        """Leave a room."""\n        listener.close()',
+        '        """Leave a room."""\n        return',
     ),
     Mutation(
         "an expel waits for its turn",
@@ -164,20 +164,20 @@ MUTATIONS = [
     ),
     Mutation(
         "rights are not reviewed after orders may have been missed",
-        "realtime/layers/loop_layer.py",
+        "realtime/layers/gap_repair.py",
         "        await self._review()\n",
         "",
     ),
     Mutation(
         "rooms are served while orders may be missed",
-        "realtime/layers/loop_layer.py",
+        "realtime/layers/gap_repair.py",
         "                self._hears_orders.clear()\n",
         "",
         seed=7,
     ),
     Mutation(
         "a wiped Redis is not noticed",
-        "realtime/layers/loop_layer.py",
+        "realtime/layers/liveness.py",
         "        if known is not None and known != self._epoch:",
         "        if False:",
     ),

@@ -34,13 +34,13 @@ class Server(Protocol):
 class Stream:
     """One direction of a connection."""
 
-    __slots__ = ("_arrive", "_arrives_at", "_clock", "_network", "held", "is_stalled", "sent")
+    __slots__ = ("_arrive", "_clock", "_network", "arrives_at", "held", "is_stalled", "sent")
 
     def __init__(self, network: Network, arrive: Callable[[bytes], None]) -> None:
         self._network = network
         self._clock = network.clock
         self._arrive = arrive
-        self._arrives_at = 0.0
+        self.arrives_at = 0.0
         self.held: deque[bytes] = deque()
         """What has been sent into a connection that carries nothing just now."""
         self.is_stalled = False
@@ -56,8 +56,8 @@ class Stream:
 
     def _carry(self, data: bytes) -> None:
         for chunk in self._network.chunks(data):
-            self._arrives_at = max(self._arrives_at, self._clock.now + self._network.latency())
-            self._clock.at(self._arrives_at, self._arrive, chunk)
+            self.arrives_at = max(self.arrives_at, self._clock.now + self._network.latency())
+            self._clock.at(self.arrives_at, self._arrive, chunk)
 
     def stall(self) -> None:
         self.is_stalled = True
@@ -176,7 +176,7 @@ class Link(asyncio.Transport):
     def close_from_server(self) -> None:
         """The server closes it, after what it has sent."""
         self.peer = None
-        when = max(self.down._arrives_at, self.network.clock.now + self.network.latency())
+        when = max(self.down.arrives_at, self.network.clock.now + self.network.latency())
         self.network.clock.at(when, self._tell_host)
 
     def _lose_peer(self) -> None:
@@ -245,7 +245,7 @@ class Link(asyncio.Transport):
     def _close(self) -> None:
         self._is_closing = self._is_cut = True
         self.network.clock.at(
-            max(self.up._arrives_at, self.network.clock.now + self.network.latency()), self._lose_peer
+            max(self.up.arrives_at, self.network.clock.now + self.network.latency()), self._lose_peer
         )
         if not self.host.is_dead:
             self.host.call_soon(self._protocol.connection_lost, None)

@@ -888,16 +888,16 @@ class Lua:
     """Runs scripts as Redis does: Lua 5.1, `redis.call`, `cjson`."""
 
     _compiled: dict[bytes, Any] = {}
-    _runtime: Any = None
+    runtime: Any = None
     _server: RedisServer
 
     def __init__(self, server: RedisServer) -> None:
         # One runtime for all servers of this process: its scripts run one after the other.
         self.server = server
-        if Lua._runtime is None:
-            Lua._runtime = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=False)
-            self._table = Lua._runtime.table_from
-            names = Lua._runtime.globals()
+        if Lua.runtime is None:
+            Lua.runtime = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=False)
+            self._table = Lua.runtime.table_from
+            names = Lua.runtime.globals()
             names[b"redis"] = self._table(
                 {
                     b"call": self._call,
@@ -911,12 +911,12 @@ class Lua:
                 }
             )
             names[b"cjson"] = self._table({b"decode": self._decode, b"encode": self._encode, b"null": None})
-        self._table = Lua._runtime.table_from
+        self._table = Lua.runtime.table_from
 
     def compile(self, sha: bytes, source: bytes) -> Any:
         if sha not in Lua._compiled:
             try:
-                Lua._compiled[sha] = Lua._runtime.eval(b"function(KEYS, ARGV)\n" + source + b"\nend")
+                Lua._compiled[sha] = Lua.runtime.eval(b"function(KEYS, ARGV)\n" + source + b"\nend")
             except lua51.LuaError as error:
                 raise Refused(f"ERR Error compiling script {error}") from error
         return Lua._compiled[sha]
@@ -953,7 +953,7 @@ class Lua:
         try:
             return Lua._call(name, *arguments)
         except Refused as error:
-            return Lua._runtime.table_from({b"err": str(error).encode()})
+            return Lua.runtime.table_from({b"err": str(error).encode()})
 
     @staticmethod
     def _decode(text: bytes) -> Any:
@@ -971,7 +971,7 @@ def _lua_number(value: float) -> bytes:
 def _to_lua(reply: Any) -> Any:
     match reply:
         case Status():
-            return Lua._runtime.table_from({b"ok": bytes(reply)})
+            return Lua.runtime.table_from({b"ok": bytes(reply)})
         case bytes() | int():
             return reply
         case None:
@@ -980,16 +980,16 @@ def _to_lua(reply: Any) -> Any:
             return _number(reply)
         case dict():
             return _to_lua([part for pair in reply.items() for part in pair])
-    return Lua._runtime.table_from([_to_lua(each) for each in reply])
+    return Lua.runtime.table_from([_to_lua(each) for each in reply])
 
 
 def _json_to_lua(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, list):
-        return Lua._runtime.table_from([_json_to_lua(each) for each in value])
+        return Lua.runtime.table_from([_json_to_lua(each) for each in value])
     if isinstance(value, dict):
-        return Lua._runtime.table_from({name.encode(): _json_to_lua(each) for name, each in value.items()})
+        return Lua.runtime.table_from({name.encode(): _json_to_lua(each) for name, each in value.items()})
     return value
 
 

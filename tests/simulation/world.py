@@ -88,10 +88,10 @@ def small(size: int) -> Iterator[None]:
     """Slices, batches and bounds so small that everything takes several and meets its bound."""
     sizes = {
         "realtime.layers.fanout.SLICE": size,
-        "realtime.layers.fanout.BATCH_BYTES": 1000,
+        "realtime.layers.group.BATCH_BYTES": 1000,
         "realtime.layers.fanout.WAITING_BYTES": 2000,
-        "realtime.layers.loop_layer.READ_COUNT": size + 1,
-        "realtime.layers.loop_layer.COMPARE_BATCH": 2,
+        "realtime.layers.history_reader.READ_COUNT": size + 1,
+        "realtime.layers.gap_repair.COMPARE_BATCH": 2,
         "realtime.layers.history.READ_BYTES": 1000,
     }
     with ExitStack() as stack:
@@ -239,7 +239,7 @@ class World:
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         for each in gc.get_objects():
             if isinstance(each, PerLoop):
-                each._kept.clear()
+                each.kept.clear()
         for part in self.parts:
             part.host.bury()
         for each in self._buried:

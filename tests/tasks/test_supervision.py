@@ -20,8 +20,10 @@ from realtime.bridge.bridge import Bridge
 from realtime.bridge.inbox import Inbox
 from realtime.connections.deadlines import Deadlines
 from realtime.connections.registry import ConnectionRegistry
-from realtime.layers import membership
-from realtime.layers.loop_layer import LoopLayer
+from realtime.layers import stock as stock_layers
+from realtime.layers.gap_repair import GapRepair
+from realtime.layers.history_reader import HistoryReader
+from realtime.layers.liveness import InstanceLiveness
 from realtime.protocol import bus_message
 from realtime.redis import topology
 from realtime.redis.client import client, key
@@ -132,14 +134,13 @@ async def rewound() -> AsyncIterator[None]:
     """A Redis that has lost its data, as far as one can tell."""
     async with connected():
         await eventually(lambda: client().exists(key("epoch")))
-        await ConnectionRegistry.current().probe(PATIENCE)  # the layer knows it, too
-        await client().set(key("epoch"), "another")
+        await client().delete(key("epoch"))
         yield
 
 
 @contextlib.asynccontextmanager
 async def stock() -> AsyncIterator[None]:
-    stock_layer = membership.StockLayer.around(InMemoryChannelLayer())
+    stock_layer = stock_layers.StockLayer.around(InMemoryChannelLayer())
 
     class Taking:
         message = staticmethod(lambda message: None)
@@ -167,10 +168,10 @@ TASKS: list[tuple[str, Callable[[], Any], Any, str]] = [
     ("presence", lambda: present(HUB), PresenceTracker, "_flush"),
     ("presence", lambda: present(PORTAL), PresenceTracker, "_flush"),
     ("timer", lambda: present(HUB), Deadlines, "check"),
-    ("layer", layer, LoopLayer, "_look_around"),
-    ("introduce", layer, LoopLayer, "publish"),
-    ("recover", restored, LoopLayer, "_recover"),
-    ("compare", rewound, LoopLayer, "_learn_ends"),
+    ("layer", layer, InstanceLiveness, "_check"),
+    ("introduce", layer, InstanceLiveness, "_check"),
+    ("recover", restored, GapRepair, "_recover"),
+    ("compare", rewound, HistoryReader, "learn_ends"),
     ("channel", stock, InMemoryChannelLayer, "receive"),
     ("topology", cluster, topology.Cluster, "_look"),
 ]
@@ -250,12 +251,12 @@ ENDING = {
     "realtime/server/lifespan.py": {"lifespan"},
     "realtime/layers/listener.py": {"catch_up"},
     "realtime/management/commands/runbridge.py": {"_run"},
-    "realtime/layers/membership.py": {"leave"},
+    "realtime/layers/stock.py": {"leave"},
     "realtime/connections/probe.py": {"run"},
     "realtime/connections/survey_responder.py": {"on_survey"},
     "realtime/connections/frame_outlet.py": {"_put"},
     "realtime/redis/pipelining.py": {"begin", "resend"},
-    "realtime/layers/loop_layer.py": {"__init__", "spawn"},
+    "realtime/tasks/task_set.py": {"spawn"},
     "realtime/server/dispatcher.py": {"put_nowait"},
     "realtime/server/readiness.py": {"reasons"},
     "realtime/server/uvicorn_server.py": {"on_tick"},
@@ -355,7 +356,7 @@ async def test_message_that_cannot_be_encoded_is_a_dead_letter_and_holds_up_no_o
 
 async def test_rooms_that_cannot_be_opened_fail_their_own_frames_and_are_opened_by_the_next(monkeypatch):
     async with connected() as ana:
-        failing = Failing(monkeypatch, LoopLayer, "_learn_ends")
+        failing = Failing(monkeypatch, HistoryReader, "learn_ends")
         assert (await ana.refused("join:thread", {"thread_id": "1"}))["code"] in {"unavailable", "internal"}
         assert await ana.call("join:thread", {"thread_id": "1"})
         assert failing.calls == 2

@@ -10,30 +10,43 @@ import pytest
 from channels.layers import InMemoryChannelLayer
 from redis.exceptions import ConnectionError as RedisDown
 
-from realtime.layers import history as roomlog
-from realtime.layers import membership
-from realtime.layers.membership import StockLayer, room_layer
-from realtime.layers.outlets import Ephemeral
+from realtime.layers import stock
+from realtime.layers.interface import room_layer
+from realtime.layers.outlets import Ephemeral, Mailbox
+from realtime.layers.stock import StockLayer
 from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import group_name, room_of_group
+from realtime.redis.pipelining import pipes
 from tests.inprocess import eventually
-from tests.layers.test_room_layer import LOST, ROOM, Ears, Gap
+from tests.layers.support import LOST, ROOM, Ears, Gap
 
 pytestmark = pytest.mark.usefixtures("process")
 
 
 @pytest.fixture
-async def layer() -> AsyncIterator[StockLayer]:
-    layer = StockLayer(InMemoryChannelLayer())
+def memory() -> InMemoryChannelLayer:
+    return InMemoryChannelLayer()
+
+
+@pytest.fixture
+async def layer(memory: InMemoryChannelLayer, monkeypatch) -> AsyncIterator[StockLayer]:
+    layer, attached = StockLayer(memory), []
+    attach = layer.attach
+
+    async def noted(mailbox: Mailbox) -> str:
+        attached.append(await attach(mailbox))
+        return attached[-1]
+
+    monkeypatch.setattr(layer, "attach", noted)
     yield layer
-    for channel in tuple(layer._readers):
+    for channel in attached:
         layer.detach(channel)
 
 
 async def publish(layer: StockLayer, *texts: str, exclude: str = "", group: str = ROOM) -> None:
     """As a bridge does."""
     entries = [Draft(rooms=[(group, f"{text}@".encode())], tail=b"", exclude=exclude) for text in texts]
-    await layer.pass_on(entries, await roomlog.append(entries, publish=False))
+    await layer.publish(pipes(), entries)
 
 
 @pytest.mark.parametrize("room", [room_of_group(ROOM), "presence:Équipe São Paulo", "presence:" + "é" * 64])
@@ -65,7 +78,7 @@ async def test_paused_listener_gets_what_came_meanwhile_once_started(layer: Any)
 
 @pytest.mark.parametrize("more", [[], ["5"]])
 async def test_more_than_is_kept_for_a_paused_listener_is_a_gap(layer: Any, monkeypatch, more: list[str]):
-    monkeypatch.setattr(membership, "WAITING_BYTES", 60)
+    monkeypatch.setattr(stock, "WAITING_BYTES", 60)
     ears = await Ears().enter(layer, ROOM)
     (listener,) = ears.listeners
     await publish(layer, "1", "2", "3")  # of 18 bytes each
@@ -88,14 +101,17 @@ async def test_listener_that_left_hears_nothing_more(layer: Any):
     await gone.hear()
 
 
-async def test_who_enters_a_room_again_before_the_layer_has_let_go_is_in_it(layer: Any, monkeypatch):
-    discard, may_go_on = layer._layer.group_discard, asyncio.Event()
+async def test_who_enters_a_room_again_before_the_layer_has_let_go_is_in_it(
+    layer: Any, memory: InMemoryChannelLayer, monkeypatch
+):
+    discard, may_go_on, discarded = memory.group_discard, asyncio.Event(), asyncio.Event()
 
     async def discard_slowly(group: str, channel: str) -> None:
         await may_go_on.wait()
         await discard(group, channel)
+        discarded.set()
 
-    monkeypatch.setattr(layer._layer, "group_discard", discard_slowly)
+    monkeypatch.setattr(memory, "group_discard", discard_slowly)
     ears = await Ears.in_rooms(layer, ROOM)
     layer.leave(ears.listeners[0], ears.channel)
     entering = asyncio.create_task(layer.enter([ROOM], ears, ears.channel))
@@ -103,21 +119,22 @@ async def test_who_enters_a_room_again_before_the_layer_has_let_go_is_in_it(laye
     may_go_on.set()
     (listener,) = await entering
     listener.start()
-    await eventually(lambda: not layer._leaving)
+    await discarded.wait()
     await publish(layer, "hello")
     await ears.hear("hello")
 
 
-async def test_rooms_are_entered_all_or_none(layer: Any, monkeypatch):
-    groups: Any = layer._layer.groups
-    add, discarded = layer._layer.group_add, Ears()
+async def test_rooms_are_entered_all_or_none(memory: InMemoryChannelLayer, monkeypatch):
+    groups: Any = memory.groups
+    add, discarded = memory.group_add, Ears()
 
     async def add_or_fail(group: str, channel: str) -> None:
         if group == ROOM:
             raise RedisDown("away")
         await add(group, channel)
 
-    monkeypatch.setattr(layer._layer, "group_add", add_or_fail)
+    monkeypatch.setattr(memory, "group_add", add_or_fail)
+    layer: Any = StockLayer(memory)
     with pytest.raises(RedisDown):
         await discarded.enter(layer, "hub.thread.1", ROOM)
     await eventually(lambda: not groups.get("hub.thread.1"))

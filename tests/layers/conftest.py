@@ -1,0 +1,60 @@
+"""The layers under test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from dev.embedded_redis import EmbeddedRedis
+from tests.layers.support import OURS, Backend, Layers, Proxy
+
+
+@pytest.fixture
+def backend() -> Backend:
+    """Ours, unless a test runs over several."""
+    return OURS
+
+
+@pytest.fixture
+async def layers(backend: Backend, redis_url: str, process: str) -> AsyncIterator[Layers]:
+    layers = Layers(backend, redis_url, process)
+    yield layers
+    await layers.flush()
+
+
+@pytest.fixture
+def layer(layers: Layers) -> Any:
+    return layers.make()
+
+
+@pytest.fixture
+def server(realtime_redis: str, settings) -> Iterator[EmbeddedRedis]:
+    """A Redis of the test's own, with nothing in it."""
+    with EmbeddedRedis() as server:
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": server.url}
+        yield server
+
+
+@pytest.fixture
+async def alone(process: str, server: EmbeddedRedis) -> AsyncIterator[Layers]:
+    """Ours, on a Redis of its own."""
+    layers = Layers(OURS, server.url, process)
+    yield layers
+    await layers.flush()
+
+
+@pytest.fixture
+async def proxy(server: EmbeddedRedis) -> AsyncIterator[Proxy]:
+    async with Proxy(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def behind(process: str, settings, proxy: Proxy) -> AsyncIterator[Layers]:
+    """Ours, on a Redis of its own behind a proxy, with a short lease: what is dead is found out soon."""
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": proxy.url, "NODE_LEASE": 0.8}
+    layers = Layers(OURS, proxy.url, process)
+    yield layers
+    await layers.flush()

@@ -1,0 +1,369 @@
+"""The layers under test, and outlets that write down what they are given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pytest
+from channels.layers import InMemoryChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from dev.embedded_redis import EmbeddedRedis
+from realtime.layers import history
+from realtime.layers.fanout import SLICE
+from realtime.layers.listener import Listener
+from realtime.layers.outlets import Ephemeral, payloads
+from realtime.layers.room_layer import RoomChannelLayer
+from realtime.protocol.publication import Draft
+from tests.inprocess import PATIENCE, eventually
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A channel layer, and what of Channels' specification it does not promise, each with the reason."""
+
+    name: str
+    make: Callable[..., Any]
+    lacks: dict[str, str] = field(default_factory=dict)
+
+
+OURS = Backend("ours", lambda url, prefix, **options: RoomChannelLayer(**options))
+
+
+PUBSUB = Backend(
+    "pubsub",
+    lambda url, prefix, **options: RedisPubSubChannelLayer(hosts=[url], prefix=prefix, **options),
+    {
+        "buffer": "a channel exists from the moment that somebody receives from it",
+        "capacity": "its queues have no bound",
+        "capacity by name": "its queues have no bound",
+        "expiry": "it keeps no messages outside the receiving process",
+        "names": "it takes any name",
+        "messages": "it sends whatever msgpack takes",
+        "cancel": "a receive() that is cancelled ends the channel, whatever its name",
+    },
+)
+
+
+MEMORY = Backend(
+    "memory",
+    lambda url, prefix, **options: InMemoryChannelLayer(**options),
+    {
+        "processes": "it is the memory of one process",
+        "capacity by name": "it expects the patterns compiled, which Channels does not do for it",
+    },
+)
+
+
+BACKENDS = (OURS, PUBSUB, MEMORY)
+
+
+def promised(*promises: str) -> pytest.MarkDecorator:
+    """Run the test over the backends that promise this."""
+    fitting = [backend for backend in BACKENDS if not set(promises) & set(backend.lacks)]
+    return pytest.mark.parametrize("backend", fitting, ids=lambda backend: backend.name)
+
+
+class Layers:
+    """The layer of this process, and those of others, on one installation."""
+
+    def __init__(self, backend: Backend, url: str, prefix: str) -> None:
+        self._backend = backend
+        self._made: list[Any] = []
+        self._make = lambda **options: backend.make(url, prefix, **options)
+
+    def make(self, **options: Any) -> Any:
+        """A layer of its own, as another process would have it."""
+        self._made.append(self._make(**options))
+        return self._made[-1]
+
+    def another(self, layer: Any) -> Any:
+        """A layer of another process, where there can be one."""
+        return layer if "processes" in self._backend.lacks else self.make()
+
+    async def flush(self) -> None:
+        for layer in self._made:
+            await layer.flush()
+
+
+async def receive(layer: Any, channel: str) -> dict[str, Any]:
+    """The next message, which must come."""
+    return await asyncio.wait_for(layer.receive(channel), PATIENCE)
+
+
+async def receive_several(layer: Any, channel: str, count: int) -> list[Any]:
+    """The numbers that the next messages carry."""
+    return [(await receive(layer, channel))["n"] for _ in range(count)]
+
+
+def message(n: Any = 1) -> dict[str, Any]:
+    return {"type": "test.message", "n": n}
+
+
+END = message("end")
+
+
+async def members(layer: Any, count: int, *groups: str) -> list[str]:
+    """Channels in all of these groups."""
+    channels = [await layer.new_channel() for _ in range(count)]
+    await asyncio.gather(*(layer.group_add(group, channel) for group in groups for channel in channels))
+    return channels
+
+
+def calls(server: EmbeddedRedis, command: str) -> int:
+    with server.client() as redis:
+        statistics: Any = redis.info("commandstats")
+        return statistics.get(f"cmdstat_{command}", {}).get("calls", 0)
+
+
+def subscriptions(server: EmbeddedRedis) -> list[int]:
+    """Channels subscribed to, by connection."""
+    with server.client() as redis:
+        return sorted(int(found["sub"]) for found in redis.client_list() if int(found["sub"]))
+
+
+class Ears:
+    """An outlet that writes down what it is given."""
+
+    is_behind = False
+
+    def __init__(self, connection_id: str = "") -> None:
+        self.connection_id = connection_id
+        self.heard: list[Any] = []
+        """What was written as the text it was published with, messages as they are, gaps as their room and reason."""
+        self.positions: list[int] = []
+        """Of the publications."""
+        self.listeners: list[Listener] = []
+        self.channel = ""
+
+    @classmethod
+    async def in_rooms(cls, layer: RoomChannelLayer, *groups: str) -> Self:
+        """An outlet that listens to rooms."""
+        ears = await cls().enter(layer, *groups)
+        ears.start()
+        return ears
+
+    async def enter(self, layer: RoomChannelLayer, *groups: str) -> Self:
+        """Enter rooms, paused."""
+        self.channel = await layer.attach(self)
+        self.listeners = await layer.enter(groups, self, self.channel)
+        return self
+
+    def start(self) -> None:
+        for listener in self.listeners:
+            listener.start()
+
+    def leave(self, layer: RoomChannelLayer) -> None:
+        """As a connection that ends."""
+        for listener in self.listeners:
+            layer.leave(listener, self.channel)
+        layer.detach(self.channel)
+
+    def write(self, frames: bytes) -> None:
+        for payload in payloads(frames):
+            text, at, position = payload.decode().partition("@")
+            self.heard.append(text)
+            if at:
+                self.positions.append(int(position))
+            elif '"offset":"' in text:  # from a bridge
+                self.positions.append(int(json.loads(text)["offset"]))
+
+    async def drained(self) -> None:
+        pass
+
+    def gap(self, room: str, reason: str) -> None:
+        self.heard.append(Gap(room, reason))
+
+    def message(self, message: dict[str, Any]) -> None:
+        self.heard.append(message)
+
+    async def hear(self, *expected: Any) -> None:
+        """Wait until this, and only this, was heard."""
+        with contextlib.suppress(AssertionError):
+            await eventually(lambda: len(self.heard) >= len(expected))
+        assert self.heard == list(expected)
+
+    @property
+    def gaps(self) -> list[Gap]:
+        return [heard for heard in self.heard if isinstance(heard, Gap)]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The client was told that publications are lost."""
+
+    room: str
+    reason: str
+
+
+LOST = Gap("thread:42", "lost")
+
+
+ROOM = "hub.thread.42"
+
+
+async def publish(*texts: Any, group: str = ROOM) -> int:
+    """Publish in a room as a bridge does; the last position."""
+    found = await history.append([Draft(rooms=[(group, f"{text}@".encode())], tail=b"") for text in texts])
+    return int(found[-1][0])
+
+
+class Broken(Ears):
+    """An outlet that fails so many times."""
+
+    failures = 1
+    has_failed = False
+
+    def fail(self) -> None:
+        self.has_failed = True
+
+    def write(self, frames: bytes) -> None:
+        self._fail()
+        super().write(frames)
+
+    def message(self, message: dict[str, Any]) -> None:
+        self._fail()
+        super().message(message)
+
+    def _fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ZeroDivisionError
+
+
+async def keep_publishing(count: int, *, group: str = ROOM, at_once: int = 1) -> list[int]:
+    """Publish the numbers below `count`, as fast as Redis takes them; all the positions."""
+    positions = []
+    for start in range(0, count, at_once):
+        entries = [Draft(rooms=[(group, f"{n}@".encode())], tail=b"") for n in range(start, start + at_once)]
+        positions += [int(found[0]) for found in await history.append(entries)]
+    return positions
+
+
+class Clock(Ears):
+    """An outlet that notes in which turn of the loop it was served."""
+
+    turn = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.served: list[int] = []
+
+    def write(self, frames: bytes) -> None:
+        self.served.append(Clock.turn)
+        super().write(frames)
+
+    def message(self, message: dict[str, Any]) -> None:
+        self.served.append(Clock.turn)
+        super().message(message)
+
+
+async def crowd(layer: Any, group: str, slices: int) -> list[Clock]:
+    """Listeners that fill so many slices."""
+    return [await Clock.in_rooms(layer, group) for _ in range(slices * SLICE)]
+
+
+async def turns_until(condition: Callable[[], bool]) -> None:
+    """Count the turns of the loop."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            Clock.turn += 1
+            await asyncio.sleep(0)
+
+
+def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The positions above which a history is read."""
+    after, reads = history.after, []
+
+    async def noted(group: str, position: int, most: int, *rest: Any) -> Any:
+        reads.append(position)
+        return await after(group, position, most, *rest)
+
+    monkeypatch.setattr(history, "after", noted)
+    return reads
+
+
+def said(text: Any) -> Ephemeral:
+    return Ephemeral("thread:42", str(text).encode(), "c" * 32)
+
+
+def published(server: EmbeddedRedis) -> int:
+    """How often anything was published so far."""
+    with server.client() as redis:
+        return redis.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"]
+
+
+class Proxy:
+    """Stands between us and Redis, and can go deaf without a word."""
+
+    def __init__(self, server: EmbeddedRedis) -> None:
+        self._server = server
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._subscribers: set[asyncio.StreamWriter] = set()
+        self._deaf: set[asyncio.StreamWriter] = set()
+        self.pings = 0
+        self.swallows_connections = False
+        """New connections are accepted and never answered."""
+        self.accepted = 0
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+
+    def go_deaf(self) -> int:
+        """Nothing more comes through for whoever is subscribed now; returns their number."""
+        self._deaf |= self._subscribers
+        return len(self._deaf)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+        self._writers.append(writer)
+        if self.swallows_connections:
+            self._deaf.add(writer)
+        connecting = asyncio.ensure_future(asyncio.open_unix_connection(str(self._server.socket)))
+        connecting.add_done_callback(lambda done: done.cancelled() or self._writers.append(done.result()[1]))
+        theirs, ours = await asyncio.shield(connecting)  # one that is cancelled may leave its socket open
+        with contextlib.suppress(OSError):
+            await asyncio.gather(self._pass(reader, ours, writer), self._pass(theirs, writer, writer))
+        writer.close()
+        ours.close()
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65536):
+            self.pings += data.count(b"PING")
+            if b"SUBSCRIBE" in data:
+                self._subscribers.add(who)
+            if who not in self._deaf:
+                writer.write(data)
+        writer.close()
+
+
+class Review:
+    """What is awaited when orders may have been missed: it takes until it may go on."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.may_go_on = asyncio.Event()
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await self.may_go_on.wait()

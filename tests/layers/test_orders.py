@@ -1,0 +1,185 @@
+"""No room is served while orders may have been missed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from dev.embedded_redis import EmbeddedRedis
+from realtime.layers import gap_repair, history, liveness
+from realtime.layers.fanout import FanOut
+from realtime.layers.gap_repair import GapRepair
+from realtime.layers.group import Group
+from realtime.layers.history_reader import HistoryReader
+from realtime.tasks.task_set import TaskSet
+from tests.inprocess import eventually
+from tests.layers.support import ROOM, Ears, Layers, Review, crowd, members, publish, turns_until
+
+
+async def test_nothing_is_delivered_while_orders_may_have_been_missed_and_then_everything_is(
+    alone: Layers, server: EmbeddedRedis
+):
+    layer, review = alone.make(), Review()
+    await members(layer, 1, "orders")
+    ears, paused = await Ears.in_rooms(layer, ROOM), await Ears().enter(layer, ROOM)
+    layer.when_restored(review)
+    with server.client() as redis:
+        redis.client_kill_filter(_type="pubsub")
+        await eventually(lambda: review.seconds)
+        position = await publish("1", "2")
+        await eventually(lambda: ears.listeners[0].group.tail == position)
+        paused.start()
+        late = await Ears.in_rooms(layer, ROOM)
+        await publish("3")
+        await late.hear()
+        redis.client_kill_filter(_type="pubsub")  # once more, in the middle of the review
+    await publish("4")
+    review.may_go_on.set()
+    await ears.hear("1", "2", "3", "4")
+    await paused.hear("1", "2", "3", "4")
+    await late.hear("3", "4")
+    assert len(review.seconds) == 2
+    assert review.seconds == sorted(review.seconds)  # both count from the first loss
+    await publish("5")
+    await ears.hear("1", "2", "3", "4", "5")
+
+
+async def test_fan_out_that_is_under_way_stops_when_orders_are_missed_and_nothing_is_lost(
+    alone: Layers, server: EmbeddedRedis
+):
+    layer, review = alone.make(), Review()
+    await members(layer, 1, "orders")
+    layer.when_restored(review)
+    everybody = await crowd(layer, ROOM, 6)
+    quiet = await Ears.in_rooms(layer, "hub.thread.quiet")
+    with server.client() as redis:
+        await publish("1")
+        await turns_until(lambda: any(each.heard for each in everybody))
+        redis.client_kill_filter(_type="pubsub")
+    await eventually(lambda: review.seconds)
+    served = sum(len(each.heard) for each in everybody)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert sum(len(each.heard) for each in everybody) == served
+    review.may_go_on.set()
+    for each in everybody:
+        await each.hear("1")
+    await publish("2")
+    for each in everybody:
+        await each.hear("1", "2")
+    await quiet.hear()
+
+
+async def test_replay_that_is_under_way_waits_while_orders_may_have_been_missed(
+    alone: Layers, server: EmbeddedRedis
+):
+    class Slow(Ears):
+        def __init__(self) -> None:
+            super().__init__()
+            self.may_go_on = asyncio.Event()
+
+        async def drained(self) -> None:
+            await self.may_go_on.wait()
+
+    layer, review = alone.make(), Review()
+    await members(layer, 1, "orders")
+    large = "x" * history.READ_BYTES
+    ears = await Slow().enter(layer, ROOM)
+    layer.when_restored(review)
+    position = await publish(f"1{large}", f"2{large}", "3")
+    await eventually(lambda: ears.listeners[0].group.tail == position)
+    ears.start()
+    await ears.hear(f"1{large}")
+    with server.client() as redis:
+        redis.client_kill_filter(_type="pubsub")
+    await eventually(lambda: review.seconds)
+    ears.may_go_on.set()
+    late = await Ears.in_rooms(layer, "hub.thread.43")
+    await publish("other", group="hub.thread.43")
+    await late.hear()
+    assert ears.heard == [f"1{large}"]
+    review.may_go_on.set()
+    await ears.hear(f"1{large}", f"2{large}", "3")
+
+
+@pytest.mark.parametrize("check_is_first", [False, True])
+async def test_orders_count_as_missed_from_the_moment_the_process_was_suspended(
+    alone: Layers, server: EmbeddedRedis, settings, monkeypatch, check_is_first: bool
+):
+    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.8}
+    layer, review = alone.make(), Review()
+    await members(layer, 1, "orders")
+    layer.when_restored(review)
+    hours, looked = 13 * 3600, 0
+
+    def late() -> float:
+        nonlocal looked
+        looked += 1
+        return time.time() + hours
+
+    clock = SimpleNamespace(time=late)
+    monkeypatch.setattr(liveness, "time", clock)  # it wakes up
+    monkeypatch.setattr(gap_repair, "time", clock)
+    if check_is_first:
+        await eventually(lambda: looked)
+    with server.client() as redis:
+        redis.client_kill_filter(_type="pubsub")
+    await eventually(lambda: review.seconds)
+    review.may_go_on.set()
+    assert review.seconds[0] >= hours
+
+
+async def test_review_that_fails_is_done_again_before_anything_is_delivered(
+    alone: Layers, server: EmbeddedRedis, caplog
+):
+    layer, failures = alone.make(), [True, True]
+    ears = await Ears.in_rooms(layer, ROOM)
+    await members(layer, 1, "orders")
+
+    async def review(seconds: float) -> None:
+        assert ears.heard == []
+        if failures:
+            failures.pop()
+            raise ZeroDivisionError
+
+    layer.when_restored(review)
+    with server.client() as redis:
+        redis.client_kill_filter(_type="pubsub")
+    await publish("hello")
+    await ears.hear("hello")
+    assert not failures
+    assert "review failed" in caplog.text
+
+
+@pytest.mark.parametrize("end", ["restored", "left"])
+async def test_rooms_wait_for_orders_that_are_lost_on_another_server(process: str, end: str):
+    """As in a Cluster, where each server has a connection of its own."""
+    tasks, review = TaskSet(), Review()
+    groups: dict[bytes, Group] = {}
+    lost: set[bytes] = set()
+    repair = GapRepair(groups, lost.__contains__, HistoryReader(tasks), FanOut(), tasks)
+    repair.reviews.append(review)
+    orders, room = Group("orders", repair.read), Group(ROOM, repair.read)
+    groups |= {orders.channel: orders, room.channel: room}
+    lost.update(groups)
+    repair.on_lost([orders.channel], since=time.time())
+    repair.on_lost([room.channel], since=time.time())
+    lost.discard(room.channel)
+    repair.on_restored([room.channel])
+    await tasks.ended()
+    assert not repair.hears_orders
+    lost.clear()
+    if end == "restored":
+        repair.on_restored([orders.channel])
+    else:
+        del groups[orders.channel]
+        repair.on_left(orders)
+    await eventually(lambda: review.seconds)
+    assert not repair.hears_orders  # until the review has ended
+    review.may_go_on.set()
+    await tasks.ended()
+    assert repair.hears_orders
+    assert len(review.seconds) == 1
