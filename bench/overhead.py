@@ -128,8 +128,7 @@ class FanOut:
     async def fill(self) -> None:
         for group in self.groups:
             group.tail = self.position
-            self.layer.groups[group.name] = group
-            self.layer._by_channel[group.channel] = group
+            self.layer.groups[group.channel] = group
             for _ in range(self.case.connections):
                 writer = await self.wires.writer()
                 receiver: Any = Receiver(len(self.wires.peers))

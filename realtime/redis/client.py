@@ -69,12 +69,12 @@ def _drop(taken: Any) -> None:
     """`close` for a loop that has ended, in which nothing waits any more: redis-py has no such function."""
     if isinstance(taken, aioredis.Redis):
         pool: Any = taken.connection_pool
-        connections = [*pool._available_connections, *pool._in_use_connections]
+        connections = [*pool._available_connections, *pool._in_use_connections]  # noqa: SLF001
     else:
-        taken._initialize = True
-        connections = [each for node in taken.get_nodes() for each in node._connections]
+        taken._initialize = True  # noqa: SLF001
+        connections = [each for node in taken.get_nodes() for each in node._connections]  # noqa: SLF001
     for connection in connections:
-        writer, connection._reader, connection._writer = connection._writer, None, None
+        writer, connection._reader, connection._writer = connection._writer, None, None  # noqa: SLF001
         if writer is not None:
             with contextlib.suppress(RuntimeError):  # of a loop that is closed already
                 writer.transport.abort()

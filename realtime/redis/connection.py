@@ -86,9 +86,9 @@ async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> 
         await connection.disconnect(nowait=True)
         raise
     # redis-py has no public way to hand over a connection that it has opened.
-    reader: asyncio.StreamReader = connection._reader
-    writer: asyncio.StreamWriter = connection._writer
-    connection._reader = connection._writer = None
+    reader: asyncio.StreamReader = connection._reader  # noqa: SLF001
+    writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001
+    connection._reader = connection._writer = None  # noqa: SLF001
     writer.transport.set_protocol(protocol)
     if reader.at_eof() or writer.is_closing():
         # Its end was told to redis-py's protocol, and will not be told again.

@@ -131,14 +131,14 @@ class Host(asyncio.BaseEventLoop):
         self._collect_timers()
         self._is_turning = True
         self.clock.skew = self.skew
-        events._set_running_loop(self)
+        events._set_running_loop(self)  # noqa: SLF001
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
         try:
             done = self._run_ready()
         finally:
             sys.set_asyncgen_hooks(*hooks)
-            events._set_running_loop(None)
+            events._set_running_loop(None)  # noqa: SLF001
             self.clock.skew = 0.0
             self._is_turning = False
         if self._callbacks_left <= 0:
@@ -151,14 +151,14 @@ class Host(asyncio.BaseEventLoop):
         if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(scheduled):
             for handle in scheduled:
                 if handle.cancelled():
-                    handle._scheduled = False
+                    handle._scheduled = False  # noqa: SLF001
             scheduled[:] = [handle for handle in scheduled if not handle.cancelled()]
             heapq.heapify(scheduled)
             self._timer_cancelled_count = 0
         end = self.clock.now + 1e-9
         while scheduled and (scheduled[0].cancelled() or scheduled[0].when() <= end):
             handle = heapq.heappop(scheduled)
-            handle._scheduled = False
+            handle._scheduled = False  # noqa: SLF001
             if handle.cancelled():
                 self._timer_cancelled_count -= 1
             else:
@@ -175,7 +175,7 @@ class Host(asyncio.BaseEventLoop):
                 break
             self._callbacks_left -= 1
             done += 1
-            handle._run()
+            handle._run()  # noqa: SLF001
         self.clock.steps += done
         return done
 
@@ -220,7 +220,7 @@ class Host(asyncio.BaseEventLoop):
         return False
 
     def _timer_handle_cancelled(self, handle: Any) -> None:
-        if handle._scheduled:
+        if handle._scheduled:  # noqa: SLF001
             self._timer_cancelled_count += 1
 
     def _process_events(self, event_list: Any) -> None:

@@ -73,7 +73,7 @@ def registered() -> set[tuple[str, str, tuple[str, ...]]]:
             (kind,) = (name for base, name in KINDS.items() if isinstance(metric, base))
             (family,) = metric.describe()
             suffix = "_total" if kind == "counter" else ""
-            labels = tuple(metric._labelnames)
+            labels = tuple(metric._labelnames)  # noqa: SLF001
             found.add((family.name + suffix, kind, labels))
     return found
 
