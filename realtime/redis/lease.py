@@ -21,7 +21,7 @@ _RELEASE = script(
 
 
 class Lease:
-    """A named lease of so many seconds, renewed by asking for it again."""
+    """A named lease that lasts for a number of seconds, and is renewed by asking for it again."""
 
     def __init__(self, name: str, seconds: float) -> None:
         self.name = name
@@ -36,11 +36,11 @@ class Lease:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it is held and need not be renewed yet."""
+        """Whether the lease is held and need not be renewed yet."""
         return asyncio.get_running_loop().time() < self._held_until - self.seconds * 0.75
 
     async def hold(self) -> bool:
-        """Take or renew the lease; False while somebody else has it. Raises `redis.RedisError`."""
+        """Take or renew the lease; False while another holder has it. Raises `redis.RedisError`."""
         if self.is_fresh:
             return True
         now = asyncio.get_running_loop().time()
@@ -49,6 +49,6 @@ class Lease:
         return bool(held)
 
     async def release(self) -> None:
-        """Let somebody else have it at once. Raises `redis.RedisError`."""
+        """Give up the lease, so that another holder can have it at once. Raises `redis.RedisError`."""
         self._held_until = 0.0
         await run(_RELEASE, [key("lease", self.name)], [self.holder])

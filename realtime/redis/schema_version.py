@@ -1,7 +1,8 @@
-"""Which layout the keys in Redis have, so that two versions that would not understand each other never share them.
+"""The schema version of the keys in Redis, so that two incompatible versions of the server never share them.
 
-Within one layout any two versions run side by side: that is how an upgrade goes unnoticed. A version that finds another
-layout than its own behaves as if there were no Redis: it lets nobody in, delivers nothing, judges nobody, and says why.
+Versions of the server with the same schema version run side by side, so that an upgrade goes unnoticed. A server that
+finds another schema version behaves as if there were no Redis: it refuses handshakes, delivers nothing, decides on no
+user's presence, and says why.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from redis.exceptions import RedisError
 from realtime.redis.client import execute, key
 
 LAYOUT = 1
-"""Raised when a key, a script's answer, or a message between processes changes so that the version before would take it
-for something else. What only adds to them is the same layout."""
+"""Raised when a key, a script's answer, or a message between instances changes so that the previous version would
+misread it. Additions keep the number."""
 
 
 class OtherSchemaVersion(RedisError):
-    """This Redis is in use by a version that writes it differently."""
+    """Another schema version is in use in this Redis."""
 
 
 async def claim() -> None:
-    """Say which layout this is, unless it is said. Raises `OtherSchemaVersion`, or `redis.RedisError`."""
+    """Write the schema version, or compare it. Raises `OtherSchemaVersion`, or `redis.RedisError`."""
     name = key("layout")
     found: Any = await execute("GET", name)
     if found is None:  # first a read: it passes even when Redis is full

@@ -13,19 +13,19 @@ READ_FIRST = 100
 """Entries of a stream that are read at once when it was quiet."""
 READ_MOST = 500
 READ_BYTES = 1 << 20
-"""What is read at once is about so much at most."""
+"""About the most bytes that are read at once."""
 READ_BLOCK = 0.2
-"""Seconds a read waits for news: under the bridge's lease, so that it is renewed in time."""
+"""Seconds that a read waits for new entries: less than the bridge's lease, which is renewed in time."""
 
 Entries = tuple[bytes, list[Any]]
 """A stream and its new entries."""
 
 
 class ReadSize:
-    """How many entries are read at once: as many as there are, but few of large ones.
+    """The number of entries that are read at once: many small ones, or few large ones.
 
-    After a failure it is half as many, and then one more each time, as TCP does, so that a slow link fails seldom.
-    (Until the stream has been quiet: then the trouble may be over.)
+    After a failure the number is halved, and then grows by one at a time, as TCP's window does, so that a slow link
+    fails seldom. (Until the stream has been quiet: then the cause may be gone.)
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class ReadSize:
         self._most = READ_MOST
 
     def adapt(self, found: Sequence[Entries]) -> bool:
-        """Learn from what was read. Returns whether there is more, as far as that can be told."""
+        """Adapt to the size of what was read. Returns whether there are probably more entries."""
         sizes = [sum(map(len, fields)) for _, entries in found for _, fields in entries]
         is_full = any(len(entries) >= self.count for _, entries in found)
         self._most = min(self._most + 1, READ_MOST) if is_full else READ_MOST
@@ -42,12 +42,12 @@ class ReadSize:
         return is_full
 
     def failed(self) -> None:
-        """Perhaps it was too much at once."""
+        """Halve the number: perhaps a batch was too large."""
         self.count = self._most = max(self.count // 2, 1)
 
 
 class Reading:
-    """What is behind the cursors, with one command for all streams."""
+    """Reads the entries behind the cursors, with one command for all streams."""
 
     def __init__(self, pipes: Pipes) -> None:
         self._pipes = pipes
@@ -55,25 +55,25 @@ class Reading:
     def read(
         self, cursors: Mapping[bytes, bytes], count: int, *, wait: bool = False
     ) -> Awaitable[Sequence[Entries]]:
-        """Read `count` entries of each stream at most. It is on its way when this returns.
+        """Read `count` entries of each stream at most. The command has been sent when this returns.
 
-        With `wait` it gives news a moment to come. Raises `redis.RedisError`.
+        With `wait` it waits for new entries for `READ_BLOCK` seconds. Raises `redis.RedisError`.
         """
         return self._pipes.to("").send(*_xread(cursors, count, wait))
 
     def close(self) -> None:
-        """Give back what it has of its own."""
+        """Close the connections that belong to this reader."""
 
 
 class ReadEach(Reading):
-    """In a Cluster a stream has a slot of its own: one read each, and whichever brings something is handed on."""
+    """Reads each stream of a Cluster on its own, since each has a slot; returns the entries that come first."""
 
     def __init__(self) -> None:
         self._own: dict[bytes, Pipes] = {}
-        """What is sent behind a read that waits, waits too."""
+        """Connections by stream: a command behind a read that waits would wait, too."""
         self._under_way: dict[bytes, asyncio.Future[Any]] = {}
         self._waits: set[bytes] = set()
-        """Streams whose read was sent to wait for news."""
+        """Streams whose read waits for new entries."""
 
     def read(
         self, cursors: Mapping[bytes, bytes], count: int, *, wait: bool = False
@@ -100,7 +100,7 @@ class ReadEach(Reading):
 
 
 def reading(pipes: Pipes) -> Reading:
-    """The reading that fits where Redis is."""
+    """The reader that fits the topology."""
     return Reading(pipes) if topology().spans_keys else ReadEach()
 
 
