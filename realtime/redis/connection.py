@@ -152,8 +152,8 @@ class Session(asyncio.Protocol, ABC):
     """Talks to one server, over one connection at a time, which is opened when there is something to send.
 
     Everything that is sent in one turn of the loop is one write. `on_trouble` is called when the server cannot be
-    reached or its connection has ended. A connection is dead after `timeout` seconds without an answer while one was due
-    (`Liveness`).
+    reached or its connection has ended. A connection is dead after `timeout` seconds without an answer while one was
+    due (`Liveness`).
     """
 
     name: str
