@@ -77,7 +77,8 @@ class FanOut:
 def _fan_out(group: Group) -> Iterator[bool]:
     """Hand out all that waits in a group, a slice of its members at each step.
 
-    An item goes to those who are members when its turn comes. A mistake ends the item, not the fan-out of the room.
+    An item goes to the members that the group has when the item's turn comes. An exception ends the item, not the
+    fan-out of the room.
     """
     while group.waiting:
         item = group.next_item()

@@ -25,8 +25,8 @@ COMPARE_BATCH = 500
 class GapRepair:
     """Knows what may have been missed in the groups of an event loop, and repairs it.
 
-    Orders (revocations and the like) come through groups that are no rooms. While a subscription of such a group is
-    lost, nothing of any room is written. `is_lost` says whether the subscription of a channel is lost.
+    Orders (revocations, expulsions, disconnects) come through groups that are no rooms. While a subscription of such a
+    group is lost, nothing of any room is written. `is_lost` says whether the subscription of a channel is lost.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class GapRepair:
             self.on_restored(())
 
     def compare_all(self) -> None:
-        """Compare every room with its history, however long that takes."""
+        """Compare every room with its history; a failure is retried until all are compared."""
         groups = tuple(self._groups.values())
         self._tasks.supervise("compare", lambda: self._compare(groups))
 

@@ -1,4 +1,4 @@
-"""The log of each room: what was published in it lately, in order, and where it ends.
+"""The history of each room: its latest publications, in order, and where it ends.
 
 A position (`offset` on the wire) is a number of microseconds of Redis' clock that is never used twice in a room,
 so that a Redis that lost its newest writes cannot hand out an old one again. Recovery is all or nothing, after
@@ -26,17 +26,17 @@ from realtime.redis.pipelining import Pipes, begin, pipes
 from realtime.redis.topology import topology
 
 ROOM_SECONDS = 7 * 86400
-"""A room in which nothing happens is remembered for so long."""
+"""How long a room is remembered in which nothing is published."""
 MARKER_SECONDS = 600
-"""Messages with an `id` delivered within so long before are duplicates."""
+"""A message is a duplicate if one with the same `id` was delivered within this time before."""
 
 ROOM_BYTES = 64
-"""Roughly what a room takes in a command, besides its part of the frame."""
+"""Roughly the size of a room in a command, besides its part of the frame."""
 SLOTS_BYTES = 4 << 20
-"""Bodies that are on their way to the slots of a Cluster at once."""
+"""Size of the bodies that are on their way to the slots of a Cluster at once."""
 
 READ_BYTES = 64 * 1024
-"""Of a history that are read, and written to a client, before the client has to read."""
+"""Size of what is read from a history, and written to a client, before the server waits for the client."""
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _append = script(_SCRIPTS / "append.lua")
@@ -73,7 +73,7 @@ def _channel(base: str) -> bytes:
 
 
 def _room_seconds() -> int:
-    return max(ROOM_SECONDS, int(conf().history_ttl) + 1)  # never forgotten before its log
+    return max(ROOM_SECONDS, int(conf().history_ttl) + 1)  # a room is never forgotten before its history
 
 
 async def append(entries: Sequence[Draft], **options: Any) -> list[list[bytes]]:
@@ -90,15 +90,16 @@ def send_append(
     again: str = "",
     publish: bool = True,
 ) -> asyncio.Future[list[list[bytes]]]:
-    """Append entries to their rooms' logs and publish them, atomically (in a Cluster: slot by slot); then set a cursor.
+    """Append entries to the histories of their rooms and publish them, then set a cursor.
 
-    It has been sent when this returns, so that more can follow in the same write. (In a Cluster it has only begun.)
+    That is one atomic script (in a Cluster one for each slot). The command has been sent when this returns, so that
+    more can follow in the same write. (In a Cluster sending has only begun.)
 
-    The future has the position of each in each of its rooms, empty where it was left out as a duplicate; an empty list
-    when `lease` is somebody else's. Entries of a source up to `again` were appended before, perhaps not everywhere:
-    a room that has nothing of the source leaves out those that are older than itself.
+    The future has the position of each entry in each of its rooms, empty where it was left out as a duplicate; an empty
+    list when another instance holds `lease`. Entries of a source up to `again` were appended before, perhaps not
+    everywhere: a room that has nothing of the source leaves out those that are older than itself.
 
-    Or a `redis.RedisError`: then all, some, or nothing of it was done, and the same call again does what is left.
+    Or it raises a `redis.RedisError`: then all, some, or nothing was done, and the same call again does what is left.
     """
     if not topology().spans_keys:
         return begin(_append_by_slot(pipes, entries, lease, cursor, again=again, publish=publish))
@@ -110,9 +111,9 @@ async def _append_by_slot(
 ) -> list[list[bytes]]:
     """One script a slot, all at once, and the cursor after all of them.
 
-    Whoever dies half-way, or finds one server away, has done some of it. That the same again is harmless does not hang
-    on what is atomic: every room knows the last entry that it took of a source, and the ids that it got, and both are
-    written where the room is.
+    A bridge that dies half-way, or that does not reach one server, has appended some of them. Repeating the call is
+    harmless nevertheless: every room knows the last entry that it took of a source, and the ids that it has had, and
+    both are written on the server that has the room.
     """
     if lease[0] and await pipes.to(lease[0]).send("GET", lease[0]) != lease[1].encode():
         return []

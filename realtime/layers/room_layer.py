@@ -1,6 +1,6 @@
 """The channel layer: Channels' specification on Redis Pub/Sub, and rooms that remember.
 
-There is one SUBSCRIBE per group and process, none per connection. Beyond the specification the layer knows
+There is one SUBSCRIBE per group and instance, none per connection. Beyond the specification the layer knows
 *publications* (`realtime.layers.history`): each has a position, so that a missing one is noticed and read from the
 room's history.
 
@@ -63,7 +63,7 @@ class RoomChannelLayer(BaseChannelLayer):
     # --- Channels --------------------------------------------------------------------------------
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """A channel of this process. Costs nothing until something is sent to it."""
+        """Return a new channel of this instance. It costs nothing until something is sent to it."""
         here = self._here
         await here.liveness.start()
         name = f"{prefix}.{here.id}!{next(here.numbers)}"
@@ -106,10 +106,12 @@ class RoomChannelLayer(BaseChannelLayer):
         queue = here.channels.get(channel)
         if queue is None:
             if not here.owns(channel):
-                raise RuntimeError(f"{channel} belongs to another process")
+                raise RuntimeError(
+                    f"receive() takes a channel of this instance, got {channel!r} of another one"
+                )
             queue = here.channels[channel] = Queue(self.get_capacity(channel), self.expiry)
         if not isinstance(queue, Queue):
-            raise RuntimeError(f"{channel} has an outlet")
+            raise RuntimeError(f"receive() takes a channel without an outlet, got {channel!r}, which has one")
         queue.receivers += 1
         try:
             await here.liveness.start()
@@ -140,16 +142,16 @@ class RoomChannelLayer(BaseChannelLayer):
     # --- Groups ----------------------------------------------------------------------------------
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel of this process; returns once Redis has confirmed.
+        """Add a channel of this instance; returns once Redis has confirmed.
 
-        Raises `RuntimeError` for a channel that was not made in this process and event loop: only the process that
+        Raises `RuntimeError` for a channel that was not made in this instance and event loop: only the instance that
         holds a channel can receive for it. Raises `redis.RedisError`.
         """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         here = self._here
         if channel not in here.channels:
-            raise RuntimeError(f"group_add() wants a channel of this process, got {channel!r}")
+            raise RuntimeError(f"group_add() takes a channel of this instance, got {channel!r}")
         await here.join(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -176,7 +178,7 @@ class RoomChannelLayer(BaseChannelLayer):
             await self._here.publish(channel, payload)
 
     async def flush(self) -> None:
-        """Forget every channel and group of this process."""
+        """Forget every channel and group of this event loop."""
         if here := self._loops.pop():
             await here.close()
 
@@ -189,13 +191,13 @@ class RoomChannelLayer(BaseChannelLayer):
         return history.send_append(pipes, entries, **options)
 
     async def attach(self, mailbox: Mailbox) -> str:
-        """A channel whose messages are handed to `mailbox` at once."""
+        """Return a new channel whose messages are handed to `mailbox` at once."""
         name = await self.new_channel()
         self._here.channels[name] = mailbox
         return name
 
     def detach(self, channel: str) -> None:
-        """The channel is over: it leaves its groups and gets nothing more."""
+        """End a channel: it leaves its groups and gets nothing more."""
         self._here.forget(channel)
 
     async def enter(self, groups: Sequence[str], outlet: Outlet, channel: str) -> list[Listener]:
@@ -207,7 +209,7 @@ class RoomChannelLayer(BaseChannelLayer):
         self._here.exit(listener)
 
     async def missed(self, listener: Listener, since: str) -> int | None:
-        """How many publications came after an offset; None when not all of them are known.
+        """Count the publications after an offset; None when not all of them are known.
 
         The listener then stands at that offset, or at the room's end. Raises `redis.RedisError`.
         """
@@ -217,15 +219,15 @@ class RoomChannelLayer(BaseChannelLayer):
         return await self._here.missed(listener, position)
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
-        """Send an event that is stored nowhere, without waiting for Redis: it may be lost on its way there.
+        """Send an event that is stored nowhere, without waiting for Redis: it may be lost on the way.
 
-        Its sender's name has 32 characters at most. Raises `redis.RedisError` when it is known that only the members
-        in this process got it.
+        The sender's connection id has 32 characters at most. Raises `redis.RedisError` when only the members in this
+        instance have got it.
         """
         await self._here.emit(groups, ephemeral)
 
     async def dead(self, channels: Sequence[str]) -> set[str]:
-        """Channels whose process has ended. Raises `redis.RedisError`."""
+        """Return those channels whose instance has ended. Raises `redis.RedisError`."""
         names = {channel: instance_channel(_instance_of(channel)) for channel in channels}
         processes = sorted(set(names.values()))
         listeners = await asyncio.gather(*map(self._here.pipes.listeners, processes))
@@ -233,12 +235,12 @@ class RoomChannelLayer(BaseChannelLayer):
         return {channel for channel, name in names.items() if name in gone}
 
     def when_restored(self, review: Callable[[float], Awaitable[None]]) -> None:
-        """Await `review(seconds)` when messages to groups may have been lost for so long, before rooms are served."""
+        """Await `review(seconds)` after messages to groups may have been lost for that time, before serving rooms."""
         self._here.repair.reviews.append(review)
 
     @property
     def groups(self) -> set[str]:
-        """The groups with members in this process."""
+        """The groups with members in this event loop."""
         return {group.name for group in self._here.groups.values()}
 
 
@@ -261,6 +263,6 @@ async def _pop(queue: str) -> Any:
 
 
 async def _put_back(queue: str, popping: Awaitable[Any]) -> None:
-    """Redis may have handed out a message that nobody waits for any more."""
+    """Give back a message that Redis handed out after its receiver was cancelled."""
     if found := await popping:
         await client().lpush(queue, found[1])

@@ -1,4 +1,4 @@
-"""Signals from the bridge to every socket process: who must leave what, now."""
+"""Signals to every instance: which connections have to close or to leave a room, now."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class RoomRevoked(msgspec.Struct, frozen=True, kw_only=True, tag="ThreadRevoked"
 
 
 class InstanceDrained(msgspec.Struct, frozen=True, tag=True):
-    """This process has to go, as if it had got SIGTERM."""
+    """Drain an instance, as if it had received SIGTERM."""
 
     instance: str
 
 
 class PresenceChanged(msgspec.Struct, frozen=True, tag=True):
-    """A user's presence changed: the processes that hold their connections remember it."""
+    """A user's presence changed: the instances that hold their connections remember it."""
 
     user_id: str
     status: str
@@ -64,7 +64,7 @@ Signal = UserDisconnected | TokenRevoked | RoomRevoked | InstanceDrained | Prese
 
 
 async def broadcast(signal: Signal) -> None:
-    """Tell every socket process. Raises `redis.RedisError` when Redis is down."""
+    """Send a signal to every instance. Raises `redis.RedisError` when Redis is down."""
     layer: Any = get_channel_layer()
     await layer.group_send(
         CONTROL_GROUP, {"type": "control.signal", "signal": msgspec.to_builtins(signal, enc_hook=str)}

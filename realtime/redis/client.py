@@ -1,4 +1,4 @@
-"""Redis: how the hot path asks it (`execute`, `run`, `mget`), redis-py's clients for the rest, and key names."""
+"""Commands of the hot path (`execute`, `run`, `mget`), redis-py's clients for everything else, and key names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from realtime.redis.topology import topologies, topology
 from realtime.redis.url import Location, parse
 from realtime.tasks.per_loop import PerLoop
 
-# redis-py's own defaults changed between majors (pool of 100 that raises, 5 s socket timeout): say what we mean.
+# redis-py's defaults changed between major versions (a pool of 100 that raises, a socket timeout of 5 s).
 POOL = 32
 _BACKOFF = FullJitterBackoff(cap=0.5, base=0.05)
 _OPTIONS: Any = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "health_check_interval": 15}
@@ -34,12 +34,12 @@ _POOL_OPTIONS: Any = {"max_connections": POOL, "timeout": TIMEOUT}
 
 
 def location() -> Location:
-    """Where Redis is."""
+    """The parsed `REDIS_URL`."""
     return parse(conf().redis_url)
 
 
 def client() -> aioredis.Redis:
-    """redis-py's client of the running loop. Waits for a free connection rather than opening ever more."""
+    """redis-py's client of the running loop. It waits for a free connection rather than opening more than `POOL`."""
     return _clients()
 
 
@@ -58,7 +58,7 @@ def _one_server() -> aioredis.Redis:
 
 
 async def close() -> None:
-    """Give back what the running loop has taken."""
+    """Close the connections of the running loop."""
     pipes.end()
     topologies.end()
     if (taken := _clients.pop()) is not None:
@@ -102,7 +102,7 @@ _sync: tuple[str, redis.Redis] | None = None
 
 
 def is_cancelled() -> bool:
-    """Whether the running task was asked to end; a loop around Redis calls has to look.
+    """Whether the running task was asked to end; a loop around Redis calls has to check it.
 
     Before Python 3.12 `asyncio.wait_for`, with which redis-py sends, can swallow a cancellation
     (https://github.com/python/cpython/issues/86296).
@@ -124,9 +124,9 @@ def script(source: Path | bytes) -> AsyncScript:
 async def execute(*command: Argument, at: str | bytes | None = None) -> Any:
     """Send one command over the loop's pipes, to the server of its key: the first argument, or `at`.
 
-    The only retry rule there is, also of `run` and `mget`: when the connection was lost, or the server is not the
-    primary any more, everything is sent once more. It may be done twice then, so it has to be something that may be.
-    `Pipes` themselves send nothing twice.
+    This is the only retry rule, also for `run` and `mget`: when the connection was lost, or the server is not the
+    primary any more, the command is sent once more. It may then be done twice, so that has to be harmless. `Pipes`
+    themselves send nothing twice.
 
     Raises `redis.RedisError`.
     """
@@ -139,10 +139,10 @@ async def execute(*command: Argument, at: str | bytes | None = None) -> Any:
 
 
 async def run(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
-    """Run a Lua script by its hash; one that Redis does not know (any more) is sent again. Raises `redis.RedisError`.
+    """Run a Lua script by its hash; a script that Redis does not know is sent whole. Raises `redis.RedisError`.
 
-    In a Cluster all keys must be of one batch (`Topology.batches`), and real ones: what is not here (any more) while a
-    slot moves is where it goes. As with `execute`, it may be run twice.
+    In a Cluster all keys must be of one batch (`Topology.batches`), and real ones: while a slot moves, a key that is
+    not at its old server is looked for at the new one. As with `execute`, the script may be run twice.
     """
     where = keys[0] if keys else ""
     try:
@@ -158,12 +158,12 @@ _AGAIN = (RedisConnectionError, ReadOnlyError)
 
 
 async def _pause() -> None:
-    """Many lose Redis together, and should not come back together."""
+    """Wait a random time: many connections lose Redis together, and should not come back together."""
     await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311
 
 
 def run_sync(script: AsyncScript, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
-    """The same from synchronous code."""
+    """`run` from synchronous code."""
     try:
         return sync_client().evalsha(script.sha, len(keys), *keys, *arguments)
     except NoScriptError:
@@ -190,7 +190,7 @@ def publish_sync(channel: str | bytes, payload: bytes) -> int:
 async def in_batches(
     keys: Sequence[str], ask: Callable[[Sequence[int]], Awaitable[Sequence[Any]]]
 ) -> list[Any]:
-    """One answer a key, asked for batch by batch, all at once. Raises what the first batch raised that failed."""
+    """Return one answer per key, asked for in batches, all at once. Raises what the first failed batch raised."""
     parts = topology().batches(keys)
     if len(parts) == 1:
         return list(await ask(parts[0]))
@@ -205,5 +205,5 @@ async def in_batches(
 
 
 async def mget(keys: Sequence[str]) -> list[Any]:
-    """MGET, whichever servers the keys have. Raises `redis.RedisError`."""
+    """MGET, also of keys on different servers. Raises `redis.RedisError`."""
     return await in_batches(keys, lambda part: execute("MGET", *[keys[number] for number in part]))

@@ -1,9 +1,9 @@
-"""redis-py's clients for a Redis Cluster, for what is sent now and then (`realtime.redis.topology` knows its servers).
+"""redis-py's clients for a Redis Cluster, for commands off the hot path (`realtime.redis.topology` knows its servers).
 
-What they raise when no server can be reached is not a RedisError: here it is one. The asyncio client closes all
-connections when it looks at the Cluster anew, also those that are in use; `reinitialize_steps=0` keeps it from doing
-so for a slot that has moved. Both forget the addresses that they were given for those that these told them: after a
-failure they are asked again.
+The exceptions that they raise when no server can be reached are no RedisErrors: here they become some. The asyncio
+client closes all connections, also those in use, when it reads the slots anew; `reinitialize_steps=0` keeps it from
+doing so for a slot that has moved. Both clients replace the addresses that they were given by those that the servers
+report: after a failure the given addresses are asked again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from realtime.redis.topology import FAILURES
 from realtime.redis.url import Location
 
 CONNECTIONS = 1000
-"""Connections to a server; a command beyond it fails."""
+"""Connections to a server; a command that needs another one fails."""
 
 
 class _Cluster(AsyncRedisCluster):
@@ -34,7 +34,7 @@ class _Cluster(AsyncRedisCluster):
             raise self.failed(error) from error
 
     def failed(self, error: Exception) -> RedisConnectionError:
-        """The next attempt asks those in `REDIS_URL`, too."""
+        """Let the next attempt ask the servers in `REDIS_URL`, too."""
         for node in self.startup_nodes:
             self.nodes_manager.startup_nodes.setdefault(node.name, node)
         return RedisConnectionError(str(error))
@@ -60,7 +60,7 @@ class _Pipeline(AsyncClusterPipeline):
 
 
 def client(location: Location, **options: Any) -> aioredis.Redis:
-    """A client for asynchronous code that takes what is asked of `redis.asyncio.Redis` here."""
+    """A client for asynchronous code, with the methods of `redis.asyncio.Redis` that this project uses."""
     made = _Cluster(
         startup_nodes=[AsyncClusterNode(*node) for node in location.nodes],
         require_full_coverage=False,
@@ -82,7 +82,7 @@ class _SyncCluster(RedisCluster):
 
 
 def sync_client(location: Location, **options: Any) -> redis.Redis:
-    """The same for synchronous code. Raises `redis.RedisError` when no server answers."""
+    """A client for synchronous code. Raises `redis.RedisError` when no server answers."""
     nodes = [ClusterNode(*node) for node in location.nodes]  # type: ignore[no-untyped-call]
     arguments = {**options, **_arguments(location, location.sync_arguments())}
     try:
@@ -94,7 +94,7 @@ def sync_client(location: Location, **options: Any) -> redis.Redis:
 
 
 def _arguments(location: Location, parsed: dict[str, Any]) -> dict[str, Any]:
-    """What an URL says, as the clients for Clusters take it."""
+    """The arguments in a URL, as the clients for Clusters take them."""
     skipped = {"host", "port", "db", "connection_class"}
     arguments = {
         name: value for name, value in parsed.items() if name not in skipped

@@ -27,7 +27,7 @@ TIMEOUT = 5.0
 `socket_connect_timeout` and `socket_timeout` in `REDIS_URL` override it.
 """
 TICKS = 4
-"""Looks at a connection per time-out."""
+"""How often a connection is checked per time-out."""
 
 Argument = str | bytes | int | float | memoryview
 
@@ -41,7 +41,7 @@ _ERRORS: dict[str, type[RedisError]] = {
     "MOVED": exceptions.MovedError,
     "ASK": exceptions.AskError,
 }
-"""What a caller, or a connection, has to tell from other refusals by Redis."""
+"""Errors that a caller, or a connection, has to distinguish from other refusals by Redis."""
 
 
 def pack(*command: Argument) -> bytes:
@@ -53,7 +53,7 @@ def pack(*command: Argument) -> bytes:
 def make_connection(location: Location, server: Address | None, timeout: float | None) -> Any:
     """A connection of redis-py's that belongs to no pool, not connected yet. `server` is for a Cluster.
 
-    No client: one closes its connection in a task of its own, which may never get to run.
+    It is not redis-py's client, which closes its connection in a task of its own that may never run.
     """
     arguments = {"socket_connect_timeout": TIMEOUT, **location.arguments(), "socket_timeout": timeout}
     if timeout is not None:
@@ -70,9 +70,9 @@ def patience() -> float:
 
 
 async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> asyncio.StreamWriter:
-    """Let `protocol` have a connection to Redis: the answer's `transport`. The answer is to be kept as long.
+    """Open a connection to Redis and let `protocol` receive from it. Keep the returned writer while it is in use.
 
-    `server` says which one, if there are several.
+    `server` says to which server, if there are several.
 
     Raises `redis.RedisError` or `OSError`.
     """
@@ -91,19 +91,19 @@ async def connect(protocol: asyncio.Protocol, server: Address | None = None) -> 
     connection._reader = connection._writer = None  # noqa: SLF001
     writer.transport.set_protocol(protocol)
     if reader.at_eof() or writer.is_closing():
-        # Its end was told to redis-py's protocol, and will not be told again.
+        # redis-py's protocol was notified of the end, and ours will not be.
         writer.transport.abort()
         raise exceptions.ConnectionError("redis closed the connection")
     return writer
 
 
 class Liveness:
-    """Judges whether Redis is still there at the other end of a connection.
+    """Finds out whether Redis still answers at the other end of a connection.
 
-    It looks at the connection `TICKS` times per time-out, and calls `on_dead` after more than that many looks in a row
-    at which an answer was due (`is_due`, which may ask for one) and nothing had been heard since the look before.
-    Between two looks the loop reads at least once. A look that comes late starts the judgement anew: the loop was
-    blocked, or the process suspended, so a connection is never found dead while this process did not read from it.
+    It checks the connection `TICKS` times per time-out, and calls `on_dead` after more than that many checks in a row
+    at which an answer was due (`is_due`, which may ask for one) and nothing had arrived since the check before. Between
+    two checks the loop reads at least once. A check that comes late starts the count anew: the loop was blocked, or the
+    process suspended, so a connection is never found dead while this process did not read from it.
     """
 
     def __init__(self, timeout: float, is_due: Callable[[], bool], on_dead: Callable[[], None]) -> None:
@@ -116,17 +116,17 @@ class Liveness:
         self._silent = 0
 
     def watch(self) -> None:
-        """Begin to look. It ends by itself when no answer is due any more."""
+        """Begin to check. This ends by itself when no answer is due any more."""
         if self._timer is None:
             self._silent = 0
             self._schedule()
 
     def heard(self) -> None:
-        """Something has come."""
+        """Something has arrived."""
         self._silent = 0
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -149,11 +149,11 @@ class Liveness:
 
 
 class Session(asyncio.Protocol, ABC):
-    """Talks to one server, over one connection at a time, which is made when there is something to send.
+    """Talks to one server, over one connection at a time, which is opened when there is something to send.
 
-    What is to be sent in one turn of the loop is one write. `on_trouble` is called when the server cannot be reached or
-    its connection has ended. A connection is dead after `timeout` seconds without an answer while one was due
-    (`Liveness`).
+    Everything that is sent in one turn of the loop is one write. `on_trouble` is called when the server cannot be
+    reached or its connection has ended. A connection is dead after `timeout` seconds without an answer while one was
+    due (`Liveness`).
     """
 
     name: str
@@ -179,7 +179,7 @@ class Session(asyncio.Protocol, ABC):
 
     @abstractmethod
     def outgoing(self) -> bytes:
-        """All that waits to be sent: it is written now."""
+        """Return everything that waits to be sent: it is written now."""
 
     @abstractmethod
     def on_replies(self, next_reply: Callable[[], Any]) -> None:
@@ -187,7 +187,7 @@ class Session(asyncio.Protocol, ABC):
 
     @abstractmethod
     def on_failure(self, error: BaseException, lasted: float | None) -> None:
-        """A connection has ended after so many seconds; None: it could not be made."""
+        """A connection has ended after `lasted` seconds; None: it could not be opened."""
 
     async def pause(self) -> None:
         """Wait before an attempt to connect."""
@@ -211,7 +211,7 @@ class Session(asyncio.Protocol, ABC):
             self._liveness.watch()
 
     def close(self) -> None:
-        """Give the connection back; nothing is called any more."""
+        """Close the connection; no callback is called any more."""
         self._is_closed = True
         if self._connecting is not None:
             self._connecting.cancel()
@@ -248,7 +248,7 @@ class Session(asyncio.Protocol, ABC):
         self.end(exceptions.ConnectionError("redis does not answer"))
 
     def end(self, error: BaseException) -> None:
-        """Give up the connection, for this reason."""
+        """Give up the connection because of an error."""
         if self._writer is not None:
             self._drop()
             self._failed(error, self._loop.time() - self._opened_at)
@@ -274,8 +274,8 @@ def _error(text: str) -> RedisError:
 
 
 def refuse(future: asyncio.Future[Any], error: BaseException) -> None:
-    """Let something that waits fail with a `redis.RedisError`, unless it is done."""
+    """Let a future fail with a `redis.RedisError`, unless it is done."""
     if not future.done():
         failure = error if isinstance(error, RedisError) else exceptions.ConnectionError(spelled(error))
         future.set_exception(failure)
-        future.exception()  # it may be that nothing waits any more
+        future.exception()  # else asyncio logs it when nothing waits for the future

@@ -1,12 +1,12 @@
-"""Connections to Redis that answer in order: what is sent in one turn of the loop is one write.
+"""Pipelined connections to Redis: everything that is sent in one turn of the loop is one write, answered in order.
 
-For what is sent for every message and every handshake. redis-py's way of sending a command, made for comfort, costs
-several times what delivering a message costs.
+They carry the commands of every message and every handshake: a command over redis-py's client costs several times as
+much as the delivery of a message.
 
-What was sent and has no answer when its connection is lost may have been done or not: it fails, and is not sent again
-here. What was not written yet, or what Redis says it has not done (MOVED, ASK, TRYAGAIN), is sent again. Only a script
-does not follow an ASK: it may name its keys by their first part, which is never there, and then a room of which nothing
-has been moved yet would begin anew at the other server.
+A command that has no answer when its connection is lost may have been done or not: it fails, and is not sent again
+here. A command that was not written yet, or that Redis says it has not done (MOVED, ASK, TRYAGAIN), is sent again. Only
+a script does not follow an ASK: it may name its keys by their first part, which never exists, and then a room of which
+nothing has been moved yet would begin anew at the other server.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from realtime.tasks.per_loop import PerLoop
 T = TypeVar("T")
 
 ATTEMPTS = 16
-"""Servers that send a command on to each other do not agree (yet) who has its slot: it fails."""
+"""How often a command is sent: servers that redirect it to each other do not agree on its slot (yet)."""
 COMMAND_BYTES = 500
-"""Roughly what a command takes besides its text, until it is answered."""
+"""Roughly the memory that a command takes besides its text, until it is answered."""
 TRY_AGAIN_SECONDS = 0.05
-"""A slot moves; the keys of a command are partly here and partly there."""
+"""Pause before a command is repeated whose keys are on two servers, because their slot is being moved."""
 
 
 @dataclass(slots=True)
 class Command:
-    """A command, and who waits for its answer."""
+    """A command, and the future that gets its answer."""
 
     packed: bytes
     future: asyncio.Future[Any]
     whole: Callable[[], bytes] | None = None
-    """Of a script that is named by its hash: the same with the script itself."""
+    """For a script that is named by its hash: packs the command with the script itself."""
     attempts: int = 0
 
     @property
@@ -52,10 +52,10 @@ class Command:
 
 
 class Pipes:
-    """A pipe to each server, made when something is sent to it.
+    """A pipelined connection to each server, opened when something is sent to it.
 
-    With `once` a connection that is lost is the end of all of them, also when nothing was on its way: Redis may have
-    lost what it had told over it.
+    With `once` all of them are closed when one is lost, also when no command was on its way: Redis may have lost what
+    it had acknowledged before.
     """
 
     def __init__(self, *, once: bool = False) -> None:
@@ -75,7 +75,7 @@ class Pipes:
         return self._at(self._topology.owner(key))
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[Any]:
-        """Send it to all that have subscribed to the channel."""
+        """Publish to all connections that have subscribed to the channel."""
         return self.to(channel).send(self._topology.publish_command, channel, payload)
 
     async def listeners(self, channel: bytes) -> int:
@@ -84,23 +84,23 @@ class Pipes:
         return count
 
     async def answer(self) -> None:
-        """Return when all servers have answered. Raises `redis.RedisError`: one of them is away."""
+        """Return when all servers have answered. Raises `redis.RedisError` when one of them does not."""
         await asyncio.gather(*[self._at(server).send("PING") for server in self._topology.servers()])
 
     def flush(self) -> None:
-        """Write what was sent now, not at the end of this turn of the loop."""
+        """Write at once, not at the end of this turn of the loop."""
         for pipe in self._pipes.values():
             pipe.flush()
 
     def close(self) -> None:
-        """Give the connections back; what has no answer yet fails, and so does what is sent from now on."""
+        """Close the connections; commands without an answer fail, and so does what is sent from now on."""
         self.is_closed = True
         self._topology.on_change.discard(self._follow)
         for pipe in self._pipes.values():
             pipe.close()
 
     def _follow(self) -> None:
-        """Servers may have left."""
+        """Close the connections to servers that have left."""
         for server in self._pipes.keys() - self._topology.servers():
             if not self._pipes[server].size:
                 self._pipes.pop(server).close()
@@ -114,7 +114,7 @@ class Pipes:
         return pipe
 
     def _redirect(self, error: AskError, command: Command) -> None:
-        """A server that does not serve the key (any more) says which one does."""
+        """Follow a server that does not serve the key (any more) and says which one does."""
         pipe = self._at((error.host, error.port))
         if not isinstance(error, MovedError):
             pipe.send("ASKING")
@@ -122,7 +122,7 @@ class Pipes:
 
 
 pipes: PerLoop[Pipes] = PerLoop(Pipes, Pipes.close)
-"""Those that all of an event loop share. A command that waits in Redis (BLOCK) needs `Pipes()` of its own."""
+"""The connections that an event loop shares. A command that waits in Redis (BLOCK) needs `Pipes()` of its own."""
 
 
 def _raise(error: AskError, command: Command) -> None:
@@ -130,7 +130,7 @@ def _raise(error: AskError, command: Command) -> None:
 
 
 class Pipe(Session):
-    """The connection to one server. `redirect` takes a command that belongs to another one."""
+    """The pipelined connection to one server. `redirect` takes a command that belongs to another one."""
 
     name = "pipe"
 
@@ -146,7 +146,7 @@ class Pipe(Session):
         self._on_loss = on_loss
         self._unwritten: list[Command] = []
         self._written: deque[Command] = deque()
-        """What the open connection owes an answer to."""
+        """Commands that the open connection has not answered yet."""
         self.size = 0
         """Bytes that commands without an answer take."""
 
@@ -167,7 +167,7 @@ class Pipe(Session):
         return future
 
     def resend(self, command: Command) -> None:
-        """Send a command that somebody waits for already."""
+        """Send a command whose future exists already."""
         if self._is_closed:
             refuse(command.future, exceptions.ConnectionError("closed"))
             return
@@ -181,7 +181,7 @@ class Pipe(Session):
         return b"".join([command.packed for command in commands])
 
     def close(self) -> None:
-        """Give the connection back; what has no answer yet fails, and so does what is sent from now on."""
+        """Close the connection; commands without an answer fail, and so does what is sent from now on."""
         super().close()
         for command in (*self._written, *self._unwritten):
             refuse(command.future, exceptions.ConnectionError("closed"))
@@ -230,7 +230,7 @@ class Pipe(Session):
 
     @staticmethod
     def _once_more(command: Command, error: RedisError, resend: Callable[[Command], object]) -> None:
-        """Redis has not done it. When that has been so too often, it fails."""
+        """Redis has not done the command: repeat it, unless that has been tried `ATTEMPTS` times."""
         command.attempts += 1
         if command.attempts > ATTEMPTS:
             refuse(command.future, error)
@@ -239,7 +239,7 @@ class Pipe(Session):
 
 
 def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Do something whose failure is for who waits for it, if anybody still does."""
+    """Start work whose failure concerns only the code that awaits the task, if it still does."""
     task = asyncio.ensure_future(work)
     # Else asyncio logs that it was never retrieved.
     task.add_done_callback(lambda done: None if done.cancelled() else done.exception())

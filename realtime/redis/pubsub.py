@@ -1,4 +1,4 @@
-"""One Pub/Sub connection: batched, never paused, proven alive, and mended when Redis comes back."""
+"""One Pub/Sub connection: batched, never paused, checked for liveness, and restored when Redis comes back."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 LONGEST_PAUSE = 1.0
 """Seconds between two attempts to connect."""
 PROVEN_SECONDS = 10.0
-"""A connection that lasted so long makes up for the failures before it."""
+"""After a connection that lasted this long, failures are counted from the start."""
 TAKEN_SECONDS = 1.0
-"""A Cluster tells us within so long where a channel went, unless its servers do not agree yet."""
+"""Time for a Cluster to say which server has a channel now, before the former server is asked again."""
 
 Message = tuple[bytes, bytes]
 """Channel and payload."""
@@ -34,10 +34,10 @@ def silence_limit() -> float:
 
 @dataclass(slots=True)
 class _Channel:
-    """What is wanted of a channel, and what the open connection has been told about it."""
+    """Whether a channel is wanted, and which commands about it the open connection has been sent."""
 
     ready: asyncio.Future[None]
-    """Done while Redis has it subscribed, and when it is not wanted any more."""
+    """Done while Redis has the channel subscribed, and when it is not wanted any more."""
     is_wanted: bool = False
     is_asked: bool = False
     """The last command about it was SUBSCRIBE."""
@@ -59,10 +59,10 @@ class Subscription(Session):
     `on_lost` gets the channels that were subscribed, at the moment their connection ends or the server takes them away.
     `on_restored` gets all that were lost and are still wanted, once the last of them is subscribed again: what was
     published in them meanwhile did not come.
-    `on_trouble` is called when the topology should be looked at again.
+    `on_trouble` is called when the topology should be read again.
 
-    A channel is *wanted* from `begin` to `unsubscribe`. Where that is not what the open connection has been told, it is
-    told at the end of the turn of the loop; a new connection is told all that is wanted.
+    A channel is *wanted* from `begin` to `unsubscribe`. Where the open connection has been sent something else, the
+    command follows at the end of the turn of the loop; a new connection subscribes to all wanted channels.
     """
 
     name = "subscription"
@@ -84,9 +84,9 @@ class Subscription(Session):
         self._on_restored = on_restored
         self._channels: dict[bytes, _Channel] = {}
         self._changed: dict[bytes, None] = {}
-        """Channels of which the connection may have to be told."""
+        """Channels for which a command may have to be sent."""
         self._lost: set[bytes] = set()
-        """Lost, and perhaps subscribed again, but `on_restored` has not been told yet."""
+        """Lost, and perhaps subscribed again, but `on_restored` has not been called yet."""
         self._failures = 0
 
     def is_lost(self, channel: bytes) -> bool:
@@ -96,7 +96,7 @@ class Subscription(Session):
     async def subscribe(self, channels: Iterable[bytes]) -> None:
         """Return once all of them are subscribed (or not wanted any more), however long that takes.
 
-        Who is cancelled in it has to `unsubscribe`.
+        A caller that is cancelled has to `unsubscribe`.
         """
         if waiting := [future for future in self.begin(channels) if not future.done()]:
             await asyncio.wait(waiting)
@@ -118,17 +118,17 @@ class Subscription(Session):
     def _want(self, name: bytes, channel: _Channel) -> None:
         channel.is_wanted = True
         channel.ready = self._loop.create_future()
-        self._settle(name, channel)  # perhaps it has never been out
+        self._update(name, channel)  # the subscription may not have been cancelled yet
         self._change(name)
 
     def unsubscribe(self, name: bytes) -> None:
-        """No more of this channel."""
+        """End the subscription of a channel."""
         channel = self._channels.get(name)
         if channel is None or not channel.is_wanted:
             return
         channel.is_wanted = False
         if not channel.ready.done():
-            channel.ready.set_result(None)  # who waits for it may wait for others too
+            channel.ready.set_result(None)  # a caller may wait for several channels
         self._lost.discard(name)
         self._change(name)
 
@@ -142,7 +142,7 @@ class Subscription(Session):
         self._changed[name] = None
         self.schedule()
 
-    def _settle(self, name: bytes, channel: _Channel) -> None:
+    def _update(self, name: bytes, channel: _Channel) -> None:
         if channel.is_wanted:
             if channel.is_confirmed and not channel.ready.done():
                 channel.ready.set_result(None)
@@ -153,7 +153,7 @@ class Subscription(Session):
 
     async def pause(self) -> None:
         if self._failures:
-            # Full jitter (M. Brooker, "Exponential Backoff And Jitter"): many processes lose Redis together.
+            # Full jitter (M. Brooker, "Exponential Backoff And Jitter"): many instances lose Redis together.
             longest = min(LONGEST_PAUSE, 0.05 * 2 ** min(self._failures, 10))
             await asyncio.sleep(random.uniform(0.01, longest))  # noqa: S311
 
@@ -178,7 +178,7 @@ class Subscription(Session):
             self._on_lost(lost)
 
     def outgoing(self) -> bytes:
-        self._tell_restored()  # what is not wanted any more may have been the last that was missing
+        self._report_restored()  # the last channel that was missing may not be wanted any more
         subscribe, unsubscribe = [], []
         changed, self._changed = self._changed, {}
         for name in changed:
@@ -190,7 +190,7 @@ class Subscription(Session):
             elif channel.is_asked and not channel.is_wanted:
                 unsubscribe.append(name)
             channel.is_asked = channel.is_wanted
-            self._settle(name, channel)
+            self._update(name, channel)
         commands = self._commands
         return self._pack(commands.unsubscribe_command, unsubscribe) + self._pack(
             commands.subscribe_command, subscribe
@@ -213,21 +213,22 @@ class Subscription(Session):
                 messages.append((reply[1], reply[2]))
             elif (channel := self._channels.get(reply[1])) is not None:
                 self._on_answer(kind, reply[1], channel)
-        self._tell_restored()
+        self._report_restored()
         if messages:
             self._on_messages(messages)
 
     def _on_answer(self, kind: bytes, name: bytes, channel: _Channel) -> None:
         if kind in {b"subscribe", b"ssubscribe"}:
             channel.unconfirmed = max(channel.unconfirmed - 1, 0)
-            self._settle(name, channel)
+            self._update(name, channel)
         elif kind == b"sunsubscribe" and channel.is_wanted and channel.is_confirmed:
             self._take_away(name, channel)
 
     def _take_away(self, name: bytes, channel: _Channel) -> None:
         """Another server has the slot of this channel now, and the topology is asked which.
 
-        If it is still for us to subscribe later, it came back, or the server will refuse, and all begins anew.
+        If the channel is still ours after `TAKEN_SECONDS`, the slot has come back, or the server refuses and this is
+        repeated.
         """
         channel.is_asked = False
         channel.ready = self._loop.create_future()
@@ -236,7 +237,7 @@ class Subscription(Session):
         self._loop.call_later(TAKEN_SECONDS, self._change, name)
         self._on_trouble()
 
-    def _tell_restored(self) -> None:
+    def _report_restored(self) -> None:
         if self._lost and all(self._channels[name].ready.done() for name in self._lost):
             restored, self._lost = self._lost, set()
             self._on_restored(restored)

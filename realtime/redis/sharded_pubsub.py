@@ -1,4 +1,4 @@
-"""What a process has subscribed to, on whichever servers that is."""
+"""All subscriptions of an event loop, each on the server that has the channel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from realtime.redis.topology import Server, topology
 
 
 def proof_interval() -> float:
-    """Seconds between two looks at the topology: a server that has become a replica does not say so."""
+    """Seconds between two reads of the topology: a server that has become a replica does not say so."""
     return max(min(conf().node_lease / 4, 5.0), 0.2)
 
 
@@ -53,7 +53,7 @@ class Subscriptions:
     async def subscribe(self, channels: Sequence[bytes]) -> None:
         """Return once all of them are subscribed (or not wanted any more), however long that takes.
 
-        Who is cancelled in it has to `unsubscribe`.
+        A caller that is cancelled has to `unsubscribe`.
         """
         for channel in channels:
             if channel not in self._places:
@@ -61,10 +61,10 @@ class Subscriptions:
         await self._topology.known()
         self._start()
         while waiting := [future for future in self._begin(channels) if not future.done()]:
-            await asyncio.wait(waiting)  # one that has moved meanwhile is waited for where it is now
+            await asyncio.wait(waiting)  # a channel that has moved meanwhile has a new future
 
     def unsubscribe(self, channel: bytes) -> None:
-        """No more of this channel."""
+        """End the subscription of a channel."""
         self._waiting.pop(channel, None)
         if subscription := self._servers.get(self._places.pop(channel, None)):
             subscription.unsubscribe(channel)
@@ -74,7 +74,7 @@ class Subscriptions:
         self._topology.on_change.discard(self._follow)
         if self._timer is not None:
             self._timer.cancel()
-        self._places.clear()  # who leaves a group from here on must not bring a connection back
+        self._places.clear()  # a member that leaves from here on must not open a connection
         self._waiting.clear()
         servers, self._servers = self._servers, {}
         for subscription in servers.values():
@@ -96,7 +96,7 @@ class Subscriptions:
         return self._topology.owner(channel) if self._sharded else self._anywhere
 
     def _begin(self, channels: Iterable[bytes], *, lost: bool = False) -> list[asyncio.Future[None]]:
-        """Subscribe to those that are (still) wanted, each where it is served."""
+        """Subscribe to the channels that are (still) wanted, each at its server."""
         by_server: dict[Server, list[bytes]] = {}
         for channel in channels:
             if channel in self._waiting:
@@ -127,7 +127,7 @@ class Subscriptions:
             self._follow()
 
     def _follow(self) -> None:
-        """Slots have moved, and their channels with them; servers have come and gone."""
+        """Move the channels whose slots have moved, and close the subscriptions to servers that have left."""
         servers = self._topology.servers()
         if self._anywhere not in servers:
             self._anywhere = self._topology.any_server()

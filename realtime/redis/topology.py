@@ -28,9 +28,9 @@ Server = Address | None
 """None: the only one there is."""
 
 FAILURES = (RedisClusterException, AttributeError, RuntimeError, LookupError)
-"""Also what redis-py and uvloop raise for a connection closed under a command, and for a slot without a server."""
+"""redis-py and uvloop raise them when a connection is closed under a command, and for a slot without a server."""
 ASK_TIMEOUT = 1.0
-"""Seconds to wait for one server before another one is asked how the Cluster looks."""
+"""Seconds to wait for one server before another one is asked for the slots."""
 PAUSE = 0.1
 """Seconds between two such questions."""
 
@@ -38,8 +38,8 @@ PAUSE = 0.1
 class Topology:
     """The servers as seen by one event loop, and the commands that fit them.
 
-    This one is a single server that has everything. Behind Sentinels it is another one after a failover, found on
-    connecting.
+    This class is a single server that has everything. Behind Sentinels that is another server after a failover, which
+    is found when a connection is opened.
     """
 
     publish_command = "PUBLISH"
@@ -68,21 +68,21 @@ class Topology:
         return {None}
 
     def any_server(self) -> Server:
-        """One of them by chance. A plain SUBSCRIBE at it receives every plain PUBLISH, wherever that is sent."""
+        """A random one of them. A plain SUBSCRIBE at it receives every plain PUBLISH, wherever that is sent."""
         return None
 
     async def known(self) -> None:
-        """Return once the servers are known, however long that takes."""
+        """Return once the servers are known; there is no time-out."""
 
     def refresh(self) -> None:
-        """Something did not go as it should: see how the servers look now."""
+        """Read the topology again, after something failed."""
 
     def batches(self, keys: Sequence[str]) -> list[list[int]]:
         """Which of the keys may go into one command or script, as indexes."""
         return [list(range(len(keys)))]
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """Stop reading the topology."""
 
 
 @lru_cache(maxsize=65536)
@@ -142,7 +142,7 @@ class Cluster(Topology):
             self._looking.cancel()
 
     async def _look_while_asked(self) -> None:
-        """What changes during a look may not be in it: who asks meanwhile gets another one."""
+        """Read the slots; once more if `refresh` was called meanwhile, since a change may have come after the read."""
         while self._is_asked:
             self._is_asked = False
             try:
@@ -201,7 +201,7 @@ _without_loop = lru_cache(maxsize=8)(_make)
 
 
 def topology() -> Topology:
-    """The running loop's. Synchronous code gets one that says which commands and batches fit, not who serves what."""
+    """The running loop's topology. Without a loop it knows commands and batches, but not which server has a key."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

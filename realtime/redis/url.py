@@ -23,7 +23,7 @@ from redis.retry import Retry
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 SENTINEL_TIMEOUT = 0.5
-"""Seconds to wait for one Sentinel before the next one is asked: its host may be the one that has just died."""
+"""Seconds to wait for one Sentinel before the next one is asked: its host may have died with the primary."""
 
 Address = tuple[str, int]
 
@@ -48,28 +48,28 @@ class Location:
     """A parsed `REDIS_URL`."""
 
     url: str
-    """Of the one server; of several, how to talk to each: credentials, database, options."""
+    """The URL of the one server; for several, credentials, database and options of each."""
     sentinels: tuple[Address, ...] = ()
     nodes: tuple[Address, ...] = ()
-    """Of a Cluster, those to ask for the others."""
+    """The servers of a Cluster that are asked for all servers."""
     service: str = ""
-    """What the Sentinels call the primary."""
+    """The Sentinels' name for the primary."""
     username: str | None = None
     """For the Sentinels."""
     password: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """What redis-py's asyncio connections take instead of an URL."""
+        """The arguments of redis-py's asyncio connections."""
         parsed = dict(parse_async_url(self.url))
         return self._arguments(parsed, redis.asyncio.sentinel, self.primary, _greet_async)
 
     def sync_arguments(self) -> dict[str, Any]:
-        """The same for its synchronous ones."""
+        """The arguments of redis-py's synchronous connections."""
         parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
         return self._arguments(parsed, redis.sentinel, self.sync_primary, _greet)
 
     def pool_arguments(self) -> dict[str, Any]:
-        """What the URL says of pools of connections."""
+        """The arguments of connection pools."""
         parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
         return {name: parsed[name] for name in _POOL_OPTIONS & parsed.keys()}
 
@@ -88,7 +88,7 @@ class Location:
         return parsed
 
     async def primary(self) -> Address:
-        """Who is the primary now, as the first Sentinel that answers says. Raises `redis.RedisError`."""
+        """The address of the primary, from the first Sentinel that answers. Raises `redis.RedisError`."""
         retry = AsyncRetry(NoBackoff(), 0)
         options = {**self.sentinel_options, "retry": retry}
         async with redis.asyncio.sentinel.Sentinel(self.sentinels, sentinel_kwargs=options) as sentinel:  # type: ignore[no-untyped-call]
@@ -96,7 +96,7 @@ class Location:
             return host, port
 
     def sync_primary(self) -> Address:
-        """The same from synchronous code."""
+        """`primary` from synchronous code."""
         retry = Retry(NoBackoff(), 0)
         sentinel = redis.sentinel.Sentinel(
             self.sentinels, sentinel_kwargs={**self.sentinel_options, "retry": retry}
@@ -130,7 +130,7 @@ class Location:
 
 @lru_cache(maxsize=8)
 def parse(url: str) -> Location:
-    """Raises `ValueError`; what it says has no password in it."""
+    """Parse a `REDIS_URL`. Raises `ValueError`, whose text never holds a password."""
     url = url.replace("#", "%23")  # an address of Redis has no fragment: it belongs to a password
     scheme, separator, _ = url.partition("://")
     if not separator:
@@ -158,7 +158,7 @@ def parse(url: str) -> Location:
 
 
 def _check_characters(url: str, scheme: str) -> None:
-    """Refuse a password that would be taken for something else. (urllib quotes it in what it says.)"""
+    """Refuse a password that would be parsed as something else. (urllib quotes it in its errors.)"""
     try:
         path = urlsplit(url).path
     except ValueError:
@@ -171,7 +171,7 @@ def _check_characters(url: str, scheme: str) -> None:
 
 
 def _check_options(location: Location) -> None:
-    """Refuse what not every process can use. redis-py takes any option, and raises when it connects."""
+    """Refuse options that do not fit. (redis-py takes any option, and raises when it connects.)"""
     parts = urlsplit(location.url)
     if "@" in parts.query:
         raise ValueError("an @ follows a ?: in a password write ? as %3F, and in an option write @ as %40")
