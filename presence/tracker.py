@@ -126,7 +126,6 @@ class PresenceTracker:
 
     async def choose(self, user_id: str, status: Status) -> None:
         """The user chose a status. Raises `redis.RedisError`."""
-        self._queue.forget_heartbeat(user_id)
         choice = {
             "does": "choose",
             "user": user_id,
