@@ -94,10 +94,6 @@ class OperationQueue:
         """The user's client sent a heartbeat."""
         self._heartbeats.add(user_id)
 
-    def forget_heartbeat(self, user_id: str) -> None:
-        """The user chooses a status, so a heartbeat before that must not follow it."""
-        self._heartbeats.discard(user_id)
-
     def seen(self, user_id: str) -> None:
         """The user's client sent some frame: its record must not expire. Submitted a few times per expiry."""
         self._seen.add(user_id)

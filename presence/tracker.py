@@ -126,14 +126,8 @@ class PresenceTracker:
 
     async def choose(self, user_id: str, status: Status) -> None:
         """The user chose a status. Raises `redis.RedisError`."""
-        self._queue.forget_heartbeat(user_id)
-        choice = {
-            "does": "choose",
-            "user": user_id,
-            "status": status,
-            "reason": "chosen",
-            "at": await _clock(),
-        }
+        choice: dict[str, Any] = {"does": "choose", "user": user_id, "status": status, "reason": "chosen"}
+        choice["at"] = await _clock()
         if not (answer := await self._ask(choice)):
             self._tell_again(user_id)
             answer = await self._ask(choice)

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presence.events import PresenceSet, announcements, parse_transition, set_presence
+from presence import events
+from presence.events import PresenceSet, announcements, parse_transition, set_presence, tell_instances
 from presence.operations import Presentee
 from presence.tracker import PresenceTracker
 from realtime.auth import revocation
 from realtime.conf import conf
+from realtime.layers.signals import PresenceChanged
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.protocol.catalogue import BusContext, catalogue
 from realtime.protocol.payloads import Id
@@ -144,6 +146,31 @@ def test_another_namespace_has_keys_transitions_and_rooms_of_its_own(settings):
 def test_announcement_has_the_data_the_catalogue_promises():
     (delivery,) = announcements(encoded())
     msgspec.convert(data_of(delivery), catalogue().server[delivery.event].payload, dec_hook=lambda k, v: k(v))
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        ({"reason": "timeout"}, [False]),
+        ({"reason": "chosen"}, [True]),
+        ({"reason": "bus"}, [True]),
+        ({"to": "offline", "reason": "logout"}, [False]),
+        ({"from": "away", "gained": ["vip"]}, []),
+    ],
+    ids=repr,
+)
+async def test_instances_are_signalled_a_change_of_status_and_whether_it_was_chosen(
+    changes: dict[str, Any], chosen: list[bool], monkeypatch
+):
+    signals: list[PresenceChanged] = []
+
+    async def broadcast(signal: PresenceChanged) -> None:
+        signals.append(signal)
+
+    monkeypatch.setattr(events, "broadcast", broadcast)
+    (first, *_) = announcements(encoded(**changes))
+    await tell_instances(first.payload, BusContext(at=0.0, order=""))
+    assert [(signal.namespace, signal.chosen) for signal in signals] == [("hub", each) for each in chosen]
 
 
 # --- Status set over the bus -------------------------------------------------------------------------
