@@ -81,6 +81,7 @@ def test_control_work_begins_a_new_batch_only_after_what_it_concerns():
     assert parts(said("1"), revoked("9", "ana"), revoked("8", "eva")) == [3]
     assert parts(said("1"), revoked("1", "ana"), revoked("1", "eva")) == [1, 2]
     assert parts(said("1", rooms=["user:eva"]), revoked("1", "ana")) == [1, 1]
+    assert parts(said("1"), message("instance:drain", {"instance": "i"})) == [1, 1]  # it concerns no subject
 
 
 def test_what_is_repeated_has_no_control_work():
