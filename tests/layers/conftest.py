@@ -8,18 +8,12 @@ from typing import Any
 import pytest
 
 from dev.embedded_redis import EmbeddedRedis
-from tests.layers.support import OURS, Backend, Layers, Proxy
+from tests.layers.support import Layers, Proxy
 
 
 @pytest.fixture
-def backend() -> Backend:
-    """Ours, unless a test runs over several."""
-    return OURS
-
-
-@pytest.fixture
-async def layers(backend: Backend, redis_url: str, process: str) -> AsyncIterator[Layers]:
-    layers = Layers(backend, redis_url, process)
+async def layers(process: str) -> AsyncIterator[Layers]:
+    layers = Layers()
     yield layers
     await layers.flush()
 
@@ -39,8 +33,8 @@ def server(realtime_redis: str, settings) -> Iterator[EmbeddedRedis]:
 
 @pytest.fixture
 async def alone(process: str, server: EmbeddedRedis) -> AsyncIterator[Layers]:
-    """Ours, on a Redis of its own."""
-    layers = Layers(OURS, server.url, process)
+    """On a Redis of its own."""
+    layers = Layers()
     yield layers
     await layers.flush()
 
@@ -53,8 +47,8 @@ async def proxy(server: EmbeddedRedis) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def behind(process: str, settings, proxy: Proxy) -> AsyncIterator[Layers]:
-    """Ours, on a Redis of its own behind a proxy, with a short lease: what is dead is found out soon."""
+    """On a Redis of its own behind a proxy, with a short lease: what is dead is found out soon."""
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": proxy.url, "NODE_LEASE": 0.8}
-    layers = Layers(OURS, proxy.url, process)
+    layers = Layers()
     yield layers
     await layers.flush()

@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import pytest
-from channels.layers import InMemoryChannelLayer
-from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history
@@ -23,68 +21,16 @@ from realtime.protocol.publication import Draft
 from tests.inprocess import PATIENCE, eventually
 
 
-@dataclass(frozen=True)
-class Backend:
-    """A channel layer, and what of Channels' specification it does not promise, each with the reason."""
-
-    name: str
-    make: Callable[..., Any]
-    lacks: dict[str, str] = field(default_factory=dict)
-
-
-OURS = Backend("ours", lambda url, prefix, **options: RoomChannelLayer(**options))
-
-
-PUBSUB = Backend(
-    "pubsub",
-    lambda url, prefix, **options: RedisPubSubChannelLayer(hosts=[url], prefix=prefix, **options),
-    {
-        "buffer": "a channel exists from the moment that somebody receives from it",
-        "capacity": "its queues have no bound",
-        "capacity by name": "its queues have no bound",
-        "expiry": "it keeps no messages outside the receiving process",
-        "names": "it takes any name",
-        "messages": "it sends whatever msgpack takes",
-        "cancel": "a receive() that is cancelled ends the channel, whatever its name",
-    },
-)
-
-
-MEMORY = Backend(
-    "memory",
-    lambda url, prefix, **options: InMemoryChannelLayer(**options),
-    {
-        "processes": "it is the memory of one process",
-        "capacity by name": "it expects the patterns compiled, which Channels does not do for it",
-    },
-)
-
-
-BACKENDS = (OURS, PUBSUB, MEMORY)
-
-
-def promised(*promises: str) -> pytest.MarkDecorator:
-    """Run the test over the backends that promise this."""
-    fitting = [backend for backend in BACKENDS if not set(promises) & set(backend.lacks)]
-    return pytest.mark.parametrize("backend", fitting, ids=lambda backend: backend.name)
-
-
 class Layers:
-    """The layer of this process, and those of others, on one installation."""
+    """Layers as several instances have them."""
 
-    def __init__(self, backend: Backend, url: str, prefix: str) -> None:
-        self._backend = backend
-        self._made: list[Any] = []
-        self._make = lambda **options: backend.make(url, prefix, **options)
+    def __init__(self) -> None:
+        self._made: list[RoomChannelLayer] = []
 
     def make(self, **options: Any) -> Any:
-        """A layer of its own, as another process would have it."""
-        self._made.append(self._make(**options))
+        """A layer of its own, as another instance would have it."""
+        self._made.append(RoomChannelLayer(**options))
         return self._made[-1]
-
-    def another(self, layer: Any) -> Any:
-        """A layer of another process, where there can be one."""
-        return layer if "processes" in self._backend.lacks else self.make()
 
     async def flush(self) -> None:
         for layer in self._made:

@@ -1,16 +1,16 @@
-"""What Channels asks of a layer's groups, held against every layer one may configure."""
+"""What Channels asks of a layer's groups."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+from realtime.layers.room_layer import RoomChannelLayer
 from realtime.redis import client as redis_module
 from tests.inprocess import PATIENCE
-from tests.layers.support import END, Backend, Layers, members, message, promised, receive, receive_several
+from tests.layers.support import END, Layers, members, message, receive, receive_several
 
 
-@promised()
 async def test_every_member_of_a_group_gets_what_is_sent_to_it(layer: Any):
     channels = await members(layer, 5, "group")
     await layer.group_send("group", message())
@@ -18,7 +18,6 @@ async def test_every_member_of_a_group_gets_what_is_sent_to_it(layer: Any):
         assert await receive(layer, channel) == message()
 
 
-@promised()
 async def test_nobody_else_gets_it(layer: Any):
     (outside,) = await members(layer, 1, "another-group")
     await members(layer, 2, "group")
@@ -27,7 +26,6 @@ async def test_nobody_else_gets_it(layer: Any):
     assert await receive(layer, outside) == END
 
 
-@promised()
 async def test_channel_may_be_in_several_groups(layer: Any):
     (channel,) = await members(layer, 1, "one", "two", "three")
     for group in ("three", "one", "two"):
@@ -35,7 +33,6 @@ async def test_channel_may_be_in_several_groups(layer: Any):
         assert await receive(layer, channel) == message(group)
 
 
-@promised()
 async def test_channel_added_twice_gets_it_once_and_is_out_when_discarded_once(layer: Any):
     (channel,) = await members(layer, 1, "group", "group")
     await layer.group_send("group", message())
@@ -47,7 +44,6 @@ async def test_channel_added_twice_gets_it_once_and_is_out_when_discarded_once(l
     assert await receive(layer, channel) == END
 
 
-@promised()
 async def test_discarded_channel_gets_nothing_more_and_the_others_do(layer: Any):
     gone, stays = await members(layer, 2, "group")
     await layer.group_discard("group", gone)
@@ -57,7 +53,6 @@ async def test_discarded_channel_gets_nothing_more_and_the_others_do(layer: Any)
     assert await receive(layer, gone) == END
 
 
-@promised()
 async def test_discarding_from_one_group_leaves_the_others(layer: Any):
     (channel,) = await members(layer, 1, "one", "two")
     await layer.group_discard("one", channel)
@@ -66,7 +61,6 @@ async def test_discarding_from_one_group_leaves_the_others(layer: Any):
     assert await receive(layer, channel) == message("two")
 
 
-@promised()
 async def test_discarding_who_is_not_in_is_fine(layer: Any):
     (channel,) = await members(layer, 1, "group")
     await layer.group_discard("never-heard-of", channel)
@@ -75,7 +69,6 @@ async def test_discarding_who_is_not_in_is_fine(layer: Any):
     await layer.group_discard("group", channel)
 
 
-@promised()
 async def test_channel_may_come_back(layer: Any):
     (channel,) = await members(layer, 1, "group")
     for n in range(20):
@@ -85,12 +78,10 @@ async def test_channel_may_come_back(layer: Any):
         assert await receive(layer, channel) == message(n)
 
 
-@promised()
 async def test_sending_to_a_group_without_members_is_fine(layer: Any):
     await layer.group_send("nobody", message())
 
 
-@promised()
 async def test_group_and_channel_of_the_same_name_are_different(layer: Any):
     (channel,) = await members(layer, 1, "name")
     receiving = asyncio.create_task(layer.receive("name"))
@@ -102,7 +93,6 @@ async def test_group_and_channel_of_the_same_name_are_different(layer: Any):
     await asyncio.gather(receiving, return_exceptions=True)
 
 
-@promised()
 async def test_messages_to_a_group_come_in_the_order_they_were_sent(layer: Any):
     channels = await members(layer, 5, "group")
     for n in range(80):
@@ -111,7 +101,6 @@ async def test_messages_to_a_group_come_in_the_order_they_were_sent(layer: Any):
         assert await receive_several(layer, channel, 80) == list(range(80))
 
 
-@promised("processes")
 async def test_group_is_one_for_all_processes(layers: Layers):
     processes = [layers.make() for _ in range(3)]
     channels = [(await members(layer, 2, "group"), layer) for layer in processes]
@@ -122,7 +111,6 @@ async def test_group_is_one_for_all_processes(layers: Layers):
                 assert await receive(layer, channel) == message(n)
 
 
-@promised("processes")
 async def test_process_without_members_can_send_to_a_group(layers: Layers):
     here, there = layers.make(), layers.make()
     (channel,) = await members(here, 1, "group")
@@ -130,7 +118,6 @@ async def test_process_without_members_can_send_to_a_group(layers: Layers):
     assert await receive(here, channel) == message()
 
 
-@promised()
 async def test_two_hundred_join_at_once_and_all_of_them_are_in(layer: Any):
     channels = [await layer.new_channel() for _ in range(200)]
     await asyncio.gather(*(layer.group_add(f"group.{n}", channel) for n, channel in enumerate(channels)))
@@ -141,7 +128,6 @@ async def test_two_hundred_join_at_once_and_all_of_them_are_in(layer: Any):
     assert [await receive(layer, channel) for channel in channels] == [END] * 200
 
 
-@promised()
 async def test_hundred_receivers_wait_at_once_and_each_gets_everything(layer: Any):
     channels = await members(layer, 100, "group")
     receiving = [asyncio.create_task(receive_several(layer, channel, 20)) for channel in channels]
@@ -151,7 +137,6 @@ async def test_hundred_receivers_wait_at_once_and_each_gets_everything(layer: An
     assert await asyncio.gather(*receiving) == [list(range(20))] * 100
 
 
-@promised()
 async def test_receive_can_be_cancelled_at_any_moment(layer: Any):
     for n in range(100):
         (channel,) = await members(layer, 1, "group")
@@ -162,7 +147,6 @@ async def test_receive_can_be_cancelled_at_any_moment(layer: Any):
         await asyncio.wait_for(asyncio.gather(receiving, return_exceptions=True), PATIENCE)
 
 
-@promised()
 async def test_flushed_layer_is_like_new(layer: Any):
     (before,) = await members(layer, 1, "group")
     await layer.send(before, message("old"))
@@ -172,9 +156,8 @@ async def test_flushed_layer_is_like_new(layer: Any):
     assert await receive(layer, channel) == END
 
 
-@promised()
-def test_layer_works_in_one_event_loop_after_another(backend: Backend, redis_url: str, realtime_redis: str):
-    layer = backend.make(redis_url, realtime_redis)
+def test_layer_works_in_one_event_loop_after_another(realtime_redis: str):
+    layer = RoomChannelLayer()
 
     async def use() -> None:
         channels = await members(layer, 3, "group")
