@@ -151,7 +151,7 @@ async def test_lease_is_renewed_with_nothing_to_tell(tracker: PresenceTracker, w
         assert lease() > before, "it ended without being renewed"
 
 
-async def test_process_that_stops_leaves_its_users_in_grace_and_no_lease(
+async def test_instance_that_stops_leaves_its_users_in_grace_and_no_lease(
     tracker: PresenceTracker, world: World
 ):
     await tracker.connect(ana())
@@ -161,7 +161,7 @@ async def test_process_that_stops_leaves_its_users_in_grace_and_no_lease(
     assert world.redis.zcard(f"{store.base(HUB)}:nodes") == 0
 
 
-async def test_process_stops_even_if_the_cancellation_was_swallowed(tracker: PresenceTracker, monkeypatch):
+async def test_instance_stops_even_if_the_cancellation_was_swallowed(tracker: PresenceTracker, monkeypatch):
     """Python 3.11's `asyncio.wait_for`, with which redis-py sends, can do that."""
     await tracker.connect(ana())
     asked = asyncio.Event()
@@ -230,7 +230,7 @@ async def test_connection_whose_answer_got_lost_does_not_stay(
     await eventually(lambda: world.deadline("grace") is not None)
 
 
-async def test_waiting_caller_is_told_when_the_process_stops(tracker: PresenceTracker, monkeypatch):
+async def test_waiting_caller_is_told_when_the_instance_stops(tracker: PresenceTracker, monkeypatch):
     await tracker.connect(ana())
     asked = asyncio.Event()
 
@@ -260,7 +260,7 @@ async def test_caller_that_went_away_does_not_disturb_the_others(tracker: Presen
 # --- Registering again -------------------------------------------------------------------------------
 
 
-async def test_process_whose_lease_ended_registers_again_and_nobody_notices(
+async def test_instance_whose_lease_ended_registers_again_and_nobody_notices(
     tracker: PresenceTracker, world: World
 ):
     await tracker.connect(ana())
