@@ -241,3 +241,16 @@ def test_example_of_the_docstring_is_one(register: Register):
     )
     assert {*kinds().values()} >= {board, namespaces()["ops"].kind("user")}
     assert set(errors()) == set()
+
+
+# --- The kernel --------------------------------------------------------------------------------------
+
+
+def test_kernel_names_neither_of_our_namespaces():
+    settings_and_client = {
+        "settings",
+        "client",
+    }  # the settings register them; the client is a program of its own
+    for path in (ROOT / "realtime").rglob("*.py"):
+        if settings_and_client.isdisjoint(path.relative_to(ROOT).parts):
+            assert not re.search(r"\b(hub|portal)\b", path.read_text(), re.IGNORECASE), path
