@@ -31,6 +31,7 @@ from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.payloads import Empty
 from realtime.protocol.publication import Entry
 from realtime.protocol.rooms import NAMESPACES, group_name
+from realtime.redis import schema_version
 from realtime.redis.client import client, key
 from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
 
@@ -520,7 +521,14 @@ async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(mo
 
 
 @pytest.mark.parametrize("again", [{}, {"since": "1"}], ids=["join", "rejoin"])
-async def test_expulsion_does_not_concern_a_member_who_entered_after_it(again: dict[str, str]):
+async def test_expulsion_does_not_concern_a_member_who_entered_after_it(again: dict[str, str], monkeypatch):
+    claim = schema_version.claim
+
+    async def slow() -> None:  # a handshake that takes its time must not put the clock back
+        await asyncio.sleep(0.5)
+        await claim()
+
+    monkeypatch.setattr(schema_version, "claim", slow)
     async with connected() as ana:
         if again:
             await ana.call("join:thread", {"thread_id": 42})
@@ -586,6 +594,19 @@ async def test_resume_that_redis_did_not_answer_leaves_nobody_in_a_room_with_a_h
         await ana.call("resume", {"rooms": {"thread:42": since}})
         for n in (2, 3):
             await ana.expect("thread:message", message_id=str(n))
+
+
+async def test_member_whose_rejoin_fails_stays_in_the_room(monkeypatch):
+    async def fails(*args: Any) -> Any:
+        raise RedisDown("away")
+
+    async with bridging(), connected() as ana:
+        await ana.call("join:thread", {"thread_id": "42"})
+        monkeypatch.setattr(RoomChannelLayer, "missed", fails)
+        again = {"thread_id": "42", "since": "1"}
+        assert (await ana.refused("join:thread", again))["code"] == "unavailable"
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        await ana.expect("thread:message", message_id="1")
 
 
 async def test_room_held_back_for_a_resume_waits_also_when_the_resume_has_failed(monkeypatch):
