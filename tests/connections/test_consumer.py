@@ -681,7 +681,7 @@ async def test_stopping_without_having_started_tells_nobody():
 
 @pytest.mark.parametrize("how", ["disconnect", "leave", "silence"])
 async def test_typist_who_goes_is_reported_as_stopped(how: str, monkeypatch):
-    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 0.1 if how == "silence" else 10.0)
+    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 0.1 if how == "silence" else 3600.0)
     async with connected("hub", "8") as bob:
         await bob.call("join:thread", {"thread_id": 42})
         async with connected("hub", "7") as ana:
@@ -710,7 +710,8 @@ async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monk
         assert (await ana.refused("typing:start", {"thread_id": 42}))["code"] == "not_in_room"
 
 
-async def test_typist_who_is_expelled_is_reported_as_stopped():
+async def test_typist_who_is_expelled_is_reported_as_stopped(monkeypatch):
+    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 3600.0)
     async with connected("hub", "8") as bob, connected("hub", "7") as ana:
         for one in (ana, bob):
             await one.call("join:thread", {"thread_id": 42})
