@@ -852,6 +852,30 @@ async def test_any_frame_even_an_invalid_one_is_a_sign_of_life(frame: str, setti
 # --- Connection limit, revocation --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("missed", ["expulsion", "right"])
+async def test_review_takes_a_member_out_whose_signal_was_missed(missed: str, monkeypatch):
+    async def may_join(connection: HubConsumer, thread_id: str) -> bool:
+        return False
+
+    async with connected() as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        if missed == "expulsion":
+            await asyncio.sleep(0.1)
+            assert await revocation.mark_expelled("hub", "7", "42", await revocation.now())
+        else:
+            monkeypatch.setattr(HubConsumer, "may_join", may_join)
+        await consumer().review()
+        left = await ana.expect("room:left", room="thread:42")
+        assert left["data"]["reason"] == ("expelled" if missed == "expulsion" else "forbidden")
+
+
+async def test_review_ends_a_connection_whose_disconnect_was_missed():
+    async with connected() as ana:
+        await client().set(key("disconnected", "hub", "7"), repr(time.time() + 60))
+        await consumer().review()
+        assert await ana.expect_close() == (CloseCode.REVOKED, "revoked")
+
+
 async def test_oldest_connection_of_a_user_is_closed_when_there_is_one_too_many(settings):
     settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 2}}
     async with connected() as first, connected() as second, connected() as third, connected() as fourth:
