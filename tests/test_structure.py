@@ -29,7 +29,12 @@ SOURCES = sorted(
 CONTRACTS: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"][
     "importlinter"
 ]["contracts"]
-LAYERS = [re.split(r"\s*\|\s*", layer) for contract in CONTRACTS for layer in contract.get("layers", [])]
+LAYERS = [
+    re.split(r"\s*\|\s*", layer)
+    for contract in CONTRACTS
+    if "containers" not in contract
+    for layer in contract.get("layers", [])
+]
 """From the top down; the members of a layer don't know each other."""
 
 

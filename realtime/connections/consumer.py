@@ -145,6 +145,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
 
     async def _enter(self) -> None:
         self.opened_at = await revocation.now()
+        self.rooms.set_clock(self.opened_at)
         await self._registry.start()
         handshake.check_capacity()  # no `await` before the next line, which takes the place
         self._registry.add(self)
@@ -263,8 +264,6 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     async def connection_replaced(self, message: dict[str, Any]) -> None:
         """The user has opened one connection too many, and this is the oldest."""
         self.terminate(CloseCode.REPLACED)
-
-    # --- Rights ----------------------------------------------------------------------------------
 
     async def renew(self, principal: Principal) -> None:
         """Go on with a fresh token: enter what it newly allows, leave what it no longer does."""

@@ -72,10 +72,13 @@ class Rooms(Mapping[str, int]):
 
     # --- Connecting ------------------------------------------------------------------------------
 
+    def set_clock(self, redis_time: float) -> None:
+        """Redis' clock shows `redis_time` now: from here on, that of the event loop stands for it."""
+        self._clock_offset = redis_time - asyncio.get_running_loop().time()
+
     async def enter_initial(self, rooms: Sequence[str], *, resumes: bool) -> None:
         """Enter the rooms that the token names, paused. Raises `redis.RedisError`."""
         self._holds_back = resumes
-        self._clock_offset = self._connection.opened_at - asyncio.get_running_loop().time()
         await self._enter_all(self._that_fit(rooms))
 
     def begin(self) -> None:

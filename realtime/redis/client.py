@@ -18,7 +18,7 @@ from redis.exceptions import AskError, NoScriptError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from realtime.conf import conf
+from realtime.conf import cached, conf
 from realtime.redis import cluster
 from realtime.redis.connection import TIMEOUT, Argument
 from realtime.redis.pipelining import pipes
@@ -83,22 +83,16 @@ def _drop(taken: Any) -> None:
 _clients: PerLoop[aioredis.Redis] = PerLoop(_client, _drop)
 
 
+@cached()
 def sync_client() -> redis.Redis:
     """A client for synchronous code (the web side), from a pool that all threads of the process share."""
-    global _sync
-    if _sync is None or _sync[0] != conf().redis_url:
-        if location().nodes:
-            _sync = (conf().redis_url, cluster.sync_client(location(), **_OPTIONS))
-        else:
-            arguments: Any = {**_OPTIONS, **location().sync_arguments()}
-            pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-                **{**_POOL_OPTIONS, **location().pool_arguments()}, retry=Retry(_BACKOFF, 1), **arguments
-            )
-            _sync = (conf().redis_url, redis.Redis(connection_pool=pool))
-    return _sync[1]
-
-
-_sync: tuple[str, redis.Redis] | None = None
+    if location().nodes:
+        return cluster.sync_client(location(), **_OPTIONS)
+    arguments: Any = {**_OPTIONS, **location().sync_arguments()}
+    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+        **{**_POOL_OPTIONS, **location().pool_arguments()}, retry=Retry(_BACKOFF, 1), **arguments
+    )
+    return redis.Redis(connection_pool=pool)
 
 
 def is_cancelled() -> bool:

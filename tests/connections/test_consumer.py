@@ -33,6 +33,7 @@ from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import Empty
 from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import group_name
+from realtime.redis import schema_version
 from realtime.redis.client import client, key
 from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
 
@@ -522,7 +523,14 @@ async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(mo
 
 
 @pytest.mark.parametrize("again", [{}, {"since": "1"}], ids=["join", "rejoin"])
-async def test_expulsion_does_not_concern_a_member_who_entered_after_it(again: dict[str, str]):
+async def test_expulsion_does_not_concern_a_member_who_entered_after_it(again: dict[str, str], monkeypatch):
+    claim = schema_version.claim
+
+    async def slow() -> None:  # a handshake that takes its time must not put the clock back
+        await asyncio.sleep(0.5)
+        await claim()
+
+    monkeypatch.setattr(schema_version, "claim", slow)
     async with connected() as ana:
         if again:
             await ana.call("join:thread", {"thread_id": 42})
@@ -588,6 +596,19 @@ async def test_resume_that_redis_did_not_answer_leaves_nobody_in_a_room_with_a_h
         await ana.call("resume", {"rooms": {"thread:42": since}})
         for n in (2, 3):
             await ana.expect("thread:message", message_id=str(n))
+
+
+async def test_member_whose_rejoin_fails_stays_in_the_room(monkeypatch):
+    async def fails(*args: Any) -> Any:
+        raise RedisDown("away")
+
+    async with bridging(), connected() as ana:
+        await ana.call("join:thread", {"thread_id": "42"})
+        monkeypatch.setattr(RoomChannelLayer, "missed", fails)
+        again = {"thread_id": "42", "since": "1"}
+        assert (await ana.refused("join:thread", again))["code"] == "unavailable"
+        await add("thread:message", {"thread_id": 42, "message_id": 1})
+        await ana.expect("thread:message", message_id="1")
 
 
 async def test_room_held_back_for_a_resume_waits_also_when_the_resume_has_failed(monkeypatch):
@@ -662,7 +683,7 @@ async def test_stopping_without_having_started_tells_nobody():
 
 @pytest.mark.parametrize("how", ["disconnect", "leave", "silence"])
 async def test_typist_who_goes_is_reported_as_stopped(how: str, monkeypatch):
-    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 0.1 if how == "silence" else 10.0)
+    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 0.1 if how == "silence" else 3600.0)
     async with connected("hub", "8") as bob:
         await bob.call("join:thread", {"thread_id": 42})
         async with connected("hub", "7") as ana:
@@ -691,7 +712,8 @@ async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monk
         assert (await ana.refused("typing:start", {"thread_id": 42}))["code"] == "not_in_room"
 
 
-async def test_typist_who_is_expelled_is_reported_as_stopped():
+async def test_typist_who_is_expelled_is_reported_as_stopped(monkeypatch):
+    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 3600.0)
     async with connected("hub", "8") as bob, connected("hub", "7") as ana:
         for one in (ana, bob):
             await one.call("join:thread", {"thread_id": 42})
@@ -830,6 +852,30 @@ async def test_any_frame_even_an_invalid_one_is_a_sign_of_life(frame: str, setti
 
 
 # --- Connection limit, revocation --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missed", ["expulsion", "right"])
+async def test_review_takes_a_member_out_whose_signal_was_missed(missed: str, monkeypatch):
+    async def may_join(connection: HubConsumer, thread_id: str) -> bool:
+        return False
+
+    async with connected() as ana:
+        await ana.call("join:thread", {"thread_id": 42})
+        if missed == "expulsion":
+            await asyncio.sleep(0.1)
+            assert await revocation.mark_expelled("hub", "7", "42", await revocation.now())
+        else:
+            monkeypatch.setattr(HubConsumer, "may_join", may_join)
+        await consumer().review()
+        left = await ana.expect("room:left", room="thread:42")
+        assert left["data"]["reason"] == ("expelled" if missed == "expulsion" else "forbidden")
+
+
+async def test_review_ends_a_connection_whose_disconnect_was_missed():
+    async with connected() as ana:
+        await client().set(key("disconnected", "hub", "7"), repr(time.time() + 60))
+        await consumer().review()
+        assert await ana.expect_close() == (CloseCode.REVOKED, "revoked")
 
 
 async def test_oldest_connection_of_a_user_is_closed_when_there_is_one_too_many(settings):

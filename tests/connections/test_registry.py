@@ -48,6 +48,8 @@ class Connection:
         self.principal: Any = type("Principal", (), {"jti": jti})
         self.opened_at = at
         self.told: list[tuple[str, tuple[Any, ...]]] = []
+        self.entered_before: list[float] = []
+        """Only a member who entered before then was to be expelled."""
         self.reviews: list[BaseException | None] = []
         """What is to happen at the next reviews: an error, or that it succeeds."""
         self.reviewed = 0
@@ -62,6 +64,7 @@ class Connection:
 
     def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
         self.told.append(("expel", (room, reason)))
+        self.entered_before.append(before)
 
 
 class SpyingLayer:
@@ -303,6 +306,19 @@ async def test_revoked_thread_is_left_by_that_portal_user_only(registry: Connect
     await tell(registry, RoomRevoked(namespace="portal", user_id="7", room="thread:42"))
     assert theirs.told == [("expel", ("thread:42", "forbidden"))]
     assert (hub_user.told, other.told) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("reason", "at", "before"),
+    [("expelled", 5.0, 5.0), ("expelled", 0.0, math.inf), ("forbidden", 5.0, math.inf)],
+)
+async def test_expulsion_concerns_those_who_entered_before_it_and_a_revoke_everyone(
+    reason: Any, at: float, before: float, registry: ConnectionRegistry
+):
+    theirs = Connection("c1")
+    registry.add(theirs)
+    await tell(registry, ThreadRevoked(namespace="hub", user_id="7", thread_id="42", reason=reason, at=at))
+    assert theirs.entered_before == [before]
 
 
 async def test_presence_is_passed_on(registry: ConnectionRegistry):

@@ -10,7 +10,6 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError
 
-from realtime.redis import client as redis
 from realtime.redis.client import client, close, key, sync_client
 from realtime.redis.pipelining import Pipe
 from realtime.redis.url import Location
@@ -41,7 +40,7 @@ def misled(servers: Watched, monkeypatch) -> None:
     async def stale(self: Location) -> tuple[str, int]:
         return HOST, servers.replica.port
 
-    monkeypatch.setattr(redis, "_sync", None)  # no connection that is open already
+    sync_client.cache_clear()  # no connection that is open already
     monkeypatch.setattr(Location, "primary", stale)
     monkeypatch.setattr(Location, "sync_primary", lambda self: (HOST, servers.replica.port))
 
@@ -71,7 +70,7 @@ async def test_primary_that_was_demoted_is_left(tmp_path: Path, monkeypatch):
     async def primary(self: Location) -> tuple[str, int]:
         return HOST, server.port
 
-    monkeypatch.setattr(redis, "_sync", None)
+    sync_client.cache_clear()
     with Server(tmp_path / "demoted") as server:
         monkeypatch.setattr(Location, "primary", primary)
         monkeypatch.setattr(Location, "sync_primary", lambda self: (HOST, server.port))
