@@ -43,17 +43,17 @@ class Attendant(Payload, frozen=True):
 
 @server_event("attendant:online", namespaces=TEAMS)
 class AttendantOnline(Attendant, frozen=True):
-    """Is available."""
+    """The attendant is available."""
 
 
 @server_event("attendant:away", namespaces=TEAMS)
 class AttendantAway(Attendant, frozen=True):
-    """Chose to be away, or has not been heard of for a while."""
+    """The attendant chose to be away, or has sent no heartbeat for `AWAY_AFTER`."""
 
 
 @server_event("attendant:offline", namespaces=TEAMS)
 class AttendantOffline(Attendant, frozen=True):
-    """Is gone: logged out, or did not come back within the grace period."""
+    """The attendant logged out, or did not come back within the grace period."""
 
 
 class MemberOfGroup(TypedDict):
@@ -67,7 +67,7 @@ class MemberOfGroup(TypedDict):
 
 @server_event("presence:state", namespaces=TEAMS)
 class PresenceState(Payload, frozen=True):
-    """Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period."""
+    """All members of a group, the receiver and users in their grace period included. Replaces the previous state."""
 
     group: PresenceGroup
     members: list[MemberOfGroup]
@@ -76,7 +76,7 @@ class PresenceState(Payload, frozen=True):
 
 
 class Customer(InThread, frozen=True):
-    """A customer whose thread it is, and since when they are seen like this."""
+    """A customer of a thread, and since when they have been there or not."""
 
     user_id: Id
     name: str
@@ -85,12 +85,13 @@ class Customer(InThread, frozen=True):
 
 @server_event("customer:online", namespaces=is_watcher)
 class CustomerOnline(Customer, frozen=True):
-    """Has a page of yours open. Only with `CUSTOMER_PRESENCE`."""
+    """The customer has opened a page. Only with `CUSTOMER_PRESENCE`."""
 
 
 @server_event("customer:offline", namespaces=is_watcher)
 class CustomerOffline(Customer, frozen=True):
-    """Did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`."""
+    """The customer did not come back within the grace period, or may not see the thread any more. Only with
+    `CUSTOMER_PRESENCE`."""
 
 
 class CustomerOfThread(TypedDict):
@@ -103,7 +104,7 @@ class CustomerOfThread(TypedDict):
 
 @server_event("customer:state", namespaces=is_watcher)
 class CustomerState(InThread, frozen=True):
-    """The customers of a thread who are there; replaces whatever was known. Only with `CUSTOMER_PRESENCE`."""
+    """The customers who are there, of one thread. Replaces the previous state. Only with `CUSTOMER_PRESENCE`."""
 
     customers: list[CustomerOfThread]
     offset: str
@@ -111,7 +112,7 @@ class CustomerState(InThread, frozen=True):
 
 @control_event("presence:set")
 class PresenceSet(Payload, frozen=True):
-    """Set a user's status as if they had chosen it."""
+    """Set the status of a user, as if they had chosen it."""
 
     user_id: Id
     status: Literal["online", "away"]
@@ -139,19 +140,19 @@ async def set_presence(payload: PresenceSet, context: BusContext) -> None:
 
 @client_event("presence:online", namespaces=TEAMS)
 async def presence_online(connection: TeamPresence, payload: Empty) -> None:
-    """I am available (again)."""
+    """The user is available (again)."""
     await connection.presence.choose(_listed(connection), "online")
 
 
 @client_event("presence:away", namespaces=TEAMS)
 async def presence_away(connection: TeamPresence, payload: Empty) -> None:
-    """I am away until I say otherwise."""
+    """The user is away, until `presence:online`."""
     await connection.presence.choose(_listed(connection), "away")
 
 
 @client_event("presence:offline", namespaces=TEAMS)
 async def presence_offline(connection: TeamPresence, payload: Empty) -> None:
-    """I log out: this connection ends, without grace period."""
+    """The user logs out: this connection ends without a grace period."""
     await connection.presence.logout(connection.connection_id)
     connection.soon(connection.end, CloseCode.NORMAL)
 

@@ -1,6 +1,6 @@
-"""What the database keeps of presence: who is seen how now, and every change that led there.
+"""Presence in the database: the current status of every user, and the history of changes.
 
-Redis is the truth; these tables follow it through the recorder and nobody else writes them.
+Redis is the authority. Only the recorder writes these tables, from the stream of transitions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NAME_LENGTH = 256
 
 
 class Status(models.TextChoices):
-    """How a user is seen."""
+    """The status of a user."""
 
     ONLINE = "online", _("online")
     AWAY = "away", _("away")
@@ -36,7 +36,7 @@ class Reason(models.TextChoices):
 
 
 class PresenceGroup(models.Model):
-    """A presence group, by the only thing that is known of it."""
+    """A presence group, which has nothing but a name."""
 
     name = models.CharField(_("name"), max_length=64, primary_key=True)
 
@@ -51,7 +51,7 @@ class PresenceGroup(models.Model):
 
 
 class PresenceRecord(models.Model):
-    """How a user is seen, as of the last transition that was recorded."""
+    """The status of a user after the last transition that was recorded."""
 
     namespace = models.CharField(_("namespace"), max_length=16)
     user_id = models.CharField(_("user"), max_length=64)
@@ -137,14 +137,14 @@ class StreamCursor(models.Model):
         return f"{self.stream}: {self.entry_id}"
 
 
-# --- What is not in the database, but has permissions and a place in the admin -----------------------
+# --- Not in the database, but with permissions and a place in the admin ------------------------------
 
 
 class Live(models.Model):
-    """What the socket processes hold now: asked for when somebody looks, and stored nowhere."""
+    """What the instances hold now: surveyed when an operator looks, and stored nowhere."""
 
     id = models.CharField(primary_key=True, max_length=200)
-    """What an operator's action was about, as the log of actions has it."""
+    """The object of an operator's action, in the log."""
 
     class Meta:
         managed = False
@@ -162,7 +162,7 @@ class Live(models.Model):
 
 
 class DeadLetter(models.Model):
-    """A message that was not valid, in the capped stream `realtime:dead`."""
+    """A message that could not be delivered, in the capped stream `realtime:dead`."""
 
     id = models.CharField(primary_key=True, max_length=41)
 
@@ -177,7 +177,7 @@ class DeadLetter(models.Model):
 
 
 class Availability(PresenceRecord):
-    """How long somebody was online and away, a day: computed from the history."""
+    """How long each attendant was online and away per day, computed from the history."""
 
     class Meta:
         proxy = True

@@ -45,8 +45,9 @@ class Presentee:
 class Pending:
     """An operation that Redis has not answered yet.
 
-    With an `answer` its caller waits and hears of a failure. With `signs` it is a sign of life of `user`, who is put
-    back among those: one such operation is enough, however late. Any other operation is kept until Redis takes it.
+    With an `answer`, its caller waits and receives the error if it fails. With `signs`, it is a sign of life of `user`,
+    who is put back into that set if it fails: one such operation is enough, however late. Any other operation is kept
+    until Redis takes it.
     """
 
     operation: msgspec.Raw
@@ -79,7 +80,7 @@ class OperationQueue:
         return bool(self._pending or self._heartbeats or self._touched)
 
     def ask(self, operation: Mapping[str, Any]) -> asyncio.Future[str]:
-        """Submit an operation whose answer somebody awaits. Raises `UnicodeEncodeError`."""
+        """Submit an operation whose answer the caller awaits. Raises `UnicodeEncodeError`."""
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._pending.append(Pending(store.encode(operation), answer))
         return answer
@@ -94,7 +95,7 @@ class OperationQueue:
         self._heartbeats.add(user_id)
 
     def forget_heartbeat(self, user_id: str) -> None:
-        """What the user does now says more than the heartbeat before it."""
+        """The user chooses a status, so a heartbeat before that must not follow it."""
         self._heartbeats.discard(user_id)
 
     def seen(self, user_id: str) -> None:

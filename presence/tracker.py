@@ -1,4 +1,4 @@
-"""Presence as one instance keeps it: its connections and the status of their users, told to Redis in batches."""
+"""Presence as one instance keeps it: its connections and the status of their users, sent to Redis in batches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,21 +16,19 @@ from presence import store
 from presence.lease import Lease
 from presence.namespaces import OLDEST
 from presence.operations import BATCH, OperationQueue, Presentee, batch_size, is_own_fault
+from presence.roster import Registration, Roster
 from presence.snapshots import Snapshots
-from presence.store import LeaseLost, Member, State, Status
+from presence.store import LeaseLost, Member, Status
 from realtime.auth import revocation
 from realtime.conf import conf
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.signals import PresenceChanged
 from realtime.redis.client import is_cancelled
 from realtime.tasks.per_loop import PerLoop
-from realtime.tasks.supervision import report, supervise
+from realtime.tasks.supervision import supervise
 from realtime.telemetry.logs import digest, spelled
 
 logger = logging.getLogger(__name__)
-
-Registration = tuple[str, msgspec.Raw]
-"""A user, and the operation that tells Redis of a connection of theirs, or of their grace period."""
 
 
 class PresenceTracker:
@@ -44,11 +42,7 @@ class PresenceTracker:
         self._lease = Lease(namespace, self.registry.id)
         self._snapshots = Snapshots(namespace)
         self._queue = OperationQueue()
-        self._present: dict[str, Presentee] = {}
-        self._states: dict[str, State] = {}
-        self._in_grace: dict[str, tuple[Presentee, float]] = {}
-        self._arriving: set[str] = set()
-        """Connections whose own operation is on its way: nothing else registers them."""
+        self._roster = Roster()
         self._wake = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
 
@@ -75,24 +69,24 @@ class PresenceTracker:
 
         Raises `redis.RedisError`.
         """
-        self._in_grace.pop(presentee.user_id, None)
-        self._present[presentee.connection_id] = presentee
+        self._roster.end_grace(presentee.user_id)
+        self._roster.put(presentee)
         if not refreshed:
-            self._arriving.add(presentee.connection_id)
+            self._roster.arrive(presentee)
         try:
             answer = await self._ask({**presentee.connect(), "refreshed": refreshed, "dropped": dropped})
         except BaseException:
-            self._arriving.discard(presentee.connection_id)
+            self._roster.arrived(presentee)
             if not refreshed:  # Redis may have done it all the same
                 self.disconnect(presentee.connection_id)
             raise
-        self._arriving.discard(presentee.connection_id)
-        self._note(presentee.user_id, answer)
+        self._roster.arrived(presentee)
+        self._roster.note(presentee.user_id, answer)
 
     def regroup(self, presentee: Presentee, dropped: Sequence[str] = ()) -> None:
         """A connection is in other groups now, and has no right to the `dropped` ones; sent with the next batch."""
-        if presentee.connection_id in self._present:
-            self._present[presentee.connection_id] = presentee
+        if presentee.connection_id in self._roster:
+            self._roster.put(presentee)
             self._tell(
                 {
                     "does": "regroup",
@@ -104,22 +98,22 @@ class PresenceTracker:
 
     def disconnect(self, connection_id: str) -> None:
         """A connection was lost, and `ConnectionRegistry` has forgotten it: the grace period of its user may begin."""
-        if (presentee := self._present.pop(connection_id, None)) is None:
+        if (presentee := self._roster.remove(connection_id)) is None:
             return
         if not any(self.registry.connections_of(self.namespace, presentee.user_id)):
-            self._in_grace[presentee.user_id] = (presentee, self._now() + conf().grace_period)
+            self._roster.begin_grace(presentee, self._now() + conf().grace_period)
         self._tell({"does": "disconnect", "connection": connection_id})
 
     async def logout(self, connection_id: str) -> None:
         """A connection ends without a grace period. Raises `redis.RedisError`."""
         # No longer present at once: an operation behind this one finds no record of the user, and must not have the
         # connection registered again.
-        if (presentee := self._present.pop(connection_id, None)) is None:
+        if (presentee := self._roster.remove(connection_id)) is None:
             return
         try:
             await self._ask({"does": "logout", "connection": connection_id, "at": await _clock()})
         except BaseException:
-            self._present[connection_id] = presentee
+            self._roster.put(presentee)
             raise
 
     def heartbeat(self, user_id: str) -> None:
@@ -145,7 +139,7 @@ class PresenceTracker:
             answer = await self._ask(choice)
         if not answer:
             raise RedisError("the user is not known")
-        self._note(user_id, answer)
+        self._roster.note(user_id, answer)
 
     async def snapshot(self, group: str) -> list[Member]:
         """The members of a group, as of now or later. Raises `redis.RedisError`."""
@@ -181,7 +175,7 @@ class PresenceTracker:
 
     async def _flush(self) -> None:
         """Send everything that is pending; with nothing pending the lease is renewed."""
-        self._end_grace_periods()
+        self._roster.end_grace_periods(self._now())
         self._queue.touch_seen(self._now())
         await self._send_batch()
         while self._queue:
@@ -200,7 +194,7 @@ class PresenceTracker:
             self._queue.leave_out(batch, error)
             return
         for user, answer in self._queue.settle(batch, answers):
-            self._note(user, answer)
+            self._roster.note(user, answer)
             if not answer:
                 self._tell_again(user)
 
@@ -214,57 +208,27 @@ class PresenceTracker:
     # --- Registration ----------------------------------------------------------------------------
 
     def _tell_again(self, user_id: str) -> None:
-        """Redis has lost the record of a user who is here: register their connections with the next batch."""
-        for connection in self.registry.connections_of(self.namespace, user_id):
-            presentee = self._present.get(connection.connection_id)
-            if presentee is not None:
-                for _, operation in self._registrations([presentee], wiped=False):
-                    self._tell(operation)
+        """Redis has lost the record of a user of this instance: register their connections with the next batch."""
+        theirs = self.registry.connections_of(self.namespace, user_id)
+        ids = [connection.connection_id for connection in theirs]
+        for _, operation in self._roster.registered(ids, wiped=False):
+            self._tell(operation)
 
     async def _register(self, epoch: str) -> None:
         """Tell Redis about every connection: it does not know this instance (any more), or not all of it.
 
-        Another epoch means that Redis lost everything: then nobody's status changed, and nothing is announced. The
-        same epoch means that the lease ended and changes may have been announced, or that Redis lost its last writes.
+        Another epoch means that Redis lost everything: then no status changed, and nothing is announced. The same epoch
+        means that the lease ended and changes may have been announced, or that Redis lost its last writes.
         """
         wiped = self._lease.begin_registration(epoch)
-        operations = [*self._registrations(self._present.values(), wiped)]
-        if wiped:
-            operations += self._grace_periods()
+        registrations = self._roster.registrations(wiped=wiped, now=self._now())
         await self._lease.apply([], registers=True)  # there may be nothing to register but this instance
-        await self._register_all(operations)
+        await self._register_all(registrations)
         await self._take_off_the_closed()
         if self._lease.epoch:
-            found = {"connections": len(operations), "wiped": wiped}
+            found = {"connections": len(registrations), "wiped": wiped}
             logger.warning("presence registered again", extra={**self._facts, **found})
         self._lease.end_registration(epoch)
-
-    def _registrations(self, presentees: Iterable[Presentee], wiped: bool) -> Iterator[Registration]:
-        """How Redis is told of connections that are open already. One that can't be encoded is left out."""
-        for presentee in presentees:
-            if presentee.connection_id in self._arriving:
-                continue
-            operation = presentee.connect()
-            if known := self._states.get(presentee.user_id):
-                operation |= {"restored": known, "silent": wiped}
-            try:
-                yield presentee.user_id, store.encode(operation)
-            except Exception:
-                report("presence")
-
-    def _grace_periods(self) -> Iterator[Registration]:
-        now = self._now()
-        for user, (presentee, until) in self._in_grace.items():
-            if user in self._states:
-                grace = {
-                    "does": "grace",
-                    "user": user,
-                    "name": presentee.name,
-                    "groups": presentee.groups,
-                    "restored": self._states[user],
-                    "remaining": int((until - now) * 1000),
-                }
-                yield user, store.encode(grace)
 
     async def _register_all(self, registrations: Sequence[Registration]) -> None:
         """Send registrations in as many calls as that takes."""
@@ -281,45 +245,19 @@ class PresenceTracker:
                 logger.exception("presence not registered", extra={**self._facts, "user": user})
                 answers = [""]
             for (user, _), answer in zip(batch, answers, strict=False):
-                self._note(user, answer)
+                self._roster.note(user, answer)
             done += len(answers)
 
     async def _take_off_the_closed(self) -> None:
         """Connections that only Redis knows were closed, and Redis lost that."""
         async for part in self._lease.connections():
-            closed = [connection for connection in part if connection not in self._present]
-            await self._register_all(
-                [
-                    ("", store.encode({"does": "disconnect", "connection": connection}))
-                    for connection in closed
-                ]
-            )
-
-    # --- What is known of users ------------------------------------------------------------------
-
-    def _end_grace_periods(self) -> None:
-        """Forget users whose grace period is over; they are in the order in which it ends."""
-        while self._in_grace:
-            user, (_, until) = next(iter(self._in_grace.items()))
-            if until > self._now():
-                return
-            del self._in_grace[user]
-            self._states.pop(user, None)
-
-    def _note(self, user_id: str, answer: str) -> None:
-        try:
-            if known := store.state(answer):
-                self._states[user_id] = known
-        except msgspec.DecodeError:
-            report("presence")
+            closed = [connection for connection in part if connection not in self._roster]
+            losses = [store.encode({"does": "disconnect", "connection": each}) for each in closed]
+            await self._register_all([("", loss) for loss in losses])
 
     def on_presence(self, signal: PresenceChanged) -> None:
         """A status was changed by another instance, by the sweeper or over the bus."""
-        if signal.status == "offline":
-            self._states.pop(signal.user_id, None)
-            self._in_grace.pop(signal.user_id, None)
-        elif signal.user_id in self._states:
-            self._states[signal.user_id] = State(signal.status, signal.chosen, signal.since)
+        self._roster.change(signal)
 
     # --- The end ---------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@
 export interface ServerEvents {
   /** Your frame with this `id` took effect. `data` depends on the event. */
   "ack": Record<string, never>;
-  /** Chose to be away, or has not been heard of for a while. */
+  /** The attendant chose to be away, or has sent no heartbeat for `AWAY_AFTER`. */
   "attendant:away": { user_id: string; name: string; status: string; since: string };
-  /** Is gone: logged out, or did not come back within the grace period. */
+  /** The attendant logged out, or did not come back within the grace period. */
   "attendant:offline": { user_id: string; name: string; status: string; since: string };
-  /** Is available. */
+  /** The attendant is available. */
   "attendant:online": { user_id: string; name: string; status: string; since: string };
   /** The token ends soon: send `auth:refresh` with a fresh one. */
   "auth:expiring": { expires_at: string };
@@ -23,15 +23,15 @@ export interface ServerEvents {
   "chat:ended": { thread_id: string; [field: string]: unknown };
   /** The first frame: who you are, what to keep, and the end of each room you are in. */
   "connection:ready": { connection_id: string; namespace: string; user_id: string; role: string; heartbeat_interval: number; expires_at: string; rooms: Record<string, string> };
-  /** Did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`. */
+  /** The customer did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`. */
   "customer:offline": { thread_id: string; user_id: string; name: string; since: string };
-  /** Has a page of yours open. Only with `CUSTOMER_PRESENCE`. */
+  /** The customer has opened a page. Only with `CUSTOMER_PRESENCE`. */
   "customer:online": { thread_id: string; user_id: string; name: string; since: string };
-  /** The customers of a thread who are there; replaces whatever was known. Only with `CUSTOMER_PRESENCE`. */
+  /** The customers who are there, of one thread. Replaces the previous state. Only with `CUSTOMER_PRESENCE`. */
   "customer:state": { thread_id: string; customers: ({ user_id: string; name: string; since: string })[]; offset: string };
   /** Your frame was refused; the connection stays open. `rate_limited` also has `retry_after` (seconds). */
   "error": { code: string; message: string };
-  /** Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period. */
+  /** All members of a group, the receiver and users in their grace period included. Replaces the previous state. */
   "presence:state": { group: string; members: ({ user_id: string; name: string; status: string; since: string })[]; total: number; offset: string };
   /** Something waits. */
   "queue:new": { group?: string; item_id: string; [field: string]: unknown };
@@ -57,9 +57,9 @@ export interface ServerEvents {
 export interface ClientEvents {
   /** Go on with a fresh token instead of being closed when the old one expires. */
   "auth:refresh": { token: string };
-  /** My cursor is here now. */
+  /** The user's cursor is here now. */
   "cursor:move": { thread_id: string | number; position: unknown };
-  /** I am here: keeps the connection and the user's presence alive. */
+  /** The client is there: keeps the connection and the user's presence alive. */
   "heartbeat": Record<string, never>;
   /** Enter a room. */
   "join": { room: string; since?: string };
@@ -69,17 +69,17 @@ export interface ClientEvents {
   "leave": { room: string };
   /** Leave a thread's room. */
   "leave:thread": { thread_id: string | number };
-  /** I am away until I say otherwise. */
+  /** The user is away, until `presence:online`. */
   "presence:away": Record<string, never>;
-  /** I log out: this connection ends, without grace period. */
+  /** The user logs out: this connection ends without a grace period. */
   "presence:offline": Record<string, never>;
-  /** I am available (again). */
+  /** The user is available (again). */
   "presence:online": Record<string, never>;
   /** Enter rooms again after a reconnect, with what was missed. */
   "resume": { rooms: Record<string, string> };
-  /** I am typing; repeat at least every 5 seconds while it lasts. */
+  /** The user is typing; to be repeated at least every 5 seconds while it lasts. */
   "typing:start": { thread_id: string | number };
-  /** I stopped typing. */
+  /** The user stopped typing. */
   "typing:stop": { thread_id: string | number };
 }
 

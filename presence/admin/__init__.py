@@ -1,6 +1,7 @@
-"""What the team's administrators see: presence, connections, dead letters and availability.
+"""The admin: recorded presence, hours over time, the live view and dead letters.
 
-The only part of `presence` with views, templates and SQL, besides the recorder. Nothing near a socket imports it.
+Views, forms and the steps of operators live here, with their templates in presence/templates. They belong to the web
+side, so nothing that a socket server or a bridge runs may import them.
 """
 
 from presence.admin import availability, dead_letters, live, records  # noqa: F401  (they register themselves)

@@ -1,4 +1,4 @@
-"""Presence over time in the admin: hours a day for each attendant, as a table, a chart, and CSV."""
+"""Presence over time in the admin: hours per day of each attendant, as a table, a chart, and CSV."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from realtime.protocol.payloads import Id
 
 VIEW = "presence.view_availability"
 PAGE = 25
-"""Attendants a page."""
+"""Attendants on a page."""
 DEFAULT_DAYS = 14
 MOST_DAYS = 92
 FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(9998, 12, 31)
@@ -50,14 +50,14 @@ def _day(label: Any) -> forms.DateField:
 
 
 class Span(forms.Form):
-    """From which day to which."""
+    """The days that are shown, and a search for attendants."""
 
     begin = _day(_("First day"))
     end = _day(_("Last day"))
     q = forms.CharField(label=_("Attendant"), required=False, max_length=100)
 
     def clean(self) -> dict[str, Any]:
-        """The days in order, and not too many."""
+        """The days are in order, and at most `MOST_DAYS`."""
         cleaned: dict[str, Any] = super().clean() or {}
         if not self.errors:
             if cleaned["end"] < cleaned["begin"]:
@@ -68,14 +68,14 @@ class Span(forms.Form):
 
     @classmethod
     def of(cls, request: HttpRequest) -> Span:
-        """What was asked for, the last two weeks where nothing was."""
+        """The span in the address, by default the last two weeks."""
         today = timezone.localdate()
         begin = today - timedelta(DEFAULT_DAYS - 1)
         return cls({"begin": begin.isoformat(), "end": today.isoformat(), **request.GET.dict()})
 
     @property
     def days(self) -> list[Day]:
-        """None at all while the form is not valid."""
+        """The days of the span; none while the form is not valid."""
         return days(self.cleaned_data["begin"], self.cleaned_data["end"]) if self.is_valid() else []
 
 
@@ -84,7 +84,7 @@ class Span(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One day in the chart: where it stands, and how high online is and away on top of it."""
+    """One day in the chart: its position, and the heights of online and of away on top of it."""
 
     x: int
     online_y: int
@@ -97,24 +97,24 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Whole numbers only: an SVG has no use for a decimal comma."""
+    """A chart in whole numbers, because a localized decimal comma is not valid in SVG."""
 
     width: int
     height: int
     bar: int
     base: int
-    """Where the bars stand."""
+    """The y of the foot of the bars."""
     bars: list[Bar]
     lines: list[tuple[int, str]]
     left: int
 
 
 def chart(over: Sequence[Day], spent: Sequence[Hours], *, small: bool = False) -> Chart:
-    """Stacked bars, a day each."""
+    """Stacked bars, one for each day."""
     step, bar, left, high, below = (7, 5, 0, 28, 0) if small else (34, 24, 40, 180, 24)
     top = 0 if small else 10
     most = max((each.online + each.away for each in spent), default=0.0) / 3600
-    # A scale of its own only where there is one to read: small charts stand beside each other.
+    # Small charts stand beside each other, and share one scale.
     scale = (
         24
         if small
@@ -142,7 +142,7 @@ def chart(over: Sequence[Day], spent: Sequence[Hours], *, small: bool = False) -
 
 
 def _spent(seconds: float) -> str:
-    """Hours and minutes, however many: what is compared are hours, not days."""
+    """Hours and minutes, without days, so that all values compare."""
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
@@ -153,18 +153,18 @@ COLUMNS = ("date", "user_id", "name", "online_seconds", "away_seconds")
 
 
 class _Echo:
-    """A file that gives back what is written."""
+    """A file whose `write` returns the text."""
 
     def write(self, text: str) -> str:
         return text
 
 
 def rows(over: Sequence[Day], people: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Lines of CSV: each day on which somebody was there at all."""
+    """Lines of CSV, for each day on which an attendant was online or away."""
     writer = csv.writer(_Echo())
     yield writer.writerow(COLUMNS)
     names = dict(people)
-    for user, spent in counting.everybody(over, [*names]):
+    for user, spent in counting.of_many(over, [*names]):
         for day, each in zip(over, spent, strict=True):
             if each.online or each.away:
                 line = (
@@ -180,7 +180,7 @@ def rows(over: Sequence[Day], people: Sequence[tuple[str, str]]) -> Iterator[str
 def harmless(text: str) -> str:
     """A name that a spreadsheet does not take for a formula (OWASP, "CSV Injection").
 
-    Spreadsheets skip white space and what is invisible, and some take a full-width sign, or another form of it, for
+    Spreadsheets skip white space and invisible characters, and some take a full-width sign, or another form of it, for
     the sign itself.
     """
     first = unicodedata.normalize("NFKC", text[:1])
@@ -192,7 +192,7 @@ def harmless(text: str) -> str:
 
 
 def stream(request: HttpRequest, lines: Iterator[str], name: str) -> StreamingHttpResponse:
-    """Send lines as they are made, under either kind of server."""
+    """Send lines as they are made, under WSGI and ASGI."""
     content: Any = _in_threads(lines) if isinstance(request, ASGIRequest) else lines
     disposition = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
     return StreamingHttpResponse(content, content_type="text/csv; charset=utf-8", headers=disposition)
@@ -211,7 +211,7 @@ async def _in_threads(lines: Iterator[str]) -> AsyncIterator[str]:
 
 @admin.register(Availability)
 class AvailabilityAdmin(Pages):
-    """Everybody who was ever present, and one of them."""
+    """A list of all attendants, and a page for each."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -222,7 +222,7 @@ class AvailabilityAdmin(Pages):
         ]
 
     def people(self, request: HttpRequest, extra_context: Mapping[str, Any] | None = None) -> HttpResponse:
-        """A page of attendants with their hours in all and a small chart."""
+        """A page of attendants, each with total hours and a small chart."""
         self.require(request, VIEW)
         form = Span.of(request)
         over = form.days
@@ -250,7 +250,7 @@ class AvailabilityAdmin(Pages):
         )
 
     def person(self, request: HttpRequest, user_id: str) -> HttpResponse:
-        """One attendant: a chart, and the same as a table."""
+        """One attendant: a chart, and its values as a table."""
         self.require(request, VIEW)
         person = get_object_or_404(Availability, namespace=HUB, user_id=_id(user_id))
         form = Span.of(request)
@@ -276,7 +276,7 @@ class AvailabilityAdmin(Pages):
         )
 
     def export(self, request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
-        """The same days as CSV, of everybody who fits or of one."""
+        """The same days as CSV, of all attendants who match or of one."""
         self.require(request, VIEW)
         form = Span.of(request)
         if not form.is_valid():
@@ -297,7 +297,7 @@ def _people(form: Span) -> QuerySet[Availability]:
 
 
 def _id(text: str) -> str:
-    """An id in an address. Raises `Http404` for what is none: a database may refuse it (a NUL, for one)."""
+    """An id in an address. Raises `Http404` for any other text, which a database may refuse (a NUL, for example)."""
     try:
         return Id.parse(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Dead letters in the admin: what was not valid, why, and to discard it."""
+"""Dead letters in the admin: shown with their reasons, and discarded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One entry of the stream, fit to be shown."""
+    """One entry of the stream, as it is shown."""
 
     id: str
     at: str
@@ -43,7 +43,7 @@ class Letter:
 
 
 def read(count: int, *, before: str = "", after: str = "") -> list[Letter]:
-    """So many letters, newest first: those older than `before`, or the next ones newer than `after`.
+    """Up to `count` letters, newest first: those older than `before`, or the next ones newer than `after`.
 
     Raises `redis.RedisError`.
     """
@@ -56,7 +56,7 @@ def read(count: int, *, before: str = "", after: str = "") -> list[Letter]:
 
 
 def discard(ids: Sequence[str]) -> None:
-    """Take letters out of the stream. Raises `redis.RedisError`."""
+    """Remove letters from the stream. Raises `redis.RedisError`."""
     sync_client().xdel(key("dead"), *ids)
 
 
@@ -71,7 +71,7 @@ def _letter(entry_id: str, fields: Mapping[bytes, bytes]) -> Letter:
 
 
 def printable(raw: bytes) -> str:
-    """Text that can do nothing to a page but be read: whatever is not printable is spelled out."""
+    """Text that is safe to show: characters that are not printable are escaped."""
     text = raw.decode(errors="backslashreplace")
     return "".join(
         each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
@@ -93,7 +93,7 @@ class DeadLetterAdmin(Pages):
         return {"discard": request.user.has_perm(DISCARD)}
 
     def letters(self, request: HttpRequest, extra_context: Mapping[str, Any] | None = None) -> HttpResponse:
-        """Newest first."""
+        """The letters, newest first."""
         self.require(request, VIEW)
         before, after = (_entry(request.GET.get(name, "")) for name in ("before", "after"))
         context: dict[str, Any] = {"most": DEAD_LETTERS}
@@ -114,7 +114,7 @@ class DeadLetterAdmin(Pages):
         return self.show(request, "admin/presence/deadletter/list.html", gettext("Dead letters"), context)
 
     def discard(self, request: HttpRequest) -> HttpResponse:
-        """Discard those that were selected."""
+        """Discard the selected letters."""
         self.require(request, DISCARD)
         ids = [entry for entry in map(_entry, request.POST.getlist("letter")[:PAGE]) if entry]
         back = reverse("admin:presence_deadletter_changelist")
@@ -147,5 +147,5 @@ class DeadLetterAdmin(Pages):
 
 
 def _entry(text: str) -> str:
-    """The id of an entry, or nothing."""
+    """The id of an entry; empty if the text is none."""
     return text if _ENTRY.fullmatch(text) else ""

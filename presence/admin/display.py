@@ -1,4 +1,4 @@
-"""How the admin shows moments, durations and statuses."""
+"""Moments, durations and statuses as the admin shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from presence.models import Status
 
 STYLE = {"all": ["presence/admin.css"]}
-"""What the pages of this app have beside Django's own style."""
+"""The style sheet of these pages, besides Django's own."""
 
 
 def readable(duration: timedelta | None) -> str:
@@ -30,7 +30,7 @@ def readable(duration: timedelta | None) -> str:
 
 
 def moment(at: datetime) -> str:
-    """To the second, in the current time zone."""
+    """A moment to the second, in the current time zone."""
     return timezone.localtime(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -40,7 +40,7 @@ def instant(seconds: float) -> datetime:
 
 
 def since(seconds: float) -> str:
-    """How long ago a moment is that is given in seconds since the epoch."""
+    """The time since a moment, which is given in seconds since the epoch."""
     return readable(max(timezone.now() - instant(seconds), timedelta()))
 
 

@@ -1,4 +1,4 @@
-"""How long somebody was online and away, a day: summed by the database from the recorded history.
+"""How long each user was online and away per day, summed by the database from the recorded history.
 
 A status lasts from its transition to the next one of the same user, the last one until now; a span that reaches over
 midnight counts for each of its days. Days are those of the current time zone, with 23 or 25 hours when its clocks
@@ -29,7 +29,7 @@ class Day:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """The length of the day, 23 to 25 hours."""
         return self.closes.timestamp() - self.opens.timestamp()
 
 
@@ -128,11 +128,11 @@ def hours(users: Sequence[str], over: Sequence[Day], now: datetime | None = None
 
 
 CHUNK = 100
-"""Users a query, where all of them are wanted."""
+"""Users in one query."""
 
 
-def everybody(over: Sequence[Day], users: Sequence[str]) -> Iterator[tuple[str, list[Hours]]]:
-    """The same for any number of users, in their order, a part of them at a time."""
+def of_many(over: Sequence[Day], users: Sequence[str]) -> Iterator[tuple[str, list[Hours]]]:
+    """The hours of any number of users, in their order, with one query for each `CHUNK`."""
     now = timezone.now()
     for start in range(0, len(users), CHUNK):
         yield from hours(users[start : start + CHUNK], over, now).items()

@@ -1,4 +1,4 @@
-"""Presence in the admin: to look at, with what Redis says now beside it, and to disconnect somebody."""
+"""Recorded presence in the admin, beside the current status in Redis; and the action that disconnects users."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _ask_for(namespace: str, records: Sequence[PresenceRecord]) -> None:
 
 
 class LiveChangeList(ChangeList):
-    """The rows of one page, with what Redis says now about all of them."""
+    """The rows of one page, with the current status in Redis of each."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -62,7 +62,7 @@ class RecordedAdmin(ReadOnly):
     """Recorded facts."""
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        """Django's; a day in the address that has no next one is a wrong parameter like any other."""
+        """A date in the address that is out of range is a wrong parameter like any other."""
         try:
             return super().get_changelist_instance(request)
         except (OverflowError, ValueError) as error:
@@ -73,13 +73,13 @@ class RecordedAdmin(ReadOnly):
 
     @admin.display(description=_("groups"))
     def group_names(self, row: PresenceRecord | PresenceTransition) -> str:
-        """From the prefetched groups, in order of name."""
+        """The prefetched groups, in order of name."""
         return ", ".join(group.name for group in row.groups.all())
 
 
 @admin.register(PresenceRecord)
 class PresenceRecordAdmin(RecordedAdmin):
-    """Who is seen how: as recorded, and live."""
+    """The status of each user: as recorded, and live."""
 
     list_display = ("user_id", "name", "namespace", "recorded", "live_status", "group_names", "since_when")
     list_filter = ("status", "groups")
@@ -184,7 +184,7 @@ class PresenceRecordAdmin(RecordedAdmin):
 
 @admin.register(PresenceTransition)
 class PresenceTransitionAdmin(RecordedAdmin):
-    """Every change of status."""
+    """The history of status changes."""
 
     list_display = (
         "when",
@@ -222,5 +222,5 @@ class PresenceTransitionAdmin(RecordedAdmin):
 
     @admin.display(description=_("after"))
     def after(self, transition: PresenceTransition) -> str:
-        """How long the status that was left had lasted."""
+        """How long the previous status had lasted."""
         return readable(transition.duration)

@@ -33,7 +33,7 @@ class Ghosts:
         """By namespace: users whom Redis does not know, and since when."""
 
     def forget(self) -> None:
-        """Redis was away, and nobody could register: what was unknown before proves nothing."""
+        """Redis was away, and no instance could register: that a user was unknown before proves nothing."""
         self._unknown.clear()
 
     def look(self) -> None:

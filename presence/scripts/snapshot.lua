@@ -1,4 +1,4 @@
--- Who is in a group, those in grace included, part by part: the cursor of the next part ('0': there is none), then
+-- The members of a group, those in grace included, part by part: the cursor of the next part ('0': none), then
 -- user, name, status, since, user, … A part may name a user again.
 --
 -- KEYS[1] base of all presence keys   ARGV[1] the group   ARGV[2] cursor, at first '0'   ARGV[3] about how many

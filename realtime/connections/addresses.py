@@ -1,4 +1,4 @@
-"""The address that a request comes from: behind proxies the last one that they did not add themselves."""
+"""The address that a request comes from: behind proxies, the last one that no trusted proxy has added."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from realtime.connections.rate_limit import Bucket
 
 Address = IPv4Address | IPv6Address
 MOST = 10_000
-"""So many addresses are remembered."""
+"""Addresses that are remembered at once."""
 IPV6_PREFIX = 64
-"""What one customer of a provider has is one address here (RFC 6177)."""
+"""Bits of an IPv6 address that count: a provider gives each customer such a prefix (RFC 6177)."""
 MOST_PROXIES = 16
-"""So many entries of X-Forwarded-For are read."""
+"""Entries of X-Forwarded-For that are read at most."""
 LONGEST_ENTRY = 100
-"""Characters; what is longer is no address and is not looked at."""
+"""Characters; a longer entry is no address and is not parsed."""
 _ENTRY = re.compile(
     r"""
     \[ (?P<v6> [0-9A-Fa-f:.]+ ) (?: % [^\]]* )? \]  (?: : [0-9A-Za-z._-]* )?  # [2001:db8::1]:443
@@ -31,8 +31,9 @@ _ENTRY = re.compile(
 def client_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
     """The address that a request comes from, as text to count by.
 
-    `forwarded` is X-Forwarded-For: each proxy appends whom it heard it from, so it is read from the right, and only
-    as far as `trusted` proxies wrote it. Requests with an entry that is no address share one text, `unknown`.
+    `forwarded` is X-Forwarded-For: each proxy appends the address that it got the request from, so it is read from the
+    right, and only as far as `trusted` proxies wrote it. Requests with an entry that is no address share one text,
+    `unknown`.
     """
     address = _parse(peer)
     for _ in range(MOST_PROXIES):
@@ -76,7 +77,7 @@ def networks(trusted: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 class Addresses:
-    """A bucket for each address, as many as were seen lately."""
+    """A bucket for each of the `MOST` addresses that were seen last."""
 
     def __init__(self) -> None:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()

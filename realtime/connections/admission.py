@@ -1,7 +1,7 @@
-"""Whether a request may come in now: judged by its head alone, before anything is made of it.
+"""Whether a request may come in now: decided by its head alone, before anything is made of it.
 
 Every request is charged to the address that it comes from. A handshake is charged to the process as well, but only
-after that: what an address sends beyond its limit takes nothing from the other addresses.
+after that: requests of an address beyond its limit take nothing from the other addresses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 Peer = tuple[str, int] | None
 
 LOG_SECONDS = 1.0
-"""A flood of refused requests is one line in the log for so long."""
+"""Seconds in which a flood of refused requests is one line in the log."""
 
 _handshakes = Bucket()
 _addresses = Addresses()
@@ -45,7 +45,7 @@ def check_address(peer: Peer, headers: Headers) -> None:
 
 
 def check_process() -> None:
-    """Charge a handshake to this process. Raises `Refused` when it takes no more, or not so many."""
+    """Charge a handshake to this process. Raises `Refused` when it has too many connections or handshakes."""
     check_capacity()
     rate = conf().limits.handshakes
     if _handshakes.take(time.monotonic(), rate, rate):
@@ -86,19 +86,19 @@ def response(refused: Refused, more: Headers) -> bytes:
 
 
 class _Log:
-    """Tells the log of requests that were refused, in one line for all of `LOG_SECONDS`."""
+    """Logs requests that were refused, in one line for all of `LOG_SECONDS`."""
 
     def __init__(self) -> None:
         self._count = 0
-        self._told_at = float("-inf")
+        self._logged_at = float("-inf")
 
     def add(self, refused: Refused) -> None:
-        """Count one more, and tell the log unless it was told a moment ago."""
+        """Count one more, and log the count unless a line was logged within `LOG_SECONDS`."""
         self._count += 1
         now = time.monotonic()
-        if now - self._told_at >= LOG_SECONDS:
+        if now - self._logged_at >= LOG_SECONDS:
             logger.info("requests refused", extra={"code": refused.code, "count": self._count})
-            self._count, self._told_at = 0, now
+            self._count, self._logged_at = 0, now
 
 
 _log = _Log()

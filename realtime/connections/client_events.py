@@ -87,7 +87,7 @@ class Resume(Payload, frozen=True):
 
 @client_event("heartbeat")
 async def heartbeat(connection: Connection, payload: Empty) -> None:
-    """I am here: keeps the connection and the user's presence alive."""
+    """The client is there: keeps the connection and the user's presence alive."""
     await connection.on_heartbeat()
 
 
@@ -136,19 +136,19 @@ def _check_kind(connection: Connection, room: str) -> None:
 
 @client_event("typing:start", namespaces=uses(THREAD))
 async def typing_start(connection: Connection, payload: InThread) -> None:
-    """I am typing; repeat at least every 5 seconds while it lasts."""
+    """The user is typing; to be repeated at least every 5 seconds while it lasts."""
     await connection.typing.start(_room_of(connection, payload))
 
 
 @client_event("typing:stop", namespaces=uses(THREAD))
 async def typing_stop(connection: Connection, payload: InThread) -> None:
-    """I stopped typing."""
+    """The user stopped typing."""
     await connection.typing.stop(_room_of(connection, payload))
 
 
 @client_event("cursor:move", namespaces=uses(THREAD))
 async def cursor_move(connection: Connection, payload: CursorMove) -> None:
-    """My cursor is here now."""
+    """The user's cursor is here now."""
     await connection.emit(_room_of(connection, payload), "thread:cursor", position=payload.position)
 
 
@@ -181,7 +181,7 @@ async def resume(connection: Connection, payload: Resume) -> Resumed:
     for room, since in payload.rooms.items():
         answers[room] = await _resume_room(connection, room, since, is_known=room in own, number=len(answers))
     for room, answer in answers.items():
-        if "error" not in answer and room not in connection.rooms:  # expelled while the others were entered
+        if "error" not in answer and room not in connection.rooms:  # expelled while later rooms were entered
             answers[room] = {"error": ErrorCode.FORBIDDEN}
     connection.rooms.resumed()
     return {"rooms": answers}

@@ -146,11 +146,11 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     async def _enter(self) -> None:
         self.opened_at = await revocation.now()
         await self._registry.start()
-        handshake.check_capacity()  # nobody came in between: the next line takes the place
+        handshake.check_capacity()  # no `await` before the next line, which takes the place
         self._registry.add(self)
         resumes = b"resume=1" in self.scope.get("query_string", b"").split(b"&")
         await self.rooms.enter_initial(self.initial_rooms(), resumes=resumes)
-        # Joined first, checked second: a revoke in between is either found here or signalled to us.
+        # Entered first, checked second: a revoke in between is either found here or signalled to this connection.
         if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
             raise _refusal(CloseCode.REVOKED, "the token was revoked or its user disconnected")
         self._admitted = user_limit.UserConnection(*self.user, self.channel_name, self.opened_at)
@@ -158,7 +158,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         await self.on_enter()
 
     def terminate(self, code: CloseCode, reason: str = "") -> None:
-        """Close from our side, now: nothing is written after this. Each code has a usual reason."""
+        """Close the connection now: nothing is written after this. Without a reason, the code's usual one is sent."""
         if self.ended:
             return
         self.ended = True
@@ -175,7 +175,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self.terminate(code, reason)
 
     def _say_closed(self, by: By, code: int, reason: str) -> None:
-        """Who ended this connection and why: once, and the first word counts."""
+        """Count and log which side ended the connection, and why. Only the first call counts."""
         if self.accepted and not self._said_closed:
             self._said_closed = True
             metrics.closed(by, code)
@@ -261,7 +261,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
             self.terminate(CloseCode.NORMAL)
 
     async def connection_replaced(self, message: dict[str, Any]) -> None:
-        """From another connection of the same user, who has one too many: this is the oldest."""
+        """The user has opened one connection too many, and this is the oldest."""
         self.terminate(CloseCode.REPLACED)
 
     # --- Rights ----------------------------------------------------------------------------------
@@ -292,14 +292,14 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
 
 
 def _refusal(code: CloseCode, reason: str) -> handshake.Refused:
-    """How a handshake is refused whose connection was ended before it was accepted."""
+    """The refusal of a handshake whose connection was ended before it was accepted."""
     if code == CloseCode.RESTARTING:
         return handshake.draining()
     return handshake.Refused(RefusalCode.TOKEN_INVALID, reason)
 
 
 def _ending(message: Mapping[str, Any]) -> tuple[By, int, str]:
-    """Who ended a connection, as far as servers tell that do not have our extension."""
+    """Which side ended a connection, as far as servers without the frame extension tell."""
     code, reason = message.get("code", NO_CODE), message.get("reason")
     is_lost = code == LOST or (code == NO_CODE and reason is None)
     return (By.LOST, LOST, "") if is_lost else (By.CLIENT, code, reason or "")

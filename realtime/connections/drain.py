@@ -1,4 +1,4 @@
-"""Leaving without being missed: how a socket process ends."""
+"""Draining: how an instance closes its connections before it ends."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from realtime.protocol.close_codes import CloseCode
 logger = logging.getLogger(__name__)
 
 LAST_SECONDS = 2.0
-"""For the closing handshakes of the last ones."""
+"""Seconds for the closing handshakes of the last connections."""
 
 
 async def drain() -> None:
-    """Let nobody in any more, and close everybody, in random order and spread over `DRAIN_SECONDS`.
+    """Refuse handshakes from now on, and close all connections, in random order and spread over `DRAIN_SECONDS`.
 
-    At once would send all clients to the other instances in the same moment.
+    Closed all at once, the clients would reconnect to the other instances in the same moment.
     """
-    node, seconds = ConnectionRegistry.current(), conf().drain_seconds
-    node.is_draining = True
-    leaving = list(node.connections.values())
+    registry, seconds = ConnectionRegistry.current(), conf().drain_seconds
+    registry.is_draining = True
+    leaving = list(registry.connections.values())
     random.shuffle(leaving)
     logger.info("draining", extra={"connections": len(leaving), "seconds": seconds})
     loop = asyncio.get_running_loop()
@@ -33,10 +33,10 @@ async def drain() -> None:
         if (early := started + seconds * number / len(leaving) - loop.time()) > 0:
             await asyncio.sleep(early)
         connection.soon(connection.end, CloseCode.RESTARTING)
-    for connection in list(node.connections.values()):
-        connection.soon(connection.end, CloseCode.RESTARTING)  # whose handshake was under way
+    for connection in list(registry.connections.values()):
+        connection.soon(connection.end, CloseCode.RESTARTING)  # those whose handshake was under way
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_SECONDS):
-            while node.connections:  # noqa: ASYNC110  (for two seconds, once)
+            while registry.connections:  # noqa: ASYNC110  (for two seconds, once)
                 await asyncio.sleep(0.02)
-    logger.info("drained", extra={"left": len(node.connections)})
+    logger.info("drained", extra={"left": len(registry.connections)})

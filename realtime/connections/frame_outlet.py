@@ -1,4 +1,4 @@
-"""Straight to the wire: how everything that a connection sends is written, in one order."""
+"""The one writer of a connection: everything that it sends is written in the order of the calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTENSION = "realtime.frames"
 """The ASGI extension with which a server offers its frame writer: `scope["extensions"]["realtime.frames"]`."""
 
 BEHIND_SECONDS = 0.1
-"""A peer for which something has waited for so long reads too slowly. (One turn of the loop may write much.)"""
+"""Seconds that frames may wait before the peer counts as too slow: one turn of the loop may write many."""
 
 
 class FrameWriter(Protocol):
@@ -30,7 +30,7 @@ class FrameWriter(Protocol):
 
     @property
     def ending(self) -> tuple[By, int, str] | None:
-        """Which side ended the connection, with which code and reason, if the writer knows."""
+        """Which side ended the connection, with which code and reason; None if the writer does not know."""
 
     def write_frames(self, frames: bytes) -> None:
         """Write whole frames, or nothing when the connection is closing."""
@@ -43,7 +43,7 @@ class FrameWriter(Protocol):
 
 
 class HandingOver(FrameWriter, Protocol):
-    """The frame writer of a server that can do without a running application."""
+    """The frame writer of a server that calls the application for each event, so that no task has to wait."""
 
     def hand_over(
         self, take: Callable[[dict[str, Any]], Awaitable[None]], charge: Callable[[], float]
@@ -51,12 +51,12 @@ class HandingOver(FrameWriter, Protocol):
         """Give every further event to `take`, so that the application may return.
 
         `charge` is called for every frame of the client, control frames and fragments included, before it is parsed. It
-        returns how many seconds the frame came too early, which `websocket.receive` tells as `retry_after`.
+        returns how many seconds the frame came too early, which is in `websocket.receive` as `retry_after`.
         """
 
 
 class AsgiWriter:
-    """A frame writer for any ASGI server (daphne, Channels' test communicators): one task sends what waits."""
+    """A frame writer for any ASGI server (daphne, Channels' test communicators): one task sends the waiting frames."""
 
     ending = None
 

@@ -1,6 +1,6 @@
-"""The verdict on a handshake, before anything is accepted, and how a refusal is told.
+"""Authorizing a handshake before it is accepted, and how a refusal is sent.
 
-The same verdict answers two callers: the WebSocket handshake itself, and the plain `GET` with which a browser
+The same decision serves two callers: the WebSocket handshake itself, and the plain `GET` with which a browser
 asks why a handshake was refused (a browser cannot see the status of a refused handshake).
 """
 
@@ -28,7 +28,7 @@ Send = Callable[[Any], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 RETRY_AFTER = 2
-"""Seconds a client is asked to wait when the server cannot take it now."""
+"""Seconds that a client is asked to wait when this instance cannot accept it now."""
 
 
 class Refused(Exception):
@@ -56,22 +56,22 @@ class Refused(Exception):
 
 
 def unavailable(message: str = "the server cannot take connections now; try again") -> Refused:
-    """503: Redis, or what verifies tokens, is down. Without it no user's rights are known, so no client gets in."""
+    """503: Redis, or the source of token keys, is down. Without them no user's rights are known."""
     return Refused(RefusalCode.UNAVAILABLE, message, retry_after=RETRY_AFTER)
 
 
 def at_capacity() -> Refused:
-    """503: this process has as many connections, or handshakes, as it may have."""
+    """503: this instance has as many connections, or handshakes, as it may have."""
     return Refused(RefusalCode.AT_CAPACITY, "this server is full; try again", retry_after=RETRY_AFTER)
 
 
 def draining() -> Refused:
-    """503: this process is about to stop."""
+    """503: this instance is about to stop."""
     return Refused(RefusalCode.DRAINING, "this server is about to stop; try again", retry_after=RETRY_AFTER)
 
 
 def check_capacity() -> None:
-    """Raises `Refused` when this process may not have one more connection."""
+    """Raises `Refused` when this instance may not have one more connection."""
     if ConnectionRegistry.current().is_draining:
         raise draining()
     if 0 < conf().limits.connections <= len(ConnectionRegistry.current().connections):
@@ -79,7 +79,7 @@ def check_capacity() -> None:
 
 
 def check_origin(scope: Scope) -> None:
-    """Raises `Refused` unless the Origin is one of ours, or absent (native clients; browsers always send one)."""
+    """Raises `Refused` unless the Origin is allowed, or absent (native clients; browsers always send one)."""
     origins = headers_of(scope, b"origin")
     if not origins:
         if conf().require_origin:
@@ -100,7 +100,7 @@ def _normalised(origin: str) -> str:
 
 
 async def authorize(scope: Scope, namespace: str) -> Principal:
-    """Who may enter. CPU only, unless a JWKS key has to be fetched. Raises `Refused`."""
+    """The user of a handshake, if it is allowed. CPU only, unless a JWKS key has to be fetched. Raises `Refused`."""
     check_capacity()
     check_origin(scope)
     try:
@@ -157,7 +157,7 @@ def _without_token(scope: dict[str, Any]) -> dict[str, Any]:
 
 
 async def deny(scope: Scope, send: Send, refused: Refused, namespace: str) -> None:
-    """Refuse a WebSocket handshake, and tell metrics, trace and log."""
+    """Refuse a WebSocket handshake; count, trace and log it."""
     metrics.HANDSHAKES.labels(namespace, refused.code).inc()
     tracing.end_handshake(scope, refused.code)
     logger.info(

@@ -7,9 +7,9 @@ import asyncio
 from realtime.conf import conf
 
 PAUSE_SECONDS = 1.0
-"""Nothing refused for so long is a pause."""
+"""Seconds without a refusal that are a pause."""
 PERSISTENT_SECONDS = 10.0
-"""Refused for so long without a pause is persistence."""
+"""Seconds of refusals without a pause that are persistence."""
 ROOM_COST = 0.5
 """What each room costs that is looked up because of a frame, in frames. A `join` includes one."""
 REPLAY_BYTES = 16 * 1024
@@ -27,7 +27,7 @@ class Bucket:
         self._refused_since = self._refused_at = float("-inf")
 
     def take(self, now: float, rate: float, burst: float) -> float:
-        """0 when one more may pass at `now` (seconds of any clock that only goes forward), else the seconds to wait."""
+        """Returns 0 if one more may pass at `now` (seconds of a monotonic clock), else how many seconds to wait."""
         if not rate:
             return 0.0
         spent = max(0.0, self._spent - (now - self._seen_at) * rate)
@@ -43,14 +43,14 @@ class Bucket:
         return 0.0
 
     def spend(self, now: float, rate: float, cost: float) -> None:
-        """Take `cost` at once, also what is not there: no more passes until that is made up for."""
+        """Take `cost` at once, even if it is more than is left: nothing passes until that is made up for."""
         if rate:
             self._spent = max(0.0, self._spent - (now - self._seen_at) * rate) + cost
             self._seen_at = now
 
     @property
     def is_persistent(self) -> bool:
-        """Whether it has gone on and on, although refused."""
+        """Whether takers have gone on for `PERSISTENT_SECONDS` although refused."""
         return self._refused_at - self._refused_since >= PERSISTENT_SECONDS
 
 
@@ -70,7 +70,7 @@ class FrameRate:
 
     @property
     def is_persistent(self) -> bool:
-        """Whether the client has gone on and on, although refused."""
+        """Whether the client has gone on for `PERSISTENT_SECONDS` although refused."""
         return self._bucket is not None and self._bucket.is_persistent
 
     def spend(self, frames: float) -> None:

@@ -1,4 +1,4 @@
-"""The rooms of one connection: who may enter, what was missed, and when each room begins to be delivered."""
+"""The rooms of one connection: entering and leaving, what was missed, and when delivery begins."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Rooms(Mapping[str, int]):
             if not was_in:  # else what is published now would hide from the client that it lacks something
                 await self.leave(room)
             raise
-        if self._listeners.get(room) is not listener:  # expelled meanwhile, and told so
+        if self._listeners.get(room) is not listener:  # expelled meanwhile; `room:left` was sent
             raise _not_allowed(room)
         if missed is None:
             metrics.RECOVERIES.labels("lost").inc()
@@ -208,7 +208,7 @@ class Rooms(Mapping[str, int]):
     # --- Leaving ---------------------------------------------------------------------------------
 
     async def leave(self, room: str, reason: str | None = None) -> None:
-        """Leave a room if in it; with a reason the client is told that it had to."""
+        """Leave a room if in it; with a reason the client gets `room:left`."""
         if (listener := self._listeners.pop(room, None)) is None:
             return
         self._leave(room, listener, reason)

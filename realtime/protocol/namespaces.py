@@ -29,8 +29,9 @@ InitialRooms = Callable[[Any], Iterable[str]]
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,15}", re.ASCII)
 _RESERVED = frozenset(
     {"control", "node", "room", "unknown", "presence", "healthz", "readyz", "metrics", "asyncapi"}
+    | {"forgotten", "group", "open", "order", "user"}
 )
-"""Names of groups, labels, settings and paths that are not a namespace's."""
+"""Names of groups, labels, settings, paths and presence keys, which can't be a namespace's."""
 
 
 def is_name(text: str) -> bool:

@@ -65,7 +65,7 @@ def _memory() -> int:
 
 @cache
 def host() -> str:
-    """The name of the machine, which in a container is the container's."""
+    """The name of the machine, or of the container."""
     return platform.node()
 
 

@@ -19,7 +19,7 @@ class PerLoop(Generic[T]):
     loop knows closes the value there, while transports can still be closed. The value of a loop that ended without it
     is closed when any loop first asks for its own. Safe to use from several threads, each with its loop.
 
-    `close` is called without arguments to wait for, so it cancels tasks and aborts transports.
+    `close` is not awaited, so it cancels tasks and aborts transports.
     """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], None]) -> None:
@@ -75,7 +75,7 @@ class PerLoop(Generic[T]):
 
 
 def _step(awaitable: Awaitable[Any]) -> None:
-    """Run to the next `yield`, or to the end: nothing on the way waits."""
+    """Run a generator to its next `yield`, or to its end: it never waits."""
     with contextlib.suppress(StopIteration):
         awaitable.__await__().send(None)
 

@@ -1,4 +1,4 @@
-"""One thing at a time: what happens to a connection happens in turn, whoever asks for it."""
+"""The serial executor: frames, timers and signals of a connection are handled one at a time, in turn."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from realtime.telemetry.logs import speak_for, spelled
 logger = logging.getLogger(__name__)
 
 _running: set[asyncio.Task[None]] = set()
-"""The loop itself holds tasks by weak references only."""
+"""Keeps tasks alive: the event loop holds them by weak references only."""
 
 Action = Callable[..., Awaitable[None]]
 
 
 class SerialExecutor:
-    """Mixin: frames, timers and signals wait for each other, so that none sees another one half-way."""
+    """Mixin: actions wait for each other, so that none sees the state in which another one is half-way."""
 
     LONGEST: ClassVar[float] = 86400.0
     """Seconds: a timer set for longer fires after this and must be set again."""
@@ -30,33 +30,33 @@ class SerialExecutor:
         super().__init__(*args, **kwargs)
         self.turn = asyncio.Lock()
         self.ended = False
-        """Once true, whatever still waits for its turn is left out."""
+        """Once true, actions that still wait for their turn are left out."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a log line about this says."""
+        """The fields of every log line about this object."""
         return {}
 
     def soon(self, action: Action, *args: Any) -> None:
-        """Do something from outside (a timer, a signal), in its turn."""
+        """Run `action(*args)` in its turn."""
         task = asyncio.create_task(self._in_turn(action, *args))
         _running.add(task)
         task.add_done_callback(_running.discard)
 
     def after(self, seconds: float, name: str, action: Action, *args: Any) -> None:
-        """Do something in its turn after so many seconds; another timer of the same name replaces this one."""
+        """Run `action(*args)` in its turn after `seconds`, instead of an earlier timer of this name."""
         self.call_after(seconds, name, self.soon, action, *args)
 
     def call_after(self, seconds: float, name: str, callback: Callable[..., object], *args: Any) -> None:
-        """The same, without waiting for a turn."""
+        """`after`, for a `callback(*args)` that waits for no turn."""
         self.cancel(name)
         self._timers[name] = asyncio.get_running_loop().call_later(
             min(max(seconds, 0.0), self.LONGEST), self._fire, name, callback, args
         )
 
     def _fire(self, name: str, callback: Callable[..., object], args: Sequence[Any]) -> None:
-        """Do what a timer is for; what fails is tried again."""
+        """Call a timer's callback, and again after `PAUSE` if it fails."""
         timer = self._timers.get(name)
         try:
             callback(*args)
@@ -66,12 +66,12 @@ class SerialExecutor:
                 self.call_after(PAUSE, name, callback, *args)
 
     def cancel(self, name: str) -> None:
-        """Forget a timer."""
+        """Cancel a timer, if it is set."""
         if timer := self._timers.pop(name, None):
             timer.cancel()
 
     def cancel_all(self) -> None:
-        """Forget every timer."""
+        """Cancel every timer."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -1,7 +1,7 @@
-"""Tasks that run for as long as their process does: no exception ends them.
+"""Supervision: no exception ends a task that runs for as long as its process does.
 
-Each catches what it expects (Redis is away). Anything else is a mistake in the code or an odd value, and must not take
-presence, the bridge or a timer with it for good.
+Each task catches what it expects (Redis is away). Any other exception is a mistake in the code or an odd value, and
+must not stop presence, the bridge or a timer for good.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAUSE = 1.0
 
 
 async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> None:
-    """Run `work` until it returns, and again after each exception. `name` is a word of ours: it labels a metric."""
+    """Run `work` until it returns, and again after each exception. `name` labels a metric."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     while task is None or not task.cancelling():
         try:
@@ -29,7 +29,7 @@ async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> None:
         except asyncio.CancelledError:
             if task is None or task.cancelling():
                 raise
-            report(name)  # nothing has cancelled this task: it comes from within
+            report(name)  # this task was not cancelled: `work` raised it
         except Exception:
             if loop.is_closed():  # and this task was left behind in it
                 return
@@ -38,6 +38,6 @@ async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> None:
 
 
 def report(name: str) -> None:
-    """Log and count the exception that is being handled, for work that goes on by other means."""
+    """Log and count the exception that is being handled, where the work goes on without a restart."""
     metrics.TASK_FAILURES.labels(name).inc()
     logger.exception("task failed", extra={"task": name})  # noqa: LOG004  (called where it was caught)

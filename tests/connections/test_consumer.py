@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
 from presence.connection import CustomerPresence
+from realtime.auth import revocation
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
 from realtime.connections import ephemeral, rate_limit
@@ -515,6 +516,39 @@ async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(mo
         answer = await ana.call("resume", {"rooms": {"thread:42": "1"}})
         assert answer["rooms"] == {"thread:42": {"error": "forbidden"}}
         await ana.expect("room:left", room="thread:42", reason="expelled")
+        error = await ana.refused("join:thread", {"thread_id": "42", "since": "1"})
+        assert error["code"] == "forbidden"
+        assert "thread:42" not in consumer().rooms
+
+
+@pytest.mark.parametrize("again", [{}, {"since": "1"}], ids=["join", "rejoin"])
+async def test_expulsion_does_not_concern_a_member_who_entered_after_it(again: dict[str, str]):
+    async with connected() as ana:
+        if again:
+            await ana.call("join:thread", {"thread_id": 42})
+        await asyncio.sleep(0.1)
+        expelled_at = await revocation.now()
+        await asyncio.sleep(0.1)
+        await ana.call("join:thread", {"thread_id": 42, **again})
+        consumer().expel("thread:42", "expelled", before=expelled_at)
+        assert "thread:42" in consumer().rooms
+        consumer().expel("thread:42", "expelled", before=expelled_at + 3600)
+        assert "thread:42" not in consumer().rooms
+
+
+@pytest.mark.parametrize("how", ["policy", "expulsion"])
+async def test_right_that_ends_while_the_room_is_entered_refuses_the_join(how: str, monkeypatch):
+    asked: list[str] = []
+
+    async def may_enter(connection: HubConsumer, room: str) -> bool:
+        asked.append(room)
+        if len(asked) == 2 and how == "expulsion":
+            connection.expel("thread:42", "expelled")
+        return len(asked) == 1 or how == "expulsion"
+
+    async with connected() as ana:
+        monkeypatch.setattr(HubConsumer, "may_enter", may_enter)
+        assert (await ana.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
         assert "thread:42" not in consumer().rooms
 
 
@@ -554,6 +588,32 @@ async def test_resume_that_redis_did_not_answer_leaves_nobody_in_a_room_with_a_h
         await ana.call("resume", {"rooms": {"thread:42": since}})
         for n in (2, 3):
             await ana.expect("thread:message", message_id=str(n))
+
+
+async def test_room_held_back_for_a_resume_waits_also_when_the_resume_has_failed(monkeypatch):
+    missed = RoomChannelLayer.missed
+
+    async def fails_for_the_thread(layer: Any, listener: Any, since: str) -> Any:
+        if listener.group.room == "thread:42":
+            raise RedisDown("away")
+        return await missed(layer, listener, since)
+
+    async with bridging(), connected("hub", "9") as first_tab:
+        since = first_tab.ready["rooms"]["user:9"]
+        await add("user:notification", {"user_id": "9", "n": 1})
+        await first_tab.expect("user:notification", n=1)
+        token = issue(user_id="9", role="attendant")
+        ana = Connection("/hub/?resume=1", headers=bearer(token))
+        await ana.handshake()
+        monkeypatch.setattr(RoomChannelLayer, "missed", fails_for_the_thread)
+        rooms = {"user:9": since, "thread:42": "1"}
+        assert (await ana.refused("resume", {"rooms": rooms}))["code"] == "unavailable"
+        await ana.nothing("user:notification")
+        monkeypatch.setattr(RoomChannelLayer, "missed", missed)
+        await ana.call("resume", {"rooms": rooms})
+        await ana.expect("user:notification", n=1)
+        await ana.nothing("user:notification")
+        await ana.disconnect()
 
 
 @pytest.mark.parametrize("rooms", [None, [], {"thread:42": 1}, {"thread:42": ""}, "thread:42"])
@@ -629,6 +689,17 @@ async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monk
         monkeypatch.setattr(NamespaceConsumer, "emit", emit)
         await ana.call("leave:thread", {"thread_id": 42})
         assert (await ana.refused("typing:start", {"thread_id": 42}))["code"] == "not_in_room"
+
+
+async def test_typist_who_is_expelled_is_reported_as_stopped():
+    async with connected("hub", "8") as bob, connected("hub", "7") as ana:
+        for one in (ana, bob):
+            await one.call("join:thread", {"thread_id": 42})
+        await ana.call("typing:start", {"thread_id": 42})
+        await bob.expect("thread:typing", typing=True)
+        [theirs] = ConnectionRegistry.current().connections_of("hub", "7")
+        theirs.expel("thread:42", "expelled")
+        await bob.expect("thread:typing", typing=False)
 
 
 @pytest.mark.parametrize(("pause", "announced"), [(0.0, 4), (60.0, 1)])
@@ -756,6 +827,30 @@ async def test_any_frame_even_an_invalid_one_is_a_sign_of_life(frame: str, setti
             await asyncio.sleep(0.6)
             await ana.raw(frame)
         await ana.call("heartbeat")
+
+
+# --- Connection limit, revocation --------------------------------------------------------------------
+
+
+async def test_oldest_connection_of_a_user_is_closed_when_there_is_one_too_many(settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 2}}
+    async with connected() as first, connected() as second, connected() as third, connected() as fourth:
+        for oldest in (first, second):
+            assert (await oldest.expect_close())[0] == CloseCode.REPLACED
+        for newer in (third, fourth):
+            await newer.call("heartbeat")
+
+
+async def test_token_that_is_revoked_while_it_replaces_another_ends_the_connection(monkeypatch):
+    answers = [False, True]
+
+    async def is_revoked(principal: Any) -> bool:
+        return answers.pop(0)
+
+    async with connected() as ana:
+        monkeypatch.setattr(revocation, "is_revoked", is_revoked)
+        await ana.send("auth:refresh", {"token": issue(user_id="7", role="attendant")})
+        assert await ana.expect_close() == (CloseCode.REVOKED, "revoked")
 
 
 # --- In turn -----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -159,6 +160,18 @@ async def test_status_set_over_the_bus_outlives_a_redis_that_comes_back_empty(wo
         )
         await add("presence:set", {"user_id": 7, "status": "away"})
         await eventually(lambda: any(signal.status == "away" for signal in signals))
+        world.lose_everything()
+        await ana.call("heartbeat")
+        await eventually(lambda: world.status("7"))
+        assert world.status("7") == "away"
+
+
+async def test_chosen_status_outlives_redis_though_another_tab_was_closed(world: World, settings):
+    settings.REALTIME = {**settings.REALTIME, "GRACE_PERIOD": 0.2}
+    async with connected("hub", "7") as ana:
+        async with connected("hub", "7") as other:
+            await other.call("presence:away")
+        await asyncio.sleep(0.5)  # more than a grace period and a batch
         world.lose_everything()
         await ana.call("heartbeat")
         await eventually(lambda: world.status("7"))

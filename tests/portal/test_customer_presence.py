@@ -266,12 +266,9 @@ async def test_revoke_is_told_at_once_whether_the_customer_looked_at_the_thread_
         async with connected("portal", "9", threads=["42"]):
             await ana.nothing(*CHANGES)
         await add("thread:grant", {"thread_id": "42", "user_id": "9"})
-        await eventually(lambda: joined(one))
+        await eventually(lambda: grants.read("portal", "9", "thread:42"))
+        await one.call("join:thread", {"thread_id": "42"})
         await ana.expect("customer:online", user_id="9", thread_id="42")
-
-
-async def joined(connection: Connection) -> bool:
-    return "room" in (await connection.ask("join:thread", {"thread_id": "42"}))["data"]
 
 
 @pytest.mark.usefixtures("wanted")

@@ -49,7 +49,7 @@ def sweep_counting(world: World) -> list[int]:
     return taken
 
 
-# --- Dead processes ----------------------------------------------------------------------------------
+# --- Dead instances ----------------------------------------------------------------------------------
 
 
 def test_one_call_takes_off_no_more_connections_than_its_share(world: World):
@@ -66,7 +66,7 @@ def test_one_call_takes_off_no_more_connections_than_its_share(world: World):
     assert not list(world.redis.scan_iter(f"{world.base}:node:*"))
 
 
-def test_everybody_of_a_dead_process_is_announced_offline_once(world: World):
+def test_everybody_of_a_dead_instance_is_announced_offline_once(world: World):
     for number in range(35):
         world.connect(f"user-{number}", f"tab-{number}")
     ended = expire(world, "instance-1")
@@ -95,7 +95,7 @@ def test_groups_count_as_work_when_their_user_goes_offline(world: World):
     assert [world.sweep_once().changed for _ in range(3)] == [1, 1, 1]
 
 
-def test_user_of_two_dead_processes_leaves_no_group_before_the_grace_period(world: World):
+def test_user_of_two_dead_instances_leaves_no_group_before_the_grace_period(world: World):
     for number in range(35):
         world.connect(f"user-{number}", f"tab-{number}", instance="instance-1", groups=("sales",))
         world.connect(f"user-{number}", f"other-{number}", instance="instance-2", groups=("support",))
@@ -106,7 +106,7 @@ def test_user_of_two_dead_processes_leaves_no_group_before_the_grace_period(worl
     assert len(store.snapshot_sync(HUB, "sales")) == len(store.snapshot_sync(HUB, "support")) == 35
 
 
-def test_user_who_keeps_a_connection_leaves_the_groups_of_the_dead_process_once(world: World):
+def test_user_who_keeps_a_connection_leaves_the_groups_of_the_dead_instance_once(world: World):
     for number in range(35):
         world.connect(f"user-{number}", f"tab-{number}", instance="instance-1", groups=("sales", "all"))
         world.connect(f"user-{number}", f"other-{number}", instance="instance-2", groups=("support", "all"))
@@ -118,7 +118,7 @@ def test_user_who_keeps_a_connection_leaves_the_groups_of_the_dead_process_once(
     assert all(entry["lost"] == ["sales"] and entry["gained"] == [] for entry in entries)
 
 
-def test_process_that_comes_back_while_it_is_taken_off_registers_again(world: World):
+def test_instance_that_comes_back_while_it_is_taken_off_registers_again(world: World):
     instance = "instance-1"
     for number in range(35):
         world.connect(f"user-{number}", f"tab-{number}", instance=instance)
@@ -139,7 +139,7 @@ def test_process_that_comes_back_while_it_is_taken_off_registers_again(world: Wo
     assert all(world.deadline("grace", f"user-{number}") is None for number in range(35))
 
 
-def test_deadlines_do_not_wait_for_dead_processes(world: World):
+def test_deadlines_do_not_wait_for_dead_instances(world: World):
     world.connect("silent", "tab", instance="instance-2")
     for number in range(35):
         world.connect(f"user-{number}", f"tab-{number}", instance="instance-1")
@@ -176,7 +176,7 @@ def test_what_is_due_after_a_standstill_is_put_off_by_several_calls_and_not_judg
     assert world.redis.zcount(f"{world.base}:deadlines", "-inf", world.now) == 0
 
 
-# --- What processes tell -----------------------------------------------------------------------------
+# --- What instances send -----------------------------------------------------------------------------
 
 
 async def test_operations_that_were_too_much_for_one_call_are_done_by_the_next(world: World):
@@ -217,7 +217,7 @@ async def test_calls_are_bounded_in_bytes(world: World, monkeypatch):
     assert max(sizes) < BATCH_BYTES + 2000
 
 
-async def test_connections_that_redis_still_knows_and_the_process_not_are_taken_off(world: World):
+async def test_connections_that_redis_still_knows_and_the_instance_not_are_taken_off(world: World):
     tracker = PresenceTracker.current(HUB)
     await tracker.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     for number in range(35):
@@ -262,7 +262,7 @@ async def test_registration_that_was_interrupted_is_begun_again(world: World, mo
     assert world.news() == []
 
 
-async def test_user_who_was_told_offline_while_the_process_was_cut_off_is_registered_again(world: World):
+async def test_user_who_was_told_offline_while_the_instance_was_cut_off_is_registered_again(world: World):
     tracker = PresenceTracker.current(HUB)
     await tracker.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
     expire(world, tracker.registry.id)

@@ -152,14 +152,14 @@ def test_last_connection_lost_is_told_once_after_the_grace(carla: World):
     assert there("42") == set()
 
 
-def test_customers_of_a_killed_process_are_lost_with_its_lease(carla: World):
+def test_customers_of_a_killed_instance_are_lost_with_its_lease(carla: World):
     carla.kill()
     assert told(carla) == []
     carla.end_grace("carla")
     assert told(carla) == [("42", "offline"), ("43", "offline")]
 
 
-def test_thread_of_a_killed_process_has_its_grace_though_another_tab_is_open(carla: World):
+def test_thread_of_a_killed_instance_has_its_grace_though_another_tab_is_open(carla: World):
     carla.connect("carla", "tab-2", groups=("77",), instance="instance-2")
     carla.transitions()
     carla.kill("instance-2")
@@ -233,19 +233,19 @@ def test_snapshot_of_the_team_knows_no_customer(carla: World):
     assert store.snapshot_sync(HUB, "42") == []
 
 
-# --- As a process keeps it ---------------------------------------------------------------------------
+# --- As an instance keeps it --------------------------------------------------------------------------
 
 
 def page(*threads: str) -> Presentee:
     return Presentee(connection_id="tab-1", user_id="carla", name="Carla", groups=threads)
 
 
-async def test_process_keeps_team_and_customers_apart(process: str):
+async def test_instance_keeps_team_and_customers_apart(process: str):
     assert PresenceTracker.current(PORTAL) is PresenceTracker.current(PORTAL)
     assert PresenceTracker.current(PORTAL) is not PresenceTracker.current(HUB)
 
 
-async def test_process_registers_its_customers_again_when_redis_comes_back_empty(process: str):
+async def test_instance_registers_its_customers_again_when_redis_comes_back_empty(process: str):
     tracker, world = PresenceTracker.current(PORTAL), World(PORTAL)
     await tracker.connect(page("42"))
     assert told(world) == [("42", "online")]

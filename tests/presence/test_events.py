@@ -13,6 +13,7 @@ from presence.events import PresenceSet, announcements, parse_transition, set_pr
 from presence.operations import Presentee
 from presence.tracker import PresenceTracker
 from realtime.auth import revocation
+from realtime.conf import conf
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.protocol.catalogue import BusContext, catalogue
 from realtime.protocol.payloads import Id
@@ -123,6 +124,21 @@ def test_group_gained_hears_of_the_user_as_it_is_and_group_lost_that_it_is_offli
 def test_regrouping_without_since_counts_from_the_regrouping():
     gained, _ = announcements(encoded(**{"from": "away", "to": "away"}, gained=["vip"]))
     assert gained.data["since"] == "2024-02-29T12:00:00.250Z"
+
+
+@pytest.mark.usefixtures("realtime_redis")
+def test_another_namespace_has_keys_transitions_and_rooms_of_its_own(settings):
+    paths = [*conf().namespaces, "tests.ops.namespace.OPS"]
+    settings.REALTIME = {**settings.REALTIME, "NAMESPACES": paths}
+    hub, ops = World(HUB), World("ops")
+    assert ops.base == f"{hub.base}:ops"
+    ops.connect()
+    assert (ops.status(), hub.status()) == ("online", None)
+    (transition,) = ops.transitions()
+    (delivery,) = announcements(json.dumps(transition).encode())
+    assert (delivery.event, delivery.targets) == ("attendant:online", (("ops", "presence:attendants"),))
+    ops.silence()
+    assert ops.news() == [("online", "away", "timeout")]
 
 
 def test_announcement_has_the_data_the_catalogue_promises():

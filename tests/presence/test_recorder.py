@@ -71,7 +71,7 @@ def groups_of(row: PresenceRecord | PresenceTransition) -> set[str]:
 
 
 def test_transition_becomes_the_users_record_and_a_line_of_history():
-    entry_id = append(groups=["sales", "attendants"])
+    entry_id = append(groups=["sales", "attendants", "sales"])
     assert Recorder().step()
     current = record()
     assert (current.namespace, current.status, current.name) == ("hub", "online", "Ana")
@@ -206,6 +206,24 @@ def test_stream_that_lost_its_end_is_read_again_without_doubling_anything(caplog
     assert record("8").status == "online"
 
 
+def test_stream_that_lost_its_end_in_an_outage_is_read_again(monkeypatch):
+    append_raw(json.dumps(entry("7")), entry_id="10000-0")
+    step, errors = Recorder.step, [Enough(), None, RedisConnectionError("gone"), None]
+
+    def step_through_an_outage(self: Recorder, *, wait: bool = False) -> bool:
+        if error := errors.pop():
+            sync_client().delete(store.stream())
+            append_raw(json.dumps(entry("8")), entry_id="9000-0")
+            raise error
+        return step(self)
+
+    monkeypatch.setattr(Recorder, "step", step_through_an_outage)
+    monkeypatch.setattr(connections, "close_all", lambda: None)  # the test's transaction lives there
+    with pytest.raises(Enough):
+        Recorder().run(lambda: None)
+    assert record("8").status == "online"
+
+
 # --- What is no transition -------------------------------------------------------------------------
 
 
@@ -282,21 +300,22 @@ def clock(monkeypatch, settings) -> Clock:
     return clock
 
 
-def test_user_whom_redis_lost_goes_offline_once_lease_and_grace_have_passed(clock: Clock):
-    append("7", groups=["attendants", "sales"])
+@pytest.mark.parametrize("status", ["online", "away"])
+def test_user_whom_redis_lost_goes_offline_once_lease_and_grace_have_passed(clock: Clock, status: str):
+    append("7", new=status, groups=["attendants", "sales"])
     first, second = Recorder(), Recorder()
     for seconds in (0, 35, 35):
         clock.now += seconds
         for recorder in (first, second):
             recorder.step()
-    assert record().status == "online"
+    assert record().status == status
     clock.now += 1
     for _ in range(2):
         for recorder in (first, second):
             recorder.step()
     assert record().status == "offline"
     line = PresenceTransition.objects.latest("id")
-    assert (line.from_status, line.to_status, line.reason, line.name) == ("online", "offline", "reset", "Ana")
+    assert (line.from_status, line.to_status, line.reason, line.name) == (status, "offline", "reset", "Ana")
     assert groups_of(line) == {"attendants", "sales"}
     clock.now += 100
     for recorder in (first, second):

@@ -151,7 +151,7 @@ async def test_lease_is_renewed_with_nothing_to_tell(tracker: PresenceTracker, w
         assert lease() > before, "it ended without being renewed"
 
 
-async def test_process_that_stops_leaves_its_users_in_grace_and_no_lease(
+async def test_instance_that_stops_leaves_its_users_in_grace_and_no_lease(
     tracker: PresenceTracker, world: World
 ):
     await tracker.connect(ana())
@@ -161,7 +161,7 @@ async def test_process_that_stops_leaves_its_users_in_grace_and_no_lease(
     assert world.redis.zcard(f"{store.base(HUB)}:nodes") == 0
 
 
-async def test_process_stops_even_if_the_cancellation_was_swallowed(tracker: PresenceTracker, monkeypatch):
+async def test_instance_stops_even_if_the_cancellation_was_swallowed(tracker: PresenceTracker, monkeypatch):
     """Python 3.11's `asyncio.wait_for`, with which redis-py sends, can do that."""
     await tracker.connect(ana())
     asked = asyncio.Event()
@@ -201,6 +201,16 @@ async def test_loss_during_an_outage_is_told_afterwards(
     await eventually(lambda: world.deadline("grace") is not None)
 
 
+async def test_connection_that_could_not_log_out_can_still_be_lost(
+    tracker: PresenceTracker, world: World, monkeypatch
+):
+    await tracker.connect(ana())
+    with Outage(monkeypatch), pytest.raises(RedisError):
+        await tracker.logout("tab-1")
+    tracker.disconnect("tab-1")
+    await eventually(lambda: world.deadline("grace") is not None)
+
+
 async def test_connection_whose_answer_got_lost_does_not_stay(
     tracker: PresenceTracker, world: World, monkeypatch, settings
 ):
@@ -220,7 +230,7 @@ async def test_connection_whose_answer_got_lost_does_not_stay(
     await eventually(lambda: world.deadline("grace") is not None)
 
 
-async def test_waiting_caller_is_told_when_the_process_stops(tracker: PresenceTracker, monkeypatch):
+async def test_waiting_caller_is_told_when_the_instance_stops(tracker: PresenceTracker, monkeypatch):
     await tracker.connect(ana())
     asked = asyncio.Event()
 
@@ -250,7 +260,7 @@ async def test_caller_that_went_away_does_not_disturb_the_others(tracker: Presen
 # --- Registering again -------------------------------------------------------------------------------
 
 
-async def test_process_whose_lease_ended_registers_again_and_nobody_notices(
+async def test_instance_whose_lease_ended_registers_again_and_nobody_notices(
     tracker: PresenceTracker, world: World
 ):
     await tracker.connect(ana())
@@ -359,9 +369,8 @@ async def test_what_redis_lost_last_is_told_again(tracker: PresenceTracker, worl
     world.set_back(before)
     assert (world.status(), world.status("cleo", "sales")) == ("online", None)
     tracker.regroup(ana())
-    await eventually(lambda: world.status("cleo", "sales") == "online")
-    assert world.status() == "away"
-    assert world.deadline("grace", "bob") is not None
+    await eventually(lambda: world.deadline("grace", "bob") is not None)
+    assert (world.status(), world.status("cleo", "sales")) == ("away", "online")
 
 
 async def test_redis_that_knows_more_than_it_could_answer_has_lost_nothing(
@@ -461,6 +470,13 @@ async def test_failed_snapshot_is_said_to_who_asked_and_not_to_who_asks_next(
 async def test_choice_that_redis_did_not_take_is_not_confirmed(tracker: PresenceTracker, world: World):
     with pytest.raises(RedisError):
         await tracker.choose("ana", "away")
+
+
+async def test_status_can_be_chosen_though_redis_has_lost_the_record(tracker: PresenceTracker, world: World):
+    async with connected(user_id="ana") as client:
+        world.redis.delete(f"{store.base(HUB)}:user:ana")
+        await client.call("presence:away")
+        assert world.status() == "away"
 
 
 async def test_chosen_status_survives_the_loss_of_its_record(tracker: PresenceTracker, world: World):

@@ -13,6 +13,7 @@ from realtime.redis.client import sync_client
 from tests.inprocess import HUB
 
 GROUPS = ("attendants",)
+CAME = ("offline", "online", "connect")
 
 
 class World:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,8 +24,10 @@ from realtime.protocol.namespaces import (
     roles,
 )
 from realtime.protocol.rooms import group_name, is_room, is_room_name, room_of_group
+from tests.e2e.harness import ROOT
 from tests.ops.namespace import BOARD, LAB, OPS
 
+APPLY = ROOT / "presence/scripts/apply.lua"
 Register = Callable[..., None]
 
 
@@ -188,6 +191,14 @@ def test_wrong_declaration_is_found_at_start(register: Register, declared: tuple
     assert said in errors()["realtime.E018"]
 
 
+@pytest.mark.parametrize("key", sorted(set(re.findall(r"key\('(\w+)', ", APPLY.read_text()))))
+def test_no_namespace_has_the_name_of_a_presence_key(register: Register, key: str):
+    """Its keys begin `{realtime:presence}:<namespace>:`, those of the hub `{realtime:presence}:<key>:`."""
+    register(replace(OPS, name=key))
+    with pytest.raises(ImproperlyConfigured, match="none of"):
+        namespaces()
+
+
 @pytest.mark.parametrize("path", ["no.such.NAMESPACE", "hub.namespace.NONE", "hub"])
 def test_path_that_leads_nowhere_is_found_at_start(settings, path: str):
     settings.REALTIME = {**settings.REALTIME, "NAMESPACES": [path]}
@@ -230,3 +241,16 @@ def test_example_of_the_docstring_is_one(register: Register):
     )
     assert {*kinds().values()} >= {board, namespaces()["ops"].kind("user")}
     assert set(errors()) == set()
+
+
+# --- The kernel --------------------------------------------------------------------------------------
+
+
+def test_kernel_names_neither_of_our_namespaces():
+    settings_and_client = {
+        "settings",
+        "client",
+    }  # the settings register them; the client is a program of its own
+    for path in (ROOT / "realtime").rglob("*.py"):
+        if settings_and_client.isdisjoint(path.relative_to(ROOT).parts):
+            assert not re.search(r"\b(hub|portal)\b", path.read_text(), re.IGNORECASE), path

@@ -31,7 +31,7 @@ class Command(BaseCommand):
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """End at once, also out of a call to a Redis that hangs; a transaction that is open is rolled back.
 
-    Only once: Ctrl-C and the process manager's own signal usually come together.
+    Once: Ctrl-C and the signal of the process manager usually come together.
     """
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)

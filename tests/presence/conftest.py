@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from .world import World
+
+
+@pytest.fixture
+def world(realtime_redis: str) -> World:
+    return World()
+
+
+@pytest.fixture
+def ana(world: World) -> World:
+    """A world in which Ana is online, and everybody knows."""
+    world.connect()
+    world.transitions()
+    return world

@@ -1,0 +1,252 @@
+"""Instances that die, a Redis that stands still or loses everything, and records that expire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from presence import store
+from presence.store import LeaseLost
+from tests.inprocess import HUB
+
+from .world import World
+
+# --- Instances that die ------------------------------------------------------------------------------
+
+
+def test_killed_instance_has_its_connections_lost_when_its_lease_ends(ana: World):
+    ana.kill()
+    assert ana.news() == []
+    assert 58_000 < ana.deadline("grace") <= 60_000
+    ana.end_grace()
+    assert ana.news() == [("online", "offline", "lease")]
+
+
+def test_no_group_sees_anybody_leave_before_the_grace_period_when_a_instance_is_killed(ana: World):
+    ana.connect(connection="tab-2", groups=("sales",))
+    ana.transitions()
+    ana.kill()
+    assert ana.news() == []
+    assert (ana.status(), ana.status(group="sales")) == ("online", "online")
+
+
+def test_grace_period_counts_from_the_end_of_the_lease_not_from_when_it_was_judged(ana: World):
+    ana.redis.zadd(f"{store.base(HUB)}:nodes", {"instance-1": ana.now - 30_000}, xx=True)
+    ana.sweep()
+    assert 28_000 < ana.deadline("grace") <= 30_000
+
+
+def test_connection_to_another_instance_goes_on(ana: World):
+    ana.connect(connection="tab-2", instance="instance-2")
+    ana.kill("instance-1")
+    assert ana.deadline("grace") is None
+    assert ana.news() == []
+
+
+def test_reconnecting_elsewhere_within_grace_after_a_kill_is_never_announced(ana: World):
+    ana.kill("instance-1")
+    ana.connect(connection="tab-2", instance="instance-2")
+    assert ana.news() == []
+    assert ana.deadline("grace") is None
+
+
+def test_reconnecting_before_the_lease_ended_is_never_announced(ana: World):
+    ana.connect(connection="tab-2", instance="instance-2")
+    ana.kill("instance-1")
+    ana.sweep()
+    assert ana.news() == []
+    assert ana.status() == "online"
+
+
+def test_every_call_renews_the_lease(ana: World):
+    ana.redis.zadd(f"{store.base(HUB)}:nodes", {"instance-1": ana.now + 10}, xx=True)
+    ana.apply(instance="instance-1")
+    lease: Any = ana.redis.zscore(f"{store.base(HUB)}:nodes", "instance-1")
+    assert 9_000 < lease - ana.now <= 10_000
+
+
+def test_instance_whose_lease_ended_must_register_before_anything_is_done(ana: World):
+    ana.kill("instance-1")
+    with pytest.raises(LeaseLost):
+        ana.apply_once(
+            {"does": "choose", "user": "ana", "status": "away", "reason": "chosen"}, instance="instance-1"
+        )
+    assert ana.news() == []
+
+
+def test_instance_that_registers_again_after_its_lease_ended_goes_on_unnoticed(ana: World):
+    before = ana.choose("away")
+    ana.transitions()
+    ana.kill("instance-1")
+    assert before is not None
+    ana.register(
+        {
+            "does": "connect",
+            "connection": "tab-1",
+            "user": "ana",
+            "name": "Ana",
+            "groups": ["attendants"],
+            "restored": {"status": "away", "chosen": True, "since": before.since},
+        },
+        instance="instance-1",
+    )
+    ana.sweep()
+    assert ana.news() == []
+    assert ana.status() == "away"
+    assert ana.deadline("grace") is None
+
+
+def test_registering_again_is_no_heartbeat(ana: World):
+    ana.silence()
+    ana.transitions()
+    ana.kill()
+    ana.connect(restored={"status": "away", "chosen": False, "since": ana.now})
+    assert ana.news() == []
+    assert ana.status() == "away"
+
+
+def test_instance_that_ends_in_good_order_leaves_nothing_behind(ana: World):
+    ana.disconnect()
+    ana.apply({"does": "close"}, instance="instance-1")
+    assert ana.redis.zcard(f"{store.base(HUB)}:nodes") == 0
+    assert ana.redis.exists(f"{store.base(HUB)}:node:instance-1") == 0
+
+
+# --- Redis that stands still or loses everything -----------------------------------------------------
+
+
+def test_after_redis_stood_still_nobody_is_judged_before_instances_could_renew(ana: World):
+    ana.connect("bob", "tab-2", instance="instance-2")
+    ana.disconnect("tab-2", instance="instance-2")
+    ana.transitions()
+    for what, user in (("away", "ana"), ("grace", "bob")):
+        ana.pass_deadline(what, user)
+    ana.redis.zadd(f"{store.base(HUB)}:nodes", {"instance-1": ana.now - 1}, xx=True)
+    ana.stand_still(30_000)
+    assert ana.sweep() == 0
+    assert ana.news() == []
+    for what, user in (("away", "ana"), ("grace", "bob")):
+        assert 9_000 < ana.deadline(what, user) <= 10_000
+
+
+def test_who_is_still_silent_one_lease_later_is_judged(ana: World):
+    ana.pass_deadline("away")
+    ana.stand_still(30_000)
+    ana.sweep()
+    ana.silence()
+    assert ana.news() == [("online", "away", "timeout")]
+
+
+def test_short_pause_postpones_nothing(ana: World):
+    ana.pass_deadline("away")
+    ana.stand_still(1_000)
+    ana.sweep()
+    assert ana.news() == [("online", "away", "timeout")]
+
+
+def test_instance_notices_that_redis_lost_everything(ana: World):
+    epoch = ana.epochs["instance-1"]
+    ana.lose_everything()
+    with pytest.raises(LeaseLost) as caught:
+        ana.apply_once(instance="instance-1")
+    assert caught.value.epoch != epoch
+
+
+def test_nobody_flaps_when_redis_comes_back_empty(ana: World):
+    chosen = ana.choose("away")
+    ana.transitions()
+    ana.lose_everything()
+    assert chosen is not None
+    ana.connect(
+        restored={"status": "away", "chosen": True, "since": chosen.since},
+        silent=True,
+    )
+    assert ana.news() == []
+    assert ana.heartbeat() == chosen
+    assert ana.news() == []
+
+
+def test_user_in_grace_when_redis_lost_everything_gets_the_rest_of_it(ana: World):
+    ana.disconnect()
+    ana.lose_everything()
+    restored = {"status": "online", "chosen": False, "since": ana.now}
+    ana.register(
+        {
+            "does": "grace",
+            "user": "ana",
+            "name": "Ana",
+            "groups": ["attendants"],
+            "restored": restored,
+            "remaining": 20_000,
+        },
+        instance="instance-1",
+    )
+    assert 19_000 < ana.deadline("grace") <= 20_000
+    assert ana.status() == "online"
+    assert ana.news() == []
+    ana.end_grace()
+    assert ana.news() == [("online", "offline", "reset")]
+
+
+def test_user_in_grace_gets_at_least_a_lease_to_come_back_after_redis_lost_everything(ana: World):
+    ana.lose_everything()
+    restored = {"status": "online", "chosen": False, "since": ana.now}
+    operation = {"does": "grace", "user": "ana", "name": "Ana", "groups": [], "restored": restored}
+    ana.register({**operation, "remaining": 5}, instance="instance-1")
+    assert 9_000 < ana.deadline("grace") <= 10_000
+
+
+def test_user_who_is_back_already_is_not_put_into_grace(ana: World):
+    ana.lose_everything()
+    restored = {"status": "online", "chosen": False, "since": ana.now}
+    ana.connect(connection="tab-2", instance="instance-2", restored=restored, silent=True)
+    operation = {"does": "grace", "user": "ana", "name": "Ana", "groups": [], "restored": restored}
+    ana.register({**operation, "remaining": 5000}, instance="instance-1")
+    assert ana.deadline("grace") is None
+
+
+def test_user_whom_redis_forgot_goes_offline_once(world: World):
+    operation = {"does": "forget", "user": "ana", "name": "Ana", "groups": ["attendants"], "status": "away"}
+    assert world.apply(operation) == ["offline"]
+    assert world.apply(operation) == [""]
+    assert world.news() == [("away", "offline", "reset")]
+
+
+def test_user_who_is_there_is_not_forgotten(ana: World):
+    operation = {"does": "forget", "user": "ana", "name": "Ana", "groups": ["attendants"], "status": "online"}
+    assert ana.apply(operation) == [""]
+    assert ana.news() == []
+
+
+# --- Records that expire -----------------------------------------------------------------------------
+
+
+def test_record_expires_after_the_presence_ttl_without_any_sign(ana: World):
+    assert 299_000 < ana.redis.pttl(f"{store.base(HUB)}:user:ana") <= 300_000
+
+
+@pytest.mark.parametrize("does", ["heartbeat", "touch"])
+def test_any_frame_keeps_the_record(ana: World, does: str):
+    ana.redis.pexpire(f"{store.base(HUB)}:user:ana", 5_000)
+    ana.apply({"does": does, "user": "ana"})
+    assert ana.redis.pttl(f"{store.base(HUB)}:user:ana") > 290_000
+
+
+def test_touch_is_no_heartbeat(ana: World):
+    ana.pass_deadline("away")
+    ana.apply({"does": "touch", "user": "ana"})
+    ana.sweep()
+    assert ana.news() == [("online", "away", "timeout")]
+
+
+def test_record_outlives_the_grace_period(ana: World):
+    ana.disconnect()
+    assert ana.redis.pttl(f"{store.base(HUB)}:user:ana") > 350_000
+
+
+def test_user_whose_record_expired_in_grace_still_goes_offline(ana: World):
+    ana.disconnect()
+    ana.redis.delete(f"{store.base(HUB)}:user:ana")
+    ana.end_grace()
+    assert ana.news() == [("online", "offline", "grace")]
