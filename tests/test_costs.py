@@ -251,6 +251,6 @@ async def test_threads_that_a_token_claims_are_bounded(settings):
     connection = Connection("/portal/", headers=bearer(token))
     before = await commands()
     assert await connection.handshake() is None
-    assert len(inside().listed_in) == 5
+    assert len(inside().listed_in()) == 5
     assert await commands() - before < 150
     await connection.disconnect()

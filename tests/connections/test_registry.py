@@ -317,7 +317,7 @@ async def test_expulsion_concerns_those_who_entered_before_it_and_a_revoke_every
 ):
     theirs = Connection("c1")
     registry.add(theirs)
-    await tell(registry, ThreadRevoked(namespace="hub", user_id="7", thread_id="42", reason=reason, at=at))
+    await tell(registry, RoomRevoked(namespace="hub", user_id="7", room="thread:42", reason=reason, at=at))
     assert theirs.entered_before == [before]
 
 
