@@ -144,10 +144,10 @@ async def test_instance_whose_subscription_is_back_is_not_overlooked(
     async def misses_the_other(pipes: Pipes, channel: bytes) -> int:
         return min(await listeners(pipes, channel), 1)
 
-    monkeypatch.setattr(Pipes, "listeners", misses_the_other)
-    await Ears.in_rooms(layer, ROOM)
-    await until_alone(layer, server)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipes, "listeners", misses_the_other)
+        await Ears.in_rooms(layer, ROOM)
+        await until_alone(layer, server)
     with server.client() as redis:
         redis.client_kill_filter(_type="pubsub")  # the other introduces itself again
     await eventually(lambda: subscriptions(server) == [3, 3])

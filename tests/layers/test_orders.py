@@ -10,10 +10,12 @@ import pytest
 
 from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import gap_repair, history, liveness
-from realtime.layers.fanout import FanOut
+from realtime.layers.fanout import SLICE, FanOut
 from realtime.layers.gap_repair import GapRepair
 from realtime.layers.group import Group
 from realtime.layers.history_reader import HistoryReader
+from realtime.layers.listener import Listener
+from realtime.protocol.publication import Publication
 from realtime.tasks.task_set import TaskSet
 from tests.inprocess import eventually
 from tests.layers.support import ROOM, Ears, Layers, Review, crowd, members, publish, turns_until
@@ -154,6 +156,27 @@ async def test_review_that_fails_is_done_again_before_anything_is_delivered(
     assert "review failed" in caplog.text
 
 
+async def test_fan_out_stops_in_the_moment_in_which_orders_are_missed(process: str):
+    fan_out, tasks = FanOut(), TaskSet()
+    groups: dict[bytes, Group] = {}
+    repair = GapRepair(groups, lambda channel: True, HistoryReader(tasks), fan_out, tasks)
+    orders, room = Group("orders", repair.read), Group(ROOM, repair.read)
+    groups |= {orders.channel: orders, room.channel: room}
+    everybody = [Ears() for _ in range(3 * SLICE)]
+    for each in everybody:
+        listener = Listener(room, each)
+        room.listeners[listener] = None
+        listener.start()
+    room.receive(Publication(1, 0, "", b"hello"))
+    fan_out.serve(room)
+    await turns_until(lambda: any(each.heard for each in everybody))
+    repair.on_lost([orders.channel], since=time.time())
+    served = sum(len(each.heard) for each in everybody)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert sum(len(each.heard) for each in everybody) == served < len(everybody)
+
+
 @pytest.mark.parametrize("end", ["restored", "left"])
 async def test_rooms_wait_for_orders_that_are_lost_on_another_server(process: str, end: str):
     """As in a Cluster, where each server has a connection of its own."""
@@ -165,8 +188,8 @@ async def test_rooms_wait_for_orders_that_are_lost_on_another_server(process: st
     orders, room = Group("orders", repair.read), Group(ROOM, repair.read)
     groups |= {orders.channel: orders, room.channel: room}
     lost.update(groups)
-    repair.on_lost([orders.channel], since=time.time())
-    repair.on_lost([room.channel], since=time.time())
+    repair.on_lost([orders.channel], since=time.time() - 1000)
+    repair.on_lost([orders.channel, room.channel], since=time.time())
     lost.discard(room.channel)
     repair.on_restored([room.channel])
     await tasks.ended()
@@ -183,3 +206,4 @@ async def test_rooms_wait_for_orders_that_are_lost_on_another_server(process: st
     await tasks.ended()
     assert repair.hears_orders
     assert len(review.seconds) == 1
+    assert review.seconds[0] >= 1000  # since the first loss

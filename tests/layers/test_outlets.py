@@ -10,6 +10,7 @@ from channels.exceptions import ChannelFull
 
 from realtime.layers import fanout, history
 from realtime.layers.fanout import SLICE
+from realtime.layers.listener import State
 from realtime.protocol.publication import Draft
 from tests.inprocess import PATIENCE, eventually
 from tests.layers.support import (
@@ -264,3 +265,20 @@ async def test_channel_of_another_process_is_not_received_from_nor_added(layers:
         await here.receive(channel)
     with pytest.raises(RuntimeError):
         await here.group_add("group", channel)
+
+
+async def test_replay_is_reported_until_the_listener_is_live(layer: Any):
+    first = await Ears.in_rooms(layer, ROOM)
+    await publish("1", "2")
+    await first.hear("1", "2")
+    ears, replayed = await Ears().enter(layer, ROOM), []
+    (listener,) = ears.listeners
+    await layer.missed(listener, str(first.positions[0]))
+    listener.on_replay = replayed.append
+    ears.start()
+    await ears.hear("2")
+    await eventually(lambda: listener.state is State.LIVE)
+    await history.append([Entry(rooms=[(ROOM, b"3@")], tail=b"")], publish=False)
+    await publish("4")
+    await ears.hear("2", "3", "4")  # the third was missed, and not asked for
+    assert len(replayed) == 1
