@@ -773,6 +773,14 @@ async def test_connection_ends_when_its_token_expires():
         assert await ana.expect_close() == (CloseCode.TOKEN_EXPIRED, "token expired")
 
 
+async def test_fresh_token_that_expires_sooner_is_announced_and_ends_the_connection_sooner():
+    async with connected(token=issue(user_id="7", role="attendant", ttl=3600)) as ana:
+        fresh = issue(user_id="7", role="attendant", ttl=2)
+        expires_at = (await ana.call("auth:refresh", {"token": fresh}))["expires_at"]
+        await ana.expect("auth:expiring", expires_at=expires_at)
+        assert await ana.expect_close() == (CloseCode.TOKEN_EXPIRED, "token expired")
+
+
 async def test_fresh_token_keeps_the_connection_open():
     async with connected(token=issue(user_id="7", role="attendant", ttl=3)) as ana:
         fresh = issue(user_id="7", role="attendant", ttl=60)
