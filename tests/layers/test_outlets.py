@@ -278,7 +278,7 @@ async def test_replay_is_reported_until_the_listener_is_live(layer: Any):
     ears.start()
     await ears.hear("2")
     await eventually(lambda: listener.state is State.LIVE)
-    await history.append([Entry(rooms=[(ROOM, b"3@")], tail=b"")], publish=False)
+    await history.append([Draft(rooms=[(ROOM, b"3@")], tail=b"")], publish=False)
     await publish("4")
     await ears.hear("2", "3", "4")  # the third was missed, and not asked for
     assert len(replayed) == 1
