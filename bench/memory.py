@@ -76,7 +76,7 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
             does = {"does": "choose", "user": "user0", "reason": "chosen"}
             await store.apply("hub", [{**does, "status": "away" if number % 2 == 0 else "online"}])
 
-    def seated(connections: int) -> Fill:
+    def admitted(connections: int) -> Fill:
         async def fill(count: int) -> None:
             for number in range(count):
                 for index in range(connections):
@@ -115,8 +115,8 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
         "a user who is present, with one connection": (present(1), None),
         "each further connection of theirs": (present(2), present(1)),
         "a change of presence on the stream (kept a day)": (transitions, None),
-        "a user's seats, with one connection (7 days)": (seated(1), None),
-        "each further seat": (seated(2), seated(1)),
+        "a user's entry for the connection limit, with one connection (7 days)": (admitted(1), None),
+        "each further connection in that entry": (admitted(2), admitted(1)),
         "a room without messages (7 days)": (rooms(0), None),
         "a room with 10 messages (10 minutes)": (rooms(10), None),
         "a room with 100 messages": (rooms(100), None),
