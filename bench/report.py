@@ -38,7 +38,7 @@ class Run:
         outcome = self.outcome
         if outcome.complete:
             return f"{values}; complete"
-        return f"{values}; INCOMPLETE: {outcome.missing} missing, {outcome.doubled} doubled of {outcome.expected}"
+        return f"{values}; INCOMPLETE: {outcome.missing} missing, {outcome.doubled} duplicated of {outcome.expected}"
 
 
 @dataclass
@@ -150,9 +150,9 @@ class Report:
             lines += [self._line(key, metric) for metric in scenario.metrics]
             counts = [self._incomplete(key, peer) for peer in self.peers]
             if any(counts):
-                lines.append(f"| missing, doubled | {' | '.join(count or '0' for count in counts)} | | |")
+                lines.append(f"| missing, duplicated | {' | '.join(count or '0' for count in counts)} | | |")
         guarantees = " | ".join(PEERS[peer].guarantee for peer in self.peers)
-        lines += [f"| *what is guaranteed* | {guarantees} | | |", "", *self._against_channels()]
+        lines += [f"| *delivery guarantee* | {guarantees} | | |", "", *self._against_channels()]
         return "\n".join(lines)
 
     def _against_channels(self) -> list[str]:

@@ -619,7 +619,7 @@ SCENARIOS = {
         ),
         Scenario(
             "h",
-            "slow reader: {slow_connections:,} at {slow_rate:g} events/s of {slow_bytes:,} bytes, one more is deaf",
+            "slow reader: {slow_connections:,} at {slow_rate:g} events/s of {slow_bytes:,} bytes, one client does not read",
             slow_reader,
             (
                 Metric("p99_ms", "latency p99 of the others", "ms"),
