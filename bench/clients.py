@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self._fail(Refused(f"connection lost: {exc or 'closed by the server'}"))
 
-    # --- What a client does --------------------------------------------------------------------------
+    # --- Actions of a client --------------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
         if not self.closed:
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         """Abort the connection without a close frame."""
         self._transport.abort()
 
-    # --- What it received ----------------------------------------------------------------------------
+    # --- Received messages ----------------------------------------------------------------------------
 
     def has_seen(self, sequence: int) -> bool:
         """Return whether this message is the last one received."""

@@ -622,8 +622,8 @@ SCENARIOS = {
             "slow reader: {slow_connections:,} at {slow_rate:g} events/s of {slow_bytes:,} bytes, one does not read",
             slow_reader,
             (
-                Metric("p99_ms", "latency p99 of the others", "ms"),
-                Metric("p99_without_ms", "the same without it", "ms"),
+                Metric("p99_ms", "latency p99 of all other clients", "ms"),
+                Metric("p99_without_ms", "the same without the slow reader", "ms"),
                 Metric("rss_mib", "memory of the server process", "MiB"),
             ),
         ),
