@@ -1,8 +1,8 @@
 # Two images from one file: `docker build --target sockets` (runsockets, runbridge) and `--target web` (runweb,
-# runrecorder, migrate). README, "Running it for real", says what to set.
+# runrecorder, migrate). README, "Running it for real", lists the settings.
 #
-# The base image by its digest; deploy/pin-images.sh looks up the one of today. What is installed into it is pinned by
-# hashes (requirements/, `make lock`).
+# The base image is pinned by its digest; deploy/pin-images.sh looks up the current one. The packages are pinned by
+# their hashes (requirements/, `make lock`).
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:67a1e1f215ccda113cfc024e8639049257e88f273898f595b61476d128d387e8
 
 FROM ${PYTHON_IMAGE} AS build
@@ -20,7 +20,7 @@ RUN pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-d
     && pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps wheels/*.whl
 
 FROM build AS build-web
-# More drivers or extras than the web side's own: a file of yours in requirements/, with hashes.
+# To install further drivers or extras, name a file of your own in requirements/, with hashes.
 ARG REQUIREMENTS=web.txt
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement "requirements/${REQUIREMENTS}"
 WORKDIR /app

@@ -1,4 +1,4 @@
-# One command each, the same on a laptop and in CI. Needs make and python3 >= 3.11; all else goes into .venv.
+# One command each, the same on a laptop and in CI. Needs make and python3 >= 3.11; everything else is installed into .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,57 +13,57 @@ ASYNCAPI := tests/asyncapi
 LOCK := .run/lock/bin/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.13 \
 	--python-platform linux --custom-compile-command "make lock"
 
-# Three on two cores: most tests wait for other processes.
+# Three processes on two cores: most tests wait for other processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header
-# Only with all tests: it doubles the CPU time.
+# Only for test-all: coverage doubles the CPU time.
 COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
 .PHONY: help run desk test test-all test-client asyncapi nextjs bench soak attack audit lint lock docs messages format clean
 
-help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-run: $(INSTALLED) desk ## everything in the foreground: Redis, sockets, bridge, recorder, web
+run: $(INSTALLED) desk ## run everything in the foreground: Redis, sockets, bridge, recorder, web
 	@$(BIN)/python -m dev.run
 
-desk: ## the demo's page, if there is a Node to build it with
+desk: ## build the demo's page, if Node is installed
 	@if $(NODE_IS_NEW_ENOUGH); then \
 		$(MAKE) --no-print-directory --silent $(DESK) || echo "The demo's page could not be built; everything else works without it." >&2; \
 	else \
 		echo "The demo's page needs Node 20.19 or newer and npm; everything else works without it." >&2; \
 	fi
 
-test: lint ## what every change must pass
+test: lint ## run the checks that every change must pass
 	@$(PYTEST) -m "not slow and not needs_browser and not needs_tools and not needs_postgresql and not faults"
 
-test-all: lint test-client asyncapi $(DESK) nextjs ## the same, and what takes longer or needs more (README, "Testing")
+test-all: lint test-client asyncapi $(DESK) nextjs ## run these and all slower checks, which need more than Python (README, "Testing")
 	@$(PYTEST) $(COVERAGE)
-	@echo "The same on PostgreSQL, for all that has to do with a database ..."
+	@echo "Running the tests that use a database on PostgreSQL ..."
 	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header --quiet -m django_db
 
-test-client: client/node_modules/.installed ## types, tests, size and package of the TypeScript client
+test-client: client/node_modules/.installed ## check types, tests, size and package of the TypeScript client
 	@npm run --prefix client --silent check
 	@npm test --prefix client --silent
 	@npm run --prefix client --silent size
 	@npm run --prefix client --silent package
 
-asyncapi: $(INSTALLED) $(ASYNCAPI)/node_modules/.installed ## is the AsyncAPI document one, by AsyncAPI's own parser?
+asyncapi: $(INSTALLED) $(ASYNCAPI)/node_modules/.installed ## validate the AsyncAPI document with AsyncAPI's own parser
 	@DEBUG=1 $(BIN)/python manage.py generateasyncapi --skip-checks | node $(ASYNCAPI)/validate.mjs
 
-nextjs: $(NEXTJS)/node_modules/.installed ## build the client's example for Next.js, which the tests then start
+nextjs: $(NEXTJS)/node_modules/.installed ## build the client's Next.js example, which the tests start
 	@output=$$(NEXT_TELEMETRY_DISABLED=1 npm run --prefix $(NEXTJS) --silent build 2>&1) || { echo "$$output"; exit 1; }
 
-bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## this project and its peers, side by side (docs/benchmark.md)
+bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## measure this project and its peers, side by side (docs/benchmark.md)
 	@$(BIN)/python -m bench $(BENCH_ARGUMENTS)
 
-soak: $(INSTALLED) ## two thousand people and something that breaks all the time, for MINUTES (docs/reliability.md)
+soak: $(INSTALLED) ## run two thousand clients under continuous faults, for MINUTES (docs/reliability.md)
 	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),30)
 
-attack: $(INSTALLED) ## one flood after the other, and what 200 ordinary clients notice, for MINUTES (docs/security.md)
+attack: $(INSTALLED) ## flood a running system with 200 ordinary clients, for MINUTES (docs/security.md)
 	@$(BIN)/python -m tests.faults.attack --minutes "$(or $(MINUTES),3)"
 
-lint: $(INSTALLED) ## style, types, direction of imports
+lint: $(INSTALLED) ## check style, types, direction of imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy realtime hub portal presence demo dev
@@ -75,7 +75,7 @@ audit: $(INSTALLED) ## ask the registries for known vulnerabilities
 	@.run/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 	@npm audit --prefix $(PEERS)
 
-lock: ## write requirements/ anew: what the images install, with hashes
+lock: ## rewrite requirements/, the hashed packages of the images
 	@$(PYTHON) -m venv .run/lock
 	@.run/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@mkdir -p requirements
@@ -83,22 +83,22 @@ lock: ## write requirements/ anew: what the images install, with hashes
 	@$(LOCK) --constraints constraints.txt --output-file requirements/sockets.txt pyproject.toml
 	@$(LOCK) --constraints constraints.txt --output-file requirements/web.txt --extra web pyproject.toml
 
-docs: $(INSTALLED) ## write docs/events.md and client/src/events.ts anew from the catalogue
+docs: $(INSTALLED) ## regenerate docs/events.md and client/src/events.ts from the catalogue
 	@DEBUG=1 $(BIN)/python manage.py documentevents --skip-checks > docs/events.md
 	@DEBUG=1 $(BIN)/python manage.py generateclient --skip-checks > client/src/events.ts
 
-messages: $(INSTALLED) ## look for texts to translate, and compile what is translated; needs gettext
+messages: $(INSTALLED) ## collect translatable texts and compile the translations; needs gettext
 	@command -v xgettext > /dev/null || { echo "xgettext is not installed (Debian: apt-get install gettext)." >&2; exit 1; }
 	@cd presence && DEBUG=1 SECRET_KEY=none ../$(BIN)/python ../manage.py \
 		makemessages --locale pt_BR --no-obsolete --add-location file
 	@cd presence && DEBUG=1 SECRET_KEY=none ../$(BIN)/python ../manage.py \
 		compilemessages --locale pt_BR
 
-format: $(INSTALLED) ## let ruff rewrite what it can
+format: $(INSTALLED) ## reformat the code with ruff and apply its fixes
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-clean: ## forget everything that was installed or generated
+clean: ## remove everything that was installed or generated
 	@rm -rf $(VENV) .run build static htmlcov .coverage* *.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
 		bench/results bench/peers/node_modules bench/peers/.venv client/node_modules client/dist \
@@ -119,7 +119,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 client/node_modules/.installed: client/package.json client/package-lock.json
 	@command -v npm > /dev/null || { echo "npm is not installed; the TypeScript client needs Node 20 or newer." >&2; exit 1; }
-	@# Not "npm ci": it wants the packages of every other platform in the lock file, too.
+	@# Not "npm ci", which requires the packages of every other platform in the lock file.
 	@npm install --prefix client --no-save --no-audit --no-fund --loglevel=error
 	@touch $@
 
@@ -135,7 +135,7 @@ client/dist/index.js: client/node_modules/.installed client/tsconfig.build.json 
 	@npm run --prefix client --silent build
 
 $(NEXTJS)/node_modules/.installed: $(NEXTJS)/package.json $(NEXTJS)/package-lock.json client/dist/index.js
-	@rm -rf $(NEXTJS)/node_modules/realtime-sockets  # npm does not notice that it is another one under the same version
+	@rm -rf $(NEXTJS)/node_modules/realtime-sockets  # npm does not replace a package of the same version
 	@npm install --prefix $(NEXTJS) --no-save --no-audit --no-fund --loglevel=error
 	@touch $@
 
@@ -144,7 +144,7 @@ $(ASYNCAPI)/node_modules/.installed: $(ASYNCAPI)/package.json $(ASYNCAPI)/packag
 	@touch $@
 
 $(PEERS)/node_modules/.installed: $(PEERS)/package.json $(PEERS)/package-lock.json
-	@command -v npm > /dev/null || { echo "npm is not installed; the benchmark's Socket.IO needs Node 20 or newer." >&2; exit 1; }
+	@command -v npm > /dev/null || { echo "npm is not installed; the benchmark of Socket.IO needs Node 20 or newer." >&2; exit 1; }
 	@npm ci --prefix $(PEERS) --no-audit --no-fund --loglevel=error
 	@touch $@
 

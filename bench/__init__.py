@@ -1,1 +1,2 @@
-"""`make bench`: this project and its peers side by side, on one machine, in one run, under one load generator."""
+"""`make bench`: measures this project and its peers side by side, on one machine, in one run, with one load
+generator."""

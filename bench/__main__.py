@@ -1,4 +1,4 @@
-"""`python -m bench`: the arguments, and the order of things."""
+"""`python -m bench`: parses the arguments and runs the scenarios."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 1 when a message got lost or came twice anywhere, else 0."""
+    """Return 1 if any message was lost or duplicated, else 0."""
     options = _parse(arguments)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     sizes = QUICK if options.quick else Sizes()
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for scenario, number, peer in _schedule(options.scenarios, options.runs, peers):
                 session.run(scenario, number, peer)
         except KeyboardInterrupt:
-            console.print("stopped; what was measured so far follows")
+            console.print("stopped; the results so far follow")
     if not options.profile:
         sys.stdout.write(report.markdown())
     console.print(f"written: {options.output}/results.json, table.md, chart.svg")
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _schedule(scenarios: Iterable[str], runs: int, peers: Sequence[Peer]) -> Iterator[tuple[str, int, Peer]]:
-    """Peers in turn, so that whatever else happens on the machine happens to all of them."""
+    """Alternate the peers, so that other load on the machine affects all of them."""
     for scenario in scenarios:
         for number in range(runs):
             for peer in peers:
@@ -64,7 +64,7 @@ def _schedule(scenarios: Iterable[str], runs: int, peers: Sequence[Peer]) -> Ite
 
 @dataclass
 class Session:
-    """What happens while it is measured: a bar, a line for each run, and everything kept."""
+    """Runs scenarios, shows their progress, prints a line for each run, and stores the results."""
 
     report: Report
     output: Path
@@ -72,7 +72,7 @@ class Session:
     profile: bool = False
 
     def run(self, scenario: str, number: int, peer: Peer) -> None:
-        """One scenario, once, against one peer that is started for it."""
+        """Run one scenario once, against one peer that is started for it."""
         name = f"{scenario}, run {number + 1}, {peer.title}"
         task = self.progress.add_task(name, total=None)
         folder = self.output / f"{scenario}-{peer.name}"
@@ -96,7 +96,7 @@ class Session:
             self._say(
                 f"  [yellow]the load generator's core was {outcome.load['core_busy']:.0%} busy "
                 f"(generator {outcome.load['generator_cpu']:.0%}, Redis {outcome.load['redis_cpu']:.0%}): "
-                "CPU figures hold, times may be worse than they are"
+                "CPU figures hold, but times may be too long"
             )
 
     def _say(self, *lines: str) -> None:
@@ -124,9 +124,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="runs of which the median is taken (BENCH_RUNS)",
     )
     parser.add_argument(
-        "--add", action="store_true", help="keep what results.json has of other peers and scenarios"
+        "--add", action="store_true", help="keep the results of other peers and scenarios in results.json"
     )
-    parser.add_argument("--quick", action="store_true", help="small numbers: does it work at all?")
+    parser.add_argument("--quick", action="store_true", help="functional test with small numbers")
     parser.add_argument(
         "--profile", action="store_true", help="profile instead of measuring (py-spy on PATH)"
     )
@@ -145,7 +145,7 @@ def _choice(known: Container[str]) -> Callable[[str], list[str]]:
 
 
 def _installed(peers: Sequence[Peer], console: Console) -> list[Peer]:
-    """The systems that can be started. For every other one the reason is printed."""
+    """Return the peers that can be started, and print what each of the others needs."""
     found = []
     for peer in peers:
         if lacks := peer.missing():

@@ -1,6 +1,6 @@
-"""`python -m bench.capacity [--cluster]`: what publications and rooms cost Redis (docs/capacity.md).
+"""`python -m bench.capacity [--cluster]`: measures the cost of publications and rooms in Redis (docs/capacity.md).
 
-CPU time, as the kernel accounts it: other work on the machine hardly moves it.
+It measures CPU time as the kernel accounts it, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import django
 
 from bench import machine
 from dev.embedded_redis import EmbeddedRedis
-from realtime.layers import history as roomlog
+from realtime.layers import history
 from realtime.protocol.publication import Draft
 from realtime.redis.pipelining import Pipes
 from realtime.redis.sharded_pubsub import Subscriptions
@@ -29,15 +29,15 @@ from tests.servers import Cluster
 
 HEAD = b'{"event":"thread:message","room":"thread:42","offset":"'
 TAIL = b'","data":{"thread_id":"42","body":"%b"}}' % (b"x" * 90)
-"""Before and after its offset: some 170 bytes, as in the benchmark."""
+"""The frame before and after its offset: some 170 bytes, as in the benchmark."""
 PUBLICATIONS = 20_000
 ROOMS = 50_000
 KINDS = ((1, 1, 1), (1, 1, 11), (1, 100, 1), (1, 100, 11), (100, 1, 1), (100, 100, 1), (2000, 100, 1))
-"""Rooms, publications a batch, processes that listen."""
+"""Rooms, publications per batch, instances that listen."""
 
 
 class Capacity:
-    """A bridge's way of publishing, on servers of its own."""
+    """Publishes as a bridge does, to its own Redis servers."""
 
     def __init__(self, servers: Sequence[EmbeddedRedis]) -> None:
         self._servers = servers
@@ -46,7 +46,7 @@ class Capacity:
         self._entries = 0
 
     async def publishing(self, rooms: int, batch: int, listeners: int, runs: int) -> tuple[float, float]:
-        """Microseconds of CPU a publication: of all servers, and of this process, which also listens."""
+        """Return microseconds of CPU per publication: of all servers, and of this process, which also listens."""
         groups = [f"hub.thread.{uuid4().hex[:8]}" for _ in range(rooms)]
         listening = [await self._enter(groups) for _ in range(listeners)]
         found = []
@@ -54,7 +54,7 @@ class Capacity:
             before, here = machine.cpu_seconds(self._pids), time.process_time()
             for start in range(0, PUBLICATIONS, batch):
                 entries = [self._entry(groups[number % rooms]) for number in range(start, start + batch)]
-                await roomlog.append(entries, pipes=self.pipes)
+                await history.append(entries, pipes=self.pipes)
             found.append((machine.cpu_seconds(self._pids) - before, time.process_time() - here))
         for each in listening:
             each.close()
@@ -62,7 +62,7 @@ class Capacity:
         return redis, ours
 
     async def entering(self) -> tuple[float, float]:
-        """A room that is entered: microseconds of CPU of all servers, and bytes that they keep."""
+        """Return the cost of entering a room: microseconds of CPU and bytes, of all servers."""
         groups = [f"hub.user.{uuid4().hex[:8]}" for _ in range(ROOMS)]
         cpu, memory = machine.cpu_seconds(self._pids), self._memory()
         listening = await self._enter(groups)
@@ -71,13 +71,13 @@ class Capacity:
         return entered[0] / ROOMS * 1e6, entered[1] / ROOMS
 
     async def keeping(self) -> float:
-        """Bytes that a publication takes in the logs of many rooms."""
+        """Return the bytes of a publication in the histories of many rooms."""
         groups = [f"hub.thread.{uuid4().hex[:8]}" for _ in range(2000)]
         listening = await self._enter(groups)
         before = self._memory()
         for start in range(0, PUBLICATIONS, 100):
             entries = [self._entry(groups[number % 2000]) for number in range(start, start + 100)]
-            await roomlog.append(entries, pipes=self.pipes)
+            await history.append(entries, pipes=self.pipes)
         kept = (self._memory() - before) / PUBLICATIONS
         listening.close()
         return kept
@@ -86,8 +86,8 @@ class Capacity:
         listening = Subscriptions(*[lambda values: None] * 3)
         for start in range(0, len(groups), 500):
             part = groups[start : start + 500]
-            await listening.subscribe([roomlog.channel(group) for group in part])
-            await roomlog.ends(part, self.pipes)
+            await listening.subscribe([history.channel(group) for group in part])
+            await history.ends(part, self.pipes)
         return listening
 
     def _entry(self, group: str) -> Draft:
@@ -103,7 +103,7 @@ class Capacity:
 
 
 async def measure(servers: Sequence[EmbeddedRedis], runs: int) -> None:
-    """Print all of it, as docs/capacity.md has it."""
+    """Print the tables of docs/capacity.md."""
     capacity = Capacity(servers)
     sys.stdout.write(
         "| rooms | a batch | listening | µs of Redis | µs of the bridge, at most |\n|--:|--:|--:|--:|--:|\n"
@@ -113,8 +113,8 @@ async def measure(servers: Sequence[EmbeddedRedis], runs: int) -> None:
         sys.stdout.write(f"| {rooms:,} | {batch} | {listeners} | {redis:.1f} | {ours:.1f} |\n")
         sys.stdout.flush()
     cpu, memory = await capacity.entering()
-    sys.stdout.write(f"\nA room that is entered: {cpu:.1f} µs and {memory:.0f} bytes of Redis.\n")
-    sys.stdout.write(f"A publication that is kept: {await capacity.keeping():.0f} bytes of Redis.\n")
+    sys.stdout.write(f"\nEntering a room: {cpu:.1f} µs and {memory:.0f} bytes of Redis.\n")
+    sys.stdout.write(f"Keeping a publication: {await capacity.keeping():.0f} bytes of Redis.\n")
     capacity.pipes.close()
 
 

@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn by hand: they need to look right in a README, light or dark, and nothing else."""
+"""Draws charts as SVG that look right in a README, light or dark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BAR, GAP, TOP = 14, 16, 84
 
 
 def chart(title: str, subtitle: str, rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Groups of bars on a logarithmic scale around 1. Values must be above zero."""
+    """Draw groups of bars on a logarithmic scale around 1. Values must be above zero."""
     names = list(dict.fromkeys(name for _, bars in rows for name in bars))
     colour = dict(zip(names, COLOURS * (1 + len(names) // len(COLOURS)), strict=False))
     values = [value for _, bars in rows for value in bars.values()] or [1.0]
@@ -60,7 +60,7 @@ def chart(title: str, subtitle: str, rows: Sequence[tuple[str, Mapping[str, floa
 
 
 def lines(title: str, unit: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Lines over time, from zero up; `unit` is that of the time."""
+    """Draw lines over time, from zero up; `unit` is the unit of the time."""
     points = [(1e-9, 1e-9), *(point for each in series.values() for point in each)]
     longest, highest = max(x for x, _ in points), max(y for _, y in points)
     left, top, width, height = 60, 60, WIDTH - 80, 240

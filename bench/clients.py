@@ -1,7 +1,7 @@
 """The load generator's connections.
 
-They must cost less than the servers they measure. So a connection only keeps what the kernel hands over, with the
-time of each read, and looks into it later (`read`): a read costs about a microsecond, however many frames it brought.
+They must cost less than the servers they measure. So a connection only stores the bytes that the kernel returns, with
+the time of each read, and parses them later (`read`): a read costs about a microsecond, however many frames it returns.
 uvloop does the I/O; frames to be sent are prepared once.
 """
 
@@ -21,13 +21,13 @@ from bench.wires import MESSAGE, TYPING, Kind, Position, Refused, User, Wire, ma
 PATIENCE = 60.0
 """Seconds for one handshake, or one answer."""
 PING_BYTES = 8
-"""No ping is longer, on the wire; everything that is counted is."""
+"""Longest ping on the wire, in bytes; every counted frame is longer."""
 SOURCES = 8
-"""Loopback addresses that connections come from, in turn: one has but 28,000 ports, and closed ones rest a minute."""
+"""Loopback addresses from which clients connect, in turn: each has only 28,000 ports, and closed ones rest a minute."""
 
 
 class Connection(asyncio.Protocol):
-    """One client."""
+    """The connection of one client."""
 
     __slots__ = (
         "_answer", "_chunks", "_rest", "_transport", "_upgraded", "attentive", "closed", "hello", "last_event",
@@ -39,16 +39,16 @@ class Connection(asyncio.Protocol):
         self.user = user
         self.position = position
         self.attentive = True
-        """Look into everything at once: while it is answered to."""
+        """Parse received bytes at once: set while the client waits for an answer."""
         self.closed = False
         self.hello = b""
         self.last_event = b""
         self.received_bytes = 0
-        """Pings left out, which never end."""
+        """The count excludes pings, which continue without end."""
         self.sequences = array("L")
         """Messages received, in order."""
         self.latencies = array("q")
-        """Nanoseconds from publishing to the read that brought it, for each of `sequences`."""
+        """Nanoseconds from publishing to the read that returned the message, for each of `sequences`."""
         self.typing: list[tuple[bytes, bool, int]] = []
         """The user who started or stopped typing, and when the event arrived."""
         self.on_event: Callable[[], None] | None = None
@@ -82,14 +82,14 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self._fail(Refused(f"connection lost: {exc or 'closed by the server'}"))
 
-    # --- What a client does --------------------------------------------------------------------------
+    # --- Actions of a client --------------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
         if not self.closed:
             self._transport.write(client_frame(payload))
 
     async def ask(self, payload: bytes) -> None:
-        """Send, and wait for the answer. Raises `Refused`."""
+        """Send a frame and wait for the answer. Raises `Refused`."""
         self.attentive = True
         self._answer = asyncio.get_running_loop().create_future()
         self.send(payload)
@@ -97,24 +97,24 @@ class Connection(asyncio.Protocol):
             await self._answer
 
     def stop_reading(self) -> None:
-        """Take nothing more from the kernel."""
+        """Stop reading from the socket."""
         self._transport.pause_reading()
 
     def drop(self) -> None:
-        """Cut the connection without goodbye."""
+        """Abort the connection without a close frame."""
         self._transport.abort()
 
-    # --- What it received ----------------------------------------------------------------------------
+    # --- Received messages ----------------------------------------------------------------------------
 
     def has_seen(self, sequence: int) -> bool:
-        """Whether this message is what came last."""
+        """Return whether this message is the last one received."""
         if self.sequences and self.sequences[-1] == sequence:
             return True
         tail = (self._rest + b"".join(data[-1024:] for _, data in self._chunks[-4:]))[-1024:]
         return any(text in tail for text in mark(sequence))
 
     def read(self) -> None:
-        """Look into what has come, answer pings, count events."""
+        """Parse the received bytes, answer pings, count events."""
         chunks, self._chunks = self._chunks, []
         for at, data in chunks:
             buffer = self._rest + data if self._rest else data
@@ -168,12 +168,12 @@ class Connection(asyncio.Protocol):
         for future in (self.ready, self._answer):
             if future is not None and not future.done():
                 future.set_exception(error)
-                future.exception()  # perhaps without a waiter
+                future.exception()  # there may be no waiter
 
 
 @dataclass
 class Crowd:
-    """Many connections."""
+    """The connections of many clients."""
 
     wire: Wire
     port: int
@@ -242,12 +242,12 @@ class Crowd:
                 workers.create_task(work())
 
     def listen(self) -> None:
-        """From now on only keep what arrives; `read` parses it."""
+        """From now on only store the received bytes; `read` parses them."""
         for connection in self.connections:
             connection.attentive = False
 
     def read(self) -> None:
-        """Look into everything that has come."""
+        """Parse all received bytes."""
         for connection in self.connections:
             connection.read()
 
@@ -258,7 +258,7 @@ class Crowd:
     async def last(
         self, sequence: int, *, quiet: float, tick: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Wait until every client has got this message, or none has got anything for `quiet` seconds."""
+        """Wait until every client has received this message, or none has received a message for `quiet` seconds."""
         waiting = list(self.connections)
         received, since = -1, time.monotonic()
         while waiting and time.monotonic() - since < quiet:
@@ -270,14 +270,14 @@ class Crowd:
                 received, since = now, time.monotonic()
 
     async def silence(self, quiet: float) -> None:
-        """Wait until no client has got anything for `quiet` seconds."""
+        """Wait until no client has received a message for `quiet` seconds."""
         await self.last(10**7, quiet=quiet)
 
     async def close(self) -> None:
         for connection in self.connections:
             if not connection.closed:
                 connection.drop()
-        await asyncio.sleep(0.1)  # until the server's end has gone, too
+        await asyncio.sleep(0.1)  # until the server's ends have closed, too
         self.connections.clear()
 
 
@@ -288,7 +288,7 @@ def _nothing() -> Iterable[None]:
 
 @asynccontextmanager
 async def crowd(wire: Wire, port: int) -> AsyncIterator[Crowd]:
-    """A crowd that is gone at the end."""
+    """Return a crowd that closes its connections at the end. Context manager."""
     people = Crowd(wire, port)
     try:
         yield people

@@ -1,4 +1,4 @@
-"""WebSocket frames (RFC 6455), as much of them as a load generator needs."""
+"""WebSocket frames (RFC 6455), as far as a load generator needs them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Opcode(IntEnum):
 _FIN = 0x80
 _MASKED = 0x80
 _NO_MASK = bytes(4)
-"""A client must mask; with this key the payload stays as it is, so that the server alone does the work."""
+"""A client must mask; this key leaves the payload unchanged, so that only the server does the work."""
 
 
 def client_frame(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
-    """One frame from a client."""
+    """Return one frame of a client."""
     size = len(payload)
     if size < 126:
         head = bytes((_FIN | opcode, _MASKED | size))
@@ -32,7 +32,7 @@ def client_frame(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
 
 
 def server_frame(payload: bytes) -> bytes:
-    """One text frame from a server."""
+    """Return one text frame of a server."""
     size = len(payload)
     if size < 126:
         return bytes((_FIN | Opcode.TEXT, size)) + payload
@@ -40,7 +40,7 @@ def server_frame(payload: bytes) -> bytes:
 
 
 def parse(buffer: bytes, masked: bool = False) -> Iterator[tuple[int, bytes, int]]:
-    """Opcode, payload and end of every complete frame. (The masks of `client_frame` change nothing.)"""
+    """Yield opcode, payload and end of every complete frame. (The mask of `client_frame` changes nothing.)"""
     position, available = 0, len(buffer)
     mask = 4 if masked else 0
     while available - position >= 2:

@@ -1,4 +1,4 @@
-"""The load generator: a process of its own, on the core that the server does not have."""
+"""The load generator: a separate process, on the core that the server does not use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.systems import PEERS, Running
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, as it is sent to the process."""
+    """The work that is sent to the process."""
 
     scenario: str
     peer: str
@@ -32,7 +32,7 @@ class Plan:
 
 
 class LoadFailed(Exception):
-    """The load generator could not do its work; the text is its stack trace."""
+    """The load generator failed; the text is its stack trace."""
 
 
 def apply(
@@ -97,7 +97,7 @@ def _main(plan: Plan, pipe: Pipe) -> None:
         tick=tick,
         profiles=plan.profiles,
     )
-    gc.disable()  # everything lives until the end; a collection would look like latency
+    gc.disable()  # all objects live until the end; a collection would look like latency
     try:
         uvloop.run(SCENARIOS[plan.scenario].run(context))  # type: ignore[arg-type]
     except BaseException:

@@ -1,4 +1,4 @@
-"""What the operating system knows: cores, CPU time, memory, limits."""
+"""Queries the operating system: cores, CPU time, memory, limits."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _CPUCLOCK_SCHED = 2
 
 
 def cores() -> tuple[int, int]:
-    """The core for the server, and the one for everything else (the same where there is only one)."""
+    """Return the core of the server, and that of everything else (the same if there is only one)."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
 
 
 def pin(pid: int, core: int) -> None:
-    """Keep a process, with every thread that it already has, on one core."""
+    """Pin a process, with all its present threads, to one core."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(task.name), {core})
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time that the kernel has accounted to these processes, ended threads included.
+    """Return the user and system time that the kernel has accounted to these processes, ended threads included.
 
-    The clock of another process, in nanoseconds (clock_getcpuclockid(3)); /proc/PID/stat counts in steps of 10 ms.
+    This reads the clock of another process, in nanoseconds (clock_getcpuclockid(3)); /proc/PID/stat has steps of 10 ms.
     """
     return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in pids)
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is in RAM."""
+    """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
 
 
 def core_times(core: int) -> tuple[float, float]:
-    """Seconds since boot that a core was busy, and seconds it could have been."""
+    """Return the seconds since boot that a core was busy, and the seconds in all."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *ticks = line.split()
         if name == f"cpu{core}":
@@ -52,7 +52,7 @@ def core_times(core: int) -> tuple[float, float]:
 
 
 def raise_file_limit(needed: int) -> None:
-    """As many open files as the system allows. Raises `OSError` when that is fewer than `needed`."""
+    """Raise the limit of open files as far as the system allows. Raises `OSError` if that is fewer than `needed`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -60,7 +60,7 @@ def raise_file_limit(needed: int) -> None:
 
 
 def describe() -> dict[str, str | int]:
-    """What a result is worth nothing without."""
+    """Return a description of the machine and the software, without which a result means nothing."""
     model = next(
         (
             line.partition(":")[2].strip()

@@ -1,7 +1,7 @@
-"""What Redis keeps, and how many bytes of it: `python -m bench.memory` (docs/deployment.md, "Memory of Redis").
+"""`python -m bench.memory`: measures the memory of each kind of value in Redis (docs/deployment.md, "Memory of Redis").
 
-Everything is written by the project's own code into a Redis of its own, and weighed by MEMORY USAGE: the values with
-all their elements, the keys, and what Redis needs to find them.
+The project's own code writes the values into a separate Redis, and MEMORY USAGE measures them: the values with all
+their elements, the keys, and the entries in Redis' own tables.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dev.embedded_redis import EmbeddedRedis
 
 COUNT = 2000
 BODY = "x" * 120
-"""With ids around it, a frame of some 250 bytes."""
+"""Together with its ids, a frame of some 250 bytes."""
 Fill = Callable[[int], Awaitable[None]]
 
 
 async def weigh(fill: Fill, count: int) -> float:
-    """Bytes for one, measured with this many."""
+    """Return the bytes of one value, measured with `count` values."""
     from realtime.redis.client import client  # noqa: PLC0415  (after the settings)
 
     redis = client()
@@ -41,10 +41,10 @@ def message(number: int) -> dict[str, Any]:
 
 
 def contents() -> dict[str, tuple[Fill, Fill | None]]:
-    """What is weighed; minus what is there without it."""
+    """Return what to measure: functions that write the value, and those that write the rest without it."""
     from presence import store  # noqa: PLC0415
     from realtime.connections import user_limit  # noqa: PLC0415
-    from realtime.layers import history as roomlog  # noqa: PLC0415
+    from realtime.layers import history  # noqa: PLC0415
     from realtime.protocol.envelope import frame_head, frame_tail  # noqa: PLC0415
     from realtime.protocol.publication import Draft  # noqa: PLC0415
     from realtime.redis.client import client, key  # noqa: PLC0415
@@ -76,7 +76,7 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
             does = {"does": "choose", "user": "user0", "reason": "chosen"}
             await store.apply("hub", [{**does, "status": "away" if number % 2 == 0 else "online"}])
 
-    def seated(connections: int) -> Fill:
+    def admitted(connections: int) -> Fill:
         async def fill(count: int) -> None:
             for number in range(count):
                 for index in range(connections):
@@ -92,7 +92,7 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
         async def fill(count: int) -> None:
             for room in range(count):
                 group = f"hub.thread.{room}"
-                await roomlog.ends([group])
+                await history.ends([group])
                 entries = [
                     Draft(
                         rooms=[(group, frame_head("thread:message", f"thread:{room}"))],
@@ -102,7 +102,7 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
                     for number in range(messages)
                 ]
                 for start in range(0, len(entries), 100):
-                    await roomlog.append(entries[start : start + 100], publish=False)
+                    await history.append(entries[start : start + 100], publish=False)
 
         return fill
 
@@ -115,8 +115,8 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
         "a user who is present, with one connection": (present(1), None),
         "each further connection of theirs": (present(2), present(1)),
         "a change of presence on the stream (kept a day)": (transitions, None),
-        "a user's seats, with one connection (7 days)": (seated(1), None),
-        "each further seat": (seated(2), seated(1)),
+        "a user's entry for the connection limit, with one connection (7 days)": (admitted(1), None),
+        "each further connection in that entry": (admitted(2), admitted(1)),
         "a room without messages (7 days)": (rooms(0), None),
         "a room with 10 messages (10 minutes)": (rooms(10), None),
         "a room with 100 messages": (rooms(100), None),
@@ -126,7 +126,7 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
 
 
 async def measure(count: int = COUNT) -> dict[str, int]:
-    """Bytes of each."""
+    """Return the bytes of each."""
     found = {}
     for name, (fill, without) in contents().items():
         number = max(count // 20, 2) if "messages" in name else count
@@ -139,7 +139,7 @@ async def measure(count: int = COUNT) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=COUNT, help="users, and so on, to take the mean of")
+    parser.add_argument("--count", type=int, default=COUNT, help="number of values of which to take the mean")
     count = parser.parse_args().count
     with EmbeddedRedis() as server:
         os.environ.update(

@@ -1,8 +1,8 @@
-"""What counting costs on the way of a publication from Redis to the clients: `python -m bench.overhead`.
+"""`python -m bench.overhead`: measures the cost of metrics on the way of a publication from Redis to the clients.
 
-The same publications, as bytes from Redis, are fanned out to TCP connections with and without metrics, in turn, in one
-process. Measured is the CPU time of the thread, the kernel's share included, but for reading from Redis' socket; what
-reads the other end of the connections is not.
+It fans the same publications, as bytes from Redis, out to TCP connections, alternately with and without metrics, in one
+process. It measures the CPU time of the thread, including the kernel's share, but excludes reading from Redis' socket
+and from the other ends of the connections.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROUNDS = 15
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """How many rooms with how many connections, and how many publications arrive together in each."""
+    """The numbers of rooms, of connections in each, and of publications that arrive together in each."""
 
     title: str
     rooms: int
@@ -57,14 +57,14 @@ CASES = (
 
 
 class Receiver:
-    """As much of a connection as its outlet asks for."""
+    """The part of a connection that its outlet uses."""
 
     def __init__(self, number: int) -> None:
         self.connection_id = f"{number:032x}"
 
 
 class Wires:
-    """Connections over TCP, as the server has them after the handshake. Their peers read outside the measurement."""
+    """TCP connections as the server has them after the handshake. Their peers read outside the measurement."""
 
     def __init__(self) -> None:
         self.config = configuration("127.0.0.1", 0)
@@ -102,7 +102,7 @@ class Wires:
 
 
 class Feed:
-    """Takes the place of the subscription: `hand_on` takes what Redis would have sent."""
+    """Replaces the subscription: `hand_on` accepts the bytes that Redis would have sent."""
 
     hand_on: ClassVar[Callable[[list[tuple[bytes, bytes]]], None]]
 
@@ -138,7 +138,7 @@ class FanOut:
                 group.listeners[listener] = None
 
     def reads(self) -> Iterator[bytes]:
-        """What arrives from Redis: one read per room."""
+        """Return the bytes that arrive from Redis: one read per room."""
         data = b'{"thread_id":"42","message_id":"17","body":"%b"}' % (b"x" * 120)
         for group in self.groups:
             yield b"".join(
@@ -148,7 +148,7 @@ class FanOut:
         self.position += self.case.together
 
     async def once(self) -> float:
-        """Hand out one read of each room; CPU seconds."""
+        """Fan out one read of each room, and return the CPU seconds."""
         reads = list(self.reads())
         started = time.thread_time()
         for read in reads:
@@ -170,11 +170,11 @@ class FanOut:
 
 
 async def no_history(group: Group, position: int) -> None:
-    """There is no history: no listener lacks anything."""
+    """Do nothing: without a history no listener misses publications."""
 
 
 def packed(room: str, position: int, data: bytes) -> bytes:
-    """A publication as `append.lua` writes it."""
+    """Return a publication as `append.lua` writes it."""
     frame = b'{"event":"thread:message","room":"%b","offset":"%d","data":%b}' % (
         room.encode(),
         position,
@@ -184,7 +184,7 @@ def packed(room: str, position: int, data: bytes) -> bytes:
 
 
 class Off:
-    """Counts nothing."""
+    """A tally that does not count."""
 
     def fan_out(self, publications: Sequence[object], receivers: int) -> None:
         pass
@@ -205,7 +205,7 @@ def without_metrics() -> Iterator[None]:
 
 
 async def compare(case: Case, say: Callable[[str], object]) -> None:
-    """By how much the CPU time grows: medians of reads with and without metrics, in turn, a share each round."""
+    """Report the growth of CPU time: medians of reads, alternately with and without metrics, one share a round."""
     fan_out = FanOut(case)
     await fan_out.fill()
     shares, times = [], []
@@ -220,7 +220,7 @@ async def compare(case: Case, say: Callable[[str], object]) -> None:
         started = time.thread_time()
         tally.flush()  # as the process does every second
         flushed = (time.thread_time() - started) / len(counted)
-        if number:  # the first round warms up
+        if number:  # the first round is a warm-up
             shares.append((statistics.median(counted) + flushed) / statistics.median(uncounted) - 1)
             times.append(statistics.median(counted) / case.rooms)
     fan_out.assert_live()

@@ -1,4 +1,4 @@
-"""Where the time of a Python process goes, by py-spy, which has to be on PATH."""
+"""Profiles Python processes with py-spy, which must be on PATH."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 _LINE = re.compile(r":\d+\)$")
 RATE = 400
-"""Samples a second."""
+"""Samples per second."""
 
 
 @contextmanager
 def profiled(pids: Mapping[str, int], folder: Path) -> Iterator[None]:
-    """Write `<name>.profile`, folded stacks (for a flame graph), for each process, and `.txt` in words.
+    """Write `<name>.profile`, folded stacks (for a flame graph), for each process, and a summary as `.txt`.
 
     Raises `FileNotFoundError` without py-spy.
     """
@@ -55,7 +55,7 @@ def profiled(pids: Mapping[str, int], folder: Path) -> Iterator[None]:
 
 
 def summary(folded: str, lines: int = 40) -> str:
-    """The functions that time was spent in, and under. C code counts for the Python function that called it."""
+    """Summarize the time spent in functions, and below them. C code counts for the Python function that called it."""
     own: Counter[str] = Counter()
     under: Counter[str] = Counter()
     total = 0

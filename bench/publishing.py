@@ -1,4 +1,4 @@
-"""The backbone: writes events into Redis as fast as Redis takes them, or at a pace."""
+"""The backbone: writes events into Redis as fast as Redis accepts them, or at a fixed rate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Publisher:
         self._writer.close()
 
     async def send(self, commands: Sequence[bytes]) -> None:
-        """Send packed commands in one go, and wait until Redis has taken all of them."""
+        """Send packed commands at once, and wait until Redis has accepted all of them."""
         self._writer.write(b"".join(commands))
         for _ in commands:
             while (reply := self._replies.gets()) is False:
@@ -38,6 +38,6 @@ class Publisher:
 
 
 def pack(command: Command) -> bytes:
-    """A command as Redis wants it on the wire."""
+    """Return a command in the wire format of Redis."""
     packed: bytes = hiredis.pack_command(command)
     return packed

@@ -1,4 +1,4 @@
-"""From runs to a table, a chart and a file."""
+"""Turns runs into a table, a chart and a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANNELS = ("channels-uvicorn", "channels-daphne")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One scenario, once, against one peer."""
+    """One run of one scenario against one peer."""
 
     scenario: str
     peer: str
@@ -29,7 +29,7 @@ class Run:
     outcome: Outcome
 
     def summary(self) -> str:
-        """One line for the terminal."""
+        """Return one line for the terminal."""
         values = ", ".join(
             f"{metric.title} {number(self.outcome.metrics[metric.key])} {metric.unit}"
             for metric in SCENARIOS[self.scenario].metrics
@@ -38,12 +38,12 @@ class Run:
         outcome = self.outcome
         if outcome.complete:
             return f"{values}; complete"
-        return f"{values}; INCOMPLETE: {outcome.missing} missing, {outcome.doubled} doubled of {outcome.expected}"
+        return f"{values}; INCOMPLETE: {outcome.missing} missing, {outcome.doubled} duplicated of {outcome.expected}"
 
 
 @dataclass
 class Report:
-    """All that was measured."""
+    """All runs of a benchmark."""
 
     at: datetime
     machine: dict[str, str | int]
@@ -53,7 +53,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Nothing missing, nothing doubled, anywhere."""
+        """Whether no message was missing or duplicated in any run."""
         return all(run.outcome.complete for run in self.runs)
 
     def median(self, scenario: str, peer: str, metric: str) -> float | None:
@@ -65,7 +65,7 @@ class Report:
         return statistics.median(values) if values else None
 
     def ratio(self, scenario: str, peer: str, metric: str) -> float | None:
-        """To Socket.IO."""
+        """Return the ratio of a metric to Socket.IO's."""
         mine, theirs = self.median(scenario, peer, metric), self.median(scenario, YARDSTICK, metric)
         return mine / theirs if mine is not None and theirs else None
 
@@ -90,14 +90,14 @@ class Report:
         }
 
     def add(self, file: Path) -> None:
-        """Take over what was measured before, but for what is measured anew.
+        """Add the runs of an earlier report.
 
-        Raises `ValueError` when that was on another machine or in another size.
+        Raises `ValueError` if they were measured on another machine or with other sizes.
         """
         before = json.loads(file.read_text())
         same = {name: value for name, value in self.machine.items() if name != "load_average"}
         if before["machine"] | same != before["machine"] or before["sizes"] != asdict(self.sizes):
-            raise ValueError(f"{file} was measured on another machine, or in other sizes")
+            raise ValueError(f"{file} was measured on another machine, or with other sizes")
         for entry in before["runs"]:
             outcome = Outcome(**{each.name: entry[each.name] for each in fields(Outcome)})
             outcome.metrics = {
@@ -108,7 +108,7 @@ class Report:
         self.peers = [name for name in PEERS if name in known]
 
     def forget(self, scenario: str, peer: str) -> None:
-        """It is going to be measured anew."""
+        """Remove the runs that will be measured again."""
         self.runs = [run for run in self.runs if (run.scenario, run.peer) != (scenario, peer)]
 
     def as_json(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Report:
         }
 
     def markdown(self) -> str:
-        """The table: a line for each metric, a column for each peer, ours also as a ratio to Socket.IO."""
+        """Return the table: a line for each metric, a column for each peer, ours also as a ratio to Socket.IO."""
         titles = [PEERS[peer].title for peer in self.peers]
         lines = [
             f"{self.at:%Y-%m-%d}, {self.machine['cpu']}, {self.machine['cores']} cores, "
@@ -150,13 +150,13 @@ class Report:
             lines += [self._line(key, metric) for metric in scenario.metrics]
             counts = [self._incomplete(key, peer) for peer in self.peers]
             if any(counts):
-                lines.append(f"| missing, doubled | {' | '.join(count or '0' for count in counts)} | | |")
+                lines.append(f"| missing, duplicated | {' | '.join(count or '0' for count in counts)} | | |")
         guarantees = " | ".join(PEERS[peer].guarantee for peer in self.peers)
-        lines += [f"| *what is guaranteed* | {guarantees} | | |", "", *self._against_channels()]
+        lines += [f"| *delivery guarantee* | {guarantees} | | |", "", *self._against_channels()]
         return "\n".join(lines)
 
     def _against_channels(self) -> list[str]:
-        """How many times better than plain Channels, under whichever server it does better."""
+        """Return how many times better we are than plain Channels, under the faster of its two servers."""
         found = []
         for key, scenario in SCENARIOS.items():
             metric = scenario.metrics[0]
@@ -190,7 +190,7 @@ class Report:
         (folder / "chart.svg").write_text(self._chart())
 
     def _chart(self) -> str:
-        """The first metric of each scenario, as how many times better than Socket.IO."""
+        """Return the chart of the first metric of each scenario, as times better than Socket.IO."""
         rows = []
         for key, scenario in SCENARIOS.items():
             metric = scenario.metrics[0]
@@ -214,7 +214,7 @@ def target(metric: Metric) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that mean something."""
+    """Format a value with three significant digits."""
     if not math.isfinite(value):
         return "∞" if value > 0 else "–"
     if value == 0:

@@ -1,4 +1,4 @@
-"""What is measured. Each scenario is one function, run in the load generator's process against one running system."""
+"""The scenarios. Each is one function, run in the load generator's process against one running system."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from bench.wires import User
 EVENT = "thread:message"
 THREAD = "bench"
 QUIET = 20.0
-"""After this time without a message, no more are expected."""
+"""Seconds without a message after which no more are expected."""
 BUSY = 0.9
-"""Share of its core from which on the load generator may hold a server back."""
+"""Share of its core above which the load generator may slow a server down."""
 Tick = Callable[[int, int], None]
-"""Progress: steps done since the last time, and steps there are."""
+"""Reports progress: steps done since the last call, and steps in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything."""
+    """The sizes of the scenarios."""
 
     burst_connections: int = 1000
     burst_events: int = 1000
@@ -41,9 +41,9 @@ class Sizes:
     threads: int = 2000
     members: int = 3
     chat_messages: float = 500.0
-    """A second, over the bus."""
+    """Messages a second over the bus."""
     chat_typing: float = 500.0
-    """A second, from clients: half of them start, half stop."""
+    """Typing events a second from clients: half of them start, half stop."""
     chat_seconds: float = 10.0
     storm_connections: int = 4000
     storm_at_once: int = 64
@@ -57,10 +57,10 @@ class Sizes:
     slow_connections: int = 1000
     slow_rate: float = 20.0
     slow_bytes: int = 4000
-    """What each event carries."""
+    """Size of each event's body."""
     slow_seconds: float = 10.0
     recover_pause: float = 3.0
-    """Between the drop and the way back: a server needs to notice it."""
+    """Seconds between the cut and the reconnect, in which a server notices the cut."""
 
 
 QUICK = Sizes(
@@ -74,7 +74,7 @@ QUICK = Sizes(
 
 @dataclass
 class Outcome:
-    """What one run of one scenario gave."""
+    """The result of one run of one scenario."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     expected: int = 0
@@ -82,7 +82,7 @@ class Outcome:
     doubled: int = 0
     notes: list[str] = field(default_factory=list)
     load: dict[str, float] = field(default_factory=dict)
-    """Of the load generator's side, while it was measured: CPU shares of itself, of Redis, of their core."""
+    """CPU shares of the load generator, of Redis and of their core during the measurement."""
 
     @property
     def complete(self) -> bool:
@@ -91,17 +91,17 @@ class Outcome:
 
 @dataclass
 class Phase:
-    """What was spent between two moments."""
+    """Time and CPU spent in the measured phase."""
 
     seconds: float = 0.0
     cpu: float = 0.0
-    """Of the system: all of its processes."""
+    """CPU of all processes of the system."""
     by_process: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Context:
-    """One run: against whom, how much, and where to say what."""
+    """One run: its peer, its sizes and its outcome."""
 
     scenario: str
     peer: Peer
@@ -112,7 +112,7 @@ class Context:
     sizes: Sizes
     tick: Tick
     profiles: Path | None = None
-    """Where to leave a profile of what is measured; it slows everything down."""
+    """Folder for profiles of the measured phase, if wanted; profiling slows the system down."""
     outcome: Outcome = field(default_factory=Outcome)
 
     def crowd(self) -> AbstractAsyncContextManager[Crowd]:
@@ -125,16 +125,16 @@ class Context:
         return Publisher(str(self.redis_socket))
 
     def packed(self, sequence: int, thread: str = THREAD, sent: int = 0, padding: int = 0) -> bytes:
-        """The command that publishes one message."""
+        """Return the command that publishes one message."""
         data = wires.message(thread, sequence, sent) | ({"padding": "x" * padding} if padding else {})
         return pack(self.peer.command(self.scenario, EVENT, data))
 
     @asynccontextmanager
     async def measured(self) -> AsyncIterator[Phase]:
-        """What happens in here counts, and nothing else."""
+        """Measure the body of the `async with`."""
         if self.profiles is not None:
             with profiled(self.pids, self.profiles):
-                await asyncio.sleep(1)  # until py-spy has found its way
+                await asyncio.sleep(1)  # until py-spy has attached
                 yield (phase := Phase(seconds=1, cpu=1))
             return
         core = machine.cores()[1]
@@ -174,7 +174,7 @@ class Context:
         del self.outcome.notes[5:]
 
     def enter(self, people: Crowd) -> None:
-        """Every client must have joined before the measurement starts."""
+        """Check that every client has joined before the measurement starts."""
         for reason, count in people.refused.items():
             raise RuntimeError(f"{self.peer.title}: {count} connections refused: {reason}")
 
@@ -195,7 +195,7 @@ async def burst(context: Context) -> None:
         people.read()
         context.check(people.connections, lambda _: range(sizes.burst_events))
         deliveries = sum(len(connection.sequences) for connection in people.connections)
-        # Sent as 0, so a latency is the moment of receipt.
+        # The time of sending is 0, so that a latency is the time of receipt.
         end = max((max(c.latencies) for c in people.connections if c.latencies), default=start)
         context.outcome.metrics = {
             "deliveries_per_cpu_second": deliveries / phase.cpu,
@@ -208,7 +208,7 @@ async def burst(context: Context) -> None:
 
 
 async def paced(context: Context) -> None:
-    """One room, events at a steady pace, as a busy product has them."""
+    """One room, events at a steady rate, as in a busy product."""
     sizes = context.sizes
     events = round(sizes.paced_rate * sizes.paced_seconds)
     async with context.crowd() as people, context.publisher() as publisher:
@@ -350,7 +350,7 @@ async def idle(context: Context) -> None:
                 await asyncio.sleep(step)
                 context.tick(1, round(sizes.idle_seconds / step))
         full = machine.resident_bytes(pid)
-        # Alive, all of them?
+        # Every connection must still be alive.
         await publisher.send([context.packed(0)])
         await people.last(0, quiet=QUIET)
         people.read()
@@ -371,7 +371,7 @@ async def idle(context: Context) -> None:
 
 
 async def bridge(context: Context) -> None:
-    """One subscriber: how many events a second get from the bus into a room."""
+    """One subscriber, to measure the rate of events from the bus into a room."""
     sizes = context.sizes
     slices = 200
     async with context.crowd() as people, context.publisher() as publisher:
@@ -397,7 +397,7 @@ async def bridge(context: Context) -> None:
 
 
 async def reconnect_storm(context: Context) -> None:
-    """All clients are cut off, miss some messages, reconnect and get them."""
+    """All clients are cut off, miss some messages, reconnect and receive them."""
     sizes = context.sizes
     missed = range(1, 1 + sizes.recover_messages)
     async with context.crowd() as people, context.crowd() as back, context.publisher() as publisher:
@@ -437,7 +437,7 @@ async def reconnect_storm(context: Context) -> None:
                         await whole.wait()
                 except TimeoutError:
                     context.outcome.notes.append(f"{len(users) - len(caught_up)} never caught up")
-        # Live again, and nothing twice?
+        # The connections must receive new messages, and none twice.
         final = 1 + sizes.recover_messages
         await publisher.send([context.packed(final)])
         await back.last(final, quiet=QUIET / 4)
@@ -503,7 +503,7 @@ async def gather(context: Context, people: Crowd, count: int, users: Sequence[Us
 
 
 async def at_pace(count: int, rate: float, work: Callable[[int], Awaitable[None]]) -> None:
-    """Call it at a rate, on schedule even when some calls took longer."""
+    """Call `work` at a fixed rate, which holds even if some calls take longer."""
     started = time.monotonic()
     for turn in range(count):
         if (early := started + turn / rate - time.monotonic()) > 0:
@@ -512,7 +512,7 @@ async def at_pace(count: int, rate: float, work: Callable[[int], Awaitable[None]
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """Of sorted values; not a number when there are none."""
+    """Return a quantile of sorted values; NaN if there are none."""
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else math.nan
 
 
@@ -521,7 +521,7 @@ def percentiles(nanoseconds: Iterable[int]) -> dict[str, float]:
     return {"p50_ms": quantile(ordered, 0.5) / 1e6, "p99_ms": quantile(ordered, 0.99) / 1e6}
 
 
-# --- What a result is read by ------------------------------------------------------------------------
+# --- How results are presented ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -548,7 +548,7 @@ class Scenario:
     run: Callable[[Context], Awaitable[None]]
     metrics: tuple[Metric, ...]
     heavy: bool = False
-    """Takes a slow peer minutes, and the ratio leaves no doubt: such a one is measured once."""
+    """Takes minutes with a slow peer, and the ratio is clear, so a slow peer is measured once."""
 
 
 SCENARIOS = {
@@ -619,11 +619,11 @@ SCENARIOS = {
         ),
         Scenario(
             "h",
-            "slow reader: {slow_connections:,} at {slow_rate:g} events/s of {slow_bytes:,} bytes, one more is deaf",
+            "slow reader: {slow_connections:,} at {slow_rate:g} events/s of {slow_bytes:,} bytes, one does not read",
             slow_reader,
             (
-                Metric("p99_ms", "latency p99 of the others", "ms"),
-                Metric("p99_without_ms", "the same without it", "ms"),
+                Metric("p99_ms", "latency p99 of all other clients", "ms"),
+                Metric("p99_without_ms", "the same without the slow reader", "ms"),
                 Metric("rss_mib", "memory of the server process", "MiB"),
             ),
         ),

@@ -11,14 +11,14 @@ from typing import Any
 
 
 class Kind(Enum):
-    """What a text frame from a server is to the load generator."""
+    """How the load generator classifies a text frame of a server."""
 
     READY = auto()
-    """Authenticated; the connection may be used."""
+    """The connection is authenticated and may be used."""
     ANSWER = auto()
-    """To what this client asked."""
+    """The answer to a request of this client."""
     EVENT = auto()
-    """To be counted."""
+    """A message that counts."""
     NOISE = auto()
 
 
@@ -33,21 +33,21 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What a client knows when it comes back: the session's id and the last offset it saw."""
+    """The state of a client that reconnects: the session's id and the last offset it received."""
 
     session: str
     offset: str
 
 
 class Refused(Exception):
-    """The server did not let a client in, or refused what it asked."""
+    """The server refused a client or its request."""
 
 
 class Wire(ABC):
-    """A protocol, spoken by the load generator. Without state: one serves all connections."""
+    """A protocol that the load generator speaks. It has no state: one object serves all connections."""
 
     pings: tuple[bytes, ...] = (b"\x89\x00", b"\x89\x04")
-    """What the bytes of a ping contain: received bytes are not looked into at once unless they hold one of these."""
+    """Bytes that every ping contains: received bytes are parsed at once only if they contain one of these."""
 
     @abstractmethod
     def path(self, user: User, position: Position | None) -> str: ...
@@ -57,7 +57,7 @@ class Wire(ABC):
 
     @abstractmethod
     def receive(self, payload: bytes, user: User, position: Position | None) -> tuple[Kind, bytes | None]:
-        """What a text frame is, and what must be answered to it. Raises `Refused`."""
+        """Return the kind of a text frame, and the answer to send, if any. Raises `Refused`."""
 
     @abstractmethod
     def join(self, user: User) -> bytes: ...
@@ -66,15 +66,15 @@ class Wire(ABC):
     def typing(self, user: User, typing: bool) -> bytes: ...
 
     def heartbeat(self) -> bytes | None:
-        """What an idle client sends by itself, if anything."""
+        """Return the frame that an idle client sends from time to time, if any."""
         return None
 
     def recovery(self, user: User, position: Position) -> bytes | None:
-        """What a client sends once it is ready again, to get what it missed. None: said in the handshake."""
+        """Return the request of a reconnected client for missed messages; None if the handshake contains it."""
         return None
 
     def position(self, hello: bytes, last_event: bytes) -> Position:
-        """Where a client stands, from the ready frame and the last event it got."""
+        """Return the position of a client, from the ready frame and the last event it received."""
         raise NotImplementedError
 
 
@@ -182,7 +182,7 @@ class PlainChannels(Wire):
         )
 
 
-# --- What is counted -------------------------------------------------------------------------------
+# --- Counted messages -------------------------------------------------------------------------------
 
 MESSAGE = re.compile(rb'"seq": ?"(\d+)", ?"sent": ?"(\d+)"')
 TYPING = re.compile(rb'"user_id": ?"([^"]+)".*"typing": ?(true|false)')
@@ -190,7 +190,7 @@ _BODY = "x" * 44
 
 
 def message(thread: str, sequence: int, sent: int = 0) -> dict[str, Any]:
-    """The data of one event: some 140 bytes of JSON, so a frame of some 170 with what each system adds."""
+    """Return the data of one event: some 140 bytes of JSON, so some 170 as a frame of any of the systems."""
     return {
         "thread_id": thread,
         "message_id": str(sequence),
@@ -201,5 +201,5 @@ def message(thread: str, sequence: int, sent: int = 0) -> dict[str, Any]:
 
 
 def mark(sequence: int) -> tuple[bytes, ...]:
-    """What the bytes of the frame with this message contain."""
+    """Return the bytes that identify the frame of this message."""
     return b'"seq":"%07d"' % sequence, b'"seq": "%07d"' % sequence

@@ -1,10 +1,10 @@
 #!/bin/sh
-# For Compose: makes up the passwords of Redis' users and of PostgreSQL, once. They go into .env; Redis gets their
-# digests only (redis-users.acl, which its container must be able to read).
+# For Compose: generates the passwords of Redis' users and of PostgreSQL, once. They go into .env; Redis gets only their
+# digests (redis-users.acl, which its container must be able to read).
 set -eu
 cd "$(dirname "$0")"
 if [ -e .env ] || [ -e redis-users.acl ]; then
-    echo ".env or redis-users.acl is there already; nothing was changed" >&2
+    echo ".env or redis-users.acl already exists; nothing was changed" >&2
     exit 1
 fi
 

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Looks up the digests of the images that are not ours, as lines for .env:
+# Prints the current digests of the third-party images, as lines for .env:
 #
 #   sh pin-images.sh >> .env
 #
-# Compose then builds on these and starts these, whatever a tag names tomorrow. To get updates, do it again.
+# Compose then builds on and starts exactly these images, even if a tag moves. Run it again to get updates.
 set -eu
 while read -r name image; do
     digest=$(docker buildx imagetools inspect "$image" --format '{{.Manifest.Digest}}' < /dev/null)
     case $digest in
         sha256:*) echo "$name=$image@$digest" ;;
-        *) echo "no digest of $image: $digest" >&2; exit 1 ;;
+        *) echo "expected a digest of $image, got: $digest" >&2; exit 1 ;;
     esac
 done << IMAGES
 PYTHON_IMAGE python:3.13-slim-bookworm

@@ -94,8 +94,8 @@ OWN_EVENTS = ("connection:lost", "room:joined")
 
 def test_every_line_of_the_log_that_is_documented_is_written():
     text = section("metrics.md", "Logs")
-    lines = first_names(text, "line", "says")
-    lines += [name for row in rows(text, "from", "level", "line", "says") for name in names(row[2])]
+    lines = first_names(text, "line", "fields")
+    lines += [name for row in rows(text, "from", "level", "line", "meaning") for name in names(row[2])]
     written = {
         value.value
         for path in SOURCES

@@ -1,4 +1,4 @@
-"""Whatever is published goes to every socket, joined to one write. No rooms, no rights, no care."""
+"""Sends all published bytes to every socket, joined to one write, without rooms, rights or checks."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from django.urls import path  # noqa: E402
 
 
 class JWTMiddleware:
-    """The user of `Authorization: Bearer`; None without a valid token."""
+    """Return the user of `Authorization: Bearer`; None without a valid token."""
 
     def __init__(self, inner: Callable[..., Awaitable[None]]) -> None:
         self.inner = inner
@@ -92,7 +92,7 @@ class Consumer(AsyncJsonWebsocketConsumer):
 
 
 async def nothing(scope: Any, receive: Any, send: Any) -> None:
-    """There is no HTTP here."""
+    """Refuse plain HTTP."""
     await send({"type": "http.response.start", "status": 404, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 

@@ -1,4 +1,4 @@
-"""python-socketio as its documentation sets it up. Runs in an environment of its own."""
+"""python-socketio as in its documentation. Runs in an environment of its own."""
 
 from __future__ import annotations
 

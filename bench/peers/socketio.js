@@ -1,4 +1,4 @@
-// Socket.IO as its documentation sets it up: JWT in a middleware, a Redis adapter, WebSocket only.
+// Socket.IO as in its documentation: JWT in a middleware, a Redis adapter, WebSocket only.
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-adapter";
 import { createAdapter as createStreamsAdapter } from "@socket.io/redis-streams-adapter";

@@ -1,4 +1,4 @@
-"""The systems that are measured: how to start each, speak to it, and publish into it."""
+"""The systems under measurement: how to start each, connect to it, and publish to it."""
 
 from bench.systems.base import Peer, Running
 from bench.systems.baseline import Baseline

@@ -24,7 +24,7 @@ from dev.embedded_redis import EmbeddedRedis, die_with
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "bench" / "peers"
 KEY = "only for the benchmark, as it has to be the same everywhere"
-"""What signs every token: HS256 everywhere."""
+"""The key of every token: all systems use HS256."""
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 
@@ -37,7 +37,7 @@ class Program:
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     ready: str = ""
-    """What it prints once it is ready. Empty: when its port accepts."""
+    """The line that it prints once it is ready; empty: it is ready when its port accepts connections."""
 
 
 class Peer(ABC):
@@ -48,26 +48,26 @@ class Peer(ABC):
     wire: ClassVar[Wire]
     guarantee: ClassVar[str] = "at most once"
     scenarios: ClassVar[str] = "abcdef"
-    """What it can take part in; g needs recovery."""
+    """The scenarios that it supports; g needs recovery."""
     slow: ClassVar[bool] = False
-    """So slow that a burst is measured once, not several times."""
+    """Whether bursts take so long that they are measured only once."""
     reference: ClassVar[bool] = False
-    """No peer but a floor: only measured when asked for."""
+    """Whether it is a reference, measured only when named, not a peer."""
 
     @abstractmethod
     def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
-        """What to start; the process that holds the connections first."""
+        """Return the programs to start, first the one that holds the connections."""
 
     @abstractmethod
     def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
-        """How a backbone publishes an event to the room of `data["thread_id"]`."""
+        """Return the command with which a backbone publishes an event to the room of `data["thread_id"]`."""
 
     def missing(self) -> str | None:
-        """What has to be installed first, if anything."""
+        """Return the name of a missing dependency, if any."""
         return None
 
     def user(self, index: int, thread: str) -> User:
-        """A user whose token allows this thread."""
+        """Return a user whose token allows this thread."""
         now = int(time.time())
         claims = {
             "token_type": "access",
@@ -138,7 +138,7 @@ class Running:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The ids of all processes of the system, first the one that holds the connections."""
+        """Process ids of the system, first the one that holds the connections."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def _log(self, program: Program) -> Path:
@@ -175,7 +175,7 @@ class Running:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would configure a server behind our back."""
+    """Return our environment without the variables that would configure a server."""
     mine = ("JWT_", "REALTIME_", "REDIS_", "SOCKETS_", "NODE_", "DJANGO_", "COVERAGE_", "COV_", "LOG_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
     return {**env, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

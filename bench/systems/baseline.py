@@ -1,4 +1,4 @@
-"""No system at all: bytes from Redis to every socket. What the load generator and the machine can take."""
+"""A reference that copies bytes from Redis to every socket, to find the limits of load generator and machine."""
 
 from __future__ import annotations
 

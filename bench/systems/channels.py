@@ -1,4 +1,4 @@
-"""Django Channels as its documentation builds it, on the Pub/Sub layer of channels_redis."""
+"""Django Channels as in its documentation, on the Pub/Sub layer of channels_redis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Channels(Peer):
         return [Program("server", (sys.executable, *self._arguments(port)), env)]
 
     def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
-        # What RedisPubSubChannelLayer.group_send() publishes.
+        # As RedisPubSubChannelLayer.group_send() publishes it.
         message = {"type": "to.client", "frame": {"event": event, "data": dict(data)}, "sender": ""}
         return "PUBLISH", f"asgi__group__thread.{data['thread_id']}", msgpack.packb(message)
 

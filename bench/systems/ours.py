@@ -1,4 +1,4 @@
-"""This project: socket server and bridge, default settings."""
+"""This project: socket server and bridge with default settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Ours(Peer):
         ]
 
     def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
-        # What `realtime.publisher.publish` writes: durable, with an id of its own.
+        # As `realtime.publisher.publish` writes it: durable, with an id.
         message = {"event": event, "data": data, "id": uuid4().hex}
         return "XADD", "bench:stream", "*", "message", json.dumps(message, separators=(",", ":"))
 

@@ -27,7 +27,7 @@ class PythonSocketIO(Peer):
         return [Program("uvicorn", (str(PYTHON), *arguments), env)]
 
     def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
-        # What AsyncRedisManager(write_only=True).emit() publishes.
+        # As AsyncRedisManager(write_only=True).emit() publishes it.
         message = {
             "method": "emit",
             "event": event,

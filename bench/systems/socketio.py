@@ -1,4 +1,4 @@
-"""Socket.IO on Node, with the Redis adapter; with the Redis Streams adapter where it has to recover."""
+"""Socket.IO on Node, with the Redis adapter; for recovery with the Redis Streams adapter."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SocketIO(Peer):
             entry = json.dumps({"packet": packet, "opts": options}, separators=(",", ":"))
             fields = ("uid", "backbone", "nsp", "/", "type", "3", "data", entry)
             return "XADD", "socket.io", "MAXLEN", "~", "10000", "*", *fields
-        # What @socket.io/redis-emitter publishes.
+        # As @socket.io/redis-emitter publishes it.
         return "PUBLISH", f"socket.io#/#{room}#", msgpack.packb(["emitter", packet, options])
 
     def missing(self) -> str | None:
