@@ -1,4 +1,4 @@
-"""Presence on the wire: what attendants send, and what their groups and threads receive."""
+"""Presence on the wire: the events that attendants send, and those that groups and threads receive."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEAMS = shows(Presence.TEAM)
 
 
 class Attendant(Payload, frozen=True):
-    """A member of the team, and since when the status has been what it is."""
+    """A member of the team, and the time since which the status holds."""
 
     user_id: Id
     name: str
@@ -43,17 +43,17 @@ class Attendant(Payload, frozen=True):
 
 @server_event("attendant:online", namespaces=TEAMS)
 class AttendantOnline(Attendant, frozen=True):
-    """Is available."""
+    """The user is available."""
 
 
 @server_event("attendant:away", namespaces=TEAMS)
 class AttendantAway(Attendant, frozen=True):
-    """Chose to be away, or has not been heard of for a while."""
+    """The user chose to be away, or sent no heartbeat for a while."""
 
 
 @server_event("attendant:offline", namespaces=TEAMS)
 class AttendantOffline(Attendant, frozen=True):
-    """Is gone: logged out, or did not come back within the grace period."""
+    """The user logged out, or did not return within the grace period."""
 
 
 class MemberOfGroup(TypedDict):
@@ -67,7 +67,7 @@ class MemberOfGroup(TypedDict):
 
 @server_event("presence:state", namespaces=TEAMS)
 class PresenceState(Payload, frozen=True):
-    """Everybody in a group; replaces whatever was known. Holds oneself, and users in their grace period."""
+    """All present users of a group, including oneself and those in their grace period; replaces earlier data."""
 
     group: PresenceGroup
     members: list[MemberOfGroup]
@@ -76,7 +76,7 @@ class PresenceState(Payload, frozen=True):
 
 
 class Customer(InThread, frozen=True):
-    """A customer whose thread it is, and since when they are seen like this."""
+    """A customer of the thread, and the time since which the status holds."""
 
     user_id: Id
     name: str
@@ -85,12 +85,12 @@ class Customer(InThread, frozen=True):
 
 @server_event("customer:online", namespaces=is_watcher)
 class CustomerOnline(Customer, frozen=True):
-    """Has a page of yours open. Only with `CUSTOMER_PRESENCE`."""
+    """A customer of the thread has a page open. Only with `CUSTOMER_PRESENCE`."""
 
 
 @server_event("customer:offline", namespaces=is_watcher)
 class CustomerOffline(Customer, frozen=True):
-    """Did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`."""
+    """A customer did not return within the grace period, or lost access. Only with `CUSTOMER_PRESENCE`."""
 
 
 class CustomerOfThread(TypedDict):
@@ -103,7 +103,7 @@ class CustomerOfThread(TypedDict):
 
 @server_event("customer:state", namespaces=is_watcher)
 class CustomerState(InThread, frozen=True):
-    """The customers of a thread who are there; replaces whatever was known. Only with `CUSTOMER_PRESENCE`."""
+    """All present customers of a thread; replaces earlier data. Only with `CUSTOMER_PRESENCE`."""
 
     customers: list[CustomerOfThread]
     offset: str
@@ -111,7 +111,7 @@ class CustomerState(InThread, frozen=True):
 
 @control_event("presence:set")
 class PresenceSet(Payload, frozen=True):
-    """Set a user's status as if they had chosen it."""
+    """Set a user's status as if the user had chosen it."""
 
     user_id: Id
     status: Literal["online", "away"]
@@ -139,19 +139,19 @@ async def set_presence(payload: PresenceSet, context: BusContext) -> None:
 
 @client_event("presence:online", namespaces=TEAMS)
 async def presence_online(connection: TeamPresence, payload: Empty) -> None:
-    """I am available (again)."""
+    """Set the user's status to online."""
     await connection.presence.choose(_listed(connection), "online")
 
 
 @client_event("presence:away", namespaces=TEAMS)
 async def presence_away(connection: TeamPresence, payload: Empty) -> None:
-    """I am away until I say otherwise."""
+    """Set the user's status to away, until the client sets it to online."""
     await connection.presence.choose(_listed(connection), "away")
 
 
 @client_event("presence:offline", namespaces=TEAMS)
 async def presence_offline(connection: TeamPresence, payload: Empty) -> None:
-    """I log out: this connection ends, without grace period."""
+    """Log the user out: close this connection, without a grace period."""
     await connection.presence.logout(connection.connection_id)
     connection.soon(connection.end, CloseCode.NORMAL)
 
@@ -169,7 +169,7 @@ def _listed(connection: TeamPresence) -> str:
 class Transition(Payload, frozen=True, kw_only=True):
     """A change of a user's presence; entries are kept for 24 hours.
 
-    An entry with `from` equal to `to` says that only the user's groups changed: `gained` and `lost`.
+    In an entry with `from` equal to `to` only the user's groups changed: `gained` and `lost`.
     """
 
     user_id: Id
@@ -180,7 +180,7 @@ class Transition(Payload, frozen=True, kw_only=True):
     at: Annotated[datetime, Meta(tz=True)]
     name: str
     groups: list[PresenceGroup]
-    """Of a customer: threads."""
+    """For a customer: threads."""
     since: Annotated[datetime, Meta(tz=True)] | None = None
     gained: list[PresenceGroup] = []
     lost: list[PresenceGroup] = []
@@ -204,7 +204,7 @@ def parse_transition(raw: bytes) -> Transition:
 
 
 def announcements(raw: bytes) -> list[BusMessage]:
-    """The events that tell a transition to the rooms it concerns. Raises `InvalidMessage`."""
+    """The events that announce a transition in the rooms that it concerns. Raises `InvalidMessage`."""
     transition = parse_transition(raw)
     announce = _announce_customer if lists_customers(transition.namespace) else _announce_attendant
     if not transition.is_regrouping:
