@@ -106,7 +106,7 @@ test.each(["denied", "stopped"])("a further component does not bring a %s connec
 test("a namespace that nobody said anything about is named, with those that are there", () => {
   for (const name of ["portal", "constructor"]) {
     expect(() => renderHook(() => useSocket(name), { wrapper: provided() })).toThrow(
-      `SocketProvider knows no namespace "${name}", but "hub"`,
+      `SocketProvider has no namespace "${name}"; expected one of "hub"`,
     );
   }
   expect(() => renderHook(() => useSocket("hub"))).toThrow("useSocket() needs a <SocketProvider> around it");
