@@ -90,7 +90,7 @@ const LONGEST = 600_000;
  * const leave = socket.join("42");
  * socket.on("thread:message", ({ message_id }) => console.log(message_id));
  * socket.when("gap", ({ room }) => refetch(room));
- * await socket.call("presence:away", {});
+ * socket.emit("presence:away", {});
  */
 export class Socket {
   readonly #options: Required<SocketOptions>;
