@@ -164,7 +164,7 @@ export function useGap(socket: Socket, handler: (gap: Gap) => void): void {
  * @param socket The socket of `useSocket()`.
  * @param threadId The thread's id.
  * @returns The state of the thread (`joined`, `refused`, `typists`); `sendTyping`, to be called with every key; and
- * `stopTyping`, to be called when a message was sent. After `refused` a component that is mounted anew asks again.
+ * `stopTyping`, to be called when a message was sent. After `refused` a component that is mounted later asks again.
  * @example
  * const { joined, refused, typists, sendTyping, stopTyping } = useThread(socket, "42");
  */
