@@ -1,4 +1,4 @@
-// What is published: packed, looked into, and used as by somebody who installed it (consumer/).
+// Packs the package, checks its files, and uses it as an application that installed it (consumer/).
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
@@ -10,7 +10,7 @@ const client = dirname(fileURLToPath(import.meta.url));
 const tool = (name) => join(client, "node_modules", name);
 const folder = mkdtempSync(join(tmpdir(), "realtime-sockets-"));
 
-/** Runs a command there, and shows what it said only if it failed. */
+/** Runs a command in the directory, and shows its output only if it fails. */
 function run(command, ...options) {
   try {
     execFileSync(command, options, { cwd: folder, encoding: "utf8", stdio: "pipe" });
@@ -36,14 +36,14 @@ try {
   // A copy, because npm leaves out links.
   assert.equal(readFileSync(join(installed, "LICENSE"), "utf8"), readFileSync(join(client, "../LICENSE"), "utf8"));
 
-  // Hooks: a server component may import them, for what it renders in the browser.
+  // A server component may import the hooks for the client components that it renders.
   assert.match(readFileSync(join(installed, "dist/react.js"), "utf8"), /^"use client";/);
 
   run(tool(".bin/tsc"), "--module", "preserve", "--moduleResolution", "bundler", "--noEmit");
   run(tool(".bin/tsc"), "--module", "nodenext", "--moduleResolution", "nodenext");
   run("node", "react.js");
   rmSync(join(folder, "node_modules/react"));
-  run("node", "core.js"); // which does without React
+  run("node", "core.js"); // without React
   run("node", "--input-type=commonjs", "--eval", "require('realtime-sockets').CLOSE_REASONS[4401].length");
   console.log(`package: ${files.length} files, ${statSync(tarball).size} bytes packed; compiled against and imported`);
 } finally {

@@ -1,4 +1,4 @@
-// What an application pays for the core: bundled, minified, gzipped.
+// The size of the core in an application: bundled, minified, gzipped.
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 

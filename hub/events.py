@@ -1,4 +1,4 @@
-"""The queue: work that waits for the team. And what concerns one member of it."""
+"""The events of the hub: the team's queue, and events that concern one member of the team."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def _queue(payload: QueueEvent) -> Sequence[str]:
 
 @server_event("queue:new", namespaces={HUB.name}, rooms=_queue)
 class QueueNew(QueueEvent, frozen=True, kw_only=True):
-    """Something waits."""
+    """An item was added to the queue."""
 
     item_id: Id
 
 
 @server_event("queue:taken", namespaces={HUB.name}, rooms=_queue)
 class QueueTaken(QueueEvent, frozen=True, kw_only=True):
-    """An attendant took it."""
+    """An attendant took an item from the queue."""
 
     item_id: Id
 
 
 @server_event("queue:updated", namespaces={HUB.name}, rooms=_queue)
 class QueueUpdated(QueueEvent, frozen=True, kw_only=True):
-    """The queue changed in some other way: refetch it."""
+    """The queue changed in another way: refetch it."""
 
 
 @server_event(
@@ -47,14 +47,14 @@ class QueueUpdated(QueueEvent, frozen=True, kw_only=True):
     rooms=lambda payload: [user_room(payload.user_id)],
 )
 class UserNotification(Payload, frozen=True):
-    """Something for one user, in every tab of theirs. The hub's user, unless `namespaces` says otherwise."""
+    """A notification for one user, in every tab. It goes to the hub's user unless `namespaces` says otherwise."""
 
     user_id: Id
 
 
 @control_event("thread:expel")
 class ThreadExpel(InThread, frozen=True):
-    """Take this member of the team out of the thread, in every tab. Nothing keeps them from joining it again."""
+    """Remove this member of the team from the thread, in every tab. The member may join it again."""
 
     user_id: Id
 

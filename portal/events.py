@@ -1,4 +1,4 @@
-"""Chats, and who may see which thread: events that the backbone sends about customers."""
+"""The events of the portal: chats, and a customer's rights to threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _accepted(payload: ChatAccepted) -> Sequence[str | Target]:
 
 @server_event("chat:accepted", namespaces=uses(THREAD), rooms=_accepted)
 class ChatAccepted(InThread, frozen=True):
-    """An attendant took a customer's chat. With `user_id`, that customer is granted the thread and told in person."""
+    """An attendant accepted a customer's chat. The customer `user_id` is granted the thread, and gets the event too."""
 
     attendant_id: Id
     user_id: Id | None = None
@@ -30,7 +30,7 @@ class ChatAccepted(InThread, frozen=True):
 
 @server_event("chat:ended", namespaces=uses(THREAD), rooms=in_thread)
 class ChatEnded(InThread, frozen=True):
-    """A chat is over."""
+    """A chat has ended."""
 
 
 class ThreadRight(InThread, frozen=True):
@@ -41,12 +41,12 @@ class ThreadRight(InThread, frozen=True):
 
 @control_event("thread:grant")
 class ThreadGrant(ThreadRight, frozen=True):
-    """This portal user may join the thread."""
+    """Allow this portal user to join the thread."""
 
 
 @control_event("thread:revoke")
 class ThreadRevoke(ThreadRight, frozen=True):
-    """This portal user may no longer see the thread; live connections leave it."""
+    """Revoke this portal user's right to the thread; live connections leave it."""
 
 
 @on_bus("thread:grant", is_order=True)

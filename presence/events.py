@@ -1,4 +1,4 @@
-"""Presence on the wire: what attendants send, and what their groups and threads receive."""
+"""Presence on the wire: the events that attendants send, and those that groups and threads receive."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEAMS = shows(Presence.TEAM)
 
 
 class Attendant(Payload, frozen=True):
-    """A member of the team, and since when the status has been what it is."""
+    """A member of the team, and the time since which the status holds."""
 
     user_id: Id
     name: str
@@ -170,7 +170,7 @@ def _listed(connection: TeamPresence) -> str:
 class Transition(Payload, frozen=True, kw_only=True):
     """A change of a user's presence; entries are kept for 24 hours.
 
-    An entry with `from` equal to `to` says that only the user's groups changed: `gained` and `lost`.
+    In an entry with `from` equal to `to` only the user's groups changed: `gained` and `lost`.
     """
 
     user_id: Id
@@ -181,7 +181,7 @@ class Transition(Payload, frozen=True, kw_only=True):
     at: Annotated[datetime, Meta(tz=True)]
     name: str
     groups: list[PresenceGroup]
-    """Of a customer: threads."""
+    """For a customer: threads."""
     since: Annotated[datetime, Meta(tz=True)] | None = None
     gained: list[PresenceGroup] = []
     lost: list[PresenceGroup] = []
@@ -205,7 +205,7 @@ def parse_transition(raw: bytes) -> Transition:
 
 
 def announcements(raw: bytes) -> list[BusMessage]:
-    """The events that tell a transition to the rooms it concerns. Raises `InvalidMessage`."""
+    """The events that announce a transition in the rooms that it concerns. Raises `InvalidMessage`."""
     transition = parse_transition(raw)
     announce = _announce_customer if lists_customers(transition.namespace) else _announce_attendant
     if not transition.is_regrouping:

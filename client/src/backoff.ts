@@ -1,13 +1,13 @@
 export interface BackoffOptions {
-  /** Milliseconds that the first wait is at most. */
+  /** The longest first wait, in milliseconds. */
   reconnectionDelay: number;
-  /** Milliseconds that any wait is at most. */
+  /** The longest wait of all, in milliseconds. */
   reconnectionDelayMax: number;
 }
 
 /**
- * How long to wait before the next attempt: full jitter after the cap (M. Brooker, "Exponential Backoff And Jitter"),
- * so that after an outage clients come back spread out, however long it lasted.
+ * The wait before the next attempt: full jitter after the cap (M. Brooker, "Exponential Backoff And Jitter"), so that
+ * clients reconnect spread out, however long an outage lasted.
  */
 export class Backoff {
   #attempts = 0;

@@ -1,12 +1,12 @@
-/** The server refused a frame, or nothing came back in time. */
+/** The server refused a frame, or did not answer in time. */
 export class SocketError extends Error {
   override readonly name = "SocketError";
 
   constructor(
-    /** A code of the protocol, or `timeout`, `closed`, `queue_full`. */
+    /** An error code of the protocol, or `timeout`, `closed`, `queue_full`, `token`. */
     readonly code: string,
     message: string,
-    /** Seconds to wait before trying again, if the server said so. */
+    /** Seconds to wait before another attempt, if the server sent them. */
     readonly retryAfter?: number,
   ) {
     super(message);
@@ -19,7 +19,7 @@ interface Pending {
   timer: ReturnType<typeof setTimeout>;
 }
 
-/** Frames that wait for their `ack` or `error`, by id. */
+/** Calls that wait for their `ack` or `error`, by id. */
 export class Calls {
   readonly #pending = new Map<number, Pending>();
   #last = 0;
@@ -45,7 +45,7 @@ export class Calls {
     this.#take(id)?.reject(error);
   }
 
-  /** Nothing more will be answered. */
+  /** Rejects every call that waits. */
   rejectAll(error: SocketError): void {
     for (const id of [...this.#pending.keys()]) this.reject(id, error);
   }

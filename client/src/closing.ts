@@ -1,8 +1,9 @@
-/** What a client does when its connection was closed (docs/protocol.md, "Close codes"). */
+/** A client's reaction to a close code (docs/protocol.md, "Close codes"). */
 export type Consequence = "stop" | "reconnect" | "fresh token" | "pause";
 
 const STOP = new Set([1000, 1002, 1007, 1009, 4400, 4403, 4409]);
 
+/** The reaction to a close code: `stop` means that another attempt would change nothing. */
 export function consequence(code: number): Consequence {
   if (STOP.has(code)) return "stop";
   if (code === 4401) return "fresh token";

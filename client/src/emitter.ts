@@ -1,4 +1,4 @@
-/** `where`: the room and position of what was published in one; empty for everything else. */
+/** `where` has the room and offset of an event that was published in a room, and is empty for all other events. */
 export type Handler<T> = (value: T, where: Where) => void;
 
 export interface Where {
@@ -6,15 +6,15 @@ export interface Where {
   offset?: string;
 }
 
-/** Handlers by name. One that throws does not keep the others from being called. */
+/** Handlers by name. A handler that throws does not affect the others. */
 export class Emitter<Events extends object> {
   readonly #handlers = new Map<keyof Events, Set<{ call: Handler<never> }>>();
 
-  /** Calls `handler` for each event of that name, until the function that is returned is called. */
+  /** Calls `handler` for each event of that name, until the returned function is called. */
   on<Name extends keyof Events>(name: Name, handler: Handler<Events[Name]>): () => void {
     const handlers = this.#handlers.get(name) ?? new Set();
     this.#handlers.set(name, handlers);
-    const entry = { call: handler as Handler<never> }; // the same function may be somebody else's, too
+    const entry = { call: handler as Handler<never> }; // the same function may be registered twice
     handlers.add(entry);
     return () => handlers.delete(entry);
   }
@@ -24,7 +24,7 @@ export class Emitter<Events extends object> {
       try {
         call(value, where);
       } catch (error) {
-        // As an uncaught error of the page, not as ours.
+        // The page reports it as an uncaught error.
         queueMicrotask(() => {
           throw error;
         });

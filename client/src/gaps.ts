@@ -1,31 +1,31 @@
-/** Something in a room may have been missed: fetch what you show of it anew. You are live from here. */
+/** Publications in a room may have been missed: refetch its data. New publications follow. */
 export interface Gap {
   room: string;
   reason: string;
 }
 
 /**
- * Gaps that nobody was told of yet. A loss happens to all clients at the same moment; each tells its page at a moment of
- * its own, so that what they fetch does not fall upon a backbone as a herd.
+ * Gaps that were not reported yet. A loss affects all clients at the same moment; each client reports it after a random
+ * delay, so that they do not all refetch from the backbone at once.
  */
 export class Gaps {
   readonly #reasons = new Map<string, string>();
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
-    private readonly tell: (gap: Gap) => void,
-    /** Milliseconds that this client waits. */
+    private readonly report: (gap: Gap) => void,
+    /** The delay of the next report, in milliseconds. */
     private readonly delay: () => number,
   ) {}
 
   add(room: string, reason: string): void {
     this.#reasons.set(room, reason);
     this.#timer ??= setTimeout(() => {
-      for (const [room, reason] of this.#take()) this.tell({ room, reason });
+      for (const [room, reason] of this.#take()) this.report({ room, reason });
     }, this.delay());
   }
 
-  /** Nobody is told any more; returns the rooms. */
+  /** Drops all gaps without a report, and returns their rooms. */
   drop(): string[] {
     return this.#take().map(([room]) => room);
   }

@@ -1,30 +1,31 @@
 import type { ServerEvents } from "./events.js";
 
+/** A present user of a group: `user_id`, `name`, `status` and `since`. */
 export type Member = ServerEvents["presence:state"]["members"][number];
 
-export const NOBODY: readonly Member[] = [];
+export const NO_MEMBERS: readonly Member[] = [];
 const CHANGES = new Set(["attendant:online", "attendant:away", "attendant:offline"]);
 
 interface Group {
-  /** Everybody, in the order of their names; a new list after every change, and only then. */
+  /** All members, sorted by name; a new list after every change, and only then. */
   members: readonly Member[];
-  /** Up to where the last state holds; undefined while one is to come. */
+  /** The offset of the last state; undefined while the client waits for one. */
   offset: string | undefined;
-  /** The last change of each user after that, with its offset. */
+  /** The last change of each user after that state, with its offset. */
   changes: Map<string, [offset: string, member: Member]>;
 }
 
-/** Who is present, by group: the last state and every change since. */
+/** The present users by group: the last state and every change since. */
 export class Presence {
   readonly #groups = new Map<string, Group>();
 
   constructor(private readonly changed: (group: string) => void) {}
 
   members(group: string): readonly Member[] {
-    return this.#groups.get(group)?.members ?? NOBODY;
+    return this.#groups.get(group)?.members ?? NO_MEMBERS;
   }
 
-  /** Takes what concerns it. */
+  /** Applies an event of the server, if it concerns presence. */
   take(event: string, data: object, room: string | undefined, offset: string | undefined): void {
     if (event === "presence:state") {
       this.#replace(data as ServerEvents["presence:state"]);
@@ -33,7 +34,7 @@ export class Presence {
     }
   }
 
-  /** A state of this room (of all, without one) is to come: what is known stays until then, and offsets may begin anew. */
+  /** Expects a new state of this room (or of all): the members stay until then, and offsets may start anew. */
   begin(room?: string): void {
     for (const [, group] of this.#of(room)) {
       group.offset = undefined;
@@ -41,7 +42,7 @@ export class Presence {
     }
   }
 
-  /** Nothing is known of this room (of any, without one) any more. */
+  /** Forgets the members of this room (or of all). */
   forget(room?: string): void {
     for (const [name] of this.#of(room)) {
       this.#groups.delete(name);
@@ -55,7 +56,7 @@ export class Presence {
 
   #replace({ group: name, members, offset }: ServerEvents["presence:state"]): void {
     const group = this.#group(name);
-    // A state is read while changes go on: one may have come before it that it does not know.
+    // A state is read while changes go on: a newer change may have arrived before it.
     for (const [user, [at]] of group.changes) if (!isAfter(at, offset)) group.changes.delete(user);
     const byUser = new Map(members.map((member) => [member.user_id, member]));
     for (const [user, [, member]] of group.changes) byUser.set(user, member);
@@ -65,7 +66,7 @@ export class Presence {
 
   #change(name: string, offset: string, member: Member): void {
     const group = this.#group(name);
-    // After a reconnect the changes that were missed come again, behind a state that knows them.
+    // After a reconnect the missed changes are replayed behind a state that already includes them.
     if (group.offset !== undefined && !isAfter(offset, group.offset)) return;
     group.changes.set(member.user_id, [offset, member]);
     if (group.offset === undefined) return;
@@ -79,14 +80,14 @@ export class Presence {
 
   #group(name: string): Group {
     let group = this.#groups.get(name);
-    if (group === undefined) this.#groups.set(name, (group = { members: NOBODY, offset: undefined, changes: new Map() }));
+    if (group === undefined) this.#groups.set(name, (group = { members: NO_MEMBERS, offset: undefined, changes: new Map() }));
     return group;
   }
 }
 
 const PREFIX = "presence:";
 
-/** Offsets are whole numbers that may be too large for ours. */
+/** Offsets are integers that may exceed `Number.MAX_SAFE_INTEGER`. */
 function isAfter(one: string, other: string): boolean {
   return one.length === other.length ? one > other : one.length > other.length;
 }

@@ -16,7 +16,7 @@ import {
 import type { ServerEvents } from "./events.js";
 import type { Handler } from "./emitter.js";
 import type { Gap } from "./gaps.js";
-import { NOBODY, type Member } from "./presence.js";
+import { NO_MEMBERS, type Member } from "./presence.js";
 import { Socket, type SocketOptions, type Status } from "./socket.js";
 import { OUTSIDE, enterThread, threadState, type ThreadState } from "./thread.js";
 import { Typing } from "./typing.js";
@@ -27,10 +27,10 @@ export type { ThreadState, Typist } from "./thread.js";
 // useLayoutEffect warns on a server, where effects do not run anyway.
 const useBeforeEffects = typeof window === "undefined" ? useEffect : useLayoutEffect;
 
-/** Milliseconds that a connection outlives the last component that used it: StrictMode and page changes come back. */
+/** Milliseconds before an unused connection is closed, because StrictMode and page changes use it again at once. */
 const LINGER = 1_000;
 
-/** A socket that is connected while somebody uses it. */
+/** A socket that is connected while a component uses it. */
 class Shared {
   #users = 0;
   #lingering: ReturnType<typeof setTimeout> | undefined;
@@ -38,7 +38,7 @@ class Shared {
   constructor(readonly socket: Socket) {}
 
   use(): () => void {
-    // Only the first one connects: a further component changes nothing about a server that said no, or a page that left.
+    // Only the first user connects: a further component does not retry a refused or ended connection.
     if (this.#users === 0 && this.#lingering === undefined) this.socket.connect();
     clearTimeout(this.#lingering);
     this.#lingering = undefined;
@@ -54,6 +54,7 @@ class Shared {
   }
 }
 
+/** The options of the socket of each namespace, by the namespace's name. */
 export type Namespaces = Record<string, Omit<SocketOptions, "autoConnect">>;
 
 class Registry {
@@ -67,7 +68,7 @@ class Registry {
       const options = Object.hasOwn(this.namespaces, namespace) ? this.namespaces[namespace] : undefined;
       if (options === undefined) {
         const known = Object.keys(this.namespaces).map((name) => JSON.stringify(name));
-        throw new Error(`SocketProvider knows no namespace ${JSON.stringify(namespace)}, but ${known.join(", ")}`);
+        throw new Error(`SocketProvider has no namespace ${JSON.stringify(namespace)}; expected one of ${known.join(", ")}`);
       }
       const getToken = (): string | Promise<string> => (this.namespaces[namespace] ?? options).getToken();
       shared = new Shared(new Socket({ ...options, getToken, autoConnect: false }));
@@ -80,8 +81,12 @@ class Registry {
 const Context = createContext<Registry | undefined>(undefined);
 
 /**
- * Says where each namespace is and who comes. Of `getToken` the latest counts, of the rest the first: a new user, or another
- * address, needs a new `key`.
+ * Provides one socket for each namespace to the components below. It uses the latest `getToken`, and all other options of
+ * the first render: pass another `key` for another user or URL.
+ *
+ * @param props.namespaces The options of each namespace, as of `new Socket()`, without `autoConnect`.
+ * @example
+ * <SocketProvider key={user.id} namespaces={{ hub: { url: "wss://example.com/hub/", getToken } }}>…</SocketProvider>
  */
 export function SocketProvider({ namespaces, children }: { namespaces: Namespaces; children?: ReactNode }): ReactNode {
   const [registry] = useState(() => new Registry(namespaces));
@@ -91,7 +96,14 @@ export function SocketProvider({ namespaces, children }: { namespaces: Namespace
   return createElement(Context.Provider, { value: registry }, children);
 }
 
-/** The one connection to a namespace, shared by all components, connected while any of them is mounted. */
+/**
+ * The one connection to a namespace, which all components share. It is open while a component uses it, and a second longer.
+ * The component renders when the status changes.
+ *
+ * @param namespace A key of the `namespaces` of the `SocketProvider`; throws an `Error` for any other.
+ * @example
+ * const { socket, connected, status } = useSocket("hub");
+ */
 export function useSocket(namespace: string): { socket: Socket; connected: boolean; status: Status } {
   const registry = useContext(Context);
   if (registry === undefined) throw new Error("useSocket() needs a <SocketProvider> around it");
@@ -106,7 +118,7 @@ export function useSocket(namespace: string): { socket: Socket; connected: boole
   return { socket, connected: status === "connected", status };
 }
 
-/** Always the latest of what is passed in, without being a dependency. */
+/** Always the latest value, without being a dependency. */
 function useLatest<T>(value: T): { readonly current: T } {
   const latest = useRef(value);
   useBeforeEffects(() => {
@@ -115,7 +127,15 @@ function useLatest<T>(value: T): { readonly current: T } {
   return latest;
 }
 
-/** Calls the latest `handler` for every such event, exactly once, without rendering. */
+/**
+ * Calls the latest `handler` for every event of that name, exactly once, without rendering.
+ *
+ * @param socket The socket of `useSocket()`.
+ * @param name An event of the server.
+ * @param handler Gets the event's data, and the room and offset if it was published in a room.
+ * @example
+ * useSocketEvent(socket, "thread:message", ({ message_id }, { room }) => console.log(room, message_id));
+ */
 export function useSocketEvent<Name extends keyof ServerEvents>(
   socket: Socket,
   name: Name,
@@ -125,23 +145,35 @@ export function useSocketEvent<Name extends keyof ServerEvents>(
   useEffect(() => socket.on(name, (data, where) => latest.current(data, where)), [socket, name, latest]);
 }
 
-/** Calls the latest `handler` whenever something may have been missed: fetch it anew. */
+/**
+ * Calls the latest `handler` for every room in which publications may have been missed: refetch its data.
+ *
+ * @param socket The socket of `useSocket()`.
+ * @param handler Gets the room and the reason.
+ * @example
+ * useGap(socket, ({ room }) => refetch(room));
+ */
 export function useGap(socket: Socket, handler: (gap: Gap) => void): void {
   const latest = useLatest(handler);
   useEffect(() => socket.when("gap", (gap) => latest.current(gap)), [socket, latest]);
 }
 
 /**
- * In a thread while mounted. `joined`: what is published there comes from now on, so fetch what was there before. `refused`:
- * why one may not be in it (any more); to ask again mount it anew. `typists`: who else types there. `sendTyping` may be called
- * with every key; `stopTyping` when the message was sent.
+ * Keeps the client in a thread while the component is mounted, and a second longer. Any number of components may do so.
+ *
+ * @param socket The socket of `useSocket()`.
+ * @param threadId The thread's id.
+ * @returns The state of the thread (`joined`, `refused`, `typists`); `sendTyping`, to be called with every key; and
+ * `stopTyping`, to be called when a message was sent. After `refused` a component that is mounted later asks again.
+ * @example
+ * const { joined, refused, typists, sendTyping, stopTyping } = useThread(socket, "42");
  */
 export function useThread(
   socket: Socket,
   threadId: string,
 ): ThreadState & { sendTyping: () => void; stopTyping: () => void } {
   const typing = useMemo(() => new Typing(socket, threadId), [socket, threadId]);
-  // Before the next one, so that one stops typing before one leaves.
+  // Before the next effect, so that typing stops before the thread is left.
   useEffect(() => typing.begin(), [typing]);
   const state = useSyncExternalStore(
     useCallback((changed: () => void) => enterThread(socket, threadId, changed), [socket, threadId]),
@@ -154,8 +186,13 @@ export function useThread(
 }
 
 /**
- * Who is present in a group, in the order of their names. Kept with the connection: whoever is mounted later sees the same.
- * While there is no connection it is what was known last.
+ * The present users of a group, sorted by name. The socket keeps the list, so a component that is mounted later gets it, too.
+ * Without a connection it is the last known list.
+ *
+ * @param socket The socket of `useSocket()`.
+ * @param group The group's name.
+ * @example
+ * const members = usePresence(socket, "attendants");
  */
 export function usePresence(socket: Socket, group: string): readonly Member[] {
   return useSyncExternalStore(
@@ -167,6 +204,6 @@ export function usePresence(socket: Socket, group: string): readonly Member[] {
       [socket, group],
     ),
     () => socket.presence(group),
-    () => NOBODY,
+    () => NO_MEMBERS,
   );
 }

@@ -1,12 +1,12 @@
-/** Rooms that this client wants to be in, and up to where it has what was published there. */
+/** The rooms that this client wants to be in, each with the offset of the last publication that it received. */
 export class Rooms {
   readonly #offsets = new Map<string, string>();
   readonly #wanted = new Map<string, Set<object>>();
   readonly #entered = new Set<string>();
-  /** Kinds of rooms that the server enters by itself; rooms of all others are wanted, or nothing of them is kept. */
+  /** Kinds of rooms that the server joins automatically; of the other kinds only wanted rooms are kept. */
   readonly #automatic = new Set(["user", "presence"]);
 
-  /** One more user wants the room; true when it is the first. */
+  /** Registers a user of the room; true if it is the first. */
   enter(room: string, who: object): boolean {
     const all = this.#wanted.get(room);
     if (all === undefined) this.#wanted.set(room, new Set([who]));
@@ -14,7 +14,7 @@ export class Rooms {
     return all === undefined;
   }
 
-  /** One user less wants it; true when it was the last. */
+  /** Removes a user of the room; true if it was the last. */
   leave(room: string, who: object): boolean {
     const all = this.#wanted.get(room);
     if (!all?.delete(who) || all.size > 0) return false;
@@ -22,7 +22,7 @@ export class Rooms {
     return true;
   }
 
-  /** The client is not in the room any more, and does not enter it again unless the server does so. */
+  /** Forgets a room, which the client enters again only if the server joins it automatically. */
   forget(room: string): void {
     this.#offsets.delete(room);
     if (this.#isAutomatic(room)) return;
@@ -38,18 +38,18 @@ export class Rooms {
     return [...this.#wanted.keys()];
   }
 
-  /** Where the client stands, by room. */
+  /** The last offset received, by room. */
   get offsets(): Record<string, string> {
     return Object.fromEntries(this.#offsets);
   }
 
-  /** The server entered this room by itself, and so it does with others of the kind. */
+  /** Records that the server joins rooms of this kind automatically. */
   addAutomatic(room: string): void {
     this.#automatic.add(kindOf(room));
   }
 
   hasSeen(room: string, offset: string): void {
-    if (!this.wants(room) && !this.#isAutomatic(room)) return; // it was on its way when the room was left
+    if (!this.wants(room) && !this.#isAutomatic(room)) return; // sent before the room was left
     this.#offsets.set(room, offset);
     this.#entered.add(room);
   }
@@ -58,12 +58,12 @@ export class Rooms {
     return this.#offsets.has(room);
   }
 
-  /** Whether the client was in the room before, so that it may have missed something. */
+  /** Whether the client was in the room before, so that it may have missed publications. */
   wasIn(room: string): boolean {
     return this.#entered.has(room);
   }
 
-  /** After a gap it is not known where the client stands there, until the next message. */
+  /** Forgets the offset after a gap, until the next publication. */
   lose(room: string): void {
     this.#offsets.delete(room);
   }
@@ -77,12 +77,12 @@ function kindOf(room: string): string {
   return room.slice(0, room.indexOf(":"));
 }
 
-/** The room of a thread, whose id has no colon; the name of any other room is the room. */
+/** The room of a thread's id, which has no colon; the name of any other room is unchanged. */
 export function roomOf(name: string): string {
   return name.includes(":") ? name : `thread:${name}`;
 }
 
-/** The id of a room's thread. */
+/** The thread's id, if the room is a thread's. */
 export function threadOf(room: string): string | undefined {
   return room.startsWith("thread:") ? room.slice("thread:".length) : undefined;
 }

@@ -10,51 +10,57 @@ import { type GetToken, Tokens } from "./token.js";
 import { watch } from "./wakeups.js";
 
 /**
- * `offline`: there is no connection, another attempt is coming. `denied`: the server said no, and trying again would
- * not change that. `stopped`: nobody wants a connection (any more), or `reconnectionAttempts` are used up.
+ * `offline`: the connection is lost, and another attempt follows. `denied`: the server refused the client, and another
+ * attempt would not change that. `stopped`: `disconnect()` was called, `connect()` was not, the server closed normally, or
+ * `reconnectionAttempts` are used up.
  */
 export type Status = "connecting" | "connected" | "offline" | "denied" | "stopped";
 
+/** The options of a `Socket`; all times are in milliseconds. */
 export interface SocketOptions {
-  /** `wss://host/hub/` or `wss://host/portal/`. */
+  /** The namespace's URL, for example `wss://example.com/hub/`. */
   url: string;
-  /** The access token; asked for again shortly before the last one ends. */
+  /** Returns the access token; called again shortly before the last one expires. */
   getToken: GetToken;
-  /** Connect at once (default: true); else `connect()`. */
+  /** Whether to connect at once (default: true); otherwise call `connect()`. */
   autoConnect?: boolean;
-  /** Milliseconds that the first wait before a reconnect is at most (default: 500). */
+  /** The longest first wait before a reconnect (default: 500). */
   reconnectionDelay?: number;
-  /** Milliseconds that any wait is at most (default: 20,000). */
+  /** The longest wait of all (default: 20,000). */
   reconnectionDelayMax?: number;
-  /** Attempts in a row before it gives up (default: Infinity). */
+  /** Attempts in a row before the socket gives up (default: Infinity). */
   reconnectionAttempts?: number;
-  /** Milliseconds until a handshake, or asking for a token, counts as failed (default: 10,000). */
+  /** The time until a handshake, or a request for a token, counts as failed (default: 10,000). */
   connectTimeout?: number;
-  /** Milliseconds after which a gap is told at most, at random; 0 is at once (default: 2,000). */
+  /** The longest random delay before a gap is reported; 0: none (default: 2,000). */
   gapDelayMax?: number;
-  /** Milliseconds until a call without an answer fails (default: 10,000). */
+  /** The time until a call without an answer fails (default: 10,000). */
   ackTimeout?: number;
-  /** Frames that wait while there is no connection (default: 100). Typing and cursors never wait. */
+  /** Events that may wait for a connection (default: 100). Typing and cursor events never wait. */
   queueSize?: number;
-  /** For tests, and where there is no global one. */
+  /** Replaces the global `WebSocket`, for tests and platforms without one. */
   WebSocket?: typeof WebSocket;
+  /** Replaces the global `fetch`. */
   fetch?: typeof fetch;
+  /** Replaces `Math.random`, for tests. */
   random?: () => number;
 }
 
-/** What happens to a connection, beside the server's events. */
+/** The socket's own events, beside those of the server. */
 export interface SocketEvents {
+  /** The status has changed. */
   status: Status;
+  /** Publications in a room may have been missed: refetch its data. */
   gap: Gap;
-  /** The client is in a room that it wanted: what is published there comes from now on. */
+  /** The client has entered a room, and receives what is published there from now on. */
   joined: { room: string };
-  /** A room that the client wanted, or was in, is not allowed (any more). */
+  /** The server refused a room, or removed the client from it. */
   left: { room: string; reason: string };
-  /** A connection that had been one was closed, and why; `status` says what follows. */
+  /** An established connection was closed; `status` shows whether another attempt follows. */
   closed: { code: number; reason: string };
-  /** Who is in a group is not who it was: see `presence()`. */
+  /** The members of a group have changed: see `presence()`. */
   presence: { group: string };
-  /** The server refused a frame that nobody waits for, or sent something odd. */
+  /** The server refused an event of `emit()` or sent an invalid frame, or there is no token. */
   error: SocketError;
 }
 
@@ -67,16 +73,25 @@ type Frame = {
 };
 
 const EPHEMERAL = new Set(["typing:start", "typing:stop", "cursor:move", "heartbeat"]);
-/** Milliseconds after which a connection counts as stable, and the next loss starts with a short wait again. */
+/** Milliseconds after which a connection counts as stable, and the backoff starts over. */
 const STABLE = 10_000;
-/** Milliseconds in which a connection that may be dead has to answer. */
+/** Milliseconds within which a connection that may be dead must answer. */
 const PROBE = 5_000;
-/** Milliseconds to stay away at least after having been too fast. */
+/** The shortest wait after the rate limit was exceeded, in milliseconds. */
 const PAUSE = 5_000;
-/** Milliseconds that a server can ask for at most. */
+/** The longest `Retry-After` that is accepted, in milliseconds. */
 const LONGEST = 600_000;
 
-/** One connection to one namespace, for as long as it is wanted. */
+/**
+ * A connection to one namespace that reconnects and recovers its rooms until `disconnect()` is called.
+ *
+ * @example
+ * const socket = new Socket({ url: "wss://example.com/hub/", getToken: () => token });
+ * const leave = socket.join("42");
+ * socket.on("thread:message", ({ message_id }) => console.log(message_id));
+ * socket.when("gap", ({ room }) => refetch(room));
+ * socket.emit("presence:away", {});
+ */
 export class Socket {
   readonly #options: Required<SocketOptions>;
   readonly #tokens: Tokens;
@@ -94,14 +109,14 @@ export class Socket {
   #retry: ReturnType<typeof setTimeout> | undefined;
   #heart: ReturnType<typeof setTimeout> | undefined;
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
-  /** Rooms that go on with the answer to this `resume`, and not before. */
+  /** Rooms whose publications are ignored until this `resume` is answered. */
   #resume: { id: number; rooms: Set<string> } | undefined;
   #unwatch: (() => void) | undefined;
   #verdict: AbortController | undefined;
   #attempt = 0;
-  /** Whether anything came since the last heartbeat. */
-  #heard = false;
-  /** When the server wants to be asked again. */
+  /** Whether a frame has arrived since the last heartbeat. */
+  #isAlive = false;
+  /** The earliest time of the next attempt, in milliseconds since the epoch. */
   #earliest = 0;
 
   constructor(options: SocketOptions) {
@@ -128,32 +143,45 @@ export class Socket {
     if (this.#options.autoConnect) this.connect();
   }
 
+  /** The current status; `when("status", …)` reports its changes. */
   get status(): Status {
     return this.#status;
   }
 
+  /** Whether the status is `connected`. */
   get connected(): boolean {
     return this.#status === "connected";
   }
 
-  /** The server's name for this connection, to be left out of what one publishes oneself (`except`). */
+  /** The server's id of this connection: a backbone names it in `except`, so that a client does not get its own event. */
   get connectionId(): string | undefined {
     return this.#connectionId;
   }
 
-  /** Calls `handler` for every such event of the server, once each, until the function that is returned is called. */
+  /**
+   * Calls `handler` once for every event of that name that the server sends.
+   *
+   * @param name An event of the server.
+   * @param handler Gets the event's data, and the room and offset if it was published in a room.
+   * @returns A function that removes the handler.
+   */
   on<Name extends keyof ServerEvents>(name: Name, handler: Handler<ServerEvents[Name]>): () => void {
     return this.#events.on(name, handler);
   }
 
-  /** The same for what happens to the connection. */
+  /**
+   * Calls `handler` for every event of that name of the socket itself.
+   *
+   * @param name `status`, `gap`, `joined`, `left`, `closed`, `presence` or `error`.
+   * @returns A function that removes the handler.
+   */
   when<Name extends keyof SocketEvents>(name: Name, handler: Handler<SocketEvents[Name]>): () => void {
     return this.#own.on(name, handler);
   }
 
-  // --- Life ------------------------------------------------------------------------------------
+  // --- Life cycle ------------------------------------------------------------------------------
 
-  /** Connects, and stays connected until `disconnect()`. */
+  /** Connects, and stays connected until `disconnect()`. Also retries after `denied` and `stopped`. */
   connect(): void {
     if (this.#status !== "stopped" && this.#status !== "denied") return;
     this.#unwatch ??= watch({
@@ -162,18 +190,18 @@ export class Socket {
         this.#backoff.reset(); // it was not the server's fault
         this.#wake();
       },
-      offline: () => this.#lose(), // some browsers say so, and never that it is over: try all the same
+      offline: () => this.#lose(), // some browsers never report that it is over: retry anyway
       freeze: () => this.#drop("offline"),
     });
     this.#backoff.reset();
     void this.#open();
   }
 
-  /** Ends the connection, and does not come back by itself. */
+  /** Closes the connection for good, until `connect()` is called. Drops all waiting events. */
   disconnect(): void {
     this.#drop("stopped");
     this.#end("stopped");
-    for (const room of this.#gaps.drop()) this.#rooms.lose(room); // then it is told after the next `connect()`
+    for (const room of this.#gaps.drop()) this.#rooms.lose(room); // reported after the next `connect()`
     this.#queue.length = 0;
   }
 
@@ -185,27 +213,27 @@ export class Socket {
     let websocket: WebSocket;
     try {
       token = await (fresh ? this.#tokens.fresh() : this.#tokens.get());
-      if (attempt !== this.#attempt) return; // disconnected meanwhile
+      if (attempt !== this.#attempt) return; // disconnected in the meantime
       websocket = new this.#options.WebSocket(this.#address(), ["realtime.v1", `bearer.${token}`]);
     } catch (error) {
       if (attempt !== this.#attempt) return;
-      this.#own.emit("error", new SocketError("token", `there is no token, or it is none: ${String(error)}`));
+      this.#own.emit("error", new SocketError("token", `expected an access token: ${String(error)}`));
       if (error instanceof SocketError && error.code === "forbidden") this.#end("denied");
       else this.#later();
       return;
     }
     this.#websocket = websocket;
     let ready = false;
-    // Not `close()`: what became of a connection that is dead the browser only tells after a minute.
-    const patience = this.#after(this.#options.connectTimeout, () => this.#lose());
+    // Not `close()`: for a dead connection the browser calls `onclose` only after a minute.
+    const expiry = this.#after(this.#options.connectTimeout, () => this.#lose());
     websocket.onmessage = ({ data }: MessageEvent<unknown>) => {
       if (websocket !== this.#websocket) return;
-      this.#heard = true;
+      this.#isAlive = true;
       const frame = this.#parse(data);
       if (frame === undefined) return;
       if (frame.event === "connection:ready") {
         ready = true;
-        clearTimeout(patience);
+        clearTimeout(expiry);
         this.#start(frame);
       }
       this.#take(frame);
@@ -228,7 +256,7 @@ export class Socket {
     return `${url}${url.includes("?") ? "&" : "?"}resume=1`;
   }
 
-  /** The first frame has come: go on where the last connection ended. */
+  /** Handles the first frame: continues where the last connection ended. */
   #start(frame: Frame): void {
     const ready = frame.data as unknown as ServerEvents["connection:ready"];
     this.#connectionId = ready.connection_id;
@@ -250,8 +278,8 @@ export class Socket {
   }
 
   /**
-   * Asks for what was missed in these rooms. Until that is answered nothing of them is taken: it would come again. An
-   * answer that does not come, or says that it cannot be had now, is asked for again: without it one is in no room.
+   * Recovers the missed publications of these rooms. Until the answer arrives their publications are ignored, because they
+   * are replayed. Without an answer, or after a temporary error, it asks again: the connection is in none of the rooms yet.
    */
   async #recover(rooms: Set<string>): Promise<void> {
     const offsets = Object.fromEntries(Object.entries(this.#rooms.offsets).filter(([room]) => rooms.has(room)));
@@ -267,7 +295,7 @@ export class Socket {
     }
   }
 
-  /** At once, and not when a promise comes round to it: what was missed may be right behind. */
+  /** Handles the answer synchronously, not in a promise: the missed publications may follow in the same task. */
   #recovered({ rooms }: Acks["resume"]): void {
     this.#resume = undefined;
     for (const [room, found] of Object.entries(rooms)) {
@@ -281,25 +309,25 @@ export class Socket {
   }
 
   /**
-   * Heartbeats; the first one somewhere in the interval, so that not all clients send theirs together. When nothing at all
-   * came since the last one the connection is dead, which a browser does not notice for minutes.
+   * Sends heartbeats, the first one at a random time, so that clients do not send theirs together. If no frame has arrived
+   * since the last one, the connection is dead, which a browser does not notice for minutes.
    */
   #beat(interval: number): void {
     const again = (wait: number): void => {
       this.#heart = setTimeout(() => {
-        if (!this.#heard) {
+        if (!this.#isAlive) {
           this.#lose();
           return;
         }
-        this.#heard = false;
-        this.call("heartbeat", {}).catch(() => undefined); // whatever the answer is, it is one
+        this.#isAlive = false;
+        this.call("heartbeat", {}).catch(() => undefined); // any answer proves that the connection is alive
         again(interval);
       }, wait);
     };
     again(interval * (0.5 + this.#options.random() / 2));
   }
 
-  // --- Losing it -------------------------------------------------------------------------------
+  // --- Loss ------------------------------------------------------------------------------------
 
   #closed(code: number): void {
     const next = consequence(code);
@@ -311,7 +339,7 @@ export class Socket {
     this.#later(next === "pause" ? PAUSE : 0);
   }
 
-  /** A browser cannot see why a handshake failed: ask. */
+  /** Asks the server why a handshake failed, which a browser cannot see. */
   async #refused(token: string, fresh: boolean): Promise<void> {
     const attempt = this.#attempt;
     this.#become("offline");
@@ -326,7 +354,7 @@ export class Socket {
       });
       if (attempt !== this.#attempt) return;
       if (status === 401 && !fresh) {
-        // Perhaps it is only too old.
+        // The token may just have expired.
         this.#tokens.forget();
         void this.#open(true);
         return;
@@ -336,14 +364,14 @@ export class Socket {
         return;
       }
       const seconds = Number(headers.get("Retry-After"));
-      if (seconds > 0) wait = Math.min(seconds * 1000, LONGEST); // not of a date, which is no number
+      if (seconds > 0) wait = Math.min(seconds * 1000, LONGEST); // NaN for a date
     } catch {
-      if (attempt !== this.#attempt) return; // no network either
+      if (attempt !== this.#attempt) return; // disconnected in the meantime; otherwise there is no network
     }
     this.#later(wait);
   }
 
-  /** The connection is no good any more, whether or not anybody says so: get another one. */
+  /** Gives the connection up, and schedules another attempt. */
   #lose(): void {
     this.#drop("offline");
     this.#later();
@@ -364,14 +392,14 @@ export class Socket {
     this.#retry = setTimeout(() => void this.#open(), wait);
   }
 
-  /** Nothing comes back by itself any more. */
+  /** Stops all attempts to reconnect. */
   #end(status: "denied" | "stopped"): void {
     this.#unwatch?.();
     this.#unwatch = undefined;
     this.#become(status);
   }
 
-  /** For as long as this connection lasts. */
+  /** Calls `action` after `wait` milliseconds, unless the connection has ended by then. */
   #after(wait: number, action: () => void): ReturnType<typeof setTimeout> {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
@@ -401,10 +429,10 @@ export class Socket {
     this.#calls.rejectAll(new SocketError("closed", "the connection was lost"));
   }
 
-  /** Network or page are back: connect now, or see whether the connection is still one. */
+  /** The network or the page is back: connects, or checks that the connection is alive. */
   #wake(): void {
     if (this.#status === "offline") {
-      // Not all at once when the network of a whole office is back, and not before the server wants it.
+      // With jitter, because the network of a whole office may be back, and not before `Retry-After`.
       const jitter = this.#options.random() * this.#options.reconnectionDelay;
       this.#retryIn(Math.max(0, this.#earliest - Date.now()) + jitter);
     } else if (this.#status === "connected") {
@@ -420,18 +448,32 @@ export class Socket {
 
   // --- Frames ----------------------------------------------------------------------------------
 
-  /** Sends an event. While there is no connection it waits for one, unless it is worth nothing later (typing). */
+  /**
+   * Sends an event without waiting for an answer. Without a connection it waits for one, except typing and cursor events
+   * and heartbeats, which are dropped. Errors are reported by `when("error", …)`.
+   *
+   * @param event An event that clients may send.
+   * @param data Its payload.
+   */
   emit<Name extends keyof ClientEvents>(event: Name, data: ClientEvents[Name]): void {
     if (!this.#send(event, data) && !EPHEMERAL.has(event)) {
       if (this.#queue.length >= this.#options.queueSize) {
-        this.#own.emit("error", new SocketError("queue_full", `${event} was not sent: too much waits already`));
+        this.#own.emit("error", new SocketError("queue_full", `${event} was not sent: ${this.#queue.length} events wait already`));
       } else {
         this.#queue.push(JSON.stringify({ event, data }));
       }
     }
   }
 
-  /** Sends an event and waits for its acknowledgement. Rejects with `SocketError`. */
+  /**
+   * Sends an event and waits for its acknowledgement.
+   *
+   * @param event An event that clients may send.
+   * @param data Its payload.
+   * @param options.timeout Milliseconds to wait for the answer (default: `ackTimeout`).
+   * @returns The data of the acknowledgement. Rejects with a `SocketError`: an error code of the protocol, `timeout`, or
+   * `closed` if there is no connection.
+   */
   call<Name extends keyof ClientEvents>(
     event: Name,
     data: ClientEvents[Name],
@@ -462,7 +504,7 @@ export class Socket {
     try {
       return JSON.parse(String(data)) as Frame;
     } catch {
-      this.#own.emit("error", new SocketError("invalid_json", "the server sent something that is no JSON"));
+      this.#own.emit("error", new SocketError("invalid_json", "the server sent a frame that is not JSON"));
       return undefined;
     }
   }
@@ -504,15 +546,17 @@ export class Socket {
     try {
       await this.call("auth:refresh", { token: await this.#tokens.fresh() });
     } catch (error) {
-      this.#complain(error); // the connection ends with 4401, and the next one asks again
+      this.#complain(error); // the connection is closed with 4401, and the next one asks again
     }
   }
 
   // --- Rooms -----------------------------------------------------------------------------------
 
   /**
-   * Enters a room, as often as it is called; the function that is returned leaves it as often. `name` is a thread's id
-   * (`"42"`) or the name of any room that clients may join (`"thread:42"`, `"board:7"`).
+   * Enters a room, and enters it again after every reconnect. `when("joined", …)` or `when("left", …)` reports the result.
+   *
+   * @param name A thread's id (`"42"`) or the name of any room that clients may join (`"thread:42"`, `"board:7"`).
+   * @returns A function that leaves the room, once it was called for every call of `join()`.
    */
   join(name: string): () => void {
     const room = roomOf(name);
@@ -526,14 +570,14 @@ export class Socket {
     };
   }
 
-  /** Whether the client is in a room, or was and is on the way back into it. */
+  /** Whether the client is in a room, or was in it and is reconnecting. */
   isIn(room: string): boolean {
     return this.#rooms.wasIn(room);
   }
 
   /**
-   * Who is present in a group, in the order of their names: the same list until somebody comes, goes or changes. While there
-   * is no connection it is what was known last, and nobody once there will be none.
+   * The present users of a group, sorted by name: the same list until `when("presence", …)` reports a change. Without a
+   * connection it is the last known list; after `denied` and `stopped` it is empty.
    */
   presence(group: string): readonly Member[] {
     return this.#presence.members(group);
@@ -542,7 +586,7 @@ export class Socket {
   async #enter(room: string): Promise<void> {
     if (!this.connected || !this.#rooms.wants(room)) return;
     const thread = threadOf(room);
-    const missed = this.#rooms.wasIn(room); // and it is not known what
+    const missed = this.#rooms.wasIn(room); // without an offset to recover from
     try {
       const { offset } = await (thread === undefined
         ? this.call("join", { room })
@@ -560,7 +604,7 @@ export class Socket {
     }
   }
 
-  /** After `unavailable`, `timeout`, `rate_limited` it is still wanted; not by everybody at the same moment. */
+  /** Retries after `unavailable`, `timeout` and `rate_limited`, with jitter. */
   #again(error: unknown, action: () => void): void {
     if (!(error instanceof SocketError) || error.code === "closed") return;
     this.#after((error.retryAfter ?? 1) * 1000 * (1 + this.#options.random()), action);

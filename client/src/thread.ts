@@ -1,11 +1,12 @@
 import type { ServerEvents } from "./events.js";
 import type { Socket } from "./socket.js";
 
-/** Milliseconds that one stays in a thread that nobody uses any more: StrictMode and page changes come back. */
+/** Milliseconds before an unused thread is left, because StrictMode and page changes use it again at once. */
 const LINGER = 1_000;
-/** Milliseconds after which a typist is forgotten: a process that was killed reports nothing. */
+/** Milliseconds after which a typist is dropped, because a killed process reports nothing. */
 const TYPIST_EXPIRES = 12_000;
 
+/** A user who is typing in a thread. */
 export interface Typist {
   userId: string;
   /** `hub` or `portal`: an attendant and a customer may have the same id. */
@@ -13,12 +14,13 @@ export interface Typist {
   name: string;
 }
 
+/** The state of a thread, as `useThread()` returns it. */
 export interface ThreadState {
-  /** In it: what is published there comes. Fetch what was there before now, not earlier. */
+  /** Whether the client is in the thread and receives its events. Fetch earlier messages once it is true. */
   joined: boolean;
-  /** Why one may not be in it (any more). */
+  /** The reason why the server refused the thread, or removed the client from it. */
   refused: string | undefined;
-  /** In the order in which they began. */
+  /** The other users who are typing, in the order in which they started. */
   typists: readonly Typist[];
 }
 
@@ -26,12 +28,12 @@ export const OUTSIDE: ThreadState = { joined: false, refused: undefined, typists
 
 const threads = new WeakMap<Socket, Map<string, Thread>>();
 
-/** What everybody on the page who is in a thread sees of it; a new object after every change, and only then. */
+/** The state of a thread, shared by all its users on the page; a new object after every change, and only then. */
 export function threadState(socket: Socket, threadId: string): ThreadState {
   return threads.get(socket)?.get(threadId)?.state ?? OUTSIDE;
 }
 
-/** Be in a thread until the function that is returned is called; `changed` is called when its state is another one. */
+/** Enters a thread until the returned function is called; calls `changed` after every change of its state. */
 export function enterThread(socket: Socket, threadId: string, changed: () => void): () => void {
   let all = threads.get(socket);
   if (all === undefined) threads.set(socket, (all = new Map()));
@@ -80,7 +82,7 @@ class Thread {
       this.#users.delete(changed);
       if (this.#users.size > 0) return;
       if (this.state.refused === undefined) this.#lingering = setTimeout(() => this.#end(), LINGER);
-      else this.#end(); // who comes back asks again
+      else this.#end(); // the next user asks again
     };
   }
 

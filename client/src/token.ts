@@ -1,23 +1,24 @@
 import { SocketError } from "./calls.js";
 
 /**
- * An access token (JWT), or a promise of one. Called before every attempt at which the last one is no longer good. When it
- * throws it is asked again later, but for `SocketError("forbidden", …)`: nobody is logged in, the socket is `denied`.
+ * Returns an access token (JWT), or a promise of one. It is called before an attempt for which the last token is no longer
+ * valid, and before a token expires. If it throws, the socket calls it again later, unless it throws
+ * `SocketError("forbidden", …)` because no user is logged in: then the socket is `denied`.
  */
 export type GetToken = () => string | Promise<string>;
 
-/** Milliseconds before its end at which a token counts as over. */
+/** Milliseconds before its expiry from which a token counts as expired. */
 const SKEW = 10_000;
 
-/** Asks for one token at a time, and keeps it until shortly before it ends. */
+/** Requests one token at a time, and keeps it until shortly before it expires. */
 export class Tokens {
   #token: string | undefined;
   #asking: Promise<string> | undefined;
 
   constructor(
     private readonly getToken: GetToken,
-    /** Milliseconds after which an answer is not waited for any more. */
-    private readonly patience: number,
+    /** Milliseconds after which a request for a token fails. */
+    private readonly timeout: number,
   ) {}
 
   async get(): Promise<string> {
@@ -25,7 +26,7 @@ export class Tokens {
     return this.fresh();
   }
 
-  /** A new token; who asks while one is under way gets the same. */
+  /** A new token; concurrent calls share one request. */
   fresh(): Promise<string> {
     this.#asking ??= this.#ask().finally(() => (this.#asking = undefined));
     return this.#asking;
@@ -33,11 +34,11 @@ export class Tokens {
 
   async #ask(): Promise<string> {
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const patience = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new SocketError("timeout", `no token within ${this.patience} ms`)), this.patience);
+    const expiry = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new SocketError("timeout", `no token within ${this.timeout} ms`)), this.timeout);
     });
     try {
-      return (this.#token = await Promise.race([(async () => this.getToken())(), patience]));
+      return (this.#token = await Promise.race([(async () => this.getToken())(), expiry]));
     } finally {
       clearTimeout(timer);
     }
@@ -48,7 +49,7 @@ export class Tokens {
   }
 }
 
-/** When a token ends, in milliseconds since the epoch; 0 when it does not say. */
+/** When a token expires, in milliseconds since the epoch; 0 if it cannot be read. */
 export function endOf(token: string): number {
   try {
     const payload = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
@@ -57,7 +58,7 @@ export function endOf(token: string): number {
       return claims.exp * 1000;
     }
   } catch {
-    // Not a JWT that we can read: the server will say what it thinks of it.
+    // Not a readable JWT: the server decides.
   }
   return 0;
 }

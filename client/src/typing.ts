@@ -1,14 +1,14 @@
 import type { Socket } from "./socket.js";
 
-/** Milliseconds between two `typing:start` while somebody types. */
+/** Milliseconds between two `typing:start` while the user types. */
 const EVERY = 4_000;
-/** Milliseconds after which somebody who did not type any more has stopped. */
+/** Milliseconds without a key after which the user has stopped. */
 const ENDS = 5_000;
 
-/** Says that one types in a thread, and that one stopped. */
+/** Reports to a thread that the user types, and that the user stopped. */
 export class Typing {
   #active = false;
-  #told: number | undefined;
+  #reported: number | undefined;
   #ends: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -16,7 +16,7 @@ export class Typing {
     private readonly threadId: string,
   ) {}
 
-  /** Until the function that is returned is called; before and after that nothing is said. */
+  /** Starts to report, until the returned function is called. */
   begin(): () => void {
     this.#active = true;
     return () => {
@@ -25,23 +25,23 @@ export class Typing {
     };
   }
 
-  /** To be called with every key. */
+  /** Call it with every key. */
   start(): void {
     if (!this.#active || !this.socket.connected || !this.socket.isIn(`thread:${this.threadId}`)) return;
     const now = performance.now();
-    if (this.#told === undefined || now - this.#told >= EVERY) {
-      this.#told = now;
+    if (this.#reported === undefined || now - this.#reported >= EVERY) {
+      this.#reported = now;
       this.socket.emit("typing:start", { thread_id: this.threadId });
     }
     clearTimeout(this.#ends);
     this.#ends = setTimeout(() => this.stop(), ENDS);
   }
 
-  /** As when a message was sent. */
+  /** Call it when a message was sent. */
   stop(): void {
     clearTimeout(this.#ends);
-    if (this.#told === undefined) return;
-    this.#told = undefined;
+    if (this.#reported === undefined) return;
+    this.#reported = undefined;
     if (this.socket.isIn(`thread:${this.threadId}`)) this.socket.emit("typing:stop", { thread_id: this.threadId });
   }
 }

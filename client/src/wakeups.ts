@@ -1,20 +1,20 @@
-/** What the page notices about the network, itself and time. */
+/** Callbacks for changes of the network, the page and the machine. */
 export interface Moments {
-  /** The page is there again: look whether the connection is. */
+  /** The page is active again: check the connection. */
   wake: () => void;
-  /** The network is there again. */
+  /** The network is back. */
   online: () => void;
-  /** The browser says that there is no network. */
+  /** The browser reports that there is no network. */
   offline: () => void;
-  /** The page is put away whole (bfcache): with an open connection it would not be. */
+  /** The page enters the back-forward cache, which refuses pages with an open connection. */
   freeze: () => void;
 }
 
 const TICK = 5_000;
-/** A timer that is so late was asleep with its machine. */
+/** Milliseconds by which a timer is late if its machine was asleep. */
 const ASLEEP = 20_000;
 
-/** Watches until the function that is returned is called. Does nothing outside a browser, but for sleep. */
+/** Watches until the returned function is called. Outside a browser it only detects sleep. */
 export function watch(moments: Moments): () => void {
   const undo: (() => void)[] = [];
   const listen = (target: EventTarget | undefined, type: string, handler: (event: Event) => void): void => {

@@ -12,7 +12,7 @@ test("jitter is full, and applied after the cap", () => {
   }
 });
 
-test("a herd is spread over the whole wait, however long the outage was", () => {
+test("clients spread over the whole wait, however long the outage was", () => {
   const waits = Array.from({ length: 2000 }, () => {
     const backoff = new Backoff(options);
     for (let n = 0; n < 9; n++) backoff.next();

@@ -1,4 +1,4 @@
-/** A server in this process: scripted, deterministic, and as picky as the real one. */
+/** A WebSocket with a scripted, deterministic server, as strict as the real one. */
 
 import { Socket, type SocketOptions } from "../src/index.js";
 
@@ -6,12 +6,12 @@ type Sent = { event: string; data: Record<string, unknown>; id?: number };
 
 export class FakeWebSocket {
   static made: FakeWebSocket[] = [];
-  /** What happens to the next handshakes: `accept` (default), `refuse`, or nothing at all. */
+  /** The results of the next handshakes: `accept` (default), `refuse`, or no answer. */
   static script: ("accept" | "refuse" | "hang" | "silent")[] = [];
 
-  /** The same for those to come. */
+  /** The `answers` of later sockets. */
   static answers: Record<string, unknown> = {};
-  /** The rooms that the server enters by itself. */
+  /** The rooms that the server joins automatically. */
   static rooms: Record<string, string> = { "user:7": "100" };
 
   onmessage: ((event: { data: unknown }) => void) | null = null;
@@ -20,7 +20,7 @@ export class FakeWebSocket {
   /** Acks for events by name; a function answers from the data, `null` does not answer. */
   answers: Record<string, unknown> = FakeWebSocket.answers;
   rooms: Record<string, string> = FakeWebSocket.rooms;
-  /** Whether the network is gone: nothing is heard of a close. */
+  /** Whether the network is gone, so that a close is not reported. */
   silent = false;
   closed = false;
   number: number;
@@ -52,7 +52,7 @@ export class FakeWebSocket {
 
   static get last(): FakeWebSocket {
     const last = FakeWebSocket.made.at(-1);
-    if (last === undefined) throw new Error("nobody connected");
+    if (last === undefined) throw new Error("expected a socket, got none");
     return last;
   }
 

@@ -29,8 +29,8 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-describe("who is present in a group", () => {
-  test("is what the server said, and every change since, in the order of their names", () => {
+describe("the members of a group", () => {
+  test("are the last state and every change since, sorted by name", () => {
     state("100", "eve", "bob");
     expect(listed()).toEqual(["bob online", "eve online"]);
     change("ana", "online", "101");
@@ -39,10 +39,10 @@ describe("who is present in a group", () => {
     expect(listed()).toEqual(["ana online", "bob away", "eve online"]);
     change("bob", "offline", "104");
     expect(listed()).toEqual(["ana online", "eve online"]);
-    expect(socket.presence("attendants")).toEqual([]); // of which nobody said who is in it
+    expect(socket.presence("attendants")).toEqual([]); // a group without a state
   });
 
-  test("is told when it changes, and is the same list until then", () => {
+  test("are the same list until a change is reported", () => {
     const told: string[] = [];
     socket.when("presence", ({ group }) => told.push(group));
     state("100", "bob");
@@ -53,7 +53,7 @@ describe("who is present in a group", () => {
     expect(told).toEqual(["sales"]);
   });
 
-  test("does not go back to what was before a state, when that comes again after a reconnect", () => {
+  test("ignore changes older than the state that are replayed after a reconnect", () => {
     state("1000", "bob");
     change("eve", "offline", "999");
     change("bob", "offline", "998");
@@ -62,7 +62,7 @@ describe("who is present in a group", () => {
     expect(listed()).toEqual(["bob away"]);
   });
 
-  test("keeps a change that overtook a state", () => {
+  test("keep a change that overtook a state", () => {
     state("100", "bob", "eve");
     change("ana", "online", "102");
     change("eve", "offline", "103");
@@ -72,17 +72,17 @@ describe("who is present in a group", () => {
     expect(listed()).toEqual(["bob online", "eve online"]);
   });
 
-  test("is what was known last while there is no connection, until the server says it again", async () => {
+  test("are the last known list without a connection, until the server sends a new state", async () => {
     state("100", "bob", "eve");
     change("ana", "online", "105");
     FakeWebSocket.last.fail(1006);
     expect(listed()).toEqual(["ana online", "bob online", "eve online"]);
     await soon(501);
-    state("103", "bob"); // a server that lost something counts on from elsewhere
+    state("103", "bob"); // after a data loss offsets start elsewhere
     expect(listed()).toEqual(["bob online"]);
   });
 
-  test("is what the server says after a loss, wherever it counts on from", () => {
+  test("follow the server after a data loss, wherever its offsets start", () => {
     state("200", "bob", "eve");
     FakeWebSocket.last.say("room:gap", { room: "presence:sales", reason: "lost" });
     expect(listed()).toEqual(["bob online", "eve online"]);
@@ -102,7 +102,7 @@ describe("who is present in a group", () => {
     expect([socket.presence("sales"), told]).toEqual([[], ["sales"]]);
   });
 
-  test("is not for who may not see the group any more", () => {
+  test("are forgotten when the client loses the group", () => {
     state("100", "bob");
     FakeWebSocket.last.say("room:left", { room: "presence:sales", reason: "forbidden" });
     expect(socket.presence("sales")).toEqual([]);

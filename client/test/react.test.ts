@@ -23,7 +23,7 @@ const options = {
   random: () => 1,
 };
 
-/** The same provider for everything that is rendered with it: tests that mount several trees share a connection. */
+/** One provider for all trees of a test, which share a connection. */
 function provided(): (props: { children: ReactNode }) => ReactNode {
   return ({ children }) => createElement(SocketProvider, { namespaces: { hub: options } }, children);
 }
@@ -49,7 +49,7 @@ afterEach(async () => {
   vi.useRealTimers();
 });
 
-test("StrictMode opens one socket, and the last to unmount closes it", async () => {
+test("StrictMode opens one socket, and the last unmount closes it", async () => {
   const first = renderHook(() => useSocket("hub"), { wrapper });
   await soon();
   expect(FakeWebSocket.made).toHaveLength(1);
@@ -61,7 +61,7 @@ test("StrictMode opens one socket, and the last to unmount closes it", async () 
   expect(FakeWebSocket.open).toHaveLength(0);
 });
 
-test("two components share a connection, and a page that changes keeps it", async () => {
+test("two components share a connection, and a page change keeps it", async () => {
   const { rerender } = renderHook(
     ({ page }: { page: string }) => [useSocket("hub").socket, useSocket("hub").socket, page],
     { wrapper, initialProps: { page: "one" } },
@@ -103,16 +103,16 @@ test.each(["denied", "stopped"])("a further component does not bring a %s connec
   expect(container.textContent).toBe("connectedconnected");
 });
 
-test("a namespace that nobody said anything about is named, with those that are there", () => {
+test("an unknown namespace raises an error with the known ones", () => {
   for (const name of ["portal", "constructor"]) {
     expect(() => renderHook(() => useSocket(name), { wrapper: provided() })).toThrow(
-      `SocketProvider knows no namespace "${name}", but "hub"`,
+      `SocketProvider has no namespace "${name}"; expected one of "hub"`,
     );
   }
   expect(() => renderHook(() => useSocket("hub"))).toThrow("useSocket() needs a <SocketProvider> around it");
 });
 
-test("the latest getToken is asked", async () => {
+test("the latest getToken is used", async () => {
   function Session({ user }: { user: string }): ReactNode {
     const namespaces = { hub: { ...options, getToken: () => token(Date.now() / 1000 + 60, user) } };
     return createElement(SocketProvider, { namespaces }, createElement(Page));
@@ -154,11 +154,11 @@ test("a component that suspends keeps the connection, the thread and its handler
   act(() => FakeWebSocket.last.message("42", "202"));
   expect(seen).toEqual(["201", "202"]);
   expect(FakeWebSocket.made).toHaveLength(1);
-  // Nor does StrictMode, which mounts everything twice, leave it for a moment.
+  // StrictMode, which mounts everything twice, does not leave it either.
   expect(FakeWebSocket.last.sent.map((frame) => frame.event)).toEqual(["join:thread"]);
 });
 
-test("connects with the session's token, beats, reconnects a second later up to five times, ends on unmount", async () => {
+test("connects with the session's token, sends heartbeats, reconnects a second later up to five times, ends on unmount", async () => {
   const namespaces = {
     hub: { ...options, getToken: () => token(undefined, "session"), reconnectionDelay: 1000, reconnectionAttempts: 5 },
   };
@@ -211,7 +211,7 @@ function type(user: string, typing: boolean, more: object = {}): void {
   });
 }
 
-test("typists come, stop, and are forgotten when nobody says that they stopped", async () => {
+test("typists start, stop, and are dropped without an event", async () => {
   let renders = 0;
   const { result } = renderHook(
     () => {
@@ -225,7 +225,7 @@ test("typists come, stop, and are forgotten when nobody says that they stopped",
   act(() => type("ana", true));
   act(() => type("bob", true));
   const before = renders;
-  act(() => type("ana", true)); // still: nothing new
+  act(() => type("ana", true)); // no change
   expect(users()).toEqual(["ana", "bob"]);
   expect(renders).toBe(before);
   await soon(6000);
@@ -237,7 +237,7 @@ test("typists come, stop, and are forgotten when nobody says that they stopped",
   expect(users()).toEqual([]);
 });
 
-test("a customer and an attendant with the same id are two", async () => {
+test("a customer and an attendant with the same id are two typists", async () => {
   const { result } = renderHook(() => useThread(useSocket("hub").socket, "42"), { wrapper });
   await soon();
   act(() => {
@@ -249,7 +249,7 @@ test("a customer and an attendant with the same id are two", async () => {
   expect(result.current.typists).toEqual([{ userId: "7", namespace: "hub", name: "Carla" }]);
 });
 
-test("nobody types in a connection that was lost", async () => {
+test("a lost connection has no typists", async () => {
   const { result } = renderHook(() => useThread(useSocket("hub").socket, "42"), { wrapper });
   await soon();
   act(() => type("ana", true));
@@ -258,7 +258,7 @@ test("nobody types in a connection that was lost", async () => {
   await soon(501);
 });
 
-test("all components in a thread see the same typists, also one that comes later", async () => {
+test("all components in a thread see the same typists, also one that is mounted later", async () => {
   const lists: (readonly Typist[])[] = [];
   function Typists({ at }: { at: number }): ReactNode {
     lists[at] = useThread(useSocket("hub").socket, "42").typists;
@@ -278,7 +278,7 @@ test("all components in a thread see the same typists, also one that comes later
   expect(lists[0]?.map((each) => each.userId)).toEqual(["ana", "bob"]);
 });
 
-test("a thread that changes is left for the other one, and none of its typists is shown there", async () => {
+test("another thread id leaves the first thread and drops its typists", async () => {
   const shown: string[] = [];
   const { rerender, result } = renderHook(
     ({ id }: { id: string }) => {
@@ -305,7 +305,7 @@ test("a thread that changes is left for the other one, and none of its typists i
   ]);
 });
 
-test("a thread that was refused is asked for again by who comes next", async () => {
+test("a refused thread is asked for again by the next component", async () => {
   FakeWebSocket.answers = { "join:thread": { code: "forbidden", message: "not allowed" } };
   const { rerender, result } = renderHook(
     ({ id }: { id: string }) => useThread(useSocket("hub").socket, id),
@@ -320,7 +320,7 @@ test("a thread that was refused is asked for again by who comes next", async () 
   expect(result.current.joined).toBe(true);
 });
 
-test("one knows when one is in a thread, and that one may not", async () => {
+test("a component knows when it is in a thread, and when it is refused", async () => {
   const states: unknown[] = [];
   FakeWebSocket.answers = { "join:thread": { code: "forbidden", message: "not allowed" } };
   const { rerender } = renderHook(
@@ -343,7 +343,7 @@ test("one knows when one is in a thread, and that one may not", async () => {
   expect(states.at(-1)).toEqual(["43", false, "revoked"]);
 });
 
-test("typing is said every four seconds, and ended by itself", async () => {
+test("typing is reported every four seconds, and ends automatically", async () => {
   const { result } = renderHook(() => useThread(useSocket("hub").socket, "42"), { wrapper });
   await soon();
   for (let n = 0; n < 50; n++) {
@@ -355,7 +355,7 @@ test("typing is said every four seconds, and ended by itself", async () => {
   expect(FakeWebSocket.last.events("typing:stop")).toHaveLength(1);
 });
 
-test("typing after the end of a component, without a connection or outside of the thread says nothing", async () => {
+test("typing is not reported after unmounting, without a connection, or outside the thread", async () => {
   const { result, unmount } = renderHook(() => useThread(useSocket("hub").socket, "42"), { wrapper: provided() });
   const { sendTyping, stopTyping } = result.current;
   FakeWebSocket.answers = { "join:thread": null };
@@ -377,7 +377,7 @@ test("typing after the end of a component, without a connection or outside of th
   expect(FakeWebSocket.open).toEqual([]);
 });
 
-test("presence is the last state and every change since, also for who comes later", async () => {
+test("presence is the last state and every change since, also for a component that is mounted later", async () => {
   const lists: (readonly Member[])[] = [];
   function People({ at }: { at: number }): ReactNode {
     lists[at] = usePresence(useSocket("hub").socket, "sales");
@@ -406,7 +406,7 @@ test("presence is the last state and every change since, also for who comes late
   await soon(501);
 });
 
-test("gaps are told to the latest handler", async () => {
+test("gaps reach the latest handler", async () => {
   const rooms: string[] = [];
   renderHook(() => useGap(useSocket("hub").socket, ({ room }) => rooms.push(room)), { wrapper });
   await soon();
@@ -415,7 +415,7 @@ test("gaps are told to the latest handler", async () => {
   expect(rooms).toEqual(["user:7"]);
 });
 
-test("on a server nothing is opened", () => {
+test("server rendering opens no connection", () => {
   function Page(): ReactNode {
     const { socket, status } = useSocket("hub");
     const { typists, joined } = useThread(socket, "42");

@@ -1,5 +1,5 @@
 // @vitest-environment jsdom
-/** The recipes of README.md, "With TanStack Query", with the real one. */
+/** The recipes of README.md, "With TanStack Query", with the real library. */
 
 import { QueryClient, QueryClientProvider, useQuery, useQueryClient } from "@tanstack/react-query";
 import { act, cleanup, render } from "@testing-library/react";
@@ -11,7 +11,7 @@ import { FakeWebSocket, token } from "./fake.js";
 
 type Message = ServerEvents["thread:message"];
 
-/** The backbone: each call is answered with what was stored when it was asked, once it is allowed to. */
+/** The backbone: each call gets the messages stored at its time, once the test releases the answer. */
 const backbone = {
   stored: [] as string[],
   calls: [] as (() => void)[],
@@ -31,7 +31,7 @@ function Live(): ReactNode {
   const queryClient = useQueryClient();
   const refetch = async (room = ""): Promise<void> => {
     const queryKey = room.split(":");
-    await queryClient.cancelQueries({ queryKey }); // a first fetch that is under way may have read too early
+    await queryClient.cancelQueries({ queryKey }); // a fetch in progress may have read too early
     await queryClient.invalidateQueries({ queryKey });
   };
   useGap(socket, ({ room }) => void refetch(room));
@@ -61,7 +61,7 @@ const soon = (milliseconds = 1): Promise<void> =>
     await vi.advanceTimersByTimeAsync(milliseconds);
   });
 
-/** Everything that was asked is answered. */
+/** Answers all calls. */
 async function answered(): Promise<void> {
   await act(async () => {
     for (const call of backbone.calls.splice(0)) call();
@@ -101,10 +101,10 @@ afterEach(async () => {
   vi.useRealTimers();
 });
 
-test("a chat shows what was there, and what came while that was fetched, once", async () => {
+test("a chat shows earlier messages, and those that arrive during the fetch, once", async () => {
   backbone.stored = ["1"];
   const chat = shown(<Chat threadId="42" />);
-  expect(backbone.calls).toEqual([]); // not before it is in the thread
+  expect(backbone.calls).toEqual([]); // not before the client is in the thread
   await soon();
   act(() => FakeWebSocket.last.message("42", "201", "2"));
   act(() => FakeWebSocket.last.message("43", "201", "of another"));
@@ -114,7 +114,7 @@ test("a chat shows what was there, and what came while that was fetched, once", 
   expect(chat.textContent).toBe("1,2,3");
 });
 
-test("a gap fetches what is shown of its room anew, and nothing else", async () => {
+test("a gap refetches the queries of its room, and no other", async () => {
   const chat = shown([<Chat key="42" threadId="42" />, <Chat key="43" threadId="43" />]);
   await soon();
   await answered();
@@ -126,7 +126,7 @@ test("a gap fetches what is shown of its room anew, and nothing else", async () 
   expect(chat.textContent).toBe("1,2");
 });
 
-test("a list that somebody says has changed while it was fetched for the first time is fetched again", async () => {
+test("a list that changes during its first fetch is fetched again", async () => {
   const queue = shown(<Queue />);
   await soon();
   backbone.stored = ["first"];
@@ -136,7 +136,7 @@ test("a list that somebody says has changed while it was fetched for the first t
   expect(queue.textContent).toBe("first");
 });
 
-test("a chat that one may not see says so, and fetches nothing", async () => {
+test("a refused chat shows the refusal, and fetches nothing", async () => {
   FakeWebSocket.answers = { "join:thread": { code: "forbidden", message: "not allowed" } };
   const chat = shown(<Chat threadId="42" />);
   await soon();

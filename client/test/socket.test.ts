@@ -30,14 +30,14 @@ function verdict(status: number, headers: Record<string, string> = {}): typeof f
 }
 
 describe("connecting", () => {
-  test("sends the token as a sub-protocol, never in the address", async () => {
+  test("sends the token as a sub-protocol, never in the URL", async () => {
     const server = await connected({ getToken: () => token(9e9, "secret") });
     expect(server.protocols).toEqual(["realtime.v1", `bearer.${token(9e9, "secret")}`]);
     expect(server.url).toBe("ws://server/hub/");
     expect(socket.connectionId).toBe("c1");
   });
 
-  test("asks for one token at a time and keeps it until shortly before it ends", async () => {
+  test("requests one token at a time and keeps it until shortly before it expires", async () => {
     const getToken = vi.fn(() => token(Date.now() / 1000 + 60));
     const server = await connected({ getToken });
     server.fail(1006);
@@ -50,7 +50,7 @@ describe("connecting", () => {
     expect(getToken).toHaveBeenCalledTimes(2);
   });
 
-  test("tries again when there is no token to be had", async () => {
+  test("tries again when getToken fails", async () => {
     let failures = 1;
     socket = connectTo({
       getToken: () => {
@@ -73,7 +73,7 @@ describe("connecting", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("gives up a handshake that hangs on a connection of which nothing is heard any more", async () => {
+  test("gives up a handshake that hangs on a silent connection", async () => {
     FakeWebSocket.script = ["silent"];
     socket = connectTo({ connectTimeout: 3000 });
     await soon(3000);
@@ -82,7 +82,7 @@ describe("connecting", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("asks for another token when the first one never comes", async () => {
+  test("requests another token when the first request never ends", async () => {
     const getToken = vi.fn(() => token());
     getToken.mockImplementationOnce(() => new Promise<string>(() => undefined) as unknown as string);
     socket = connectTo({ getToken, connectTimeout: 3000 });
@@ -91,7 +91,7 @@ describe("connecting", () => {
     expect(getToken).toHaveBeenCalledTimes(2);
   });
 
-  test("says that a token is none, and tries again", async () => {
+  test("reports an invalid token, and tries again", async () => {
     const tokens = ["\"no sub-protocol\"", token()];
     const errors: string[] = [];
     socket = connectTo({ getToken: () => tokens.shift() ?? "" });
@@ -102,7 +102,7 @@ describe("connecting", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("is denied when there is nobody to get a token for", async () => {
+  test("is denied when no user is logged in", async () => {
     const getToken = vi.fn(() => {
       throw new SocketError("forbidden", "nobody is logged in");
     });
@@ -112,14 +112,14 @@ describe("connecting", () => {
     expect(getToken).toHaveBeenCalledTimes(1);
   });
 
-  test("keeps what the address asks for", async () => {
+  test("keeps the query of the URL", async () => {
     const server = await connected({ url: "ws://server/hub/?tenant=3" });
     server.fail(1006);
     await soon(501);
     expect(FakeWebSocket.last.url).toBe("ws://server/hub/?tenant=3&resume=1");
   });
 
-  test("that was told to stop meanwhile leaves nothing behind", async () => {
+  test("that is stopped in the meantime leaves nothing behind", async () => {
     let give: (token: string) => void = () => undefined;
     socket = connectTo({ getToken: () => new Promise((resolve) => (give = resolve)) });
     await soon();
@@ -148,7 +148,7 @@ describe("a refused handshake", () => {
     expect(FakeWebSocket.made.length).toBeLessThanOrEqual(2);
   });
 
-  test("is tried again after as long as the server asks", async () => {
+  test("is tried again after the server's Retry-After", async () => {
     FakeWebSocket.script = ["refuse"];
     socket = connectTo({ fetch: verdict(503, { "Retry-After": "7" }) });
     await soon(7000);
@@ -157,7 +157,7 @@ describe("a refused handshake", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("is tried again by the usual rules when the server says no number, or too large a one", async () => {
+  test("is tried again with the usual backoff when Retry-After is no number, or too large", async () => {
     FakeWebSocket.script = ["refuse", "refuse"];
     const answers = ["Wed, 21 Oct 2026 07:28:00 GMT", "1e12"];
     socket = connectTo({ fetch: () => verdict(503, { "Retry-After": answers.shift() ?? "" })("") });
@@ -171,7 +171,7 @@ describe("a refused handshake", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("is not waited for longer than for a handshake when nobody says why", async () => {
+  test("waits for the reason no longer than for a handshake", async () => {
     FakeWebSocket.script = ["refuse"];
     const hangs = (_: unknown, init?: RequestInit): Promise<Response> =>
       new Promise((_, reject) => init?.signal?.addEventListener("abort", () => reject(new Error("aborted"))));
@@ -180,7 +180,7 @@ describe("a refused handshake", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("stays denied whatever the browser says of its network", async () => {
+  test("stays denied when the browser reports network changes", async () => {
     vi.stubGlobal("window", new EventTarget());
     FakeWebSocket.script = ["refuse"];
     socket = connectTo({ fetch: verdict(403) });
@@ -203,7 +203,7 @@ describe("a refused handshake", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("can be asked to try again", async () => {
+  test("can be tried again", async () => {
     FakeWebSocket.script = ["refuse"];
     socket = connectTo({ fetch: verdict(403) });
     await soon(5);
@@ -231,7 +231,7 @@ describe("a lost connection", () => {
     expect(FakeWebSocket.made).toHaveLength(1);
   });
 
-  test("says why it was closed, and nothing of handshakes that failed", async () => {
+  test("reports why it was closed, but no failed handshakes", async () => {
     const server = await connected();
     const closings: number[] = [];
     socket.when("closed", ({ code }) => closings.push(code));
@@ -240,7 +240,7 @@ describe("a lost connection", () => {
     expect(closings).toEqual([1012]);
   });
 
-  test("with 4429 comes back after a pause", async () => {
+  test("with 4429 is replaced after a pause", async () => {
     const server = await connected({ random: () => 0 });
     server.fail(4429);
     await soon(4900);
@@ -249,7 +249,7 @@ describe("a lost connection", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("with 4401 comes back with a fresh token", async () => {
+  test("with 4401 is replaced with a fresh token", async () => {
     const getToken = vi.fn(() => token());
     const server = await connected({ getToken });
     server.fail(4401);
@@ -258,7 +258,7 @@ describe("a lost connection", () => {
     expect(getToken).toHaveBeenCalledTimes(2);
   });
 
-  test("waits longer each time, up to the cap, and shortly again after ten stable seconds", async () => {
+  test("waits longer each time, up to the cap, and starts over after ten stable seconds", async () => {
     const server = await connected();
     FakeWebSocket.script = Array<"refuse">(8).fill("refuse");
     const times: number[] = [];
@@ -283,7 +283,7 @@ describe("a lost connection", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("is given up after as many attempts as it is told", async () => {
+  test("is given up after reconnectionAttempts", async () => {
     const server = await connected({ reconnectionAttempts: 5, reconnectionDelay: 1000 });
     FakeWebSocket.script = Array<"refuse">(10).fill("refuse");
     server.fail(1006);
@@ -293,7 +293,7 @@ describe("a lost connection", () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
-  test("fails what waits for an answer", async () => {
+  test("fails calls without an answer", async () => {
     const server = await connected();
     server.answers = { "presence:away": null };
     const call = socket.call("presence:away", {});
@@ -303,7 +303,7 @@ describe("a lost connection", () => {
 });
 
 describe("heartbeats", () => {
-  test("begin somewhere in the interval and then keep it", async () => {
+  test("start at a random time and then keep the interval", async () => {
     const server = await connected({ random: () => 0 });
     await soon(14_998);
     expect(server.events("heartbeat")).toHaveLength(0);
@@ -315,7 +315,7 @@ describe("heartbeats", () => {
 });
 
 describe("frames", () => {
-  test("a call has the data of its acknowledgement, or the error", async () => {
+  test("a call returns the data of its acknowledgement, or rejects with the error", async () => {
     const server = await connected();
     server.answers = { "presence:away": { code: "rate_limited", message: "too many frames", retry_after: 2 } };
     await expect(socket.call("join:thread", { thread_id: 42 })).resolves.toEqual({ room: "thread:42", offset: "200" });
@@ -332,7 +332,7 @@ describe("frames", () => {
     await call;
   });
 
-  test("wait for a connection, but for typing, and not without end", async () => {
+  test("wait for a connection, except typing, up to the limit", async () => {
     socket = connectTo({ queueSize: 2 });
     const errors: SocketError[] = [];
     socket.when("error", (error) => errors.push(error));
@@ -343,7 +343,7 @@ describe("frames", () => {
     expect(errors.map((error) => error.code)).toEqual(["queue_full"]);
   });
 
-  test("reach every handler once, also beside one that throws", async () => {
+  test("reach every handler once, even if another one throws", async () => {
     const server = await connected();
     const seen: string[] = [];
     const uncaught: (() => void)[] = [];
@@ -353,7 +353,7 @@ describe("frames", () => {
     });
     const handler = ({ message_id }: { message_id: string }): unknown => seen.push(message_id);
     const off = socket.on("thread:message", handler);
-    socket.on("thread:message", handler); // it belongs to somebody else
+    socket.on("thread:message", handler); // registered twice
     server.message("42", "201");
     off();
     server.message("42", "202");
@@ -364,7 +364,7 @@ describe("frames", () => {
 });
 
 describe("threads", () => {
-  test("are entered once and left with the last who wanted them", async () => {
+  test("are entered once and left by the last user", async () => {
     const server = await connected();
     const [first, second] = [socket.join("42"), socket.join("42")];
     await soon();
@@ -376,14 +376,14 @@ describe("threads", () => {
     expect(server.events("leave:thread")).toHaveLength(1);
   });
 
-  test("are entered once also by who joins as soon as there is a connection", async () => {
+  test("are entered once if joined as soon as there is a connection", async () => {
     socket = connectTo();
     socket.when("status", (status) => status === "connected" && socket.join("42"));
     await soon();
     expect(FakeWebSocket.last.events("join:thread")).toHaveLength(1);
   });
 
-  test("that were refused and then allowed are not left by who was refused", async () => {
+  test("that were refused and then allowed are not left by the refused user", async () => {
     const server = await connected();
     const before = socket.join("42");
     await soon();
@@ -393,7 +393,7 @@ describe("threads", () => {
     expect(server.events("leave:thread")).toEqual([]);
   });
 
-  test("say when one is in them", async () => {
+  test("report when the client is in them", async () => {
     await connected();
     const joined: string[] = [];
     socket.when("joined", ({ room }) => joined.push(room));
@@ -405,7 +405,7 @@ describe("threads", () => {
     expect(socket.isIn("thread:42")).toBe(false);
   });
 
-  test("that cannot be entered now are asked for again, not by everybody at the same moment", async () => {
+  test("that cannot be entered now are asked for again, with jitter", async () => {
     const server = await connected({ random: () => 0.5 });
     server.answers = { "join:thread": { code: "unavailable", message: "not now" } };
     socket.join("42");
@@ -417,7 +417,7 @@ describe("threads", () => {
     expect(socket.isIn("thread:42")).toBe(true);
   });
 
-  test("that were wanted before there was a connection are entered when there is one", async () => {
+  test("that were joined without a connection are entered when there is one", async () => {
     socket = connectTo();
     const gaps: Gap[] = [];
     socket.when("gap", (gap) => gaps.push(gap));
@@ -427,7 +427,7 @@ describe("threads", () => {
     expect(gaps).toEqual([]);
   });
 
-  test("are resumed from what was seen last", async () => {
+  test("are resumed from the last offset", async () => {
     const server = await connected();
     socket.join("42");
     await soon();
@@ -442,7 +442,7 @@ describe("threads", () => {
     expect(back.events("join:thread")).toEqual([]);
   });
 
-  test("that cannot be recovered, or had a gap, are said to have one", async () => {
+  test("that cannot be recovered, or had a gap, report one", async () => {
     const server = await connected({ gapDelayMax: 0 });
     const gaps: Gap[] = [];
     socket.when("gap", (gap) => gaps.push(gap));
@@ -453,7 +453,7 @@ describe("threads", () => {
     expect(gaps).toEqual([{ room: "thread:42", reason: "lost" }]);
     server.fail(1006);
     await soon(510);
-    // Where it stood after the gap, nobody knows.
+    // The offset after the gap is unknown.
     expect(gaps.slice(1)).toEqual([{ room: "thread:42", reason: "joined anew" }]);
     FakeWebSocket.answers = { resume: { rooms: { "thread:42": { recovered: false, offset: "300", missed: 0 } } } };
     FakeWebSocket.last.fail(1006);
@@ -461,7 +461,7 @@ describe("threads", () => {
     expect(gaps.slice(2)).toEqual([{ room: "thread:42", reason: "not recovered" }]);
   });
 
-  test("that are not allowed any more are not asked for again", async () => {
+  test("that are no longer allowed are not asked for again", async () => {
     const server = await connected();
     const left: string[] = [];
     socket.when("left", ({ room, reason }) => left.push(`${room} ${reason}`));
@@ -477,7 +477,7 @@ describe("threads", () => {
 });
 
 describe("a resume", () => {
-  /** Connected, in thread 42 up to 205, and then without an answer to the resume. */
+  /** A connection in thread 42 at offset 205 that gets no answer to its resume. */
   async function unanswered(): Promise<FakeWebSocket> {
     const server = await connected();
     socket.join("42");
@@ -505,11 +505,11 @@ describe("a resume", () => {
     );
   });
 
-  test("that is answered late lets nothing be handled twice", async () => {
+  test("that is answered late handles nothing twice", async () => {
     const back = await unanswered();
     const seen: string[] = [];
     socket.on("thread:message", ({ message_id }) => seen.push(message_id));
-    back.message("42", "207"); // the server does not wait without end
+    back.message("42", "207"); // the server does not wait forever
     await soon(12_000);
     expect(back.events("resume")).toHaveLength(2);
     back.message("42", "206");
@@ -526,7 +526,7 @@ describe("a resume", () => {
     expect(second?.data).toEqual({ rooms: { "user:7": "100", "thread:42": "205" } });
   });
 
-  test("that cannot recover a room stands at its end, also when news follow at once", async () => {
+  test("that cannot recover a room continues at its end, also if new messages follow at once", async () => {
     const back = await unanswered();
     back.say(
       "ack",
@@ -539,7 +539,7 @@ describe("a resume", () => {
     expect(FakeWebSocket.last.events("resume")[0]?.data).toMatchObject({ rooms: { "thread:42": "301" } });
   });
 
-  test("does not ask for a thread that was left while a message was on its way", async () => {
+  test("does not ask for a thread that was left before a message arrived", async () => {
     const server = await connected();
     const leave = socket.join("42");
     await soon();
@@ -550,7 +550,7 @@ describe("a resume", () => {
     expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100" } });
   });
 
-  test("says a gap of one's own room, when nobody knows where one stood in it", async () => {
+  test("reports a gap of the user's own room if its offset is unknown", async () => {
     const server = await connected();
     const gaps: Gap[] = [];
     server.say("room:gap", { room: "user:7", reason: "lost" });
@@ -562,7 +562,7 @@ describe("a resume", () => {
 });
 
 describe("rooms of any kind", () => {
-  test("are entered and left by their names, and a thread by its own too", async () => {
+  test("are entered and left by their names, and a thread also by its id", async () => {
     const server = await connected();
     const leave = [socket.join("board:7"), socket.join("thread:42"), socket.join("42")];
     await soon();
@@ -574,7 +574,7 @@ describe("rooms of any kind", () => {
     expect(server.events("leave:thread").map(({ data }) => data)).toEqual([{ thread_id: "42" }]);
   });
 
-  test("are resumed from what was seen last, and not once they were left", async () => {
+  test("are resumed from the last offset, but not once they were left", async () => {
     const server = await connected();
     const leave = socket.join("board:7");
     await soon();
@@ -589,7 +589,7 @@ describe("rooms of any kind", () => {
     expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100" } });
   });
 
-  test("are not asked for again after the server took the client out of them", async () => {
+  test("are not asked for again after the server removed the client", async () => {
     const server = await connected();
     const left: unknown[] = [];
     socket.when("left", (room) => left.push(room));
@@ -603,7 +603,7 @@ describe("rooms of any kind", () => {
     expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({ rooms: { "user:7": "100" } });
   });
 
-  test("are kept without being wanted when the server enters their kind by itself", async () => {
+  test("are kept without a join if the server joins their kind automatically", async () => {
     FakeWebSocket.rooms = { "user:7": "100", "shift:early": "100" };
     const server = await connected();
     server.say("shift:note", {}, { room: "shift:late", offset: "101" }); // as after a refresh with another claim
@@ -623,7 +623,7 @@ describe("gaps", () => {
     return { server, gaps };
   }
 
-  test("are told at a time of each client's own, each room once", async () => {
+  test("are reported after a random delay, each room once", async () => {
     const { server, gaps } = await losing({ random: () => 0.75, gapDelayMax: 4000 });
     server.say("room:gap", { room: "user:7", reason: "lost" });
     server.say("room:gap", { room: "presence:sales", reason: "lost" });
@@ -636,7 +636,7 @@ describe("gaps", () => {
     expect(gaps).toHaveLength(2);
   });
 
-  test("of a herd are spread", async () => {
+  test("of many clients are spread", async () => {
     const { server, gaps } = await losing();
     const sockets = Array.from({ length: 200 }, () => connectTo({ random: Math.random }));
     await soon();
@@ -651,7 +651,7 @@ describe("gaps", () => {
     expect(Math.max(...perHalf)).toBeLessThan(90); // 50 on average
   });
 
-  test("are told although the connection is lost meanwhile, and then only once", async () => {
+  test("are reported once although the connection is lost before the delay ends", async () => {
     const { server, gaps } = await losing();
     server.say("room:gap", { room: "user:7", reason: "lost" });
     server.fail(1006);
@@ -659,7 +659,7 @@ describe("gaps", () => {
     expect(gaps).toEqual([{ room: "user:7", reason: "joined anew" }]);
   });
 
-  test("that nobody was told before it was stopped are told when it goes on", async () => {
+  test("that were not reported before a disconnect are reported after the next connect", async () => {
     const { server, gaps } = await losing();
     socket.join("42");
     await soon();
@@ -677,7 +677,7 @@ describe("gaps", () => {
 });
 
 describe("the token", () => {
-  test("is refreshed in band when the server says that it ends", async () => {
+  test("is refreshed on the open connection when the server sends auth:expiring", async () => {
     let mark = 0;
     const server = await connected({ getToken: () => token(undefined, `t${mark++}`) });
     server.say("auth:expiring", { expires_at: "2026-01-01T01:00:00Z" });
@@ -687,7 +687,7 @@ describe("the token", () => {
   });
 });
 
-describe("a connection of which nothing is heard", () => {
+describe("a silent connection", () => {
   test("is given up after a heartbeat without an answer", async () => {
     const server = await connected();
     server.answers = { heartbeat: null };
@@ -701,7 +701,7 @@ describe("a connection of which nothing is heard", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("is kept while anything comes", async () => {
+  test("is kept while frames arrive", async () => {
     const server = await connected();
     server.answers = { heartbeat: null };
     for (let n = 0; n < 10; n++) {
@@ -740,14 +740,14 @@ describe("waking up", () => {
     expect(FakeWebSocket.made).toHaveLength(8);
   });
 
-  test("with a network tries at short intervals again", async () => {
+  test("with a network resets the backoff", async () => {
     await longOffline();
     page.dispatchEvent(new Event("online"));
     await soon(500 + 1000 + 2000 + 20);
     expect(FakeWebSocket.made).toHaveLength(10);
   });
 
-  test("does not come before the server wants it", async () => {
+  test("obeys the server's Retry-After", async () => {
     FakeWebSocket.script = ["refuse"];
     socket = connectTo({ fetch: verdict(503, { "Retry-After": "7" }) });
     await soon(1000);
@@ -767,7 +767,7 @@ describe("waking up", () => {
     expect(server.closed).toBe(false);
   });
 
-  test("after sleep looks whether the connection is still one", async () => {
+  test("after sleep checks the connection", async () => {
     const server = await connected();
     server.answers = { heartbeat: null };
     vi.setSystemTime(Date.now() + 3_600_000);

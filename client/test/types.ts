@@ -1,4 +1,4 @@
-/** Compiled, never run: what must not compile says so, and `tsc` complains where it does compile. */
+/** Compiled, never run: lines that must not compile are marked, and `tsc` fails if one does. */
 
 import type { Acks, Socket } from "../src/index.js";
 
@@ -22,17 +22,17 @@ export async function checks(socket: Socket): Promise<Acks["join:thread"]> {
   socket.on("thread:massage", () => undefined);
   // @ts-expect-error a message has no such field that is a number
   socket.on("thread:typing", ({ typing }) => typing.length);
-  // @ts-expect-error clients do not send it
+  // @ts-expect-error clients cannot send it
   socket.emit("thread:message", { thread_id: "42", message_id: "1" });
   // @ts-expect-error the thread is missing
   socket.emit("typing:start", {});
-  // @ts-expect-error its name is thread_id
+  // @ts-expect-error the field's name is thread_id
   socket.emit("typing:start", { thread: "42" });
   // @ts-expect-error heartbeat has no data
   socket.emit("heartbeat", { now: 1 });
 
   const joined = await socket.call("join:thread", { thread_id: "42", since: "1" });
-  // @ts-expect-error what it says is a string
+  // @ts-expect-error offset is a string
   joined.offset.toFixed();
   return joined;
 }

@@ -21,7 +21,7 @@ export default defineConfig({
     modulePreload: false,
     rollupOptions: {
       onwarn(warning, warn) {
-        // "use client" is for other frameworks; Rollup complains, and then that it cannot say where.
+        // "use client" is for other frameworks; Rollup warns about it, and about its missing source map.
         if (!["MODULE_LEVEL_DIRECTIVE", "SOURCEMAP_ERROR"].includes(warning.code ?? "")) warn(warning);
       },
       input: here("src/main.tsx"),

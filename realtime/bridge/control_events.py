@@ -9,7 +9,7 @@ from realtime.protocol.payloads import Id, Payload
 
 @control_event("instance:drain")
 class InstanceDrain(Payload, frozen=True):
-    """Drain an instance: it closes all connections within `DRAIN_SECONDS` and ends, as on SIGTERM."""
+    """Drain an instance: it closes all its connections within `DRAIN_SECONDS` and exits, as on SIGTERM."""
 
     instance: Id
 

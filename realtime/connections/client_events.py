@@ -1,4 +1,4 @@
-"""What clients may send in every namespace, and what it does."""
+"""The events that clients may send in every namespace, and their handlers."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Connection(interface.Connection, Protocol):
     typing: Typing
 
     async def renew(self, principal: Principal) -> None:
-        """Go on with a fresh token of the same user."""
+        """Replace the token with a fresh one of the same user."""
 
     async def on_heartbeat(self) -> None:
-        """The client sent `heartbeat`."""
+        """Handle a `heartbeat` of the client."""
 
 
 class InRoom(Payload, frozen=True):
-    """Anything that belongs to one room."""
+    """A payload that names a room."""
 
     room: str
 
@@ -56,19 +56,19 @@ class InRoom(Payload, frozen=True):
 
 
 class Join(InRoom, frozen=True):
-    """`since`: the last offset seen in this room, to get what was missed."""
+    """`since`: the last offset received in this room, to recover the missed publications."""
 
     since: Offset | None = None
 
 
 class JoinThread(InThread, frozen=True):
-    """`since`: the last offset seen in this room, to get what was missed."""
+    """`since`: the last offset received in this room, to recover the missed publications."""
 
     since: Offset | None = None
 
 
 class CursorMove(InThread, frozen=True):
-    """`position` is whatever the product wants it to be."""
+    """`position` is any JSON value; the product defines it."""
 
     position: msgspec.Raw
 
@@ -80,14 +80,14 @@ class AuthRefresh(Payload, frozen=True):
 
 
 class Resume(Payload, frozen=True):
-    """The last offset seen, by room."""
+    """The last offset received, by room."""
 
     rooms: dict[str, Offset]
 
 
 @client_event("heartbeat")
 async def heartbeat(connection: Connection, payload: Empty) -> None:
-    """The client is there: keeps the connection and the user's presence alive."""
+    """Keep the connection and the user's presence alive."""
     await connection.on_heartbeat()
 
 
@@ -136,25 +136,25 @@ def _check_kind(connection: Connection, room: str) -> None:
 
 @client_event("typing:start", namespaces=uses(THREAD))
 async def typing_start(connection: Connection, payload: InThread) -> None:
-    """The user is typing; to be repeated at least every 5 seconds while it lasts."""
+    """Show that the user is typing; repeat at least every 5 seconds while it lasts."""
     await connection.typing.start(_room_of(connection, payload))
 
 
 @client_event("typing:stop", namespaces=uses(THREAD))
 async def typing_stop(connection: Connection, payload: InThread) -> None:
-    """The user stopped typing."""
+    """Show that the user has stopped typing."""
     await connection.typing.stop(_room_of(connection, payload))
 
 
 @client_event("cursor:move", namespaces=uses(THREAD))
 async def cursor_move(connection: Connection, payload: CursorMove) -> None:
-    """The user's cursor is here now."""
+    """Show the position of the user's cursor."""
     await connection.emit(_room_of(connection, payload), "thread:cursor", position=payload.position)
 
 
 @client_event("auth:refresh")
 async def auth_refresh(connection: Connection, payload: AuthRefresh) -> Refreshed:
-    """Go on with a fresh token instead of being closed when the old one expires."""
+    """Replace the token with a fresh one, so that the connection outlives the old one."""
     try:
         principal = await authenticate(payload.token)
     except AuthenticationFailed as error:
@@ -166,14 +166,14 @@ async def auth_refresh(connection: Connection, payload: AuthRefresh) -> Refreshe
         raise EventError(ErrorCode.FORBIDDEN, "the token must be of the same user and role, and not revoked")
     await connection.renew(principal)
     if await revocation.is_revoked(principal):
-        # Revoked after the look above, and signalled before the connection was known by this token.
+        # Revoked after the check above, and signalled before the connection was registered under this token.
         connection.terminate(CloseCode.REVOKED)
     return {"expires_at": iso(principal.expires_at)}
 
 
 @client_event("resume")
 async def resume(connection: Connection, payload: Resume) -> Resumed:
-    """Enter rooms again after a reconnect, with what was missed."""
+    """Enter rooms again after a reconnect, and recover the missed publications."""
     if connection.rooms.has_resumed:
         connection.rate.spend_rooms(len(payload.rooms))
     own = set(connection.initial_rooms())
@@ -181,7 +181,7 @@ async def resume(connection: Connection, payload: Resume) -> Resumed:
     for room, since in payload.rooms.items():
         answers[room] = await _resume_room(connection, room, since, is_known=room in own, number=len(answers))
     for room, answer in answers.items():
-        if "error" not in answer and room not in connection.rooms:  # expelled while later rooms were entered
+        if "error" not in answer and room not in connection.rooms:  # expelled while other rooms were entered
             answers[room] = {"error": ErrorCode.FORBIDDEN}
     connection.rooms.resumed()
     return {"rooms": answers}
@@ -190,7 +190,7 @@ async def resume(connection: Connection, payload: Resume) -> Resumed:
 async def _resume_room(
     connection: Connection, room: str, since: str, *, is_known: bool, number: int
 ) -> Resumption | Refusal:
-    """Resume one room, which fails alone. `number` rooms were named before it; `is_known`: the token names it."""
+    """Resume one room; a failure concerns it alone. `number` rooms precede it; `is_known`: the token names it."""
     if 0 < conf().limits.rooms <= number:
         return {"error": ErrorCode.LIMIT_EXCEEDED}
     if not is_known and not (is_room(room) and connection.declared.may_join(room)):
@@ -199,7 +199,7 @@ async def _resume_room(
         return await connection.rooms.rejoin(room, since, is_free=not connection.rooms.has_resumed)
     except EventError as error:
         return {"error": error.code}
-    except (RedisError, OSError):  # TimeoutError is an OSError: then no room can be had
+    except (RedisError, OSError):  # TimeoutError is an OSError: then no room can be entered
         raise
     except Exception:
         logger.exception("event handler failed", extra={"event": "resume"})

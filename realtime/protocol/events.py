@@ -1,4 +1,4 @@
-"""The events of every namespace and of threads, and the frames a server sends to one connection."""
+"""The events of every namespace and of threads, and the frames that the server sends to one connection."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from realtime.protocol.rooms import is_room, thread_room
 
 
 class InThread(Payload, frozen=True):
-    """Anything that belongs to one thread."""
+    """A payload that names a thread."""
 
     thread_id: Id
 
 
 def in_thread(payload: InThread) -> Sequence[str]:
-    """The routing of an event that goes to its thread."""
+    """Route an event to its thread."""
     return [thread_room(payload.thread_id)]
 
 
@@ -34,7 +34,7 @@ class ThreadMessage(InThread, frozen=True):
 
 
 class FromUser(InThread, frozen=True):
-    """Who did it."""
+    """A payload that names the user who caused the event."""
 
     user_id: Id
     namespace: str
@@ -43,14 +43,14 @@ class FromUser(InThread, frozen=True):
 
 @server_event("thread:typing", namespaces=uses(THREAD))
 class ThreadTyping(FromUser, frozen=True):
-    """Somebody started or stopped typing. Forget a typist after 12 s without news."""
+    """A user started or stopped typing. Drop a typist after 12 s without another event."""
 
     typing: bool
 
 
 @server_event("thread:cursor", namespaces=uses(THREAD))
 class ThreadCursor(FromUser, frozen=True):
-    """Where somebody is reading or pointing."""
+    """The position of a user's cursor."""
 
     position: msgspec.Raw
 
@@ -60,7 +60,7 @@ class ThreadCursor(FromUser, frozen=True):
 
 @server_event("connection:ready")
 class ConnectionReady(Payload, frozen=True):
-    """The first frame: who you are, what to keep, and the end of each room you are in."""
+    """The first frame of a connection: its user, and the rooms that it has joined, each with the offset of its end."""
 
     connection_id: str
     namespace: str
@@ -73,13 +73,13 @@ class ConnectionReady(Payload, frozen=True):
 
 @server_event("auth:expiring")
 class AuthExpiring(Payload, frozen=True):
-    """The token ends soon: send `auth:refresh` with a fresh one."""
+    """The token expires soon: send `auth:refresh` with a fresh one."""
 
     expires_at: str
 
 
 class RoomNotice(Payload, frozen=True):
-    """Something about a room of yours."""
+    """A notice about a room of the connection."""
 
     room: str
     reason: str
@@ -87,22 +87,22 @@ class RoomNotice(Payload, frozen=True):
 
 @server_event("room:left")
 class RoomLeft(RoomNotice, frozen=True):
-    """You are not in this room any more."""
+    """The connection is no longer in this room."""
 
 
 @server_event("room:gap")
 class RoomGap(RoomNotice, frozen=True):
-    """Something in this room may have been missed: refetch. You are live again from here."""
+    """Publications in this room may have been missed: refetch its data. New publications follow."""
 
 
 @server_event("ack")
 class Ack(Payload, frozen=True):
-    """Your frame with this `id` took effect. `data` depends on the event."""
+    """The frame with this `id` took effect. `data` depends on the event."""
 
 
 @server_event("error")
 class Error(Payload, frozen=True):
-    """Your frame was refused; the connection stays open. `rate_limited` also has `retry_after` (seconds)."""
+    """A frame was refused; the connection stays open. `rate_limited` also has `retry_after` (seconds)."""
 
     code: str
     message: str
@@ -124,13 +124,13 @@ class OfUser(Payload, frozen=True):
 
 @control_event("user:disconnect")
 class UserDisconnect(OfUser, frozen=True):
-    """Close every connection that the user opened before this."""
+    """Close every connection that the user opened before this order."""
 
     reason: str = ""
 
 
 class RoomRight(OfUser, frozen=True):
-    """A user, and the room that they may enter or not."""
+    """A user, and the room to which the order applies."""
 
     room: str
 
@@ -142,24 +142,24 @@ class RoomRight(OfUser, frozen=True):
 
 @control_event("room:grant")
 class RoomGrant(RoomRight, frozen=True):
-    """This user may enter the room, where the namespace's policy asks what was granted."""
+    """Allow the user to enter the room, if the namespace's policy reads grants."""
 
 
 @control_event("room:revoke")
 class RoomRevoke(RoomRight, frozen=True):
-    """Take this user out of the room, and whatever was granted: a policy that asks for it lets them in no more."""
+    """Remove the user from the room, and revoke the grant: a policy that reads grants refuses the user from now on."""
 
 
 @control_event("room:expel")
 class RoomExpel(RoomRight, frozen=True):
-    """Take this user out of the room, in every tab. Nothing keeps them from joining it again."""
+    """Remove the user from the room, in every tab. The user may join it again."""
 
 
 @control_event("token:revoke")
 class TokenRevoke(Payload, frozen=True):
-    """Refuse this token from now on, and close what it opened. `exp`: the token's own, in seconds.
+    """Refuse this token from now on, and close its connections. `exp` is the token's own, in seconds.
 
-    `jti` is what the token has in the claim that `SIMPLE_JWT["JTI_CLAIM"]` names.
+    `jti` is the value of the claim that `SIMPLE_JWT["JTI_CLAIM"]` names.
     """
 
     jti: str

@@ -1,4 +1,4 @@
-"""The catalogue as a page for people: docs/events.md is its output, and a test fails when it is stale."""
+"""The catalogue as a Markdown page: docs/events.md is its output, and a test fails when it is stale."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from realtime.spec.json_schema import DELIVERED_ID, NULL, Schema, schema
 _INTRODUCTION = """\
 # Events
 
-Every event of the catalogue. This page is generated (`make docs`); the protocol around it is in
-[protocol.md](protocol.md), and how to add one of your own in [adding-an-event.md](adding-an-event.md).
+This page lists every event of the catalogue, and is generated (`make docs`). [protocol.md](protocol.md) specifies the
+protocol, and [adding-an-event.md](adding-an-event.md) shows how to add an event of your own.
 
-An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ - . @ | + ~`; a whole number is accepted and becomes a
-string. A *group* is the name of a presence group: an id that may also have spaces, and letters and digits of any script
-(composed: Unicode's normalization form C).
-A field with `?` may be left out. Of an event that a backbone publishes every other field of `data` passes through
-untouched.
+An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ - . @ | + ~`; an integer is accepted and becomes a
+string. A *group* is the name of a presence group: an id that may also contain spaces, and letters and digits of any
+script (in Unicode's normalization form C).
+A field with `?` is optional. An event that a backbone publishes may have further fields in `data`, which pass through
+unchanged.
 """
 
 _OTHER_NAMES = {"array": "list", None: "any JSON"}

@@ -1,4 +1,4 @@
-"""Coming back after a loss (docs/protocol.md, "Coming back"), and giving up."""
+"""Recovery after a loss (docs/protocol.md, "Recovery"), and giving up."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def generated(product: Stack) -> Callable[[str], str]:
 def test_example_is_documented_like_every_other_event(generated: Callable[[str], str]):
     page = generated("documentevents")
     assert "| `ticket:escalated` | ✓ | – | `presence:{group}` |" in page
-    assert "I am looking at this ticket." in page
+    assert "Show colleagues that this user has the ticket open." in page
 
 
 def test_example_has_types_for_the_browser(generated: Callable[[str], str]):
@@ -111,7 +111,10 @@ def test_example_has_types_for_the_browser(generated: Callable[[str], str]):
 def test_example_is_part_of_the_asyncapi_document(generated: Callable[[str], str]):
     found = json.loads(generated("generateasyncapi"))
     message = found["components"]["messages"]["bus.ticket.escalated"]
-    assert message["summary"] == "A ticket needs somebody senior. Default rooms: `presence:{group}`."
+    assert (
+        message["summary"]
+        == "A ticket was escalated to a senior attendant. Default rooms: `presence:{group}`."
+    )
     ours = {"client.ticket.watch", "ack.ticket.watch", "server.ticket.escalated", "server.ticket.watched"}
     assert ours <= found["channels"]["hub"]["messages"].keys()
     assert not ours & found["channels"]["portal"]["messages"].keys()

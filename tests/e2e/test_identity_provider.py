@@ -183,7 +183,8 @@ async def test_room_of_a_group_of_any_name_is_recovered(provider: Provider):
         stack.add("queue:new", {"item_id": item, "group": GROUP})
     async with stack.client(token=token, query="resume=1") as ana:
         answer = (await ana.call("resume", {"rooms": {ROOM: offset}}))["rooms"][ROOM]
-        assert answer == {"recovered": True, "offset": offset, "missed": 2}
+        assert (answer["recovered"], answer["offset"]) == (True, offset)
+        assert answer["missed"] >= 2  # the users of earlier tests may go offline in this room, too
         for item in items[1:]:
             await ana.expect("queue:new", item_id=item)
 

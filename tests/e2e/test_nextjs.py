@@ -124,7 +124,7 @@ def test_nobody_gets_a_token_without_a_session(site: Site):
 
 async def test_wrong_password_is_said(page: Page):
     await sign_in(page, password="wrong")
-    await expect(page.get_by_text("Nobody has this name and password.")).to_be_visible()
+    await expect(page.get_by_text("The username or password is wrong.")).to_be_visible()
 
 
 async def test_whose_session_is_over_signs_in_again(page: Page, site: Site):

@@ -1,14 +1,14 @@
-/** The page of tests/e2e/test_hooks_browser.py: every hook once, under StrictMode; what they did is on `window`. */
+/** The page of tests/e2e/test_hooks_browser.py: every hook once, under StrictMode; `window` has the results. */
 
 import { StrictMode, Suspense, use, useSyncExternalStore, type ReactNode } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import type { Socket, SocketOptions } from "../../src/index.js";
 import { SocketProvider, useGap, usePresence, useSocket, useSocketEvent, useThread } from "../../src/react.js";
 
-/** What is on the page. */
+/** The components that are mounted. */
 interface View {
   threads: string[];
-  /** A group whose people are listed. */
+  /** The group whose members are listed. */
   group?: string;
   /** Suspended until `resume()`. */
   suspended?: boolean;
@@ -25,7 +25,7 @@ const page = {
   seen: [] as string[],
   gaps: [] as string[],
   renders: 0,
-  /** How often a token was asked for. */
+  /** The number of calls of `getToken`. */
   asked: 0,
   socket: undefined as Socket | undefined,
   sendTyping: (): void => undefined,

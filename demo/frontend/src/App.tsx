@@ -5,21 +5,21 @@ import { AttendantConsole } from "./Attendant";
 import { CustomerWidget } from "./Customer";
 import { Avatar, Connection } from "./parts";
 
-const PASSWORD = "demo"; // of everybody whom `manage.py createdemo` makes
+const PASSWORD = "demo"; // of all users that `manage.py createdemo` creates
 const ATTENDANTS = { ana: "Ana Lima", bia: "Bia Souza" };
 const CUSTOMERS = { carla: "Carla Reis", davi: "Davi Alves", elisa: "Elisa Prado" };
 
 export interface SideProps {
   session: Session;
-  /** Whether the person can see this side just now. */
+  /** Whether this side is visible to the person. */
   visible: boolean;
-  /** Called with how many messages wait to be read. */
+  /** Called with the number of unread messages. */
   onUnread: (count: number) => void;
-  /** Who is signed in, and the way to become somebody else. */
+  /** The signed-in user, and a menu to switch to another user. */
   account: React.ReactNode;
 }
 
-/** Two people at two machines, on one page: each with a session and a connection of their own. */
+/** Two users on one page, each with a session and a connection of their own. */
 export function App({ sockets }: { sockets: string }) {
   const narrow = useMedia("(max-width: 900px)");
   const [side, setSide] = useState<"Customer" | "Attendant">("Attendant");
@@ -130,8 +130,8 @@ function useSession(username: string): { session: Session | undefined; problem: 
     Session.signIn(username, PASSWORD).then(
       (session) => wanted && setState({ username, session }),
       (error: unknown) => {
-        const nobody = error instanceof HttpError && error.status === 401;
-        const problem = nobody ? "No such user here yet: run manage.py createdemo." : String(error);
+        const isUnknown = error instanceof HttpError && error.status === 401;
+        const problem = isUnknown ? "The user does not exist yet: run manage.py createdemo." : String(error);
         if (wanted) setState({ username, problem });
       },
     );

@@ -7,7 +7,7 @@ import { useDesk, type Chat, type Desk } from "./chats";
 import { Conversation, useFetched } from "./Conversation";
 import { Avatar, Connection, time, useClosing, useToasts } from "./parts";
 
-/** The team's side: who is there, who waits, and several chats at once. */
+/** The team's side: the team, the queue, and several chats at once. */
 export function AttendantConsole({ session, visible, onUnread, account }: SideProps) {
   const { socket, status, connected } = useSocket("desk");
   const [selected, setSelected] = useState<string>();
@@ -28,7 +28,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
   }, [visible, selected, dispatch]);
   useEffect(
     () => () => {
-      if (socket.connected) socket.emit("presence:offline", {}); // the team need not wait out the grace period
+      if (socket.connected) socket.emit("presence:offline", {}); // announced at once, without the grace period
     },
     [socket],
   );
@@ -52,7 +52,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
   useSocketEvent(socket, "queue:taken", ({ item_id, attendant_id }) => {
     dismiss(item_id);
     if (attendant_id !== session.me) dispatch({ type: "gone", threadId: item_id });
-    else void desk.refetch(); // perhaps in another tab of mine
+    else void desk.refetch(); // perhaps accepted in another tab
   });
   useSocketEvent(socket, "queue:updated", ({ item_id }) => {
     if (typeof item_id === "string") dismiss(item_id);
@@ -77,7 +77,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
       <div className="columns" data-open={current !== undefined}>
         <div className="side">
           <h3 id="queue">Queue {waiting.length > 0 && <span className="badge">{waiting.length}</span>}</h3>
-          <ul aria-labelledby="queue" aria-label="Queue" data-empty="Nobody waits.">
+          <ul aria-labelledby="queue" aria-label="Queue" data-empty="The queue is empty.">
             {waiting.map(({ thread_id, topic, customer, created_at }) => (
               <li key={thread_id}>
                 <Avatar name={customer.name} />
@@ -118,7 +118,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
             ))}
           </ul>
           <h3 id="team">Team</h3>
-          <ul className="team" aria-label="Team" data-empty="Nobody.">
+          <ul className="team" aria-label="Team" data-empty="No attendant is online.">
             {members.map(({ user_id, name, status }) => (
               <li key={user_id} data-status={status}>
                 <Avatar name={name} status={status} />
@@ -140,7 +140,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
             onBack={() => setSelected(undefined)}
           />
         ) : (
-          <p className="nothing">{waiting.length > 0 ? "Take a chat from the queue." : "Whoever asks for help shows up in the queue."}</p>
+          <p className="nothing">{waiting.length > 0 ? "Take a chat from the queue." : "New chats appear in the queue."}</p>
         )}
       </div>
       {toasts}
@@ -148,7 +148,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
   );
 }
 
-/** In the chat's room, also while another one is on the screen: its last words, or who types. */
+/** Stays in the chat's room while another chat is shown: the last message, or a typing indicator. */
 function Preview({ chat, desk, socket }: { chat: Chat; desk: Desk; socket: Socket }) {
   const { joined, typists } = useThread(socket, chat.thread_id);
   useFetched(desk, chat.thread_id, joined);
@@ -175,7 +175,7 @@ function StatusSwitch({ socket, me, desk }: { socket: Socket; me: Member | undef
   );
 }
 
-/** Up and down go through a list of buttons. */
+/** The up and down keys move through a list of buttons. */
 function moveFocus(event: React.KeyboardEvent<HTMLElement>): void {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (step === undefined) return;

@@ -10,18 +10,18 @@ export interface ConversationProps {
   desk: Desk;
   session: Session;
   socket: Socket;
-  /** Write at once: somebody has just opened it. */
+  /** Focus the message field, because the person has just opened the conversation. */
   autoFocus?: boolean;
   onBack?: () => void;
 }
 
 type Live = Pick<ReturnType<typeof useThread>, "typists" | "sendTyping" | "stopTyping">;
 
-const NOBODY: Live = { typists: [], sendTyping: () => undefined, stopTyping: () => undefined };
+const NOT_LIVE: Live = { typists: [], sendTyping: () => undefined, stopTyping: () => undefined };
 
-/** A conversation: live in its room while it is open, and as it was before and after. */
+/** A conversation: live in its room while it is open, static before and after. */
 export function Conversation(props: ConversationProps) {
-  return props.chat.status === "open" ? <LiveConversation {...props} /> : <Page {...props} live={NOBODY} />;
+  return props.chat.status === "open" ? <LiveConversation {...props} /> : <Page {...props} live={NOT_LIVE} />;
 }
 
 function LiveConversation(props: ConversationProps) {
@@ -30,7 +30,7 @@ function LiveConversation(props: ConversationProps) {
   return <Page {...props} live={live} />;
 }
 
-/** First into the room, then fetch: nothing falls in between. */
+/** Joins the room before it fetches, so that no message is missed in between. */
 export function useFetched({ fetch }: Desk, threadId: string, joined: boolean): void {
   useEffect(() => {
     if (joined) void fetch(threadId);
@@ -128,7 +128,7 @@ function Composer({
       onSubmit={async (event) => {
         event.preventDefault();
         if (text.trim() === "") return;
-        setText(""); // now, so that pressing Enter twice does not say it twice
+        setText(""); // before the request, so that pressing Enter twice does not send it twice
         if (!(await onSend(text))) setText((typed) => typed || text);
       }}
     >

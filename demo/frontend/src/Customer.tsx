@@ -5,7 +5,7 @@ import { useDesk } from "./chats";
 import { Conversation } from "./Conversation";
 import { Connection, useClosing } from "./parts";
 
-/** The customer's side: one chat at a time, as in the corner of a shop's page. */
+/** The customer's side: one chat at a time, like the chat window of a shop. */
 export function CustomerWidget({ session, visible, onUnread, account }: SideProps) {
   const { socket, status, connected } = useSocket("desk");
   const desk = useDesk(session, socket, connected, () => visible);
@@ -52,7 +52,7 @@ export function CustomerWidget({ session, visible, onUnread, account }: SideProp
       {chat ? (
         <Conversation chat={chat} desk={desk} session={session} socket={socket} />
       ) : (
-        <p className="nothing">Hello! Ask us anything: somebody of the team answers right here.</p>
+        <p className="nothing">Hello! Ask us anything: a member of our team will answer here.</p>
       )}
     </>
   );

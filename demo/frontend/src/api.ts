@@ -1,4 +1,4 @@
-/** The desk's HTTP API. What is written goes here; the socket carries what the backbone published about it. */
+/** The desk's HTTP API. Clients write here; the socket delivers the events that the backbone then publishes. */
 
 export interface Person {
   user_id: string;
@@ -22,7 +22,7 @@ export interface Conversation {
   created_at: string;
 }
 
-/** The server said no. */
+/** The server refused a request. */
 export class HttpError extends Error {
   constructor(
     readonly status: number,
@@ -46,7 +46,7 @@ async function http<Answer>(method: string, path: string, token?: string, body?:
   return answer;
 }
 
-/** Somebody signed in: tokens, and the API with them. */
+/** A signed-in user: the tokens, and the API that uses them. */
 export class Session {
   #fresh = true;
   #refreshing: Promise<void> | undefined;
@@ -64,14 +64,14 @@ export class Session {
     return new Session(access, refresh);
   }
 
-  /** A token for the socket, which asks only when its last one is used up. */
+  /** A token for the socket, which calls this only when its last token is about to expire. */
   getToken = async (): Promise<string> => {
     if (!this.#fresh) await this.#refresh();
     this.#fresh = false;
     return this.access;
   };
 
-  /** Who this is, by the token. */
+  /** The user's id, from the token. */
   get me(): string {
     const claims: { user_id: string } = JSON.parse(atob(this.access.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/")));
     return String(claims.user_id);
@@ -85,7 +85,7 @@ export class Session {
   end = (id: string): Promise<Conversation> => this.#call("POST", `conversations/${id}/end/`);
   write = (id: string, body: string): Promise<Message> => this.#call("POST", `conversations/${id}/messages/`, { body });
 
-  /** One at a time: a refresh token is good once. */
+  /** Concurrent calls share one request, because a refresh token is valid once. */
   #refresh(): Promise<void> {
     this.#refreshing ??= this.#renew().finally(() => (this.#refreshing = undefined));
     return this.#refreshing;

@@ -1,4 +1,4 @@
-/** What one side knows about conversations: fetched, and kept up to date by events. */
+/** The conversations of one side: fetched, and kept up to date by events. */
 
 import { useCallback, useEffect, useReducer, useState } from "react";
 import { useGap, useSocketEvent } from "realtime-sockets/react";
@@ -59,7 +59,7 @@ export function reduce(chats: Chats, change: Change): Chats {
   return next;
 }
 
-/** A message comes by event, as the answer to a POST and with a fetch: whichever is first. */
+/** Adds a message once, although it arrives by an event, the answer to a POST, and a fetch. */
 function add(messages: readonly Message[], message: Message): readonly Message[] {
   if (messages.some(({ message_id }) => message_id === message.message_id)) return messages;
   return [...messages, message].sort((a, b) => Number(a.message_id) - Number(b.message_id));
@@ -68,17 +68,17 @@ function add(messages: readonly Message[], message: Message): readonly Message[]
 export interface Desk {
   chats: Chats;
   loaded: boolean;
-  /** What went wrong last, for the person to read. */
+  /** The last error, as a text for the user. */
   problem: string;
   dispatch: (change: Change) => void;
-  /** Run something that may fail; true when it went well. */
+  /** Runs an action that may fail; true if it succeeded. */
   attempt: (action: () => Promise<unknown>) => Promise<boolean>;
-  /** Fetch a conversation with its messages: after its room was entered, and when something may have been missed. */
+  /** Fetches a conversation with its messages: after its room was entered, and after a gap. */
   fetch: (threadId: string) => Promise<boolean>;
   refetch: () => Promise<boolean>;
 }
 
-/** `isShown` says whether the person sees the thread just now; what they do not see is unread. */
+/** `isShown` returns whether the thread is visible; messages of other threads count as unread. */
 export function useDesk(session: Session, socket: Socket, connected: boolean, isShown: (id: string) => boolean): Desk {
   const [chats, dispatch] = useReducer(reduce, new Map<string, Chat>());
   const [loaded, setLoaded] = useState(false);
@@ -111,7 +111,7 @@ export function useDesk(session: Session, socket: Socket, connected: boolean, is
     [attempt, session],
   );
 
-  // First the connection, then the list: nothing falls in between. Later connections resume, or say what is missing.
+  // Connects before it fetches the list, so that no event is missed. Later connections resume, or report a gap.
   useEffect(() => {
     if (connected && !loaded) void refetch();
   }, [connected, loaded, refetch]);

@@ -1,4 +1,4 @@
-/** Small things that both sides show. */
+/** Small components of both sides. */
 
 import { useCallback, useEffect, useRef, useState, type CSSProperties } from "react";
 import { CLOSE_REASONS, type Socket, type Status } from "realtime-sockets";
@@ -21,7 +21,7 @@ const STATES: Record<Status, string> = {
   stopped: "signed off",
 };
 
-/** How the connection is, in words. */
+/** The status of the connection, in words. */
 export function Connection({ state, text }: { state: Status; text?: string | undefined }) {
   return (
     <output className="connection" data-state={state}>
@@ -30,7 +30,7 @@ export function Connection({ state, text }: { state: Status; text?: string | und
   );
 }
 
-/** Why a connection ended for good, as far as the server said. */
+/** The server's reason for closing a connection for good, if it sent one. */
 export function useClosing(socket: Socket, status: Status): string | undefined {
   const [reason, setReason] = useState<string>();
   useEffect(
@@ -50,7 +50,7 @@ export function time(at: string): string {
 // --- Toasts ---------------------------------------------------------------------------------------
 
 export interface Toast {
-  /** Whom it is about: a later one replaces it. */
+  /** The subject: a later toast with the same key replaces this one. */
   key: string;
   title: string;
   text: string;
@@ -60,7 +60,7 @@ export interface Toast {
 
 const TOAST_LASTS = 6_000;
 
-/** Short notes in the corner, three at most; each goes by itself, unless somebody is just reading it. */
+/** At most three short notes in the corner; each disappears after a while, unless it has the pointer or the focus. */
 export function useToasts(): { show: (toast: Toast) => void; dismiss: (key: string) => void; toasts: React.ReactNode } {
   const [shown, setShown] = useState<readonly (Toast & { id: number })[]>([]);
   const last = useRef(0);

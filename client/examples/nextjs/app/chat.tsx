@@ -16,7 +16,7 @@ export function Thread({ id }: { id: string }) {
   useSocketEvent(socket, "thread:message", (message) => {
     if (message.thread_id === id) setMessages((known) => [...known, message]);
   });
-  // Server components fetch what they show anew. With TanStack Query it would be `invalidateQueries()`.
+  // Server components refetch their data. With TanStack Query, call `invalidateQueries()` instead.
   useGap(socket, () => router.refresh());
 
   return (

@@ -7,7 +7,7 @@ export default async function Page({ searchParams }: { searchParams: Promise<{ r
   if (!(await session.isOpen())) {
     return (
       <form action={signIn}>
-        {(await searchParams).refused && <p role="alert">Nobody has this name and password.</p>}
+        {(await searchParams).refused && <p role="alert">The username or password is wrong.</p>}
         <input name="username" aria-label="Username" autoComplete="username" required />
         <input name="password" aria-label="Password" type="password" autoComplete="current-password" required />
         <button>Sign in</button>
@@ -15,7 +15,7 @@ export default async function Page({ searchParams }: { searchParams: Promise<{ r
     );
   }
   return (
-    // The address is read for every page and not built in: one build serves every environment.
+    // The URL is read at request time and not built in: one build serves every environment.
     <Sockets hub={process.env.SOCKETS_URL ?? "ws://127.0.0.1:8001/hub/"}>
       <Thread id="42" />
       <Present group="attendants" />

@@ -1,4 +1,4 @@
-/** The session is the backbone's refresh token, in a cookie that no script can read. */
+/** The session is the backbone's refresh token, in a cookie that scripts cannot read. */
 
 import { cookies } from "next/headers";
 
@@ -10,7 +10,7 @@ interface Pair {
   refresh: string;
 }
 
-/** A refresh token is good once, and two tabs may ask with the same one: they share the answer for a moment. */
+/** A refresh token is valid once, and two tabs may use the same one: they share the answer for `SHARED_MS`. */
 const renewals = new Map<string, Promise<Pair | undefined>>();
 
 async function ask(path: string, body: object): Promise<Response> {
@@ -26,7 +26,7 @@ export async function isOpen(): Promise<boolean> {
   return (await cookies()).has(COOKIE);
 }
 
-/** False: the backbone does not know them. */
+/** Opens a session; false if the backbone refuses the username or password. */
 export async function open(username: string, password: string): Promise<boolean> {
   const answer = await ask("/token/", { username, password });
   if (answer.status === 401) return false;
@@ -47,7 +47,7 @@ export async function close(): Promise<void> {
   (await cookies()).delete(COOKIE);
 }
 
-/** A fresh access token; undefined when there is no session, or it is over. The cookie gets the next refresh token. */
+/** A fresh access token, or undefined without a valid session. Stores the next refresh token in the cookie. */
 export async function accessToken(): Promise<string | undefined> {
   const refresh = (await cookies()).get(COOKIE)?.value;
   if (refresh === undefined) return undefined;

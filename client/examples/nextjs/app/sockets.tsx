@@ -10,7 +10,7 @@ async function getToken(): Promise<string> {
   return response.text();
 }
 
-/** What a server component cannot pass on is a function: `getToken` has to come from here. */
+/** A server component cannot pass a function, so `getToken` is defined here. */
 export function Sockets({ hub, children }: { hub: string; children: ReactNode }) {
   return <SocketProvider namespaces={{ hub: { url: hub, getToken } }}>{children}</SocketProvider>;
 }

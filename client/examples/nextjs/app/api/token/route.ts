@@ -1,6 +1,6 @@
 import { accessToken } from "../../session";
 
-/** The access token of who is signed in, as text; 401 when nobody is (any more). */
+/** The signed-in user's access token, as text; 401 without a valid session. */
 export async function GET(): Promise<Response> {
   const token = await accessToken();
   if (token === undefined) return new Response("not signed in", { status: 401 });
