@@ -38,6 +38,10 @@ class PerLoop(Generic[T]):
         """How many loops have a value."""
         return len(self._kept)
 
+    def clear(self) -> None:
+        """Forget the values of all loops without closing them: the loops do not exist any more."""
+        self._kept.clear()
+
     def pop(self) -> T | None:
         """Take the running loop's value away, if there is one. The caller closes it."""
         kept = self._kept.pop(asyncio.get_running_loop(), None)

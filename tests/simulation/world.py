@@ -239,7 +239,7 @@ class World:
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         for each in gc.get_objects():
             if isinstance(each, PerLoop):
-                each.kept.clear()
+                each.clear()
         for part in self.parts:
             part.host.bury()
         for each in self._buried:
