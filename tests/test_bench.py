@@ -145,4 +145,4 @@ async def test_what_a_publication_costs_redis_is_measured(monkeypatch, capsys):
     await capacity.measure([], 1)
     table = capsys.readouterr().out
     assert len([line for line in table.splitlines() if line.startswith("| ")]) == 1 + len(capacity.KINDS)
-    assert "A publication that is kept" in table
+    assert "Keeping a publication" in table
