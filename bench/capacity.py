@@ -23,7 +23,6 @@ from bench import machine
 from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history
 from realtime.protocol.publication import Draft
-from realtime.redis.pipelining import Pipes
 from realtime.redis.sharded_pubsub import Subscriptions
 from tests.servers import Cluster
 
@@ -42,7 +41,6 @@ class Capacity:
     def __init__(self, servers: Sequence[EmbeddedRedis]) -> None:
         self._servers = servers
         self._pids = [server.process.pid for server in servers if server.process is not None]
-        self.pipes = Pipes()
         self._entries = 0
 
     async def publishing(self, rooms: int, batch: int, listeners: int, runs: int) -> tuple[float, float]:
@@ -54,7 +52,7 @@ class Capacity:
             before, here = machine.cpu_seconds(self._pids), time.process_time()
             for start in range(0, PUBLICATIONS, batch):
                 entries = [self._entry(groups[number % rooms]) for number in range(start, start + batch)]
-                await history.append(entries, pipes=self.pipes)
+                await history.append(entries)
             found.append((machine.cpu_seconds(self._pids) - before, time.process_time() - here))
         for each in listening:
             each.close()
@@ -77,7 +75,7 @@ class Capacity:
         before = self._memory()
         for start in range(0, PUBLICATIONS, 100):
             entries = [self._entry(groups[number % 2000]) for number in range(start, start + 100)]
-            await history.append(entries, pipes=self.pipes)
+            await history.append(entries)
         kept = (self._memory() - before) / PUBLICATIONS
         listening.close()
         return kept
@@ -87,7 +85,7 @@ class Capacity:
         for start in range(0, len(groups), 500):
             part = groups[start : start + 500]
             await listening.subscribe([history.channel(group) for group in part])
-            await history.ends(part, self.pipes)
+            await history.ends(part)
         return listening
 
     def _entry(self, group: str) -> Draft:

@@ -11,7 +11,7 @@ from presence import store
 from presence.events import announcements
 from presence.operations import Presentee
 from presence.tracker import PresenceTracker
-from tests.inprocess import HUB, PORTAL, eventually
+from tests.inprocess import HUB, PORTAL, data_of, eventually
 from tests.presence.world import World
 
 
@@ -39,10 +39,10 @@ def told(world: World) -> list[tuple[str, str]]:
     """What the threads are told since this was last asked: thread and event."""
     found = []
     for transition in world.transitions():
-        for delivery in announcements(json.dumps(transition).encode()):
-            assert isinstance(delivery.data, dict)
-            assert delivery.targets == ((HUB, f"thread:{delivery.data['thread_id']}"),)
-            found.append((delivery.data["thread_id"], delivery.event.removeprefix("customer:")))
+        for message in announcements(json.dumps(transition).encode()):
+            thread_id = data_of(message)["thread_id"]
+            assert message.targets == ((HUB, f"thread:{thread_id}"),)
+            found.append((thread_id, message.event.removeprefix("customer:")))
     return found
 
 
