@@ -113,7 +113,6 @@ async def measure(servers: Sequence[EmbeddedRedis], runs: int) -> None:
     cpu, memory = await capacity.entering()
     sys.stdout.write(f"\nEntering a room: {cpu:.1f} µs and {memory:.0f} bytes of Redis.\n")
     sys.stdout.write(f"Keeping a publication: {await capacity.keeping():.0f} bytes of Redis.\n")
-    capacity.pipes.close()
 
 
 def main() -> None:
