@@ -19,7 +19,7 @@ from realtime.protocol.ids import is_id
 from realtime.protocol.namespaces import PRESENCE, THREAD, USER, RoomKind, is_name, kinds, namespaces
 
 CONTROL_GROUP: Final = "control"
-"""The group every process is in: revocations and the like."""
+"""The group of every instance, for signals (revocations, for example)."""
 
 _PORTABLE = re.compile(r"[A-Za-z0-9._-]{1,99}")
 """The names of groups that every channel layer accepts."""

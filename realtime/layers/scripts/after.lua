@@ -1,4 +1,4 @@
--- What came after a position, if all of it is still known.
+-- The publications after a position, if all of them are still in the log.
 --
 -- KEYS[1] the room's base   ARGV position, most entries, bytes after which no more are added
 --

@@ -10,17 +10,17 @@
 --        cursors' key ('' = none), stream, its new cursor (one behind the cursor that is there changes nothing),
 --        first part of the keys that mark an id as delivered
 --        ('' = each room has its own, below its base: in a Cluster a script has one slot),
---        the last entry that may have been appended before ('' = none; realtime/bridge/bridge.py, `_begin`),
+--        the last entry that may have been appended before ('' = none; realtime/bridge/stream_delivery.py),
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection (behind a NUL, a traceparent),
 --        the frame after its offset, then for each of its rooms the frame before its offset
 --
--- Returns for each entry its position in each of its rooms, '' where it was left out, '0' in a room that nobody has entered
--- (in the time it is remembered): nobody has an offset of it, so nobody can ever ask for what is published now. An entry whose source is not above the room's last
--- one of that source, or whose id was delivered before, is left out: submitting it again does no harm.
+-- Returns for each entry its position in each of its rooms, '' where it was left out, '0' in a room that no connection has entered
+-- while it is remembered: no client has an offset of the room, so none can ask for this publication. An entry that is not above the
+-- room's last entry of its source, or whose id was delivered before, is left out: submitting it again does no harm.
 -- Positions are microseconds of Redis' clock and never go back: max(last + 1, now).
 --
--- Redis undoes nothing when a script fails half-way (a key that is not ours, say). So what was done until then is recorded
--- before the error is returned, and the same entries again do the rest.
+-- Redis undoes nothing when a script fails half-way (for example at a key of another type). So the part that was done is recorded
+-- before the error is returned, and submitting the same entries again does the rest.
 --
 -- A publication is one string: 'F', the position before (16 digits), its own (16), its running number in the room (12), the
 -- length of the connection id that is left out (6), that id, and the frame. (realtime/layers/history.py reads it.)
@@ -36,8 +36,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local oldest = string.format('%.0f', math.max(now - ttl * 1000, 0))
 
--- A room that was forgotten, or that nobody knew. Its log, if there is one, is connected to nothing that comes now;
--- its positions are still not used again, even if the clock was set back.
+-- A room that is new, or was forgotten. Its log, if there is one, does not precede the next publication; its positions are not
+-- used again all the same, even if the clock was set back.
 local function beginning(log)
   local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   if not newest then return string.format('%.0f', now - 1) end
@@ -45,8 +45,8 @@ local function beginning(log)
   return string.format('%.0f', math.max(now - 1, tonumber((string.match(newest[1], '%d+'))) + 1))
 end
 
--- The counter also counts what MAXLEN and age have trimmed: look closely only when it says too much, and then make
--- some room, or a full log would be read through at every entry.
+-- The counter includes entries that MAXLEN and age have trimmed, so the log is read only when the counter exceeds the limit, and
+-- then trimmed below it, or a full log would be read for every entry.
 local function shrink(log)
   local entries = redis.call('XRANGE', log, '-', '+')
   local total = 0

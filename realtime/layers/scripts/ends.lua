@@ -1,4 +1,4 @@
--- The end of each room: the position of the last thing published in it. A room nobody knew yet starts now.
+-- The end of each room: the position of its last publication. A new room starts now.
 --
 -- KEYS the rooms' bases   ARGV[1] seconds to keep a room
 
@@ -7,7 +7,7 @@ local now = string.format('%.0f', time[1] * 1000000 + time[2])
 local ends = {}
 for i, base in ipairs(KEYS) do
   if redis.call('HSETNX', base .. ':room', 'position', now) == 1 then
-    -- A log that outlived its room is connected to nothing that comes now (append.lua).
+    -- A log that outlived its room does not precede the next publication (append.lua).
     local newest = redis.call('XREVRANGE', base .. ':log', '+', '-', 'COUNT', 1)[1]
     if newest then
       local position = math.max(tonumber(now), tonumber((string.match(newest[1], '%d+'))) + 1)
