@@ -270,8 +270,10 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         previous, self.principal = self.principal, principal
         self._registry.refreshed(self, previous.jti)
         self.deadlines.renew()
-        await rights.apply_token(self, self.rooms)
-        await self.on_principal_changed(previous)
+        try:
+            await rights.apply_token(self, self.rooms)
+        finally:  # a room whose policy fails keeps nothing else from the connection
+            await self.on_principal_changed(previous)
 
     async def review(self) -> None:
         """Read the rights of this connection again: a revocation may have been missed. Raises `redis.RedisError`."""
