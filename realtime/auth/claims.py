@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from django.utils.module_loading import import_string
 
-from realtime.conf import conf
+from realtime.conf import conf, load
 from realtime.protocol.handshake_errors import AuthenticationFailed, invalid_token
 from realtime.protocol.namespaces import roles
 from realtime.protocol.payloads import Id, PresenceGroup
@@ -32,7 +32,7 @@ def mapping() -> Callable[[Claims], Claims]:
     """The function that maps a token's claims to those of docs/protocol.md. Raises `ImportError`."""
     if not conf().claims:
         return _own_claims
-    found: Callable[[Claims], Claims] = import_string(conf().claims)
+    found: Callable[[Claims], Claims] = load(import_string, conf().claims)
     return found
 
 

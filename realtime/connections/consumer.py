@@ -61,8 +61,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self.frames = FrameDispatch(self)
         self.deadlines = Deadlines(self)
         self._registry = ConnectionRegistry.current()
-        self._ended_early: tuple[CloseCode, str] | None = None
-        """An order ended the connection before it was accepted."""
+        self._ended_early: tuple[CloseCode, str] | None = None  # by an order, before it was accepted
         self._admitted: user_limit.UserConnection | None = None
         self._gone = self._said_closed = False
 
@@ -272,7 +271,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self.deadlines.renew()
         try:
             await rights.apply_token(self, self.rooms)
-        finally:  # a room whose policy fails keeps nothing else from the connection
+        finally:
             await self.on_principal_changed(previous)
 
     async def review(self) -> None:
