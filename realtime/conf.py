@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
@@ -219,6 +220,21 @@ def cached(size: int = 1) -> Callable[[F], F]:
         return keeping  # type: ignore[return-value]
 
     return decorate
+
+
+def load(importer: Callable[[str], Any], path: str) -> Any:
+    """What `importer` (`import_string` or `import_module`) finds at a dotted path of the product.
+
+    Raises `ImportError` for anything that goes wrong in the module, or the `ImproperlyConfigured` that it raised.
+    """
+    try:
+        return importer(path)
+    except (ImportError, ImproperlyConfigured):
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
+        raise ImportError(f"{type(error).__name__}: {error}{place}") from error
 
 
 @cached()

@@ -10,7 +10,7 @@ from django.urls import re_path
 from realtime.conf import cached
 from realtime.connections.admission import refuse_handshake
 from realtime.connections.frame_outlet import EXTENSION
-from realtime.connections.handshake import JWTScopeMiddleware, Receive, Send, not_found, send_refusal
+from realtime.connections.handshake import JWTScopeMiddleware, Receive, Send, not_found, path_of, send_refusal
 from realtime.protocol.namespaces import Namespace, namespaces
 
 _not_found: Any = not_found
@@ -43,4 +43,5 @@ async def websocket(scope: dict[str, Any], receive: Receive, send: Send) -> None
             await receive()
             await send_refusal(scope, send, refused)
             return
-    await _routes()(scope, receive, send)
+    has_one_spelling = path_of(scope) == scope["path"]
+    await (_routes() if has_one_spelling else _not_found)(scope, receive, send)

@@ -7,6 +7,7 @@ import inspect
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,8 @@ def test_every_variable_that_a_page_speaks_of_exists(page: Path):
 def test_every_check_is_documented_and_has_a_hint():
     documented = first_names(section("settings.md", "Checks"))
     ids = []
-    for call in ast.walk(ast.parse((ROOT / "realtime/checks/startup.py").read_text())):
+    files = (ROOT / "realtime/checks/startup.py", ROOT / "presence/checks.py")
+    for call in chain.from_iterable(ast.walk(ast.parse(path.read_text())) for path in files):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") in {"Error", "CheckWarning"}:
             given = {keyword.arg: keyword.value for keyword in call.keywords}
             assert "hint" in given, ast.unparse(call)

@@ -9,11 +9,12 @@ from typing import Any, Final
 import msgspec
 from django.utils.module_loading import import_string
 
-from realtime.conf import conf
+from realtime.conf import conf, load
 from realtime.protocol.handshake_errors import AuthenticationFailed, invalid_token
 from realtime.protocol.namespaces import roles
 from realtime.protocol.payloads import Id, PresenceGroup
 from realtime.protocol.principal import Principal
+from realtime.protocol.surrogates import whole_text
 from realtime.protocol.values import NotJSON, encode
 from realtime.telemetry.logs import spelled
 
@@ -31,7 +32,7 @@ def mapping() -> Callable[[Claims], Claims]:
     """The function that maps a token's claims to those of docs/protocol.md. Raises `ImportError`."""
     if not conf().claims:
         return _own_claims
-    found: Callable[[Claims], Claims] = import_string(conf().claims)
+    found: Callable[[Claims], Claims] = load(import_string, conf().claims)
     return found
 
 
@@ -51,7 +52,7 @@ def principal_of(claims: Claims, mapped: Callable[[Claims], Claims], token_id: s
     except NotJSON as error:
         raise invalid_token(f"the token has a claim that cannot be read: {error}") from error
     found = _mapped(msgspec.json.decode(encoded), mapped)
-    role, name, jti = found.get("role"), found.get("name") or "", found.get("jti")
+    role, name = found.get("role"), found.get("name") or ""
     if not isinstance(role, str) or role not in roles():
         raise invalid_token("the token has no known role")
     if not isinstance(name, str):
@@ -59,10 +60,10 @@ def principal_of(claims: Claims, mapped: Callable[[Claims], Claims], token_id: s
     return Principal(
         user_id=_id("user_id", found.get("user_id")),
         role=role,
-        name=name[:MAX_NAME_LENGTH],
+        name=whole_text(name)[:MAX_NAME_LENGTH],
         groups=_groups(found.get("groups")),
         threads=frozenset(_id("threads", item) for item in _items("threads", found.get("threads"), ())),
-        jti=token_id if jti is None else str(jti),
+        jti=_token_id(found.get("jti")) or token_id,
         expires_at=float(claims["exp"]),
         encoded_claims=encoded,
     )
@@ -74,7 +75,7 @@ def _own_claims(claims: Claims) -> Claims:
 
     if claims.get(api_settings.TOKEN_TYPE_CLAIM) != "access":
         raise invalid_token(f"the token's {api_settings.TOKEN_TYPE_CLAIM} is not 'access'")
-    if claims.get(api_settings.JTI_CLAIM) is None:
+    if not _token_id(claims.get(api_settings.JTI_CLAIM)):
         raise invalid_token(f"the token has no {api_settings.JTI_CLAIM}")
     own = {"user_id": claims.get(api_settings.USER_ID_CLAIM), "jti": claims[api_settings.JTI_CLAIM]}
     return {**claims, **own}
@@ -95,6 +96,15 @@ def _id(name: str, value: object) -> str:
         return Id.parse(value)
     except ValueError as error:
         raise invalid_token(f"the token's {name}: {error}") from error
+
+
+def _token_id(value: object) -> str:
+    """The id that a token has; empty if it has none."""
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise invalid_token(
+            f"the token's jti: expected a string or a whole number, got {type(value).__name__}"
+        )
+    return "" if value is None else str(value)
 
 
 def _groups(value: object) -> tuple[str, ...]:

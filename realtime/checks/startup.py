@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, isfunction, unwrap
 from typing import Any
 
 from django.apps import AppConfig
@@ -20,7 +20,7 @@ from jwt.exceptions import PyJWTError
 
 from realtime.auth.claims import mapping
 from realtime.auth.revocation import MARK_SECONDS
-from realtime.conf import Conf, conf
+from realtime.conf import Conf, conf, load
 from realtime.connections.addresses import networks
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.protocol.catalogue import catalogue
@@ -109,7 +109,7 @@ def _namespaces() -> Iterator[CheckMessage]:
 
 def _policies(namespace: Namespace) -> Iterator[CheckMessage]:
     for kind, policy in namespace.policies.items():
-        if problem := _unusable(policy):
+        if problem := _unusable(policy) or _not_async(policy):
             yield Error(
                 f"REALTIME['{namespace.name.upper()}_{kind.upper()}_POLICY']: {problem}",
                 hint="Expected the dotted path of an async function (principal, id) -> bool.",
@@ -136,10 +136,16 @@ def _listed_roles(registered: Iterable[Namespace]) -> Iterator[CheckMessage]:
 def _unusable(path: object) -> str:
     """Why a dotted path or a callable can't be used; empty: it can."""
     try:
-        found = import_string(path) if isinstance(path, str) else path
+        found = load(import_string, path) if isinstance(path, str) else path
     except ImportError as error:
         return f"cannot import {path!r}: {error}"
     return "" if callable(found) else f"expected something to call, got {type(found).__name__}"
+
+
+def _not_async(policy: object) -> str:
+    found = import_string(policy) if isinstance(policy, str) else policy
+    is_plain = isfunction(found) and not iscoroutinefunction(unwrap(found))
+    return f"expected an async function, got {found!r}" if is_plain else ""
 
 
 def _mapping() -> Iterator[CheckMessage]:

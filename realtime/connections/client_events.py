@@ -164,10 +164,12 @@ async def auth_refresh(connection: Connection, payload: AuthRefresh) -> Refreshe
     same = (principal.user_id, principal.role) == (connection.principal.user_id, connection.principal.role)
     if not same or await revocation.is_revoked(principal):
         raise EventError(ErrorCode.FORBIDDEN, "the token must be of the same user and role, and not revoked")
-    await connection.renew(principal)
-    if await revocation.is_revoked(principal):
-        # Revoked after the check above, and signalled before the connection was registered under this token.
-        connection.terminate(CloseCode.REVOKED)
+    try:
+        await connection.renew(principal)
+    finally:
+        if await revocation.is_revoked(principal):
+            # Revoked after the check above, and signalled before the connection was registered under this token.
+            connection.terminate(CloseCode.REVOKED)
     return {"expires_at": iso(principal.expires_at)}
 
 

@@ -61,8 +61,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self.frames = FrameDispatch(self)
         self.deadlines = Deadlines(self)
         self._registry = ConnectionRegistry.current()
-        self._ended_early: tuple[CloseCode, str] | None = None
-        """An order ended the connection before it was accepted."""
+        self._ended_early: tuple[CloseCode, str] | None = None  # by an order, before it was accepted
         self._admitted: user_limit.UserConnection | None = None
         self._gone = self._said_closed = False
 
@@ -270,8 +269,10 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         previous, self.principal = self.principal, principal
         self._registry.refreshed(self, previous.jti)
         self.deadlines.renew()
-        await rights.apply_token(self, self.rooms)
-        await self.on_principal_changed(previous)
+        try:
+            await rights.apply_token(self, self.rooms)
+        finally:
+            await self.on_principal_changed(previous)
 
     async def review(self) -> None:
         """Read the rights of this connection again: a revocation may have been missed. Raises `redis.RedisError`."""

@@ -114,6 +114,13 @@ async def authorize(scope: Scope, namespace: str) -> Principal:
     return principal
 
 
+def path_of(scope: Scope) -> str:
+    """The path as it was sent, if the server provides it: no other spelling of it passes a proxy that blocks it."""
+    raw: bytes | None = scope.get("raw_path")
+    path: str = scope["path"]
+    return path if raw is None else raw.partition(b"?")[0].decode("latin-1")
+
+
 class JWTScopeMiddleware:
     """Channels middleware: puts the `Principal` into the scope, or refuses before anything is accepted.
 

@@ -21,13 +21,22 @@ class ConnectionHooks:
 
     def initial_rooms(self) -> list[str]:
         """The rooms that are entered on connect: here, the user's own and those that the namespace declares."""
-        rooms = [user_room(self.principal.user_id)]
+        rooms = {user_room(self.principal.user_id): None}
         for room in self.declared.initial_rooms(self.principal):
-            if is_room(room) and self.declared.has_room(room) and not self.declared.may_join(room):
-                rooms.append(room)
+            if self._is_initial(room):
+                rooms[room] = None
             else:
-                logger.error("initial room left out", extra={"room": room[:80]})
-        return rooms
+                logger.error("initial room left out", extra={"room": repr(room)[:80]})
+        return list(rooms)
+
+    def _is_initial(self, room: object) -> bool:
+        declared = self.declared
+        return (
+            isinstance(room, str)
+            and is_room(room)
+            and declared.has_room(room)
+            and not declared.may_join(room)
+        )
 
     async def may_enter(self, room: str) -> bool:
         """Whether the user may be in the room. Asked again on resume and when the token is refreshed."""

@@ -23,6 +23,7 @@ from realtime.survey import load
 from realtime.survey.messages import Instance, Survey
 from realtime.tasks.instance import id_for
 from realtime.tasks.per_loop import PerLoop
+from realtime.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class ConnectionRegistry(ConnectionIndex):
                 raise
             self._layer.when_restored(self.signals.on_missed)
             self._channel = channel
+            metrics.INSTANCE.labels(self.id, load.version()).set(1)
+            logger.info("instance started", extra={"instance": self.id})
             await self.surveys.register()
 
     async def stop(self) -> None:

@@ -11,26 +11,29 @@ from realtime.protocol.close_codes import CloseCode
 
 
 async def apply_token(connection: Connection, rooms: Rooms) -> None:
-    """The connection has a fresh token: leave the rooms that it no longer allows, enter those that it newly names."""
+    """The connection has a fresh token: leave the rooms that it no longer allows, enter those that it newly names.
+
+    Raises what a policy raised, once all other rooms are as they should be.
+    """
     wanted = connection.initial_rooms()
     for room in list(rooms):  # before anything is asked of Redis, which may be away
         if not connection.declared.may_join(room) and room not in wanted:
             await rooms.leave(room, "forbidden")
-    await _leave_forbidden(connection, rooms)
+    failures = await _leave_forbidden(connection, rooms)
     await rooms.enter_more([room for room in wanted if room not in rooms])
+    if failures:
+        raise failures[0]
 
 
-async def _leave_forbidden(connection: Connection, rooms: Rooms) -> None:
-    """Ask for the rights in all rooms at once. A failed answer keeps its own room, and no other."""
+async def _leave_forbidden(connection: Connection, rooms: Rooms) -> list[BaseException]:
+    """Ask for the rights in all rooms at once. A failed answer is returned; it keeps its own room, and no other."""
     joined = sorted(connection.joined_rooms())
     connection.rate.spend_rooms(len(joined))
     answers = await asyncio.gather(*map(connection.may_enter, joined), return_exceptions=True)
-    failures = [answer for answer in answers if isinstance(answer, BaseException)]
     for room, answer in zip(joined, answers, strict=True):
         if not answer:
             await rooms.leave(room, "forbidden")
-    if failures:
-        raise failures[0]
+    return [answer for answer in answers if isinstance(answer, BaseException)]
 
 
 async def review(connection: Connection, rooms: Rooms) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from realtime.conf import cached, conf
+from realtime.conf import cached, conf, load
 from realtime.protocol.namespaces import Namespace, namespaces
 from realtime.protocol.payloads import Payload
 
@@ -172,7 +172,7 @@ def _with_audience(events: Iterable[E]) -> dict[str, E]:
 def _import(where: str, modules: Iterable[str]) -> None:
     for module in modules:
         try:
-            importlib.import_module(module)
+            load(importlib.import_module, module)
         except ImportError as error:
             raise ImproperlyConfigured(f"{where}: cannot import {module!r}: {error}") from error
 

@@ -7,6 +7,7 @@ the kinds of rooms that it uses. `<NAMESPACE>_ROLES` and `<NAMESPACE>_<KIND>_POL
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -17,7 +18,7 @@ import msgspec
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from realtime.conf import cached, conf, overrides
+from realtime.conf import cached, conf, load, overrides
 from realtime.protocol.ids import is_group, is_id
 
 Policy = Callable[[Any, str], Awaitable[bool]]
@@ -44,7 +45,7 @@ class Presence(Enum):
 
     NONE = "none"
     TEAM = "team"
-    """Users see each other, group by group: `presence.consumer.PresenceConsumer` serves them."""
+    """Users see each other, group by group: its `consumer` has to be a `presence.connection.TeamPresence`."""
     CUSTOMERS = "customers"
     """Teams see them, thread by thread, if the setting `CUSTOMER_PRESENCE` is on."""
 
@@ -119,7 +120,7 @@ class Namespace:
     @property
     def consumer_class(self) -> Any:
         """The class of its connections. Raises `ImportError`."""
-        return import_string(self.consumer) if isinstance(self.consumer, str) else self.consumer
+        return load(import_string, self.consumer) if isinstance(self.consumer, str) else self.consumer
 
     def kind(self, name: str) -> RoomKind | None:
         """The kind of this name, if the namespace has it."""
@@ -146,7 +147,7 @@ class Namespace:
 
 
 def _callable(policy: Policy | str) -> Policy:
-    found: Policy = import_string(policy) if isinstance(policy, str) else policy
+    found: Policy = load(import_string, policy) if isinstance(policy, str) else policy
     return found
 
 
@@ -198,14 +199,31 @@ def shows(presence: Presence) -> Callable[[Namespace], bool]:
 
 def _declared(path: str) -> Namespace:
     try:
-        found = import_string(path)
+        found = load(import_string, path)
     except ImportError as error:
         raise ImproperlyConfigured(f"REALTIME['NAMESPACES']: cannot import {path!r}: {error}") from error
     if not isinstance(found, Namespace):
         raise ImproperlyConfigured(
             f"REALTIME['NAMESPACES']: expected {path!r} to be a Namespace, got {type(found).__name__}"
         )
-    return found
+    try:
+        typed = msgspec.convert(found, _Declaration, from_attributes=True)
+    except msgspec.ValidationError as error:
+        raise ImproperlyConfigured(f"{path}: {error}") from error
+    return replace(found, **msgspec.structs.asdict(typed))
+
+
+class _Declaration(msgspec.Struct):
+    """The fields of a `Namespace` that are plain values."""
+
+    name: str
+    roles: tuple[str, ...]
+    kinds: tuple[Any, ...]
+    policies: dict[str, Any]
+    presence: Presence
+    presence_roles: tuple[str, ...]
+    client_events: frozenset[str] | None
+    events: tuple[str, ...]
 
 
 def _overridden(found: Mapping[str, Namespace]) -> dict[str, Namespace]:
@@ -246,8 +264,12 @@ def _check(namespace: Namespace) -> None:
     if not is_name(namespace.name) or namespace.name in _RESERVED:
         raise refuse(f"expected a name of 1-16 characters a-z 0-9 _, and none of {sorted(_RESERVED)}")
     for kind in namespace.kinds:
+        if not isinstance(kind, RoomKind):
+            raise refuse(f"kinds: expected room kinds, got {kind!r}")
         if not is_name(kind.name):
             raise refuse(f"kind {kind.name!r}: expected a name of 1-16 characters a-z 0-9 _")
+    if not callable(namespace.initial_rooms):
+        raise refuse(f"initial_rooms: expected a function of the principal, got {namespace.initial_rooms!r}")
     if not namespace.roles:
         raise refuse("expected at least one role, got none")
     if namespace.presence is Presence.TEAM and PRESENCE not in namespace.kinds:
@@ -267,6 +289,12 @@ def _check_together(found: Iterable[Namespace]) -> None:
                 raise ImproperlyConfigured(
                     f"namespace {namespace.name!r}: another kind is called {kind.name!r} as well"
                 )
+    settings = Counter(override_names({namespace.name: namespace for namespace in found}))
+    if len(settings) < settings.total():
+        setting = settings.most_common(1)[0][0]
+        raise ImproperlyConfigured(
+            f"REALTIME[{setting!r}] could mean two things: rename a namespace or a kind"
+        )
     unnamed = [namespace.name for namespace in found if namespace.has_unnamed_grants]
     if len(unnamed) > 1:
         raise ImproperlyConfigured(f"has_unnamed_grants: expected one namespace at most, got {unnamed}")

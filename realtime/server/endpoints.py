@@ -161,16 +161,9 @@ async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 
 
 async def _respond(scope: Scope) -> Response:
-    endpoint = _endpoint(_path(scope).removesuffix("/"))
+    endpoint = _endpoint(handshake.path_of(scope).removesuffix("/"))
     if endpoint is None:
         return Response(404)
     if scope["method"] not in endpoint.methods:
         return Response(405, headers={"Allow": ", ".join(endpoint.methods)})
     return await endpoint.answer(scope)
-
-
-def _path(scope: Scope) -> str:
-    """The path as it was sent, if the server provides it."""
-    raw: bytes | None = scope.get("raw_path")
-    path: str = scope["path"]
-    return path if raw is None else raw.partition(b"?")[0].decode("latin-1")

@@ -40,6 +40,12 @@ class Tallied(Histogram):
 
 # --- Connections -------------------------------------------------------------------------------------
 
+INSTANCE = Gauge(
+    "realtime_instance_info",
+    "1: the id by which logs, the admin and Redis know the instance, and its version",
+    ["id", "version"],
+    multiprocess_mode="livemax",
+)
 CONNECTIONS = Gauge("realtime_connections", "Open connections", ["namespace"], multiprocess_mode="livesum")
 USERS = Gauge(
     "realtime_users", "Users with a connection to the process", ["namespace"], multiprocess_mode="livesum"

@@ -96,7 +96,7 @@ def test_odd_claim_is_refused(claims: dict[str, Any]):
 
 def test_user_id_claim_follows_simplejwt(settings):
     settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "USER_ID_CLAIM": "sub"}
-    assert verify(sign(user_id=..., sub="9")).user_id == "9"
+    assert [verify(sign(user_id=..., sub=sub)).user_id for sub in ("9", 9)] == ["9", "9"]
     assert verify(issue(user_id="8", role="admin")).user_id == "8"
     assert failure(lambda: verify(sign(user_id="7"))).code == "token_invalid"
 
@@ -168,7 +168,7 @@ def to_principal(claims: Mapping[str, Any]) -> Mapping[str, Any]:
     return {
         "user_id": claims["sub"],
         "role": next((role for role in ("admin", "attendant", "customer") if role in roles), None),
-        "name": claims.get("nickname"),
+        "name": claims.get("nickname", "\ud83d"),
         "groups": claims.get("teams"),
         "threads": {"42"},
     }
@@ -221,6 +221,27 @@ def test_token_without_an_id_is_known_by_a_digest_of_its_own(mapped_with):
 def test_mapping_may_name_the_id_of_the_token(mapped_with):
     mapped_with("to_odd_jti")
     assert verify(foreign(uti=7)).jti == "7"
+    assert failure(lambda: verify(foreign(uti=[7]))).code == "token_invalid"
+
+
+@pytest.mark.parametrize(
+    "claims", [{"sub": 7}, {"sub": None}, {"jti": 7}, {"jti": "7", "sub": ["x"]}], ids=repr
+)
+def test_claims_that_nothing_is_read_from_may_have_any_type(claims: dict[str, Any]):
+    assert verify(sign(**claims)).jti == str(claims.get("jti", "j1"))
+
+
+def test_tokens_with_an_empty_id_are_not_taken_for_each_other(mapped_with):
+    assert failure(lambda: verify(sign(jti=""))).message == "the token has no jti"
+    mapped_with("to_odd_jti")
+    one, other = foreign(uti=""), foreign(uti="", nickname="Ana")
+    assert verify(one).jti == sha256(one.encode()).hexdigest() != verify(other).jti
+
+
+def test_user_of_another_issuer_may_have_a_number_and_half_an_emoji(mapped_with):
+    mapped_with("to_principal")
+    principal = verify(foreign(sub=42))
+    assert (principal.user_id, principal.name) == ("42", "\ufffd")
 
 
 def test_refresh_token_is_refused_whatever_the_mapping_says(mapped_with):

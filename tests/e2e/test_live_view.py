@@ -116,6 +116,15 @@ async def system(redis_url: str, tmp_path: Path) -> AsyncIterator[System]:
     system.assert_calm()
 
 
+async def test_instance_has_one_id_everywhere(system: System):
+    for port, process in ((system.port, system.one), (system.other_port, system.two)):
+        metrics = (await system.http("GET", "/metrics", port=port)).body.decode()
+        (id,) = re.findall(r'realtime_instance_info{id="(\w+)",version="[^"]+"} 1', metrics)
+        assert (await system.admin.instances())[process.pid] == id
+        assert system.redis.hexists(system.key("instances"), id)
+        assert f'"instance": "{id}"' in process.output
+
+
 async def test_operator_finds_people_and_acts_on_them(system: System):
     admin, thread = system.admin, unique("th")
     ana, carla, bia = (unique(name) for name in ("ana", "carla", "bia"))

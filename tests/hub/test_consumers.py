@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
+from hub.namespace import HUB as HUB_DECLARED
 from presence import store
 from realtime.auth.issuing import issue
 from realtime.connections.consumer import NamespaceConsumer
@@ -267,6 +269,38 @@ async def test_new_groups_are_joined_and_old_ones_left(world: World):
         await sales.expect("attendant:offline", user_id="7")
         await ana.expect("presence:state", group="sales")
         assert members(await ana.expect("presence:state", group="vip")) == {"7": "online", "8": "online"}
+
+
+async def test_policy_that_fails_for_one_room_keeps_nothing_else_from_a_fresh_token(monkeypatch):
+    async def fail(connection: NamespaceConsumer, room: str) -> bool:
+        raise ValueError(room)
+
+    async with (
+        bridging(),
+        connected("hub", "8", groups=["vip"]) as vip,
+        connected("hub", "7", groups=["sales"]) as ana,
+    ):
+        await ana.call("join:thread", {"thread_id": 42})
+        monkeypatch.setattr(NamespaceConsumer, "may_enter", fail)
+        fresh = issue(user_id="7", role="attendant", groups=["vip"])
+        assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "internal"
+        await ana.expect("presence:state", group="vip")
+        await vip.expect("attendant:online", user_id="7")
+        await add("queue:updated", {"group": "vip"})
+        await ana.expect("queue:updated")
+
+
+async def test_initial_rooms_are_entered_once_and_what_is_no_such_room_is_left_out(caplog):
+    vip, sales = "presence:vip", "presence:sales"
+    rooms = ["user:7", vip, 7, None, "thread:42", "board:1", "vip", vip, sales]
+    declared = replace(HUB_DECLARED, initial_rooms=lambda _: rooms)
+    connection = NamespaceConsumer(declared=declared)
+    connection.principal = Principal(
+        user_id="7", role="attendant", name="", groups=(), threads=frozenset(), jti="j", expires_at=0
+    )
+    assert connection.initial_rooms() == ["user:7", vip, sales]
+    left_out = [record.room for record in caplog.records if record.getMessage() == "initial room left out"]
+    assert left_out == ["7", "None", "'thread:42'", "'board:1'", "'vip'"]
 
 
 async def test_same_claims_again_change_nothing(world: World):

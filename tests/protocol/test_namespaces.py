@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from hub.namespace import HUB
 from portal.namespace import PORTAL
+from presence.checks import check_consumers
 from realtime.checks.startup import check_settings
+from realtime.connections.consumer import NamespaceConsumer
 from realtime.protocol.namespaces import (
     Namespace,
     Presence,
@@ -46,8 +49,17 @@ def register(settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
     return register
 
 
+@contextmanager
+def settings_of(settings: Any, name: str, value: object) -> Iterator[None]:
+    """With this entry of `REALTIME`, for a while."""
+    before = settings.REALTIME
+    settings.REALTIME = {**before, name: value}
+    yield
+    settings.REALTIME = before
+
+
 def errors() -> dict[str, str]:
-    return {message.id or "": message.msg for message in check_settings(None)}
+    return {message.id or "": message.msg for message in (*check_settings(None), *check_consumers(None))}
 
 
 # --- Ours --------------------------------------------------------------------------------------------
@@ -172,6 +184,27 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
         (OPS, replace(LAB, kinds=(RoomKind("board", is_joined=False),), policies={})),
         "another kind is called 'board'",
     ),
+    "roles of another type": (
+        (replace(OPS, roles="supervisor"),),
+        "declared_here.N0: Expected `array`, got `str`",
+    ),
+    "name of another type": ((replace(OPS, name=None),), "got `null` - at `$.name`"),
+    "one kind": ((replace(OPS, kinds=BOARD),), "at `$.kinds`"),
+    "names of kinds": ((replace(OPS, kinds=("board",)),), "expected room kinds, got 'board'"),
+    "presence of another type": ((replace(OPS, presence=True),), "at `$.presence`"),
+    "text of roles": ((replace(OPS, presence_roles="supervisor"),), "at `$.presence_roles`"),
+    "no initial rooms": (
+        (replace(OPS, initial_rooms=None),),
+        "expected a function of the principal, got None",
+    ),
+    "text of events": ((replace(OPS, client_events="board:point"),), "at `$.client_events`"),
+    "one setting for two policies": (
+        (
+            replace(OPS, name="a_b", kinds=(RoomKind("c"),), policies={"c": "x.y"}, presence=Presence.NONE),
+            replace(OPS, name="a", kinds=(RoomKind("b_c"),), policies={"b_c": "x.y"}, presence=Presence.NONE),
+        ),
+        "REALTIME['A_B_C_POLICY'] could mean two things",
+    ),
     "two with unnamed grants": (
         (PORTAL, replace(LAB, has_unnamed_grants=True)),
         "expected one namespace at most",
@@ -186,9 +219,40 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
 @pytest.mark.parametrize(("declared", "said"), WRONG.values(), ids=WRONG)
 def test_wrong_declaration_is_found_at_start(register: Register, declared: tuple[object, ...], said: str):
     register(*declared)
-    with pytest.raises(ImproperlyConfigured, match=said):
+    with pytest.raises(ImproperlyConfigured, match=re.escape(said)):
         namespaces()
     assert said in errors()["realtime.E018"]
+
+
+def test_lists_and_names_are_taken_for_what_they_stand_for(register: Register):
+    register(replace(OPS, roles=["supervisor"], presence="team", client_events={"board:point"}))
+    assert namespaces()["ops"] == replace(
+        OPS, roles=("supervisor",), client_events=frozenset({"board:point"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def (", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("\nraise KeyError('boom')", "KeyError: 'boom' (broken.py, line 2)"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_mistake_in_a_module_of_the_product_is_one_sentence(
+    settings, tmp_path, monkeypatch, text: str, said: str
+):
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for setting, id in {
+        "CLAIMS": "realtime.E017",
+        "HUB_THREAD_POLICY": "realtime.E005",
+        "NAMESPACES": "realtime.E018",
+        "EVENTS": "realtime.E004",
+    }.items():
+        path: object = "broken.f" if setting in {"CLAIMS", "HUB_THREAD_POLICY"} else ["broken.f"]
+        with settings_of(settings, setting, ["broken"] if setting == "EVENTS" else path):
+            assert said in errors()[id].replace(f"{tmp_path}/", "")
 
 
 @pytest.mark.parametrize("key", sorted(set(re.findall(r"key\('(\w+)', ", APPLY.read_text()))))
@@ -210,8 +274,15 @@ def test_path_that_leads_nowhere_is_found_at_start(settings, path: str):
     [
         (replace(OPS, policies={"board": "tests.ops.policy.none"}), "realtime.E005", "OPS_BOARD_POLICY"),
         (replace(OPS, policies={"board": "tests.ops.policy.__doc__"}), "realtime.E005", "got str"),
+        (
+            replace(OPS, policies={"board": is_room}),
+            "realtime.E005",
+            "expected an async function, got <function",
+        ),
         (replace(OPS, consumer="tests.ops.none"), "realtime.E019", "cannot import"),
         (replace(OPS, consumer=dict), "realtime.E019", "expected a NamespaceConsumer"),
+        (replace(OPS, consumer=NamespaceConsumer), "realtime.E021", "NamespaceConsumer, keeps no presence"),
+        (replace(LAB, presence=Presence.CUSTOMERS), "realtime.E021", "NamespaceConsumer, keeps no presence"),
         (replace(OPS, events=("no.such.events",)), "realtime.E004", "namespace 'ops': cannot import"),
         (replace(LAB, client_events=frozenset({"board:paint"})), "realtime.E004", "'board:paint'"),
     ],
