@@ -13,7 +13,7 @@ import pytest
 
 from presence import store
 from realtime.connections.registry import ConnectionRegistry
-from realtime.layers.room_layer import group_message
+from realtime.layers import history
 from realtime.layers.signals import InstanceDrained, broadcast
 from realtime.protocol.rooms import CONTROL_GROUP
 from realtime.redis.client import client, key, sync_client
@@ -173,7 +173,7 @@ async def test_answer_of_another_version_does_no_harm(monkeypatch, caplog):
     monkeypatch.setattr(asking, "uuid4", lambda: UUID(int=7))
     await client().rpush(key("answers", UUID(int=7).hex), b"\xc1")
     async with client().pubsub() as other_instance:
-        await other_instance.subscribe(group_message(CONTROL_GROUP, {})[0])
+        await other_instance.subscribe(history.channel(CONTROL_GROUP))
         asked = await asyncio.to_thread(instances)
     assert [answer.instance.id for answer in asked.answers] == [ConnectionRegistry.current().id]
     assert "answer not understood" in caplog.text
