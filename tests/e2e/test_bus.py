@@ -63,15 +63,6 @@ async def test_thread_events_reach_the_thread_in_both_namespaces(stack: Stack, w
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_accepted_chat_is_told_to_the_customer_in_person(stack: Stack, way: str):
-    thread, user = unique("th"), unique("u")
-    async with stack.client("portal", user) as customer, stack.client("hub", user) as namesake:
-        send(stack, way, "chat:accepted", {"thread_id": thread, "attendant_id": "5", "user_id": user})
-        assert (await customer.expect("chat:accepted"))["room"] == f"user:{user}"
-        await namesake.nothing("chat:accepted")
-
-
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("event", ["queue:new", "queue:taken", "queue:updated"])
 async def test_queue_events_reach_the_group_they_are_about(stack: Stack, way: str, event: str):
     group = unique("g")

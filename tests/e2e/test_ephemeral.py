@@ -105,14 +105,6 @@ async def test_cursor_reaches_everybody_else_with_any_position(thread: Thread):
     await thread.ana.nothing("thread:cursor", within=0.1)
 
 
-async def test_typist_who_disconnects_is_reported_as_stopped(thread: Thread):
-    await thread.tab.call("typing:start", {"thread_id": thread.id})
-    await thread.ana.expect("thread:typing", typing=True)
-    thread.tab.drop()
-    for client in (thread.ana, thread.bob, thread.other_tab):
-        await client.expect("thread:typing", typing=False, user_id=thread.other_tab.user_id)
-
-
 @pytest.mark.slow
 async def test_typist_who_falls_silent_is_reported_as_stopped_after_ten_seconds(uvicorn_stack: Stack):
     async with in_thread(uvicorn_stack) as thread:

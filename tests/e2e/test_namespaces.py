@@ -386,14 +386,6 @@ async def test_namespace_without_presence_keeps_none(product: Stack):
     assert not product.transitions(ana.user_id)
 
 
-async def test_metrics_have_the_namespace(product: Stack):
-    async with client(product), client(product, "lab"):
-        text = (await product.http("GET", "/metrics")).body.decode()
-    for namespace in ("ops", "lab"):
-        assert f'realtime_handshakes_total{{namespace="{namespace}",result="accepted"}}' in text
-        assert f'realtime_connections{{namespace="{namespace}"}} 1.0' in text
-
-
 async def test_operator_finds_the_namespaces_and_acts_on_their_rooms(product: System):
     admin, board = product.admin, unique("b")
     room = f"board:{board}"

@@ -135,12 +135,6 @@ async def test_logout_is_announced_at_once_and_ends_the_connection(quick: Stack)
 
 
 @pytest.mark.slow
-async def test_silent_connection_is_closed(quick: Stack):
-    async with quick.client("portal") as client:
-        assert await client.expect_close() == 4408
-
-
-@pytest.mark.slow
 async def test_frames_other_than_heartbeats_keep_a_connection_from_being_silent(quick: Stack):
     async with quick.client("portal") as client:
         for _ in range(int(SILENT_AFTER) + 2):
@@ -159,25 +153,6 @@ async def test_who_sends_frames_but_no_heartbeat_is_away_and_stays_present(quick
         async with quick.client("hub", role="admin", groups=[group]) as admin:
             state = (await admin.expect("presence:state"))["data"]
             assert [(m["user_id"], m["status"]) for m in state["members"]] == [(user, "away")]
-
-
-@pytest.mark.slow
-async def test_refreshed_token_with_other_groups_moves_the_user(quick: Stack):
-    old, new, user = unique("old"), unique("new"), unique("u")
-    async with (
-        quick.client("hub", role="admin", groups=[old]) as in_old,
-        quick.client("hub", role="admin", groups=[new]) as in_new,
-        quick.client("hub", user, groups=[old]) as client,
-    ):
-        await in_old.expect("attendant:online", user_id=user)
-        await client.call("auth:refresh", {"token": quick.token(user, groups=[new])})
-        assert (await client.expect("room:left"))["data"] == {
-            "room": f"presence:{old}",
-            "reason": "forbidden",
-        }
-        await in_new.expect("attendant:online", user_id=user)
-        await in_old.expect("attendant:offline", user_id=user)
-        assert user in str((await client.expect("presence:state", group=new))["data"]["members"])
 
 
 @pytest.mark.slow

@@ -64,13 +64,6 @@ async def granted(user_id: str, thread_id: str) -> bool | None:
     return await grants.read("portal", user_id, f"thread:{thread_id}")
 
 
-async def test_granted_thread_may_be_joined():
-    async with bridging(), connected("portal", "9") as customer:
-        await add("thread:grant", {"user_id": 9, "thread_id": 42})
-        await eventually(lambda: granted("9", "42"))
-        await customer.call("join:thread", {"thread_id": 42})
-
-
 async def test_grant_is_for_that_user_only():
     async with bridging(), connected("portal", "8") as other:
         await add("thread:grant", {"user_id": 9, "thread_id": 42})
@@ -93,24 +86,6 @@ async def test_accepted_chat_without_a_user_grants_nothing():
         await add("chat:accepted", {"thread_id": 42, "attendant_id": 7})
         await attendant.expect("chat:accepted")
         assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
-
-
-async def test_revoke_takes_live_connections_out_of_the_room():
-    async with (
-        bridging(),
-        connected("portal", "9", threads=["42"]) as one,
-        connected("portal", "9", threads=["42"]) as two,
-        connected("hub", "7") as attendant,
-    ):
-        for connection in (one, two, attendant):
-            await connection.call("join:thread", {"thread_id": 42})
-        await add("thread:revoke", {"user_id": 9, "thread_id": 42})
-        for connection in (one, two):
-            frame = await connection.expect("room:left")
-            assert frame["data"] == {"room": "thread:42", "reason": "forbidden"}
-        await add("thread:message", {"thread_id": 42, "message_id": 1})
-        await attendant.expect("thread:message")
-        await one.nothing("thread:message")
 
 
 async def test_revoke_beats_the_claim_until_a_later_grant():
