@@ -17,12 +17,6 @@ async def test_extensions_are_declared(layer: Any):
     assert {"groups", "flush"} <= set(layer.extensions)
 
 
-async def test_message_sent_to_a_channel_is_received_from_it(layer: Any):
-    channel = await layer.new_channel()
-    await layer.send(channel, message())
-    assert await receive(layer, channel) == message()
-
-
 async def test_receive_waits_for_a_message(layer: Any):
     channel = await layer.new_channel()
     receiving = asyncio.create_task(receive(layer, channel))
@@ -45,11 +39,6 @@ async def test_channels_do_not_mix(layer: Any):
     await layer.send(other, message("for other"))
     assert await receive_several(layer, other, 1) == ["for other"]
     assert await receive_several(layer, one, 1) == ["for one"]
-
-
-async def test_every_new_channel_is_another_one(layer: Any):
-    channels = [await layer.new_channel() for _ in range(50)]
-    assert len(set(channels)) == 50
 
 
 async def test_new_channel_has_a_valid_name_of_this_process_alone(layer: Any):
@@ -158,12 +147,6 @@ async def test_sending_to_a_channel_that_is_gone_is_fine(layers: Layers):
     await asyncio.gather(receiving, return_exceptions=True)
     await here.send(channel, message())
     await layers.make().send(channel, message())
-
-
-async def test_message_waits_on_a_normal_channel_until_somebody_receives(layer: Any):
-    await layer.send("work", message(1))
-    await layer.send("work", message(2))
-    assert await receive_several(layer, "work", 2) == [1, 2]
 
 
 async def test_normal_channel_is_one_for_all_processes(layers: Layers):

@@ -63,21 +63,6 @@ class Outage:
 # --- Telling Redis -----------------------------------------------------------------------------------
 
 
-async def test_loop_has_one_presence_node(tracker: PresenceTracker):
-    assert PresenceTracker.current(HUB) is tracker
-
-
-async def test_connection_is_announced_when_connect_returns(tracker: PresenceTracker, world: World):
-    await tracker.connect(ana())
-    assert world.news() == [("offline", "online", "connect")]
-
-
-async def test_loss_starts_the_grace_period(tracker: PresenceTracker, world: World):
-    await tracker.connect(ana())
-    tracker.disconnect("tab-1")
-    await eventually(lambda: world.deadline("grace") is not None)
-
-
 async def test_what_an_unlisted_connection_does_is_not_sent(tracker: PresenceTracker, world: World):
     tracker.disconnect("never-seen")
     tracker.regroup(ana())
@@ -99,23 +84,6 @@ async def test_choice_is_announced_when_choose_returns(tracker: PresenceTracker,
     await tracker.connect(ana())
     await tracker.choose("ana", "away")
     assert world.status() == "away"
-
-
-async def test_heartbeats_are_told_with_the_next_batch(tracker: PresenceTracker, world: World, settings):
-    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4}
-    await tracker.connect(ana())
-    world.silence()
-    tracker.heartbeat("ana")
-    await eventually(lambda: world.status() == "online")
-
-
-async def test_any_frame_keeps_the_record(tracker: PresenceTracker, world: World, settings):
-    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4, "PRESENCE_TTL": 8}
-    await tracker.connect(ana())
-    record = f"{store.base(HUB)}:user:ana"
-    world.redis.pexpire(record, 60_000)
-    tracker.seen("ana")
-    await eventually(lambda: world.redis.pttl(record) <= 8_000)
 
 
 async def test_thousands_of_connections_at_once_take_few_calls(
@@ -421,11 +389,6 @@ async def test_change_in_another_namespace_is_not_remembered(tracker: PresenceTr
 
 
 # --- Snapshots ---------------------------------------------------------------------------------------
-
-
-async def test_snapshot_holds_oneself(tracker: PresenceTracker):
-    await tracker.connect(ana())
-    assert [member["user_id"] for member in await tracker.snapshot("attendants")] == ["ana"]
 
 
 async def test_many_who_ask_at_once_share_a_snapshot_that_sees_all_of_them(
