@@ -190,7 +190,7 @@ async def test_older_expel_that_is_handled_again_replaces_no_newer_one(signals: 
 # --- thread:revoke -----------------------------------------------------------------------------------
 
 
-async def test_older_revoke_that_is_handled_again_takes_nobody_out_after_a_newer_grant(signals: list[Signal]):
+async def test_older_revoke_that_is_handled_again_changes_nothing_after_a_newer_grant(signals: list[Signal]):
     right = {"user_id": Id("9"), "thread_id": Id("42")}
     await revoke(ThreadRevoke(**right), context(1000.0))
     await revoke(ThreadRevoke(**right), context(1000.0))  # a bridge that died does not know that it did
@@ -200,7 +200,7 @@ async def test_older_revoke_that_is_handled_again_takes_nobody_out_after_a_newer
     assert await grants.read("portal", "9", "thread:42") is True
 
 
-async def test_nobody_must_leave_without_reason():
+async def test_connection_stays_without_an_order():
     assert not await revocation.must_leave(principal(), "hub", await revocation.now())
 
 

@@ -634,7 +634,7 @@ async def test_orders_that_are_published_follow_each_other(on_ended):
 
 
 async def test_entries_behind_the_cursor_are_forgotten_when_old_enough():
-    """More of them than Redis trims at a time unless told to."""
+    """More of them than Redis trims at a time by default."""
     pipeline = client().pipeline(transaction=False)
     for n in range(25_000):
         pipeline.xadd(key("stream"), {"message": ""}, id=f"1000-{n}")

@@ -275,14 +275,14 @@ async def test_what_a_handler_answers_sends_and_emits_is_converted_as_what_is_pu
     as_json = {"at": str(UUID(int=7)), "text": "<b>", "tags": ["x"], "name": "Ana"}
 
     async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
-        await connection.send_event("test:told", data)
+        await connection.send_event("test:sent", data)
         await connection.emit("user:7", "thread:typing", **data)
         return data
 
     client_event(handler)
     async with connected("portal") as ana, connected("portal") as other_tab:
         assert await ana.call("test:event") == as_json
-        assert (await ana.expect("test:told"))["data"] == as_json
+        assert (await ana.expect("test:sent"))["data"] == as_json
         frame = await other_tab.expect("thread:typing")
         assert frame["data"] == {"user_id": "7", "namespace": "portal", **as_json}
 
@@ -295,7 +295,7 @@ async def test_answer_that_json_has_no_form_for_is_internal_and_its_place_is_log
     async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
         data = {"items": [{"owner": value}]}
         if way == "send":
-            await connection.send_event("test:told", data)
+            await connection.send_event("test:sent", data)
         elif way == "emit":
             await connection.emit("user:7", "thread:typing", **data)
         elif way == "error":
@@ -429,7 +429,9 @@ async def test_resume_answers_for_each_room():
 
 
 @pytest.mark.parametrize("is_in", [False, True])
-async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(monkeypatch, is_in: bool):
+async def test_resume_does_not_answer_for_a_room_that_its_member_is_expelled_from_meanwhile(
+    monkeypatch, is_in: bool
+):
     missed = RoomChannelLayer.missed
 
     async def missed_and_expelled(*args: Any) -> Any:
@@ -487,7 +489,7 @@ async def test_right_that_ends_while_the_room_is_entered_refuses_the_join(how: s
         assert "thread:42" not in consumer().rooms
 
 
-async def test_who_is_expelled_while_other_rooms_are_resumed_is_not_told_to_be_in(monkeypatch):
+async def test_resume_does_not_answer_for_a_room_lost_while_others_are_resumed(monkeypatch):
     async def may_enter(connection: HubConsumer, room: str) -> bool:
         if room == "thread:43":
             connection.expel("thread:42", "expelled")
@@ -501,7 +503,7 @@ async def test_who_is_expelled_while_other_rooms_are_resumed_is_not_told_to_be_i
         assert "error" not in answer["rooms"]["thread:43"]
 
 
-async def test_resume_that_redis_did_not_answer_leaves_nobody_in_a_room_with_a_hole(monkeypatch):
+async def test_resume_that_redis_did_not_answer_leaves_no_room_with_a_hole(monkeypatch):
     missed = RoomChannelLayer.missed
 
     async def fails(*args: Any) -> Any:
@@ -573,7 +575,7 @@ async def test_resume_of_something_else_is_an_invalid_payload(rooms: Any):
 # --- Typing and cursors ------------------------------------------------------------------------------
 
 
-async def test_stopping_without_having_started_tells_nobody():
+async def test_stopping_without_having_started_is_not_announced():
     async with connected("hub", "7") as ana, connected("hub", "8") as bob:
         for one in (ana, bob):
             await one.call("join:thread", {"thread_id": 42})
@@ -599,7 +601,7 @@ async def test_typist_who_goes_is_reported_as_stopped(how: str, monkeypatch):
         await bob.nothing("thread:typing")
 
 
-async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monkeypatch):
+async def test_typist_leaves_also_when_the_stop_cannot_be_announced(monkeypatch):
     async with connected("hub", "7") as ana:
         await ana.call("join:thread", {"thread_id": 42})
         await ana.call("typing:start", {"thread_id": 42})
@@ -672,7 +674,7 @@ async def test_expiry_further_away_than_any_timer_is_watched_all_the_same(monkey
         ({"user_id": "7", "role": "attendant", "ttl": -1}, "invalid_payload"),
     ],
 )
-async def test_token_of_somebody_else_or_expired_does_not_refresh(token: dict[str, Any], code: str):
+async def test_token_of_another_user_or_an_expired_one_does_not_refresh(token: dict[str, Any], code: str):
     async with connected() as ana:
         before = consumer().principal
         assert (await ana.refused("auth:refresh", {"token": issue(**token)}))["code"] == code

@@ -208,14 +208,14 @@ async def test_user_disconnected_before_may_come_back(process):
         pass
 
 
-async def test_nobody_gets_in_while_redis_is_down(process, settings):
+async def test_handshake_is_refused_while_redis_is_down(process, settings):
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": DEAD_REDIS}
     answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
     assert (answer.status, answer.code) == (503, "unavailable")
     assert int(answer.headers["retry-after"]) > 0
 
 
-async def test_nobody_gets_in_while_the_channel_layer_is_down(process, settings):
+async def test_handshake_is_refused_while_the_channel_layer_is_down(process, settings):
     settings.CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",

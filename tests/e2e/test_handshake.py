@@ -173,7 +173,7 @@ async def test_verdict_is_204_where_a_handshake_would_be_accepted(stack: Stack):
         (403, "forbidden_origin"),
     ],
 )
-async def test_verdict_says_what_a_handshake_would_be_told(stack: Stack, status: int, code: str):
+async def test_verdict_is_the_refusal_of_a_handshake(stack: Stack, status: int, code: str):
     headers = {
         "token_missing": [],
         "token_invalid": [bearer(stack.sign(key="another key, of 32 bytes or more"))],

@@ -34,7 +34,7 @@ def quick(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def said(observer: Client, user_id: str) -> list[str]:
-    """What the observer was told about a user, in order."""
+    """What the observer received about a user, in order."""
     return [
         frame["event"].removeprefix("attendant:")
         for frame in observer.frames
@@ -48,7 +48,7 @@ async def keep_alive(client: Client) -> None:
         await asyncio.sleep(0.4)
 
 
-async def test_state_on_connect_lists_oneself_and_everybody_present_but_no_admin(quick: Stack):
+async def test_state_on_connect_lists_the_user_and_every_attendant_but_no_admin(quick: Stack):
     group = unique("g")
     async with quick.client("hub", role="admin", groups=[group]) as admin:
         assert (await admin.expect("presence:state"))["data"]["members"] == []
@@ -156,7 +156,7 @@ async def test_who_sends_frames_but_no_heartbeat_is_away_and_stays_present(quick
 
 
 @pytest.mark.slow
-async def test_killed_process_loses_its_users_after_lease_and_grace_each_told_once(quick: Stack):
+async def test_killed_process_loses_its_users_after_lease_and_grace_each_announced_once(quick: Stack):
     group, user, moved = unique("g"), unique("gone"), unique("moved")
     port = free_port()
     doomed = quick.start_sockets(port)
@@ -177,7 +177,7 @@ async def test_killed_process_loses_its_users_after_lease_and_grace_each_told_on
 
 
 @pytest.mark.slow
-async def test_process_paused_beyond_its_lease_registers_again_and_nobody_flaps(quick: Stack):
+async def test_process_paused_beyond_its_lease_registers_again_unnoticed(quick: Stack):
     group, user = unique("g"), unique("u")
     port = free_port()
     process = quick.start_sockets(port)

@@ -84,7 +84,7 @@ async def test_admin_may_log_out(world: World):
     assert world.news() == []
 
 
-async def test_log_out_with_another_tab_open_is_told_to_nobody():
+async def test_log_out_with_another_tab_open_is_not_announced():
     async with (
         bridging(),
         connected("hub", "8") as bob,
@@ -145,7 +145,7 @@ async def test_chosen_status_outlives_redis_though_another_tab_was_closed(world:
         assert world.status("7") == "away"
 
 
-async def test_nobody_is_let_in_unseen_while_presence_cannot_be_told(monkeypatch):
+async def test_handshake_is_refused_while_presence_cannot_be_recorded(monkeypatch):
     async def down(*args: Any, **kwargs: Any) -> Any:
         raise RedisDown("gone")
 
@@ -156,7 +156,7 @@ async def test_nobody_is_let_in_unseen_while_presence_cannot_be_told(monkeypatch
 
 
 async def test_refused_handshake_leaves_again(world: World, monkeypatch):
-    """It was told to presence before it was refused: it must go again."""
+    """Presence knew of the connection before it was refused: it must forget it."""
 
     async def fail(self: Any, *args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError

@@ -132,7 +132,7 @@ async def test_good_name_is_taken(layer: Any, name: str):
 
 async def test_another_process_can_send_to_a_channel_as_soon_as_it_is_new(layers: Layers):
     here, there = layers.make(), layers.make()
-    await there.group_send("nobody", message())  # it is connected
+    await there.group_send("empty", message())  # it is connected
     channel = await here.new_channel()
     await there.send(channel, message())
     assert await receive(here, channel) == message()
@@ -155,7 +155,7 @@ async def test_normal_channel_is_one_for_all_processes(layers: Layers):
     assert await receive_several(layers.make(), "work", 2) == [1, 2]
 
 
-async def test_message_on_a_normal_channel_is_received_once_whoever_waits(layer: Any):
+async def test_message_on_a_normal_channel_is_received_once_by_one_of_many_receivers(layer: Any):
     receiving = [asyncio.create_task(receive(layer, "work")) for _ in range(20)]
     await asyncio.sleep(0)
     for n in range(20):

@@ -64,7 +64,7 @@ async def test_hole_that_the_log_no_longer_fills_is_said(alone: Layers, server: 
     await other.hear()
 
 
-async def test_hole_that_was_published_to_somebody_else_only_is_filled(layer: Any):
+async def test_hole_of_messages_that_the_subscription_did_not_bring_is_filled(layer: Any):
     """A message that the subscription did not bring (it may have been cut in that moment) is missed at the next one."""
     ears = await Ears.in_rooms(layer, ROOM)
     await publish("1")

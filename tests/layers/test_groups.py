@@ -11,7 +11,7 @@ from tests.inprocess import PATIENCE
 from tests.layers.support import END, Layers, members, message, receive, receive_several
 
 
-async def test_nobody_else_gets_it(layer: Any):
+async def test_channel_outside_the_group_does_not_get_it(layer: Any):
     (outside,) = await members(layer, 1, "another-group")
     await members(layer, 2, "group")
     await layer.group_send("group", message())

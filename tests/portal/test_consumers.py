@@ -40,7 +40,7 @@ async def test_presence_is_not_for_the_portal(event: str):
         assert (await customer.refused(event))["code"] == "forbidden"
 
 
-async def test_hubs_user_of_the_same_id_is_somebody_else():
+async def test_hubs_user_of_the_same_id_is_another_user():
     async with bridging(), connected("portal", "7") as customer, connected("hub", "7") as attendant:
         await add("user:notification", {"user_id": 7})
         await attendant.expect("user:notification")
@@ -71,7 +71,7 @@ async def test_grant_is_for_that_user_only():
         assert (await other.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
 
 
-async def test_accepted_chat_grants_its_thread_and_is_told_in_person():
+async def test_accepted_chat_grants_its_thread_and_reaches_its_customer():
     async with bridging(), connected("portal", "9") as customer:
         await add("chat:accepted", {"thread_id": 42, "attendant_id": 7, "user_id": 9})
         frame = await customer.expect("chat:accepted")
@@ -109,7 +109,7 @@ async def test_revoke_beats_the_claim_of_a_fresh_token():
         assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
 
 
-async def test_revoke_of_a_room_one_is_not_in_is_told_to_nobody():
+async def test_revoke_of_a_room_that_the_customer_is_not_in_is_not_announced():
     async with bridging(), connected("portal", "9", threads=["42"]) as customer:
         await add("thread:revoke", {"user_id": 9, "thread_id": 42})
 

@@ -94,7 +94,7 @@ def test_instance_that_ends_in_good_order_leaves_nothing_behind(ana: World):
 # --- Redis that stands still or loses everything -----------------------------------------------------
 
 
-def test_after_redis_stood_still_nobody_is_judged_before_instances_could_renew(ana: World):
+def test_after_a_standstill_of_redis_instances_may_renew_before_a_sweep_judges(ana: World):
     ana.connect("bob", "tab-2", instance="instance-2")
     ana.disconnect("tab-2", instance="instance-2")
     ana.transitions()

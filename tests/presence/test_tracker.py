@@ -152,12 +152,14 @@ async def test_instance_stops_even_if_the_cancellation_was_swallowed(tracker: Pr
 # --- Redis that is down ------------------------------------------------------------------------------
 
 
-async def test_connection_that_cannot_be_told_is_refused(tracker: PresenceTracker, world: World, monkeypatch):
+async def test_connection_that_cannot_be_recorded_is_refused(
+    tracker: PresenceTracker, world: World, monkeypatch
+):
     with Outage(monkeypatch), pytest.raises(RedisError):
         await tracker.connect(ana())
 
 
-async def test_loss_during_an_outage_is_told_afterwards(
+async def test_loss_during_an_outage_is_recorded_afterwards(
     tracker: PresenceTracker, world: World, monkeypatch, settings
 ):
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4}
@@ -198,7 +200,7 @@ async def test_connection_whose_answer_got_lost_does_not_stay(
     await eventually(lambda: world.deadline("grace") is not None)
 
 
-async def test_waiting_caller_is_told_when_the_instance_stops(tracker: PresenceTracker, monkeypatch):
+async def test_waiting_caller_gets_an_error_when_the_instance_stops(tracker: PresenceTracker, monkeypatch):
     await tracker.connect(ana())
     asked = asyncio.Event()
 
@@ -228,9 +230,7 @@ async def test_caller_that_went_away_does_not_disturb_the_others(tracker: Presen
 # --- Registering again -------------------------------------------------------------------------------
 
 
-async def test_instance_whose_lease_ended_registers_again_and_nobody_notices(
-    tracker: PresenceTracker, world: World
-):
+async def test_instance_whose_lease_ended_registers_again_unnoticed(tracker: PresenceTracker, world: World):
     await tracker.connect(ana())
     await tracker.choose("ana", "away")
     world.transitions()
@@ -252,7 +252,7 @@ async def test_user_who_was_taken_offline_meanwhile_comes_online_anew(tracker: P
     assert world.news() == [("offline", "online", "connect")]
 
 
-async def test_nobody_flaps_when_redis_comes_back_empty(tracker: PresenceTracker, world: World):
+async def test_nothing_is_announced_when_redis_comes_back_empty(tracker: PresenceTracker, world: World):
     await tracker.connect(ana())
     await tracker.connect(BOB)
     await tracker.choose("ana", "away")
@@ -326,7 +326,7 @@ async def test_who_connects_to_an_empty_redis_is_announced_and_the_others_are_no
 # --- What others do ----------------------------------------------------------------------------------
 
 
-async def test_what_redis_lost_last_is_told_again(tracker: PresenceTracker, world: World):
+async def test_what_redis_lost_last_is_sent_again(tracker: PresenceTracker, world: World):
     await tracker.connect(ana())
     await tracker.connect(BOB)
     before = world.keys()
