@@ -56,21 +56,12 @@ class AttendantOffline(Attendant, frozen=True):
     """The attendant logged out, or did not come back within the grace period."""
 
 
-class MemberOfGroup(TypedDict):
-    """One line of `presence:state`."""
-
-    user_id: str
-    name: str
-    status: str
-    since: str
-
-
 @server_event("presence:state", namespaces=TEAMS)
 class PresenceState(Payload, frozen=True):
     """All members of a group, the receiver and users in their grace period included. Replaces the previous state."""
 
     group: PresenceGroup
-    members: list[MemberOfGroup]
+    members: list[store.Member]
     total: int
     offset: str
 

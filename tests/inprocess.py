@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -18,24 +17,12 @@ from realtime.bridge.bus_entry import BUS
 from realtime.management.commands.runbridge import PRESENCE
 from realtime.protocol.bus_message import BusMessage
 from realtime.redis.client import client, key
+from tests.asking import PATIENCE as PATIENCE
+from tests.asking import Asking, matching
+from tests.asking import eventually as eventually
 
-PATIENCE = 60.0
-"""Seconds until a test gives up waiting for something that must happen: however slow the machine is, it takes less."""
 QUIET = 0.15
 HUB, PORTAL = "hub", "portal"
-
-
-async def eventually(condition: Callable[[], Any], within: float = PATIENCE) -> Any:
-    """Wait until `condition()` (or its awaited result) is true, and return it."""
-    deadline = time.monotonic() + within
-    while True:
-        result = condition()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
-            return result
-        assert time.monotonic() < deadline, f"still not true after {within} s"
-        await asyncio.sleep(0.01)
 
 
 def bearer(token: str) -> list[tuple[bytes, bytes]]:
@@ -55,7 +42,7 @@ class Refusal:
         return self.error["code"]
 
 
-class Connection:
+class Connection(Asking):
     """A client: reads frames in order, and keeps those it was not asked for yet."""
 
     def __init__(self, path: str, **options: Any) -> None:
@@ -80,21 +67,6 @@ class Connection:
     async def raw(self, text: str) -> None:
         await self.communicator.send_to(text_data=text)
 
-    async def send(self, event: str, data: dict[str, Any] | None = None, **more: Any) -> None:
-        await self.raw(json.dumps({"event": event, "data": data or {}, **more}))
-
-    async def call(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send with an id and return the data of its ack."""
-        frame = await self.ask(event, data)
-        assert frame["event"] == "ack", frame
-        return frame["data"]
-
-    async def refused(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send with an id and return the data of its error."""
-        frame = await self.ask(event, data)
-        assert frame["event"] == "error", frame
-        return frame["data"]
-
     async def ask(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send with an id and return the answer: an ack or an error."""
         self._ids += 1
@@ -104,12 +76,7 @@ class Connection:
 
     async def expect(self, event: str, **data: Any) -> dict[str, Any]:
         """The next unread frame of this event whose data has these values; the frames before it stay unread."""
-        return await self.next_frame(
-            lambda frame: (
-                frame["event"] == event
-                and all(frame["data"].get(name) == value for name, value in data.items())
-            )
-        )
+        return await self.next_frame(matching(event, data))
 
     async def expect_close(self) -> tuple[int, str]:
         """Wait for the close; returns code and reason."""

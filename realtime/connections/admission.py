@@ -77,10 +77,9 @@ def refuse_handshake(peer: Peer, headers: Headers, path: bytes) -> Refused | Non
 
 def response(refused: Refused, more: Headers) -> bytes:
     """The refusal as HTTP/1.1, with `more` headers; the connection is closed after it."""
-    headers = {"Content-Type": "application/json", **refused.headers}
     lines = [f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}".encode()]
     lines += [b"%b: %b" % header for header in more]
-    lines += [f"{name.lower()}: {value}".encode() for name, value in headers.items()]
+    lines += [f"{name.lower()}: {value}".encode() for name, value in refused.headers.items()]
     lines += [b"content-length: %d" % len(refused.body), b"connection: close", b"", refused.body]
     return b"\r\n".join(lines)
 

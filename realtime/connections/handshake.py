@@ -43,11 +43,11 @@ class Refused(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Response headers beside the body."""
+        """The headers of the response, without those of its length."""
         extra = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else {}
         if self.status == 401:
             extra["WWW-Authenticate"] = "Bearer"
-        return {"Cache-Control": "no-store", **extra}
+        return {"Content-Type": "application/json", "Cache-Control": "no-store", **extra}
 
     @property
     def body(self) -> bytes:
@@ -178,12 +178,11 @@ async def send_refusal(scope: Scope, send: Send, refused: Refused) -> None:
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close"})
         return
-    headers = {"Content-Type": "application/json", **refused.headers}
     await send(
         {
             "type": "websocket.http.response.start",
             "status": refused.status,
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()],
         }
     )
     await send({"type": "websocket.http.response.body", "body": refused.body})

@@ -31,6 +31,7 @@ from realtime.survey.messages import (
     Survey,
 )
 from realtime.tasks.supervision import report
+from realtime.tasks.task_set import TaskSet
 from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
@@ -43,25 +44,21 @@ class SurveyResponder:
         self._index = index
         self._instance = instance
         self._meter = load.Meter()
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering = TaskSet()
 
     def on_survey(self, survey: Survey) -> None:
         """Answer, if the survey is meant for this instance."""
         if survey.instance in {"", self._instance().id}:
-            task = asyncio.create_task(self._answer(survey), name="answer")
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._answering.spawn(self._answer(survey))
 
     async def stop(self) -> None:
         """Answer no more."""
-        answering = tuple(self._answering)
         self.abort()
-        await asyncio.gather(*answering, return_exceptions=True)
+        await self._answering.ended()
 
     def abort(self) -> None:
         """`stop` without waiting: the event loop ends."""
-        for task in self._answering:
-            task.cancel()
+        self._answering.cancel()
 
     async def register(self) -> None:
         """Name this instance in Redis: a survey reports named instances that do not answer.

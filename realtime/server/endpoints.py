@@ -85,7 +85,7 @@ async def verdict(scope: Scope, namespace: str) -> Response:
             await _authorize(scope, namespace)
             response = Response(204, headers={"Cache-Control": "no-store"})
         except Refused as refused:
-            response = refusal(refused)
+            response = Response(refused.status, refused.body, refused.headers)
     return response._replace(headers={**response.headers, **_cors(scope)})
 
 
@@ -118,11 +118,6 @@ async def _authorize(scope: Scope, namespace: str) -> None:
         raise handshake.unavailable() from error
 
 
-def refusal(refused: Refused) -> Response:
-    """A refusal as a response."""
-    return Response(refused.status, refused.body, {**JSON, **refused.headers})
-
-
 # --- The application ---------------------------------------------------------------------------------
 
 ENDPOINTS = {
@@ -143,7 +138,7 @@ def _endpoint(path: str) -> Endpoint | None:
 async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """The ASGI application of plain HTTP."""
     if (refused := refuse_request(scope.get("client"), scope["headers"])) is not None:
-        response = refusal(refused)
+        response = Response(refused.status, refused.body, refused.headers)
         response = response._replace(headers={**response.headers, **_cors(scope), "Connection": "close"})
     else:
         response = await _respond(scope)

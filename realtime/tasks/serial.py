@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from redis.exceptions import RedisError
 
 from realtime.tasks.supervision import PAUSE, report
+from realtime.tasks.task_set import TaskSet
 from realtime.telemetry.logs import speak_for, spelled
 
 logger = logging.getLogger(__name__)
 
-_running: set[asyncio.Task[None]] = set()
-"""Keeps tasks alive: the event loop holds them by weak references only."""
+_running = TaskSet()
 
 Action = Callable[..., Awaitable[None]]
 
@@ -40,9 +40,7 @@ class SerialExecutor:
 
     def soon(self, action: Action, *args: Any) -> None:
         """Run `action(*args)` in its turn."""
-        task = asyncio.create_task(self._in_turn(action, *args))
-        _running.add(task)
-        task.add_done_callback(_running.discard)
+        _running.spawn(self._in_turn(action, *args))
 
     def after(self, seconds: float, name: str, action: Action, *args: Any) -> None:
         """Run `action(*args)` in its turn after `seconds`, instead of an earlier timer of this name."""

@@ -18,7 +18,7 @@ from realtime.protocol.events import TokenRevoke, UserDisconnect
 from realtime.protocol.payloads import Id
 from realtime.protocol.principal import Principal
 from realtime.redis.client import client, key
-from tests.inprocess import add, bearer, bridging, connected, dead_letters, eventually, refusal
+from tests.inprocess import add, bridging, connected, dead_letters, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
 
@@ -48,16 +48,6 @@ REVOKED = (CloseCode.REVOKED, "revoked")
 
 
 # --- token:revoke ------------------------------------------------------------------------------------
-
-
-async def test_revoked_token_closes_its_connections_and_is_refused_from_then_on():
-    token = issue(user_id="7", role="attendant")
-    claims = verify(token)
-    async with bridging(), connected(token=token) as one, connected("hub", "7") as other_token:
-        await add("token:revoke", {"jti": claims.jti, "exp": int(claims.expires_at)})
-        assert await one.expect_close() == REVOKED
-        await other_token.call("heartbeat")
-        assert (await refusal("/hub/", headers=bearer(token))).code == "token_invalid"
 
 
 DAY = 86400
@@ -124,21 +114,6 @@ async def test_token_is_not_revoked_unless_it_is():
 
 
 # --- user:disconnect ---------------------------------------------------------------------------------
-
-
-async def test_user_is_disconnected_everywhere_in_that_namespace_only():
-    async with (
-        bridging(),
-        connected("hub", "7") as one,
-        connected("hub", "7") as two,
-        connected("hub", "8") as somebody_else,
-        connected("portal", "7") as other_namespace,
-    ):
-        await add("user:disconnect", {"user_id": 7, "namespace": "hub", "reason": "shift is over"})
-        assert await one.expect_close() == (CloseCode.REVOKED, "shift is over")
-        assert await two.expect_close() == (CloseCode.REVOKED, "shift is over")
-        await somebody_else.call("heartbeat")
-        await other_namespace.call("heartbeat")
 
 
 async def test_disconnected_user_may_come_back():
@@ -215,7 +190,7 @@ async def test_older_expel_that_is_handled_again_replaces_no_newer_one(signals: 
 # --- thread:revoke -----------------------------------------------------------------------------------
 
 
-async def test_older_revoke_that_is_handled_again_takes_nobody_out_after_a_newer_grant(signals: list[Signal]):
+async def test_older_revoke_that_is_handled_again_changes_nothing_after_a_newer_grant(signals: list[Signal]):
     right = {"user_id": Id("9"), "thread_id": Id("42")}
     await revoke(ThreadRevoke(**right), context(1000.0))
     await revoke(ThreadRevoke(**right), context(1000.0))  # a bridge that died does not know that it did
@@ -225,7 +200,7 @@ async def test_older_revoke_that_is_handled_again_takes_nobody_out_after_a_newer
     assert await grants.read("portal", "9", "thread:42") is True
 
 
-async def test_nobody_must_leave_without_reason():
+async def test_connection_stays_without_an_order():
     assert not await revocation.must_leave(principal(), "hub", await revocation.now())
 
 

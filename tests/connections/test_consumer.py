@@ -126,20 +126,6 @@ async def test_closed_connection_leaves_nothing_behind():
 # --- Frames ------------------------------------------------------------------------------------------
 
 
-async def test_frame_with_an_id_gets_exactly_one_ack():
-    async with connected("portal") as ana:
-        await ana.send("heartbeat", id="h1")
-        frame = await ana.expect("ack")
-        assert frame == {"event": "ack", "id": "h1", "data": {}}
-        await ana.nothing()
-
-
-async def test_frame_without_an_id_gets_no_ack():
-    async with connected("portal") as ana:
-        await ana.send("heartbeat")
-        await ana.nothing()
-
-
 @pytest.mark.parametrize("frame_id", ["", "é", 0, -5, 2**53 - 1])
 async def test_ack_carries_the_id_as_it_was_sent(frame_id: str | int):
     async with connected("portal") as ana:
@@ -184,14 +170,6 @@ async def test_binary_frame_is_an_invalid_envelope():
     async with connected() as ana:
         await ana.communicator.send_to(bytes_data=b"{}")
         assert (await ana.expect("error"))["data"]["code"] == "invalid_envelope"
-
-
-async def test_too_many_invalid_frames_in_a_row_close_the_connection(settings):
-    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"INVALID_FRAMES": 3}}
-    async with connected() as ana:
-        for text in ("hello", '{"event": "no:such"}', '{"event": "join:thread"}'):
-            await ana.raw(text)
-        assert await ana.expect_close() == (CloseCode.INVALID_FRAMES, "too many invalid frames")
 
 
 async def test_valid_frame_starts_the_count_anew(settings):
@@ -258,13 +236,6 @@ async def test_nothing_is_sent_after_the_close(settings):
         assert await ana.communicator.receive_nothing()
 
 
-async def test_frames_are_answered_in_the_order_they_came():
-    async with connected() as ana:
-        for n in range(50):
-            await ana.send("join:thread" if n % 2 else "leave:thread", {"thread_id": 1}, id=n)
-        assert [(await ana.expect("ack"))["id"] for _ in range(50)] == list(range(50))
-
-
 @pytest.mark.parametrize(
     "frame", ["{", '{"event":"heartbeat"}', '{"event":"nonsense"}', '{"event":"join:thread"}']
 )
@@ -304,14 +275,14 @@ async def test_what_a_handler_answers_sends_and_emits_is_converted_as_what_is_pu
     as_json = {"at": str(UUID(int=7)), "text": "<b>", "tags": ["x"], "name": "Ana"}
 
     async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
-        await connection.send_event("test:told", data)
+        await connection.send_event("test:sent", data)
         await connection.emit("user:7", "thread:typing", **data)
         return data
 
     client_event(handler)
     async with connected("portal") as ana, connected("portal") as other_tab:
         assert await ana.call("test:event") == as_json
-        assert (await ana.expect("test:told"))["data"] == as_json
+        assert (await ana.expect("test:sent"))["data"] == as_json
         frame = await other_tab.expect("thread:typing")
         assert frame["data"] == {"user_id": "7", "namespace": "portal", **as_json}
 
@@ -324,7 +295,7 @@ async def test_answer_that_json_has_no_form_for_is_internal_and_its_place_is_log
     async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
         data = {"items": [{"owner": value}]}
         if way == "send":
-            await connection.send_event("test:told", data)
+            await connection.send_event("test:sent", data)
         elif way == "emit":
             await connection.emit("user:7", "thread:typing", **data)
         elif way == "error":
@@ -430,36 +401,6 @@ async def test_leaving_a_room_one_is_not_in_is_fine():
         assert await ana.call("leave:thread", {"thread_id": 42}) == {"room": "thread:42"}
 
 
-async def test_messages_come_while_one_is_in_the_room():
-    async with bridging(), connected() as ana:
-        await ana.call("join:thread", {"thread_id": 42})
-        await add("thread:message", {"thread_id": 42, "message_id": 1})
-        await ana.expect("thread:message", message_id="1")
-        await ana.call("leave:thread", {"thread_id": 42})
-        await add("thread:message", {"thread_id": 42, "message_id": 2})
-        await ana.nothing("thread:message")
-
-
-async def test_excluded_connection_gets_nothing_and_others_do():
-    async with bridging(), connected() as ana, connected(user_id="8") as bob:
-        for one in (ana, bob):
-            await one.call("join:thread", {"thread_id": 42})
-        await add(
-            "thread:message",
-            {"thread_id": 42, "message_id": 1},
-            **{"except": ana.ready["connection_id"]},
-        )
-        await bob.expect("thread:message")
-        await ana.nothing("thread:message")
-
-
-async def test_room_that_may_not_be_joined_is_not_entered(monkeypatch):
-    async with connected("portal") as ana:
-        assert (await ana.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
-        assert "thread:42" not in consumer().rooms
-        assert not [group for group in get_channel_layer().groups if ".thread." in group]
-
-
 # --- Resume ------------------------------------------------------------------------------------------
 
 
@@ -487,22 +428,10 @@ async def test_resume_answers_for_each_room():
             assert rooms[room] == {"error": "forbidden"}
 
 
-async def test_rights_are_checked_again_on_resume():
-    async with connected("portal", threads=["42"]) as ana:
-        answer = await ana.call("resume", {"rooms": {"thread:42": "1", "thread:43": "1"}})
-        assert "offset" in answer["rooms"]["thread:42"]
-        assert answer["rooms"]["thread:43"] == {"error": "forbidden"}
-
-
-async def test_resumed_room_is_live():
-    async with bridging(), connected() as ana:
-        await ana.call("resume", {"rooms": {"thread:42": "1"}})
-        await add("thread:message", {"thread_id": 42, "message_id": 1})
-        await ana.expect("thread:message")
-
-
 @pytest.mark.parametrize("is_in", [False, True])
-async def test_who_is_expelled_in_the_middle_of_a_resume_is_not_told_to_be_in(monkeypatch, is_in: bool):
+async def test_resume_does_not_answer_for_a_room_that_its_member_is_expelled_from_meanwhile(
+    monkeypatch, is_in: bool
+):
     missed = RoomChannelLayer.missed
 
     async def missed_and_expelled(*args: Any) -> Any:
@@ -560,7 +489,7 @@ async def test_right_that_ends_while_the_room_is_entered_refuses_the_join(how: s
         assert "thread:42" not in consumer().rooms
 
 
-async def test_who_is_expelled_while_other_rooms_are_resumed_is_not_told_to_be_in(monkeypatch):
+async def test_resume_does_not_answer_for_a_room_lost_while_others_are_resumed(monkeypatch):
     async def may_enter(connection: HubConsumer, room: str) -> bool:
         if room == "thread:43":
             connection.expel("thread:42", "expelled")
@@ -574,7 +503,7 @@ async def test_who_is_expelled_while_other_rooms_are_resumed_is_not_told_to_be_i
         assert "error" not in answer["rooms"]["thread:43"]
 
 
-async def test_resume_that_redis_did_not_answer_leaves_nobody_in_a_room_with_a_hole(monkeypatch):
+async def test_resume_that_redis_did_not_answer_leaves_no_room_with_a_hole(monkeypatch):
     missed = RoomChannelLayer.missed
 
     async def fails(*args: Any) -> Any:
@@ -646,34 +575,7 @@ async def test_resume_of_something_else_is_an_invalid_payload(rooms: Any):
 # --- Typing and cursors ------------------------------------------------------------------------------
 
 
-async def test_typing_is_seen_by_the_others_in_both_namespaces_and_not_by_oneself():
-    async with (
-        connected("hub", "7", name="Ana") as ana,
-        connected("hub", "7") as other_tab,
-        connected("portal", "9", threads=["42"]) as customer,
-        connected("hub", "8") as elsewhere,
-    ):
-        for one in (ana, other_tab, customer):
-            await one.call("join:thread", {"thread_id": 42})
-        await ana.call("typing:start", {"thread_id": 42})
-        for one in (other_tab, customer):
-            frame = await one.expect("thread:typing")
-            assert frame["room"] == "thread:42"
-            assert "offset" not in frame
-            assert frame["data"] == {
-                "thread_id": "42",
-                "user_id": "7",
-                "namespace": "hub",
-                "name": "Ana",
-                "typing": True,
-            }
-        await ana.call("typing:stop", {"thread_id": 42})
-        await customer.expect("thread:typing", typing=False)
-        await ana.nothing("thread:typing")
-        await elsewhere.nothing("thread:typing")
-
-
-async def test_stopping_without_having_started_tells_nobody():
+async def test_stopping_without_having_started_is_not_announced():
     async with connected("hub", "7") as ana, connected("hub", "8") as bob:
         for one in (ana, bob):
             await one.call("join:thread", {"thread_id": 42})
@@ -699,7 +601,7 @@ async def test_typist_who_goes_is_reported_as_stopped(how: str, monkeypatch):
         await bob.nothing("thread:typing")
 
 
-async def test_typist_leaves_also_when_nobody_can_be_told_that_they_stopped(monkeypatch):
+async def test_typist_leaves_also_when_the_stop_cannot_be_announced(monkeypatch):
     async with connected("hub", "7") as ana:
         await ana.call("join:thread", {"thread_id": 42})
         await ana.call("typing:start", {"thread_id": 42})
@@ -740,17 +642,6 @@ async def test_repeated_start_keeps_the_typist_typing_and_is_not_announced_too_o
         assert seen == [True] * announced + [False]
 
 
-@pytest.mark.parametrize("position", [7, "end", None, {"line": 3, "big": 12345678901234567890}, [1, 2.50]])
-async def test_cursor_goes_to_the_others_as_it_is(position: Any):
-    async with connected("hub", "7") as ana, connected("portal", "9", threads=["42"]) as customer:
-        for one in (ana, customer):
-            await one.call("join:thread", {"thread_id": 42})
-        await ana.call("cursor:move", {"thread_id": 42, "position": position})
-        frame = await customer.expect("thread:cursor")
-        assert frame["data"]["position"] == position
-        assert frame["data"]["user_id"] == "7"
-
-
 async def test_cursor_without_position_is_refused():
     async with connected() as ana:
         await ana.call("join:thread", {"thread_id": 42})
@@ -765,29 +656,6 @@ async def test_who_is_not_in_the_room_cannot_be_seen_in_it(event: str):
 
 
 # --- Token -------------------------------------------------------------------------------------------
-
-
-async def test_connection_ends_when_its_token_expires():
-    async with connected(token=issue(user_id="7", role="attendant", ttl=3)) as ana:
-        await ana.expect("auth:expiring", expires_at=ana.ready["expires_at"])
-        assert await ana.expect_close() == (CloseCode.TOKEN_EXPIRED, "token expired")
-
-
-async def test_fresh_token_that_expires_sooner_is_announced_and_ends_the_connection_sooner():
-    async with connected(token=issue(user_id="7", role="attendant", ttl=3600)) as ana:
-        fresh = issue(user_id="7", role="attendant", ttl=2)
-        expires_at = (await ana.call("auth:refresh", {"token": fresh}))["expires_at"]
-        await ana.expect("auth:expiring", expires_at=expires_at)
-        assert await ana.expect_close() == (CloseCode.TOKEN_EXPIRED, "token expired")
-
-
-async def test_fresh_token_keeps_the_connection_open():
-    async with connected(token=issue(user_id="7", role="attendant", ttl=3)) as ana:
-        fresh = issue(user_id="7", role="attendant", ttl=60)
-        answer = await ana.call("auth:refresh", {"token": fresh})
-        assert answer == {"expires_at": iso(verify(fresh).expires_at)}
-        await asyncio.sleep(3.1)
-        await ana.call("heartbeat")
 
 
 async def test_expiry_further_away_than_any_timer_is_watched_all_the_same(monkeypatch):
@@ -806,7 +674,7 @@ async def test_expiry_further_away_than_any_timer_is_watched_all_the_same(monkey
         ({"user_id": "7", "role": "attendant", "ttl": -1}, "invalid_payload"),
     ],
 )
-async def test_token_of_somebody_else_or_expired_does_not_refresh(token: dict[str, Any], code: str):
+async def test_token_of_another_user_or_an_expired_one_does_not_refresh(token: dict[str, Any], code: str):
     async with connected() as ana:
         before = consumer().principal
         assert (await ana.refused("auth:refresh", {"token": issue(**token)}))["code"] == code
@@ -826,18 +694,6 @@ async def test_revoked_token_does_not_refresh():
     await client().set(key("revoked", verify(fresh).jti), "1")
     async with connected() as ana:
         assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "forbidden"
-
-
-async def test_rooms_no_longer_allowed_are_left():
-    async with connected("portal", threads=["42", "43"]) as ana:
-        for thread in (42, 43):
-            await ana.call("join:thread", {"thread_id": thread})
-        fresh = issue(user_id="7", role="customer", threads=["43"])
-        await ana.call("auth:refresh", {"token": fresh})
-        frame = await ana.expect("room:left")
-        assert frame["data"] == {"room": "thread:42", "reason": "forbidden"}
-        await ana.nothing("room:left")
-        assert set(consumer().rooms) == {"user:7", "thread:43"}
 
 
 # --- Silence -----------------------------------------------------------------------------------------
@@ -873,7 +729,8 @@ async def test_review_takes_a_member_out_whose_signal_was_missed(missed: str, mo
     async with connected() as ana:
         await ana.call("join:thread", {"thread_id": 42})
         if missed == "expulsion":
-            await client().set(key("expelled", "hub", "7", "42"), repr(time.time() + 60))
+            await asyncio.sleep(0.1)
+            await client().set(key("expelled", "hub", "7", "42"), repr(await revocation.now()))
         else:
             monkeypatch.setattr(HubConsumer, "may_enter", may_enter)
         await consumer().review()
@@ -886,15 +743,6 @@ async def test_review_ends_a_connection_whose_disconnect_was_missed():
         await client().set(key("disconnected", "hub", "7"), repr(time.time() + 60))
         await consumer().review()
         assert await ana.expect_close() == (CloseCode.REVOKED, "revoked")
-
-
-async def test_oldest_connection_of_a_user_is_closed_when_there_is_one_too_many(settings):
-    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 2}}
-    async with connected() as first, connected() as second, connected() as third, connected() as fourth:
-        for oldest in (first, second):
-            assert (await oldest.expect_close())[0] == CloseCode.REPLACED
-        for newer in (third, fourth):
-            await newer.call("heartbeat")
 
 
 async def test_token_that_is_revoked_while_it_replaces_another_ends_the_connection(monkeypatch):

@@ -28,10 +28,11 @@ from websockets.exceptions import ConnectionClosed
 from realtime.auth.issuing import issue
 from realtime.redis import cluster
 from realtime.redis.url import parse
+from tests.asking import PATIENCE as PATIENCE
+from tests.asking import Asking, matching
+from tests.asking import eventually as eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60.0
-"""Seconds until a test gives up waiting for something that must happen: however slow the machine is, it takes less."""
 SERVERS = ("uvicorn", pytest.param("daphne", marks=pytest.mark.slow))
 """Who serves the sockets. What is the same by daphne is proved again by daphne, but not with every change."""
 QUIET = 0.4
@@ -48,19 +49,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-async def eventually(condition: Callable[[], Any], within: float = PATIENCE) -> Any:
-    """Wait until `condition()` (or its awaited result) is true, and return it."""
-    deadline = time.monotonic() + within
-    while True:
-        result = condition()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
-            return result
-        assert time.monotonic() < deadline, f"still not true after {within} s: {condition}"
-        await asyncio.sleep(0.02)
 
 
 def backbone(url: str, **more: Any) -> redis.Redis:
@@ -390,7 +378,7 @@ class Stack:
                 await client.close()
 
 
-class Client:
+class Client(Asking):
     """A native WebSocket client: sends frames, keeps everything it receives in order."""
 
     def __init__(self, websocket: ClientConnection) -> None:
@@ -441,21 +429,6 @@ class Client:
     async def raw(self, frame: str | bytes) -> None:
         await self.websocket.send(frame)
 
-    async def send(self, event: str, data: dict[str, Any] | None = None, **more: Any) -> None:
-        await self.raw(json.dumps({"event": event, "data": data or {}, **more}))
-
-    async def call(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send with an id, as fast as it is allowed, and return the data of its ack."""
-        frame = await self.ask(event, data)
-        assert frame["event"] == "ack", frame
-        return frame["data"]
-
-    async def refused(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send with an id and return the data of its error."""
-        frame = await self.ask(event, data)
-        assert frame["event"] == "error", frame
-        return frame["data"]
-
     async def ask(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send with an id, as fast as it is allowed, and return the answer: an ack or an error."""
         while True:
@@ -473,10 +446,7 @@ class Client:
     async def expect(self, event: str, within: float = PATIENCE, **data: Any) -> dict[str, Any]:
         """The next unread frame of this event whose data has these values; frames before it stay unread."""
         return await self.next_frame(
-            lambda frame: (
-                frame["event"] == event
-                and all(frame["data"].get(name) == value for name, value in data.items())
-            ),
+            matching(event, data),
             f"{event} {data}",
             within,
         )

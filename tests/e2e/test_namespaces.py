@@ -388,21 +388,6 @@ async def test_namespace_without_presence_keeps_none(product: Stack):
     assert not product.transitions(ana.user_id)
 
 
-async def test_metrics_have_the_namespace(product: Stack):
-    async def metrics() -> str:
-        return (await product.http("GET", "/metrics")).body.decode()
-
-    async def is_one(namespace: str) -> bool:  # once those of other tests are gone
-        return f'realtime_connections{{namespace="{namespace}"}} 1.0' in await metrics()
-
-    async with client(product), client(product, "lab"):
-        for namespace in ("ops", "lab"):
-            assert (
-                f'realtime_handshakes_total{{namespace="{namespace}",result="accepted"}}' in await metrics()
-            )
-            await eventually(lambda namespace=namespace: is_one(namespace))
-
-
 async def test_operator_finds_the_namespaces_and_acts_on_their_rooms(product: System):
     admin, board = product.admin, unique("b")
     room = f"board:{board}"

@@ -34,7 +34,7 @@ def quick(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def said(observer: Client, user_id: str) -> list[str]:
-    """What the observer was told about a user, in order."""
+    """What the observer received about a user, in order."""
     return [
         frame["event"].removeprefix("attendant:")
         for frame in observer.frames
@@ -48,7 +48,7 @@ async def keep_alive(client: Client) -> None:
         await asyncio.sleep(0.4)
 
 
-async def test_state_on_connect_lists_oneself_and_everybody_present_but_no_admin(quick: Stack):
+async def test_state_on_connect_lists_the_user_and_every_attendant_but_no_admin(quick: Stack):
     group = unique("g")
     async with quick.client("hub", role="admin", groups=[group]) as admin:
         assert (await admin.expect("presence:state"))["data"]["members"] == []
@@ -135,12 +135,6 @@ async def test_logout_is_announced_at_once_and_ends_the_connection(quick: Stack)
 
 
 @pytest.mark.slow
-async def test_silent_connection_is_closed(quick: Stack):
-    async with quick.client("portal") as client:
-        assert await client.expect_close() == 4408
-
-
-@pytest.mark.slow
 async def test_frames_other_than_heartbeats_keep_a_connection_from_being_silent(quick: Stack):
     async with quick.client("portal") as client:
         for _ in range(int(SILENT_AFTER) + 2):
@@ -162,26 +156,7 @@ async def test_who_sends_frames_but_no_heartbeat_is_away_and_stays_present(quick
 
 
 @pytest.mark.slow
-async def test_refreshed_token_with_other_groups_moves_the_user(quick: Stack):
-    old, new, user = unique("old"), unique("new"), unique("u")
-    async with (
-        quick.client("hub", role="admin", groups=[old]) as in_old,
-        quick.client("hub", role="admin", groups=[new]) as in_new,
-        quick.client("hub", user, groups=[old]) as client,
-    ):
-        await in_old.expect("attendant:online", user_id=user)
-        await client.call("auth:refresh", {"token": quick.token(user, groups=[new])})
-        assert (await client.expect("room:left"))["data"] == {
-            "room": f"presence:{old}",
-            "reason": "forbidden",
-        }
-        await in_new.expect("attendant:online", user_id=user)
-        await in_old.expect("attendant:offline", user_id=user)
-        assert user in str((await client.expect("presence:state", group=new))["data"]["members"])
-
-
-@pytest.mark.slow
-async def test_killed_process_loses_its_users_after_lease_and_grace_each_told_once(quick: Stack):
+async def test_killed_process_loses_its_users_after_lease_and_grace_each_announced_once(quick: Stack):
     group, user, moved = unique("g"), unique("gone"), unique("moved")
     port = free_port()
     doomed = quick.start_sockets(port)
@@ -202,7 +177,7 @@ async def test_killed_process_loses_its_users_after_lease_and_grace_each_told_on
 
 
 @pytest.mark.slow
-async def test_process_paused_beyond_its_lease_registers_again_and_nobody_flaps(quick: Stack):
+async def test_process_paused_beyond_its_lease_registers_again_unnoticed(quick: Stack):
     group, user = unique("g"), unique("u")
     port = free_port()
     process = quick.start_sockets(port)

@@ -9,24 +9,13 @@ from signal import SIGKILL
 
 import pytest
 
-from realtime.client import Client, Denied, Event
+from realtime.client import Client, Denied
+from tests.client import scripted
 from tests.e2e.harness import PATIENCE, Stack, eventually, unique
 
 
-class Reader:
-    """Reads a client to its end."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.events: list[Event] = []
-        self.task = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        async for event in self.client:
-            self.events.append(event)
-
-    def named(self, name: str) -> list[Event]:
-        return [event for event in self.events if event.name == name]
+class Reader(scripted.Reader):
+    """Reads a client to its end, and its messages."""
 
     @property
     def messages(self) -> list[str]:

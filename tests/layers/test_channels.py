@@ -17,12 +17,6 @@ async def test_extensions_are_declared(layer: Any):
     assert {"groups", "flush"} <= set(layer.extensions)
 
 
-async def test_message_sent_to_a_channel_is_received_from_it(layer: Any):
-    channel = await layer.new_channel()
-    await layer.send(channel, message())
-    assert await receive(layer, channel) == message()
-
-
 async def test_receive_waits_for_a_message(layer: Any):
     channel = await layer.new_channel()
     receiving = asyncio.create_task(receive(layer, channel))
@@ -45,11 +39,6 @@ async def test_channels_do_not_mix(layer: Any):
     await layer.send(other, message("for other"))
     assert await receive_several(layer, other, 1) == ["for other"]
     assert await receive_several(layer, one, 1) == ["for one"]
-
-
-async def test_every_new_channel_is_another_one(layer: Any):
-    channels = [await layer.new_channel() for _ in range(50)]
-    assert len(set(channels)) == 50
 
 
 async def test_new_channel_has_a_valid_name_of_this_process_alone(layer: Any):
@@ -143,7 +132,7 @@ async def test_good_name_is_taken(layer: Any, name: str):
 
 async def test_another_process_can_send_to_a_channel_as_soon_as_it_is_new(layers: Layers):
     here, there = layers.make(), layers.make()
-    await there.group_send("nobody", message())  # it is connected
+    await there.group_send("empty", message())  # it is connected
     channel = await here.new_channel()
     await there.send(channel, message())
     assert await receive(here, channel) == message()
@@ -160,19 +149,13 @@ async def test_sending_to_a_channel_that_is_gone_is_fine(layers: Layers):
     await layers.make().send(channel, message())
 
 
-async def test_message_waits_on_a_normal_channel_until_somebody_receives(layer: Any):
-    await layer.send("work", message(1))
-    await layer.send("work", message(2))
-    assert await receive_several(layer, "work", 2) == [1, 2]
-
-
 async def test_normal_channel_is_one_for_all_processes(layers: Layers):
     await layers.make().send("work", message(1))
     await layers.make().send("work", message(2))
     assert await receive_several(layers.make(), "work", 2) == [1, 2]
 
 
-async def test_message_on_a_normal_channel_is_received_once_whoever_waits(layer: Any):
+async def test_message_on_a_normal_channel_is_received_once_by_one_of_many_receivers(layer: Any):
     receiving = [asyncio.create_task(receive(layer, "work")) for _ in range(20)]
     await asyncio.sleep(0)
     for n in range(20):

@@ -64,7 +64,7 @@ async def test_hole_that_the_log_no_longer_fills_is_said(alone: Layers, server: 
     await other.hear()
 
 
-async def test_hole_that_was_published_to_somebody_else_only_is_filled(layer: Any):
+async def test_hole_of_messages_that_the_subscription_did_not_bring_is_filled(layer: Any):
     """A message that the subscription did not bring (it may have been cut in that moment) is missed at the next one."""
     ears = await Ears.in_rooms(layer, ROOM)
     await publish("1")
@@ -73,6 +73,33 @@ async def test_hole_that_was_published_to_somebody_else_only_is_filled(layer: An
     )
     await publish("4")
     await ears.hear("1", "2", "3", "4")
+
+
+@pytest.mark.parametrize("read", ["after", "ends"])
+async def test_history_that_cannot_be_read_for_a_moment_is_read_again(
+    alone: Layers, server: EmbeddedRedis, monkeypatch, read: str
+):
+    """A listener reads on from where it stands (`after`), a room that is restored compares its end (`ends`)."""
+    layer = alone.make()
+    ears = await Ears.in_rooms(layer, ROOM)
+    await publish("1")
+    await ears.hear("1")
+    failures, original = [RedisError("away")] * 2, getattr(history, read)
+
+    async def unreliable(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await original(*arguments)
+
+    monkeypatch.setattr(history, read, unreliable)
+    await history.append([Draft(rooms=[(ROOM, b"2@")], tail=b"")], publish=False)
+    if read == "ends":
+        with server.client() as redis:
+            redis.client_kill_filter(_type="pubsub")
+    else:
+        await publish("3")
+    await ears.hear("1", "2", *(["3"] if read == "after" else []))
+    assert not failures
 
 
 async def test_hole_larger_than_one_slice_is_filled_in_order_while_more_is_published(layer: Any):

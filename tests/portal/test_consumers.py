@@ -40,7 +40,7 @@ async def test_presence_is_not_for_the_portal(event: str):
         assert (await customer.refused(event))["code"] == "forbidden"
 
 
-async def test_hubs_user_of_the_same_id_is_somebody_else():
+async def test_hubs_user_of_the_same_id_is_another_user():
     async with bridging(), connected("portal", "7") as customer, connected("hub", "7") as attendant:
         await add("user:notification", {"user_id": 7})
         await attendant.expect("user:notification")
@@ -64,13 +64,6 @@ async def granted(user_id: str, thread_id: str) -> bool | None:
     return await grants.read("portal", user_id, f"thread:{thread_id}")
 
 
-async def test_granted_thread_may_be_joined():
-    async with bridging(), connected("portal", "9") as customer:
-        await add("thread:grant", {"user_id": 9, "thread_id": 42})
-        await eventually(lambda: granted("9", "42"))
-        await customer.call("join:thread", {"thread_id": 42})
-
-
 async def test_grant_is_for_that_user_only():
     async with bridging(), connected("portal", "8") as other:
         await add("thread:grant", {"user_id": 9, "thread_id": 42})
@@ -78,7 +71,7 @@ async def test_grant_is_for_that_user_only():
         assert (await other.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
 
 
-async def test_accepted_chat_grants_its_thread_and_is_told_in_person():
+async def test_accepted_chat_grants_its_thread_and_reaches_its_customer():
     async with bridging(), connected("portal", "9") as customer:
         await add("chat:accepted", {"thread_id": 42, "attendant_id": 7, "user_id": 9})
         frame = await customer.expect("chat:accepted")
@@ -93,24 +86,6 @@ async def test_accepted_chat_without_a_user_grants_nothing():
         await add("chat:accepted", {"thread_id": 42, "attendant_id": 7})
         await attendant.expect("chat:accepted")
         assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
-
-
-async def test_revoke_takes_live_connections_out_of_the_room():
-    async with (
-        bridging(),
-        connected("portal", "9", threads=["42"]) as one,
-        connected("portal", "9", threads=["42"]) as two,
-        connected("hub", "7") as attendant,
-    ):
-        for connection in (one, two, attendant):
-            await connection.call("join:thread", {"thread_id": 42})
-        await add("thread:revoke", {"user_id": 9, "thread_id": 42})
-        for connection in (one, two):
-            frame = await connection.expect("room:left")
-            assert frame["data"] == {"room": "thread:42", "reason": "forbidden"}
-        await add("thread:message", {"thread_id": 42, "message_id": 1})
-        await attendant.expect("thread:message")
-        await one.nothing("thread:message")
 
 
 async def test_revoke_beats_the_claim_until_a_later_grant():
@@ -134,7 +109,7 @@ async def test_revoke_beats_the_claim_of_a_fresh_token():
         assert (await customer.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
 
 
-async def test_revoke_of_a_room_one_is_not_in_is_told_to_nobody():
+async def test_revoke_of_a_room_that_the_customer_is_not_in_is_not_announced():
     async with bridging(), connected("portal", "9", threads=["42"]) as customer:
         await add("thread:revoke", {"user_id": 9, "thread_id": 42})
 

@@ -12,7 +12,7 @@ def world(realtime_redis: str) -> World:
 
 @pytest.fixture
 def ana(world: World) -> World:
-    """A world in which Ana is online, and everybody knows."""
+    """A world in which Ana is online, and that was announced."""
     world.connect()
     world.transitions()
     return world

@@ -22,7 +22,7 @@ def world(realtime_redis: str) -> World:
 
 @pytest.fixture
 def carla(world: World) -> World:
-    """A world in which Carla has a page open that shows threads 42 and 43, and the team was told."""
+    """A world in which Carla has a page open that shows threads 42 and 43, and that was announced."""
     world.connect("carla", groups=("42", "43"))
     world.transitions()
     return world
@@ -35,8 +35,8 @@ def regroup(world: World, *threads: str, connection: str = "tab-1", dropped: tup
     )
 
 
-def told(world: World) -> list[tuple[str, str]]:
-    """What the threads are told since this was last asked: thread and event."""
+def announced(world: World) -> list[tuple[str, str]]:
+    """What was announced since the last call: thread and event."""
     found = []
     for transition in world.transitions():
         for message in announcements(json.dumps(transition).encode()):
@@ -50,10 +50,10 @@ def there(thread: str) -> set[str]:
     return {member["user_id"] for member in store.snapshot_sync(PORTAL, thread)}
 
 
-def test_first_connection_is_told_to_each_thread_once(world: World):
+def test_first_connection_is_announced_to_each_thread_once(world: World):
     world.connect("carla", groups=("42", "43"))
     world.connect("carla", "tab-2", groups=("42",), instance="instance-2")
-    assert told(world) == [("42", "online"), ("43", "online")]
+    assert announced(world) == [("42", "online"), ("43", "online")]
     assert there("42") == there("43") == {"carla"}
 
 
@@ -72,9 +72,9 @@ def test_team_and_customers_of_the_same_id_are_different_people(carla: World):
     assert there("42") == {"carla"}
 
 
-def test_customer_without_a_thread_is_told_to_nobody(world: World):
+def test_customer_without_a_thread_is_not_announced(world: World):
     world.connect("carla", groups=())
-    assert told(world) == []
+    assert announced(world) == []
 
 
 def test_customer_is_never_away(carla: World):
@@ -83,13 +83,13 @@ def test_customer_is_never_away(carla: World):
     assert carla.deadline("away", "carla") is None
 
 
-def test_thread_that_is_joined_later_is_told_then(carla: World):
+def test_thread_joined_later_hears_of_the_customer_then(carla: World):
     regroup(carla, "42", "43", "77")
-    assert told(carla) == [("77", "online")]
+    assert announced(carla) == [("77", "online")]
     assert there("77") == {"carla"}
 
 
-def test_back_within_grace_nobody_is_told(carla: World):
+def test_return_within_the_grace_period_is_not_announced(carla: World):
     regroup(carla, "42", "43", "77")
     carla.transitions()
     carla.disconnect()
@@ -97,29 +97,29 @@ def test_back_within_grace_nobody_is_told(carla: World):
     assert there("77") == {"carla"}
     regroup(carla, "42", "43", "77", connection="tab-2")
     assert carla.deadline("lost", "carla|77") is None
-    assert told(carla) == []
+    assert announced(carla) == []
 
 
-def test_thread_that_is_not_joined_again_is_told_after_its_grace(carla: World):
+def test_thread_that_is_not_joined_again_is_lost_after_its_grace_period(carla: World):
     carla.disconnect()
     carla.connect("carla", "tab-2", groups=("42",))
-    assert told(carla) == []
+    assert announced(carla) == []
     carla.pass_deadline("lost", "carla|43")
     carla.sweep()
-    assert told(carla) == [("43", "offline")]
+    assert announced(carla) == [("43", "offline")]
     assert (there("42"), there("43")) == ({"carla"}, set())
     carla.sweep()
-    assert told(carla) == []
+    assert announced(carla) == []
 
 
-def test_thread_of_a_tab_that_was_closed_is_told_after_its_grace(carla: World):
+def test_thread_of_a_closed_tab_is_lost_after_its_grace_period(carla: World):
     carla.connect("carla", "tab-2", groups=("77",))
-    assert told(carla) == [("77", "online")]
+    assert announced(carla) == [("77", "online")]
     carla.disconnect("tab-2")
     assert 59_000 < (carla.deadline("lost", "carla|77") or 0) <= 60_000
     carla.pass_deadline("lost", "carla|77")
     carla.sweep()
-    assert told(carla) == [("77", "offline")]
+    assert announced(carla) == [("77", "offline")]
 
 
 def test_each_thread_has_a_grace_period_of_its_own(carla: World):
@@ -143,44 +143,44 @@ def test_lost_thread_that_is_judged_in_the_grace_period_prolongs_no_other(carla:
     assert there("42") == {"carla"}
 
 
-def test_last_connection_lost_is_told_once_after_the_grace(carla: World):
+def test_last_connection_lost_is_announced_once_after_the_grace_period(carla: World):
     carla.disconnect()
-    assert told(carla) == []
+    assert announced(carla) == []
     assert there("42") == {"carla"}
     carla.end_grace("carla")
-    assert told(carla) == [("42", "offline"), ("43", "offline")]
+    assert announced(carla) == [("42", "offline"), ("43", "offline")]
     assert there("42") == set()
 
 
 def test_customers_of_a_killed_instance_are_lost_with_its_lease(carla: World):
     carla.kill()
-    assert told(carla) == []
+    assert announced(carla) == []
     carla.end_grace("carla")
-    assert told(carla) == [("42", "offline"), ("43", "offline")]
+    assert announced(carla) == [("42", "offline"), ("43", "offline")]
 
 
 def test_thread_of_a_killed_instance_has_its_grace_though_another_tab_is_open(carla: World):
     carla.connect("carla", "tab-2", groups=("77",), instance="instance-2")
     carla.transitions()
     carla.kill("instance-2")
-    assert told(carla) == []
+    assert announced(carla) == []
     carla.pass_deadline("lost", "carla|77")
     carla.sweep()
-    assert told(carla) == [("77", "offline")]
+    assert announced(carla) == [("77", "offline")]
 
 
-def test_right_that_ends_is_told_at_once(carla: World):
+def test_right_that_ends_is_announced_at_once(carla: World):
     regroup(carla, "43", dropped=("42",))
-    assert told(carla) == [("42", "offline")]
+    assert announced(carla) == [("42", "offline")]
     assert there("42") == set()
 
 
-def test_right_that_ends_is_told_once_when_the_last_tab_has_left(carla: World):
+def test_right_that_ends_is_announced_once_when_the_last_tab_has_left(carla: World):
     carla.connect("carla", "tab-2", groups=("42",), instance="instance-2")
     regroup(carla, "43", dropped=("42",))
-    assert told(carla) == []
+    assert announced(carla) == []
     regroup(carla, connection="tab-2", dropped=("42",))
-    assert told(carla) == [("42", "offline")]
+    assert announced(carla) == [("42", "offline")]
 
 
 def test_right_that_ends_leaves_what_is_in_grace_alone(carla: World):
@@ -188,23 +188,23 @@ def test_right_that_ends_leaves_what_is_in_grace_alone(carla: World):
     carla.disconnect("tab-2")
     carla.transitions()
     regroup(carla, "43", dropped=("42",))
-    assert told(carla) == [("42", "offline")]
+    assert announced(carla) == [("42", "offline")]
     assert there("77") == {"carla"}
 
 
 def test_refreshed_token_may_end_a_right(carla: World):
     carla.connect("carla", groups=("43",), refreshed=True, dropped=("42",))
-    assert told(carla) == [("42", "offline")]
+    assert announced(carla) == [("42", "offline")]
 
 
 def test_connection_that_is_over_is_in_no_other_thread(carla: World):
     carla.disconnect()
     regroup(carla, "42", "43", "99")
-    assert told(carla) == []
+    assert announced(carla) == []
     assert there("99") == set()
 
 
-def test_nobody_is_told_when_redis_comes_back_empty(carla: World):
+def test_nothing_is_announced_when_redis_comes_back_empty(carla: World):
     carla.connect("carla", "tab-2", groups=("77",), instance="instance-2")
     carla.transitions()
     carla.lose_everything()
@@ -225,7 +225,7 @@ def test_nobody_is_told_when_redis_comes_back_empty(carla: World):
             },
             instance=instance,
         )
-    assert told(carla) == []
+    assert announced(carla) == []
     assert there("42") == there("77") == {"carla"}
 
 
@@ -248,12 +248,12 @@ async def test_instance_keeps_team_and_customers_apart(process: str):
 async def test_instance_registers_its_customers_again_when_redis_comes_back_empty(process: str):
     tracker, world = PresenceTracker.current(PORTAL), World(PORTAL)
     await tracker.connect(page("42"))
-    assert told(world) == [("42", "online")]
+    assert announced(world) == [("42", "online")]
     world.lose_everything()
     tracker.regroup(page("42", "43"))
     await eventually(lambda: there("43"))
     assert there("42") == {"carla"}
-    assert ("42", "online") not in told(world)
+    assert ("42", "online") not in announced(world)
 
 
 async def test_customer_whose_grace_period_is_over_is_forgotten(process: str, settings):
@@ -272,18 +272,18 @@ async def test_customer_whose_grace_period_is_over_is_forgotten(process: str, se
     assert there("42") == set()
 
 
-def test_ids_with_bars_in_them_are_told_apart(world: World):
+def test_ids_with_bars_in_them_are_distinguished(world: World):
     world.connect("idp|carla", groups=("42|a", "43|b"))
     world.transitions()
     world.disconnect()
     world.connect("idp|carla", "tab-2", groups=("42|a",))
     world.pass_deadline("lost", "idp:carla|43|b")
     world.sweep()
-    assert told(world) == [("43|b", "offline")]
+    assert announced(world) == [("43|b", "offline")]
     world.disconnect("tab-2")
     world.pass_deadline("grace", "idp:carla")
     world.sweep()
-    assert told(world) == [("42|a", "offline")]
+    assert announced(world) == [("42|a", "offline")]
     assert there("42|a") == set()
 
 

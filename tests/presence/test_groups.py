@@ -1,4 +1,4 @@
-"""Groups of a user: which are gained and lost, and what each is told."""
+"""Groups of a user: which are gained and lost, and what is announced to each."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_return_with_other_groups_tells_both(ana: World):
     assert (entry["gained"], entry["lost"]) == (["sales"], ["attendants"])
 
 
-def test_offline_is_told_to_all_groups(ana: World):
+def test_offline_is_announced_to_all_groups(ana: World):
     ana.connect(connection="tab-2", groups=("sales",))
     ana.transitions()
     ana.kill()

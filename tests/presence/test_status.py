@@ -9,21 +9,119 @@ from tests.inprocess import HUB
 
 from .world import CAME, World
 
-# --- Coming ------------------------------------------------------------------------------------------
+
+def play(ana: World, story: str) -> None:
+    """Call the methods of the world that a story names, with the words behind them."""
+    for step in filter(None, story.split("; ")):
+        verb, *words = step.split()
+        named = dict(word.split("=") for word in words if "=" in word)
+        getattr(ana, verb)(*(word for word in words if "=" not in word), **named)
+
+
+TAB, TAB_ELSEWHERE = "connect ana tab-2", "connect ana tab-3 instance=instance-2"
+RULES: dict[str, tuple[str, str, list[tuple[str, str, str]]]] = {
+    # Coming
+    "further connections announce nothing": ("", f"{TAB}; {TAB_ELSEWHERE}", []),
+    "a connection that is reported twice counts once": (
+        "",
+        "connect; disconnect; end_grace",
+        [("online", "offline", "grace")],
+    ),
+    # Chosen status
+    "choosing away is announced": ("", "choose away", [("online", "away", "chosen")]),
+    "choosing online is announced": ("choose away", "choose online", [("away", "online", "chosen")]),
+    "choosing away again is not": ("choose away", "choose away", []),
+    "choosing online again is not": ("choose online", "choose online", []),
+    "chosen away survives another tab": ("choose away", TAB, []),
+    "chosen away survives a reconnect": ("choose away", f"disconnect; {TAB}", []),
+    "chosen away survives heartbeats": ("choose away", "heartbeat", []),
+    "chosen away does not survive being offline": ("choose away; disconnect; end_grace", "connect", [CAME]),
+    "away for want of a heartbeat can be chosen and then stays": ("silence; choose away", "heartbeat", []),
+    "a status set over the bus is as if chosen": (
+        "",
+        "choose away ana bus; heartbeat",
+        [("online", "away", "bus")],
+    ),
+    "a status can be chosen in the grace period": (
+        "disconnect",
+        "choose away ana bus; end_grace",
+        [("online", "away", "bus"), ("away", "offline", "grace")],
+    ),
+    # Heartbeats
+    "away without a heartbeat, announced once": ("", "silence; sweep", [("online", "away", "timeout")]),
+    "a heartbeat of any connection counts": (TAB, "pass_deadline away; heartbeat; sweep", []),
+    "choosing online counts as a heartbeat": ("", "pass_deadline away; choose online; sweep", []),
+    "a heartbeat ends away": ("silence", "heartbeat", [("away", "online", "heartbeat")]),
+    "another tab ends away": ("silence", TAB, [("away", "online", "connect")]),
+    "a late heartbeat does not end the grace period": (
+        "disconnect",
+        "heartbeat; end_grace",
+        [("online", "offline", "grace")],
+    ),
+    # Grace period
+    "losing the last connection announces nothing": ("", "disconnect; sweep", []),
+    "back within the grace period is not announced": ("disconnect", TAB, []),
+    "nor is back on another instance": ("disconnect", TAB_ELSEWHERE, []),
+    "back from away for want of a heartbeat is online": (
+        "silence; disconnect",
+        TAB,
+        [("away", "online", "connect")],
+    ),
+    "not back within the grace period is one offline": (
+        "disconnect",
+        "end_grace; sweep",
+        [("online", "offline", "grace")],
+    ),
+    "an away user goes offline from away": (
+        "choose away; disconnect",
+        "end_grace",
+        [("away", "offline", "grace")],
+    ),
+    "back after the grace period comes online anew": ("disconnect; end_grace", "connect", [CAME]),
+    "back before a sweep noticed the end is a return": (
+        "disconnect",
+        f"pass_deadline grace; {TAB}; sweep",
+        [],
+    ),
+    "the loss of an unknown connection does nothing": ("", "disconnect never-seen; logout never-seen", []),
+    "a loss reported twice does not prolong the grace period": (
+        "disconnect",
+        "pass_deadline grace; disconnect; sweep",
+        [("online", "offline", "grace")],
+    ),
+    # Log out
+    "a log-out is offline at once": ("", "logout", [("online", "offline", "logout")]),
+    "a log-out with another connection open announces nothing": (TAB, "logout tab-1", []),
+    "the log-out of the last connection is offline at once": (
+        f"{TAB}; logout tab-1",
+        "logout tab-2",
+        [("online", "offline", "logout")],
+    ),
+    "a log-out waits for a connection in its grace period": (f"{TAB}; disconnect tab-1", "logout tab-2", []),
+    "which then ends as any other": (
+        f"{TAB}; disconnect tab-1; logout tab-2",
+        "end_grace",
+        [("online", "offline", "grace")],
+    ),
+    "a return after a log-out comes online anew": ("logout", TAB, [CAME]),
+}
+
+
+@pytest.mark.parametrize(("before", "story", "news"), RULES.values(), ids=RULES)
+def test_status_follows_the_rule(ana: World, before: str, story: str, news: list[tuple[str, str, str]]):
+    play(ana, before)
+    status = ["online", *(to for _, to, _ in ana.news())][-1]
+    play(ana, story)
+    assert ana.news() == news
+    status = [status, *(to for _, to, _ in news)][-1]
+    assert ana.status() == (None if status == "offline" else status)
 
 
 def test_first_connection_announces_online_once(world: World):
     state = world.connect()
     assert world.news() == [CAME]
-    assert world.status() == "online"
     assert state is not None
     assert (state.status, state.chosen) == ("online", False)
-
-
-def test_further_connections_announce_nothing(ana: World):
-    ana.connect(connection="tab-2")
-    ana.connect(connection="tab-3", instance="instance-2")
-    assert ana.news() == []
 
 
 def test_users_do_not_hide_each_other(ana: World):
@@ -32,323 +130,55 @@ def test_users_do_not_hide_each_other(ana: World):
     assert (ana.status("ana"), ana.status("bob")) == ("online", "online")
 
 
-def test_connection_told_twice_counts_once(ana: World):
-    ana.connect()
-    ana.disconnect()
-    ana.end_grace()
-    assert ana.news() == [("online", "offline", "grace")]
-
-
-def test_same_name_in_other_installations_is_somebody_else(ana: World, settings):
+def test_same_name_in_other_installations_is_another_user(ana: World, settings):
     settings.REALTIME = {**settings.REALTIME, "PREFIX": settings.REALTIME["PREFIX"] + "-other"}
     assert store.snapshot_sync(HUB, "attendants") == []
 
 
-# --- Chosen status -----------------------------------------------------------------------------------
-
-
-def test_chosen_away_and_online_are_announced(ana: World):
-    away = ana.choose("away")
-    assert ana.news() == [("online", "away", "chosen")]
-    assert away is not None
-    assert (away.status, away.chosen) == ("away", True)
-    ana.choose("online")
-    assert ana.news() == [("away", "online", "chosen")]
-
-
-@pytest.mark.parametrize("status", ["online", "away"])
-def test_choosing_the_status_one_has_announces_nothing_more(ana: World, status: str):
-    ana.choose(status)
-    ana.transitions()
-    ana.choose(status)
-    assert ana.news() == []
-
-
 def test_since_stays_while_the_status_does(ana: World):
     first = ana.choose("away")
-    assert ana.choose("away") == first
+    assert first is not None
+    assert (first.status, first.chosen) == ("away", True)
+    assert ana.choose("away") == ana.connect(connection="tab-2") == first
 
 
-def test_chosen_away_survives_another_tab(ana: World):
-    ana.choose("away")
-    ana.transitions()
-    state = ana.connect(connection="tab-2")
-    assert ana.news() == []
-    assert state is not None
-    assert (state.status, state.chosen) == ("away", True)
-
-
-def test_chosen_away_survives_reconnects(ana: World):
-    ana.choose("away")
-    ana.transitions()
-    ana.disconnect()
-    ana.connect(connection="tab-2")
-    assert ana.news() == []
-    assert ana.status() == "away"
-
-
-def test_chosen_away_survives_heartbeats(ana: World):
-    ana.choose("away")
-    ana.transitions()
-    ana.heartbeat()
-    assert ana.news() == []
-    assert ana.status() == "away"
-
-
-def test_chosen_away_does_not_survive_being_offline(ana: World):
-    ana.choose("away")
-    ana.disconnect()
-    ana.end_grace()
-    ana.transitions()
-    ana.connect()
-    assert ana.news() == [CAME]
-    assert ana.status() == "online"
-
-
-def test_away_by_itself_can_be_chosen_and_then_stays(ana: World):
-    ana.silence()
-    ana.choose("away")
-    ana.transitions()
-    ana.heartbeat()
-    assert ana.news() == []
-
-
-def test_status_set_over_the_bus_is_as_if_chosen(ana: World):
-    ana.choose("away", reason="bus")
-    assert ana.news() == [("online", "away", "bus")]
-    ana.heartbeat()
-    assert ana.news() == []
-
-
-def test_status_of_who_is_not_there_cannot_be_chosen(world: World):
+def test_absent_user_has_no_status_and_no_heartbeat(world: World):
     assert world.choose("away") is None
+    assert world.heartbeat() is None
     assert world.news() == []
     assert world.status() is None
 
 
-def test_status_can_be_chosen_for_who_is_in_grace(ana: World):
-    ana.disconnect()
-    ana.choose("away", reason="bus")
-    assert ana.news() == [("online", "away", "bus")]
-    ana.end_grace()
-    assert ana.news() == [("away", "offline", "grace")]
-
-
-# --- Heartbeats --------------------------------------------------------------------------------------
-
-
-def test_without_heartbeat_away_by_itself(ana: World):
-    ana.silence()
-    assert ana.news() == [("online", "away", "timeout")]
-
-
-def test_away_by_itself_is_announced_once(ana: World):
-    ana.silence()
-    ana.sweep()
-    assert len(ana.news()) == 1
-    assert ana.deadline("away") is None
-
-
-def test_opening_a_connection_counts_as_a_heartbeat(ana: World):
-    assert 74_000 < ana.deadline("away") <= 75_000
-    ana.pass_deadline("away")
-    ana.connect(connection="tab-2")
+@pytest.mark.parametrize("story", ["", f"pass_deadline away; {TAB}", f"disconnect; {TAB}"])
+def test_opening_a_connection_starts_the_timer_of_away(ana: World, story: str):
+    play(ana, story)
     assert 74_000 < ana.deadline("away") <= 75_000
 
 
-def test_heartbeat_from_any_connection_counts(ana: World):
-    ana.connect(connection="tab-2")
-    ana.pass_deadline("away")
-    ana.heartbeat()
-    ana.sweep()
-    assert ana.news() == []
-
-
-def test_choosing_online_counts_as_a_heartbeat(ana: World):
-    ana.pass_deadline("away")
-    ana.choose("online")
-    ana.sweep()
-    assert ana.news() == []
-
-
-def test_heartbeat_brings_back_who_was_away_by_itself(ana: World):
-    ana.silence()
-    ana.transitions()
-    ana.heartbeat()
-    assert ana.news() == [("away", "online", "heartbeat")]
-
-
-def test_another_tab_brings_back_who_was_away_by_itself(ana: World):
-    ana.silence()
-    ana.transitions()
-    ana.connect(connection="tab-2")
-    assert ana.news() == [("away", "online", "connect")]
-
-
-def test_who_chose_away_has_no_timer(ana: World):
-    ana.choose("away")
+@pytest.mark.parametrize(
+    "story", ["choose away", "silence", "disconnect; choose online; heartbeat", "logout"]
+)
+def test_away_has_no_timer_for_a_user_who_is_away_or_gone(ana: World, story: str):
+    play(ana, story)
     assert ana.deadline("away") is None
 
 
-def test_timer_stands_still_without_a_connection(ana: World):
-    ana.disconnect()
-    assert ana.deadline("away") is None
-    ana.choose("online")
-    ana.heartbeat()
-    assert ana.deadline("away") is None
-
-
-def test_timer_starts_anew_on_return(ana: World):
-    ana.disconnect()
-    ana.connect(connection="tab-2")
-    assert 74_000 < ana.deadline("away") <= 75_000
-
-
-def test_heartbeat_of_who_is_not_there_does_nothing(world: World):
-    assert world.heartbeat() is None
-    assert world.news() == []
-
-
-def test_heartbeat_that_comes_too_late_does_not_end_the_grace_period(ana: World):
-    ana.disconnect()
-    assert ana.heartbeat() is None
-    ana.end_grace()
-    assert ana.news() == [("online", "offline", "grace")]
-
-
-# --- Grace period ------------------------------------------------------------------------------------
-
-
-def test_losing_the_last_connection_announces_nothing(ana: World):
-    ana.disconnect()
-    ana.sweep()
-    assert ana.news() == []
-    assert ana.status() == "online"
+@pytest.mark.parametrize("story", ["disconnect", f"{TAB}; disconnect tab-1; logout tab-2"])
+def test_last_connection_lost_starts_the_grace_period(ana: World, story: str):
+    play(ana, story)
     assert 59_000 < ana.deadline("grace") <= 60_000
 
 
-def test_losing_one_of_several_connections_starts_no_grace_period(ana: World):
-    ana.connect(connection="tab-2")
-    ana.disconnect("tab-1")
+@pytest.mark.parametrize(
+    "story", [f"{TAB}; disconnect tab-1", f"disconnect; {TAB}", "disconnect never-seen", "logout"]
+)
+def test_no_grace_period_with_a_connection_open_or_after_a_log_out(ana: World, story: str):
+    play(ana, story)
     assert ana.deadline("grace") is None
-
-
-def test_back_within_grace_is_never_announced(ana: World):
-    ana.disconnect()
-    ana.connect(connection="tab-2")
-    assert ana.deadline("grace") is None
-    assert ana.news() == []
-
-
-def test_back_within_grace_on_another_instance_is_never_announced(ana: World):
-    ana.disconnect()
-    ana.connect(connection="tab-2", instance="instance-2")
-    assert ana.news() == []
-
-
-def test_back_within_grace_from_away_by_itself_is_online(ana: World):
-    ana.silence()
-    ana.disconnect()
-    ana.transitions()
-    ana.connect(connection="tab-2")
-    assert ana.news() == [("away", "online", "connect")]
-
-
-def test_not_back_within_grace_is_one_offline(ana: World):
-    ana.disconnect()
-    ana.end_grace()
-    ana.sweep()
-    assert ana.news() == [("online", "offline", "grace")]
-    assert ana.status() is None
-
-
-def test_away_user_goes_offline_from_away(ana: World):
-    ana.choose("away")
-    ana.disconnect()
-    ana.transitions()
-    ana.end_grace()
-    assert ana.news() == [("away", "offline", "grace")]
-
-
-def test_back_after_grace_comes_online_anew(ana: World):
-    ana.disconnect()
-    ana.end_grace()
-    ana.transitions()
-    ana.connect()
-    assert ana.news() == [CAME]
-
-
-def test_back_after_the_grace_period_ended_but_before_anybody_judged_is_a_return(ana: World):
-    ana.disconnect()
-    ana.pass_deadline("grace")
-    ana.connect(connection="tab-2")
-    ana.sweep()
-    assert ana.news() == []
-
-
-def test_loss_of_an_unknown_connection_does_nothing(ana: World):
-    ana.disconnect("never-seen")
-    ana.logout("never-seen")
-    assert ana.news() == []
-    assert ana.deadline("grace") is None
-
-
-def test_loss_told_twice_does_not_prolong_the_grace_period(ana: World):
-    ana.disconnect()
-    ana.pass_deadline("grace")
-    ana.disconnect()
-    ana.sweep()
-    assert ana.news() == [("online", "offline", "grace")]
-
-
-# --- Log out -----------------------------------------------------------------------------------------
-
-
-def test_logout_is_offline_at_once(ana: World):
-    ana.logout()
-    assert ana.news() == [("online", "offline", "logout")]
-    assert ana.status() is None
-
-
-def test_logout_leaves_no_deadline(ana: World):
-    ana.logout()
-    assert ana.redis.zcard(f"{ana.base}:deadlines") == 0
-
-
-def test_logout_with_another_connection_open_announces_nothing(ana: World):
-    ana.connect(connection="tab-2")
-    ana.logout("tab-1")
-    assert ana.news() == []
-    assert ana.status() == "online"
-
-
-def test_logout_of_the_last_of_several_is_offline_at_once(ana: World):
-    ana.connect(connection="tab-2")
-    ana.logout("tab-1")
-    ana.logout("tab-2")
-    assert ana.news() == [("online", "offline", "logout")]
-
-
-def test_logout_with_another_connection_in_grace_waits_for_that(ana: World):
-    ana.connect(connection="tab-2")
-    ana.disconnect("tab-1")
-    ana.logout("tab-2")
-    assert ana.news() == []
-    assert 59_000 < ana.deadline("grace") <= 60_000
-    ana.end_grace()
-    assert ana.news() == [("online", "offline", "grace")]
 
 
 def test_connection_lost_longer_ago_than_the_grace_period_does_not_delay_a_logout(ana: World):
-    ana.connect(connection="tab-2")
-    ana.disconnect("tab-1")
+    play(ana, f"{TAB}; disconnect tab-1")
     ana.redis.hset(f"{store.base(HUB)}:user:ana", "lost_until", ana.now - 1)
     ana.logout("tab-2")
     assert ana.news() == [("online", "offline", "logout")]
-
-
-def test_return_after_logout_comes_online_anew(ana: World):
-    ana.logout()
-    ana.transitions()
-    ana.connect(connection="tab-2")
-    assert ana.news() == [CAME]

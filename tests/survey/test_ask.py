@@ -101,7 +101,7 @@ async def test_handshakes_of_one_batch_do_not_share_the_fate_of_odd_names():
         assert len(members) == len(clients)
 
 
-async def test_nobody_there_is_no_error_and_takes_no_time(monkeypatch):
+async def test_survey_without_instances_is_no_error_and_takes_no_time(monkeypatch):
     monkeypatch.setattr(asking, "PATIENCE", 2 * PATIENCE)
     asked = await asyncio.wait_for(asyncio.to_thread(instances), PATIENCE)
     assert (asked.answers, asked.silent) == ([], [])
@@ -123,7 +123,7 @@ async def test_who_does_not_answer_is_named_and_missed_until_it_is_forgotten(mon
     assert set(await remembered()) == {ConnectionRegistry.current().id}
 
 
-async def test_nobody_waits_for_who_is_known_to_be_silent(monkeypatch):
+async def test_survey_does_not_wait_for_an_instance_known_to_be_silent(monkeypatch):
     monkeypatch.setattr(asking, "PATIENCE", 2 * PATIENCE)
     await ConnectionRegistry.current().start()
     await remember(msgspec.structs.replace(GONE, silent_since=asking.time.time()))
@@ -293,7 +293,7 @@ async def test_connection_is_described_with_where_it_stands():
 
 async def test_connection_that_is_over_is_not_found():
     await ConnectionRegistry.current().start()
-    instance, detail, silent = await asyncio.to_thread(connection, "nobody")
+    instance, detail, silent = await asyncio.to_thread(connection, "unknown")
     assert (instance, detail.row, silent) == (None, None, [])
 
 
@@ -311,7 +311,7 @@ async def test_member_of_the_team_is_taken_out_of_a_thread_and_may_come_back():
         await theirs.call("join:thread", {"thread_id": "42"})
 
 
-async def test_process_told_to_drain_gets_one_sigterm_however_often_it_is_told(monkeypatch):
+async def test_process_ordered_to_drain_gets_one_sigterm_however_many_orders_come(monkeypatch):
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr("realtime.connections.signal_handler.os.kill", lambda *call: killed.append(call))
     registry = ConnectionRegistry.current()

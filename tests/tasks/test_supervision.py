@@ -253,7 +253,6 @@ ENDING = {
     "realtime/management/commands/runbridge.py": {"_run"},
     "realtime/layers/stock.py": {"leave"},
     "realtime/connections/probe.py": {"run"},
-    "realtime/connections/survey_responder.py": {"on_survey"},
     "realtime/connections/frame_outlet.py": {"_put"},
     "realtime/redis/pipelining.py": {"begin", "resend"},
     "realtime/tasks/task_set.py": {"spawn"},
@@ -261,7 +260,6 @@ ENDING = {
     "realtime/server/readiness.py": {"reasons"},
     "realtime/server/uvicorn_server.py": {"on_tick"},
     "realtime/redis/pubsub.py": {"_schedule"},
-    "realtime/tasks/serial.py": {"soon"},
 }
 """Where tasks are made that end by themselves: what goes wrong in them concerns what they were made for."""
 
