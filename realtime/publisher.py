@@ -38,7 +38,7 @@ def publish(
     Inside a database transaction (of the default connection) it waits for the commit, and a rollback takes it back.
 
     >>> publish("thread:message", {"thread_id": 42, "message_id": 7}, id="message-7")
-    >>> publish("user:notification", {"user_id": 9, "text": "hello"}, namespaces=["portal"])
+    >>> publish("user:notification", {"user_id": 9, "text": "hello"}, rooms=["user:9", "thread:42"])
 
     Args:
         event: Its name in the catalogue.
@@ -94,7 +94,7 @@ def online(group: str, *, namespace: str = OLDEST) -> list[str]:
 
     Args:
         group: The name of the presence group, as in the claim `groups`.
-        namespace: The namespace of the users: `hub`, or one of your own with presence.
+        namespace: The namespace of the users, which must be one with presence.
 
     Raises:
         redis.RedisError: When Redis does not answer.

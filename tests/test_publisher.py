@@ -269,14 +269,15 @@ async def run_examples(documented: Any) -> None:
 
 @pytest.mark.django_db(transaction=True)
 async def test_examples_of_publishing_arrive(process):
-    async with bridging(), connected() as ana, connected("portal", "9") as customer:
+    async with bridging(), connected() as ana, connected("hub", "9") as user:
         await ana.call("join:thread", {"thread_id": 42})
         for documented in (publisher, publish, apublish):
             await run_examples(documented)
         for expected in ("hi", None):
             assert (await ana.expect("thread:message"))["data"].get("body") == expected
         await ana.expect("chat:ended")
-        assert (await customer.expect("user:notification"))["data"]["text"] == "hello"
+        for client in (ana, user):
+            assert (await client.expect("user:notification"))["data"]["text"] == "hello"
 
 
 async def test_examples_of_asking_who_is_online_are_true():

@@ -20,7 +20,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--room", action="append", dest="rooms", help="a room, instead of the event's own"
         )
-        parser.add_argument("--namespace", action="append", dest="namespaces", help="a namespace, e.g. hub")
+        parser.add_argument("--namespace", action="append", dest="namespaces", help="a namespace")
         parser.add_argument("--id", help="an id: what was published with it before is not delivered again")
         parser.add_argument("--except", dest="exclude", help="a connection_id that is left out")
 
