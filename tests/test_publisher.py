@@ -269,7 +269,7 @@ async def run_examples(documented: Any) -> None:
 
 @pytest.mark.django_db(transaction=True)
 async def test_examples_of_publishing_arrive(process):
-    async with bridging(), connected() as ana, connected("portal", "9") as customer:
+    async with bridging(), connected() as ana, connected("hub", "9") as user:
         await ana.call("join:thread", {"thread_id": 42})
         for documented in (publisher, publish, apublish):
             await run_examples(documented)

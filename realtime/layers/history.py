@@ -30,8 +30,6 @@ ROOM_SECONDS = 7 * 86400
 MARKER_SECONDS = 600
 """A message is a duplicate if one with the same `id` was delivered within this time before."""
 
-ROOM_BYTES = 64
-"""Roughly the size of a room in a command, besides its part of the frame."""
 SLOTS_BYTES = 4 << 20
 """Size of the bodies that are on their way to the slots of a Cluster at once."""
 

@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from realtime.auth import jwks as keys
 from realtime.auth.jwks import KeySet, KeysUnavailable, UnknownKey
 from tests.e2e.jwks_server import JwksServer
 
 TIMEOUT = 0.2
-
-
-@pytest.fixture(scope="module")
-def private_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-@pytest.fixture
-def provider(private_key: Any) -> Iterator[JwksServer]:
-    server = JwksServer()
-    server.keys = {"k1": private_key}
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
@@ -157,19 +157,6 @@ def test_audience_and_issuer_must_be_the_configured_ones(use_jwt, name: str, cla
 
 
 # --- Keys --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def private_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-@pytest.fixture
-def provider(private_key: rsa.RSAPrivateKey) -> Iterator[JwksServer]:
-    server = JwksServer()
-    server.keys = {"k1": private_key}
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -461,7 +461,7 @@ async def test_mistake_in_the_bridge_does_not_end_it(room: Room, monkeypatch, ca
 
 def size(entry: Draft) -> int:
     """Roughly the bytes of what Redis is sent."""
-    return len(entry.tail) + sum(history.ROOM_BYTES + len(head) for _, head in entry.rooms)
+    return len(entry.tail) + sum(64 + len(head) for _, head in entry.rooms)
 
 
 async def test_batch_that_is_too_much_is_made_smaller(room: Room, monkeypatch):

@@ -176,20 +176,6 @@ async def test_instances_are_signalled_a_change_of_status_and_whether_it_was_cho
 # --- Status set over the bus -------------------------------------------------------------------------
 
 
-async def test_status_that_is_set_again_by_another_bridge_does_not_undo_the_users_own_choice(process: str):
-    world, tracker = World(), PresenceTracker.current(HUB)
-    await tracker.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
-    at = int(await revocation.now() * 1000)
-    context = BusContext(at=at / 1000, order=f"{at:020d}-{0:020d}")
-    away = PresenceSet(user_id=Id("ana"), status="away")
-    await set_presence(away, context)
-    assert world.status() == "away"
-    await tracker.choose("ana", "online")
-    await set_presence(away, context)
-    assert world.status() == "online"
-    assert [to for _, to, _ in world.news()] == ["online", "away", "online"]
-
-
 async def test_status_that_is_set_again_after_the_user_logged_out_and_came_back_is_not_set(process: str):
     world, tracker = World(), PresenceTracker.current(HUB)
     await tracker.connect(Presentee("tab-1", "ana", "Ana", ("attendants",)))
