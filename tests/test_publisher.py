@@ -276,7 +276,7 @@ async def test_examples_of_publishing_arrive(process):
         for expected in ("hi", None):
             assert (await ana.expect("thread:message"))["data"].get("body") == expected
         await ana.expect("chat:ended")
-        assert (await customer.expect("chat:ended"))["room"] == "user:9"
+        assert (await user.expect("chat:ended"))["room"] == "user:9"
 
 
 async def test_examples_of_asking_who_is_online_are_true():

@@ -25,18 +25,18 @@ class PerLoop(Generic[T]):
     def __init__(self, make: Callable[[], T], close: Callable[[T], None]) -> None:
         self._make = make
         self._close = close
-        self.kept: dict[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None]]] = {}
+        self._kept: dict[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None]]] = {}
         """Each loop's value, and the generator that closes it."""
 
     def __call__(self) -> T:
         """The running loop's value."""
         loop = asyncio.get_running_loop()
-        kept = self.kept.get(loop)
+        kept = self._kept.get(loop)
         return kept[0] if kept is not None else self._begin(loop)
 
     def __len__(self) -> int:
         """How many loops have a value."""
-        return len(self.kept)
+        return len(self._kept)
 
     def clear(self) -> None:
         """Forget the values of all loops without closing them: the loops do not exist any more."""
@@ -44,7 +44,7 @@ class PerLoop(Generic[T]):
 
     def pop(self) -> T | None:
         """Take the running loop's value away, if there is one. The caller closes it."""
-        kept = self.kept.pop(asyncio.get_running_loop(), None)
+        kept = self._kept.pop(asyncio.get_running_loop(), None)
         if kept is None:
             return None
         _step(kept[1].aclose())
@@ -60,19 +60,19 @@ class PerLoop(Generic[T]):
         value = self._make()
         ending = self._until_the_end(loop)
         _step(ending.__anext__())
-        self.kept[loop] = value, ending
+        self._kept[loop] = value, ending
         return value
 
     async def _until_the_end(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
         try:
             yield
         finally:
-            if (kept := self.kept.pop(loop, None)) is not None:
+            if (kept := self._kept.pop(loop, None)) is not None:
                 self._close(kept[0])
 
     def _close_ended(self) -> None:
-        for loop in [loop for loop in list(self.kept) if loop.is_closed()]:
-            if (kept := self.kept.pop(loop, None)) is not None:
+        for loop in [loop for loop in list(self._kept) if loop.is_closed()]:
+            if (kept := self._kept.pop(loop, None)) is not None:
                 _step(kept[1].aclose())
                 # A closed loop can't close its transports any more; they go with the last reference to them.
                 with contextlib.suppress(RuntimeError):
