@@ -21,6 +21,7 @@ from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.events import InThread
 from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode
+from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import THREAD, uses
 from realtime.protocol.payloads import Empty, Payload
 from realtime.protocol.principal import Principal
@@ -51,6 +52,7 @@ class InRoom(Payload, frozen=True):
     room: str
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "room", composed(self.room))
         if not is_room_name(self.room):
             raise ValueError("room: expected kind:id, for example thread:42")
 
@@ -180,7 +182,7 @@ async def resume(connection: Connection, payload: Resume) -> Resumed:
         connection.rate.spend_rooms(len(payload.rooms))
     own = set(connection.initial_rooms())
     answers: dict[str, Resumption | Refusal] = {}
-    for room, since in payload.rooms.items():
+    for room, since in {composed(room): since for room, since in payload.rooms.items()}.items():
         answers[room] = await _resume_room(connection, room, since, is_known=room in own, number=len(answers))
     for room, answer in answers.items():
         if "error" not in answer and room not in connection.rooms:  # expelled while other rooms were entered

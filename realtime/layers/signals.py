@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from channels.layers import get_channel_layer
 
+from realtime.protocol.namespaces import with_unnamed_grants
 from realtime.protocol.rooms import CONTROL_GROUP, thread_of, thread_room
 
 
@@ -29,7 +30,8 @@ class RoomRevoked(msgspec.Struct, frozen=True, kw_only=True, tag="ThreadRevoked"
     """Take the user out of the room, where they entered it before `at` (seconds, Redis' clock; 0: whenever)."""
 
     user_id: str
-    namespace: str
+    namespace: str = ""
+    """The first versions leave it out: they know threads of one namespace only."""
     room: str = ""
     thread_id: str = ""
     """Of a thread: versions before 0.2 neither send nor read `room`."""
@@ -37,6 +39,8 @@ class RoomRevoked(msgspec.Struct, frozen=True, kw_only=True, tag="ThreadRevoked"
     at: float = 0.0
 
     def __post_init__(self) -> None:
+        if not self.namespace:
+            msgspec.structs.force_setattr(self, "namespace", with_unnamed_grants())
         if not self.room:
             msgspec.structs.force_setattr(self, "room", thread_room(self.thread_id))
         elif not self.thread_id:

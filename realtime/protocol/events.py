@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from realtime.protocol.catalogue import control_event, server_event
+from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import THREAD, namespaces, uses
 from realtime.protocol.payloads import Id, Payload
 from realtime.protocol.rooms import is_room, thread_room
@@ -136,6 +137,7 @@ class RoomRight(OfUser, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        msgspec.structs.force_setattr(self, "room", composed(self.room))
         if not (is_room(self.room) and namespaces()[self.namespace].may_join(self.room)):
             raise ValueError(f"room: expected one that users of {self.namespace} may join")
 

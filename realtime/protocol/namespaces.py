@@ -115,7 +115,7 @@ class Namespace:
     consumer: str | type = "realtime.connections.consumer.NamespaceConsumer"
     """The class of its connections, or its dotted path."""
     has_unnamed_grants: bool = False
-    """Keys in Redis of what is granted to its users in threads do not hold the name of the namespace."""
+    """Keys in Redis and signals about grants to its users in threads do not hold its name: versions before 0.2."""
 
     @property
     def consumer_class(self) -> Any:
@@ -182,6 +182,11 @@ def kinds() -> Mapping[str, RoomKind]:
 def roles() -> frozenset[str]:
     """The roles that may enter some namespace."""
     return frozenset(chain.from_iterable(namespace.roles for namespace in namespaces().values()))
+
+
+def with_unnamed_grants() -> str:
+    """The namespace whose grants and signals do not hold its name; empty: none of them."""
+    return next((name for name, namespace in namespaces().items() if namespace.has_unnamed_grants), "")
 
 
 def uses(kind: RoomKind) -> Callable[[Namespace], bool]:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -308,6 +309,21 @@ async def test_user_is_expelled_from_a_board_of_one_namespace_and_may_return(pro
         product.add("user:disconnect", {"user_id": user, "namespace": "ops"})
         assert [await each.expect_close() for each in (ana, other_tab)] == [4403, 4403]
         assert elsewhere.close_code is None
+
+
+async def test_room_whose_id_is_a_name_is_one_however_it_is_spelled(product: Stack):
+    name, user = unique("São "), unique("u")
+    room, decomposed = f"desk:{name}", unicodedata.normalize("NFD", f"desk:{name}")
+    async with client(product, "lab", user_id=user) as ana:
+        assert (await ana.call("join", {"room": decomposed}))["room"] == room
+        assert (await ana.call("leave", {"room": decomposed}))["room"] == room
+        offset = (await ana.call("join", {"room": room}))["offset"]
+        answer = await ana.call("resume", {"rooms": {decomposed: offset}})
+        assert answer["rooms"] == {room: {"recovered": True, "offset": offset, "missed": 0}}
+        product.add("board:changed", {"board_id": "1"}, rooms=[decomposed])
+        assert (await ana.expect("board:changed"))["room"] == room
+        product.add("room:expel", {"room": decomposed, "user_id": user, "namespace": "lab"})
+        assert (await ana.expect("room:left"))["data"] == {"room": room, "reason": "expelled"}
 
 
 async def test_general_orders_are_those_of_threads(product: Stack):

@@ -17,7 +17,7 @@ from signal import SIGTERM
 
 import pytest
 
-from tests.e2e.harness import ROOT, Process, Stack, eventually
+from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
 from tests.e2e.test_recorder import Database
 from tests.faults.world import World
 
@@ -116,3 +116,42 @@ async def test_nobody_notices_that_another_version_takes_over(
         await eventually(lambda user=person.user_id: database.status(user) == "offline")
         assert database.changes(person.user_id) == [("online", "connect"), ("offline", "grace")]
     await stop(another)
+
+
+@pytest.mark.skipif(not has_history(), reason="needs the repository's history: git fetch --unshallow")
+@pytest.mark.parametrize("bridge", ["before", "now"])
+async def test_orders_take_effect_in_both_versions_whichever_passes_them_on(
+    redis_url: str, tmp_path: Path, before: Path, bridge: str
+):
+    stack, port = Stack(tmp_path, redis_url), free_port()
+    try:
+        await asyncio.to_thread(start, stack, ROOT if bridge == "now" else before, "runbridge")
+        await asyncio.to_thread(start, stack, ROOT, "runsockets", stack.port)
+        await asyncio.to_thread(start, stack, before, "runsockets", port)
+        for at in (stack.port, port):
+            await _obey(stack, at)
+    finally:
+        await asyncio.to_thread(stack.stop)
+    stack.assert_calm()
+
+
+async def _obey(stack: Stack, port: int) -> None:
+    """Grant, revoke, set a status and disconnect, at the instance of this port."""
+    user, thread = unique("u"), unique("t")
+    right = {"thread_id": thread, "user_id": user}
+    async with stack.client("portal", user, port=port) as customer, stack.client(port=port) as attendant:
+        stack.add("thread:grant", right)
+        stack.add("user:notification", {"user_id": user}, namespaces=["portal"])
+        await customer.expect("user:notification")
+        await customer.call("join:thread", {"thread_id": thread})
+        await attendant.call("join:thread", {"thread_id": thread})
+        stack.add("thread:revoke", right)
+        stack.add("thread:message", {"thread_id": thread, "message_id": 1})
+        assert (await customer.expect("room:left"))["data"]["room"] == f"thread:{thread}"
+        await attendant.expect("thread:message")
+        assert (await customer.refused("join:thread", {"thread_id": thread}))["code"] == "forbidden"
+        assert not customer.received("thread:message")
+        stack.add("presence:set", {"user_id": attendant.user_id, "status": "away"})
+        await attendant.expect("attendant:away", user_id=attendant.user_id)
+        stack.add("user:disconnect", {"user_id": user, "namespace": "portal"})
+        assert await customer.expect_close() == 4403

@@ -64,3 +64,5 @@ def test_versions_side_by_side_understand_each_others_signals():
 def test_what_is_no_signal_is_refused(message: object):
     with pytest.raises(msgspec.ValidationError):
         parse(message)
+    first = {"type": "ThreadRevoked", "user_id": "7", "thread_id": "42"}
+    assert parse(first) == RoomRevoked(namespace="portal", user_id="7", room="thread:42")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from realtime.protocol.ids import is_group
 from realtime.protocol.namespaces import PRESENCE, Namespace, Presence, RoomKind
 from realtime.protocol.rooms import presence_rooms
 
 BOARD = RoomKind("board")
+DESK = RoomKind("desk", is_id=is_group)
 
 OPS = Namespace(
     name="ops",
@@ -22,8 +24,8 @@ OPS = Namespace(
 LAB = Namespace(
     name="lab",
     roles=("researcher",),
-    kinds=(BOARD,),
-    policies={"board": "tests.ops.policy.boards_of_lab"},
+    kinds=(BOARD, DESK),
+    policies=dict.fromkeys(("board", "desk"), "tests.ops.policy.boards_of_lab"),
     client_events=frozenset({"board:point"}),
     events=("tests.ops.events",),
 )
