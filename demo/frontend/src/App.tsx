@@ -3,21 +3,11 @@ import { SocketProvider } from "realtime-sockets/react";
 import { HttpError, Session } from "./api";
 import { AttendantConsole } from "./Attendant";
 import { CustomerWidget } from "./Customer";
-import { Avatar, Connection } from "./parts";
+import { Avatar, Connection, type SideProps } from "./parts";
 
 const PASSWORD = "demo"; // of all users that `manage.py createdemo` creates
 const ATTENDANTS = { ana: "Ana Lima", bia: "Bia Souza" };
 const CUSTOMERS = { carla: "Carla Reis", davi: "Davi Alves", elisa: "Elisa Prado" };
-
-export interface SideProps {
-  session: Session;
-  /** Whether this side is visible to the person. */
-  visible: boolean;
-  /** Called with the number of unread messages. */
-  onUnread: (count: number) => void;
-  /** The signed-in user, and a menu to switch to another user. */
-  account: React.ReactNode;
-}
 
 /** Two users on one page, each with a session and a connection of their own. */
 export function App({ sockets }: { sockets: string }) {

@@ -2,10 +2,9 @@ import { useEffect, useState } from "react";
 import { usePresence, useSocket, useSocketEvent, useThread, type Member } from "realtime-sockets/react";
 import type { Socket } from "realtime-sockets";
 import type { Conversation as Waiting, Message } from "./api";
-import type { SideProps } from "./App";
 import { useDesk, type Chat, type Desk } from "./chats";
 import { Conversation, useFetched } from "./Conversation";
-import { Avatar, Connection, time, useClosing, useToasts } from "./parts";
+import { Avatar, Connection, time, useClosing, useToasts, type SideProps } from "./parts";
 
 /** The team's side: the team, the queue, and several chats at once. */
 export function AttendantConsole({ session, visible, onUnread, account }: SideProps) {

@@ -1,9 +1,8 @@
 import { useEffect } from "react";
 import { useSocket } from "realtime-sockets/react";
-import type { SideProps } from "./App";
 import { useDesk } from "./chats";
 import { Conversation } from "./Conversation";
-import { Connection, useClosing } from "./parts";
+import { Connection, useClosing, type SideProps } from "./parts";
 
 /** The customer's side: one chat at a time, like the chat window of a shop. */
 export function CustomerWidget({ session, visible, onUnread, account }: SideProps) {

@@ -1,7 +1,18 @@
 /** Small components of both sides. */
 
-import { useCallback, useEffect, useRef, useState, type CSSProperties } from "react";
+import { useCallback, useEffect, useRef, useState, type CSSProperties, type ReactNode } from "react";
 import { CLOSE_REASONS, type Socket, type Status } from "realtime-sockets";
+import type { Session } from "./api";
+
+export interface SideProps {
+  session: Session;
+  /** Whether this side is visible to the person. */
+  visible: boolean;
+  /** Called with the number of unread messages. */
+  onUnread: (count: number) => void;
+  /** The signed-in user, and a menu to switch to another user. */
+  account: ReactNode;
+}
 
 export function Avatar({ name, status }: { name: string; status?: string | undefined }) {
   const initials = name.split(/\s+/, 2).map((word) => word[0]).join("");
