@@ -218,9 +218,23 @@ def server_event(
 ) -> Callable[[P], P]:
     """Register the decorated payload class as an event from the server to clients.
 
-    `namespaces` is the widest audience it may ever have, `default_namespaces` the one it has unless the
-    publisher says otherwise (default: all of `namespaces`), `rooms` its routing. An event with routing may be
-    published over the bus unless `bus=False`.
+    >>> @server_event("ticket:moved", rooms=lambda payload: [f"thread:{payload.thread_id}"])
+    ... class TicketMoved(Payload, frozen=True):
+    ...     thread_id: Id
+    ...     column: str
+    >>> catalogue().server["ticket:moved"].bus
+    True
+
+    Args:
+        name: `topic:verb`, in lower case.
+        namespaces: The widest audience that the event may ever have; by default all namespaces.
+        default_namespaces: The audience unless the publisher names another one; by default all of `namespaces`.
+        rooms: Returns the rooms that a payload goes to. Without it the server itself sends the event.
+        bus: Whether a backbone may publish the event; by default it may if `rooms` is given.
+
+    Raises:
+        ImproperlyConfigured: When the name is not well-formed, or is registered already. An unknown namespace is
+            reported when the catalogue is loaded.
     """
 
     def register(payload: P) -> P:
@@ -241,8 +255,22 @@ def server_event(
 def client_event(name: str, *, namespaces: Audience = None) -> Callable[[C], C]:
     """Register `async handler(connection, payload: SomePayload) -> dict | None` for an event from clients.
 
-    What the handler returns becomes the `data` of the acknowledgement. It refuses by raising
+    The returned mapping becomes the `data` of the acknowledgement. To refuse an event, the handler raises
     `realtime.protocol.envelope.EventError`.
+
+    >>> @client_event("ticket:point")
+    ... async def point(connection, payload: TicketPoint):
+    ...     await connection.emit(f"thread:{payload.thread_id}", "ticket:pointed", thread_id=payload.thread_id)
+    >>> catalogue().client["ticket:point"].payload
+    <class 'TicketPoint'>
+
+    Args:
+        name: `topic:verb`, in lower case.
+        namespaces: Namespaces whose clients may send the event; by default all.
+
+    Raises:
+        ImproperlyConfigured: When the name is not well-formed or is registered already, or when the second parameter of
+            the handler has no payload class as its annotation.
     """
 
     def register(handler: C) -> C:

@@ -80,18 +80,21 @@ def no_rooms(principal: Any) -> Iterable[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
-    """Who may connect at a path, and what they may do there. Declare one in an app, as a constant:
+    """Which users may connect at a path, and what they may do there.
 
-        BOARD = RoomKind("board")
-        OPS = Namespace(
-            name="ops",
-            roles=("supervisor",),
-            kinds=(BOARD,),
-            policies={"board": "ops.policy.own_boards"},
-            events=("ops.events",),
-        )
+    Declare it in an app, as a constant, and register its dotted path in `REALTIME["NAMESPACES"]`. `manage.py check`
+    reports a wrong declaration.
 
-    and register its dotted path: `REALTIME["NAMESPACES"] = [..., "ops.namespace.OPS"]`.
+    >>> BOARD = RoomKind("board")
+    >>> OPS = Namespace(
+    ...     name="ops",
+    ...     roles=("supervisor",),
+    ...     kinds=(BOARD,),
+    ...     policies={"board": "ops.policy.own_boards"},
+    ...     events=("ops.events",),
+    ... )
+    >>> OPS.may_join("board:7"), OPS.may_join("user:9"), OPS.has_room("thread:42")
+    (True, False, False)
     """
 
     name: str

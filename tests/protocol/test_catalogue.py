@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import sys
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.protocol import catalogue as module
+from realtime.protocol import namespaces as namespace_module
 from realtime.protocol.catalogue import (
     BusContext,
     Registry,
@@ -17,8 +19,8 @@ from realtime.protocol.catalogue import (
     on_bus,
     server_event,
 )
-from realtime.protocol.namespaces import THREAD, Presence, namespaces, shows, uses
-from realtime.protocol.payloads import Empty, Payload
+from realtime.protocol.namespaces import THREAD, Namespace, Presence, namespaces, shows, uses
+from realtime.protocol.payloads import Empty, Id, Payload
 from tests.inprocess import HUB, PORTAL
 from tests.ops.namespace import BOARD
 
@@ -243,3 +245,28 @@ def test_missing_module_of_events_is_named(settings):
     settings.REALTIME = {**settings.REALTIME, "EVENTS": ["no.such.events"]}
     with pytest.raises(ImproperlyConfigured, match=r"cannot import 'no\.such\.events'"):
         catalogue()
+
+
+# --- Examples ----------------------------------------------------------------------------------------
+
+
+class TicketPoint(Payload, frozen=True):
+    thread_id: Id
+
+
+TicketPoint.__module__, TicketPoint.__qualname__ = "builtins", "TicketPoint"  # so that its repr is short
+
+
+@pytest.mark.usefixtures("empty")
+@pytest.mark.parametrize("documented", [module.server_event, module.client_event, Namespace], ids=repr)
+def test_examples_of_the_documentation_run(documented: object):
+    names = {
+        **vars(module),
+        **vars(namespace_module),
+        "Id": Id,
+        "Payload": Payload,
+        "TicketPoint": TicketPoint,
+    }
+    (example,) = doctest.DocTestFinder(recurse=False).find(documented, "example", globs=names)
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
