@@ -1,4 +1,4 @@
-"""The environment files of `deploy/`, filled in as somebody does who deploys this."""
+"""The environment files of `deploy/`, filled in as for a deployment."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def test_token_is_signed_only_where_there_is_a_signing_key(use_jwt, private_key)
 
 
 def test_public_key_as_a_shared_secret_is_refused(use_jwt, private_key):
-    """The classic: an HS256 token signed with the RSA public key, which everybody has."""
+    """The classic: an HS256 token signed with the RSA public key, which is public."""
     token = sign()
     use_jwt(ALGORITHM="RS256", SIGNING_KEY="", VERIFYING_KEY=private_key.public_key())
     assert failure(lambda: verify(token)).code == "token_invalid"

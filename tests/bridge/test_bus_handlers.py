@@ -114,14 +114,14 @@ async def run(handlers: Handlers, pipes: Pipes, *messages: BusEntry) -> None:
 
 
 async def test_handlers_of_different_threads_run_at_the_same_time(on_accepted, pipes: Pipes):
-    everybody, running = asyncio.Event(), 0
+    all_running, running = asyncio.Event(), 0
 
     async def handler(payload: Any, context: BusContext) -> None:
         nonlocal running
         running += 1
         if running == 50:
-            everybody.set()
-        await everybody.wait()
+            all_running.set()
+        await all_running.wait()
 
     await run(on_accepted(handler), pipes, *(accepted(str(n), n) for n in range(1, 51)))
 

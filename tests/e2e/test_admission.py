@@ -19,7 +19,7 @@ def sent_by(address: str) -> Header:
     return ("X-Forwarded-For", f"[{address}]:50001")
 
 
-def somebody() -> Header:
+def new_address() -> Header:
     """A client with an address of its own."""
     return sent_by(next(_addresses))
 
@@ -39,7 +39,7 @@ def guarded(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.mark.parametrize("path", ["/healthz", "/hub/"])
 async def test_plain_requests_share_the_limit_of_their_address_with_handshakes(guarded: Stack, path: str):
-    stack, client = guarded, somebody()
+    stack, client = guarded, new_address()
     assert (await stack.http("GET", path, [client])).status != 503
     refused = await stack.http("GET", path, [client])
     assert (refused.status, refused.error["code"]) == (503, "at_capacity")
@@ -48,7 +48,7 @@ async def test_plain_requests_share_the_limit_of_their_address_with_handshakes(g
     stack.assert_refused(handshake, 503, "at_capacity")
     assert int(handshake.headers["retry-after"]) > 0
     assert handshake.body == refused.body
-    assert (await stack.http("GET", path, [somebody()])).status != 503
+    assert (await stack.http("GET", path, [new_address()])).status != 503
 
 
 # --- One rule for the size of a head and of a token ------------------------------------------------------

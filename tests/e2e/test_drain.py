@@ -29,8 +29,8 @@ async def stack(redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
 
 @contextlib.asynccontextmanager
 async def people(stack: Stack, count: int) -> AsyncIterator[list[Client]]:
-    async with contextlib.AsyncExitStack() as everybody:
-        yield [await everybody.enter_async_context(stack.client("hub")) for _ in range(count)]
+    async with contextlib.AsyncExitStack() as all_clients:
+        yield [await all_clients.enter_async_context(stack.client("hub")) for _ in range(count)]
 
 
 async def test_nobody_is_let_in_while_everybody_leaves(stack: Stack):

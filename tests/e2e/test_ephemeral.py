@@ -23,7 +23,7 @@ class Thread:
 
 @contextlib.asynccontextmanager
 async def in_thread(stack: Stack) -> AsyncIterator[Thread]:
-    """Everybody connected and in a new thread."""
+    """All clients, connected and in a new thread."""
     id, customer = unique("th"), unique("u")
     async with contextlib.AsyncExitStack() as clients:
         thread = Thread(

@@ -69,7 +69,7 @@ def provider(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     stack.assert_calm()
 
 
-def somebody() -> str:
+def new_user_id() -> str:
     return f"ana.maria+desk@example.com|{unique('x')}~1"
 
 
@@ -79,7 +79,7 @@ async def state_of(client: Client, group: str = GROUP) -> dict[str, str]:
 
 
 async def test_user_of_the_provider_has_the_mapped_claims(provider: Provider):
-    user = somebody()
+    user = new_user_id()
     async with provider.stack.client(token=provider.token(user, groups=[DECOMPOSED, "a:b", "sales"])) as ana:
         assert (ana.user_id, ana.ready["role"]) == (user, "attendant")
         assert set(ana.ready["rooms"]) == {f"user:{user}", ROOM, "presence:sales"}
@@ -98,12 +98,12 @@ async def test_user_of_the_provider_has_the_mapped_claims(provider: Provider):
     ids=repr,
 )
 async def test_token_that_cannot_be_mapped_is_refused(provider: Provider, changes: dict[str, Any]):
-    response = await provider.stack.handshake(token=provider.token(somebody(), **changes))
+    response = await provider.stack.handshake(token=provider.token(new_user_id(), **changes))
     provider.stack.assert_refused(response, 401, "token_invalid")
 
 
 async def test_mapped_role_decides_where_a_user_may_enter(provider: Provider):
-    customer = provider.token(somebody(), roles=["client"])
+    customer = provider.token(new_user_id(), roles=["client"])
     provider.stack.assert_refused(
         await provider.stack.handshake("/hub/", token=customer), 403, "forbidden_role"
     )
@@ -112,7 +112,7 @@ async def test_mapped_role_decides_where_a_user_may_enter(provider: Provider):
 
 
 async def test_policy_reads_a_claim_of_the_product(provider: Provider):
-    user = somebody()
+    user = new_user_id()
     async with provider.stack.client(token=provider.token(user)) as ana:
         assert (await ana.call("join:thread", {"thread_id": "sp-4711"}))["room"] == "thread:sp-4711"
         assert (await ana.refused("join:thread", {"thread_id": "rj-1"}))["code"] == "forbidden"
@@ -123,7 +123,7 @@ async def test_policy_reads_a_claim_of_the_product(provider: Provider):
 
 
 async def test_events_reach_users_and_groups_of_any_name(provider: Provider):
-    stack, user, item = provider.stack, somebody(), unique("i")
+    stack, user, item = provider.stack, new_user_id(), unique("i")
     async with stack.client(token=provider.token(user)) as ana:
         stack.add("queue:new", {"item_id": item, "group": DECOMPOSED})
         frame = await ana.expect("queue:new", item_id=item)
@@ -141,7 +141,7 @@ async def test_events_reach_users_and_groups_of_any_name(provider: Provider):
 
 
 async def test_changes_of_presence_are_told_to_a_group_of_any_name(provider: Provider):
-    stack, one, other = provider.stack, somebody(), somebody()
+    stack, one, other = provider.stack, new_user_id(), new_user_id()
     async with (
         stack.client(token=provider.token(one)) as ana,
         stack.client(token=provider.token(other)) as ben,
@@ -174,7 +174,7 @@ def online(stack: Stack, group: str) -> set[str]:
 
 
 async def test_room_of_a_group_of_any_name_is_recovered(provider: Provider):
-    stack, user, items = provider.stack, somebody(), [unique("i") for _ in range(3)]
+    stack, user, items = provider.stack, new_user_id(), [unique("i") for _ in range(3)]
     token = provider.token(user)
     async with stack.client(token=token) as ana:
         stack.add("queue:new", {"item_id": items[0], "group": GROUP})
@@ -190,7 +190,7 @@ async def test_room_of_a_group_of_any_name_is_recovered(provider: Provider):
 
 
 async def test_rights_and_orders_concern_exactly_the_user_that_they_name(provider: Provider):
-    stack, thread, user = provider.stack, f"sp.{unique('t')}@x|y", somebody()
+    stack, thread, user = provider.stack, f"sp.{unique('t')}@x|y", new_user_id()
     twin = user.replace("|", "+")
     tokens = {name: provider.token(name, roles=["client"]) for name in (user, twin)}
     async with (
@@ -214,7 +214,7 @@ async def test_rights_and_orders_concern_exactly_the_user_that_they_name(provide
 
 
 async def test_token_without_an_id_is_revoked_by_its_digest_and_no_other_with_it(provider: Provider):
-    stack, token, other = provider.stack, provider.token(somebody()), provider.token(somebody())
+    stack, token, other = provider.stack, provider.token(new_user_id()), provider.token(new_user_id())
     async with stack.client(token=token) as revoked, stack.client(token=other) as stays:
         digest = sha256(token.encode()).hexdigest()
         stack.add("token:revoke", {"jti": digest, "exp": time.time() + 600})

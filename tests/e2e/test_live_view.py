@@ -134,12 +134,12 @@ async def test_operator_finds_people_and_acts_on_them(system: System):
         system.client("portal", carla, threads=[thread]) as customer,
         system.client("hub", bia, port=system.other_port) as other,
     ):
-        everybody = (first, second, customer, other)
-        for client in everybody:
+        all_clients = (first, second, customer, other)
+        for client in all_clients:
             await client.call("join:thread", {"thread_id": thread})
 
         # The view covers both processes.
-        assert set(await admin.find()) == {client.connection_id for client in everybody}
+        assert set(await admin.find()) == {client.connection_id for client in all_clients}
         assert set(await admin.find(q=ana)) == {first.connection_id, second.connection_id}
         assert set(await admin.find(room=thread, namespace="portal")) == {customer.connection_id}
         assert set(await admin.find(room="presence:sales")) == {first.connection_id}
@@ -158,7 +158,7 @@ async def test_operator_finds_people_and_acts_on_them(system: System):
         # A test event reaches whom it says.
         payload = f'{{"thread_id": "{thread}", "message_id": "by-hand"}}'
         await admin.do("presence/live/event/", event="thread:message", payload=payload, rooms="")
-        for client in everybody:
+        for client in all_clients:
             await client.expect("thread:message", message_id="by-hand")
 
         # First one member of the team leaves the room in every tab, then the customer; all other clients stay.
@@ -232,11 +232,11 @@ async def test_drained_worker_is_started_again_by_its_parent(system: System):
 
 @pytest.mark.slow
 async def test_crowd_is_read_page_by_page(system: System):
-    async with contextlib.AsyncExitStack() as everybody:
+    async with contextlib.AsyncExitStack() as all_clients:
 
         async def come(number: int) -> Client:
             port = (system.port, system.other_port)[number % 2]
-            return await everybody.enter_async_context(system.client("hub", port=port, groups=["crowd"]))
+            return await all_clients.enter_async_context(system.client("hub", port=port, groups=["crowd"]))
 
         clients: list[Client] = []
         for start in range(0, CROWD, 50):

@@ -26,9 +26,9 @@ async def test_pages_fit_and_work(system: System, width: int, scheme: str):  # n
     system.start("runrecorder")
     for letter in ("no json", '{"event":"nope:nope","data":{"' + "y" * 3000 + '":1}}', "\x00\x1b"):
         system.redis.xadd(system.key("stream"), {"message": letter})
-    async with contextlib.AsyncExitStack() as everybody, async_playwright() as playwright:
+    async with contextlib.AsyncExitStack() as all_clients, async_playwright() as playwright:
         for number in range(12):
-            client = await everybody.enter_async_context(system.client("hub", name=f"Somebody {number}"))
+            client = await all_clients.enter_async_context(system.client("hub", name=f"Somebody {number}"))
             await client.call("join:thread", {"thread_id": unique("a-thread-with-a-long-name")})
         browser = await playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
         context = await browser.new_context(

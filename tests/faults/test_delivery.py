@@ -213,10 +213,10 @@ async def test_client_whose_connection_died_without_a_word_comes_back_and_has_ev
             for person in world.people:
                 person.ports = (world.ports[1],)
                 person.move()
-            everybody = len(world.people)
-            await eventually(lambda: arrived(world, everybody))
+            number_of_people = len(world.people)
+            await eventually(lambda: arrived(world, number_of_people))
             await world.everybody_is_present()
-            assert await world.connections(world.ports[0]) == everybody, "the old ones were ended"
+            assert await world.connections(world.ports[0]) == number_of_people, "the old ones were ended"
         account = await world.settle()
         record_property("account", str(account))
         assert account.is_perfect, account

@@ -1,5 +1,5 @@
 """A running product: three socket servers, two bridges, people who come back after every loss, and a backbone that
-writes. What everybody saw is compared with what was written, client by client."""
+writes. The frames that each client received are compared with what was written, client by client."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Account:
     unsaid: int = 0
     """Doubled, or lost although other clients have it, while that client got no `room:gap`.
 
-    What Redis took and lost before anybody had it is known to the backbone alone.
+    What Redis took and lost before any client had it is known to the backbone alone.
     """
     gaps: int = 0
     endings: Counter[str] = field(default_factory=Counter)
@@ -309,13 +309,13 @@ class World:
 
     def flaps(self) -> list[dict[str, Any]]:
         """Transitions of people who are here that say they are not."""
-        everybody = {person.user_id for person in self.people}
+        user_ids = {person.user_id for person in self.people}
         entries = (entry for _, entry in self.stack.redis.xrange(self.stack.key("presence")))
         transitions = [json.loads(entry["transition"]) for entry in entries]
         return [
             entry
             for entry in transitions
-            if entry["user_id"] in everybody
+            if entry["user_id"] in user_ids
             and (entry["to"] != "online" or entry["from"] not in {"offline", "online"})
         ]
 
@@ -354,10 +354,10 @@ class World:
 
     async def presence_is_true(self) -> None:
         """Exactly the users who are here are listed."""
-        everybody = {person.user_id for person in self.people}
+        user_ids = {person.user_id for person in self.people}
 
         async def is_true() -> bool:
-            return await self.members() == everybody
+            return await self.members() == user_ids
 
         await eventually(is_true, self.patience)
 

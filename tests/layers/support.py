@@ -273,7 +273,7 @@ class Proxy:
         await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
 
     def go_deaf(self) -> int:
-        """Nothing more comes through for whoever is subscribed now; returns their number."""
+        """Nothing more comes through for the listeners subscribed now; returns their number."""
         self._deaf |= self._subscribers
         return len(self._deaf)
 

@@ -72,11 +72,11 @@ async def test_emitted_message_is_not_for_its_sender_nor_for_who_is_behind_or_pa
 async def test_emitted_message_is_counted_once_a_connection(layer: Any, monkeypatch):
     counted: list[int] = []
     rooms = ["hub.thread.42", "portal.thread.42"]
-    everybody = [await Ears.in_rooms(layer, room) for room in rooms for _ in range(3)]
+    all_ears = [await Ears.in_rooms(layer, room) for room in rooms for _ in range(3)]
     tally = SimpleNamespace(sent=lambda kind, frame, connections: counted.append(connections))
     monkeypatch.setattr(fanout, "tally", tally)
     await layer.emit(rooms, said("hello"))
-    for ears in everybody:
+    for ears in all_ears:
         await ears.hear("hello")
     assert counted == [3, 3]
 

@@ -32,19 +32,19 @@ from tests.layers.support import (
 
 
 async def test_large_room_is_served_in_slices_so_that_the_loop_has_time_for_others(layer: Any):
-    everybody = await crowd(layer, ROOM, 5)
+    all_ears = await crowd(layer, ROOM, 5)
     for send in (
         lambda: publish("hello"),
         lambda: layer.group_send(ROOM, END),
         lambda: layer.emit([ROOM], said("end")),
     ):
-        for each in everybody:
+        for each in all_ears:
             each.served.clear()
         sending = asyncio.create_task(send())
-        await turns_until(lambda: all(each.served for each in everybody))
+        await turns_until(lambda: all(each.served for each in all_ears))
         await sending
-        served = [turn for each in everybody for turn in each.served]
-        assert len(served) == len(everybody)
+        served = [turn for each in all_ears for turn in each.served]
+        assert len(served) == len(all_ears)
         assert max(served.count(turn) for turn in set(served)) <= SLICE
 
 
@@ -78,21 +78,21 @@ async def test_small_room_is_served_in_the_turn_in_which_its_publication_comes(l
 
 @pytest.mark.parametrize("size", [1, 2 * SLICE])
 async def test_mistake_of_ours_does_not_end_the_fan_out_of_a_room(layer: Any, monkeypatch, size: int, caplog):
-    everybody = [await Ears.in_rooms(layer, ROOM) for _ in range(size)]
+    all_ears = [await Ears.in_rooms(layer, ROOM) for _ in range(size)]
     monkeypatch.setattr(fanout, "tally", None)
     await publish("1")
     await eventually(lambda: "fan-out failed" in caplog.text)
     monkeypatch.undo()
     await publish("2")
-    for ears in everybody:
+    for ears in all_ears:
         await ears.hear("1", "2")
 
 
 async def test_listener_closed_in_the_middle_of_a_fan_out_gets_nothing_more(layer: Any):
-    everybody = await crowd(layer, ROOM, 4)
+    all_ears = await crowd(layer, ROOM, 4)
     await publish("hello")
-    await turns_until(lambda: any(each.heard for each in everybody))
-    late = [each for each in everybody if not each.heard]
+    await turns_until(lambda: any(each.heard for each in all_ears))
+    late = [each for each in all_ears if not each.heard]
     assert late
     closed, left = late[::2], late[1::2]
     for each in closed:
@@ -100,18 +100,18 @@ async def test_listener_closed_in_the_middle_of_a_fan_out_gets_nothing_more(laye
     for each in left:
         each.leave(layer)
     await publish("again")
-    stay = [each for each in everybody if each not in late]
+    stay = [each for each in all_ears if each not in late]
     await turns_until(lambda: all(each.heard == ["hello", "again"] for each in stay))
     assert not any(each.heard for each in late)
 
 
 async def test_rejoin_in_the_middle_of_a_fan_out_neither_doubles_nor_reorders(layer: Any):
-    everybody = await crowd(layer, ROOM, 4)
+    all_ears = await crowd(layer, ROOM, 4)
     numbers = [str(n) for n in range(12)]
     publishing = asyncio.create_task(keep_publishing(len(numbers)))
     chance = random.Random(1)
-    while not publishing.done() or not all(len(each.heard) >= len(numbers) for each in everybody):
-        for each in chance.sample(everybody, 20):
+    while not publishing.done() or not all(len(each.heard) >= len(numbers) for each in all_ears):
+        for each in chance.sample(all_ears, 20):
             (listener,) = each.listeners
             listener.pause()
             if chance.random() < 0.5:  # as a `resume` of a room that the connection is in
@@ -119,7 +119,7 @@ async def test_rejoin_in_the_middle_of_a_fan_out_neither_doubles_nor_reorders(la
                 assert await layer.missed(listener, str(since)) is not None
             listener.start()
         await asyncio.sleep(0)
-    for each in everybody:
+    for each in all_ears:
         await each.hear(*numbers)
 
 
@@ -127,15 +127,15 @@ async def test_rejoin_in_the_middle_of_a_fan_out_neither_doubles_nor_reorders(la
 async def test_subscription_cut_in_the_middle_of_a_fan_out_loses_nothing(
     alone: Layers, server: EmbeddedRedis, slices_served: int
 ):
-    everybody = await crowd(alone.make(), ROOM, 4)
+    all_ears = await crowd(alone.make(), ROOM, 4)
     await publish("1", "2")
-    await turns_until(lambda: sum(bool(each.heard) for each in everybody) >= slices_served * SLICE)
+    await turns_until(lambda: sum(bool(each.heard) for each in all_ears) >= slices_served * SLICE)
     with server.client() as redis:
         redis.client_kill_filter(_type="pubsub")
     await publish("3")
     await asyncio.sleep(0)
     await publish("4")
-    for each in everybody:
+    for each in all_ears:
         await each.hear("1", "2", "3", "4")
 
 
@@ -143,15 +143,15 @@ async def test_more_than_may_wait_for_a_fan_out_is_read_from_the_history(layer: 
     monkeypatch.setattr(fanout, "WAITING_BYTES", 1000)
     monkeypatch.setattr(groups, "BATCH_BYTES", 300)
     reads = noted_reads(monkeypatch)
-    everybody = await crowd(layer, ROOM, 3)
+    all_ears = await crowd(layer, ROOM, 3)
     numbers = [f"{n:0100}" for n in range(150)]
     for start in range(0, len(numbers), 50):
         await publish(*numbers[start : start + 50])
-    for each in everybody:
+    for each in all_ears:
         await each.hear(*numbers)
     assert reads
     await publish("after")
-    for each in everybody:
+    for each in all_ears:
         await each.hear(*numbers, "after")
 
 
@@ -167,18 +167,18 @@ async def test_answers_about_the_end_of_a_room_that_cross_each_other_hide_nothin
 
 
 async def test_listeners_that_lack_the_same_read_it_together(layer: Any, monkeypatch):
-    everybody = [await Ears.in_rooms(layer, ROOM) for _ in range(100)]
+    all_ears = [await Ears.in_rooms(layer, ROOM) for _ in range(100)]
     silent = [Draft(rooms=[(ROOM, f"{n}@".encode())], tail=b"") for n in range(3)]
     await history.append(silent, publish=False)
     reads = noted_reads(monkeypatch)
     await publish("3")
-    for ears in everybody:
+    for ears in all_ears:
         await ears.hear("0", "1", "2", "3")
     assert len(reads) == 1
 
 
 async def test_closing_some_of_those_who_read_together_does_not_disturb_the_others(layer: Any, monkeypatch):
-    everybody = [await Ears.in_rooms(layer, ROOM) for _ in range(6)]
+    all_ears = [await Ears.in_rooms(layer, ROOM) for _ in range(6)]
     after, asked, go_on = history.after, asyncio.Event(), asyncio.Event()
 
     async def slow(*args: Any) -> Any:
@@ -190,15 +190,15 @@ async def test_closing_some_of_those_who_read_together_does_not_disturb_the_othe
     await history.append([Draft(rooms=[(ROOM, b"1@")], tail=b"")], publish=False)
     await publish("2")
     await asyncio.wait_for(asked.wait(), PATIENCE)
-    everybody[0].leave(layer)
-    everybody[1].listeners[0].close()
-    everybody[2].listeners[0].pause()
+    all_ears[0].leave(layer)
+    all_ears[1].listeners[0].close()
+    all_ears[2].listeners[0].pause()
     go_on.set()
-    for ears in everybody[3:]:
+    for ears in all_ears[3:]:
         await ears.hear("1", "2")
-    everybody[2].start()
-    await everybody[2].hear("1", "2")
-    assert not any(ears.heard for ears in everybody[:2])
+    all_ears[2].start()
+    await all_ears[2].hear("1", "2")
+    assert not any(ears.heard for ears in all_ears[:2])
 
 
 async def test_room_left_and_entered_again_while_its_history_is_read_gets_all_of_it_once(

@@ -151,7 +151,7 @@ async def test_subscription_killed_again_and_again_loses_nothing_and_repeats_not
 ):
     layer = alone.make()
     rooms = [f"hub.thread.{n}" for n in range(3)]
-    everybody = {room: [await Ears.in_rooms(layer, room) for _ in range(3)] for room in rooms}
+    all_ears = {room: [await Ears.in_rooms(layer, room) for _ in range(3)] for room in rooms}
     publishing = [asyncio.create_task(keep_publishing(420, group=room, at_once=at_once)) for room in rooms]
     kills = 0
     with server.client() as redis:
@@ -161,7 +161,7 @@ async def test_subscription_killed_again_and_again_loses_nothing_and_repeats_not
     assert kills
     for room, task in zip(rooms, publishing, strict=True):
         positions = await task
-        for ears in everybody[room]:
+        for ears in all_ears[room]:
             await eventually(lambda ears=ears: len(ears.heard) >= 420)
             assert ears.heard == [str(n) for n in range(420)]
             assert ears.positions == positions

@@ -55,22 +55,22 @@ async def test_fan_out_that_is_under_way_stops_when_orders_are_missed_and_nothin
     layer, review = alone.make(), Review()
     await members(layer, 1, "orders")
     layer.when_restored(review)
-    everybody = await crowd(layer, ROOM, 6)
+    all_ears = await crowd(layer, ROOM, 6)
     quiet = await Ears.in_rooms(layer, "hub.thread.quiet")
     with server.client() as redis:
         await publish("1")
-        await turns_until(lambda: any(each.heard for each in everybody))
+        await turns_until(lambda: any(each.heard for each in all_ears))
         redis.client_kill_filter(_type="pubsub")
     await eventually(lambda: review.seconds)
-    served = sum(len(each.heard) for each in everybody)
+    served = sum(len(each.heard) for each in all_ears)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert sum(len(each.heard) for each in everybody) == served
+    assert sum(len(each.heard) for each in all_ears) == served
     review.may_go_on.set()
-    for each in everybody:
+    for each in all_ears:
         await each.hear("1")
     await publish("2")
-    for each in everybody:
+    for each in all_ears:
         await each.hear("1", "2")
     await quiet.hear()
 
@@ -162,19 +162,19 @@ async def test_fan_out_stops_in_the_moment_in_which_orders_are_missed(process: s
     repair = GapRepair(groups, lambda channel: True, HistoryReader(tasks), fan_out, tasks)
     orders, room = Group("orders", repair.read), Group(ROOM, repair.read)
     groups |= {orders.channel: orders, room.channel: room}
-    everybody = [Ears() for _ in range(3 * SLICE)]
-    for each in everybody:
+    all_ears = [Ears() for _ in range(3 * SLICE)]
+    for each in all_ears:
         listener = Listener(room, each)
         room.listeners[listener] = None
         listener.start()
     room.receive(Publication(1, 0, "", b"hello"))
     fan_out.serve(room)
-    await turns_until(lambda: any(each.heard for each in everybody))
+    await turns_until(lambda: any(each.heard for each in all_ears))
     repair.on_lost([orders.channel], since=time.time())
-    served = sum(len(each.heard) for each in everybody)
+    served = sum(len(each.heard) for each in all_ears)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert sum(len(each.heard) for each in everybody) == served < len(everybody)
+    assert sum(len(each.heard) for each in all_ears) == served < len(all_ears)
 
 
 @pytest.mark.parametrize("end", ["restored", "left"])

@@ -39,10 +39,10 @@ async def test_outlet_is_called_with_messages_and_publications(layer: Any):
 
 
 async def test_no_task_is_woken_for_an_outlet(layer: Any):
-    everybody = [await Ears.in_rooms(layer, ROOM) for _ in range(100)]
+    all_ears = [await Ears.in_rooms(layer, ROOM) for _ in range(100)]
     before = len(asyncio.all_tasks())
     await publish(*range(10))
-    await eventually(lambda: all(len(ears.heard) == 10 for ears in everybody))
+    await eventually(lambda: all(len(ears.heard) == 10 for ears in all_ears))
     assert len(asyncio.all_tasks()) <= before + 1  # Redis' own
 
 

@@ -57,7 +57,7 @@ class Presence(RuleBasedStateMachine):
         self.seen = dict.fromkeys(USERS, "offline")
         self.connections = 0
 
-    def somebody(self, data: Any) -> tuple[str, str]:
+    def a_connection(self, data: Any) -> tuple[str, str]:
         """One of the open connections: user and connection."""
         return data.draw(
             st.sampled_from([(name, one) for name, user in self.users.items() for one in user.open])
@@ -82,7 +82,7 @@ class Presence(RuleBasedStateMachine):
     @precondition(lambda self: any(user.open for user in self.users.values()))
     @rule(data=st.data())
     def disconnect(self, data: Any) -> None:
-        name, connection = self.somebody(data)
+        name, connection = self.a_connection(data)
         user = self.users[name]
         self.world.disconnect(connection, user.open.pop(connection)[0])
         user.lost_recently = True
@@ -94,7 +94,7 @@ class Presence(RuleBasedStateMachine):
     @precondition(lambda self: any(user.open for user in self.users.values()))
     @rule(data=st.data())
     def logout(self, data: Any) -> None:
-        name, connection = self.somebody(data)
+        name, connection = self.a_connection(data)
         user = self.users[name]
         self.world.logout(connection, user.open.pop(connection)[0])
         if user.open:

@@ -258,7 +258,11 @@ TicketPoint.__module__, TicketPoint.__qualname__ = "builtins", "TicketPoint"  # 
 
 
 @pytest.mark.usefixtures("empty")
-@pytest.mark.parametrize("documented", [module.server_event, module.client_event, Namespace], ids=repr)
+@pytest.mark.parametrize(
+    "documented",
+    [module.server_event, module.client_event, Namespace],
+    ids=["server_event", "client_event", "Namespace"],
+)
 def test_examples_of_the_documentation_run(documented: object):
     names = {
         **vars(module),
