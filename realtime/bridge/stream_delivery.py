@@ -26,7 +26,7 @@ from realtime.redis.pipelining import Pipes
 from realtime.redis.topology import topology
 
 READ_BLOCK = 0.2
-"""Seconds that a read waits for news: less than the bridge's lease, so that it is renewed in time."""
+"""Seconds that a read waits in Redis for news: well below the time-out of a connection (`realtime.redis.url`)."""
 AGAIN_MILLISECONDS = 30_000
 """Longer than a Cluster takes to replace a server: cluster-node-timeout (15 s by default), and an election."""
 TRIM_SECONDS = 60.0

@@ -28,14 +28,14 @@ class BoardChanged(OfBoard, frozen=True):
 
 
 class Point(OfBoard, frozen=True):
-    """Where somebody points."""
+    """A supervisor points at a place on the board."""
 
     position: msgspec.Raw
 
 
 @server_event("board:pointed", namespaces=uses(BOARD))
 class Pointed(Point, frozen=True):
-    """Where somebody points."""
+    """A supervisor points at a place on the board."""
 
 
 @client_event("board:point", namespaces=uses(BOARD))
