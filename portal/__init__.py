@@ -1,4 +1,4 @@
-"""The customers' namespace: its declaration, its policy, and the events of chats and of rights to threads.
+"""What the socket server does for customers: the policy of the namespace `realtime.namespaces.portal`.
 
 A module here may use the kernel and presence. It may not use the hub, and nothing here touches a database.
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from portal.namespace import PORTAL
 from realtime.auth import grants
+from realtime.namespaces.portal import PORTAL
 from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import thread_room
 

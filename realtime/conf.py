@@ -102,8 +102,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     jwks_outage: Annotated[float, Meta(ge=0, le=366 * 86400)] = 3600.0
     """How long known keys stay valid while the JWKS endpoint does not answer."""
 
-    namespaces: tuple[str, ...] = ()
-    """Dotted paths of the namespaces (`realtime.protocol.namespaces`) that are served.
+    namespaces: tuple[str, ...] = ("realtime.namespaces.hub.HUB", "realtime.namespaces.portal.PORTAL")
+    """Dotted paths of the namespaces (`realtime.protocol.namespaces`) that are served; by default the two shipped ones.
 
     `<NAMESPACE>_ROLES` and `<NAMESPACE>_<KIND>_POLICY` replace what one of them declares: see `overrides`."""
     presence_roles: tuple[str, ...] = ()

@@ -70,7 +70,6 @@ USE_I18N = True
 
 _WEB_PORT = os.environ.get("WEB_PORT") or "8000"
 REALTIME: dict[str, Any] = {
-    "NAMESPACES": ["hub.namespace.HUB", "portal.namespace.PORTAL"],
     "ALLOWED_ORIGINS": [f"http://127.0.0.1:{_WEB_PORT}", f"http://localhost:{_WEB_PORT}"],
     "QUERY_TOKEN": DEBUG,
     **from_environment(os.environ),

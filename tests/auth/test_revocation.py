@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
-from hub.events import ThreadExpel, expel
-from portal.events import ThreadGrant, ThreadRevoke, grant, revoke
 from realtime.auth import grants, revocation
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
 from realtime.layers.signals import Signal
+from realtime.namespaces.hub_events import ThreadExpel, expel
+from realtime.namespaces.portal_events import ThreadGrant, ThreadRevoke, grant, revoke
 from realtime.protocol.catalogue import BusContext
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.events import TokenRevoke, UserDisconnect

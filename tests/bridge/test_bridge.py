@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
-from portal.events import ChatEnded
 from presence import store
 from realtime.bridge import bridge as module
 from realtime.bridge import bus_handlers as handling
@@ -24,6 +23,7 @@ from realtime.bridge.pubsub_listener import PubSubListener
 from realtime.layers import history
 from realtime.layers.interface import room_layer
 from realtime.layers.outlets import payloads
+from realtime.namespaces.portal_events import ChatEnded
 from realtime.protocol import bus_message, catalogue
 from realtime.protocol.catalogue import BusContext
 from realtime.protocol.publication import Draft

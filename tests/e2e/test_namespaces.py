@@ -15,7 +15,14 @@ import pytest
 from tests.e2e.harness import ROOT, Client, Stack, eventually, unique
 from tests.e2e.test_live_view import System
 
-NAMESPACES = "hub.namespace.HUB,portal.namespace.PORTAL,tests.ops.namespace.OPS,tests.ops.namespace.LAB"
+NAMESPACES = ",".join(
+    [
+        "realtime.namespaces.hub.HUB",
+        "realtime.namespaces.portal.PORTAL",
+        "tests.ops.namespace.OPS",
+        "tests.ops.namespace.LAB",
+    ]
+)
 ROLES = {"ops": "supervisor", "lab": "researcher"}
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisDown
 
-from hub.namespace import HUB as HUB_DECLARED
 from presence import store
 from realtime.auth.issuing import issue
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.signals import PresenceChanged
+from realtime.namespaces.hub import HUB as HUB_DECLARED
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.principal import Principal
 from tests.inprocess import HUB, add, bearer, bridging, connected, eventually, refusal

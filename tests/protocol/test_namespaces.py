@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from hub.namespace import HUB
-from portal.namespace import PORTAL
 from presence.checks import check_consumers
 from realtime.checks.startup import check_settings
+from realtime.conf import Conf
 from realtime.connections.consumer import NamespaceConsumer
+from realtime.namespaces.hub import HUB
+from realtime.namespaces.portal import PORTAL
 from realtime.protocol.namespaces import (
     Namespace,
     Presence,
@@ -263,7 +264,7 @@ def test_no_namespace_has_the_name_of_a_presence_key(register: Register, key: st
         namespaces()
 
 
-@pytest.mark.parametrize("path", ["no.such.NAMESPACE", "hub.namespace.NONE", "hub"])
+@pytest.mark.parametrize("path", ["no.such.NAMESPACE", "realtime.namespaces.hub.NONE", "hub"])
 def test_path_that_leads_nowhere_is_found_at_start(settings, path: str):
     settings.REALTIME = {**settings.REALTIME, "NAMESPACES": [path]}
     assert path in errors()["realtime.E018"]
@@ -318,8 +319,16 @@ def test_example_of_the_docstring_is_one(register: Register):
 
 
 def test_kernel_names_neither_of_our_namespaces():
-    # The settings register them, the examples of the publisher use them, and the client is a program of its own.
-    others = {"settings", "publisher.py", "client"}
+    # The examples of the publisher use them, and the client is a program of its own.
+    others = {"namespaces", "settings", "publisher.py", "client"}
+    default = re.escape(f"    namespaces: tuple[str, ...] = {Conf().namespaces!r}\n".replace("'", '"'))
     for path in (ROOT / "realtime").rglob("*.py"):
         if others.isdisjoint(path.relative_to(ROOT).parts):
-            assert not re.search(r"\b(hub|portal)\b", path.read_text(), re.IGNORECASE), path
+            code, defaults = re.subn(default, "", path.read_text())
+            assert defaults == (path.name == "conf.py")
+            assert not re.search(r"\b(hub|portal)\b", code, re.IGNORECASE), path
+
+
+def test_namespaces_that_ship_with_the_project_are_registered_by_default(settings):
+    settings.REALTIME = {}
+    assert [*namespaces()] == ["hub", "portal"]

@@ -32,7 +32,7 @@ PREFIX = "sim"
 REDIS = ("redis", 6379)
 HISTORY_SIZE = 60
 SETTINGS: dict[str, Any] = {
-    "NAMESPACES": ["hub.namespace.HUB", "portal.namespace.PORTAL"],
+    "NAMESPACES": ["realtime.namespaces.hub.HUB", "realtime.namespaces.portal.PORTAL"],
     "REDIS_URL": "redis://redis:6379/0",
     "PREFIX": PREFIX,
     "HISTORY_SIZE": HISTORY_SIZE,

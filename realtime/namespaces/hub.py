@@ -13,6 +13,6 @@ HUB = Namespace(
     initial_rooms=presence_rooms,
     presence=Presence.TEAM,
     presence_roles=("attendant",),
-    events=("presence.events", "hub.events"),
+    events=("presence.events", "realtime.namespaces.hub_events"),
     consumer="hub.consumers.HubConsumer",
 )

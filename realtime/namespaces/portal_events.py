@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from portal.namespace import PORTAL
 from realtime.auth import grants
+from realtime.namespaces.portal import PORTAL
 from realtime.protocol.catalogue import BusContext, Target, control_event, on_bus, server_event
 from realtime.protocol.events import InThread, in_thread
 from realtime.protocol.namespaces import THREAD, uses

@@ -10,7 +10,7 @@ PORTAL = Namespace(
     kinds=(THREAD,),
     policies={"thread": "portal.policy.own_threads"},
     presence=Presence.CUSTOMERS,
-    events=("portal.events",),
+    events=("realtime.namespaces.portal_events",),
     consumer="presence.connection.CustomerPresence",
     has_unnamed_grants=True,
 )

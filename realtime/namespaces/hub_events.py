@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hub.namespace import HUB
 from realtime.auth import revocation
+from realtime.namespaces.hub import HUB
 from realtime.protocol.catalogue import BusContext, control_event, on_bus, server_event
 from realtime.protocol.events import InThread
 from realtime.protocol.payloads import Id, Payload, PresenceGroup
