@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, cast
 
 import msgspec
 from msgspec import Meta
 
 from presence import store
-from presence.connection import TeamPresence
 from presence.namespaces import OLDEST, is_watcher, lists_customers, teams, watchers
 from realtime.layers.signals import PresenceChanged, broadcast
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
@@ -28,6 +27,9 @@ from realtime.protocol.events import InThread
 from realtime.protocol.namespaces import Presence, namespaces, shows
 from realtime.protocol.payloads import Empty, Id, Payload, PresenceGroup, decode_id
 from realtime.protocol.rooms import presence_room, thread_room
+
+if TYPE_CHECKING:  # publishers have these events in their catalogue, and need nothing that the handlers need
+    from presence.connection import TeamPresence
 
 TEAMS = shows(Presence.TEAM)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Mapping
@@ -194,7 +195,7 @@ def _description(error: str, values: Mapping[str, Any]) -> str:
 
 def overrides() -> dict[str, Any]:
     """The entries of `REALTIME` that replace what a namespace declares: `HUB_ROLES`, `HUB_THREAD_POLICY`."""
-    return {name: value for name, value in settings.REALTIME.items() if _is_override(name)}
+    return {name: value for name, value in _given().items() if _is_override(name)}
 
 
 def _is_override(name: str) -> bool:
@@ -240,4 +241,17 @@ def load(importer: Callable[[str], Any], path: str) -> Any:
 @cached()
 def conf() -> Conf:
     """The settings of this process. Raises `ImproperlyConfigured` when one of them is wrong."""
-    return parse(settings.REALTIME)
+    return parse(_given())
+
+
+def _given() -> Mapping[str, Any]:
+    """The setting `REALTIME`, or what the environment sets where a project leaves it out.
+
+    Raises `ImproperlyConfigured` if it is no mapping.
+    """
+    given = getattr(settings, "REALTIME", None)
+    if given is None:
+        return from_environment(os.environ)
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"REALTIME: expected a dict, got {type(given).__name__}")
+    return given

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from realtime.auth.verification import leeway
 from realtime.layers.signals import RoomRevoked, TokenRevoked, UserDisconnected, broadcast
 from realtime.protocol.catalogue import BusContext, on_bus
 from realtime.protocol.events import RoomExpel, TokenRevoke, UserDisconnect
@@ -138,6 +137,8 @@ async def disconnect_user(payload: UserDisconnect, context: BusContext) -> None:
 
 @on_bus("token:revoke", is_order=True)
 async def revoke_token(payload: TokenRevoke, context: BusContext) -> None:
+    from realtime.auth.verification import leeway  # noqa: PLC0415  (PyJWT, which a publisher does without)
+
     # Kept for the refresh token of the same id, and where a clock is behind, also when the access token has expired.
     await run(_REVOKE, [_revoked_key(payload.jti)], [repr(float(payload.exp + leeway())), MARK_SECONDS])
     await broadcast(TokenRevoked(jti=payload.jti))

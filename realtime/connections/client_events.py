@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
@@ -11,11 +11,7 @@ from redis.exceptions import RedisError
 
 from realtime.auth import revocation
 from realtime.auth.credentials import MAX_TOKEN_LENGTH
-from realtime.auth.verification import authenticate
 from realtime.conf import conf
-from realtime.connections import interface
-from realtime.connections.ephemeral import Typing
-from realtime.connections.rooms import Rooms
 from realtime.protocol.catalogue import client_event
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
@@ -24,26 +20,15 @@ from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import THREAD, uses
 from realtime.protocol.payloads import Empty, Payload
-from realtime.protocol.principal import Principal
 from realtime.protocol.replies import Joined, Left, Refreshed, Refusal, Resumed, Resumption
 from realtime.protocol.rooms import is_room, is_room_name, thread_room
+
+if TYPE_CHECKING:  # publishers have these events in their catalogue, and need nothing that the handlers need
+    from realtime.connections.consumer import NamespaceConsumer as Connection
 
 logger = logging.getLogger(__name__)
 
 Offset = Annotated[str, Meta(min_length=1, max_length=64)]
-
-
-class Connection(interface.Connection, Protocol):
-    """A connection as the handlers below see it."""
-
-    rooms: Rooms
-    typing: Typing
-
-    async def renew(self, principal: Principal) -> None:
-        """Replace the token with a fresh one of the same user."""
-
-    async def on_heartbeat(self) -> None:
-        """Handle a `heartbeat` of the client."""
 
 
 class InRoom(Payload, frozen=True):
@@ -157,6 +142,8 @@ async def cursor_move(connection: Connection, payload: CursorMove) -> None:
 @client_event("auth:refresh")
 async def auth_refresh(connection: Connection, payload: AuthRefresh) -> Refreshed:
     """Replace the token with a fresh one, so that the connection outlives the old one."""
+    from realtime.auth.verification import authenticate  # noqa: PLC0415
+
     try:
         principal = await authenticate(payload.token)
     except AuthenticationFailed as error:

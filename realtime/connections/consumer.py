@@ -10,7 +10,6 @@ from typing import Any
 from uuid import uuid4
 
 from channels.exceptions import StopConsumer
-from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
@@ -25,6 +24,7 @@ from realtime.connections.hooks import ConnectionHooks
 from realtime.connections.rate_limit import FrameRate
 from realtime.connections.registry import ConnectionRegistry
 from realtime.connections.rooms import Rooms
+from realtime.layers.configured import channel_layer
 from realtime.layers.interface import room_layer
 from realtime.layers.outlets import text_frame
 from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode, fitting_reason
@@ -82,8 +82,8 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         await super().__call__(scope, receive, send)
 
     async def attach(self, writer: FrameWriter) -> None:
-        channel_layer: Any = get_channel_layer(self.channel_layer_alias)
-        self.channel_layer, self.layer = channel_layer, room_layer(self.channel_layer_alias)
+        self.channel_layer = channel_layer(self.channel_layer_alias)
+        self.layer = room_layer(self.channel_layer_alias)
         self.outlet = ConnectionOutlet(self, writer)
         try:
             self.channel_name = await self.layer.attach(self.outlet)

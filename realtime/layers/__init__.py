@@ -5,6 +5,18 @@ The package knows groups and bytes only: which user may enter which room is deci
 a bus message means in `realtime.bridge`.
 """
 
-from realtime.layers.room_layer import RoomChannelLayer
+from __future__ import annotations
 
-__all__ = ["RoomChannelLayer"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realtime.layers.room_layer import RoomChannelLayer as RoomChannelLayer
+
+
+def __getattr__(name: str) -> Any:
+    """`realtime.layers.RoomChannelLayer`, as settings name it: it needs Channels, which a publisher does without."""
+    if name != "RoomChannelLayer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from realtime.layers.room_layer import RoomChannelLayer  # noqa: PLC0415
+
+    return RoomChannelLayer

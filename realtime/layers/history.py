@@ -65,6 +65,11 @@ def channel(group: str) -> bytes:
     return _channel(base(group))
 
 
+def group_message(group: str, message: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Channel and payload of what `group_send` publishes."""
+    return channel(group), b"M" + msgspec.msgpack.encode(message)
+
+
 @lru_cache(maxsize=4096)
 def _channel(base: str) -> bytes:
     return f"{base}:live".encode()

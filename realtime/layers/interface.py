@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from channels.layers import get_channel_layer
-
+from realtime.layers.configured import channel_layer
 from realtime.layers.history import NO_CURSOR, NO_LEASE, Cursor, Lease
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet
@@ -80,5 +79,5 @@ class RoomLayer(Protocol):
 
 def room_layer(alias: str = "default") -> RoomLayer:
     """The channel layer of that name as a layer of rooms."""
-    layer: Any = get_channel_layer(alias)
+    layer = channel_layer(alias)
     return layer if isinstance(layer, RoomChannelLayer) else StockLayer.around(layer)

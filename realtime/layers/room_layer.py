@@ -164,11 +164,11 @@ class RoomChannelLayer(BaseChannelLayer):
         """Send to every channel of the group. Raises `redis.RedisError`."""
         self.require_valid_group_name(group)
         _require_message(message)
-        await self._publish(*_group_message(group, message))
+        await self._publish(*history.group_message(group, message))
 
     def group_send_sync(self, group: str, message: dict[str, Any]) -> int:
         """`group_send` from synchronous code; returns the number of instances that receive the message."""
-        return publish_sync(*_group_message(group, message))
+        return publish_sync(*history.group_message(group, message))
 
     async def _publish(self, channel: bytes, payload: bytes) -> None:
         if is_short_lived_loop():
@@ -246,11 +246,6 @@ class RoomChannelLayer(BaseChannelLayer):
 
 def _instance_of(channel: str) -> str:
     return channel.partition("!")[0].rpartition(".")[2]
-
-
-def _group_message(group: str, message: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Channel and payload of what `group_send` publishes."""
-    return history.channel(group), b"M" + msgspec.msgpack.encode(message)
 
 
 def _require_message(message: object) -> None:

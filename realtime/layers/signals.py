@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from channels.layers import get_channel_layer
 
+from realtime.layers.configured import channel_layer
 from realtime.protocol.namespaces import with_unnamed_grants
 from realtime.protocol.rooms import CONTROL_GROUP, thread_of, thread_room
 
@@ -69,8 +67,7 @@ Signal = UserDisconnected | TokenRevoked | RoomRevoked | InstanceDrained | Prese
 
 async def broadcast(signal: Signal) -> None:
     """Send a signal to every instance. Raises `redis.RedisError` when Redis is down."""
-    layer: Any = get_channel_layer()
-    await layer.group_send(
+    await channel_layer().group_send(
         CONTROL_GROUP, {"type": "control.signal", "signal": msgspec.to_builtins(signal, enc_hook=str)}
     )
 

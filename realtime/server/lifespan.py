@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from typing import Any
 
-from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from realtime.connections.handshake import Receive, Send
 from realtime.connections.registry import ConnectionRegistry
+from realtime.layers.configured import channel_layer
 from realtime.server.backlog import measure_backlog
 from realtime.server.vitals import watch
 
@@ -53,6 +53,5 @@ async def leave() -> None:
     with contextlib.suppress(RedisError, TimeoutError):
         async with asyncio.timeout(LEAVE_SECONDS):
             await ConnectionRegistry.current().leave()
-    layer: Any = get_channel_layer()
     with contextlib.suppress(RedisError, OSError):
-        await layer.flush()
+        await channel_layer().flush()

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
-from realtime.layers.interface import room_layer
+from realtime.layers.configured import group_send_sync
 from realtime.protocol.rooms import CONTROL_GROUP
 from realtime.redis.client import key, sync_client
 from realtime.survey.messages import (
@@ -93,7 +93,7 @@ def ask(about: About, kind: type[S], instance: str = "") -> Asked[S]:
 def publish(survey: Survey) -> int:
     """Send a survey to all instances; returns how many received it, or 0 when the channel layer cannot tell."""
     message = {"type": "node.question", "question": msgspec.to_builtins(survey)}
-    return room_layer().group_send_sync(CONTROL_GROUP, message)
+    return group_send_sync(CONTROL_GROUP, message)
 
 
 def _known() -> dict[str, Instance]:

@@ -14,11 +14,16 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-
-from prometheus_client import Counter, Gauge, Histogram
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from realtime.protocol.close_codes import LOST, NO_CODE, CloseCode
 from realtime.protocol.publication import Publication
+
+if TYPE_CHECKING or find_spec("prometheus_client"):
+    from prometheus_client import Counter, Gauge, Histogram
+else:
+    from realtime.telemetry.unmeasured import Counter, Gauge, Histogram
 
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Seconds, for what should take almost no time."""
