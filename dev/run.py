@@ -18,7 +18,7 @@ import redis
 from dev.banner import PROJECT, TOKEN_SECONDS, banner
 from dev.embedded_redis import EmbeddedRedis, NoServer, die_with
 from dev.processes import PROCESSES, ForegroundManager, ReadyPrinter
-from realtime.checks.startup import DEVELOPMENT_KEY
+from realtime.checks.tokens import DEVELOPMENT_KEY
 from realtime.redis.url import parse
 from realtime.server.uvicorn_server import bind, without_brackets
 

@@ -1,34 +1,35 @@
-"""The system check of presence: whether the connections of a namespace keep the presence that it declares."""
+"""The system check of presence: whether the package `realtime` is the kernel that presence is built on.
+
+It imports nothing of the kernel, as there may be none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, register
-from django.core.exceptions import ImproperlyConfigured
 
-from presence.connection import CustomerPresence, TeamPresence
-from realtime.protocol.namespaces import Namespace, Presence, namespaces
 
-_CONSUMERS: dict[Presence, type] = {Presence.TEAM: TeamPresence, Presence.CUSTOMERS: CustomerPresence}
+def foreign_kernel() -> str:
+    """A sentence about a package `realtime` of another origin; empty if it is ours."""
+    spec = find_spec("realtime")
+    places = [*(spec.submodule_search_locations or ())] if spec else []
+    if Path(__file__).resolve().parents[1] / "realtime" in {Path(place).resolve() for place in places}:
+        return ""
+    found = places[0] if places else "not a package"
+    return (
+        f"the package `realtime` is {found}, not the one of realtime-sockets: rename it, or run this process where it "
+        "is not on Python's path"
+    )
 
 
 @register("realtime")
-def check_consumers(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Find namespaces with presence whose consumer keeps none. What else is wrong, `realtime.checks` says."""
-    try:
-        return [error for namespace in namespaces().values() for error in _without_presence(namespace)]
-    except (ImproperlyConfigured, ImportError):
-        return []
-
-
-def _without_presence(namespace: Namespace) -> Iterator[CheckMessage]:
-    needed, found = _CONSUMERS.get(namespace.presence), namespace.consumer_class
-    if needed and isinstance(found, type) and not issubclass(found, needed):
-        yield Error(
-            f"The consumer of the namespace {namespace.name!r}, {found.__name__}, keeps no presence",
-            hint=f"Expected {needed.__module__}.{needed.__qualname__}, or a class derived from it.",
-            id="realtime.E021",
-        )
+def check_kernel(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """Find a package `realtime` that is imported instead of ours."""
+    problem = foreign_kernel()
+    hint = "docs/settings.md, under collisions, says which processes need which package."
+    return [Error(problem, hint=hint, id="realtime.E030")] if problem else []

@@ -18,6 +18,7 @@ from presence.store import Member
 from presence.tracker import PresenceTracker
 from realtime.conf import conf
 from realtime.connections.consumer import NamespaceConsumer
+from realtime.protocol.namespaces import Presence
 from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import presence_room, thread_of, thread_room
 from realtime.tasks.serial import Action
@@ -69,6 +70,8 @@ class TeamPresence(ListedConnection):
     Every connection gets a `presence:state` for each of its groups, listed or not.
     """
 
+    keeps_presence = Presence.TEAM
+
     @property
     def is_listed(self) -> bool:
         return self.declared.is_listed(self.principal.role)
@@ -118,6 +121,8 @@ class CustomerPresence(ListedConnection):
 
     Leaving the room of a thread does not count as going away; losing the right does.
     """
+
+    keeps_presence = Presence.CUSTOMERS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -210,12 +210,14 @@ def test_every_variable_that_a_page_speaks_of_exists(page: Path):
 def test_every_check_is_documented_and_has_a_hint():
     documented = first_names(section("settings.md", "Checks"))
     ids = []
-    files = (ROOT / "realtime/checks/startup.py", ROOT / "presence/checks.py")
+    files = [*(ROOT / "realtime/checks").glob("*.py"), ROOT / "presence/checks.py"]
     for call in chain.from_iterable(ast.walk(ast.parse(path.read_text())) for path in files):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") in {"Error", "CheckWarning"}:
             given = {keyword.arg: keyword.value for keyword in call.keywords}
             assert "hint" in given, ast.unparse(call)
-            ids.append(ast.literal_eval(given["id"]))
+            id = ast.literal_eval(given["id"])
+            if not re.search(r"\.[WI]1", id):  # the checklist for production has its own page
+                ids.append(id)
     assert sorted(documented) == sorted(set(ids))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 from realtime.connections.rooms import Rooms
-from realtime.protocol.namespaces import Namespace
+from realtime.protocol.namespaces import Namespace, Presence
 from realtime.protocol.principal import Principal
 from realtime.protocol.rooms import is_room, user_room
 
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 class ConnectionHooks:
     """The methods that a namespace overrides. Unless stated otherwise, they do nothing here."""
 
+    keeps_presence: ClassVar[Presence] = Presence.NONE
+    """What such connections keep of whether their users are there; a namespace that declares it needs one that does."""
     declared: Namespace
     principal: Principal
     rooms: Rooms

@@ -1,7 +1,11 @@
 """Settings of the socket server and the bridge, which use no database, no sessions and no users."""
 
-from realtime.settings.base import *  # noqa: F403
-from realtime.settings.base import SECRET_KEY as _SECRET_KEY
+from realtime.extras import require
+
+require("realtime.settings.sockets", "server")
+
+from realtime.settings.base import *  # noqa: E402, F403
+from realtime.settings.base import SECRET_KEY as _SECRET_KEY  # noqa: E402
 
 DATABASES: dict[str, dict[str, str]] = {}
 INSTALLED_APPS = [
@@ -10,6 +14,7 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "channels",
     "realtime",
+    "realtime.server",
     "hub",
     "portal",
 ]

@@ -3,11 +3,16 @@
 import os
 from datetime import timedelta
 
-import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
-from realtime.settings.base import *  # noqa: F403
-from realtime.settings.base import BASE_DIR, DEBUG, SECRET_KEY, SIMPLE_JWT, flag
+from realtime.extras import require
+
+require("realtime.settings.web", "web")
+
+import dj_database_url  # noqa: E402
+
+from realtime.settings.base import *  # noqa: E402, F403
+from realtime.settings.base import BASE_DIR, DEBUG, SECRET_KEY, SIMPLE_JWT, flag  # noqa: E402
 
 if not SECRET_KEY:
     raise ImproperlyConfigured("SECRET_KEY is not set; the web side signs sessions with it")
@@ -36,10 +41,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "rest_framework_simplejwt.token_blacklist",
-    "channels",
     "realtime",
-    "hub",
-    "portal",
+    "realtime.web",
     "presence",
     *(["demo"] if DEBUG else []),
 ]
@@ -74,7 +77,7 @@ LANGUAGE_CODE = "en"
 # The time zone in which the admin shows days and times.
 TIME_ZONE = os.environ.get("TIME_ZONE") or "UTC"
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "static"
+STATIC_ROOT = os.environ.get("STATIC_ROOT") or BASE_DIR / "static"
 WHITENOISE_USE_FINDERS = DEBUG
 
 # For a proxy that ends TLS and overwrites X-Forwarded-Proto.

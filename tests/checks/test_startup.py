@@ -13,11 +13,12 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.checks.startup import DEVELOPMENT_KEY, EXAMPLE_KEY, check_settings
+from realtime.checks.tokens import DEVELOPMENT_KEY, EXAMPLE_KEY
+from tests.checking import startup
 
 
 def ids() -> set[str]:
-    return {str(message.id) for message in check_settings(None)}
+    return {str(message.id) for message in startup()}
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def set_jwt(settings):
 
 
 def test_default_settings_are_fine():
-    assert check_settings(None) == []
+    assert startup() == []
 
 
 def test_checks_run_with_manage_py_check(set_realtime):
@@ -48,7 +49,7 @@ def test_checks_run_with_manage_py_check(set_realtime):
 def test_every_error_comes_with_a_hint(set_realtime, set_jwt):
     set_realtime(AWAY_AFTER=1000, GRACE_PERIOD=1000, EVENTS=["no.such"], HUB_THREAD_POLICY="no.such")
     set_jwt(SIGNING_KEY="")
-    messages = check_settings(None)
+    messages = startup()
     assert len(messages) == 5
     assert all(message.hint for message in messages)
 
@@ -112,7 +113,7 @@ def test_value_of_simple_jwt_is_right_or_an_error(set_jwt, values: dict[str, Any
 
 def test_wrong_value_is_an_error_that_names_it(set_realtime):
     set_realtime(GRACE_PERIOD="soon")
-    (error,) = check_settings(None)
+    (error,) = startup()
     assert error.id == "realtime.E001"
     assert "GRACE_PERIOD" in error.msg
 
@@ -131,7 +132,7 @@ def test_wrong_value_is_an_error_that_names_it(set_realtime):
 )
 def test_mapping_of_claims_is_a_function_that_is_not_async(set_realtime, path, problem):
     set_realtime(CLAIMS=path)
-    (error,) = check_settings(None)
+    (error,) = startup()
     assert error.id == "realtime.E017"
     assert problem in error.msg
 
@@ -164,7 +165,7 @@ def test_shared_secret_that_is_short_or_a_pattern_is_an_error_that_does_not_quot
 ):
     settings.DEBUG = debug
     set_jwt(ALGORITHM="HS512", SIGNING_KEY=key)
-    [found] = [message for message in check_settings(None) if message.id == "realtime.E015"]
+    [found] = [message for message in startup() if message.id == "realtime.E015"]
     assert isinstance(found, Error)
     assert said in found.msg
     assert key not in found.msg or key == "x"
@@ -237,7 +238,7 @@ def test_channel_layer_in_memory_is_refused(settings):
 )
 def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url: str):
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": f"{url}?password=secret"}
-    found = [message for message in check_settings(None) if message.id == "realtime.E010"]
+    found = [message for message in startup() if message.id == "realtime.E010"]
     assert len(found) == 1
     assert "secret" not in str(found[0])
 
@@ -245,7 +246,7 @@ def test_redis_url_that_is_none_is_an_error_that_does_not_quote_it(settings, url
 @pytest.mark.parametrize("name", ["decode_responses", "ssl_ca_certs", "nonsense"])
 def test_option_of_redis_url_that_is_not_permitted_is_an_error_that_names_it(set_realtime, name: str):
     set_realtime(REDIS_URL=f"redis://:secret@host/0?socket_timeout=3&{name}=secret")
-    found = [message for message in check_settings(None) if message.id == "realtime.E010"]
+    found = [message for message in startup() if message.id == "realtime.E010"]
     assert len(found) == 1
     assert repr(name) in found[0].msg
     assert "secret" not in str(found[0])
@@ -264,7 +265,7 @@ def test_cluster_wants_our_own_channel_layer(settings):
 )
 def test_key_or_algorithm_that_cannot_be_used_is_an_error(settings, algorithm: str, key: str):
     settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "ALGORITHM": algorithm, "VERIFYING_KEY": key}
-    assert "realtime.E009" in [message.id for message in check_settings(None)]
+    assert "realtime.E009" in [message.id for message in startup()]
 
 
 # --- E016: channels cross databases ------------------------------------------------------------------
@@ -282,7 +283,7 @@ def test_key_or_algorithm_that_cannot_be_used_is_an_error(settings, algorithm: s
 )
 def test_database_other_than_0_wants_a_prefix_of_its_own(set_realtime, url):
     set_realtime(REDIS_URL=url)
-    (error,) = check_settings(None)
+    (error,) = startup()
     assert error.id == "realtime.E016"
     assert "database 3" in error.msg
     assert "secret" not in error.msg

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from presence.checks import check_consumers
-from realtime.checks.startup import check_settings
 from realtime.conf import Conf
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.namespaces.hub import HUB
@@ -28,6 +26,7 @@ from realtime.protocol.namespaces import (
     roles,
 )
 from realtime.protocol.rooms import group_name, is_room, is_room_name, room_of_group
+from tests.checking import startup
 from tests.e2e.harness import ROOT
 from tests.ops.namespace import BOARD, LAB, OPS
 
@@ -60,7 +59,7 @@ def settings_of(settings: Any, name: str, value: object) -> Iterator[None]:
 
 
 def errors() -> dict[str, str]:
-    return {message.id or "": message.msg for message in (*check_settings(None), *check_consumers(None))}
+    return {message.id or "": message.msg for message in startup()}
 
 
 # --- Ours --------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from realtime import publisher
 from realtime.auth.issuing import issue
 from realtime.bridge.batch import Batch
 from realtime.bridge.bus_entry import BUS
-from realtime.checks.startup import check_settings
+from realtime.checks.publishing import check_settings
 from realtime.connections import handshake
 from realtime.protocol.publication import Publication, unpack
 from realtime.redis.pipelining import pipes
@@ -213,5 +213,5 @@ def test_missing_package_is_said_when_it_is_on(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(ImproperlyConfigured, match=r"pip install 'realtime-sockets\[otel\]'"):
         tracing.start()
-    monkeypatch.setattr("realtime.checks.startup.find_spec", lambda name: None)
+    monkeypatch.setattr("realtime.checks.publishing.find_spec", lambda name: None)
     assert "realtime.E013" in [message.id for message in check_settings(None)]

@@ -7,14 +7,13 @@ import signal
 from types import FrameType
 from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand
-
 from presence.recorder.recorder import Recorder
+from realtime.management import base
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = "Record presence transitions in the database. Prints 'ready' once it has caught up."
 
     def handle(self, **_: Any) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from realtime.management import base
 from realtime.spec.markdown import events_markdown
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = "Print the catalogue of events as Markdown."
 
     def handle(self, **_: Any) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from django.core.management.base import BaseCommand
 
+from realtime.management import base
 from realtime.spec.asyncapi import asyncapi_json
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = (
         "Print the AsyncAPI 3 document of this installation: every event, in both directions and on the bus."
     )

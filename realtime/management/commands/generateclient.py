@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from realtime.management import base
 from realtime.spec.typescript import events_typescript
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = "Print the events of this installation as TypeScript types."
 
     def handle(self, **_: Any) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from jwt import PyJWTError
+from django.core.management.base import CommandError, CommandParser
 
-from realtime.auth.issuing import issue
+from realtime.management import base
 from realtime.protocol.namespaces import roles
 from realtime.protocol.payloads import Id, PresenceGroup
 
@@ -17,7 +16,8 @@ def _ids(text: str, kind: type[Id] = Id) -> list[str]:
     return [kind.parse(item.strip()) for item in text.split(",") if item.strip()]
 
 
-class Command(BaseCommand):
+class Command(base.Command):
+    extra = "server"
     help = "Print a signed access token, and nothing else."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -33,6 +33,10 @@ class Command(BaseCommand):
     def handle(
         self, *, user: str, role: str, name: str, groups: str | None, threads: str, ttl: float, **_: Any
     ) -> None:
+        from jwt import PyJWTError  # noqa: PLC0415  (an extra)
+
+        from realtime.auth.issuing import issue  # noqa: PLC0415
+
         if role not in roles():
             raise CommandError(
                 f"--role must be one of {', '.join(sorted(roles()))}, got {role!r}", returncode=2

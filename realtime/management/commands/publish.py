@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from redis.exceptions import RedisError
 
-from realtime.publisher import InvalidMessage, publish
+from realtime.management import base
+from realtime.protocol.bus_message import InvalidMessage
 
 
-class Command(BaseCommand):
+class Command(base.Command):
     help = """Publish an event: manage.py publish thread:message '{"thread_id": "42", "message_id": "1"}'"""
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -27,6 +28,8 @@ class Command(BaseCommand):
         parser.add_argument("--except", dest="exclude", help="a connection_id that is left out")
 
     def handle(self, *, event: str, data: str, **options: Any) -> None:
+        from realtime.publisher import publish  # noqa: PLC0415  (a package `presence` may be another one)
+
         names = ("rooms", "namespaces", "id", "exclude")
         try:
             publish(event, _object(data), **{name: options[name] for name in names})

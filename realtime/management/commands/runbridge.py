@@ -7,20 +7,17 @@ import contextlib
 import signal
 from typing import Any
 
-import uvloop
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from presence.events import announcements
-from presence.sweeper import Sweeper
-from realtime.bridge.bridge import Bridge
 from realtime.bridge.bus_entry import BUS, Source
-from realtime.server.vitals import watch
-from realtime.telemetry import prometheus
+from realtime.management import base
 
 PRESENCE = Source("presence", b"transition", announcements, keep=86400)
 
 
-class Command(BaseCommand):
+class Command(base.Command):
+    app, extra = "realtime.server", "server"
     help = "Deliver what backbones publish, and run the presence sweeper. Prints 'ready' once subscribed and caught up."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,6 +25,8 @@ class Command(BaseCommand):
         parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port (default: on none)")
 
     def handle(self, *, metrics_host: str, metrics_port: int | None, **_: Any) -> None:
+        import uvloop  # noqa: PLC0415  (an extra)
+
         with contextlib.ExitStack() as stack:
             if metrics_port is not None:
                 self._serve_metrics(stack, metrics_host, metrics_port)
@@ -35,6 +34,8 @@ class Command(BaseCommand):
             uvloop.run(self._run())
 
     def _serve_metrics(self, stack: contextlib.ExitStack, host: str, port: int) -> None:
+        from realtime.telemetry import prometheus  # noqa: PLC0415
+
         if not 0 <= port < 65536:
             raise CommandError(f"--metrics-port must be between 0 and 65535, got {port}", returncode=2)
         try:
@@ -43,6 +44,10 @@ class Command(BaseCommand):
             raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
 
     async def _run(self) -> None:
+        from presence.sweeper import Sweeper  # noqa: PLC0415
+        from realtime.bridge.bridge import Bridge  # noqa: PLC0415
+        from realtime.server.vitals import watch  # noqa: PLC0415
+
         main, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert main is not None  # noqa: S101
         for name in (signal.SIGTERM, signal.SIGINT):

@@ -6,12 +6,13 @@ import contextlib
 import os
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
-from realtime.server import uvicorn_server
+from realtime.management import base
 
 
-class Command(BaseCommand):
+class Command(base.Command):
+    app, extra = "realtime.server", "server"
     help = "Serve the WebSocket namespaces. Prints 'ready' once it accepts connections."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -22,6 +23,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, host: str, port: int, workers: int, **_: Any) -> None:
+        from realtime.server import uvicorn_server  # noqa: PLC0415  (an extra)
+
         if workers < 1:
             raise CommandError(f"--workers must be at least 1, got {workers}", returncode=2)
         if not 0 <= port < 65536:

@@ -1,0 +1,32 @@
+"""What the project's commands have in common: the packages and the checks of their side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from realtime import extras
+from realtime.checks import collisions, sides
+
+
+class Command(BaseCommand):
+    """A command of one side. With something missing, or another package in the place of ours, it exits with 2.
+
+    The checks of its side run before it, also where the app of that side is not in INSTALLED_APPS.
+    """
+
+    app = ""
+    """The app whose checks concern it, besides `realtime`."""
+    extra = ""
+    """The extra that holds what it needs."""
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        name = type(self).__module__.rpartition(".")[2]
+        if problem := extras.problem(name, self.extra):
+            raise CommandError(problem, returncode=2)
+        for problem in collisions.problems(serves=self.app == "realtime.server"):
+            raise CommandError(problem, returncode=2)
+        if self.app:
+            sides.register_checks(self.app, extra=self.extra)
+        return super().execute(*args, **options)
