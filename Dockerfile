@@ -25,7 +25,7 @@ ARG REQUIREMENTS=web.txt
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement "requirements/${REQUIREMENTS}"
 WORKDIR /app
 COPY manage.py ./
-RUN SECRET_KEY=only-while-building /opt/venv/bin/python manage.py collectstatic --noinput
+RUN SECRET_KEY=only-while-building STATIC_ROOT=/app/static /opt/venv/bin/python manage.py collectstatic --noinput
 
 FROM ${PYTHON_IMAGE} AS runtime
 RUN pip uninstall --yes --root-user-action=ignore pip \
@@ -45,7 +45,8 @@ CMD ["python", "manage.py", "runsockets"]
 
 FROM runtime AS web
 COPY --from=build-web /opt/venv /opt/venv
-ENV WEB_HOST=0.0.0.0 WEB_PORT=8000
+COPY --from=build-web /app/static static
+ENV WEB_HOST=0.0.0.0 WEB_PORT=8000 STATIC_ROOT=/app/static
 EXPOSE 8000
 HEALTHCHECK --start-period=10s --interval=10s --timeout=5s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['WEB_PORT'] + '/healthz', timeout=4)"]
 USER 10001

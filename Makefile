@@ -80,7 +80,7 @@ lock: ## rewrite requirements/, the hashed packages of the images
 	@.run/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@mkdir -p requirements
 	@echo 'setuptools>=77' | $(LOCK) --output-file requirements/build.txt -
-	@$(LOCK) --constraints constraints.txt --output-file requirements/sockets.txt pyproject.toml
+	@$(LOCK) --constraints constraints.txt --output-file requirements/sockets.txt --extra server pyproject.toml
 	@$(LOCK) --constraints constraints.txt --output-file requirements/web.txt --extra web pyproject.toml
 
 docs: $(INSTALLED) ## regenerate docs/events.md and client/src/events.ts from the catalogue

