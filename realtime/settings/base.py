@@ -8,7 +8,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from realtime.conf import from_environment
 
-BASE_DIR = Path(__file__).resolve().parent.parent.parent
+_ROOT = Path(__file__).resolve().parent.parent.parent
+# An installed package writes nothing beside itself: there, everything is kept in the current directory.
+BASE_DIR = _ROOT if (_ROOT / "pyproject.toml").exists() else Path.cwd()
 RUN_DIR = BASE_DIR / ".run"
 
 
