@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import venv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 from zipfile import ZipFile
 
 import pytest
+import redis
 import websockets
 from build import ProjectBuilder
 from build.env import DefaultIsolatedEnv
@@ -102,7 +107,7 @@ def test_metadata_is_what_the_project_says(built: Built):
     assert str(metadata.version) == PROJECT["version"]
     assert metadata.summary == PROJECT["description"]
     assert str(metadata.requires_python) == PROJECT["requires-python"]
-    assert metadata.provides_extra == ["web", "otel", "dev"]
+    assert metadata.provides_extra == [*PROJECT["optional-dependencies"]]
     always = {requirement for requirement in metadata.requires_dist or () if not requirement.marker}
     assert always == set(map(Requirement, PROJECT["dependencies"]))
 
@@ -161,3 +166,190 @@ def test_installed_wheel_runs_without_the_repository(
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_installed_package_writes_nothing_beside_its_code(installed: Path, tmp_path: Path, redis_url: str):
+    [site] = installed.parents[1].glob("lib/python*/site-packages")
+    env = {**example("web"), "REDIS_URL": redis_url, "SOCKETS_PORT": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    del env["DATABASE_URL"], env["DJANGO_SETTINGS_MODULE"]
+    before = files_of(site)
+    for command in ("check", "migrate", "collectstatic --noinput"):
+        subprocess.run(
+            [installed, installed.parents[2] / "manage.py", *command.split()],
+            cwd=tmp_path,
+            env=env,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    with subprocess.Popen(
+        [installed, installed.parents[2] / "manage.py", "runsockets"],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout
+        assert server.stdout.readline() == "ready\n"
+        server.terminate()
+    assert files_of(site) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"db.sqlite3", "static"}
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """The files below a folder, by the time of their last change."""
+    return {
+        str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if "__pycache__" not in path.parts
+    }
+
+
+# --- In a team's own project, without extras ---------------------------------------------------------
+
+
+@dataclass
+class Backbone:
+    """A new environment with the wheel alone, and a project made by `django-admin startproject`."""
+
+    python: Path
+    folder: Path
+    redis_url: str
+    prefix: str
+
+    def manage(self, *command: str, apps: str = "realtime") -> subprocess.CompletedProcess[str]:
+        """Run a command of the project with these apps, besides Django's."""
+        env = {"APPS": apps, "REDIS_URL": self.redis_url, "REALTIME_PREFIX": self.prefix}
+        return subprocess.run(
+            [self.python, "manage.py", *command],
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def succeed(self, *command: str, apps: str = "realtime") -> str:
+        """What a command prints that succeeds without a warning."""
+        done = self.manage(*command, apps=apps)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def environment(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("backbone")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", built.wheel], check=True, capture_output=True)
+    return python
+
+
+@pytest.fixture
+def backbone(environment: Path, redis_url: str, tmp_path: Path) -> Backbone:
+    subprocess.run([environment, "-m", "django", "startproject", "shop", tmp_path], check=True)
+    with (tmp_path / "shop" / "settings.py").open("a") as settings:
+        settings.write("import os\nINSTALLED_APPS += os.environ['APPS'].split()\n")
+    return Backbone(environment, tmp_path, redis_url, f"b{uuid4().hex[:8]}")
+
+
+def test_plain_installation_is_small(environment: Path):
+    listed = "from importlib.metadata import distributions as d; print(*(each.name.lower() for each in d()))"
+    names = subprocess.run([environment, "-c", listed], capture_output=True, text=True, check=True).stdout
+    ours = {"asgiref", "django", "hiredis", "msgspec", "realtime-sockets", "redis", "sqlparse"}
+    assert {*names.split()} - {"pip", "setuptools"} == ours | (
+        {"typing_extensions"} & {*names.split()}  # Python 3.11's, on some versions of redis-py
+    )
+
+
+PUBLISHING = """
+from django.db import transaction
+from realtime.publisher import publish
+publish("thread:message", {"thread_id": 42, "message_id": 7})
+with transaction.atomic():
+    publish("chat:accepted", {"thread_id": 42, "attendant_id": 7, "user_id": 9})
+    publish("queue:taken", {"item_id": 5})
+"""
+
+
+def test_backbone_publishes_without_a_setting(backbone: Backbone):
+    assert "no issues" in backbone.succeed("check")
+    backbone.succeed("shell", "-c", PUBLISHING)
+    entries = redis.Redis.from_url(backbone.redis_url).xlen(f"{backbone.prefix}:stream")
+    assert entries == 3
+
+
+def test_backbone_hears_nothing_of_other_sides(backbone: Backbone):
+    done = backbone.manage("check", "--deploy", apps="realtime presence")
+    assert done.returncode == 0
+    assert "security.W" in done.stderr
+    assert "realtime." not in done.stderr
+
+
+PAGES = """
+from django.contrib.auth.models import User
+from django.test import Client
+from django.test.utils import setup_test_environment
+from django.urls import reverse
+
+setup_test_environment()
+client = Client()
+client.force_login(User.objects.create_superuser("ana"))
+names = ("presencerecord", "presencetransition", "live", "availability", "deadletter")
+paths = [reverse(f"admin:presence_{name}_changelist") for name in names]
+for path in ("/admin/", *paths, paths[2] + "rooms/", paths[2] + "instances/"):
+    answer = client.get(path, follow=True)
+    print(path, answer.status_code, len(answer.context["messages"]))
+"""
+
+
+def test_presence_works_in_a_project_without_other_settings(backbone: Backbone):
+    assert "No changes" in backbone.succeed("makemigrations", "--check", apps="presence")
+    backbone.succeed("migrate", "--verbosity", "0", apps="presence")
+    printed = backbone.succeed("shell", "-c", PAGES, apps="presence").splitlines()
+    pages = [line.split() for line in printed if line.startswith("/admin/")]
+    assert len(pages) == 8
+    assert {(status, messages) for _, status, messages in pages} == {("200", "0")}
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("runsockets", "server"),
+        ("runbridge", "server"),
+        ("issuetoken --user 7 --role attendant", "server"),
+        ("runweb", "web"),
+    ],
+    ids=str,
+)
+def test_command_without_its_extra_says_how_to_install_it(backbone: Backbone, command: str, extra: str):
+    done = backbone.manage(*command.split())
+    assert done.returncode == 2
+    expected = (
+        f"CommandError: {command.split()[0]} needs pip install 'realtime-sockets[{extra}]'; not installed: "
+    )
+    assert re.fullmatch(re.escape(expected) + r".+\n", done.stderr)
+
+
+def test_app_without_its_extra_is_one_message(backbone: Backbone):
+    done = backbone.manage("check", apps="realtime realtime.server")
+    assert re.findall(r"realtime\.[EWI]\d+", done.stderr) == ["realtime.E031"]
+    assert "pip install 'realtime-sockets[server]'" in done.stderr
+
+
+@pytest.fixture
+def other(environment: Path) -> Iterator[str]:
+    """Another distribution, which has installed a file into our package."""
+    [site] = environment.parents[1].glob("lib/python*/site-packages")
+    metadata = site / "other_sockets-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other-sockets\nVersion: 1.0\n")
+    (metadata / "RECORD").write_text("realtime/__init__.py,,\nrealtime/channel.py,,\n")
+    (site / "realtime" / "channel.py").write_text("")
+    yield "other-sockets"
+    shutil.rmtree(metadata)
+    (site / "realtime" / "channel.py").unlink()
+
+
+def test_distribution_that_wrote_into_our_package_is_named(backbone: Backbone, other: str):
+    done = backbone.manage("check")
+    assert re.findall(r"realtime\.[EWI]\d+", done.stderr) == ["realtime.E030"]
+    assert f"the distribution '{other}' has a package `realtime`, too" in done.stderr
+    assert backbone.manage("publish", "queue:updated").returncode == 2
