@@ -125,7 +125,7 @@ def _imported(folder: str) -> Iterator[str]:
 def test_what_is_imported_is_asked_for(project: dict[str, Any], folder: str):
     """And does not come along with something else, for as long as that likes to."""
     extras = project["optional-dependencies"]
-    chosen = ("web", "otel") if folder in INSTALLED else extras
+    chosen = ("web", "otel", "testing") if folder in INSTALLED else extras
     lines = [*project["dependencies"], *chain.from_iterable(extras[name] for name in chosen)]
     asked = {_normal(Requirement(line).name) for line in lines} | {"honcho"}  # `make run` only
     come_from = packages_distributions()

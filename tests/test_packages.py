@@ -102,7 +102,7 @@ def test_metadata_is_what_the_project_says(built: Built):
     assert str(metadata.version) == PROJECT["version"]
     assert metadata.summary == PROJECT["description"]
     assert str(metadata.requires_python) == PROJECT["requires-python"]
-    assert metadata.provides_extra == ["web", "otel", "dev"]
+    assert metadata.provides_extra == ["web", "otel", "testing", "dev"]
     always = {requirement for requirement in metadata.requires_dist or () if not requirement.marker}
     assert always == set(map(Requirement, PROJECT["dependencies"]))
 
