@@ -8,7 +8,12 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
+from realtime.client.errors import CallFailed, Denied
+
 T = TypeVar("T")
+
+TOLD = (AssertionError, CallFailed, Denied)
+"""What a test is told. Its traceback ends at the line of the test, since it does not matter where it was raised."""
 
 
 class BackgroundLoop:
@@ -32,12 +37,18 @@ class BackgroundLoop:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop, wait for it, and return its result."""
         __tracebackhide__ = True
-        return self._begin(coroutine).result()
+        try:
+            return self._begin(coroutine).result()
+        except TOLD as error:
+            raise error.with_traceback(None) from None
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """`run` from another loop, which goes on meanwhile."""
         __tracebackhide__ = True
-        return await asyncio.wrap_future(self._begin(coroutine))
+        try:
+            return await asyncio.wrap_future(self._begin(coroutine))
+        except TOLD as error:
+            raise error.with_traceback(None) from None
 
     def _begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

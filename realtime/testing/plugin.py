@@ -68,20 +68,23 @@ def issue_token() -> Callable[..., str]:
     return issue
 
 
-@pytest.fixture
-def realtime_in_memory() -> Iterator[InMemory]:
-    """Socket server, bridge and publisher in this process, without Redis (`realtime.testing.in_memory`)."""
-    _set_up_django()
-    from realtime.testing.memory import in_memory  # noqa: PLC0415
-
-    with in_memory() as system:
-        yield system
-
-
 @pytest.fixture(scope="session")
 def realtime_settings() -> dict[str, Any]:
-    """Override this to change settings of `realtime_server`; of `REALTIME` only the entries given are replaced."""
+    """Override this to change settings for the fixtures below; of `REALTIME` only the entries given are replaced."""
     return {}
+
+
+@pytest.fixture
+def realtime_in_memory(realtime_settings: dict[str, Any]) -> Iterator[InMemory]:
+    """Socket server, bridge and publisher in this process, without Redis (`realtime.testing.in_memory`)."""
+    _set_up_django()
+    from django.test import override_settings  # noqa: PLC0415
+
+    from realtime.testing.memory import in_memory  # noqa: PLC0415
+
+    others = {name: value for name, value in realtime_settings.items() if name != "REALTIME"}
+    with override_settings(**others), in_memory(**realtime_settings.get("REALTIME", {})) as system:
+        yield system
 
 
 @pytest.fixture(scope=_scope)

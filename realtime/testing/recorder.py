@@ -167,6 +167,7 @@ class Published:
             AssertionError: It was not, or not as often. The text lists what was published, with the nearest difference.
             ValueError: There is no such event, or `count` is 0.
         """
+        __tracebackhide__ = True
         if count == 0:
             raise ValueError("count must be at least 1: use assertNotPublished")
         wanted = _Wanted(event, {**(data or {}), **fields}, rooms, namespaces)
@@ -177,11 +178,13 @@ class Published:
 
     def assertNotPublished(self, event: str, /, **criteria: Any) -> None:  # noqa: N802
         """Assert that no event was published that `assertPublished` with the same arguments would accept."""
+        __tracebackhide__ = True
         if found := self.matching(event, **criteria):
             raise AssertionError(f"{described(event, criteria)} was published:\n  {found[0]}")
 
     def assertNothingPublished(self) -> None:  # noqa: N802
         """Assert that nothing was published."""
+        __tracebackhide__ = True
         if self._events:
             raise AssertionError(f"Expected that nothing is published.\n{self!r}")
 

@@ -204,7 +204,7 @@ def _embedded(stack: contextlib.ExitStack) -> str:
 
 def _clear(url: str, prefix: str) -> None:
     """Delete what was written under a prefix."""
-    with overridden({"REALTIME": {**settings.REALTIME, "REDIS_URL": url}}):
+    with overridden({"REALTIME": {**getattr(settings, "REALTIME", {}), "REDIS_URL": url}}):
         client: Any = sync_client()
         for name in client.scan_iter(f"*{prefix}*"):
             client.delete(name)

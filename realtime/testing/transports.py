@@ -40,7 +40,8 @@ class WebSocket:
         try:
             return cls(await connect(url, additional_headers=headers, proxy=None, open_timeout=TIMEOUT))
         except InvalidStatus as error:
-            raise _denied(error.response.status_code, bytes(error.response.body or b"")) from error
+            # Without its cause, whose traceback shows the token.
+            raise _denied(error.response.status_code, bytes(error.response.body or b"")) from None
 
     async def send(self, text: str) -> None:
         """Send a frame."""

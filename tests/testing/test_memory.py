@@ -121,6 +121,15 @@ async def test_several_clients_wait_at_the_same_time(system: InMemory):
         await client.expect_nothing("queue:new")
 
 
+def test_event_loop_may_be_any(system: InMemory):
+    async def hear() -> str:
+        client = await system.client(user="loop", role="attendant")
+        await apublish("user:notification", {"user_id": "loop", "n": 1})
+        return (await client.expect("user:notification", n=1)).event
+
+    assert [asyncio.run(hear()) for _ in range(2)] == ["user:notification"] * 2
+
+
 def test_token_is_used_as_it_is(system: InMemory):
     client = system.client.sync(token=issue(user_id="9", role="admin"), namespace="hub")
     assert client.ready["user_id"] == "9"

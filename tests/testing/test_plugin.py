@@ -57,6 +57,7 @@ def system(request):
 async def test_own_namespace_event_and_policy(system):
     boss = await system.client(user="b-1", role="supervisor", board="7")
     assert boss.ready["namespace"] == "ops"
+    assert boss.ready["heartbeat_interval"] == 20  # as conftest.py says
     await boss.call("join", {"room": "board:7"})
     with pytest.raises(CallFailed, match="forbidden"):
         await boss.call("join", {"room": "board:8"})
@@ -157,6 +158,33 @@ def test_no_process_outlives_pytest(project: Project):
     subprocess.run(
         ["timeout", "30", "tail", *[f"--pid={pid}" for pid in pids], "-f", "/dev/null"], check=True
     )
+
+
+FAILING = """
+def test_server(realtime_client):
+    client = realtime_client.sync(user=1, role="attendant")
+    client.expect("thread:message", timeout=0.1)
+
+async def test_memory(realtime_in_memory):
+    client = await realtime_in_memory.client(user=1, role="attendant")
+    await client.expect("thread:message", timeout=0.1)
+
+def test_refused(realtime_client, issue_token):
+    realtime_client.sync(token=issue_token(user=1, role="customer"), namespace="hub")
+
+def test_recorder(published):
+    published.assertPublished("thread:message", thread_id=1)
+"""
+
+
+def test_failure_shows_the_line_of_the_test_and_no_token(project: Project):
+    project.write("failing/test_failing.py", FAILING)
+    done = project.pytest(*DJANGO, *AUTO, "failing")
+    assert "4 failed" in done.output, done.output
+    assert "realtime/testing/" not in done.output, done.output
+    assert "thread:message did not come within 0.1 s." in done.output
+    assert "403 forbidden_role" in done.output
+    assert "eyJ" not in done.output
 
 
 # --- Where it is not used -------------------------------------------------------------------------------
