@@ -19,6 +19,8 @@ from realtime.testing.connection import TIMEOUT
 from realtime.testing.overriding import overridden
 from realtime.testing.transports import InProcess
 
+_running = threading.Lock()
+
 
 class InMemory:
     """The system in this process."""
@@ -48,8 +50,12 @@ def in_memory(**overrides: Any) -> Iterator[InMemory]:
 
     Raises:
         ImportError: `fakeredis` is not installed; it comes with the extra `testing`.
+        RuntimeError: It is running already: a process has one set of settings, and so one such system at a time.
     """
     with contextlib.ExitStack() as stack:
+        if not _running.acquire(blocking=False):
+            raise RuntimeError("in_memory() is running already in this process: use what it has returned")
+        stack.callback(_running.release)
         url = stack.enter_context(_fake_redis())
         changed = {**getattr(settings, "REALTIME", {}), **overrides, "REDIS_URL": url}
         layers = {"default": {"BACKEND": "realtime.layers.RoomChannelLayer"}}

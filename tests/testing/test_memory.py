@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import threading
 import time
 
 import pytest
-from django.conf import settings
 
 from realtime.auth.issuing import issue
 from realtime.client import CallFailed, Denied
-from realtime.conf import conf
 from realtime.publisher import apublish, online, publish
 from realtime.testing import in_memory, issue_token
 from realtime.testing.memory import InMemory
@@ -73,14 +69,6 @@ def test_presence_follows_what_users_do(system: InMemory):
     ana.send("presence:offline")
     watcher.expect("attendant:offline", user_id="ana")
     assert ana.expect_close()[0] == 1000
-
-
-def test_grace_period_passes():
-    with in_memory(GRACE_PERIOD=0.5, HEARTBEAT_INTERVAL=1, AWAY_AFTER=3, NODE_LEASE=2) as system:
-        watcher = system.client.sync(user=8, role="admin")
-        with system.client.sync(user=7, role="attendant"):
-            watcher.expect("attendant:online", user_id=7)
-        watcher.expect("attendant:offline", user_id=7)
 
 
 def test_orders_close_connections_and_rights_are_kept(system: InMemory):
@@ -165,6 +153,12 @@ def test_claims_of_the_token_are_those_given():
     assert "groups" not in claims
 
 
+def test_second_system_at_the_same_time_is_refused(system: InMemory):
+    with pytest.raises(RuntimeError, match="is running already"), in_memory():
+        pass
+    publish("queue:updated", {})
+
+
 # --- What fails --------------------------------------------------------------------------------------
 
 
@@ -193,33 +187,3 @@ def test_event_of_a_closed_connection_is_not_waited_for(system: InMemory):
     began = time.monotonic()
     assert "the connection was closed with 1000" in failure(ana.expect, "thread:message", timeout=600)
     assert time.monotonic() - began < 300
-
-
-# --- What is left ------------------------------------------------------------------------------------
-
-
-def test_nothing_is_left_of_it():
-    before, threads = settings.REALTIME, set(threading.enumerate())
-    for _ in range(2):
-        with in_memory(PREFIX="own") as system:
-            assert conf().redis_url == system.redis_url
-            system.client.sync(user=1, role="attendant")
-            assert online("attendants") == ["1"]
-    assert before == settings.REALTIME
-    deadline = time.monotonic() + 60
-    while (left := set(threading.enumerate()) - threads) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not left
-
-
-def test_error_in_the_block_is_raised_and_nothing_is_left():
-    before = settings.REALTIME
-    with pytest.raises(ZeroDivisionError), in_memory():
-        raise ZeroDivisionError
-    assert before == settings.REALTIME
-
-
-def test_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fakeredis", None)
-    with pytest.raises(ImportError, match=r"pip install 'realtime-sockets\[testing\]'"), in_memory():
-        pass
