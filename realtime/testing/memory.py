@@ -77,7 +77,12 @@ def _fake_redis() -> Iterator[str]:
         raise ImportError("in_memory() needs fakeredis: pip install 'realtime-sockets[testing]'") from error
     server = TcpFakeServer(("127.0.0.1", 0))
     server.daemon_threads = True
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    serving = threading.Thread(
+        target=server.serve_forever,
+        kwargs={"poll_interval": 0.01},
+        name="realtime.testing",
+        daemon=True,
+    )
     serving.start()
     try:
         yield f"redis://127.0.0.1:{server.server_address[1]}/0"
