@@ -20,10 +20,10 @@ from uuid import uuid4
 import django
 
 from bench import machine
-from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history
 from realtime.protocol.publication import Draft
 from realtime.redis.sharded_pubsub import Subscriptions
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.servers import Cluster
 
 HEAD = b'{"event":"thread:message","room":"thread:42","offset":"'

@@ -13,7 +13,7 @@ from honcho.manager import Manager
 from honcho.printer import Message, Printer
 from honcho.process import Popen, Process
 
-from dev.embedded_redis import die_with
+from realtime.testing.embedded_redis import die_with
 
 PROCESSES = {"sockets": "runsockets", "bridge": "runbridge", "recorder": "runrecorder", "web": "runweb"}
 """By name, the management command of each process. Each prints `ready`."""

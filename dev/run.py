@@ -16,11 +16,11 @@ from pathlib import Path
 import redis
 
 from dev.banner import PROJECT, TOKEN_SECONDS, banner
-from dev.embedded_redis import EmbeddedRedis, NoServer, die_with
 from dev.processes import PROCESSES, ForegroundManager, ReadyPrinter
 from realtime.checks.tokens import DEVELOPMENT_KEY
 from realtime.redis.url import parse
 from realtime.server.uvicorn_server import bind, without_brackets
+from realtime.testing.embedded_redis import EmbeddedRedis, NoServer, die_with
 
 KEYS = ("SECRET_KEY", "JWT_SIGNING_KEY")
 PING_SECONDS = 5

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, Protocol
 from uuid import uuid4
 
 from asgiref.sync import sync_to_async
@@ -69,10 +71,11 @@ def publish(
             "traceparent": traceparent,
         }
         encoded = _encode(event, {name: value for name, value in message.items() if value is not None})
+        append = partial(_receivers[-1].append if _receivers else _append, encoded)
         if transaction.get_connection().in_atomic_block:
-            transaction.on_commit(lambda: _append(encoded))
+            transaction.on_commit(append)
         else:
-            _append(encoded)  # on_commit() would open a database connection for nothing
+            append()  # on_commit() would open a database connection for nothing
 
 
 apublish = sync_to_async(publish)
@@ -99,6 +102,8 @@ def online(group: str, *, namespace: str = OLDEST) -> list[str]:
     Raises:
         redis.RedisError: When Redis does not answer.
     """
+    if _receivers:
+        return _receivers[-1].online(namespace, composed(group))
     return [
         member["user_id"]
         for member in store.snapshot_sync(namespace, composed(group))
@@ -125,3 +130,32 @@ def _encode(event: str, message: Mapping[str, Any]) -> bytes:
 
 def _append(message: bytes) -> None:
     sync_client().xadd(key("stream"), {"message": message})
+
+
+# --- Tests -----------------------------------------------------------------------------------------------
+
+
+class Receiver(Protocol):
+    """What stands in for Redis in a test: `realtime.testing.fake_publisher`."""
+
+    def append(self, message: bytes) -> None:
+        """Take a valid message, as JSON; in a transaction after its commit."""
+
+    def online(self, namespace: str, group: str) -> list[str]:
+        """The ids of the users of a group who are online."""
+
+
+_receivers: list[Receiver] = []
+
+
+@contextlib.contextmanager
+def received_by(receiver: Receiver) -> Iterator[None]:
+    """While the block runs, `receiver` takes in place of Redis what any thread of this process publishes.
+
+    A message belongs to the receiver that was there when it was published, also if its commit comes after the block.
+    """
+    _receivers.append(receiver)
+    try:
+        yield
+    finally:
+        _receivers.remove(receiver)

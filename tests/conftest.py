@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 
 # Nothing depends on how fast the machine is: pytest's own timeout ends what hangs.
 hypothesis_settings.register_profile(

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from dev.embedded_redis import die_with
+from realtime.testing.embedded_redis import die_with
 
 START_SECONDS = 30.0
 _QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")

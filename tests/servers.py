@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import redis
 
-from dev.embedded_redis import EmbeddedRedis, find_server
+from realtime.testing.embedded_redis import EmbeddedRedis, find_server
 from tests.e2e.harness import PATIENCE, Process, free_port
 
 HOST = "127.0.0.1"

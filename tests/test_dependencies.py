@@ -140,7 +140,7 @@ def _imported(folder: str) -> Iterator[str]:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_what_is_imported_is_asked_for(project: dict[str, Any], folder: str):
     """And does not come along with something else, for as long as that likes to."""
-    chosen = ("web", "otel") if folder in INSTALLED else (*project["optional-dependencies"],)
+    chosen = ("web", "otel", "testing") if folder in INSTALLED else (*project["optional-dependencies"],)
     asked = {_normal(each.name) for each in asked_for(project, *chosen)}
     come_from = packages_distributions()
     others = {*_imported(folder)} - sys.stdlib_module_names - {*FOLDERS}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.test_acl import EVERYWHERE
 from tests.test_deploy import COMPOSE, DEPLOY, DOCKERFILE, OWN, SERVICES
 

@@ -19,7 +19,7 @@ import jwt
 from bench import machine
 from bench.publishing import Command
 from bench.wires import User, Wire
-from dev.embedded_redis import EmbeddedRedis, die_with
+from realtime.testing.embedded_redis import EmbeddedRedis, die_with
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "bench" / "peers"

@@ -159,7 +159,7 @@ class Subscription(Session):
 
     def _ping(self) -> bool:
         if self._writer is not None:
-            self._writer.write(b"PING\r\n")
+            self._writer.write(pack("PING"))
         return True
 
     def on_failure(self, error: BaseException, lasted: float | None) -> None:

@@ -94,6 +94,11 @@ def test_odd_claim_is_refused(claims: dict[str, Any]):
     assert failure(lambda: verify(sign(**claims))).code == "token_invalid"
 
 
+def test_issued_token_may_have_further_claims():
+    principal = verify(issue(user_id="7", role="customer", claims={"tenant": "acme", "name": "Ana"}))
+    assert (principal.claims["tenant"], principal.name) == ("acme", "Ana")
+
+
 def test_user_id_claim_follows_simplejwt(settings):
     settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "USER_ID_CLAIM": "sub"}
     assert [verify(sign(user_id=..., sub=sub)).user_id for sub in ("9", 9)] == ["9", "9"]

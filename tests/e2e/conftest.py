@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.browser import launched
 from tests.e2e.harness import SERVERS, Stack
 

@@ -15,7 +15,7 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import ROOT, Stack, backbone, eventually, unique
 from tests.servers import Cluster
 

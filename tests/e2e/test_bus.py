@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import Client, Stack, eventually, unique
 
 WAYS = ("add", "publish")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.bridge.bridge import LEASE_SECONDS
 from realtime.bridge.bus_entry import KEEP_SECONDS
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import PATIENCE, Client, Process, Stack, eventually, unique
 
 

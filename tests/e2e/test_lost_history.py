@@ -7,7 +7,7 @@ from signal import SIGKILL
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import SERVERS, Client, Stack, unique
 from tests.e2e.test_recovery import frames_of, got, heard, ids_of, left_off, say
 

@@ -8,7 +8,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import Stack, eventually, unique
 from tests.e2e.test_presence import said
 

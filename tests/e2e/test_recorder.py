@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from redis.exceptions import RedisError
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import QUIET, ROOT, Stack, eventually, unique
 from tests.postgresql import Cluster
 

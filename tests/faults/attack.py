@@ -25,8 +25,8 @@ import django
 import msgspec
 
 from bench import machine
-from dev.embedded_redis import EmbeddedRedis, NoServer
 from realtime.client import CallFailed
+from realtime.testing.embedded_redis import EmbeddedRedis, NoServer
 from tests.e2e.harness import ROOT, unique
 from tests.faults.attack_report import CALM, MIB, Noticed, Report
 from tests.faults.floods import FLOODS, HALF, Job

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.faults.world import World
 
 HERE = Path(__file__).parent

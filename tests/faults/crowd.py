@@ -16,7 +16,7 @@ from signal import SIGKILL
 from typing import Any, Self
 
 from bench.frames import Opcode, client_frame, parse
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import ROOT, Process, Stack, eventually
 
 PATIENCE = 60.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.layers.support import Layers, Proxy
 
 

@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history
 from realtime.layers.fanout import SLICE
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import Ephemeral, payloads
 from realtime.layers.room_layer import RoomChannelLayer
 from realtime.protocol.publication import Draft
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
 
 

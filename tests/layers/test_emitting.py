@@ -12,11 +12,11 @@ import pytest
 from channels.exceptions import ChannelFull
 from redis.exceptions import RedisError
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import fanout, loop_layer
 from realtime.layers.outlets import Ephemeral
 from realtime.redis import pipelining
 from realtime.redis.pipelining import Pipes
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import eventually
 from tests.layers.support import END, ROOM, Ears, Gap, Layers, message, published, said, subscriptions
 

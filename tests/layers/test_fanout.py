@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import fanout, history
 from realtime.layers import group as groups
 from realtime.layers.fanout import SLICE
 from realtime.layers.listener import State
 from realtime.protocol.publication import Draft
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
 from tests.layers.support import (
     END,

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history, loop_layer
 from realtime.layers.group import Group
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import Queue
 from realtime.protocol.publication import Draft, Publication, unpack
 from realtime.redis.client import client, key
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
 from tests.layers.support import (
     END,

@@ -11,11 +11,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history
 from realtime.layers.history import after, append, ends
 from realtime.protocol.publication import Draft, Publication, Unrecoverable, parse_position, unpack
 from realtime.redis.client import client, key
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
 
 HERE, THERE = "hub.thread.42", "portal.thread.42"

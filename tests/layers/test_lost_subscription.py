@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import history
 from realtime.protocol.publication import Unrecoverable
 from realtime.redis import connection, pipelining
 from realtime.redis.client import client
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import eventually
 from tests.layers.support import (
     END,

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.layers import gap_repair, history, liveness
 from realtime.layers.fanout import SLICE, FanOut
 from realtime.layers.gap_repair import GapRepair
@@ -17,6 +16,7 @@ from realtime.layers.history_reader import HistoryReader
 from realtime.layers.listener import Listener
 from realtime.protocol.publication import Publication
 from realtime.tasks.task_set import TaskSet
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import eventually
 from tests.layers.support import ROOM, Ears, Layers, Review, crowd, members, publish, turns_until
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
 from tests.layers.support import Layers, calls, members, message, receive, receive_several, subscriptions
 

@@ -16,7 +16,7 @@ from realtime.redis import client as redis
 from realtime.redis import pipelining as pipe
 from realtime.redis import pubsub as subscription
 from realtime.redis.client import execute, key
-from realtime.redis.connection import TICKS, Liveness
+from realtime.redis.connection import TICKS, Liveness, pack
 from realtime.redis.pipelining import Pipe, Pipes
 from realtime.redis.pubsub import Subscription
 from tests.inprocess import eventually
@@ -192,7 +192,7 @@ async def test_subscription_is_kept_while_the_loop_is_blocked_and_lost_when_it_i
     listener = Listener()
     await listener.subscription.subscribe([b"a"])
     peer.answers = PONG
-    await eventually(lambda: peer.received.count(b"PING") > TICKS)
+    await eventually(lambda: peer.received.count(pack("PING")) > TICKS)
     for _ in range(3):
         peer.writers[0].write(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\n1\r\n")
         block(TIMEOUT * 3)

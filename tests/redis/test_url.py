@@ -4,9 +4,9 @@ import pytest
 import redis
 from redis import asyncio as aioredis
 
-from dev.embedded_redis import EmbeddedRedis
 from realtime.redis.client import client, close, execute
 from realtime.redis.url import parse
+from realtime.testing.embedded_redis import EmbeddedRedis
 
 
 @pytest.mark.parametrize(

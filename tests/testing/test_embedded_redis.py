@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from dev import embedded_redis as embedded
-from dev.embedded_redis import EmbeddedRedis, NoServer, find_server
+from realtime.testing import embedded_redis as embedded
+from realtime.testing.embedded_redis import EmbeddedRedis, NoServer, find_server
 from tests.e2e.harness import ROOT, eventually
 
 
@@ -128,7 +128,7 @@ def test_stopped_and_started_again_it_is_empty_at_the_same_address():
 async def test_goes_with_a_parent_that_is_killed(short_path: Path):
     code = f"""
 import pathlib, signal
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 with EmbeddedRedis(pathlib.Path({str(short_path)!r})):
     print("up", flush=True)
     signal.pause()

@@ -1,0 +1,249 @@
+"""The test tools as another team has them: a project of its own, with pytest and `manage.py test`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.testing.project import Project, block, titles
+
+AUTO = ("-o", "asyncio_mode=auto")
+STRICT = ("-o", "asyncio_mode=strict")
+DJANGO = ("--ds", "shop.settings")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with the files of docs/testing.md."""
+    project = Project(tmp_path_factory.mktemp("team") / "project")
+    for title in titles():
+        project.write(title, block(title))
+    return project
+
+
+def test_page_as_printed_with_pytest(project: Project):
+    project.pytest(*DJANGO, *STRICT, "support").assert_passed(11)
+
+
+@pytest.mark.slow
+def test_page_as_printed_with_auto_mode_and_workers(project: Project):
+    project.pytest(*DJANGO, *AUTO, "-n", "2", "support").assert_passed(11)
+
+
+def test_page_as_printed_with_manage(project: Project):
+    done = project.run(sys.executable, "-W", "error", "manage.py", "test", "--pattern", "tests*.py")
+    assert done.status == 0, done.output
+    assert "Ran 5 tests" in done.output, done.output
+
+
+@pytest.mark.slow
+def test_unittest_of_the_page_with_pytest(project: Project):
+    project.pytest(*DJANGO, "support/tests.py", "support/tests_in_memory.py").assert_passed(5)
+
+
+OWN = """
+import pytest
+from realtime.client import CallFailed
+from realtime.publisher import apublish
+
+@pytest.fixture(params=["realtime_server", "realtime_in_memory"])
+def system(request):
+    return request.getfixturevalue(request.param)
+
+async def test_own_namespace_event_and_policy(system):
+    boss = await system.client(user="b-1", role="supervisor", board="7")
+    assert boss.ready["namespace"] == "ops"
+    assert boss.ready["heartbeat_interval"] == 20  # as conftest.py says
+    await boss.call("join", {"room": "board:7"})
+    with pytest.raises(CallFailed, match="forbidden"):
+        await boss.call("join", {"room": "board:8"})
+    await apublish("board:moved", {"board_id": 7})
+    assert (await boss.expect("board:moved", board_id=7)).room == "board:7"
+"""
+
+
+def test_own_namespaces_events_and_policies(project: Project):
+    project.write("own/test_own.py", OWN)
+    project.pytest(*DJANGO, *AUTO, "own").assert_passed(2)
+
+
+SCOPE = """
+ports = set()
+
+def test_one(realtime_server):
+    ports.add(realtime_server.port)
+
+def test_two(realtime_server):
+    ports.add(realtime_server.port)
+
+def test_ports():
+    assert len(ports) == {count}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scope", "count"), [("session", 1), ("function", 2)])
+def test_server_lives_as_long_as_the_option_says(project: Project, scope: str, count: int):
+    project.write("scope/test_scope.py", SCOPE.replace("{count}", str(count)))
+    project.pytest(
+        *DJANGO, "-p", "no:randomly", "-o", f"realtime_server_scope={scope}", "scope"
+    ).assert_passed(3)
+
+
+@pytest.mark.slow
+def test_option_that_is_not_one_is_said(project: Project):
+    project.write("scope/test_scope.py", SCOPE.replace("{count}", "1"))
+    done = project.pytest(*DJANGO, "-o", "realtime_server_scope=ever", "scope")
+    assert done.status != 0
+    assert "realtime_server_scope must be one of session, package" in done.output
+    assert "got 'ever'" in done.output
+
+
+def test_server_with_wrong_settings_says_what_is_wrong(project: Project):
+    project.write(
+        "shop/wrong.py", 'from shop.settings import *\nREALTIME["NAMESPACES"] = ["shop.nowhere.OPS"]\n'
+    )
+    project.write("wrong/test_wrong.py", "def test_it(realtime_server):\n    pass\n")
+    done = project.pytest("--ds", "shop.wrong", "wrong")
+    assert done.status == 1
+    assert "cannot import 'shop.nowhere.OPS'" in done.output
+    assert "/realtime/testing/" not in done.output
+
+
+@pytest.mark.slow
+def test_server_that_ends_during_a_test_is_told(project: Project):
+    lines = (
+        "import os, signal",
+        "def test_it(realtime_server):",
+        "    for process in realtime_server.processes:",
+        "        os.kill(process.pid, signal.SIGKILL)",
+        "        process.wait()",
+    )
+    project.write("ending/test_ending.py", "\n".join(lines))
+    done = project.pytest(*DJANGO, "ending")
+    assert done.status == 1
+    assert "bridge has ended with -9" in done.output
+
+
+@pytest.mark.slow
+def test_given_redis_is_used_and_left_clean(project: Project, redis_url: str):
+    lines = (
+        "def test_it(realtime_client, realtime_server):",
+        f"    assert realtime_server.redis_url == {redis_url!r}",
+        "    realtime_client.sync(user=1, role='attendant').expect('attendant:online', user_id=1)",
+    )
+    project.write("given/test_given.py", "\n".join(lines))
+    project.pytest(*DJANGO, "given", TEST_REDIS_URL=redis_url).assert_passed(1)
+    with redis.Redis.from_url(redis_url) as client:
+        assert [*client.scan_iter("test-*")] == []
+
+
+@pytest.mark.slow
+def test_no_process_outlives_pytest(project: Project):
+    lines = (
+        "import os, signal",
+        "def test_it(realtime_server):",
+        "    for process in realtime_server.processes:",
+        "        print('pid', process.pid)",
+        "    os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    project.write("killed/test_killed.py", "\n".join(lines))
+    done = project.pytest(*DJANGO, "-s", "killed")
+    pids = [line.split()[1] for line in done.output.splitlines() if line.startswith("pid")]
+    assert len(pids) == 2, done.output
+    subprocess.run(
+        ["timeout", "30", "tail", *[f"--pid={pid}" for pid in pids], "-f", "/dev/null"], check=True
+    )
+
+
+FAILING = """
+def test_server(realtime_client):
+    client = realtime_client.sync(user=1, role="attendant")
+    client.expect("thread:message", timeout=0.1)
+
+async def test_memory(realtime_in_memory):
+    client = await realtime_in_memory.client(user=1, role="attendant")
+    await client.expect("thread:message", timeout=0.1)
+
+def test_refused(realtime_client, issue_token):
+    realtime_client.sync(token=issue_token(user=1, role="customer"), namespace="hub")
+
+def test_recorder(published):
+    published.assertPublished("thread:message", thread_id=1)
+"""
+
+
+def test_failure_shows_the_line_of_the_test_and_no_token(project: Project):
+    project.write("failing/test_failing.py", FAILING)
+    done = project.pytest(*DJANGO, *AUTO, "failing")
+    assert "4 failed" in done.output, done.output
+    assert "realtime/testing/" not in done.output, done.output
+    assert "thread:message did not come within 0.1 s." in done.output
+    assert "403 forbidden_role" in done.output
+    assert "eyJ" not in done.output
+
+
+# --- Where it is not used -------------------------------------------------------------------------------
+
+
+UNUSED = """
+import sys
+
+def test_nothing_was_imported():
+    heavy = {"django", "redis", "channels", "asgiref", "msgspec", "websockets", "fakeredis", "uvicorn"}
+    assert not heavy & sys.modules.keys()
+    assert [name for name in sys.modules if name.startswith("realtime")] == %s
+"""
+OTHERS = ("-p", "no:django", "-p", "no:playwright", "-p", "no:hypothesispytest", "-p", "no:randomly")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Project:
+    """A project without Django."""
+    return Project(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("options", "loaded"),
+    [((), ["realtime", "realtime.testing", "realtime.testing.plugin"]), (("-p", "no:realtime"), [])],
+    ids=["loaded", "disabled"],
+)
+def test_plugin_costs_nothing_where_it_is_not_used(
+    plain: Project, options: tuple[str, ...], loaded: list[str]
+):
+    plain.write("test_plain.py", UNUSED % loaded)
+    plain.pytest(*OTHERS, *options, "test_plain.py").assert_passed(1)
+
+
+@pytest.mark.slow
+def test_fixture_is_unknown_when_the_plugin_is_disabled(plain: Project):
+    plain.write("test_plain.py", "def test_it(published):\n    pass\n")
+    done = plain.pytest("-p", "no:realtime", "test_plain.py")
+    assert done.status == 1
+    assert "fixture 'published' not found" in done.output
+
+
+@pytest.mark.parametrize("fixture", ["published", "realtime_client"])
+def test_fixture_without_settings_says_what_is_missing(plain: Project, fixture: str):
+    plain.write("test_plain.py", f"def test_it({fixture}):\n    pass\n")
+    done = plain.pytest("-p", "no:django", "test_plain.py")
+    assert done.status == 1
+    assert "The fixtures of realtime need the settings of your project" in done.output
+    assert "DJANGO_SETTINGS_MODULE" in done.output
+
+
+@pytest.mark.slow
+def test_fixtures_work_without_the_plugin_of_django(plain: Project):
+    plain.write("support/views.py", block("support/views.py"))
+    lines = (
+        "from realtime.publisher import publish",
+        "def test_it(published):",
+        "    publish('queue:updated', {})",
+        "    published.assertPublished('queue:updated')",
+    )
+    plain.write("test_plain.py", "\n".join(lines))
+    plain.pytest("-p", "no:django", "test_plain.py", DJANGO_SETTINGS_MODULE="shop.settings").assert_passed(1)
