@@ -29,6 +29,12 @@ pytestmark = pytest.mark.usefixtures("realtime_redis")
 MESSAGE = {"thread_id": 42, "message_id": 7}
 
 
+@pytest.fixture(autouse=True)
+def without_outbox(settings):
+    """A backbone without the app: tests/outbox has the other one."""
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "realtime.outbox"]
+
+
 def published() -> list[dict[str, Any]]:
     return [json.loads(fields[b"message"]) for _, fields in sync_client().xrange(key("stream"))]
 

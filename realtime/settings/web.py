@@ -38,6 +38,7 @@ INSTALLED_APPS = [
     "rest_framework_simplejwt.token_blacklist",
     "channels",
     "realtime",
+    "realtime.outbox",
     "hub",
     "portal",
     "presence",
