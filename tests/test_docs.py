@@ -194,7 +194,7 @@ def defaults() -> Iterator[tuple[str, float]]:
 @pytest.mark.parametrize(("name", "default"), [*defaults()])
 def test_default_is_the_documented_one(name: str, default: float):
     table = {name: row[1] for row in rows((DOCS / "settings.md").read_text()) for name in names(row[0])}
-    documented = re.match(r"\d+", table[name])
+    documented = re.match(r"\d+(\.\d+)?", table[name])
     assert documented
     assert float(documented[0]) == default
 

@@ -1,42 +1,27 @@
-"""The metrics of a relay at `/metrics`, read from its numbers whenever they are asked for."""
+"""The numbers of a relay at `/metrics`. Only this module needs prometheus-client, which a backbone may lack."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from prometheus_client import REGISTRY
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from realtime.outbox.relay import Relay
-
-_LABELS = ["database"]
+from realtime.outbox.relay import Numbers
+from realtime.telemetry.metrics import OUTBOX_AGE, OUTBOX_BACKLOG, OUTBOX_FAILURES, OUTBOX_SENT
 
 
-class OutboxCollector(Collector):
-    """The numbers of all relays of this process."""
+class ShownNumbers(Numbers):
+    """The numbers of one database, with its alias as their label."""
 
-    def __init__(self, relays: Sequence[Relay]) -> None:
-        self._relays = relays
+    def __init__(self, using: str) -> None:
+        super().__init__()
+        self._backlog, self._age = OUTBOX_BACKLOG.labels(using), OUTBOX_AGE.labels(using)
+        self._sent, self._failures = OUTBOX_SENT.labels(using), OUTBOX_FAILURES.labels(using)
 
-    def collect(self) -> Iterator[Metric]:
-        backlog = GaugeMetricFamily("realtime_outbox_backlog", "Messages in the outbox", labels=_LABELS)
-        age = GaugeMetricFamily(
-            "realtime_outbox_oldest_seconds", "Age of the oldest message in the outbox", labels=_LABELS
-        )
-        sent = CounterMetricFamily("realtime_outbox_sent", "Messages that the relay has sent", labels=_LABELS)
-        failures = CounterMetricFamily(
-            "realtime_outbox_failures", "Attempts at which Redis or the database failed", labels=_LABELS
-        )
-        for relay in self._relays:
-            numbers, labels = relay.numbers, [relay.using]
-            backlog.add_metric(labels, numbers.backlog)
-            age.add_metric(labels, numbers.age)
-            sent.add_metric(labels, numbers.sent)
-            failures.add_metric(labels, numbers.failures)
-        yield from (backlog, age, sent, failures)
+    def on_sent(self, rows: int) -> None:
+        super().on_sent(rows)
+        self._sent.inc(rows)
 
+    def on_failure(self) -> None:
+        self._failures.inc()
 
-def register(relays: Sequence[Relay]) -> None:
-    """Show the numbers of these relays at `/metrics`."""
-    REGISTRY.register(OutboxCollector(relays))
+    def on_backlog(self, rows: int, age: float) -> None:
+        super().on_backlog(rows, age)
+        self._backlog.set(rows)
+        self._age.set(age)

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from django.db import Error as DatabaseError
 from django.db import connections
@@ -38,23 +37,31 @@ class NoTable(Exception):
     """The table is not there; the text says what to do."""
 
 
-@dataclass(slots=True)
 class Numbers:
-    """What `/metrics` shows of one database."""
+    """What a relay counts and measures. `realtime.outbox.metrics` also shows it."""
 
-    backlog: int = 0
-    age: float = 0.0
-    """Seconds since the oldest row was written."""
-    sent: int = 0
-    failures: int = 0
+    def __init__(self) -> None:
+        self.backlog = 0
+        self.sent = 0
+
+    def on_sent(self, rows: int) -> None:
+        """This many rows were sent."""
+        self.sent += rows
+
+    def on_failure(self) -> None:
+        """An attempt has failed."""
+
+    def on_backlog(self, rows: int, age: float) -> None:
+        """This many rows are in the table; the oldest was written `age` seconds ago."""
+        self.backlog = rows
 
 
 class Relay:
     """The relay of one database. It runs in a thread of its own, so that no database holds up another one."""
 
-    def __init__(self, using: str, stopping: threading.Event) -> None:
+    def __init__(self, using: str, stopping: threading.Event, numbers: Numbers | None = None) -> None:
         self.using = using
-        self.numbers = Numbers()
+        self.numbers = numbers or Numbers()
         self._stopping = stopping
         self._waiter = Waiter(using, stopping)
         self._most = BATCH_ROWS
@@ -92,7 +99,7 @@ class Relay:
         return True
 
     def _on_failure(self, error: Exception) -> None:
-        self.numbers.failures += 1
+        self.numbers.on_failure()
         is_redis = isinstance(error, RedisError)
         trouble = REDIS_AWAY if is_redis else DATABASE_AWAY
         if trouble != self._trouble:
@@ -110,7 +117,7 @@ class Relay:
     def _step(self) -> None:
         self._waiter.listen()
         sent = send(sender(self.using), lambda row: row.is_due, now() + conf().publish_timeout, self._most)
-        self.numbers.sent += len(sent.ids)
+        self.numbers.on_sent(len(sent.ids))
         self._most = min(self._most + len(sent.ids), BATCH_ROWS)
         self._measure(is_idle=not sent.ids)
         if sent.is_waiting:
@@ -128,7 +135,7 @@ class Relay:
 
     def _measure(self, *, is_idle: bool) -> None:
         if time.monotonic() >= self._measure_at or (is_idle and self.numbers.backlog):
-            self.numbers.backlog, self.numbers.age = table.backlog(self.using)
+            self.numbers.on_backlog(*table.backlog(self.using))
             self._measure_at = time.monotonic() + MEASURE
         self._caught_up.note(self.numbers)
 

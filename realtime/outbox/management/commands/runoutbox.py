@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from realtime.outbox.listening import POLL
-from realtime.outbox.relay import NoTable, Relay, Relays
+from realtime.outbox.relay import NoTable, Numbers, Relay, Relays
 from realtime.outbox.table import default_database
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,11 +38,13 @@ class Command(BaseCommand):
         self, *, databases: list[str] | None, metrics_host: str, metrics_port: int | None, **_: Any
     ) -> None:
         stopping = threading.Event()
-        relays = [Relay(alias, stopping) for alias in known_databases(databases)]
+        numbers: Callable[[str], Numbers] = lambda _: Numbers()  # noqa: E731
+        aliases = known_databases(databases)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_held_signals())
             if metrics_port is not None:
-                _serve_metrics(stack, relays, metrics_host, metrics_port)
+                numbers = _serve_metrics(stack, metrics_host, metrics_port)
+            relays = [Relay(alias, stopping, numbers(alias)) for alias in aliases]
             running = Relays(relays, stopping, self._ready)
             running.start()
             while running.are_running and signal.sigtimedwait(SIGNALS, POLL) is None:
@@ -77,18 +79,19 @@ def known_databases(given: Sequence[str] | None) -> list[str]:
     return aliases
 
 
-def _serve_metrics(stack: contextlib.ExitStack, relays: Sequence[Relay], host: str, port: int) -> None:
+def _serve_metrics(stack: contextlib.ExitStack, host: str, port: int) -> Callable[[str], Numbers]:
+    """Serve them until the stack is closed; returns what makes the numbers of a database that are shown."""
     if not 0 <= port < 65536:
         raise CommandError(f"--metrics-port must be between 0 and 65535, got {port}", returncode=2)
     try:
-        from realtime.outbox import metrics  # noqa: PLC0415  (a backbone may lack the library)
+        from realtime.outbox.metrics import ShownNumbers  # noqa: PLC0415  (a backbone may lack the library)
         from realtime.telemetry import prometheus  # noqa: PLC0415
     except ImportError as error:
         raise CommandError(
             "--metrics-port needs prometheus-client: pip install prometheus-client", returncode=2
         ) from error
-    metrics.register(relays)
     try:
         stack.enter_context(prometheus.port(host, port))
     except OSError as error:
         raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
+    return ShownNumbers
