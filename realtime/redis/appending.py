@@ -56,7 +56,7 @@ def _exchange(messages: Sequence[bytes], until: float, share: float = 1.0) -> No
     commands = [("XADD", key("stream"), "*", "message", message) for message in messages]
     if len(commands) > 1:  # all or none: a refusal must not fall between two messages of a room
         commands = [("MULTI",), *commands, ("EXEC",)]  # type: ignore[list-item]
-    pool = _connections()
+    pool = connections()
     connection, is_new = pool.take(until)
     try:
         if not is_new:
@@ -70,27 +70,33 @@ def _exchange(messages: Sequence[bytes], until: float, share: float = 1.0) -> No
 
 def _converse(connection: Any, commands: Sequence[Any], until: float) -> None:
     """Send commands and read their answers. Raises the first error that is among them."""
-    refusal = None
     packed = connection.pack_commands(commands)
     with cutting(connection.watched, until):
         connection.send_packed_command(packed, check_health=False)
-        for _ in commands:
-            try:
-                connection.read_response()
-            except (RedisConnectionError, RedisTimeoutError):
-                left(until)  # the watchdog's cut is a time-out
-                raise
-            except RedisError as error:
-                refusal = refusal or error
-    if refusal is not None:
-        raise refusal
+        answers = [_answer(connection, until) for _ in commands]
+    if isinstance(answers[-1], list):  # EXEC's
+        answers += answers[-1]
+    for answer in answers:
+        if isinstance(answer, RedisError):
+            raise answer
+
+
+def _answer(connection: Any, until: float) -> Any:
+    """The next answer, also if it is an error of the command. Raises what is wrong with the connection."""
+    try:
+        return connection.read_response()
+    except (RedisConnectionError, RedisTimeoutError):
+        left(until)  # the watchdog's cut is a time-out
+        raise
+    except RedisError as error:
+        return error
 
 
 class _Pool:
-    """Connections that are open, at most `max_connections`. redis-py's pools open one in the thread that asks."""
+    """Connections that are open, at most `maxconnections`. redis-py's pools open one in the thread that asks."""
 
     def __init__(self) -> None:
-        most = location().pool_arguments().get("max_connections", POOL)
+        most = location().pool_arguments().get("maxconnections", POOL)
         self._free: LifoQueue[Any] = LifoQueue()
         for _ in range(most):
             self._free.put(None)
@@ -143,8 +149,9 @@ def _connect() -> Any:
 
 
 @cached()
-def _connections() -> _Pool:
+def connections() -> _Pool:
+    """The connections of this process."""
     return _Pool()
 
 
-os.register_at_fork(after_in_child=_connections.cache_clear)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=connections.cache_clear)  # type: ignore[attr-defined]

@@ -73,7 +73,7 @@ class _Call(Generic[T]):
             self._error = None  # it refers to the frames, and they to it
 
 
-class _Threads:
+class Threads:
     """Daemon threads that run one call after another; one that hangs keeps neither a caller nor the process waiting."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ def call(function: Callable[[], T], until: float) -> T:
     seconds = left(until)
     pending = _Call(function)
     try:
-        _threads.start(pending)
+        threads.start(pending)
     except RuntimeError:  # the interpreter ends, and starts no threads any more
         return function()
     return pending.result(seconds)
@@ -187,14 +187,14 @@ def cutting(connected: socket.socket, until: float) -> Iterator[None]:
         _watchdog.remove(connected)
 
 
-_threads = _Threads()
+threads = Threads()
 _watchdog = _Watchdog()
 
 
 def _forget() -> None:
     """After a fork: the threads stayed in the parent."""
-    global _threads, _watchdog
-    _threads, _watchdog = _Threads(), _Watchdog()
+    global threads, _watchdog
+    threads, _watchdog = Threads(), _Watchdog()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -2,8 +2,8 @@
 
 For n = 1, 2, … a process that kills itself at the n-th step publishes two messages in a transaction, into a room of its
 own, together with a row of the team's; then another process publishes a third one. A step is every call, and every
-return, of a function of the outbox, and those that talk to the database or to Redis. At the end relays send what is left. It
-prints, as JSON, which transactions were committed.
+return, of a function of the outbox, and those that talk to the database or to Redis. At the end relays send what is
+left. It prints, as JSON, which transactions were committed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -129,7 +130,8 @@ def rows() -> int:
 def committed() -> None:
     from django.contrib.auth.models import Group
 
-    print(json.dumps(sorted(int(name) for name in Group.objects.values_list("name", flat=True))), flush=True)
+    names = Group.objects.values_list("name", flat=True)
+    sys.stdout.write(json.dumps(sorted(int(name) for name in names)))
 
 
 def main() -> None:
@@ -142,9 +144,8 @@ def main() -> None:
     kill = {"backbone": backbone, "relay": relay}[sys.argv[1]]
     step = 1
     while not kill(step):
-        in_child(lambda: say(step, 3))
+        in_child(partial(say, step, 3))
         step += STRIDE
-    print(f"{step} steps", file=sys.stderr)
     while rows():
         in_child(relay_once)
         time.sleep(0.1)
