@@ -96,6 +96,12 @@ class Relay:
         except (RedisError, DatabaseError) as error:
             self._on_failure(error)
             return False
+        except NoTable:
+            raise
+        except Exception:
+            logger.exception("outbox: an attempt failed", extra={"database": self.using})
+            self._rest(LONGEST_BACKOFF)
+            return False
         return True
 
     def _on_failure(self, error: Exception) -> None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connections, router, transaction
-from django.db.models import Case, Count, Min, Q, QuerySet, Value, When
+from django.db.models import Case, Q, QuerySet, Value, When
 from django.db.models.functions import Length, Now
 
 from realtime.outbox.models import SEPARATOR, OutboxMessage
@@ -156,9 +156,9 @@ def notify(using: str) -> None:
 
 def backlog(using: str) -> tuple[int, float]:
     """The number of rows, and the age in seconds of the oldest; 0.0 when there is none."""
-    found: Any = rows(using).aggregate(count=Count("*"), first=Min("created_at"), now=Now())
-    age = (found["now"] - found["first"]).total_seconds() if found["first"] else 0.0
-    return found["count"], max(age, 0.0)
+    for created_at, current in rows(using).order_by("id").values_list("created_at", Now())[:1]:
+        return rows(using).count(), max((current - created_at).total_seconds(), 0.0)
+    return 0, 0.0
 
 
 def older_than(using: str, seconds: float) -> QuerySet[OutboxMessage]:
