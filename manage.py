@@ -8,6 +8,7 @@ SOCKET_SIDE = {
     "runsockets",
     "runbridge",
     "issuetoken",
+    "publish",
     "documentevents",
     "generateclient",
     "generateasyncapi",

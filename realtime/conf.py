@@ -61,6 +61,11 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "realtime"
     """First part of every Redis key and channel."""
 
+    publish_timeout: Seconds = 5.0
+    """The longest that a backbone's call waits for Redis, in all: connecting and a second attempt included."""
+    outbox_wait: Seconds = 0.5
+    """The longest that a request waits for Redis to take the messages of a transaction from the outbox."""
+
     heartbeat_interval: Seconds = 30.0
     """How often clients send a heartbeat; `connection:ready` names it."""
     away_after: Seconds = 75.0

@@ -7,25 +7,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 from uuid import uuid4
 
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.db import transaction
+from django.utils.asyncio import async_unsafe
+from redis.exceptions import RedisError
 
 from presence import store
 from presence.namespaces import OLDEST
+from realtime.conf import conf
 from realtime.protocol import bus_message, values
-from realtime.protocol.bus_message import InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.ids import composed
-from realtime.redis.client import key, sync_client
+from realtime.redis.appending import append
+from realtime.redis.bounded import call, now
 from realtime.telemetry import tracing
+from realtime.telemetry.logs import spelled
 
 __all__ = ["InvalidMessage", "aonline", "apublish", "online", "publish"]
 
+logger = logging.getLogger(__name__)
+OUTBOX = "realtime_outbox"
+"""The label of the app that keeps messages in the database until Redis has them."""
 
+
+@async_unsafe("publish() waits for Redis, which would hold up the event loop: use `await apublish(…)`.")
 def publish(
     event: str,
     data: Mapping[str, Any],
@@ -34,13 +46,17 @@ def publish(
     namespaces: Iterable[str] | None = None,
     id: str | int | None = None,
     exclude: str | None = None,
+    using: str | None = None,
+    robust: bool = False,
 ) -> None:
     """Publish an event durably: once this returns, it reaches its rooms, even if every bridge is down now.
 
-    Inside a database transaction (of the default connection) it waits for the commit, and a rollback takes it back.
+    Inside a database transaction it waits for the commit, and a rollback takes it back. With the app `realtime.outbox`
+    it is written in that transaction, and neither a Redis that is down nor the end of this process loses it.
 
     >>> publish("thread:message", {"thread_id": 42, "message_id": 7}, id="message-7")
     >>> publish("chat:ended", {"thread_id": 42}, rooms=["user:9"])
+    >>> publish("chat:ended", {"thread_id": 43}, using="default", robust=True)
 
     Args:
         event: Its name in the catalogue.
@@ -52,11 +68,18 @@ def publish(
         id: 1 to 128 characters, or a whole number. A message with an id that was published in the ten minutes before is
             not delivered again, so the call may be repeated.
         exclude: The `connection_id` of a connection that does not get the event.
+        using: The alias of the database whose transaction it belongs to; by default the default one, and with the
+            outbox the one that the routers choose for its table.
+        robust: Log it when Redis cannot store the message, instead of raising: nothing else fails because of it, and
+            other `on_commit` callbacks run. With the outbox this is always so, and the message is sent later.
 
     Raises:
         InvalidMessage: At once, when the event is unknown, a required field is missing, a value is not valid, or JSON
             has no form for it. The text says where: `data.items[2].owner`.
-        redis.RedisError: When Redis cannot store it (inside a transaction: after the commit).
+        redis.RedisError: When Redis has not confirmed it within `PUBLISH_TIMEOUT` (inside a transaction: after the
+            commit). Never with the outbox.
+        django.db.Error: With the outbox, when the message cannot be written into the database.
+        SynchronousOnlyOperation: When called in the thread of a running event loop: `apublish` is for that.
     """
     tracing.start()
     with tracing.publish(event) as traceparent:
@@ -70,12 +93,17 @@ def publish(
             "except": exclude,
             "traceparent": traceparent,
         }
-        encoded = _encode(event, {name: value for name, value in message.items() if value is not None})
-        append = partial(_receivers[-1].append if _receivers else _append, encoded)
-        if transaction.get_connection().in_atomic_block:
-            transaction.on_commit(append)
+        encoded, parsed = _encode(
+            event, {name: value for name, value in message.items() if value is not None}
+        )
+        if _receivers:
+            _after_commit(partial(_receivers[-1].append, encoded), using)
+        elif OUTBOX in apps.app_configs:
+            from realtime.outbox import writing  # noqa: PLC0415  (it has a table)
+
+            writing.write(parsed, encoded, using)
         else:
-            append()  # on_commit() would open a database connection for nothing
+            _after_commit(partial(_append, event, encoded, robust=robust), using)
 
 
 apublish = sync_to_async(publish)
@@ -87,6 +115,7 @@ It runs in the thread of synchronous code, so it takes part in a transaction tha
 """
 
 
+@async_unsafe("online() waits for Redis, which would hold up the event loop: use `await aonline(…)`.")
 def online(group: str, *, namespace: str = OLDEST) -> list[str]:
     """The ids of the users of a presence group who are online now, in no particular order.
 
@@ -100,15 +129,13 @@ def online(group: str, *, namespace: str = OLDEST) -> list[str]:
         namespace: The namespace of the users, one with presence; by default the oldest.
 
     Raises:
-        redis.RedisError: When Redis does not answer.
+        redis.RedisError: When Redis has not answered within `PUBLISH_TIMEOUT`.
+        SynchronousOnlyOperation: When called in the thread of a running event loop: `aonline` is for that.
     """
     if _receivers:
         return _receivers[-1].online(namespace, composed(group))
-    return [
-        member["user_id"]
-        for member in store.snapshot_sync(namespace, composed(group))
-        if member["status"] == "online"
-    ]
+    members = call(lambda: store.snapshot_sync(namespace, composed(group)), now() + conf().publish_timeout)
+    return [member["user_id"] for member in members if member["status"] == "online"]
 
 
 aonline = sync_to_async(online)
@@ -119,17 +146,28 @@ aonline.__doc__ = """`online` for asynchronous code: the same argument and excep
 """
 
 
-def _encode(event: str, message: Mapping[str, Any]) -> bytes:
+def _encode(event: str, message: Mapping[str, Any]) -> tuple[bytes, BusMessage]:
     try:
         encoded = values.encode(message)
     except values.NotJSON as error:
         raise InvalidMessage("invalid_message", f"{event}: {error}") from error
-    bus_message.parse(encoded)
-    return encoded
+    return encoded, bus_message.parse(encoded)
 
 
-def _append(message: bytes) -> None:
-    sync_client().xadd(key("stream"), {"message": message})
+def _after_commit(action: Callable[[], None], using: str | None) -> None:
+    if transaction.get_connection(using).in_atomic_block:
+        transaction.on_commit(action, using=using)
+    else:
+        action()  # on_commit() would open a database connection for nothing
+
+
+def _append(event: str, message: bytes, *, robust: bool) -> None:
+    try:
+        append([message], now() + conf().publish_timeout)
+    except RedisError as error:
+        if not robust:
+            raise
+        logger.error("not published", extra={"event": event, "error": spelled(error)})
 
 
 # --- Tests -----------------------------------------------------------------------------------------------

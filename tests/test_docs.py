@@ -194,7 +194,7 @@ def defaults() -> Iterator[tuple[str, float]]:
 @pytest.mark.parametrize(("name", "default"), [*defaults()])
 def test_default_is_the_documented_one(name: str, default: float):
     table = {name: row[1] for row in rows((DOCS / "settings.md").read_text()) for name in names(row[0])}
-    documented = re.match(r"\d+", table[name])
+    documented = re.match(r"\d+(\.\d+)?", table[name])
     assert documented
     assert float(documented[0]) == default
 
@@ -210,7 +210,11 @@ def test_every_variable_that_a_page_speaks_of_exists(page: Path):
 def test_every_check_is_documented_and_has_a_hint():
     documented = first_names(section("settings.md", "Checks"))
     ids = []
-    files = [*(ROOT / "realtime/checks").glob("*.py"), ROOT / "presence/checks.py"]
+    files = [
+        *(ROOT / "realtime/checks").glob("*.py"),
+        ROOT / "presence/checks.py",
+        ROOT / "realtime/outbox/checks.py",
+    ]
     for call in chain.from_iterable(ast.walk(ast.parse(path.read_text())) for path in files):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") in {"Error", "CheckWarning"}:
             given = {keyword.arg: keyword.value for keyword in call.keywords}
@@ -224,9 +228,9 @@ def test_every_check_is_documented_and_has_a_hint():
 # --- Commands ----------------------------------------------------------------------------------------
 
 COMMANDS = {
-    path.stem: path.relative_to(ROOT).parts[0]
-    for path in sorted(ROOT.glob("*/management/commands/*.py"))
-    if path.stem != "__init__"
+    path.stem: ".".join(path.relative_to(ROOT).parts[:-3])
+    for path in sorted(ROOT.glob("**/management/commands/*.py"))
+    if path.stem != "__init__" and ".venv" not in path.parts
 }
 
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime as dt
 import inspect
 import json
+import socket
+import time
 from decimal import Decimal
 from doctest import DocTestParser
 from typing import Any
@@ -13,7 +16,9 @@ import pytest
 import redis
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
+from django.utils.connection import ConnectionDoesNotExist
 from django.utils.html import format_html
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
@@ -27,6 +32,12 @@ from tests.inprocess import HUB, bridging, connected
 
 pytestmark = pytest.mark.usefixtures("realtime_redis")
 MESSAGE = {"thread_id": 42, "message_id": 7}
+
+
+@pytest.fixture(autouse=True)
+def without_outbox(settings):
+    """A backbone without the app: tests/outbox has the other one."""
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "realtime.outbox"]
 
 
 def published() -> list[dict[str, Any]]:
@@ -205,6 +216,53 @@ class TestOutsideATransaction:
         settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
         with pytest.raises(redis.RedisError):
             publish("thread:message", MESSAGE)
+
+    def test_redis_that_is_down_is_only_logged_if_the_call_is_robust(self, settings, caplog):
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
+        publish("thread:message", MESSAGE, robust=True)
+        assert "not published" in caplog.messages
+
+    @pytest.mark.parametrize("robust", [True, False])
+    def test_other_callbacks_run_if_the_call_is_robust(self, robust: bool, settings):
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
+        called: list[int] = []
+
+        def commit() -> None:
+            with transaction.atomic():
+                publish("thread:message", MESSAGE, robust=robust)
+                transaction.on_commit(lambda: called.append(1))
+
+        with contextlib.nullcontext() if robust else pytest.raises(redis.RedisError):
+            commit()
+        assert called == ([1] if robust else [])
+
+    def test_message_that_is_not_valid_is_refused_also_if_the_call_is_robust(self):
+        with pytest.raises(InvalidMessage):
+            publish("thread:message", {}, robust=True)
+
+    def test_message_waits_for_the_transaction_of_its_database_and_no_other(self):
+        with transaction.atomic():
+            publish("thread:message", MESSAGE, using="default")
+            assert published() == []
+        with pytest.raises(ConnectionDoesNotExist, match="elsewhere"):
+            publish("thread:message", MESSAGE, using="elsewhere")
+        assert len(published()) == 1
+
+    async def test_call_in_an_event_loop_is_refused_and_names_the_asynchronous_one(self):
+        with pytest.raises(SynchronousOnlyOperation, match="apublish"):
+            publish("thread:message", MESSAGE)
+        with pytest.raises(SynchronousOnlyOperation, match="aonline"):
+            online("sales")
+
+    def test_redis_that_accepts_and_says_nothing_is_waited_for_as_long_as_the_setting_says(self, settings):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+            settings.REALTIME = {**settings.REALTIME, "REDIS_URL": url, "PUBLISH_TIMEOUT": 0.3}
+            begun = time.monotonic()
+            for ask in (lambda: publish("thread:message", MESSAGE), lambda: online("sales")):
+                with pytest.raises(redis.TimeoutError):
+                    ask()
+            assert time.monotonic() - begun < 4  # a socket's own time-out is 5 s, twice
 
     async def test_asynchronous_code_publishes_too(self, process):
         await apublish("thread:message", MESSAGE)

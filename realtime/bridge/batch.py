@@ -10,12 +10,12 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from realtime.bridge.bus_entry import BusEntry
-from realtime.bridge.bus_handlers import Handlers, is_refusal, subjects
+from realtime.bridge.bus_handlers import Handlers, is_refusal
 from realtime.bridge.dead_letters import dead_letter, drop
 from realtime.layers import history
 from realtime.layers.history import NO_CURSOR, NO_LEASE
 from realtime.layers.interface import room_layer
-from realtime.protocol.bus_message import BusMessage, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage, subjects
 from realtime.protocol.envelope import frame_head
 from realtime.protocol.publication import Draft, Target
 from realtime.protocol.rooms import group_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError, ResponseError
@@ -12,10 +12,9 @@ from redis.exceptions import RedisError, ResponseError
 from realtime.bridge.bus_entry import BusEntry
 from realtime.bridge.dead_letters import dead_letter
 from realtime.layers.history import MARKER_SECONDS
-from realtime.protocol.bus_message import BusMessage, InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage, subjects
 from realtime.protocol.catalogue import BusContext, BusHandler, catalogue
 from realtime.protocol.payloads import Payload
-from realtime.protocol.rooms import thread_room, user_room
 from realtime.redis.client import key
 from realtime.redis.pipelining import Pipes
 from realtime.telemetry import metrics
@@ -25,23 +24,6 @@ logger = logging.getLogger(__name__)
 
 HANDLER_SECONDS = 30.0
 """A handler that takes longer has failed: it must not hold up the bus for ever."""
-
-_SUBJECTS: dict[str, Callable[[str], str]] = {
-    "user_id": user_room,
-    "thread_id": thread_room,
-    "room": str,
-    "jti": "token:{}".format,
-}
-"""Fields of a payload that name what it is about."""
-
-
-def subjects(payload: Payload) -> set[str]:
-    """The user, room and token that a message is about; users and threads by the names of their rooms."""
-    return {
-        spell(value)
-        for name, spell in _SUBJECTS.items()
-        if (value := getattr(payload, name, None)) is not None
-    }
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +15,7 @@ from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
 from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
 from realtime.protocol.publication import Target
-from realtime.protocol.rooms import is_room
+from realtime.protocol.rooms import is_room, thread_room, user_room
 from realtime.protocol.surrogates import whole_json
 
 MOST_TARGETS = 1000
@@ -69,6 +69,24 @@ class BusMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     exclude: str | None = None
     traceparent: str | None = None
     """The trace that it is part of (`realtime.telemetry.tracing`)."""
+
+
+_SUBJECTS: dict[str, Callable[[str], str]] = {
+    "user_id": user_room,
+    "thread_id": thread_room,
+    "room": str,
+    "jti": "token:{}".format,
+}
+"""Fields of a payload that name what it is about."""
+
+
+def subjects(payload: Payload) -> set[str]:
+    """The user, room and token that a message is about; users and threads by the names of their rooms."""
+    return {
+        spell(value)
+        for name, spell in _SUBJECTS.items()
+        if (value := getattr(payload, name, None)) is not None
+    }
 
 
 _decoder = msgspec.json.Decoder(BusMessageJSON)

@@ -29,7 +29,12 @@ from realtime.tasks.per_loop import PerLoop
 # redis-py's defaults changed between major versions (a pool of 100 that raises, a socket timeout of 5 s).
 POOL = 32
 _BACKOFF = FullJitterBackoff(cap=0.5, base=0.05)
-_OPTIONS: Any = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "health_check_interval": 15}
+SOCKET_OPTIONS: Any = {
+    "socket_timeout": TIMEOUT,
+    "socket_connect_timeout": TIMEOUT,
+    "health_check_interval": 15,
+}
+"""For redis-py's connections; `REDIS_URL` may say otherwise."""
 _POOL_OPTIONS: Any = {"max_connections": POOL, "timeout": TIMEOUT}
 
 
@@ -44,11 +49,11 @@ def client() -> aioredis.Redis:
 
 
 def _client() -> aioredis.Redis:
-    return cluster.client(location(), **_OPTIONS) if location().nodes else _one_server()
+    return cluster.client(location(), **SOCKET_OPTIONS) if location().nodes else _one_server()
 
 
 def _one_server() -> aioredis.Redis:
-    arguments: Any = {**_OPTIONS, "socket_keepalive": True, **location().arguments()}
+    arguments: Any = {**SOCKET_OPTIONS, "socket_keepalive": True, **location().arguments()}
     if "path" in arguments:
         del arguments["socket_keepalive"]  # a unix socket has none
     pool = aioredis.BlockingConnectionPool(
@@ -87,8 +92,8 @@ _clients: PerLoop[aioredis.Redis] = PerLoop(_client, _drop)
 def sync_client() -> redis.Redis:
     """A client for synchronous code (the web side), from a pool that all threads of the process share."""
     if location().nodes:
-        return cluster.sync_client(location(), **_OPTIONS)
-    arguments: Any = {**_OPTIONS, **location().sync_arguments()}
+        return cluster.sync_client(location(), **SOCKET_OPTIONS)
+    arguments: Any = {**SOCKET_OPTIONS, **location().sync_arguments()}
     pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
         **{**_POOL_OPTIONS, **location().pool_arguments()}, retry=Retry(_BACKOFF, 1), **arguments
     )

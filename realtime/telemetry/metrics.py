@@ -109,6 +109,22 @@ SWEEP_LAG = Histogram(
     "realtime_sweep_lag_seconds", "How late the most overdue decision of a sweep was", buckets=_SLOW
 )
 
+# --- Outbox ------------------------------------------------------------------------------------------
+
+OUTBOX_BACKLOG = Gauge(
+    "realtime_outbox_backlog", "Messages in the outbox", ["database"], multiprocess_mode="livemax"
+)
+OUTBOX_AGE = Gauge(
+    "realtime_outbox_oldest_seconds",
+    "Age of the oldest message in the outbox",
+    ["database"],
+    multiprocess_mode="livemax",
+)
+OUTBOX_SENT = Counter("realtime_outbox_sent", "Messages that relays have sent", ["database"])
+OUTBOX_FAILURES = Counter(
+    "realtime_outbox_failures", "Attempts of relays at which Redis or the database failed", ["database"]
+)
+
 # --- The process -------------------------------------------------------------------------------------
 
 REDIS_UP = Gauge("realtime_redis_up", "1 while Redis answers", multiprocess_mode="livemin")

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.db import Error as DatabaseError  # noqa: TID251  (with the outbox, a message is a row first)
 from redis.exceptions import RedisError
 
 from realtime.management import base
@@ -37,6 +38,8 @@ class Command(base.Command):
             raise CommandError(str(error), returncode=2) from error
         except (RedisError, OSError) as error:
             raise CommandError(f"cannot reach Redis: {error}", returncode=2) from error
+        except DatabaseError as error:
+            raise CommandError(f"cannot write into the outbox: {error}".strip(), returncode=2) from error
 
 
 def _object(text: str) -> dict[str, Any]:

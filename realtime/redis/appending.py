@@ -1,0 +1,157 @@
+"""Appending messages to the stream of the bus from synchronous code, within a bounded time.
+
+A connection that is open is used in the caller's own thread, and cut when the time is over. One is opened in a thread
+that may be left behind: resolving a name, TLS, AUTH and asking Sentinels have no bound of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Sequence
+from queue import Empty, LifoQueue
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from realtime.conf import cached
+from realtime.redis.bounded import call, cutting, left, now
+from realtime.redis.client import POOL, SOCKET_OPTIONS, key, location, sync_client
+
+_AGAIN = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+
+
+def append(messages: Sequence[bytes], until: float) -> None:
+    """Append messages to the stream in their order, all or none of them, by a time of `realtime.redis.bounded.now`.
+
+    Every message carries an id, so one that is appended again does no harm: when the connection was lost, or the server
+    is not the primary any more, all of this is tried once more. In a Cluster some of the first messages may have been
+    appended when it fails.
+
+    Raises `redis.RedisError`; then it may have been done nevertheless.
+    """
+    if location().nodes:
+        call(lambda: _append_one_by_one(messages), until)
+        return
+    try:
+        _exchange(messages, until, share=0.5)
+    except _AGAIN:
+        time.sleep(min(random.uniform(0.01, 0.1), left(until)))  # noqa: S311  (many lose Redis together)
+        _exchange(messages, until)
+
+
+def _append_one_by_one(messages: Sequence[bytes]) -> None:
+    for message in messages:
+        sync_client().xadd(key("stream"), {"message": message})
+
+
+def _exchange(messages: Sequence[bytes], until: float, share: float = 1.0) -> None:
+    """One attempt. An idle connection gets only this share of the time: the network may have forgotten it."""
+    commands = [("XADD", key("stream"), "*", "message", message) for message in messages]
+    if len(commands) > 1:  # all or none: a refusal must not fall between two messages of a room
+        commands = [("MULTI",), *commands, ("EXEC",)]  # type: ignore[list-item]
+    pool = connections()
+    connection, is_new = pool.take(until)
+    try:
+        if not is_new:
+            until = now() + share * left(until)
+        _converse(connection, commands, until)
+    except BaseException:
+        pool.discard(connection)
+        raise
+    pool.give_back(connection)
+
+
+def _converse(connection: Any, commands: Sequence[Any], until: float) -> None:
+    """Send commands and read their answers. Raises the first error that is among them."""
+    packed = connection.pack_commands(commands)
+    with cutting(connection.watched, until):
+        connection.send_packed_command(packed, check_health=False)
+        answers = [_answer(connection, until) for _ in commands]
+    if isinstance(answers[-1], list):  # EXEC's
+        answers += answers[-1]
+    for answer in answers:
+        if isinstance(answer, RedisError):
+            raise answer
+
+
+def _answer(connection: Any, until: float) -> Any:
+    """The next answer, also if it is an error of the command. Raises what is wrong with the connection."""
+    try:
+        return connection.read_response()
+    except (RedisConnectionError, RedisTimeoutError):
+        left(until)  # the watchdog's cut is a time-out
+        raise
+    except RedisError as error:
+        return error
+
+
+class _Pool:
+    """Connections that are open, at most `maxconnections`. redis-py's pools open one in the thread that asks."""
+
+    def __init__(self) -> None:
+        most = location().pool_arguments().get("maxconnections", POOL)
+        self._free: LifoQueue[Any] = LifoQueue()
+        for _ in range(most):
+            self._free.put(None)
+
+    def take(self, until: float) -> tuple[Any, bool]:
+        """An open connection, and whether it is new. Raises `redis.RedisError`."""
+        while True:
+            try:
+                connection = self._free.get(timeout=left(until))
+            except Empty:
+                raise RedisTimeoutError("no connection to Redis became free in time") from None
+            if connection is None:
+                return self._open(until), True
+            if not _has_ended(connection):
+                return connection, False
+            self.discard(connection)
+
+    def _open(self, until: float) -> Any:
+        try:
+            return call(_connect, until)
+        except BaseException:
+            self._free.put(None)
+            raise
+
+    def give_back(self, connection: Any) -> None:
+        self._free.put(connection)
+
+    def discard(self, connection: Any) -> None:
+        connection.disconnect()
+        self._free.put(None)
+
+
+def _has_ended(connection: Any) -> bool:
+    """Whether the server has closed it, or has said something that nothing had asked for."""
+    try:
+        return bool(connection.can_read(timeout=0))
+    except (RedisError, OSError):
+        return True
+
+
+def _connect() -> Any:
+    arguments: Any = {**SOCKET_OPTIONS, **location().sync_arguments(), "retry": Retry(NoBackoff(), 0)}
+    connection = arguments.pop("connection_class", redis.Connection)(**arguments)
+    try:
+        connection.connect()
+    except (OSError, UnicodeError) as error:  # a host name that no resolver takes
+        raise RedisConnectionError(str(error)) from error
+    connection.watched = connection._sock  # noqa: SLF001  (redis-py has no other name for it)
+    return connection
+
+
+@cached()
+def connections() -> _Pool:
+    """The connections of this process."""
+    return _Pool()
+
+
+os.register_at_fork(after_in_child=connections.cache_clear)  # type: ignore[attr-defined]

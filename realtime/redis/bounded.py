@@ -1,0 +1,200 @@
+"""Calls that end in time, whatever Redis, the network or the resolver of names does.
+
+The time-out of a socket bounds one read, not a whole exchange, and nothing bounds `getaddrinfo`. So what may hang runs
+in a thread of its own (`call`), which is left behind when the time is over, and connections that are open are cut then
+(`cutting`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+MOST = 32
+"""Calls that may hang at the same time; a further one is refused at once."""
+TICK = 0.05
+"""Seconds after which a connection that should be cut is found at the latest."""
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended
+
+T = TypeVar("T")
+
+
+def now() -> float:
+    """Seconds of a clock that is never set. It belongs to this machine, and counts the time that it is suspended."""
+    return time.clock_gettime(_CLOCK)
+
+
+def left(until: float) -> float:
+    """The seconds that are left until a time of `now`. Raises `redis.TimeoutError` when none are."""
+    seconds = until - now()
+    if seconds <= 0:
+        raise RedisTimeoutError("Redis did not answer in time")
+    return seconds
+
+
+# --- Calls in a thread of their own ------------------------------------------------------------------
+
+
+class _Call(Generic[T]):
+    """A call, and what became of it."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._context = copy_context()
+        self._is_done = threading.Lock()
+        self._is_done.acquire()
+        self._result: T
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._result = self._context.run(self._function)
+        except BaseException as error:  # (it belongs to the caller)
+            self._error = error
+        self._is_done.release()
+
+    def result(self, seconds: float) -> T:
+        if not self._is_done.acquire(timeout=seconds):
+            raise RedisTimeoutError("Redis did not answer in time")
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._result
+        finally:
+            self._error = None  # it refers to the frames, and they to it
+
+
+class Threads:
+    """Daemon threads that run one call after another; one that hangs keeps neither a caller nor the process waiting."""
+
+    def __init__(self) -> None:
+        self._idle: list[SimpleQueue[_Call[Any]]] = []
+        self._free = threading.Semaphore(MOST)
+
+    def start(self, call: _Call[Any]) -> None:
+        """Raises `redis.TimeoutError` when too many calls hang, and `RuntimeError` at the end of the process."""
+        try:
+            calls = self._idle.pop()
+        except IndexError:
+            if not self._free.acquire(blocking=False):
+                raise RedisTimeoutError(f"Redis does not answer: {MOST} calls wait for it") from None
+            calls = SimpleQueue()
+            self._start_thread(calls)
+        calls.put(call)
+
+    def _start_thread(self, calls: SimpleQueue[_Call[Any]]) -> None:
+        try:
+            threading.Thread(target=self._work, args=[calls], name="redis", daemon=True).start()
+        except BaseException:
+            self._free.release()
+            raise
+
+    def _work(self, calls: SimpleQueue[_Call[Any]]) -> None:
+        while True:
+            call = calls.get()
+            call.run()
+            del call
+            self._idle.append(calls)
+
+
+def call(function: Callable[[], T], until: float) -> T:
+    """Call a function that may hang, and wait for it until a time of `now`; afterwards it goes on by itself.
+
+    Raises what the function raises, and `redis.TimeoutError` when the time is over.
+    """
+    seconds = left(until)
+    pending = _Call(function)
+    try:
+        threads.start(pending)
+    except RuntimeError:  # the interpreter ends, and starts no threads any more
+        return function()
+    return pending.result(seconds)
+
+
+# --- Connections that are cut when their time is over ------------------------------------------------
+
+
+class _Watchdog:
+    """Shuts down the sockets whose time is over, so that a thread that reads from them or writes to them goes on."""
+
+    def __init__(self) -> None:
+        self._until: dict[socket.socket, float] = {}
+        self._is_needed = threading.Event()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, watched: socket.socket, until: float) -> None:
+        self._until[watched] = until
+        if not self._is_needed.is_set():
+            self._is_needed.set()
+            if self._thread is None:
+                self._start()
+
+    def remove(self, watched: socket.socket) -> None:
+        self._until.pop(watched, None)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._watch, name="redis time-outs", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _watch(self) -> None:
+        while True:
+            self._is_needed.wait()
+            seconds = self._cut_late()
+            if seconds is None:
+                self._is_needed.clear()
+                if self._until:  # added in between
+                    self._is_needed.set()
+            else:
+                time.sleep(seconds)
+
+    def _cut_late(self) -> float | None:
+        """Cut what is late; returns the seconds until the next look, None when nothing is watched."""
+        watched = self._until.copy()
+        current = now()
+        for each, until in watched.items():
+            if until <= current and self._until.pop(each, None) is not None:
+                shut_down(each)
+        return min(TICK, *(max(until - current, 0.001) for until in watched.values())) if watched else None
+
+
+def shut_down(connected: socket.socket) -> None:
+    """End a connection under the thread that uses it, which then reads its end. The descriptor stays its own."""
+    with suppress(OSError):  # it has ended
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)  # (an SSLSocket's own would pull its state away)
+
+
+@contextmanager
+def cutting(connected: socket.socket, until: float) -> Iterator[None]:
+    """Cut the connection if the context has not ended by a time of `now`. Raises `redis.TimeoutError` if it is over."""
+    left(until)
+    _watchdog.add(connected, until)
+    try:
+        yield
+    finally:
+        _watchdog.remove(connected)
+
+
+threads = Threads()
+_watchdog = _Watchdog()
+
+
+def _forget() -> None:
+    """After a fork: the threads stayed in the parent."""
+    global threads, _watchdog
+    threads, _watchdog = Threads(), _Watchdog()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from realtime.outbox.models import OutboxMessage
+from realtime.outbox.writing import breaker
+from realtime.redis.client import key, sync_client
+
+MESSAGE = {"thread_id": 42, "message_id": 7}
+CLOSED = "redis://127.0.0.1:1/0"
+"""Nothing listens there."""
+
+
+@pytest.fixture(autouse=True)
+def closed_breaker() -> Iterator[None]:
+    """A failure in one test must not pause the attempts of the next one."""
+    breaker.reset()
+    yield
+    breaker.reset()
+
+
+def stream() -> list[dict[str, Any]]:
+    """The messages in the stream, in its order."""
+    return [json.loads(fields[b"message"]) for _, fields in sync_client().xrange(key("stream"))]
+
+
+def numbers() -> list[Any]:
+    """The `message_id` of each message in the stream."""
+    return [message["data"]["message_id"] for message in stream()]
+
+
+def waiting(using: str = "default") -> int:
+    """The rows of the outbox."""
+    return OutboxMessage.objects.using(using).count()

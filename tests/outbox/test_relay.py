@@ -1,0 +1,196 @@
+"""The relay as a process: its database, its signals, its numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+import redis
+
+from realtime.testing.embedded_redis import EmbeddedRedis
+from tests.e2e.harness import ROOT, Stack, free_port
+from tests.outbox.conftest import CLOSED
+from tests.outbox.reading import once
+from tests.postgresql import Cluster
+from tests.servers import until
+
+PUBLISH = """
+import django
+django.setup()
+import sys
+from django.conf import settings
+from django.db import transaction
+from realtime.publisher import publish
+first, count = int(sys.argv[1]), int(sys.argv[2])
+for number in range(first, first + count):
+    with transaction.atomic():
+        publish("thread:message", {"thread_id": number % 7, "message_id": number})
+"""
+
+
+class Backbone(Stack):
+    """A stack with a database; its backbone is a process of its own."""
+
+    def migrate(self) -> None:
+        self.run("manage.py", "migrate", "-v0")
+
+    def publish(self, first: int, count: int, **env: str) -> None:  # type: ignore[override]
+        self.run("-c", PUBLISH, str(first), str(count), **env)
+
+    def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        settings = {"DJANGO_SETTINGS_MODULE": "realtime.settings.web", "LOG_LEVEL": "ERROR"}
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**self.env, **settings, **env},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+
+    def published(self) -> dict[int, list[int]]:
+        """The messages of each thread in the stream, in order and without those that were sent twice."""
+        threads: dict[int, list[int]] = {}
+        client = redis.Redis.from_url(self.env["REDIS_URL"])
+        for message in once(client, self.key("stream")):
+            threads.setdefault(message["data"]["thread_id"], []).append(message["data"]["message_id"])
+        client.close()
+        return threads
+
+
+def expected(count: int) -> dict[int, list[int]]:
+    return {thread: [*range(thread, count, 7)] for thread in range(min(count, 7))}
+
+
+@contextmanager
+def backbone(directory: Path, redis_url: str, **env: str) -> Iterator[Backbone]:
+    stack = Backbone(directory, redis_url, **env)
+    stack.migrate()
+    try:
+        yield stack
+    finally:
+        stack.stop()
+    stack.assert_calm()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs_postgresql)])
+def stack(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[Backbone]:
+    if request.param == "sqlite":
+        with backbone(tmp_path, redis_url) as made:
+            yield made
+    else:
+        with Cluster() as cluster, backbone(tmp_path, redis_url, DATABASE_URL=cluster.url()) as made:
+            yield made
+
+
+def test_relays_send_what_the_requests_could_not_in_order(stack: Backbone):
+    stack.publish(0, 60, REDIS_URL=CLOSED)
+    assert stack.published() == {}
+    relays = [stack.start("runoutbox") for _ in range(4)]
+    stack.publish(60, 60)
+    until(lambda: stack.published() == expected(120))
+    for relay in relays:
+        assert relay.stop(SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_large_backlog_is_sent_in_order_by_four_relays(stack: Backbone):
+    count = 3000 if "postgres" in stack.env["DATABASE_URL"] else 500
+    stack.publish(0, count, REDIS_URL=CLOSED)
+    for _ in range(4):
+        stack.start("runoutbox", ready="")
+    until(lambda: stack.published() == expected(count))
+
+
+def test_relay_waits_for_a_redis_that_is_away_and_says_so_once(stack: Backbone, tmp_path: Path):
+    with EmbeddedRedis() as server:
+        stack.env["REDIS_URL"] = server.url
+        relay = stack.start("runoutbox")
+        server.stop()
+        stack.publish(0, 20)
+        relay.wait_for("outbox: Redis is away, trying again")
+        server.start()
+        until(lambda: stack.published() == expected(20))
+        relay.wait_for("outbox: sending again")
+        assert relay.output.count("Redis is away") == 1
+
+
+@pytest.mark.needs_postgresql
+def test_relay_outlives_a_database_that_restarts(tmp_path: Path, redis_url: str):
+    with Cluster() as cluster, backbone(tmp_path, redis_url, DATABASE_URL=cluster.url()) as stack:
+        relay = stack.start("runoutbox")
+        cluster.stop()
+        relay.wait_for("outbox: the database is away, trying again")
+        cluster.start()
+        stack.publish(0, 20, REDIS_URL=CLOSED)
+        until(lambda: stack.published() == expected(20))
+        assert relay.stop(SIGTERM) == 0
+
+
+@pytest.mark.needs_postgresql
+def test_relay_begins_before_its_database(tmp_path: Path, redis_url: str):
+    with Cluster() as cluster, backbone(tmp_path, redis_url, DATABASE_URL=cluster.url()) as stack:
+        cluster.stop()
+        relay = stack.start("runoutbox", ready="outbox: the database is away, trying again")
+        cluster.start()
+        relay.wait_for("ready")
+
+
+def test_numbers_are_shown(stack: Backbone):
+    port = free_port()
+    stack.publish(0, 5, REDIS_URL=CLOSED)
+    relay = stack.start("runoutbox", str(ROOT / "manage.py"), "runoutbox", "--metrics-port", str(port))
+
+    def text() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            return response.read().decode()
+
+    until(lambda: 'realtime_outbox_sent_total{database="default"} 5.0' in text())
+    until(lambda: 'realtime_outbox_backlog{database="default"} 0.0' in text())
+    assert relay.is_running
+
+
+# --- On the command line -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["runoutbox"], "run `migrate` first"),
+        (["runoutbox", "--database", "other"], "expected an alias of DATABASES (default), got 'other'"),
+        (["runoutbox", "--metrics-port", "99999"], "--metrics-port must be between 0 and 65535"),
+        (["pruneoutbox", "--older-than", "-1"], "--older-than must be between 0 and"),
+        (["pruneoutbox", "--older-than", "nan"], "--older-than must be between 0 and"),
+        (["pruneoutbox", "--older-than", "5"], "no such table"),
+        (["pruneoutbox"], "--older-than"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], text: str, tmp_path: Path):
+    env = {
+        **os.environ,
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}",
+        "DJANGO_SETTINGS_MODULE": "realtime.settings.web",
+    }
+    command = [sys.executable, "manage.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_old_messages_are_pruned(tmp_path: Path, redis_url: str):
+    with backbone(tmp_path, redis_url) as stack:
+        stack.publish(0, 3, REDIS_URL=CLOSED)
+        assert "default: 0 dropped" in stack.run("manage.py", "pruneoutbox", "--older-than", "3600").stdout
+        threading.Event().wait(1.1)
+        assert "default: 3 dropped" in stack.run("manage.py", "pruneoutbox", "--older-than", "1").stdout
+        assert "default: 0 dropped" in stack.run("manage.py", "pruneoutbox", "--older-than", "0").stdout
