@@ -103,7 +103,7 @@ def test_relays_send_what_the_requests_could_not_in_order(stack: Backbone):
 
 @pytest.mark.slow
 def test_large_backlog_is_sent_in_order_by_four_relays(stack: Backbone):
-    count = 3000 if "postgres" in stack.env["DATABASE_URL"] else 500
+    count = 1500 if "postgres" in stack.env["DATABASE_URL"] else 500
     stack.publish(0, count, REDIS_URL=CLOSED)
     for _ in range(4):
         stack.start("runoutbox", ready="")
