@@ -18,7 +18,7 @@ import redis
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import ROOT, Stack, free_port
 from tests.outbox.conftest import CLOSED
-from tests.outbox.reading import once
+from tests.outbox.reading import once, sqlite_url
 from tests.postgresql import Cluster
 from tests.servers import until
 
@@ -84,7 +84,7 @@ def backbone(directory: Path, redis_url: str, **env: str) -> Iterator[Backbone]:
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs_postgresql)])
 def stack(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[Backbone]:
     if request.param == "sqlite":
-        with backbone(tmp_path, redis_url) as made:
+        with sqlite_url() as url, backbone(tmp_path, redis_url, DATABASE_URL=url) as made:
             yield made
     else:
         with Cluster() as cluster, backbone(tmp_path, redis_url, DATABASE_URL=cluster.url()) as made:
@@ -103,7 +103,7 @@ def test_relays_send_what_the_requests_could_not_in_order(stack: Backbone):
 
 @pytest.mark.slow
 def test_large_backlog_is_sent_in_order_by_four_relays(stack: Backbone):
-    count = 3000 if "postgres" in stack.env["DATABASE_URL"] else 500
+    count = 1500 if "postgres" in stack.env["DATABASE_URL"] else 500
     stack.publish(0, count, REDIS_URL=CLOSED)
     for _ in range(4):
         stack.start("runoutbox", ready="")
