@@ -38,6 +38,12 @@ def realtime_redis(redis_url: str, settings) -> str:
 
 
 @pytest.fixture
+def without_outbox(settings) -> None:
+    """A backbone without the app, whose messages go straight to Redis."""
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "realtime.outbox"]
+
+
+@pytest.fixture
 async def process(realtime_redis: str) -> AsyncIterator[str]:
     """What a socket process keeps per event loop, for one test; yields the prefix."""
     from channels.layers import get_channel_layer

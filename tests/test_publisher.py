@@ -30,14 +30,8 @@ from realtime.publisher import InvalidMessage, aonline, apublish, online, publis
 from realtime.redis.client import key, sync_client
 from tests.inprocess import HUB, bridging, connected
 
-pytestmark = pytest.mark.usefixtures("realtime_redis")
+pytestmark = pytest.mark.usefixtures("realtime_redis", "without_outbox")
 MESSAGE = {"thread_id": 42, "message_id": 7}
-
-
-@pytest.fixture(autouse=True)
-def without_outbox(settings):
-    """A backbone without the app: tests/outbox has the other one."""
-    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "realtime.outbox"]
 
 
 def published() -> list[dict[str, Any]]:

@@ -36,10 +36,10 @@ def test_settings_of_the_web_side_are_fine():
 
 def test_outbox_without_the_publisher_is_reported(settings):
     settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "realtime"]
-    assert found() == ["realtime.E030"]
+    assert found() == ["realtime.E040"]
 
 
-@pytest.mark.parametrize(("router", "number"), [(Elsewhere, "E031"), (WithoutTable, "E032")])
+@pytest.mark.parametrize(("router", "number"), [(Elsewhere, "E041"), (WithoutTable, "E042")])
 def test_router_that_leaves_it_without_a_table_is_reported(router, number: str, settings):
     settings.DATABASE_ROUTERS = [f"{router.__module__}.{router.__name__}"]
     assert found() == [f"realtime.{number}"]
@@ -48,5 +48,5 @@ def test_router_that_leaves_it_without_a_table_is_reported(router, number: str, 
 def test_settings_without_a_database_are_reported(monkeypatch):
     monkeypatch.setattr(django_settings, "DATABASES", {})
     [message] = check_outbox(None)
-    assert message.id == "realtime.E031"
+    assert message.id == "realtime.E041"
     assert message.hint is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dev.embedded_redis import EmbeddedRedis
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import PATIENCE, eventually
 from tests.faults.proxy import Proxy, to_socket
 from tests.outbox.reading import sqlite_url
@@ -86,7 +86,7 @@ async def test_clients_get_every_committed_message_once_and_in_order(database: s
         proxy = await opened.enter_async_context(reaching(server))
         far = {
             "REDIS_URL": f"redis://127.0.0.1:{proxy.port}",
-            "DJANGO_SETTINGS_MODULE": "realtime.settings.web",
+            "DJANGO_SETTINGS_MODULE": "tests.outbox.settings",
         }
 
         def start_writer(thread: int, generation: int) -> Any:

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import ROOT, Stack, free_port
+from tests.e2e.harness import ROOT, Process, Stack, free_port
 from tests.outbox.conftest import CLOSED
 from tests.outbox.reading import once, sqlite_url
 from tests.postgresql import Cluster
@@ -35,9 +35,15 @@ for number in range(first, first + count):
         publish("thread:message", {"thread_id": number % 7, "message_id": number})
 """
 
+SETTINGS = "tests.outbox.settings"
+
 
 class Backbone(Stack):
     """A stack with a database; its backbone is a process of its own."""
+
+    def start(self, name: str, *command: str, ready: str = "ready", **env: str) -> Process:
+        settings = {"DJANGO_SETTINGS_MODULE": SETTINGS} if name == "runoutbox" else {}
+        return super().start(name, *command, ready=ready, **settings, **env)
 
     def migrate(self) -> None:
         self.run("manage.py", "migrate", "-v0")
@@ -46,7 +52,7 @@ class Backbone(Stack):
         self.run("-c", PUBLISH, str(first), str(count), **env)
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-        settings = {"DJANGO_SETTINGS_MODULE": "realtime.settings.web", "LOG_LEVEL": "ERROR"}
+        settings = {"DJANGO_SETTINGS_MODULE": SETTINGS, "LOG_LEVEL": "ERROR"}
         return subprocess.run(
             [sys.executable, *command],
             cwd=ROOT,
@@ -178,7 +184,7 @@ def test_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], text: str
     env = {
         **os.environ,
         "DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}",
-        "DJANGO_SETTINGS_MODULE": "realtime.settings.web",
+        "DJANGO_SETTINGS_MODULE": SETTINGS,
     }
     command = [sys.executable, "manage.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
