@@ -88,7 +88,7 @@ def test_nothing_is_sent(published: Published, realtime_redis: str):
     assert sync_client().xlen(key("stream")) == 0
 
 
-@pytest.mark.usefixtures("without_outbox")
+@pytest.mark.django_db(transaction=True)
 def test_after_the_block_messages_are_sent_again(realtime_redis: str):
     with fake_publisher() as record:
         publish("thread:message", MESSAGE)
