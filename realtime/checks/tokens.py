@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, register
 from django.core.checks import Warning as CheckWarning
@@ -35,13 +35,23 @@ def check_tokens(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Chec
 
     All values are those of simplejwt, with its defaults: without `SIMPLE_JWT` tokens are signed with SECRET_KEY.
     """
-    return [*_keys(), *_claims()]
+    return [*_apps(), *_keys(), *_claims()]
 
 
 @register("realtime", deploy=True)
 def check_tokens_in_production(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """Find settings of tokens that are right for development only, or worth a thought."""
     return [*_tokens()]
+
+
+def _apps() -> Iterator[CheckMessage]:
+    needed = ("django.contrib.contenttypes", "django.contrib.auth")
+    if missing := [name for name in needed if not apps.is_installed(name)]:
+        yield Error(
+            f"{' and '.join(missing)} not in INSTALLED_APPS: simplejwt, which verifies tokens, needs their models",
+            hint="Add them. The socket side makes no query: it needs no tables and no database.",
+            id="realtime.E032",
+        )
 
 
 def _keys() -> Iterator[CheckMessage]:
