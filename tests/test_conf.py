@@ -5,7 +5,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
-from realtime.conf import Conf, Limits, conf, from_environment, parse
+from realtime.conf import Conf, Limits, conf, from_environment, overrides, parse
 
 
 def test_what_lets_more_clients_in_is_off_by_default():
@@ -159,3 +159,27 @@ def test_batches_take_at_most_a_quarter_of_the_shortest_duration(name: str):
 def test_batches_take_at_most_a_second():
     long = dict.fromkeys(("NODE_LEASE", "AWAY_AFTER", "GRACE_PERIOD", "PRESENCE_TTL"), 3600)
     assert parse(long).batch_interval <= 1
+
+
+# --- Where the setting is left out -------------------------------------------------------------------
+
+
+def test_without_the_setting_the_environment_is_read(settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("REALTIME_PREFIX", "shop")
+    monkeypatch.setenv("REALTIME_HUB_ROLES", "agent,boss")
+    del settings.REALTIME
+    assert conf().prefix == "shop"
+    assert overrides() == {"HUB_ROLES": ["agent", "boss"]}
+
+
+def test_setting_that_is_there_is_all_that_counts(settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("REALTIME_PREFIX", "shop")
+    settings.REALTIME = {}
+    assert conf() == Conf()
+
+
+@pytest.mark.parametrize("value", ["x", ["PREFIX"], 7], ids=repr)
+def test_setting_that_is_no_dict_is_refused(settings, value: object):
+    settings.REALTIME = value
+    with pytest.raises(ImproperlyConfigured, match="REALTIME: expected a dict, got"):
+        conf()

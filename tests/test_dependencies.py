@@ -149,7 +149,8 @@ def test_what_is_imported_is_asked_for(project: dict[str, Any], folder: str):
 
 # --- Extras ------------------------------------------------------------------------------------------
 
-EXTRAS = {"server", "web", "daphne", "client", "otel", "testing", "demo", "dev"}
+EXTRAS_PAGE = (ROOT / "docs" / "settings.md").read_text().partition("\n## Extras\n")[2].partition("\n## ")[0]
+EXTRAS = {*re.findall(r"(?m)^\| `(\w+)` \|", EXTRAS_PAGE)}
 
 
 def test_backbone_installs_what_publishing_needs_and_no_more(project: dict[str, Any]):

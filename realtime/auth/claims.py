@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from django.utils.module_loading import import_string
 
+from realtime.auth.jwt_settings import jwt_settings
 from realtime.conf import conf, load
 from realtime.protocol.handshake_errors import AuthenticationFailed, invalid_token
 from realtime.protocol.namespaces import roles
@@ -71,13 +72,13 @@ def principal_of(claims: Claims, mapped: Callable[[Claims], Claims], token_id: s
 
 def _own_claims(claims: Claims) -> Claims:
     """The claims of a token that simplejwt has made. Raises `AuthenticationFailed` unless it is an access token."""
-    from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
+    jwt = jwt_settings()
 
-    if claims.get(api_settings.TOKEN_TYPE_CLAIM) != "access":
-        raise invalid_token(f"the token's {api_settings.TOKEN_TYPE_CLAIM} is not 'access'")
-    if not _token_id(claims.get(api_settings.JTI_CLAIM)):
-        raise invalid_token(f"the token has no {api_settings.JTI_CLAIM}")
-    own = {"user_id": claims.get(api_settings.USER_ID_CLAIM), "jti": claims[api_settings.JTI_CLAIM]}
+    if claims.get(jwt.TOKEN_TYPE_CLAIM) != "access":
+        raise invalid_token(f"the token's {jwt.TOKEN_TYPE_CLAIM} is not 'access'")
+    if not _token_id(claims.get(jwt.JTI_CLAIM)):
+        raise invalid_token(f"the token has no {jwt.JTI_CLAIM}")
+    own = {"user_id": claims.get(jwt.USER_ID_CLAIM), "jti": claims[jwt.JTI_CLAIM]}
     return {**claims, **own}
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from django.core.exceptions import ImproperlyConfigured
 
+from realtime.auth.jwt_settings import jwt_settings
 from realtime.auth.verification import verifier
 
 
@@ -28,13 +29,13 @@ def issue(
 
     Raises `ImproperlyConfigured` when the process has no signing key.
     """
-    from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
+    jwt = jwt_settings()
 
     now = time.time()
     signed: dict[str, Any] = {
-        api_settings.TOKEN_TYPE_CLAIM: "access",
-        api_settings.JTI_CLAIM: uuid4().hex,
-        api_settings.USER_ID_CLAIM: user_id,
+        jwt.TOKEN_TYPE_CLAIM: "access",
+        jwt.JTI_CLAIM: uuid4().hex,
+        jwt.USER_ID_CLAIM: user_id,
         "iat": int(now),
         "exp": int(now + ttl),
         "role": role,

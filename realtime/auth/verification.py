@@ -16,6 +16,7 @@ from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, MissingRequ
 
 from realtime.auth.claims import mapping, principal_of
 from realtime.auth.jwks import KeySet, KeysUnavailable, UnknownKey
+from realtime.auth.jwt_settings import jwt_settings
 from realtime.conf import conf
 from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode, invalid_token
 from realtime.protocol.principal import Principal
@@ -142,17 +143,18 @@ setting_changed.connect(_forget)
 
 def _backend() -> TokenBackend:
     from rest_framework_simplejwt.backends import TokenBackend  # noqa: PLC0415
-    from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
+
+    jwt = jwt_settings()
 
     return TokenBackend(
-        api_settings.ALGORITHM,
-        api_settings.SIGNING_KEY,
-        api_settings.VERIFYING_KEY,
-        api_settings.AUDIENCE,
-        api_settings.ISSUER,
-        api_settings.JWK_URL,
-        api_settings.LEEWAY,
-        api_settings.JSON_ENCODER,
+        jwt.ALGORITHM,
+        jwt.SIGNING_KEY,
+        jwt.VERIFYING_KEY,
+        jwt.AUDIENCE,
+        jwt.ISSUER,
+        jwt.JWK_URL,
+        jwt.LEEWAY,
+        jwt.JSON_ENCODER,
     )
 
 
@@ -179,10 +181,10 @@ def _key_id(token: str) -> str:
 
 def _check_kind(claims: Mapping[str, Any]) -> None:
     """A refresh token opens no connection, whatever the claims are mapped to. Raises `AuthenticationFailed`."""
-    from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
+    jwt = jwt_settings()
 
-    if claims.get(api_settings.TOKEN_TYPE_CLAIM) == "refresh":
-        raise invalid_token(f"the token's {api_settings.TOKEN_TYPE_CLAIM} is not 'access'")
+    if claims.get(jwt.TOKEN_TYPE_CLAIM) == "refresh":
+        raise invalid_token(f"the token's {jwt.TOKEN_TYPE_CLAIM} is not 'access'")
 
 
 def _check_times(claims: Mapping[str, Any], now: float, leeway: float) -> None:

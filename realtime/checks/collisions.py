@@ -32,6 +32,8 @@ from realtime.protocol.namespaces import Namespace, namespaces
 
 SHIPPED = "realtime.namespaces."
 """The dotted paths of namespaces that name packages of ours."""
+PUBLISHER = "presence"
+"""The package of ours that the publisher itself uses."""
 _ROOT = Path(__file__).resolve().parents[2]
 """The folder that our packages are in."""
 
@@ -76,14 +78,14 @@ def _place(name: str) -> Path | None:
 
 
 def _needed(serves: bool) -> set[str]:
-    """The packages, other than the kernel, that the shipped namespaces which are registered name."""
+    """The packages, other than the kernel, that this process needs: those that registered namespaces of ours name."""
     try:
         declared = {path.rpartition(".")[2] for path in conf().namespaces if path.startswith(SHIPPED)}
         shipped = [each for name, each in namespaces().items() if name.upper() in declared]
     except ImproperlyConfigured:
-        return set()  # realtime.E001 or realtime.E018 reports it
+        return {PUBLISHER}  # realtime.E001 or realtime.E018 reports it
     paths = chain.from_iterable(map(_paths_of_a_server if serves else _paths_of_a_publisher, shipped))
-    return {path.partition(".")[0] for path in paths} - {"realtime"}
+    return {PUBLISHER, *(path.partition(".")[0] for path in paths)} - {"realtime"}
 
 
 def _paths_of_a_publisher(namespace: Namespace) -> Iterator[str]:

@@ -8,14 +8,14 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, register
 from django.core.checks import Warning as CheckWarning
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import PyJWTError
-from rest_framework_simplejwt import settings as simplejwt
 
+from realtime.auth.jwt_settings import jwt_settings
 from realtime.auth.revocation import MARK_SECONDS
 
 DEVELOPMENT_KEY = "development-"
@@ -35,7 +35,7 @@ def check_tokens(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Chec
 
     All values are those of simplejwt, with its defaults: without `SIMPLE_JWT` tokens are signed with SECRET_KEY.
     """
-    return [*_keys(), *_claims()]
+    return [*_apps(), *_keys(), *_claims()]
 
 
 @register("realtime", deploy=True)
@@ -44,10 +44,20 @@ def check_tokens_in_production(app_configs: Sequence[AppConfig] | None, **_: Any
     return [*_tokens()]
 
 
+def _apps() -> Iterator[CheckMessage]:
+    needed = ("django.contrib.contenttypes", "django.contrib.auth")
+    if missing := [name for name in needed if not apps.is_installed(name)]:
+        yield Error(
+            f"{' and '.join(missing)} not in INSTALLED_APPS: simplejwt, which verifies tokens, needs their models",
+            hint="Add them. The socket side makes no query: it needs no tables and no database.",
+            id="realtime.E032",
+        )
+
+
 def _keys() -> Iterator[CheckMessage]:
-    algorithm, signing = str(simplejwt.api_settings.ALGORITHM), str(simplejwt.api_settings.SIGNING_KEY or "")
+    algorithm, signing = str(jwt_settings().ALGORITHM), str(jwt_settings().SIGNING_KEY or "")
     symmetric = algorithm.startswith("HS")
-    verifying = signing if symmetric else str(simplejwt.api_settings.VERIFYING_KEY or "")
+    verifying = signing if symmetric else str(jwt_settings().VERIFYING_KEY or "")
     if algorithm == "none" or algorithm not in get_default_algorithms():
         yield Error(
             f"expected a known JWT_ALGORITHM, got {algorithm!r}",
@@ -63,13 +73,13 @@ def _keys() -> Iterator[CheckMessage]:
             "takes the keys of `make run`.",
             id="realtime.E006",
         )
-    elif not simplejwt.api_settings.JWK_URL:
+    elif not jwt_settings().JWK_URL:
         yield Error(
             f"Neither JWT_VERIFYING_KEY nor JWT_JWK_URL is set; {algorithm} verifies with one of them",
             hint="The socket server needs the public key only.",
             id="realtime.E006",
         )
-    lifetime = simplejwt.api_settings.REFRESH_TOKEN_LIFETIME
+    lifetime = jwt_settings().REFRESH_TOKEN_LIFETIME
     if isinstance(lifetime, timedelta) and lifetime.total_seconds() > MARK_SECONDS:
         yield CheckWarning(
             f"SIMPLE_JWT['REFRESH_TOKEN_LIFETIME'] is {lifetime}; "
@@ -106,7 +116,7 @@ def _weakness(secret: str) -> str:
 
 
 def _claims() -> Iterator[CheckMessage]:
-    names = {name: getattr(simplejwt.api_settings, name) for name in _CLAIMS}
+    names = {name: getattr(jwt_settings(), name) for name in _CLAIMS}
     are_names = all(isinstance(name, str) and name for name in names.values())
     if not are_names or len({*names.values()}) < len(names):
         given = ", ".join(f"{setting}={name!r}" for setting, name in names.items())
@@ -130,7 +140,7 @@ def _usable(algorithm: str, key: str, name: str) -> Iterator[CheckMessage]:
 
 
 def _tokens() -> Iterator[CheckMessage]:
-    jwt = simplejwt.api_settings
+    jwt = jwt_settings()
     if str(jwt.ALGORITHM).startswith("HS"):
         yield Info(
             f"JWT_ALGORITHM is {jwt.ALGORITHM}: every process that can check a token can also make one",

@@ -9,7 +9,8 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Info, register
 from django.core.checks import Warning as CheckWarning
-from rest_framework_simplejwt import settings as simplejwt
+
+from realtime.auth.jwt_settings import jwt_settings
 
 
 @register("realtime", deploy=True)
@@ -25,7 +26,7 @@ def _web() -> Iterator[CheckMessage]:
             hint="List the names under which the web side is reached.",
             id="realtime.W113",
         )
-    if simplejwt.api_settings.SIGNING_KEY == settings.SECRET_KEY:
+    if jwt_settings().SIGNING_KEY == settings.SECRET_KEY:
         yield CheckWarning(
             "SECRET_KEY and JWT_SIGNING_KEY are the same",
             hint="One signs the sessions of the admin, the other signs tokens. Use two different keys.",

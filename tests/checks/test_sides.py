@@ -22,6 +22,8 @@ from django.core.management import execute_from_command_line
 
 execute_from_command_line(["manage.py", *{command!r}])
 """
+AUTH = ["django.contrib.contenttypes", "django.contrib.auth"]
+SERVER = [*AUTH, "realtime", "realtime.server"]
 ADMIN = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -113,22 +115,26 @@ WRONG_FOR_CONNECTIONS = {
 
 def test_what_concerns_connections_is_said_where_they_are_served():
     assert ids(manage("check", apps=["realtime"], REALTIME=WRONG_FOR_CONNECTIONS)) == []
-    found = ids(manage("check", apps=["realtime", "realtime.server"], REALTIME=WRONG_FOR_CONNECTIONS))
+    found = ids(manage("check", apps=SERVER, REALTIME=WRONG_FOR_CONNECTIONS))
     assert sorted(found) == [f"realtime.{id}" for id in ("E002", "E005", "E011", "E017", "E020")]
 
 
 def test_server_works_with_every_setting_left_out():
-    assert ids(manage("check", apps=["realtime", "realtime.server"])) == []
+    assert ids(manage("check", apps=SERVER)) == []
+
+
+def test_server_without_the_apps_that_simplejwt_needs_is_one_message():
+    assert ids(manage("check", apps=["realtime", "realtime.server"])) == ["realtime.E032"]
 
 
 def test_server_hears_its_part_of_the_checklist():
-    found = ids(manage("check", "--deploy", apps=["realtime", "realtime.server"]))
+    found = ids(manage("check", "--deploy", apps=SERVER))
     assert sorted(found) == [f"realtime.{id}" for id in ("I103", "I104", "W102", "W106", "W110")]
 
 
 @pytest.mark.parametrize("command", ["runsockets", "runbridge"])
 def test_command_of_the_server_runs_its_checks_without_the_app(command: str):
-    done = manage(command, apps=["realtime"], REALTIME={"TRUSTED_PROXIES": ["proxy"]})
+    done = manage(command, apps=[*AUTH, "realtime"], REALTIME={"TRUSTED_PROXIES": ["proxy"]})
     assert ids(done) == ["realtime.E011"]
     assert done.returncode == 1
 
@@ -137,7 +143,7 @@ def test_command_of_the_server_runs_its_checks_without_the_app(command: str):
 def test_no_migration_is_missing_with_any_default_of_the_project(field: str, tmp_path: Path):
     done = manage(
         *("makemigrations", "--check"),
-        apps=["django.contrib.contenttypes", "realtime", "realtime.server", "presence", "hub", "portal"],
+        apps=[*SERVER, "presence", "hub", "portal"],
         DEFAULT_AUTO_FIELD=f"django.db.models.{field}",
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}},
         USE_TZ=True,
@@ -168,10 +174,10 @@ def test_backbone_may_have_apps_of_its_own_with_the_names_of_ours(own, name: str
 @pytest.mark.parametrize(
     ("name", "apps"),
     [
-        ("hub", ["realtime", "realtime.server"]),
-        ("portal", ["realtime", "realtime.server"]),
+        ("hub", SERVER),
+        ("portal", SERVER),
         ("presence", ["realtime"]),
-        ("presence", ["realtime", "realtime.server"]),
+        ("presence", SERVER),
         ("realtime", ["presence"]),
         ("realtime", [*ADMIN, "presence"]),
     ],
@@ -200,3 +206,9 @@ def test_command_that_needs_ours_says_so_and_exits_with_2(own, name: str, comman
         rf"CommandError: the package `{name}` is /\S+/{name}, not the one of realtime-sockets: .+\n",
         done.stderr,
     )
+
+
+def test_publisher_needs_presence_whatever_the_namespaces_are(own):
+    own_namespaces = {"NAMESPACES": ["tests.ops.namespace.OPS"]}
+    done = manage("check", apps=["realtime"], folder=own("presence"), REALTIME=own_namespaces)
+    assert ids(done) == ["realtime.E030"]
