@@ -121,6 +121,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
     events: tuple[str, ...] = ()
     """Dotted paths of modules that register a product's own events."""
 
+    inline: bool = False
+    """Run the bridge inside the process of an application made by `with_sockets`, for development."""
     metrics_token: str = ""
     """If set, `/metrics` answers only a request with this bearer token."""
     tracing: bool = False

@@ -255,7 +255,7 @@ def test_every_option_of_a_command_is_documented(name: str):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_that_a_page_speaks_of_exists(page: Path):
     spoken = set(re.findall(r"manage\.py ([a-z]+)", page.read_text()))
-    assert spoken <= {*COMMANDS, "check", "migrate", "collectstatic", "createsuperuser"}
+    assert spoken <= {*COMMANDS, "check", "migrate", "collectstatic", "createsuperuser", "runserver"}
 
 
 def test_every_target_of_make_is_documented():

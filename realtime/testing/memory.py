@@ -10,10 +10,10 @@ from typing import Any
 
 from django.conf import settings
 
+from realtime.inline.delivery import deliver
 from realtime.redis import client
 from realtime.server.lifespan import leave
 from realtime.testing.background import BackgroundLoop
-from realtime.testing.bridging import run_bridge
 from realtime.testing.clients import Clients
 from realtime.testing.connection import TIMEOUT
 from realtime.testing.overriding import overridden
@@ -94,7 +94,7 @@ def _fake_redis() -> Iterator[str]:
 
 async def _start() -> asyncio.Task[None]:
     ready = asyncio.Event()
-    bridge = asyncio.create_task(run_bridge(ready.set), name="bridge")
+    bridge = asyncio.create_task(deliver(ready.set), name="bridge")
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait([bridge, waiting], timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
     if bridge.done():

@@ -56,9 +56,9 @@ def _sockets() -> None:
 def _bridge() -> None:
     import uvloop  # noqa: PLC0415
 
-    from realtime.testing.bridging import run_bridge  # noqa: PLC0415
+    from realtime.inline.delivery import deliver  # noqa: PLC0415
 
-    uvloop.run(run_bridge(lambda: _say("ready")))
+    uvloop.run(deliver(lambda: _say("ready")))
 
 
 def _say(text: str) -> None:

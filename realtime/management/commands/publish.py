@@ -15,6 +15,7 @@ from realtime.protocol.bus_message import InvalidMessage
 
 class Command(base.Command):
     help = """Publish an event: manage.py publish thread:message '{"thread_id": "42", "message_id": "1"}'"""
+    requires_system_checks = ("realtime",)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("event", help="the name of the event in the catalogue, e.g. thread:message")

@@ -9,16 +9,13 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from presence.events import announcements
-from realtime.bridge.bus_entry import BUS, Source
 from realtime.management import base
-
-PRESENCE = Source("presence", b"transition", announcements, keep=86400)
 
 
 class Command(base.Command):
     app, extra = "realtime.server", "server"
     help = "Deliver what backbones publish, and run the presence sweeper. Prints 'ready' once subscribed and caught up."
+    requires_system_checks = ("realtime",)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--metrics-host", default="127.0.0.1")
@@ -44,18 +41,17 @@ class Command(base.Command):
             raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
 
     async def _run(self) -> None:
-        from presence.sweeper import Sweeper  # noqa: PLC0415
-        from realtime.bridge.bridge import Bridge  # noqa: PLC0415
+        from realtime.inline.delivery import deliver  # noqa: PLC0415
         from realtime.server.vitals import watch  # noqa: PLC0415
 
         main, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert main is not None  # noqa: S101
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, main.cancel)
-        bridge = Bridge([BUS, PRESENCE])
         async with asyncio.TaskGroup() as tasks:
-            for work in (bridge.run(), Sweeper().run(), watch()):
-                tasks.create_task(work)
-            await bridge.ready.wait()
-            self.stdout.write("ready")
-            self.stdout.flush()
+            tasks.create_task(watch())
+            tasks.create_task(deliver(self._ready))
+
+    def _ready(self) -> None:
+        self.stdout.write("ready")
+        self.stdout.flush()

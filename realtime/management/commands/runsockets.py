@@ -14,6 +14,7 @@ from realtime.management import base
 class Command(base.Command):
     app, extra = "realtime.server", "server"
     help = "Serve the WebSocket namespaces. Prints 'ready' once it accepts connections."
+    requires_system_checks = ("realtime",)  # neither the URLs nor the models of a project are used
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=os.environ.get("SOCKETS_HOST") or "127.0.0.1")
