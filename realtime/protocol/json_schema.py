@@ -164,16 +164,16 @@ class Schemas:
 
     def _union(self, kinds: tuple[Any, ...]) -> Schema:
         parts = [kind for kind in kinds if msgspec.UnsetType not in alternatives(kind)]
-        found = [self._part(kind) if len(parts) > 1 else self.of(kind) for kind in parts]
+        has_choice = sum(_is_struct(kind) for part in parts for kind in alternatives(part)) > 1
+        found = [self._part(part) if has_choice else self.of(part) for part in parts]
         return found[0] if len(found) == 1 else {"anyOf": found}
 
     def _part(self, kind: Any) -> Schema:
-        """The schema of a part of a union, where a struct is recognized by its tag."""
+        """The schema of one of several types, where a struct is recognized by its tag."""
         bare, metas = _bare(kind)
-        origin = typing.get_origin(bare) or bare
-        if not (isinstance(origin, type) and issubclass(origin, msgspec.Struct)):
+        if not _is_struct(bare):
             return self.of(kind)
-        found = self._of_class(bare, origin, is_part=True)
+        found = self._of_class(bare, typing.get_origin(bare) or bare, is_part=True)
         return {**_bounds(bare, found, metas), **found}
 
     def _mapping(self, key: Any, value: Any) -> Schema:
@@ -294,13 +294,18 @@ def _bounds(kind: Any, found: Schema, metas: tuple[Any, ...]) -> Schema:
 
 
 def _tuple(parts: list[Schema], least: int, *, is_closed: bool = True) -> Schema:
-    found = {"type": "array", "items": parts, "minItems": least}
+    found = {"type": "array", "items": parts or {}, "minItems": least}
     return {**found, "maxItems": len(parts), "additionalItems": False} if is_closed else found
+
+
+def _is_struct(kind: Any) -> bool:
+    origin = typing.get_origin(kind) or kind
+    return isinstance(origin, type) and issubclass(origin, msgspec.Struct)
 
 
 def _is_class(origin: type) -> bool:
     return (
-        issubclass(origin, msgspec.Struct)
+        _is_struct(origin)
         or typing.is_typeddict(origin)
         or dataclasses.is_dataclass(origin)
         or _is_named_tuple(origin)
