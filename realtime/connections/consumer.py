@@ -246,10 +246,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         return len(frame)
 
     async def send_event(self, event: str, data: Mapping[str, object]) -> None:
-        """`write_event`, as products send: `await connection.send_event("desk:greeting", {"text": "Hello"})`.
-
-        Raises `ValueError` when the data does not fit the event.
-        """
+        """`write_event` for products; raises `ValueError` when the data does not fit the event."""
         self.write_event(event, outgoing(event, data))
 
     async def send(  # type: ignore[override]  # as AsyncWebsocketConsumer does
@@ -289,8 +286,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     async def emit(self, room: str, event: str, **data: Any) -> None:
         """Send an ephemeral event to the other members of a room, signed with this connection's user.
 
-        The event is not stored, so it is never replayed. Raises `redis.RedisError`, and `ValueError` when the data does
-        not fit the event.
+        It is not stored, so never replayed. Raises `redis.RedisError`, and `ValueError` for data that does not fit.
         """
         await ephemeral.emit(self, room, event, data)
 

@@ -6,7 +6,6 @@ numbers (`realtime.protocol.respelling`) are made of them.
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import typing
 from collections import abc
@@ -15,14 +14,25 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
-from typing import Annotated, Any, Final, Literal, Union
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
 
 from realtime.protocol.ids import ID_PATTERN, MAX_LENGTH
 from realtime.protocol.payloads import Id, PresenceGroup
+from realtime.protocol.type_parts import (
+    UNIONS,
+    Member,
+    alternatives,
+    is_array,
+    is_class,
+    is_closed,
+    is_struct,
+    members_of,
+    tag_of,
+    unwrapped,
+)
 from realtime.protocol.values import NotJSON, encode, plain
 
 Schema = dict[str, Any]
@@ -70,16 +80,10 @@ _LEAVES: Final[Mapping[Any, Schema]] = {
     date: {"title": "date", "type": "string", "format": "date"},
     UUID: UUID_TEXT,
 }
-_UNIONS: Final = frozenset({types.UnionType, Union})
 _ARRAYS: Final = frozenset(
     {list, set, frozenset, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Set, abc.MutableSet}
 )
 _MAPPINGS: Final = frozenset({dict, abc.Mapping, abc.MutableMapping})
-_WRAPPERS: Final = frozenset(
-    getattr(typing, name)
-    for name in ("Required", "NotRequired", "ReadOnly", "Final")
-    if hasattr(typing, name)
-)
 _LIKE: Final[Mapping[Any, Any]] = {
     "string": str,
     "integer": int,
@@ -117,14 +121,14 @@ class Schemas:
 
     def of(self, kind: Any) -> Schema:
         """The schema of a type. Raises `NotJSON`."""
-        kind, metas = _bare(kind)
+        kind, metas = unwrapped(kind)
         found = self._of_bare(kind)
         return {**_bounds(kind, found, metas), **found} if metas else found
 
     def _of_bare(self, kind: Any) -> Schema:
         origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
         found: Schema
-        if origin in _UNIONS:
+        if origin in UNIONS:
             found = self._union(arguments)
         elif origin is Literal:
             # Python may return a Literal that it made before, with the same values in another order.
@@ -135,7 +139,7 @@ class Schemas:
             found = {"type": "array", "items": self.of(arguments[0]) if arguments else {}}
         elif origin in _MAPPINGS:
             found = self._mapping(*(arguments or (str, Any)))
-        elif isinstance(origin, type) and _is_class(origin):
+        elif isinstance(origin, type) and is_class(origin):
             found = self._of_class(kind, origin)
         else:
             found = self._leaf(kind)
@@ -164,14 +168,14 @@ class Schemas:
 
     def _union(self, kinds: tuple[Any, ...]) -> Schema:
         parts = [kind for kind in kinds if msgspec.UnsetType not in alternatives(kind)]
-        has_choice = sum(_is_struct(kind) for part in parts for kind in alternatives(part)) > 1
+        has_choice = sum(is_struct(kind) for part in parts for kind in alternatives(part)) > 1
         found = [self._part(part) if has_choice else self.of(part) for part in parts]
         return found[0] if len(found) == 1 else {"anyOf": found}
 
     def _part(self, kind: Any) -> Schema:
         """The schema of one of several types, where a struct is recognized by its tag."""
-        bare, metas = _bare(kind)
-        if not _is_struct(bare):
+        bare, metas = unwrapped(kind)
+        if not is_struct(bare):
             return self.of(kind)
         found = self._of_class(bare, typing.get_origin(bare) or bare, is_part=True)
         return {**_bounds(bare, found, metas), **found}
@@ -220,19 +224,19 @@ class Schemas:
         return self._names[key]
 
     def _described(self, kind: Any, origin: type, is_part: bool) -> Schema:
-        members = [*_tag(origin, is_required=is_part or self._form.is_complete), *_members(kind, origin)]
+        members = [*tag_of(origin, is_required=is_part or self._form.is_complete), *members_of(kind, origin)]
         parts = {member.name: self._of_member(member) for member in members}
         required = [member.name for member in members if self._is_required(member)]
-        if _is_array(origin):
+        if is_array(origin):
             least = len(parts if self._form.is_complete else required)
-            return _tuple(list(parts.values()), least, is_closed=_is_closed(origin))
-        found = {"type": "object", "properties": parts, "required": required}
-        return {**found, "additionalProperties": False} if _is_closed(origin) else found
+            return _tuple(list(parts.values()), least, is_closed=is_closed(origin))
+        found: Schema = {"type": "object", "properties": parts, "required": required}
+        return {**found, "additionalProperties": False} if is_closed(origin) else found
 
-    def _is_required(self, member: _Member) -> bool:
+    def _is_required(self, member: Member) -> bool:
         return member.is_required or (self._form.is_complete and not member.is_left_out)
 
-    def _of_member(self, member: _Member) -> Schema:
+    def _of_member(self, member: Member) -> Schema:
         try:
             found = self.of(member.kind)
         except NotJSON as error:
@@ -240,46 +244,6 @@ class Schemas:
         if member.default is None or member.default is msgspec.UNSET or self._form.is_complete:
             return found
         return {**found, "default": msgspec.json.decode(encode(member.default))}
-
-
-# --- Types taken apart ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A field of a class."""
-
-    name: str
-    """Its key in JSON."""
-    kind: Any
-    is_required: bool
-    is_left_out: bool = False
-    """Whether Python may leave it out when it writes the object."""
-    default: Any = None
-
-
-def _bare(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without what is wrapped around it, and the constraints among that."""
-    metas: tuple[Any, ...] = ()
-    while True:
-        if typing.get_origin(kind) is Annotated:
-            metas = (*(each for each in kind.__metadata__ if isinstance(each, Meta)), *metas)
-            kind = kind.__origin__
-        elif typing.get_origin(kind) in _WRAPPERS:
-            kind = typing.get_args(kind)[0]
-        elif isinstance(kind, typing.NewType):
-            kind = kind.__supertype__
-        elif type(kind).__name__ == "TypeAliasType":
-            kind = kind.__value__
-        else:
-            return kind, metas
-
-
-def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The parts of a union, or the one type, without what is wrapped around them."""
-    bare = _bare(kind)[0]
-    parts = typing.get_args(bare) if typing.get_origin(bare) in _UNIONS else (bare,)
-    return tuple(_bare(part)[0] for part in parts)
 
 
 def _bounds(kind: Any, found: Schema, metas: tuple[Any, ...]) -> Schema:
@@ -294,93 +258,8 @@ def _bounds(kind: Any, found: Schema, metas: tuple[Any, ...]) -> Schema:
 
 
 def _tuple(parts: list[Schema], least: int, *, is_closed: bool = True) -> Schema:
-    found = {"type": "array", "items": parts or {}, "minItems": least}
+    found: Schema = {"type": "array", "items": parts or {}, "minItems": least}
     return {**found, "maxItems": len(parts), "additionalItems": False} if is_closed else found
-
-
-def _is_struct(kind: Any) -> bool:
-    origin = typing.get_origin(kind) or kind
-    return isinstance(origin, type) and issubclass(origin, msgspec.Struct)
-
-
-def _is_class(origin: type) -> bool:
-    return (
-        _is_struct(origin)
-        or typing.is_typeddict(origin)
-        or dataclasses.is_dataclass(origin)
-        or _is_named_tuple(origin)
-    )
-
-
-def _is_named_tuple(origin: type) -> bool:
-    return issubclass(origin, tuple) and hasattr(origin, "_fields")
-
-
-def _is_array(origin: type) -> bool:
-    return _is_named_tuple(origin) or (
-        issubclass(origin, msgspec.Struct) and origin.__struct_config__.array_like
-    )
-
-
-def _is_closed(origin: type) -> bool:
-    """Whether there are no further fields."""
-    if issubclass(origin, msgspec.Struct):
-        return origin.__struct_config__.forbid_unknown_fields
-    return _is_named_tuple(origin)
-
-
-def _tag(origin: type, *, is_required: bool) -> Iterator[_Member]:
-    """The field by which a union recognizes a struct."""
-    if issubclass(origin, msgspec.Struct) and (config := origin.__struct_config__).tag is not None:
-        is_there = is_required or config.array_like
-        yield _Member(config.tag_field or "type", Literal[config.tag], is_there, not is_there)
-
-
-def _members(kind: Any, origin: type) -> Iterator[_Member]:
-    if issubclass(origin, msgspec.Struct):
-        return _struct_members(kind, origin)
-    if typing.is_typeddict(origin):
-        return _typed_dict_members(origin)
-    return _dataclass_members(origin) if dataclasses.is_dataclass(origin) else _tuple_members(origin)
-
-
-def _struct_members(kind: Any, origin: type[msgspec.Struct]) -> Iterator[_Member]:
-    for field in msgspec.structs.fields(kind):
-        may_be_unset = msgspec.UnsetType in alternatives(field.type)
-        default = None if field.default is msgspec.NODEFAULT else field.default
-        is_left_out = may_be_unset or (origin.__struct_config__.omit_defaults and not field.required)
-        yield _Member(
-            field.encode_name,
-            field.type,
-            field.required,
-            is_left_out,
-            None if isinstance(default, msgspec.Raw) else default,
-        )
-
-
-def _typed_dict_members(origin: Any) -> Iterator[_Member]:
-    for name, hint in typing.get_type_hints(origin, include_extras=True).items():
-        # With `from __future__ import annotations`, Python 3.11 counts every key as required.
-        is_required = typing.get_origin(hint) is not typing.NotRequired and (
-            name in origin.__required_keys__ or typing.get_origin(hint) is typing.Required
-        )
-        yield _Member(name, hint, is_required, is_left_out=not is_required)
-
-
-def _dataclass_members(origin: Any) -> Iterator[_Member]:
-    hints = typing.get_type_hints(origin, include_extras=True)
-    for field in dataclasses.fields(origin):
-        has_default = (
-            field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        )
-        default = None if field.default is dataclasses.MISSING else field.default
-        yield _Member(field.name, hints[field.name], not has_default, default=default)
-
-
-def _tuple_members(origin: Any) -> Iterator[_Member]:
-    hints = typing.get_type_hints(origin, include_extras=True)
-    for name in origin._fields:
-        yield _Member(name, hints.get(name, Any), name not in origin._field_defaults)
 
 
 def _numbered(name: str) -> Iterator[str]:

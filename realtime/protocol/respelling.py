@@ -25,7 +25,6 @@ from realtime.protocol.json_schema import (
     UUID_TEXT,
     Schema,
     Schemas,
-    alternatives,
 )
 from realtime.protocol.payloads import (
     TOO_DEEP,
@@ -36,6 +35,7 @@ from realtime.protocol.payloads import (
     Respelled,
     decode_payload,
 )
+from realtime.protocol.type_parts import alternatives
 
 Respell = Callable[[msgspec.Raw], msgspec.Raw]
 """Valid JSON of a type -> that JSON as clients get it: the same object if nothing changes."""
@@ -61,13 +61,18 @@ def merge(payload: Payload, data: bytes | msgspec.Raw) -> msgspec.Raw | dict[str
         return msgspec.Raw(data or b"{}")
     raw: dict[str, Any] = msgspec.json.decode(data or b"{}", type=dict[str, msgspec.Raw])
     changed = {key: getattr(payload, name) for name, key in respelled}
+    if others:
+        changed |= _changed_below(raw, others)
+    return raw | changed if changed else msgspec.Raw(data or b"{}")
+
+
+def _changed_below(raw: Mapping[str, msgspec.Raw], fields: Mapping[str, Respell]) -> dict[str, msgspec.Raw]:
     try:
-        changed |= _changed(raw, others)
+        return _changed(raw, fields)
     except RecursionError as error:
         raise InvalidPayload(TOO_DEEP) from error
     except ValueError as error:
         raise InvalidPayload(str(error)) from error
-    return raw | changed if changed else msgspec.Raw(data or b"{}")
 
 
 def _changed(raw: Mapping[str, msgspec.Raw], fields: Mapping[str, Respell]) -> dict[str, msgspec.Raw]:

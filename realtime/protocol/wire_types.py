@@ -12,8 +12,9 @@ from typing import Any, Union
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
-from realtime.protocol.json_schema import DELIVERED, RETURNED, Schema, Schemas, alternatives, schema
+from realtime.protocol.json_schema import DELIVERED, RETURNED, Schema, Schemas, schema
 from realtime.protocol.payloads import Empty, Payload, decoder
+from realtime.protocol.type_parts import alternatives
 from realtime.protocol.values import NotJSON
 
 ANY_OBJECT = dict[str, Any]

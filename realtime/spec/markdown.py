@@ -20,8 +20,8 @@ protocol, and [adding-an-event.md](adding-an-event.md) shows how to add an event
 An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ - . @ | + ~`; an integer is accepted and becomes a
 string. A *group* is the name of a presence group: an id that may also contain spaces, and letters and digits of any
 script (in Unicode's normalization form C).
-A field with `?` is optional. An event that a backbone publishes may have further fields in `data`, which pass through
-unchanged.
+A field with `?` may be left out. An event that a backbone publishes may have further fields in `data`, which pass
+through unchanged.
 """
 
 _OTHER_NAMES = {"array": "list", None: "any JSON"}
