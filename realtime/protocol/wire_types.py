@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections import abc
 from collections.abc import Callable
@@ -24,7 +25,7 @@ _AWAITABLE = frozenset({abc.Awaitable, abc.Coroutine})
 
 def annotated_payload(event: str, handler: Callable[..., Any]) -> type[Payload]:
     """The annotation of a handler's second parameter. Raises `ImproperlyConfigured` if that is no payload class."""
-    names = list(inspect.signature(handler).parameters)
+    names = list(_signature(handler).parameters)
     found = _annotation(event, handler, names[1]) if len(names) == 2 else None
     if not (isinstance(found, type) and issubclass(found, Payload)):
         raise ImproperlyConfigured(
@@ -50,9 +51,18 @@ def annotated_ack(event: str, handler: Callable[..., Any]) -> Any:
     return Empty if found is None or found is NoneType else found
 
 
+def _signature(handler: Callable[..., Any]) -> inspect.Signature:
+    """The signature, without evaluating its annotations."""
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format  # noqa: PLC0415
+
+        return inspect.signature(handler, annotation_format=Format.FORWARDREF)
+    return inspect.signature(handler)
+
+
 def _annotation(event: str, handler: Callable[..., Any], name: str) -> Any:
     """One annotation of a handler: the others may name what is imported for type checkers only."""
-    signature = inspect.signature(handler)
+    signature = _signature(handler)
     found = signature.return_annotation if name == "return" else signature.parameters[name].annotation
     if found is inspect.Signature.empty or found is inspect.Parameter.empty:
         return ANY_OBJECT if name == "return" else None

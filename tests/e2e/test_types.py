@@ -151,6 +151,50 @@ def test_every_acknowledgement_is_described_on_the_page():
     assert "`closed?` boolean" in row
 
 
+OWN_SETTINGS = """
+INSTALLED_APPS = ["realtime"]
+REALTIME = {"NAMESPACES": ["hub.namespace.HUB"], "EVENTS": ["shop_events"]}
+"""
+OWN_EVENTS = """
+from realtime.protocol.catalogue import server_event
+from realtime.protocol.payloads import Payload
+
+@server_event("shop:opened", rooms=lambda payload: ["presence:shop"])
+class ShopOpened(Payload, frozen=True):
+    clerks: list[{kind}]
+"""
+
+
+def with_own_settings(folder: Path, command: str, kind: str) -> subprocess.CompletedProcess[str]:
+    """A generator run by Django's own command line, with settings that have neither keys nor a database."""
+    (folder / "shop_settings.py").write_text(OWN_SETTINGS)
+    (folder / "shop_events.py").write_text(OWN_EVENTS.format(kind=kind))
+    line = [sys.executable, "-m", "django", command, "--settings", "shop_settings"]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return subprocess.run(line, env=env, cwd=folder, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("generateclient", '"shop:opened": { clerks: (string)[];'),
+        ("generateasyncapi", '"server.shop.opened": {'),
+        ("documentevents", "| `shop:opened` | ✓ | `presence:shop` | `clerks` list |"),
+    ],
+)
+def test_generators_run_with_a_teams_own_settings(tmp_path: Path, command: str, text: str):
+    done = with_own_settings(tmp_path, command, "str")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert text in done.stdout
+
+
+@pytest.mark.parametrize("command", ["generateclient", "generateasyncapi", "documentevents"])
+def test_type_that_json_has_no_form_for_ends_a_generator_with_one_sentence(tmp_path: Path, command: str):
+    done = with_own_settings(tmp_path, command, "bytes")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "CommandError: event 'shop:opened': clerks: JSON has no form for bytes\n"
+
+
 # --- The TypeScript client -----------------------------------------------------------------------------
 
 PAGE = """\
