@@ -49,7 +49,7 @@ test-client: client/node_modules/.installed ## check types, tests, size and pack
 	@npm run --prefix client --silent package
 
 asyncapi: $(INSTALLED) $(ASYNCAPI)/node_modules/.installed ## validate the AsyncAPI document with AsyncAPI's own parser
-	@DEBUG=1 $(BIN)/python manage.py generateasyncapi --skip-checks | node $(ASYNCAPI)/validate.mjs
+	@$(BIN)/python manage.py generateasyncapi | node $(ASYNCAPI)/validate.mjs
 
 nextjs: $(NEXTJS)/node_modules/.installed ## build the client's Next.js example, which the tests start
 	@output=$$(NEXT_TELEMETRY_DISABLED=1 npm run --prefix $(NEXTJS) --silent build 2>&1) || { echo "$$output"; exit 1; }
@@ -84,8 +84,8 @@ lock: ## rewrite requirements/, the hashed packages of the images
 	@$(LOCK) --constraints constraints.txt --output-file requirements/web.txt --extra web pyproject.toml
 
 docs: $(INSTALLED) ## regenerate docs/events.md and client/src/events.ts from the catalogue
-	@DEBUG=1 $(BIN)/python manage.py documentevents --skip-checks > docs/events.md
-	@DEBUG=1 $(BIN)/python manage.py generateclient --skip-checks > client/src/events.ts
+	@$(BIN)/python manage.py documentevents > docs/events.md
+	@$(BIN)/python manage.py generateclient --all > client/src/events.ts
 
 messages: $(INSTALLED) ## collect translatable texts and compile the translations; needs gettext
 	@command -v xgettext > /dev/null || { echo "xgettext is not installed (Debian: apt-get install gettext)." >&2; exit 1; }

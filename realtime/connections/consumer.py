@@ -31,8 +31,8 @@ from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode,
 from realtime.protocol.envelope import encode, iso
 from realtime.protocol.handshake_errors import RefusalCode
 from realtime.protocol.namespaces import Namespace
+from realtime.protocol.outgoing import OutgoingData, outgoing
 from realtime.protocol.principal import Principal
-from realtime.protocol.values import plain
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import digest, spelled
 
@@ -233,7 +233,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         """Bytes that wait for a client that reads too slowly."""
         return self.outlet.writer.unsent
 
-    def write_event(self, event: str, data: Mapping[str, object], *, id: str | int | None = None) -> int:
+    def write_event(self, event: str, data: OutgoingData, *, id: str | int | None = None) -> int:
         """Write a frame to this connection alone, once it is accepted: `connection:ready` says all that was before.
 
         Returns the number of bytes.
@@ -246,8 +246,8 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         return len(frame)
 
     async def send_event(self, event: str, data: Mapping[str, object]) -> None:
-        """`write_event`, as products send: `await connection.send_event("desk:greeting", {"text": "Hello"})`."""
-        self.write_event(event, plain(data))
+        """`write_event` for products; raises `ValueError` when the data does not fit the event."""
+        self.write_event(event, outgoing(event, data))
 
     async def send(  # type: ignore[override]  # as AsyncWebsocketConsumer does
         self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool = False
@@ -286,7 +286,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     async def emit(self, room: str, event: str, **data: Any) -> None:
         """Send an ephemeral event to the other members of a room, signed with this connection's user.
 
-        The event is not stored, so it is never replayed. Raises `redis.RedisError`.
+        It is not stored, so never replayed. Raises `redis.RedisError`, and `ValueError` for data that does not fit.
         """
         await ephemeral.emit(self, room, event, data)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 
+import msgspec
 from redis.exceptions import RedisError
 
 from realtime.conf import conf
 from realtime.connections.interface import Connection
-from realtime.protocol.catalogue import catalogue
+from realtime.protocol.catalogue import ClientEvent, catalogue
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import Envelope, ErrorCode, EventError, InvalidFrame, decode
+from realtime.protocol.outgoing import OutgoingData
 from realtime.protocol.payloads import InvalidPayload, Payload, parse_payload
-from realtime.protocol.values import plain
+from realtime.protocol.values import encode, plain
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import spelled
 
@@ -58,7 +59,7 @@ class FrameDispatch:
             if frame_id is not None:
                 self._connection.write_event("ack", answer, id=frame_id)
 
-    async def _run_handler(self, frame: Envelope) -> Mapping[str, object]:
+    async def _run_handler(self, frame: Envelope) -> OutgoingData:
         namespace = self._connection.namespace
         event = catalogue().client.get(frame.event)
         if event is None:
@@ -72,8 +73,7 @@ class FrameDispatch:
         metrics.frames_in(event.name).inc()
         try:
             with tracing.client_event(event.name, namespace):
-                answer: Mapping[str, object] = plain(await event.handler(self._connection, payload) or {})
-                return answer
+                return _acknowledgement(event, await event.handler(self._connection, payload))
         except EventError:
             raise
         except (RedisError, TimeoutError) as error:
@@ -93,6 +93,16 @@ class FrameDispatch:
             self._invalid_in_a_row += 1
             if self._invalid_in_a_row >= conf().limits.invalid_frames > 0:
                 self._connection.terminate(CloseCode.INVALID_FRAMES)
+
+
+def _acknowledgement(event: ClientEvent, answer: object) -> OutgoingData:
+    """What a handler returned, as the client gets it."""
+    data = plain(answer or {})
+    if not isinstance(data, dict):
+        raise TypeError(
+            f"{event.name}: expected an object as the acknowledgement, got {type(answer).__name__}"
+        )
+    return data if event.respell is None else event.respell(msgspec.Raw(encode(data)))
 
 
 def _too_fast(retry_after: float) -> EventError:

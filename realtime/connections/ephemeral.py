@@ -10,8 +10,8 @@ from realtime.connections.interface import Connection
 from realtime.layers.outlets import Ephemeral
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.envelope import encode
+from realtime.protocol.outgoing import outgoing
 from realtime.protocol.rooms import groups_of, thread_of
-from realtime.protocol.values import plain
 
 TYPING_PAUSE = 3.0
 """Seconds before `typing` is announced again in a room that has seen it: clients repeat themselves every 5 s."""
@@ -22,7 +22,7 @@ TYPING_SECONDS = 10.0
 async def emit(connection: Connection, room: str, event: str, data: Mapping[str, object]) -> None:
     """Send an event to a room, signed with the connection's user, in every namespace the event is meant for.
 
-    Raises `redis.RedisError`.
+    Raises `redis.RedisError`, and `ValueError` when the data does not fit the event.
     """
     author: dict[str, Any] = {
         "user_id": connection.principal.user_id,
@@ -31,7 +31,7 @@ async def emit(connection: Connection, room: str, event: str, data: Mapping[str,
     }
     if thread_id := thread_of(room):
         author["thread_id"] = thread_id
-    frame = encode(event, {**author, **plain(data)}, room=room).encode()
+    frame = encode(event, outgoing(event, {**author, **data}), room=room).encode()
     groups = groups_of(catalogue().server[event].namespaces, room)
     await connection.layer.emit(groups, Ephemeral(room, frame, connection.connection_id))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from realtime.connections.rate_limit import FrameRate
@@ -11,6 +11,7 @@ from realtime.layers.interface import RoomLayer
 from realtime.layers.outlets import Outlet
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.namespaces import Namespace
+from realtime.protocol.outgoing import OutgoingData
 from realtime.survey import results
 from realtime.tasks.serial import Action
 
@@ -51,7 +52,7 @@ class Connection(results.Connection, Protocol):
     async def handle(self, message: Any) -> None:
         """Run the handler of one message, by a caller that has the turn."""
 
-    def write_event(self, event: str, data: Mapping[str, object], *, id: str | int | None = None) -> int:
+    def write_event(self, event: str, data: OutgoingData, *, id: str | int | None = None) -> int:
         """Write a frame to this connection alone; returns the number of bytes."""
 
     async def emit(self, room: str, event: str, **data: Any) -> None:

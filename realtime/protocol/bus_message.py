@@ -13,8 +13,9 @@ from realtime.protocol.catalogue import ServerEvent, catalogue
 from realtime.protocol.envelope import frame_tail
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
-from realtime.protocol.payloads import InvalidPayload, Payload, merge, parse_payload
+from realtime.protocol.payloads import InvalidPayload, Payload, parse_payload
 from realtime.protocol.publication import Target
+from realtime.protocol.respelling import merge
 from realtime.protocol.rooms import is_room, thread_room, user_room
 from realtime.protocol.surrogates import whole_json
 
@@ -116,7 +117,7 @@ def parse(raw: bytes) -> BusMessage:
         return BusMessage(
             event=message.event,
             payload=payload,
-            tail=frame_tail(merge(payload, data)),
+            tail=_tail(message.event, payload, data),
             targets=_targets(server, payload, message),
             id=id,
             exclude=message.exclude,
@@ -135,6 +136,13 @@ def _payload(kind: type[Payload], event: str, data: bytes) -> Payload:
         raise InvalidMessage("invalid_payload", f"{event}: data: expected an object, got an array{_IN_PHP}")
     try:
         return parse_payload(kind, data)
+    except InvalidPayload as error:
+        raise InvalidMessage("invalid_payload", f"{event}: {error}") from error
+
+
+def _tail(event: str, payload: Payload, data: bytes) -> bytes:
+    try:
+        return frame_tail(merge(payload, data))
     except InvalidPayload as error:
         raise InvalidMessage("invalid_payload", f"{event}: {error}") from error
 

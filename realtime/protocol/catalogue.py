@@ -7,9 +7,7 @@ own with the same three decorators, from modules named in `REALTIME["EVENTS"]` (
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
-import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -18,7 +16,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from realtime.conf import cached, conf, load
 from realtime.protocol.namespaces import Namespace, namespaces
-from realtime.protocol.payloads import Payload
+from realtime.protocol.payloads import Empty, Payload
+from realtime.protocol.respelling import Respell, respeller
+from realtime.protocol.wire_types import annotated_ack, annotated_payload, check_ack, check_payload
 
 BUILT_IN = (
     "realtime.protocol.events",
@@ -41,7 +41,7 @@ Target = tuple[frozenset[str], str]
 Routing = Callable[[Any], Sequence[str | Target]]
 """Payload -> rooms. A bare room means: in every namespace of the event's default audience."""
 
-ClientHandler = Callable[[Any, Any], Awaitable[Mapping[str, object] | None]]
+ClientHandler = Callable[[Any, Any], Awaitable[Any]]
 """(connection, payload) -> the data of the acknowledgement."""
 
 BusHandler = Callable[[Any, "BusContext"], Awaitable[None]]
@@ -87,8 +87,10 @@ class ClientEvent:
     payload: type[Payload]
     namespaces: frozenset[str]
     handler: ClientHandler
-    ack: Any = None
-    """The type of the acknowledgement's data, None for none."""
+    ack: Any = Empty
+    """The type of the acknowledgement's data."""
+    respell: Respell | None = None
+    """Makes strings of the acknowledgement's ids; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,8 @@ registry = Registry()
 def catalogue() -> Catalogue:
     """The catalogue of this process, with the events of its namespaces and the product's own.
 
-    Raises `ImproperlyConfigured` when a module of events cannot be imported, registers an event twice, or names a
-    namespace that is not registered.
+    Raises `ImproperlyConfigured` when a module of events cannot be imported, registers an event twice, names a
+    namespace that is not registered, or has a payload or an acknowledgement of a type that has no form in JSON.
     """
     registered = namespaces()
     for module in BUILT_IN:
@@ -148,6 +150,7 @@ def catalogue() -> Catalogue:
     for namespace in registered.values():
         _import(f"namespace {namespace.name!r}", namespace.events)
     _import("REALTIME['EVENTS']", conf().events)
+    _check_types(registry)
     found = Catalogue(
         server=_with_audience(_for_clients(event, registered) for event in registry.server.values()),
         client=_with_audience(_from_clients(event, registered) for event in registry.client.values()),
@@ -162,6 +165,15 @@ def catalogue() -> Catalogue:
                 f"namespace {namespace.name!r}: client_events: there is no event {unknown[0]!r} from clients"
             )
     return found
+
+
+def _check_types(events: Catalogue) -> None:
+    tables: tuple[Mapping[str, Any], ...] = (events.server, events.client, events.control, events.streams)
+    for table in tables:
+        for name, event in table.items():
+            check_payload(name, event.payload)
+    for name, event in events.client.items():
+        check_ack(name, event.ack)
 
 
 def _with_audience(events: Iterable[E]) -> dict[str, E]:
@@ -187,7 +199,9 @@ def _for_clients(event: ServerEvent, registered: Mapping[str, Namespace]) -> Ser
 def _from_clients(event: ClientEvent, registered: Mapping[str, Namespace]) -> ClientEvent:
     audience = _resolved(event.name, registry.audiences[ClientEvent, event.name][0], registered)
     return replace(
-        event, namespaces=frozenset(name for name in audience if _may_send(registered[name], event.name))
+        event,
+        namespaces=frozenset(name for name in audience if _may_send(registered[name], event.name)),
+        respell=respeller(event.ack),
     )
 
 
@@ -253,10 +267,11 @@ def server_event(
 
 
 def client_event(name: str, *, namespaces: Audience = None) -> Callable[[C], C]:
-    """Register `async handler(connection, payload: SomePayload) -> dict | None` for an event from clients.
+    """Register `async handler(connection, payload: SomePayload) -> SomeAck` for an event from clients.
 
-    The returned mapping becomes the `data` of the acknowledgement. To refuse an event, the handler raises
-    `realtime.protocol.envelope.EventError`.
+    The returned mapping, struct or dataclass becomes the `data` of the acknowledgement, None an empty object. The
+    return annotation is its type in the generated documents; without one, it is an object with any fields. To refuse an
+    event, the handler raises `realtime.protocol.envelope.EventError`.
 
     >>> @client_event("ticket:point")
     ... async def point(connection, payload: TicketPoint):
@@ -269,17 +284,17 @@ def client_event(name: str, *, namespaces: Audience = None) -> Callable[[C], C]:
         namespaces: Namespaces whose clients may send the event; by default all.
 
     Raises:
-        ImproperlyConfigured: When the name is not well-formed or is registered already, or when the second parameter of
-            the handler has no payload class as its annotation.
+        ImproperlyConfigured: When the name is not well-formed or is registered already, when the second parameter of
+            the handler has no payload class as its annotation, or when its return annotation cannot be evaluated.
     """
 
     def register(handler: C) -> C:
         registry.client[_new(name, registry.client)] = ClientEvent(
             name=name,
-            payload=_payload_of(handler),
+            payload=annotated_payload(name, handler),
             namespaces=frozenset(),
             handler=handler,
-            ack=_ack_of(handler),
+            ack=annotated_ack(name, handler),
         )
         registry.audiences[ClientEvent, name] = namespaces, None
         return handler
@@ -330,24 +345,3 @@ def _new(name: str, table: dict[str, Any]) -> str:
     if name in table:
         raise ImproperlyConfigured(f"event {name!r} is registered twice")
     return name
-
-
-def _ack_of(handler: ClientHandler) -> Any:
-    """The annotation of what a handler returns: a `TypedDict`, `None`, or anything else."""
-    annotation = inspect.signature(handler).return_annotation
-    if isinstance(annotation, str):
-        annotation = inspect.unwrap(handler).__globals__.get(annotation)
-    return annotation if typing.is_typeddict(annotation) else None
-
-
-def _payload_of(handler: ClientHandler) -> type[Payload]:
-    """The annotation of the handler's second parameter: a payload class, or its name in the handler's module."""
-    parameters = list(inspect.signature(handler).parameters.values())
-    annotation = parameters[1].annotation if len(parameters) == 2 else None
-    if isinstance(annotation, str):
-        annotation = inspect.unwrap(handler).__globals__.get(annotation)
-    if not (isinstance(annotation, type) and issubclass(annotation, Payload)):
-        raise ImproperlyConfigured(
-            f"{getattr(handler, '__qualname__', handler)}: expected (connection, payload: SomePayload)"
-        )
-    return annotation

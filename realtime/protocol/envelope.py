@@ -96,7 +96,7 @@ def decode(text: str) -> Envelope:
 
 def encode(
     event: str,
-    data: Mapping[str, object],
+    data: Mapping[str, Any] | msgspec.Raw,
     *,
     id: str | int | None = None,
     room: str | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
@@ -12,6 +12,7 @@ from realtime.protocol.ids import ID_ALPHABET, MAX_LENGTH, composed, is_group, i
 
 DEPTH = 100
 """The levels of nesting allowed in a value that is passed on without being read."""
+TOO_DEEP = f"nested more than {DEPTH} levels deep"
 _LARGEST = int(sys.float_info.max)
 
 
@@ -59,7 +60,7 @@ def _text(value: object) -> str:
     return str(value)
 
 
-class _Respelled:
+class Respelled:
     """Marks an id that came as a whole number, or not composed."""
 
     __slots__ = ()
@@ -67,7 +68,7 @@ class _Respelled:
 
 @cache
 def _respelled(kind: type[Id]) -> type[Id]:
-    return type(kind.__name__, (kind, _Respelled), {"__slots__": ()})
+    return type(kind.__name__, (kind, Respelled), {"__slots__": ()})
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +95,8 @@ P = TypeVar("P", bound=Payload)
 
 def decode_id(kind: type, value: object) -> object:
     """msgspec's `dec_hook` for fields that are ids. Raises `ValueError` for a value that is none."""
+    if kind is object:
+        return value
     if not issubclass(kind, Id):
         raise NotImplementedError(f"no decoder for {kind}")
     parsed = kind.parse(value)
@@ -101,13 +104,19 @@ def decode_id(kind: type, value: object) -> object:
 
 
 def parse_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
-    """Decode `data` (a JSON object, or nothing) as `kind`. Raises `InvalidPayload`."""
-    try:
-        payload: P = _decoder(kind).decode(data or b"{}")
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidPayload(_readable(str(error))) from error
+    """Decode `data` (a JSON object, or nothing) that came from outside as `kind`. Raises `InvalidPayload`."""
+    payload = decode_payload(kind, data)
     for name in _unread_fields(kind):
         _check_unread(name, getattr(payload, name))
+    return payload
+
+
+def decode_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
+    """`parse_payload` for data whose unread values are known to be good. Raises `InvalidPayload`."""
+    try:
+        payload: P = decoder(kind).decode(data or b"{}")
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidPayload(_readable(str(error))) from error
     return payload
 
 
@@ -118,7 +127,7 @@ def _check_unread(name: str, raw: object) -> None:
     try:
         _check_value(msgspec.json.decode(raw))
     except RecursionError as error:
-        raise InvalidPayload(f"{name}: {_TOO_DEEP}") from error
+        raise InvalidPayload(f"{name}: {TOO_DEEP}") from error
     except ValueError as error:  # and msgspec's errors, which are
         raise InvalidPayload(f"{name}: {_readable(str(error))}") from error
 
@@ -126,43 +135,22 @@ def _check_unread(name: str, raw: object) -> None:
 def _check_value(value: object, depth: int = 0) -> None:
     if isinstance(value, list | dict):
         if depth >= DEPTH:
-            raise ValueError(_TOO_DEEP)
+            raise ValueError(TOO_DEEP)
         for item in value.values() if isinstance(value, dict) else value:
             _check_value(item, depth + 1)
     elif isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
         raise ValueError("number out of range")
 
 
-_TOO_DEEP = f"nested more than {DEPTH} levels deep"
-
-
 @cache
-def _decoder(kind: type[Payload]) -> msgspec.json.Decoder[Any]:
+def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    """What decodes the JSON of a type. Raises `TypeError` for a type that cannot be decoded."""
     return msgspec.json.Decoder(kind, dec_hook=decode_id)
-
-
-def merge(payload: Payload, data: bytes | msgspec.Raw) -> msgspec.Raw | dict[str, Any]:
-    """`data` as it came, byte for byte, except that ids have become strings and names of groups are composed."""
-    respelled = [name for name in _id_fields(type(payload)) if isinstance(getattr(payload, name), _Respelled)]
-    if not respelled:
-        return msgspec.Raw(data or b"{}")
-    raw: dict[str, Any] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    return raw | {name: getattr(payload, name) for name in respelled}
 
 
 @cache
 def _unread_fields(kind: type[Payload]) -> tuple[str, ...]:
     return tuple(name for name, hint in get_type_hints(kind).items() if hint is msgspec.Raw)
-
-
-@cache
-def _id_fields(kind: type[Payload]) -> tuple[str, ...]:
-    hints = get_type_hints(kind).items()
-    return tuple(name for name, hint in hints if any(map(_is_id_type, get_args(hint) or (hint,))))
-
-
-def _is_id_type(hint: object) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Id)
 
 
 def _readable(message: str) -> str:

@@ -14,15 +14,23 @@ from realtime.auth.credentials import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from realtime.bridge.bus_entry import CHANNEL
 from realtime.conf import cached, conf
 from realtime.protocol import bus_message
-from realtime.protocol.catalogue import Catalogue, ClientEvent, ServerEvent, StreamEntry, catalogue
+from realtime.protocol.catalogue import (
+    Catalogue,
+    ClientEvent,
+    ControlEvent,
+    ServerEvent,
+    StreamEntry,
+    catalogue,
+)
 from realtime.protocol.close_codes import REASONS, STOP
 from realtime.protocol.envelope import ErrorCode, FrameId
 from realtime.protocol.handshake_errors import STATUSES
+from realtime.protocol.json_schema import DELIVERED, Schema, schema
 from realtime.protocol.namespaces import namespaces
-from realtime.protocol.payloads import Empty, Payload
+from realtime.protocol.payloads import Payload
 from realtime.redis.client import key
 from realtime.spec.descriptions import default_rooms, namespace_list, summary
-from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, Schema, schema
+from realtime.spec.schemas import DocumentSchemas
 
 _DESCRIPTION = """\
 Events over WebSocket: each frame is one JSON object, `{"event", "data"}`. A client's frame with an `id` gets exactly
@@ -41,21 +49,8 @@ def asyncapi_json() -> bytes:
 def document() -> dict[str, Any]:
     """The document, before it is encoded as JSON."""
     events = catalogue()
-    messages = {
-        **{f"client.{_name(event)}": _from_client(event) for event in _sorted(events.client)},
-        **{f"ack.{_name(event)}": _ack(event) for event in _sorted(events.client)},
-        **{
-            f"server.{_name(event)}": _to_clients(event)
-            for event in _sorted(events.server)
-            if event.name != "ack"
-        },
-        **{f"bus.{_name(event)}": _on_bus(event) for event in _sorted(events.server) if event.bus},
-        **{f"bus.{_name(event)}": _control(event) for event in _sorted(events.control)},
-        **{
-            entry.field: _message(entry.field, summary(entry.payload), schema(entry.payload, DELIVERED_ID))
-            for entry in events.streams.values()
-        },
-    }
+    schemas = DocumentSchemas("#/components/schemas/")
+    messages = _all_messages(events, schemas)
     channels = {
         **{namespace: _namespace(events, namespace) for namespace in sorted(namespaces())},
         **_redis_channels([name for name in messages if name.startswith("bus.")], events.streams),
@@ -72,7 +67,11 @@ def document() -> dict[str, Any]:
         "servers": _servers(),
         "channels": channels,
         "operations": {**_operations_of_clients(events), **_operations_on_redis(channels, events.streams)},
-        "components": {"messages": messages, "securitySchemes": _credentials()},
+        "components": {
+            "messages": messages,
+            "schemas": schemas.definitions,
+            "securitySchemes": _credentials(),
+        },
         "x-refusals": {str(code): status for code, status in STATUSES.items()},
         "x-close-codes": {
             str(int(code)): {"reason": reason, "reconnect": code not in STOP}
@@ -84,20 +83,35 @@ def document() -> dict[str, Any]:
 # --- Messages --------------------------------------------------------------------------------------
 
 
-def _from_client(event: ClientEvent) -> dict[str, Any]:
-    data = schema(event.payload, ACCEPTED_ID)
-    frame = _frame(event.name, data, requires=["data"] if data["required"] else [], id=_FRAME_ID)
+def _all_messages(events: Catalogue, schemas: DocumentSchemas) -> dict[str, Any]:
+    to_clients = [event for event in _sorted(events.server) if event.name != "ack"]
+    published = [event for event in _sorted(events.server) if event.bus]
+    return {
+        **{f"client.{_name(event)}": _from_client(event, schemas) for event in _sorted(events.client)},
+        **{f"ack.{_name(event)}": _ack(event, schemas) for event in _sorted(events.client)},
+        **{f"server.{_name(event)}": _to_clients(event, schemas) for event in to_clients},
+        **{f"bus.{_name(event)}": _on_bus(event, schemas) for event in published},
+        **{f"bus.{_name(event)}": _control(event, schemas) for event in _sorted(events.control)},
+        **{
+            entry.field: _message(entry.field, summary(entry.payload), schemas.delivered(entry.payload))
+            for entry in events.streams.values()
+        },
+    }
+
+
+def _from_client(event: ClientEvent, schemas: DocumentSchemas) -> dict[str, Any]:
+    data = schemas.accepted(event.payload)
+    frame = _frame(event.name, data, requires=_required(event.payload), id=_FRAME_ID)
     return _message(event.name, summary(event.handler), frame)
 
 
-def _ack(event: ClientEvent) -> dict[str, Any]:
-    data = schema(event.ack or Empty, DELIVERED_ID)
-    frame = _frame("ack", data, requires=["data", "id"], id=_FRAME_ID)
+def _ack(event: ClientEvent, schemas: DocumentSchemas) -> dict[str, Any]:
+    frame = _frame("ack", schemas.returned(event.ack), requires=["data", "id"], id=_FRAME_ID)
     return _message("ack", f"`{event.name}` took effect.", frame)
 
 
-def _to_clients(event: ServerEvent) -> dict[str, Any]:
-    data = schema(event.payload, DELIVERED_ID)
+def _to_clients(event: ServerEvent, schemas: DocumentSchemas) -> dict[str, Any]:
+    data = schemas.delivered(event.payload)
     if event.name == "error":
         data["properties"] |= {"code": {"enum": sorted(ErrorCode)}, "retry_after": {"type": "number"}}
         frame = _frame(event.name, data, requires=["data"], id=_FRAME_ID)
@@ -107,27 +121,26 @@ def _to_clients(event: ServerEvent) -> dict[str, Any]:
     return _message(event.name, summary(event.payload), frame)
 
 
-def _on_bus(event: ServerEvent) -> dict[str, Any]:
-    payload = _bus_payload(event.name, event.payload, ("id", "rooms", "namespaces", "except"))
-    return _message(
-        event.name,
-        f"{summary(event.payload)} Default rooms: {default_rooms(event)}.",
-        payload,
-    )
+def _on_bus(event: ServerEvent, schemas: DocumentSchemas) -> dict[str, Any]:
+    text = f"{summary(event.payload)} Default rooms: {default_rooms(event)}."
+    keys = ("id", "rooms", "namespaces", "except")
+    return _message(event.name, text, _bus_payload(event.name, event.payload, keys, schemas))
 
 
-def _control(event: Any) -> dict[str, Any]:
-    return _message(event.name, summary(event.payload), _bus_payload(event.name, event.payload, ("id",)))
+def _control(event: ControlEvent, schemas: DocumentSchemas) -> dict[str, Any]:
+    payload = _bus_payload(event.name, event.payload, ("id",), schemas)
+    return _message(event.name, summary(event.payload), payload)
 
 
-def _bus_payload(name: str, payload: type[Payload], keys: Iterable[str]) -> Schema:
-    data, message = (
-        schema(payload, ACCEPTED_ID),
-        schema(bus_message.BusMessageJSON, ACCEPTED_ID)["properties"],
-    )
-    return _frame(
-        name, data, requires=["data"] if data["required"] else [], **{key: message[key] for key in keys}
-    )
+def _bus_payload(name: str, payload: type[Payload], keys: Iterable[str], schemas: DocumentSchemas) -> Schema:
+    message = schemas.accepted(bus_message.BusMessageJSON)["properties"]
+    more = {key: message[key] for key in keys}
+    return _frame(name, schemas.accepted(payload), requires=_required(payload), **more)
+
+
+def _required(payload: type[Payload]) -> list[str]:
+    """The keys of a frame besides its event: `data` may be left out if no field of it is required."""
+    return ["data"] if any(field.required for field in msgspec.structs.fields(payload)) else []
 
 
 def _frame(event: str, data: Schema, *, requires: Iterable[str], **more: Schema) -> Schema:
@@ -144,7 +157,7 @@ def _message(name: str, text: str, payload: Schema) -> dict[str, Any]:
 
 _TEXT: Schema = {"type": "string"}
 _OFFSET: Schema = {"type": "string", "minLength": 1, "maxLength": 64}
-_FRAME_ID: Schema = schema(FrameId, DELIVERED_ID)
+_FRAME_ID: Schema = schema(FrameId, DELIVERED)
 
 
 # --- Channels and operations -------------------------------------------------------------------------

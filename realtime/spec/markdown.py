@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from realtime.protocol.catalogue import Catalogue, catalogue
+from realtime.protocol.json_schema import DELIVERED, RETURNED, Form, Schema, schema
 from realtime.protocol.namespaces import namespaces
-from realtime.protocol.payloads import Payload
 from realtime.spec.descriptions import default_rooms, namespace_list, summary
-from realtime.spec.json_schema import DELIVERED_ID, NULL, Schema, schema
 
 _INTRODUCTION = """\
 # Events
@@ -19,8 +20,8 @@ protocol, and [adding-an-event.md](adding-an-event.md) shows how to add an event
 An *id* is a string of 1-64 characters out of `A-Z a-z 0-9 _ - . @ | + ~`; an integer is accepted and becomes a
 string. A *group* is the name of a presence group: an id that may also contain spaces, and letters and digits of any
 script (in Unicode's normalization form C).
-A field with `?` is optional. An event that a backbone publishes may have further fields in `data`, which pass through
-unchanged.
+A field with `?` may be left out. An event that a backbone publishes may have further fields in `data`, which pass
+through unchanged.
 """
 
 _OTHER_NAMES = {"array": "list", None: "any JSON"}
@@ -51,9 +52,10 @@ def _section(title: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _client_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
-    yield "event", "namespaces", "data", "meaning"
+    yield "event", "namespaces", "data", "data of the acknowledgement", "meaning"
     for name, event in sorted(events.client.items()):
-        yield f"`{name}`", namespace_list(event.namespaces), _fields(event.payload), summary(event.handler)
+        fields = _fields(event.payload), _fields(event.ack, RETURNED)
+        yield f"`{name}`", namespace_list(event.namespaces), *fields, summary(event.handler)
 
 
 def _server_rows(events: Catalogue, *, bus: bool) -> Iterator[tuple[str, ...]]:
@@ -72,11 +74,25 @@ def _control_rows(events: Catalogue) -> Iterator[tuple[str, ...]]:
         yield f"`{name}`", _fields(event.payload), summary(event.payload)
 
 
-def _fields(payload: type[Payload]) -> str:
-    found = schema(payload, DELIVERED_ID)
-    return (
-        ", ".join(_field(name, part, found["required"]) for name, part in found["properties"].items()) or "–"
-    )
+def _fields(kind: Any, form: Form = DELIVERED) -> str:
+    found = schema(kind, form)
+    alternatives = [_resolved(part, found) for part in found.get("anyOf", [found])]
+    return " or ".join(map(_fields_of, alternatives))
+
+
+def _resolved(part: Schema, root: Schema) -> Schema:
+    """The schema of an object; one that contains itself is among the definitions."""
+    if "$ref" not in part:
+        return part
+    found: Schema = root["definitions"][part["$ref"].rpartition("/")[2]]
+    return found
+
+
+def _fields_of(found: Schema) -> str:
+    if "properties" not in found:
+        return "any fields"
+    fields = (_field(name, part, found["required"]) for name, part in found["properties"].items())
+    return ", ".join(fields) or "–"
 
 
 def _field(name: str, found: Schema, required: list[str]) -> str:
@@ -85,13 +101,17 @@ def _field(name: str, found: Schema, required: list[str]) -> str:
 
 
 def type_of(found: Schema) -> str:
-    """What a JSON Schema describes, in a word or two. `null` is left out: a field is there or it is not."""
+    """What a JSON Schema describes, in a word or two."""
     match found:
         case {"title": title}:
             return str(title)
+        case {"$ref": str(name)}:
+            return name.rpartition("/")[2]
         case {"enum": values}:
-            return " or ".join(f"`{value}`" for value in values)
+            return " or ".join(
+                f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`" for value in values
+            )
         case {"anyOf": parts}:
-            return " or ".join(type_of(part) for part in parts if part != NULL)
+            return " or ".join(dict.fromkeys(type_of(part) for part in parts))
     kind: str | None = found.get("type")
     return _OTHER_NAMES.get(kind) or str(kind)

@@ -276,7 +276,7 @@ async def test_what_a_handler_answers_sends_and_emits_is_converted_as_what_is_pu
 
     async def handler(connection: Any, payload: Empty) -> dict[str, Any]:
         await connection.send_event("test:sent", data)
-        await connection.emit("user:7", "thread:typing", **data)
+        await connection.emit("user:7", "thread:typing", thread_id=7, typing=True, **{**data, "name": "Ana"})
         return data
 
     client_event(handler)
@@ -284,7 +284,38 @@ async def test_what_a_handler_answers_sends_and_emits_is_converted_as_what_is_pu
         assert await ana.call("test:event") == as_json
         assert (await ana.expect("test:sent"))["data"] == as_json
         frame = await other_tab.expect("thread:typing")
-        assert frame["data"] == {"user_id": "7", "namespace": "portal", **as_json}
+        assert frame["data"] == {
+            "user_id": "7",
+            "namespace": "portal",
+            "thread_id": "7",
+            "typing": True,
+            **as_json,
+        }
+
+
+@pytest.mark.parametrize(
+    ("way", "text"),
+    [
+        ("emit", "thread:typing: typing: expected bool, got str"),
+        ("send", "thread:typing: thread_id: required"),
+        ("ack", "expected an object as the acknowledgement, got list"),
+    ],
+)
+async def test_data_that_does_not_fit_its_event_is_internal_and_its_field_is_logged(
+    client_event, caplog, way: str, text: str
+):
+    async def handler(connection: Any, payload: Empty):
+        if way == "emit":
+            await connection.emit("thread:7", "thread:typing", typing="yes")
+        elif way == "send":
+            await connection.send_event("thread:typing", {"typing": True})
+        return [1]
+
+    client_event(handler)
+    async with connected("portal") as ana:
+        assert (await ana.refused("test:event"))["code"] == "internal"
+        await ana.call("heartbeat")
+    assert text in caplog.text
 
 
 @pytest.mark.parametrize("value", [object(), float("nan"), b"x", len], ids=lambda value: type(value).__name__)

@@ -169,11 +169,15 @@ async def test_python_client_of_the_page_follows_the_board(product: Product, tok
 def test_types_of_the_page_are_those_of_the_browser_client(product: Product):
     folder = product.directory / "page"
     folder.mkdir()
-    (folder / "events.ts").write_text(product.manage("generateclient"))
+    (folder / "realtime-events.d.ts").write_text(product.manage("generateclient"))
     (folder / "page.ts").write_text(block("page.ts"))
     paths = {"realtime-sockets": [str(CLIENT / "src" / "index.ts")]}
     options = {"noEmit": True, "paths": paths}
-    extended = {"extends": str(CLIENT / "tsconfig.json"), "compilerOptions": options, "include": ["page.ts"]}
+    extended = {
+        "extends": str(CLIENT / "tsconfig.json"),
+        "compilerOptions": options,
+        "include": ["page.ts", "realtime-events.d.ts"],
+    }
     (folder / "tsconfig.json").write_text(json.dumps(extended))
     product.run(str(CLIENT / "node_modules" / ".bin" / "tsc"), "--project", str(folder))
 

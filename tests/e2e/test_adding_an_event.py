@@ -105,7 +105,9 @@ def test_example_is_documented_like_every_other_event(generated: Callable[[str],
 
 
 def test_example_has_types_for_the_browser(generated: Callable[[str], str]):
-    assert '"ticket:watch": { thread_id: string | number; minutes?: number };' in generated("generateclient")
+    found = generated("generateclient")
+    assert '"ticket:watch": { thread_id: string | number; minutes?: number };' in found
+    assert '"ticket:watch": { watching: boolean };' in found
 
 
 def test_example_is_part_of_the_asyncapi_document(generated: Callable[[str], str]):

@@ -17,7 +17,7 @@ class Document:
     def __init__(self, found: dict[str, Any]) -> None:
         self.channels = found["channels"]
         self.messages = {
-            key: Draft7Validator(message["payload"])
+            key: Draft7Validator({**message["payload"], "components": found["components"]})
             for key, message in found["components"]["messages"].items()
         }
         self.event_of = {key: message["name"] for key, message in found["components"]["messages"].items()}

@@ -255,6 +255,7 @@ class TicketPoint(Payload, frozen=True):
 
 
 TicketPoint.__module__, TicketPoint.__qualname__ = "builtins", "TicketPoint"  # so that its repr is short
+TicketPoint.__annotations__["thread_id"] = Id
 
 
 @pytest.mark.usefixtures("empty")
@@ -271,6 +272,7 @@ def test_examples_of_the_documentation_run(documented: object):
         "Payload": Payload,
         "TicketPoint": TicketPoint,
     }
+    names.pop("annotations")  # without it, the annotations of an example need no module of their own
     (example,) = doctest.DocTestFinder(recurse=False).find(documented, "example", globs=names)
     assert example.examples
     assert doctest.DocTestRunner().run(example).failed == 0

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.protocol.payloads import Empty, Id, InvalidPayload, Payload, PresenceGroup, merge, parse_payload
+from realtime.protocol.payloads import Empty, Id, InvalidPayload, Payload, PresenceGroup, parse_payload
+from realtime.protocol.respelling import merge
 
 
 class Inner(Payload, frozen=True):

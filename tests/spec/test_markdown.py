@@ -7,16 +7,16 @@ from typing import Literal
 import msgspec
 import pytest
 
+from realtime.protocol.json_schema import DELIVERED, schema
 from realtime.protocol.payloads import Id
 from realtime.protocol.replies import Left
-from realtime.spec.json_schema import DELIVERED_ID, schema
 from realtime.spec.markdown import type_of
 
 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Id | None, "id"),
+        (Id | None, "id or null"),
         (str | int, "string or integer"),
         (list[Id], "list"),
         (dict[str, int], "object"),
@@ -26,4 +26,4 @@ from realtime.spec.markdown import type_of
     ],
 )
 def test_types(kind: object, words: str):
-    assert type_of(schema(kind, DELIVERED_ID)) == words
+    assert type_of(schema(kind, DELIVERED)) == words

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+import sys
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Literal, TypedDict
+from uuid import UUID
 
 import msgspec
 import pytest
 from msgspec import Meta
 
+from realtime.protocol.catalogue import catalogue, registry
+from realtime.protocol.json_schema import ACCEPTED, DELIVERED, RETURNED, schema
 from realtime.protocol.payloads import Empty, Id, Payload
 from realtime.protocol.replies import Joined, Resumed
-from realtime.spec.json_schema import ACCEPTED_ID, DELIVERED_ID, schema
-from realtime.spec.typescript import events_typescript, type_of
+from realtime.spec.typescript import events_typescript, own_events_typescript, type_of
 from tests.e2e.harness import ROOT
 
 
@@ -31,14 +37,64 @@ class Everything(Payload, frozen=True):
 
 
 def test_payload_is_an_object_type():
-    assert type_of({**schema(Everything, DELIVERED_ID), "additionalProperties": True}) == (
+    assert type_of({**schema(Everything, DELIVERED), "additionalProperties": True}) == (
         '{ some_id: string; from: string; kind?: "a" | "b"; ids?: (string)[]; by_name?: Record<string, number>; '
-        "short?: string; anything?: unknown; [field: string]: unknown }"
+        "short?: string | null; anything?: unknown; [field: string]: unknown }"
     )
 
 
+class Pair(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    first: int
+    second: str = ""
+
+
+class Renamed(TypedDict("Renamed", {"from-to": str, "if": int})):  # type: ignore[misc]
+    """Keys that are no identifiers of TypeScript, and one that is."""
+
+
+class Node(Payload, frozen=True):
+    node_id: Id
+    children: list[Node] = []
+
+
+def test_type_that_contains_itself_has_a_name():
+    assert type_of(schema(list[Node], DELIVERED)) == "(Node)[]"
+    (name, found), *_ = schema(Node, ACCEPTED)["definitions"].items()
+    assert f"{name} = {type_of(found)}" == (
+        "NodeAccepted = { node_id: string | number; children?: (NodeAccepted)[] }"
+    )
+
+
+@dataclasses.dataclass
+class Answer:
+    text: str = ""
+    more: str | None = None
+
+
+def test_handler_that_returns_an_object_sends_all_its_fields():
+    assert type_of(schema(Answer, RETURNED)) == "{ text: string; more: string | null }"
+    assert type_of(schema(Answer, DELIVERED)) == "{ text?: string; more?: string | null }"
+
+
+def test_own_events_are_declared_for_the_client_and_the_others_are_not(settings):
+    settings.REALTIME = {**settings.REALTIME, "EVENTS": ["tests.wire.events"]}
+    try:
+        text = own_events_typescript()
+    finally:
+        for table in (registry.server, registry.client):
+            for name in [name for name in table if name.startswith("order:")]:
+                del table[name]
+        sys.modules.pop("tests.wire.events")
+        catalogue.cache_clear()
+    assert 'declare module "realtime-sockets" {' in text
+    assert '"order:see": { viewer_ids: (string)[]; total: string; until: string; level: 1 | 3;' in text
+    assert "/** A colleague looks at an order. *\\/ */" in text
+    assert "export type Tree = { node_id: string; children?: (Tree)[]; parent?: Tree | null };" in text
+    assert "join:thread" not in text
+
+
 def test_client_may_send_an_id_as_a_number():
-    assert type_of(schema(Everything, ACCEPTED_ID)).startswith("{ some_id: string | number; ")
+    assert type_of(schema(Everything, ACCEPTED)).startswith("{ some_id: string | number; ")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +107,15 @@ def test_client_may_send_an_id_as_a_number():
         (list, "(unknown)[]"),
         (list[int | str], "(number | string)[]"),
         (dict[str, Id], "Record<string, string>"),
+        (Id | None, "string | null"),
+        (Literal[1, "one", None], 'null | 1 | "one"'),
+        (tuple[int, str], "[number, string]"),
+        (tuple[int, ...], "(number)[]"),
+        (Pair, "[number, (string)?]"),
+        (dict[Literal["a", "b"], int], 'Partial<Record<"a" | "b", number>>'),
+        (dict[int, Decimal], "Record<string, string>"),
+        (Renamed, '{ "from-to": string; if: number }'),
+        (datetime | UUID | None, "string | null"),
         (Joined, "{ room: string; offset: string; recovered?: boolean; missed?: number }"),
         (
             Resumed,
@@ -59,4 +124,4 @@ def test_client_may_send_an_id_as_a_number():
     ],
 )
 def test_types(kind: object, type_: str):
-    assert type_of(schema(kind, DELIVERED_ID)) == type_
+    assert type_of(schema(kind, DELIVERED)) == type_

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from realtime.management import base
+from realtime.management.generator import Generator
 from realtime.spec.markdown import events_markdown
 
 
-class Command(base.Command):
+class Command(Generator):
     help = "Print the catalogue of events as Markdown."
 
-    def handle(self, **_: Any) -> None:
-        self.stdout.write(events_markdown(), ending="")
+    def generate(self, options: Mapping[str, Any]) -> str:
+        return events_markdown()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from realtime.management import base
+from realtime.management.generator import Generator
 from realtime.spec.asyncapi import asyncapi_json
 
 
-class Command(base.Command):
+class Command(Generator):
     help = (
         "Print the AsyncAPI 3 document of this installation: every event, in both directions and on the bus."
     )
 
-    def handle(self, **_: Any) -> None:
-        self.stdout.write(msgspec.json.format(asyncapi_json(), indent=2).decode())
+    def generate(self, options: Mapping[str, Any]) -> str:
+        return msgspec.json.format(asyncapi_json(), indent=2).decode() + "\n"

@@ -1,0 +1,1 @@
+"""Payload types at random, and events with a field of every type."""

@@ -1,0 +1,162 @@
+"""What is sent fits the types that are generated: random types and values, from Python to the client's frame."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from jsonschema import Draft7Validator
+
+from realtime.connections.dispatch import FrameDispatch
+from realtime.protocol import bus_message, catalogue, values
+from realtime.protocol.catalogue import Registry, client_event, server_event
+from realtime.protocol.envelope import encode, frame_head
+from realtime.protocol.outgoing import outgoing
+from realtime.protocol.payloads import Empty, Payload
+from realtime.spec.asyncapi import document
+from realtime.spec.typescript import events_typescript
+from tests.e2e.harness import ROOT
+from tests.wire.shapes import acks, payloads
+
+CLIENT = ROOT / "client"
+ROOM = "user:7"
+MANY = settings(max_examples=150, suppress_health_check=list(HealthCheck))
+
+
+@contextmanager
+def only(payload: type[Payload] = Empty, handler: Any = None) -> Iterator[None]:
+    """A catalogue with this event from the server, and this handler of a client's."""
+    with (
+        mock.patch.object(catalogue, "registry", Registry()),
+        mock.patch.object(catalogue, "BUILT_IN", ()),
+    ):
+        catalogue.catalogue.cache_clear()
+        server_event("random:event", rooms=lambda _: [ROOM])(payload)
+        if handler is not None:
+            client_event("random:call")(handler)
+        yield
+    catalogue.catalogue.cache_clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> Iterator[None]:
+    """The modules of events are imported, so that none registers its events where only random ones should be."""
+    catalogue.catalogue()
+    yield
+    catalogue.catalogue.cache_clear()
+
+
+def check(message: str, frame: str) -> None:
+    """The frame is valid by the document of this catalogue."""
+    found = document()
+    schema = {**found["components"]["messages"][message]["payload"], "components": found["components"]}
+    Draft7Validator.check_schema(schema)
+    Draft7Validator(schema, format_checker=Draft7Validator.FORMAT_CHECKER).validate(json.loads(frame))
+
+
+def published(data: dict[str, Any]) -> str:
+    """The frame that a bridge makes of what a backbone publishes."""
+    message = values.encode({"event": "random:event", "data": data})
+    check("bus.random.event", message.decode())
+    head = frame_head("random:event", ROOM)
+    return (head + b"1-0" + bus_message.parse(message).tail).decode()
+
+
+def emitted(data: dict[str, Any]) -> str:
+    """The frame of what a handler emits."""
+    return encode("random:event", outgoing("random:event", data), room=ROOM, offset="1-0")
+
+
+def acknowledged(answer: Any) -> str:
+    """The frame of what a handler returns."""
+    frames: list[str] = []
+
+    def write_event(event: str, data: Any, *, id: int) -> None:
+        frames.append(encode(event, data, id=id))
+
+    connection: Any = SimpleNamespace(namespace="hub", write_event=write_event)
+    asyncio.run(FrameDispatch(connection).receive('{"event": "random:call", "id": 1}'))
+    return frames[0]
+
+
+def handler_of(kind: Any, answer: Any) -> Any:
+    async def handler(connection: Any, payload: Empty) -> Any:
+        return answer
+
+    handler.__annotations__ |= {"payload": Empty, "return": kind}
+    return handler
+
+
+@MANY
+@given(payloads())
+@pytest.mark.parametrize("send", [published, emitted], ids=["published", "emitted"])
+def test_frame_of_an_event_fits_the_document(send: Any, made: tuple[type[Payload], dict[str, Any]]):
+    kind, data = made
+    with only(kind):
+        check("server.random.event", send(data))
+
+
+@MANY
+@given(acks())
+def test_frame_of_an_acknowledgement_fits_the_document(made: tuple[Any, Any]):
+    kind, answer = made
+    with only(handler=handler_of(kind, answer)):
+        check("ack.random.call", acknowledged(answer))
+
+
+@MANY
+@given(payloads())
+def test_what_a_client_gets_a_backbone_may_publish(made: tuple[type[Payload], dict[str, Any]]):
+    kind, data = made
+    with only(kind):
+        frame = published(data)
+        assert json.loads(published(json.loads(frame)["data"])) == json.loads(frame)
+
+
+@pytest.mark.needs_tools
+def test_frames_fit_the_compiled_types(tmp_path: Path):
+    found: list[str] = []
+
+    @settings(
+        max_examples=300, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(payloads(), acks())
+    def collect(event: tuple[type[Payload], dict[str, Any]], ack: tuple[Any, Any]) -> None:
+        with only(event[0], handler_of(*ack)):
+            values_by_type = {
+                '"random:event"': ("ServerEvents", published(event[1])),
+                '"random:call"': ("Acks", acknowledged(ack[1])),
+            }
+            lines = [events_typescript()]
+            for name, (interface, frame) in values_by_type.items():
+                data = json.dumps(json.loads(frame)["data"])
+                lines.append(f"export const {interface.lower()}: {interface}[{name}] = {data};")
+            found.append("\n".join(lines))
+
+    collect()
+    namespaces = "\n".join(f"export namespace N{number} {{\n{text}\n}}" for number, text in enumerate(found))
+    compile_typescript(tmp_path, namespaces)
+
+
+def compile_typescript(folder: Path, text: str) -> None:
+    (folder / "values.ts").write_text(text)
+    options = {
+        "strict": True,
+        "noEmit": True,
+        "types": [],
+        "exactOptionalPropertyTypes": True,
+        "target": "ES2022",
+    }
+    (folder / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "include": ["values.ts"]}))
+    command = [CLIENT / "node_modules" / ".bin" / "tsc", "--project", folder]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[:5000]
