@@ -19,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header
 COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run desk test test-all test-client asyncapi nextjs bench soak attack audit lint lock docs messages format clean
+.PHONY: help run desk test test-all test-client asyncapi nextjs adopt bench soak attack audit lint lock docs messages format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -37,7 +37,7 @@ desk: ## build the demo's page, if Node is installed
 test: lint ## run the checks that every change must pass
 	@$(PYTEST) -m "not slow and not needs_browser and not needs_tools and not needs_postgresql and not faults"
 
-test-all: lint test-client asyncapi $(DESK) nextjs ## run these and all slower checks, which need more than Python (README, "Testing")
+test-all: lint test-client asyncapi $(DESK) nextjs adopt ## run these and all slower checks, which need more than Python (README, "Testing")
 	@$(PYTEST) $(COVERAGE)
 	@echo "Running the tests that use a database on PostgreSQL ..."
 	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header --quiet -m django_db
@@ -53,6 +53,9 @@ asyncapi: $(INSTALLED) $(ASYNCAPI)/node_modules/.installed ## validate the Async
 
 nextjs: $(NEXTJS)/node_modules/.installed ## build the client's Next.js example, which the tests start
 	@output=$$(NEXT_TELEMETRY_DISABLED=1 npm run --prefix $(NEXTJS) --silent build 2>&1) || { echo "$$output"; exit 1; }
+
+adopt: $(INSTALLED) client/node_modules/.installed ## adopt the built package in a new project, as docs/adopting.md tells it
+	@$(BIN)/python -m tests.adopt
 
 bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## measure this project and its peers, side by side (docs/benchmark.md)
 	@$(BIN)/python -m bench $(BENCH_ARGUMENTS)
