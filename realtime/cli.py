@@ -255,7 +255,12 @@ def _execute(name: str, command: Command, arguments: list[str]) -> None:
     loaded: Any = app
     if isinstance(app, str):
         loaded = _importing(lambda: load_command_class(app, command.name), f"cannot run {name}", command)
-    loaded.run_from_argv([_program(), name, *arguments])
+    try:
+        loaded.run_from_argv([_program(), name, *arguments])
+    except ModuleNotFoundError as error:
+        if not _stands_in_our_code(error):
+            raise
+        raise Unusable(_missing(error, command)) from error
 
 
 def _importing(action: Callable[[], Any], failure: str, command: Command) -> Any:
@@ -264,9 +269,12 @@ def _importing(action: Callable[[], Any], failure: str, command: Command) -> Any
         return load(lambda _: action(), "")
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and _stands_in_our_code(error):
-            needed = f"the package with the module {error.name} is not installed; {command.install} brings it"
-            raise Unusable(needed) from error
+            raise Unusable(_missing(error, command)) from error
         raise Unusable(f"{failure}: {error}") from error
+
+
+def _missing(error: ModuleNotFoundError, command: Command) -> str:
+    return f"the package with the module {error.name} is not installed; {command.install} brings it"
 
 
 def _stands_in_our_code(error: ImportError) -> bool:

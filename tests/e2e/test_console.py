@@ -108,11 +108,16 @@ def test_what_is_wrong_is_one_sentence(project: Project, arguments: tuple[str, .
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "module", "extra"),
-    [("sockets", "uvicorn", "server"), ("bridge", "uvloop", "server"), ("web", "dj_database_url", "web")],
+    ("arguments", "module", "extra"),
+    [
+        (["sockets", *ODD], "uvicorn", "server"),
+        (["bridge", *ODD], "uvloop", "server"),
+        (["web"], "dj_database_url", "web"),
+    ],
+    ids=["sockets", "bridge", "web"],
 )
-def test_missing_extra_is_named(project: Project, command: str, module: str, extra: str):
-    code = f"import sys; sys.modules[{module!r}] = None; from realtime.cli import main; main([{command!r}])"
+def test_missing_extra_is_named(project: Project, arguments: list[str], module: str, extra: str):
+    code = f"import sys; sys.modules[{module!r}] = None; from realtime.cli import main; main({arguments!r})"
     done = project.run("-c", code)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"pip install 'realtime-sockets[{extra}]'" in done.stderr
