@@ -124,6 +124,7 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
         proxy_headers=False,
         access_log=False,
         log_config=None,
+        log_level="warning",  # at INFO it logs the query string of a handshake, and so a token
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )

@@ -61,12 +61,14 @@ def backbone(url: str, **more: Any) -> redis.Redis:
 class Process:
     """One process of the system, its output in a file."""
 
-    def __init__(self, name: str, command: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], env: dict[str, str], log: Path, folder: Path = ROOT
+    ) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     @property
@@ -90,6 +92,15 @@ class Process:
             assert time.monotonic() < deadline, f"{self.name} never said {text!r}:\n{self.output}"
             time.sleep(0.02)
         return self
+
+    def wait_until_listening(self, port: int) -> Self:
+        """For a server that does not print `ready`."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return self
+            time.sleep(0.05)
+        raise AssertionError(f"{self.name} does not listen:\n{self.output}")
 
     def signal(self, number: Signals) -> None:
         self._popen.send_signal(number)
@@ -132,6 +143,8 @@ class Stack:
 
     def __init__(self, directory: Path, redis_url: str, **env: str) -> None:
         self.directory = directory
+        self.folder = ROOT
+        """The processes run in this folder."""
         self.prefix = unique("t")
         self.port = free_port()
         self.server = "uvicorn"
@@ -164,7 +177,7 @@ class Stack:
         """`start("runbridge")` starts `manage.py runbridge`; with a command, that command."""
         line = [sys.executable, *(command or (str(ROOT / "manage.py"), name))]
         log = self.directory / f"{len(self.processes)}-{name}.log"
-        process = Process(name, line, {**self.env, **env}, log)
+        process = Process(name, line, {**self.env, **env}, log, self.folder)
         self.processes.append(process)
         return process.wait_for(ready) if ready else process
 
@@ -182,12 +195,7 @@ class Stack:
             ready="",
             **env,
         )
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return process
-            time.sleep(0.05)
-        raise AssertionError(f"daphne does not listen:\n{process.output}")
+        return process.wait_until_listening(port)
 
     def start_all(self) -> Self:
         self.start("runbridge")

@@ -16,6 +16,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 class Command(BaseCommand):
     help = "Record presence transitions in the database. Prints 'ready' once it has caught up."
+    requires_system_checks = ("realtime",)
 
     def handle(self, **_: Any) -> None:
         for number in SIGNALS:

@@ -19,6 +19,7 @@ def _ids(text: str, kind: type[Id] = Id) -> list[str]:
 
 class Command(BaseCommand):
     help = "Print a signed access token, and nothing else."
+    requires_system_checks = ("realtime",)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--user", required=True, help="user id")

@@ -13,6 +13,7 @@ from realtime.publisher import InvalidMessage, publish
 
 class Command(BaseCommand):
     help = """Publish an event: manage.py publish thread:message '{"thread_id": "42", "message_id": "1"}'"""
+    requires_system_checks = ("realtime",)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("event", help="the name of the event in the catalogue, e.g. thread:message")

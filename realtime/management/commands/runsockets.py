@@ -13,6 +13,7 @@ from realtime.server import uvicorn_server
 
 class Command(BaseCommand):
     help = "Serve the WebSocket namespaces. Prints 'ready' once it accepts connections."
+    requires_system_checks = ("realtime",)  # neither the URLs nor the models of a project are used
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=os.environ.get("SOCKETS_HOST") or "127.0.0.1")

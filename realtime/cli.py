@@ -1,0 +1,284 @@
+"""The console script `realtime`, `python -m realtime` and `manage.py`: Django's commands, with short names for ours.
+
+What a user can get wrong (a name, a setting, a package that is not installed) is one sentence and exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from django.conf import settings
+from django.core import management
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import execute_from_command_line, find_commands, get_commands, load_command_class
+
+from realtime.conf import load
+
+SOCKETS, WEB = "realtime.settings.sockets", "realtime.settings.web"
+ENVIRONMENT = "DJANGO_SETTINGS_MODULE"
+PACKAGES = ("realtime", "hub", "portal", "presence")
+DISTRIBUTION = "realtime-sockets"
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder of the packages: a checkout, or `site-packages`."""
+
+
+class Command(NamedTuple):
+    """A command of Django's that has a short name here."""
+
+    name: str
+    """Django's name."""
+    help: str
+    settings: str
+    """Its settings, unless the user names others."""
+    extra: str = ""
+    """The extra of the package that it needs."""
+    app: str = "realtime"
+    """The app that brings it."""
+    is_of_socket_side: bool = False
+    """It needs no database, and runs with any project's settings."""
+
+    @property
+    def install(self) -> str:
+        """How to install what it needs."""
+        return f"pip install 'realtime-sockets{f'[{self.extra}]' if self.extra else ''}'"
+
+
+COMMANDS = {
+    "sockets": Command(
+        "runsockets", "serve the WebSocket namespaces", SOCKETS, "server", is_of_socket_side=True
+    ),
+    "bridge": Command(
+        "runbridge",
+        "deliver what backbones publish, and sweep presence",
+        SOCKETS,
+        "server",
+        is_of_socket_side=True,
+    ),
+    "recorder": Command("runrecorder", "write presence changes to the database", WEB, "web", "presence"),
+    "web": Command("runweb", "serve the admin and the token endpoint", WEB, "web"),
+    "outbox": Command("runoutbox", "send what the outbox holds", WEB, "web", "realtime.outbox"),
+    "check": Command("check", "report settings that are wrong; with --deploy, unsafe ones", WEB, "web"),
+    "token": Command(
+        "issuetoken", "print an access token, for experiments", SOCKETS, "server", is_of_socket_side=True
+    ),
+    "publish": Command("publish", "publish one event", WEB, "web"),
+}
+_GENERATORS = ("documentevents", "generateclient", "generateasyncapi")
+_BY_NAME = {command.name: command for command in COMMANDS.values()} | {
+    name: Command(name, "", SOCKETS, "server", is_of_socket_side=True) for name in _GENERATORS
+}
+
+
+def command_of(name: str) -> Command:
+    """The command with this name, ours or Django's. One that is not ours runs with the settings of the web side."""
+    return COMMANDS.get(name) or _BY_NAME.get(name) or Command(name, "", WEB, "web")
+
+
+class Unusable(Exception):
+    """The command cannot run; the message is a sentence for the user."""
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Unusable(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command, by default that of the command line, and exit with its status."""
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        sys.exit(status)
+    except ImproperlyConfigured as error:
+        _fail(f"Configuration error: {error}")
+    except Unusable as error:
+        _fail(f"{_program()}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `realtime docs PAGE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(" ".join(sentence.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return "python -m realtime" if name == "__main__.py" else name
+
+
+def _run(arguments: list[str]) -> int:
+    options, rest = _parse(arguments)
+    if not rest:
+        print(_usage(), file=sys.stderr)
+        return 2
+    if rest[0] in {"-h", "--help"} or rest == ["help"]:
+        print(_usage())
+    elif rest == ["--version"]:
+        print(_version())
+    elif rest[0] == "docs":
+        print(_documentation(*rest[1:]))
+    else:
+        _run_command(rest, options.settings, options.pythonpath)
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[Any, list[str]]:
+    """The options that every command has, wherever they are, and what remains."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--settings")
+    parser.add_argument("--pythonpath")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options, rest = parser.parse_known_args(arguments[:end])
+    return options, rest + arguments[end:]
+
+
+def _usage() -> str:
+    lines = [
+        f"usage: {_program()} COMMAND [OPTIONS] [--settings MODULE]",
+        "",
+        *(f"  {name:<10} {command.help}" for name, command in COMMANDS.items()),
+        "  docs       print where the documentation and the files of deploy/ are; docs PAGE prints a page",
+        "",
+        "COMMAND --help lists the options of a command. --settings names the settings of your project; else",
+        "DJANGO_SETTINGS_MODULE does. The commands of Django and of your apps run, too: migrate, collectstatic, ...",
+    ]
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    try:
+        return f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)}"
+    except metadata.PackageNotFoundError:
+        return f"{DISTRIBUTION} (not installed)"
+
+
+# --- Documentation -----------------------------------------------------------------------------------
+
+
+def _documentation(page: str = "", *others: str) -> str:
+    """The text of a page, or of none, where the pages are."""
+    folder = _documentation_folder()
+    pages = {path.stem: path for path in (*folder.glob("*.md"), *folder.glob("docs/*.md"))}
+    if not page:
+        return "\n".join([str(folder), *(f"  {path.relative_to(folder)}" for path in sorted(pages.values()))])
+    if page not in pages or others:
+        raise Unusable(
+            f"there is no page {' '.join([page, *others])}; the pages are {', '.join(sorted(pages))}"
+        )
+    return pages[page].read_text().rstrip()
+
+
+def _documentation_folder() -> Path:
+    """Where the wheel has put README.md, docs/ and deploy/, or the checkout. Raises `Unusable`."""
+    if (ROOT / "pyproject.toml").exists():
+        return ROOT
+    try:
+        files = metadata.files(DISTRIBUTION) or ()
+    except metadata.PackageNotFoundError:
+        files = ()
+    for file in files:
+        if file.match(f"share/doc/{DISTRIBUTION}/README.md"):
+            return Path(file.locate()).resolve().parent
+    raise Unusable("the documentation is not installed; the source distribution contains it")
+
+
+# --- One command -------------------------------------------------------------------------------------
+
+
+def _run_command(arguments: list[str], module: str | None, path: str | None) -> None:
+    name, *rest = arguments
+    if name.startswith("-"):
+        raise Unusable(f"expected a command first, got {name}; {_program()} --help lists the commands")
+    command = command_of(name)
+    _find_modules(path)
+    if module:
+        os.environ[ENVIRONMENT] = module
+    module = os.environ.setdefault(ENVIRONMENT, command.settings)
+    try:
+        _load_settings(module, command)
+    except (ImproperlyConfigured, Unusable) as error:
+        if name in {*COMMANDS, *_BY_NAME, *find_commands(str(Path(management.__file__).parent))}:
+            raise
+        raise Unusable(f"{name} is no command of ours, and those of apps are not known: {error}") from error
+    _importing(lambda: _set_up(command), f"cannot start with the settings {module}", command)
+    _execute(name, command, rest)
+
+
+def _find_modules(path: str | None) -> None:
+    """Find the modules of the current folder, as `manage.py` and `python -m` do."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(1, here)  # behind the folder of the script: for manage.py that of its project
+    if path:
+        sys.path.insert(0, path)
+
+
+def _load_settings(module: str, command: Command) -> None:
+    def find() -> None:
+        import_module(module)
+        _ = settings.INSTALLED_APPS
+
+    _importing(find, f"cannot load the settings {module}", command)
+
+
+def _set_up(command: Command) -> None:
+    if command.is_of_socket_side:
+        from realtime.server.setup import set_up  # noqa: PLC0415  (a part of the extra)
+
+        set_up()
+    else:
+        import django  # noqa: PLC0415
+
+        django.setup()
+
+
+def _execute(name: str, command: Command, arguments: list[str]) -> None:
+    app = get_commands().get(command.name)
+    if app is None and command.name == name:
+        raise Unusable(f"there is no command {name}; {_program()} --help lists the commands")
+    if app is None:
+        raise Unusable(f"{name} needs {command.app!r} in INSTALLED_APPS of {settings.SETTINGS_MODULE}")
+    if name not in COMMANDS:
+        # Also for what Django does around its own commands, such as the reloader of runserver.
+        execute_from_command_line([_program(), name, *arguments])
+        return
+    loaded: Any = app
+    if isinstance(app, str):
+        loaded = _importing(lambda: load_command_class(app, command.name), f"cannot run {name}", command)
+    try:
+        loaded.run_from_argv([_program(), name, *arguments])
+    except ModuleNotFoundError as error:
+        if not _stands_in_our_code(error):
+            raise
+        raise Unusable(_missing(error, command)) from error
+
+
+def _importing(action: Callable[[], Any], failure: str, command: Command) -> Any:
+    """Do what imports modules. Raises `Unusable` when one of them cannot be imported."""
+    try:
+        return load(lambda _: action(), "")
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and _stands_in_our_code(error):
+            raise Unusable(_missing(error, command)) from error
+        raise Unusable(f"{failure}: {error}") from error
+
+
+def _missing(error: ModuleNotFoundError, command: Command) -> str:
+    return f"the package with the module {error.name} is not installed; {command.install} brings it"
+
+
+def _stands_in_our_code(error: ImportError) -> bool:
+    """Whether the import statement that failed is one of this package: an extra is missing."""
+    frames = traceback.extract_tb(error.__traceback__)
+    *_, last = [Path(frame.filename) for frame in frames if not frame.filename.startswith("<frozen")]
+    return any(last.resolve().is_relative_to(ROOT / package) for package in PACKAGES)

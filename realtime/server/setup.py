@@ -1,0 +1,27 @@
+"""Django in a process that serves sockets or runs the bridge, with the settings of any project."""
+
+from __future__ import annotations
+
+import django
+from django.apps import apps
+from django.conf import settings
+
+APPS = ("django.contrib.contenttypes", "django.contrib.auth", "realtime")
+"""simplejwt's modules define models when they are imported, which needs the first two; no query is made."""
+
+
+def set_up() -> None:
+    """Set Django up, unless that is done: with the apps that this side needs, and without a database.
+
+    A project's own databases stay unused, so that neither their drivers nor their servers need to be there; a query
+    fails loudly instead of blocking all connections.
+    """
+    if apps.ready:
+        return
+    settings.DATABASES = {alias: {"ENGINE": "django.db.backends.dummy"} for alias in settings.DATABASES}
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, *(app for app in APPS if not _is_installed(app))]
+    django.setup()
+
+
+def _is_installed(app: str) -> bool:
+    return any(entry == app or entry.startswith(f"{app}.apps.") for entry in settings.INSTALLED_APPS)
