@@ -1,19 +1,66 @@
-"""The socket server as an ASGI application, for `runsockets` (uvicorn) and `daphne realtime.asgi:application`."""
+"""The socket server as an ASGI application, and around the application of a project.
+
+`application` is for `runsockets` (uvicorn) and `daphne realtime.asgi:application`. `with_sockets` is for the `asgi.py`
+of a project. Importing this module reads no settings, so a project's `asgi.py` may import it before it names its own.
+"""
+
+from __future__ import annotations
 
 import os
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
+if TYPE_CHECKING:
+    from realtime.connections.handshake import Application
 
-import django
-from channels.routing import ProtocolTypeRouter
+    application: Application
 
-django.setup()  # what follows may import applications
 
-from realtime.routing import websocket  # noqa: E402
-from realtime.server.endpoints import http  # noqa: E402
-from realtime.server.lifespan import lifespan  # noqa: E402
-from realtime.telemetry import tracing  # noqa: E402
+def with_sockets(
+    application: Application, *, websocket: Application | None = None, endpoints: bool = True
+) -> Application:
+    """Serve the namespaces beside a project's pages, in one process: for development.
 
-tracing.start()
+    `application` answers every request that is not for the sockets: that of the project's pages, as
+    `get_asgi_application()` returns it. `websocket`, if given, gets the WebSockets that are for no namespace; without
+    it, they are refused. `endpoints=False` leaves the paths `/healthz`, `/readyz`, `/metrics` and `/asyncapi.json` to
+    the project. With `REALTIME_INLINE=1` the process also runs the bridge.
 
-application = ProtocolTypeRouter({"http": http, "websocket": websocket, "lifespan": lifespan})
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "team.settings")
+        application = with_sockets(get_asgi_application())
+
+    Raises `ImproperlyConfigured` when a setting is wrong.
+    """
+    import django  # noqa: PLC0415
+    from django.apps import apps  # noqa: PLC0415
+
+    if not apps.ready:
+        django.setup()
+    from realtime.inline.application import WithSockets  # noqa: PLC0415  (what it imports may need applications)
+    from realtime.telemetry import tracing  # noqa: PLC0415
+
+    tracing.start()
+    return WithSockets(application, websocket, endpoints=endpoints)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "application":
+        return _standalone()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _standalone() -> Application:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
+    from realtime.server.setup import set_up  # noqa: PLC0415
+
+    set_up()
+    from channels.routing import ProtocolTypeRouter  # noqa: PLC0415
+
+    from realtime.routing import websocket  # noqa: PLC0415
+    from realtime.server.endpoints import http  # noqa: PLC0415
+    from realtime.server.lifespan import lifespan  # noqa: PLC0415
+    from realtime.telemetry import tracing  # noqa: PLC0415
+
+    tracing.start()
+    return ProtocolTypeRouter({"http": http, "websocket": websocket, "lifespan": lifespan})

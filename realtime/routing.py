@@ -7,6 +7,7 @@ from typing import Any
 from channels.routing import URLRouter
 from django.urls import re_path
 
+from realtime.auth.credentials import Scope
 from realtime.conf import cached
 from realtime.connections.admission import refuse_handshake
 from realtime.connections.frame_outlet import EXTENSION
@@ -31,6 +32,12 @@ def _route(namespace: Namespace) -> Any:
     consumer = namespace.consumer_class.as_asgi(declared=namespace)
     application: Any = JWTScopeMiddleware(consumer, namespace.name)
     return re_path(rf"^{namespace.name}/?$", application)
+
+
+def is_namespace(scope: Scope) -> bool:
+    """Whether a namespace is served at this path."""
+    path = path_of(scope)
+    return path == scope["path"] and path.removeprefix("/").removesuffix("/") in namespaces()
 
 
 async def websocket(scope: dict[str, Any], receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ from realtime.asgi import application
 from realtime.auth.issuing import issue
 from realtime.bridge.bridge import Bridge
 from realtime.bridge.bus_entry import BUS
-from realtime.management.commands.runbridge import PRESENCE
+from realtime.inline.delivery import PRESENCE
 from realtime.protocol.bus_message import BusMessage
 from realtime.redis.client import client, key
 from tests.asking import PATIENCE as PATIENCE

@@ -81,7 +81,7 @@ def test_socket_side_imports_nothing_of_the_web_side():
     loaded = json.loads(
         on_the_socket_side(
             "import importlib, json, sys\n"
-            "import realtime.asgi\n"
+            "from realtime.asgi import application\n"
             "from realtime.protocol.catalogue import catalogue\n"
             f"for name in {SOCKET_SIDE}: importlib.import_module(name)\n"
             "catalogue()\n"
@@ -96,7 +96,7 @@ def test_verifying_a_token_imports_nothing_of_the_web_side():
     loaded = json.loads(
         on_the_socket_side(
             "import json, sys\n"
-            "import realtime.asgi\n"
+            "from realtime.asgi import application\n"
             "from realtime.auth.issuing import issue\n"
             "from realtime.auth.verification import verify\n"
             "assert verify(issue(user_id='7', role='attendant')).user_id == '7'\n"
@@ -108,7 +108,7 @@ def test_verifying_a_token_imports_nothing_of_the_web_side():
 
 def test_socket_side_has_no_database():
     engines = on_the_socket_side(
-        "import realtime.asgi\n"
+        "from realtime.asgi import application\n"
         "from django.conf import settings\n"
         "from django.db import connections\n"
         "assert not settings.DATABASES or set(settings.DATABASES) == {'default'}\n"
@@ -130,7 +130,7 @@ def test_socket_side_has_no_database():
 )
 def test_query_there_fails_loudly(query: str):
     said = on_the_socket_side(
-        "import realtime.asgi\n"
+        "from realtime.asgi import application\n"
         "from django.core.exceptions import ImproperlyConfigured\n"
         "try:\n"
         f"    {query}\n"

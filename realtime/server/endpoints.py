@@ -135,6 +135,20 @@ def _endpoint(path: str) -> Endpoint | None:
     return ENDPOINTS.get(path)
 
 
+def concerns(scope: Scope, *, verdicts_only: bool = False) -> bool:
+    """Whether a request is for these endpoints, where they share a port with the pages of a project.
+
+    A browser that opens the page at the path of a namespace wants that page, and not the verdict on a handshake.
+    """
+    path = handshake.path_of(scope).removesuffix("/")
+    endpoint = _endpoint(path)
+    if endpoint is None or scope["method"] not in endpoint.methods:
+        return False
+    if path in ENDPOINTS:
+        return not verdicts_only
+    return not any("text/html" in accepted for accepted in headers_of(scope, b"accept"))
+
+
 async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """The ASGI application of plain HTTP."""
     if (refused := refuse_request(scope.get("client"), scope["headers"])) is not None:

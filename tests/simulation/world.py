@@ -77,7 +77,7 @@ async def bridge() -> None:
     from presence.sweeper import Sweeper
     from realtime.bridge.bridge import Bridge
     from realtime.bridge.bus_entry import BUS
-    from realtime.management.commands.runbridge import PRESENCE
+    from realtime.inline.delivery import PRESENCE
 
     bridge = Bridge([BUS, PRESENCE])
     await asyncio.gather(bridge.run(), Sweeper().run())

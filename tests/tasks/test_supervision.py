@@ -251,6 +251,8 @@ ENDING = {
     "realtime/server/lifespan.py": {"lifespan"},
     "realtime/layers/listener.py": {"catch_up"},
     "realtime/management/commands/runbridge.py": {"_run"},
+    "realtime/inline/delivery.py": {"deliver"},
+    "realtime/inline/life.py": {"begin"},
     "realtime/layers/stock.py": {"leave"},
     "realtime/connections/probe.py": {"run"},
     "realtime/connections/frame_outlet.py": {"_put"},

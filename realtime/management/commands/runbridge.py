@@ -10,18 +10,14 @@ from typing import Any
 import uvloop
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from presence.events import announcements
-from presence.sweeper import Sweeper
-from realtime.bridge.bridge import Bridge
-from realtime.bridge.bus_entry import BUS, Source
+from realtime.inline.delivery import deliver
 from realtime.server.vitals import watch
 from realtime.telemetry import prometheus
-
-PRESENCE = Source("presence", b"transition", announcements, keep=86400)
 
 
 class Command(BaseCommand):
     help = "Deliver what backbones publish, and run the presence sweeper. Prints 'ready' once subscribed and caught up."
+    requires_system_checks = ("realtime",)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--metrics-host", default="127.0.0.1")
@@ -47,10 +43,10 @@ class Command(BaseCommand):
         assert main is not None  # noqa: S101
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, main.cancel)
-        bridge = Bridge([BUS, PRESENCE])
         async with asyncio.TaskGroup() as tasks:
-            for work in (bridge.run(), Sweeper().run(), watch()):
-                tasks.create_task(work)
-            await bridge.ready.wait()
-            self.stdout.write("ready")
-            self.stdout.flush()
+            tasks.create_task(watch())
+            tasks.create_task(deliver(self._ready))
+
+    def _ready(self) -> None:
+        self.stdout.write("ready")
+        self.stdout.flush()

@@ -1,0 +1,200 @@
+"""Everything in one process, for development: a project's pages, the sockets and, inline, the bridge."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGINT
+
+import pytest
+
+from tests.e2e.harness import ROOT, Process, eventually, free_port, unique
+from tests.e2e.project import Project
+
+PAGE = (ROOT / "docs" / "commands.md").read_text()
+[ASGI] = re.findall(r"(?s)```python\n(import os\n.*?with_sockets.*?)```", PAGE)
+"""The `asgi.py` of the documentation."""
+MESSAGE = '{"thread_id": "42", "message_id": "1", "body": "from a shell"}'
+SERVERS = {
+    "runserver": ("manage.py", "runserver"),
+    "daphne": ("-m", "daphne", "team.asgi:application", "--port"),
+    "uvicorn": ("-m", "uvicorn", "team.asgi:application", "--port"),
+}
+
+
+@pytest.fixture
+def project(redis_url: str, tmp_path: Path) -> Iterator[Project]:
+    project = Project(tmp_path, redis_url, REALTIME_INLINE="1")
+    project.write("asgi.py", ASGI)
+    yield project
+    project.stop()
+    project.assert_calm()
+
+
+def serve(project: Project, server: str, port: int, **env: str) -> Process:
+    process = project.start(server, *SERVERS[server], str(port), ready="", **env)
+    return process.wait_until_listening(port)
+
+
+async def assert_messages_arrive(project: Project, port: int) -> None:
+    """From a view and from a shell, to a client that has connected."""
+    async with project.client("hub", port=port) as client:
+        await client.call("join:thread", {"thread_id": "42"})
+        assert (await project.http("GET", "/say/", port=port)).body == b"said"
+        await client.expect("thread:message", body="from a view")
+        shell = ("manage.py", "publish", "thread:message", MESSAGE)
+        done = await asyncio.to_thread(project.run, *shell)
+        assert (done.returncode, done.stderr) == (0, "")
+        await client.expect("thread:message", body="from a shell")
+
+
+def traces(project: Project) -> tuple[bool, int]:
+    """What Redis holds of the processes: whether a bridge leads or is taken to, and how many instances there are."""
+    return project.redis.exists(project.key("lease:bridge")) == 1, project.redis.hlen(
+        project.key("instances")
+    )
+
+
+def interrupt(process: Process) -> None:
+    """Ctrl-C in a terminal: it reaches the reloader and the server that it has started."""
+    os.killpg(process.pid, SIGINT)
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    "server", ["runserver", *(pytest.param(name, marks=pytest.mark.slow) for name in ("daphne", "uvicorn"))]
+)
+async def test_one_process_serves_pages_and_sockets_and_delivers(project: Project, server: str):
+    port = free_port()
+    process = serve(project, server, port)
+    await assert_messages_arrive(project, port)
+    authorization = ("Authorization", f"Bearer {project.token(unique('u'))}")
+    assert (await project.http("GET", "/hub/", [authorization], port=port)).status == 204
+    assert (await project.http("GET", "/readyz", port=port)).status == 200
+    assert (
+        await project.http("GET", "/hub/", [("Accept", "text/html,*/*")], port=port)
+    ).body == b"a page of the team"
+    assert (await project.http("GET", "/nowhere/", port=port)).status == 404
+    assert (await project.handshake("/elsewhere/", port=port)).status == (404 if server == "uvicorn" else 403)
+    assert traces(project) == (True, 1)
+    interrupt(process)
+    assert traces(project) == (False, 0)
+
+
+async def test_operator_and_presence_work_in_one_process(project: Project):
+    port, user = free_port(), unique("u")
+    serve(project, "runserver", port)
+    async with project.client("hub", port=port) as watching, project.client("hub", user, port=port) as client:
+        await watching.expect("attendant:online", user_id=user)
+        project.add("user:disconnect", {"user_id": user, "namespace": "hub"})
+        await client.expect_close()
+    assert project.dead_letters() == []
+
+
+async def test_reloader_starts_a_new_process_that_delivers(project: Project):
+    port = free_port()
+    process = serve(project, "runserver", port)
+    await assert_messages_arrive(project, port)
+    with (project.folder / "team" / "urls.py").open("a") as urls:
+        urls.write('urlpatterns.append(path("new/", lambda request: HttpResponse("new")))\n')
+    process.wait_for("changed, reloading")
+
+    async def is_new() -> bool:
+        try:
+            return (await project.http("GET", "/new/", port=port)).body == b"new"
+        except OSError:
+            return False
+
+    await eventually(is_new)
+    await assert_messages_arrive(project, port)
+    assert traces(project) == (True, 1)
+    interrupt(process)
+    assert traces(project) == (False, 0)
+    assert "never" not in process.output
+    assert "pending" not in process.output
+
+
+@pytest.mark.slow
+async def test_several_such_processes_deliver_every_message_once(project: Project):
+    ports = [free_port(), free_port()]
+    processes = [serve(project, "daphne", ports[0]), serve(project, "uvicorn", ports[1])]
+    async with project.client("hub", port=ports[0]) as one, project.client("hub", port=ports[1]) as two:
+        for number, leaving in enumerate([None, processes[0]]):
+            for client in (one, two):
+                if client.close_code is None:
+                    await client.call("join:thread", {"thread_id": "42"})
+            if leaving is not None:
+                leaving.stop()
+            project.add("thread:message", {"thread_id": "42", "message_id": str(number), "body": "hi"})
+            await two.expect("thread:message", message_id=str(number))
+        assert [frame["data"]["message_id"] for frame in two.received("thread:message")] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "server", [pytest.param(name, marks=pytest.mark.slow) for name in SERVERS if name != "runserver"]
+)
+async def test_endpoints_need_no_urls_of_the_project(project: Project, server: str):
+    project.write(
+        "settings.py",
+        (project.folder / "team/settings.py").read_text() + '\nROOT_URLCONF = "team.raising_urls"\n',
+    )
+    port = free_port()
+    serve(project, server, port)
+    for path in ("/healthz", "/readyz", "/metrics", "/asyncapi.json"):
+        assert (await project.http("GET", path, port=port)).status == 200, path
+    assert (await project.http("GET", "/hub/", port=port)).error["code"] == "token_missing"
+    async with project.client("hub", port=port):
+        pass
+
+
+@pytest.mark.slow
+async def test_team_keeps_its_own_paths_and_sockets(project: Project):
+    project.write(
+        "asgi.py",
+        ASGI.replace("get_asgi_application())", "get_asgi_application(), websocket=echo, endpoints=False)")
+        + """
+
+async def echo(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": scope["path"]})
+    await send({"type": "websocket.close"})
+""",
+    )
+    text = (project.folder / "team/asgi.py").read_text()
+    head, application, echo = text.partition("application = ")
+    line, _, rest = echo.partition("\n")
+    project.write("asgi.py", f"{head}{rest}\n\n{application}{line}\n")
+    with (project.folder / "team" / "urls.py").open("a") as urls:
+        urls.write('urlpatterns.append(path("healthz", lambda request: HttpResponse("fine")))\n')
+    port = free_port()
+    serve(project, "daphne", port)
+    assert (await project.http("GET", "/healthz", port=port)).body == b"fine"
+    assert (await project.http("GET", "/metrics", port=port)).status == 404
+    assert (await project.http("GET", "/hub/", port=port)).error["code"] == "token_missing"
+    assert (await project.handshake("/elsewhere/", port=port)).status == 101
+    await assert_messages_arrive(project, port)
+
+
+async def test_without_inline_a_bridge_delivers(project: Project):
+    port = free_port()
+    serve(project, "daphne", port, REALTIME_INLINE="0")
+    async with project.client("hub", port=port):
+        assert traces(project) == (False, 1)
+        project.start("bridge", "-m", "realtime", "bridge", "--settings", "team.settings")
+        await assert_messages_arrive(project, port)
+
+
+def test_wrong_value_is_said_when_the_application_is_made(project: Project):
+    done = project.run("-c", "import team.asgi", REALTIME_INLINE="perhaps")
+    assert "ImproperlyConfigured: REALTIME['INLINE']: Expected `bool`, got 'perhaps'" in done.stderr
+
+
+def test_importing_the_module_chooses_no_settings(project: Project):
+    code = (
+        "import os; from realtime.asgi import with_sockets; print(os.environ.get('DJANGO_SETTINGS_MODULE'))"
+    )
+    assert project.run("-c", code).stdout == "None\n"
