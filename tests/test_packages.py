@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from packaging.requirements import Requirement
 from pyproject_hooks import quiet_subprocess_runner
 from trove_classifiers import classifiers
 
+from tests.dockerfile import parse
 from tests.e2e.harness import ROOT
 from tests.example_environment import example
 
@@ -28,7 +31,9 @@ pytestmark = pytest.mark.slow
 
 PACKAGES = ("realtime", "hub", "portal", "presence")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_PYTHON = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "db.sqlite3*", "node_modules")
+NOT_PYTHON = shutil.ignore_patterns(
+    ".[!d]*", "*.egg-info", "__pycache__", "build", "db.sqlite3*", "node_modules"
+)
 
 
 @dataclass
@@ -45,10 +50,15 @@ class Built:
             return Metadata.from_email(archive.read(name))
 
 
+def copy_of_the_project(folder: Path) -> Path:
+    """A fresh copy, without what was generated in the checkout."""
+    return shutil.copytree(ROOT, folder, ignore=NOT_PYTHON)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("packages")
-    source = shutil.copytree(ROOT, folder / "source", ignore=NOT_PYTHON)
+    source = copy_of_the_project(folder / "source")
     with DefaultIsolatedEnv() as environment:
         builder = ProjectBuilder.from_isolated_env(environment, source, quiet_subprocess_runner)
         environment.install(builder.build_system_requires)
@@ -83,17 +93,47 @@ def test_wheel_holds_every_file_of_the_packages_and_nothing_else(built: Built):
         ".typed",
     }
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
-    assert {name for name in contents(built.wheel) if ".dist-info/" not in name} == expected
+    assert {
+        name for name in contents(built.wheel) if not re.match(r"realtime_sockets-[^/]+/", name)
+    } == expected
+
+
+def documentation() -> set[str]:
+    """What a user reads and deploys with, by its path in the checkout."""
+    files = [path for folder in ("docs", "deploy") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    files += [*ROOT.glob("*.md"), ROOT / "Dockerfile", ROOT / "client" / "README.md"]
+    return {str(path.relative_to(ROOT)) for path in files}
+
+
+def test_wheel_brings_documentation_compose_file_and_image_recipe(built: Built):
+    brought = {
+        name.partition("/data/share/doc/realtime-sockets/")[2]: data
+        for name, data in contents(built.wheel).items()
+        if ".data/" in name
+    }
+    assert brought == {name: (ROOT / name).read_bytes() for name in documentation()}
+
+
+def test_links_of_the_package_page_lead_to_what_the_wheel_brings():
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r'\]\(([^):#]+)[^)]*\)|(?:src|srcset)="([^"]+)"', text)
+    assert {link or image for link, image in links} <= {*documentation(), "LICENSE"}
 
 
 def test_wheel_of_the_sdist_is_the_same(built: Built):
     assert contents(built.wheel_of_sdist) == contents(built.wheel)
 
 
-def test_sdist_is_without_what_cannot_be_used_from_it(built: Built):
+def test_sdist_holds_what_the_images_are_built_from_and_no_tests(built: Built):
     with tarfile.open(built.sdist) as archive:
-        folders = {Path(name).parts[1] for name in archive.getnames() if len(Path(name).parts) > 2}
-    assert folders == {*PACKAGES, "realtime_sockets.egg-info"}
+        names = {str(Path(*Path(name).parts[1:])) for name in archive.getnames()}
+    folders = {Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
+    assert folders == {*PACKAGES, "realtime_sockets.egg-info", "client", "deploy", "docs", "requirements"}
+    stages = parse((ROOT / "Dockerfile").read_text()).values()
+    copies = [step for stage in stages for step in stage.steps if step.name == "COPY" and not step.stage]
+    needed = {word for step in copies for word in step.words[:-1] if "$" not in word}
+    assert {*needed, "Dockerfile", ".dockerignore"} <= names
+    assert documentation() <= names
 
 
 def test_metadata_is_what_the_project_says(built: Built):
@@ -161,3 +201,33 @@ def test_installed_wheel_runs_without_the_repository(
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def realtime(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {**example("sockets"), "PATH": os.environ["PATH"]}
+    env.pop("DJANGO_SETTINGS_MODULE")
+    command = [installed, "-m", "realtime", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def test_wheel_installs_the_console_script(built: Built):
+    [name] = [name for name in contents(built.wheel) if name.endswith(".dist-info/entry_points.txt")]
+    assert b"[console_scripts]\nrealtime = realtime.cli:main\n" in contents(built.wheel)[name]
+
+
+def test_console_script_runs_without_the_repository(installed: Path, tmp_path: Path):
+    done = realtime(installed, tmp_path, "token", "--user", "7", "--role", "attendant")
+    assert (done.returncode, done.stderr, done.stdout.count(".")) == (0, "", 2)
+    assert realtime(installed, tmp_path, "--version").stdout == f"realtime-sockets {PROJECT['version']}\n"
+
+
+def test_installed_documentation_is_found_and_read(installed: Path, tmp_path: Path):
+    folder, *pages = realtime(installed, tmp_path, "docs").stdout.splitlines()
+    assert (Path(folder) / "deploy" / "compose.yaml").exists()
+    assert (Path(folder) / "Dockerfile").exists()
+    assert "  docs/deployment.md" in pages
+    page = realtime(installed, tmp_path, "docs", "deployment").stdout
+    assert page == (ROOT / "docs" / "deployment.md").read_text()
+    done = realtime(installed, tmp_path, "docs", "nothing")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no page nothing; the pages are " in done.stderr
