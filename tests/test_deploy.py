@@ -15,23 +15,19 @@ import pytest
 import yaml
 from django.core.management import get_commands
 
+from realtime.cli import COMMANDS, command_of
 from realtime.conf import Conf
 from realtime.connections.drain import LAST_SECONDS
 from realtime.protocol.namespaces import namespaces
 from realtime.server.uvicorn_server import SHUTDOWN_SECONDS
+from tests.dockerfile import Step, lineage, parse
 from tests.e2e.harness import ROOT
 from tests.example_environment import variables
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text()
-SIDES = {
-    "runsockets": "sockets",
-    "runbridge": "sockets",
-    "runrecorder": "web",
-    "runweb": "web",
-    "migrate": "web",
-}
+SIDES = {"sockets": "sockets", "bridge": "sockets", "recorder": "web", "web": "web", "migrate": "web"}
 """The image of each command."""
 PORTS = {"sockets": 8001, "web": 8000}
 
@@ -55,7 +51,7 @@ PODS = {
 VERSIONS = ["1.31", kubernetes_validate.latest_version()]
 
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-PYTHON, PROJECT = "/opt/realtime/venv/bin/python", "/opt/realtime"
+SCRIPT, PROJECT = "/opt/realtime/venv/bin/realtime", "/opt/realtime"
 
 
 def containers(name: str) -> Iterator[dict[str, Any]]:
@@ -117,9 +113,60 @@ def test_manifest_follows_the_schema_of_kubernetes(manifest: dict[str, Any], ver
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_systemd_understands_the_unit_and_finds_it_confined(unit: Path, tmp_path: Path):
     copy = tmp_path / unit.name.replace("@", "@8001")
-    copy.write_text(unit.read_text().replace(PYTHON, sys.executable).replace(PROJECT, str(ROOT)))
+    copy.write_text(unit.read_text().replace(SCRIPT, sys.executable).replace(PROJECT, str(ROOT)))
     run("systemd-analyze", "verify", "--man=no", copy)
     run("systemd-analyze", "security", "--offline=true", "--threshold=20", copy)
+
+
+# --- Layers of the images -------------------------------------------------------------------------------
+
+STAGES = parse(DOCKERFILE)
+
+
+def is_of_requirements(step: Step) -> bool:
+    return step.words[0].startswith("requirements/")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_packages_are_installed_before_any_source_is_copied(name: str):
+    """A change of a source file installs nothing again: the layers below it come from Docker's cache."""
+    steps = lineage(STAGES, name)
+    installs = [
+        number for number, step in enumerate(steps) if step.name == "RUN" and "--requirement" in step.text
+    ]
+    copies = [
+        number
+        for number, step in enumerate(steps)
+        if step.name == "COPY" and (step.stage or not is_of_requirements(step))
+    ]
+    assert not (installs and copies) or max(installs) < min(copies)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_copies_the_requirements_that_it_installs_and_no_others(name: str):
+    copied = [
+        word
+        for step in STAGES[name].steps
+        if step.name == "COPY" and is_of_requirements(step)
+        for word in step.words[:-1]
+    ]
+    installed = [
+        found
+        for step in STAGES[name].steps
+        if step.name == "RUN"
+        for found in re.findall(r'--requirement "?([^\s"]+)', step.text)
+    ]
+    assert copied == installed
+    assert all(re.fullmatch(r"requirements/(\w+\.txt|\$\{REQUIREMENTS\})", file) for file in copied)
+
+
+def test_sources_are_copied_into_one_stage():
+    sources = [
+        name
+        for name, stage in STAGES.items()
+        if any(step.name == "COPY" and "realtime" in step.words for step in stage.steps)
+    ]
+    assert sources == ["wheel"]
 
 
 # --- Every process that is deployed ---------------------------------------------------------------------
@@ -146,23 +193,24 @@ def deployed() -> Iterator[Any]:
         given = options(unit)
         settings = {Path(file).stem for file in given["EnvironmentFile"]}
         for line in given["ExecStart"] + given.get("ExecStartPre", []):
-            image = SIDES[line.split()[2]]
+            image = SIDES[line.split()[1]]
             yield pytest.param(Deployed(line.split(), image, settings), id=unit.name)
 
 
 @pytest.mark.parametrize("process", [*deployed()])
 def test_process_runs_a_command_that_exists_with_the_settings_of_its_side(process: Deployed):
-    python, manage, command, *_ = process.command
-    assert (Path(python).name, manage) == ("python", "manage.py")
-    assert command in get_commands()
+    script, command, *_ = process.command
+    assert script in {"realtime", SCRIPT}
+    assert command_of(command).name in get_commands()
     assert process.image == SIDES[command]
+    assert command_of(command).settings == f"realtime.settings.{process.image}"
     assert process.settings == ({"realtime", "web"} if process.image == "web" else {"realtime"})
 
 
 def test_commands_of_the_images_exist():
-    commands = re.findall(r'^CMD \["python", "manage.py", "(\w+)"\]', DOCKERFILE, re.MULTILINE)
+    commands = re.findall(r'^CMD \["realtime", "(\w+)"\]', DOCKERFILE, re.MULTILINE)
     assert {SIDES[command] for command in commands} == {*PORTS}
-    assert set(commands) <= set(get_commands())
+    assert {*commands} <= {*COMMANDS}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +282,7 @@ def test_manifests_hold_no_secrets():
 
 def test_nothing_is_installed_into_an_image_without_a_hash():
     installs = re.findall(r"pip (?:--python \S+ )?(?:install|wheel) .*", DOCKERFILE)
-    assert len(installs) == 5
+    assert len(installs) == 6
     assert all("--require-hashes" in line or "--no-index" in line for line in installs)
 
 
@@ -286,7 +334,7 @@ def test_database_is_migrated_by_one_job_for_which_the_web_side_waits():
     assert (job["parallelism"], job["completions"]) == (1, 1)
     for name in ("realtime-web", "realtime-recorder"):
         [waiting] = PODS[name]["initContainers"]
-        assert waiting["command"] == ["python", "manage.py", "migrate", "--check"]
+        assert waiting["command"] == ["realtime", "migrate", "--check"]
 
 
 # --- One file and another ---------------------------------------------------------------------------------
