@@ -147,6 +147,18 @@ def test_handlers_data_is_checked_before_it_is_sent():
         conform(Everything, b'{"thingId": 7, "note": 7}')
 
 
+class Branch(Payload, frozen=True):
+    branch_id: Id
+    branches: list[Branch] = []
+
+
+def test_payload_may_contain_itself():
+    data = b'{"branch_id": 1, "branches": [{"branch_id": 2, "branches": []}, {"branch_id": "3"}]}'
+    assert msgspec.json.encode(conform(Branch, data), enc_hook=str) == (
+        b'{"branch_id":"1","branches":[{"branch_id":"2","branches":[]},{"branch_id": "3"}]}'
+    )
+
+
 class Deep(Payload, frozen=True):
     tree: Tree
 

@@ -154,6 +154,16 @@ def test_return_annotation_for_type_checkers_only_is_refused():
         client_event("order:open")(_unknown)
 
 
+class Node(Payload, frozen=True):
+    node_id: Id
+    children: list[Node] = []
+
+
+def test_decorated_payload_may_name_itself():
+    server_event("order:nested")(Node)
+    assert catalogue().server["order:nested"].payload is Node
+
+
 def test_literals_numbers_and_none_are_accepted():
     server_event("order:opened")(payload(Literal[1, "one", None]))
     assert "order:opened" in catalogue().server
