@@ -96,11 +96,13 @@ def publish(
         encoded, parsed = _encode(
             event, {name: value for name, value in message.items() if value is not None}
         )
+        if OUTBOX in apps.app_configs:
+            from realtime.outbox import table, writing  # noqa: PLC0415  (it has a table)
+
+            using = using or table.default_database()
         if _receivers:
             _after_commit(partial(_receivers[-1].append, encoded), using)
         elif OUTBOX in apps.app_configs:
-            from realtime.outbox import writing  # noqa: PLC0415  (it has a table)
-
             writing.write(parsed, encoded, using)
         else:
             _after_commit(partial(_append, event, encoded, robust=robust), using)

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dev.embedded_redis import EmbeddedRedis, NoServer
+from realtime.testing.embedded_redis import EmbeddedRedis, NoServer
 from tests.adopt.page import Unreadable
 from tests.adopt.walk import Walk
 from tests.adopt.workshop import Stopped, Workshop

@@ -103,6 +103,7 @@ def test_option_that_is_not_one_is_said(project: Project):
     assert "got 'ever'" in done.output
 
 
+@pytest.mark.slow
 def test_server_with_wrong_settings_says_what_is_wrong(project: Project):
     project.write(
         "shop/wrong.py", 'from shop.settings import *\nREALTIME["NAMESPACES"] = ["shop.nowhere.OPS"]\n'
@@ -177,6 +178,7 @@ def test_recorder(published):
 """
 
 
+@pytest.mark.slow
 def test_failure_shows_the_line_of_the_test_and_no_token(project: Project):
     project.write("failing/test_failing.py", FAILING)
     done = project.pytest(*DJANGO, *AUTO, "failing")
