@@ -8,6 +8,8 @@ from django.conf import settings
 
 APPS = ("django.contrib.contenttypes", "django.contrib.auth", "realtime")
 """simplejwt's modules define models when they are imported, which needs the first two; no query is made."""
+OUTBOX = "realtime.outbox"
+"""Of no use without a database: what this side publishes goes straight to Redis."""
 
 
 def set_up() -> None:
@@ -19,9 +21,11 @@ def set_up() -> None:
     if apps.ready:
         return
     settings.DATABASES = {alias: {"ENGINE": "django.db.backends.dummy"} for alias in settings.DATABASES}
-    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, *(app for app in APPS if not _is_installed(app))]
+    kept = [entry for entry in settings.INSTALLED_APPS if not _is(entry, OUTBOX)]
+    settings.INSTALLED_APPS = [*kept, *(app for app in APPS if not any(_is(entry, app) for entry in kept))]
     django.setup()
 
 
-def _is_installed(app: str) -> bool:
-    return any(entry == app or entry.startswith(f"{app}.apps.") for entry in settings.INSTALLED_APPS)
+def _is(entry: str, app: str) -> bool:
+    """Whether an entry of INSTALLED_APPS stands for this app."""
+    return entry == app or entry.startswith(f"{app}.apps.")
