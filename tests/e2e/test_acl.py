@@ -77,6 +77,7 @@ def restricted(users: Users, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def manage(stack: Stack, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **stack.env, "REDIS_URL": url}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)  # that of the command
     return subprocess.run(
         [sys.executable, str(ROOT / "manage.py"), *arguments],
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False,

@@ -13,6 +13,7 @@ from django.urls import reverse
 from redis.exceptions import RedisError
 
 from presence.admin import live
+from realtime.outbox.models import OutboxMessage
 from realtime.survey import ask as asking
 from realtime.survey import load, results
 from realtime.survey.ask import Answered, Asked
@@ -369,10 +370,21 @@ def test_no_other_site_can_have_it_done(client: Client, action: tuple[str, ...])
 
 @pytest.mark.usefixtures("without_redis")
 @pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
-def test_action_that_failed_is_said_and_not_written_down(admin_client: Client, action: tuple[str, ...]):
+def test_action_that_failed_is_said_and_not_written_down(
+    admin_client: Client, action: tuple[str, ...], settings
+):
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "realtime.outbox"]
     done = admin_client.post(reverse(action[0], args=action[1:]), {"confirmed": "yes"}, follow=True)
     assert "Redis does not answer: nothing was done." in texts(done)
     assert logged() == []
+
+
+@pytest.mark.usefixtures("without_redis")
+@pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
+def test_action_is_kept_in_the_outbox_while_redis_is_away(admin_client: Client, action: tuple[str, ...]):
+    admin_client.post(reverse(action[0], args=action[1:]), {"confirmed": "yes"}, follow=True)
+    assert OutboxMessage.objects.count() == 1
+    assert len(logged()) == 1
 
 
 def test_action_on_what_cannot_be_is_refused(admin_client: Client, system: System):
