@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+DEMO := $(VENV)/.demo
+INSTALLED := $(VENV)/.dev
 PEERS := bench/peers
 DESK := demo/static/demo/desk.js
 NODE_IS_NEW_ENOUGH := command -v npm > /dev/null && node -e '\
@@ -24,7 +25,8 @@ COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-run: $(INSTALLED) desk ## run everything in the foreground: Redis, sockets, bridge, recorder, web
+run: ## run everything in the foreground: Redis, sockets, bridge, recorder, web
+	@$(MAKE) --no-print-directory --jobs 2 $(DEMO) desk
 	@$(BIN)/python -m dev.run
 
 desk: ## build the demo's page, if Node is installed
@@ -105,16 +107,18 @@ clean: ## remove everything that was installed or generated
 		demo/frontend/node_modules demo/static $(ASYNCAPI)/node_modules \
 		$(NEXTJS)/node_modules $(NEXTJS)/.next $(NEXTJS)/next-env.d.ts
 
-$(INSTALLED): pyproject.toml constraints.txt
+# The packages of an extra: $(DEMO) for `make run`, $(INSTALLED) for everything else.
+$(VENV)/.%: pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not installed; Python 3.11 or newer is needed." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())')." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 		echo "$(PYTHON) cannot create virtual environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
-	@echo "Setting up $(VENV): installing packages, a minute or so the first time ..."
+	@echo "Setting up $(VENV): installing packages, less than a minute the first time ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--constraint constraints.txt --editable '.[$*]'
+	@touch $@ $(DEMO)  # [dev] holds [demo]
 	@echo "$(VENV) is ready."
 
 client/node_modules/.installed: client/package.json client/package-lock.json
