@@ -54,15 +54,17 @@ def test_version_we_test_with_is_safe(pinned: dict[str, Version], name: str):
     assert pinned[name] >= Version(SAFE[name])
 
 
-@pytest.mark.parametrize("name", SAFE)
+@pytest.mark.parametrize(
+    "name", [name for name in SAFE if name != "django"]
+)  # which a project chooses itself
 def test_nobody_can_install_us_with_a_version_that_is_not(required: dict[str, Requirement], name: str):
     too_old = [
         version
-        for version in ("0.1", "1.0", "2.0", "2.14", "3.0", "4.2.1", "5.2.13")
+        for version in ("0.1", "1.0", "2.0", "2.14", "3.0", "4.2.1")
         if Version(version) < Version(SAFE[name])
     ]
     assert not list(required[name].specifier.filter(too_old, prereleases=True))
-    assert list(required[name].specifier.filter([SAFE[name], "4.3.2", "5.2.19", "5.5.1", "2.15.1"]))
+    assert list(required[name].specifier.filter([SAFE[name], "4.3.2", "5.5.1", "2.15.1"]))
 
 
 # --- What is installed into the images ---------------------------------------------------------------
