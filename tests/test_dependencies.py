@@ -108,7 +108,9 @@ def test_images_are_built_with_one_package_by_its_hashes():
 
 
 INSTALLED = ("realtime", "hub", "portal", "presence")
-FOLDERS = (*INSTALLED, "demo", "dev", "bench", "tests")
+RUN = ("demo", "dev")
+"""What `make run` needs besides: the development tools are not installed for it."""
+FOLDERS = (*INSTALLED, *RUN, "bench", "tests")
 
 
 def _imported(folder: str) -> Iterator[str]:
@@ -127,7 +129,7 @@ def _imported(folder: str) -> Iterator[str]:
 def test_what_is_imported_is_asked_for(project: dict[str, Any], folder: str):
     """And does not come along with something else, for as long as that likes to."""
     extras = project["optional-dependencies"]
-    chosen = ("web", "otel") if folder in INSTALLED else extras
+    chosen = ("web", "otel") if folder in INSTALLED else ("web", "demo") if folder in RUN else extras
     lines = [*project["dependencies"], *chain.from_iterable(extras[name] for name in chosen)]
     asked = {_normal(Requirement(line).name) for line in lines} | {"honcho"}  # `make run` only
     come_from = packages_distributions()
