@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+DEMO := $(VENV)/.demo
+INSTALLED := $(VENV)/.dev
 PEERS := bench/peers
 DESK := demo/static/demo/desk.js
 NODE_IS_NEW_ENOUGH := command -v npm > /dev/null && node -e '\
@@ -14,17 +15,20 @@ LOCK := .run/lock/bin/uv pip compile --quiet --generate-hashes --no-annotate --p
 	--python-platform linux --custom-compile-command "make lock"
 
 # Three processes on two cores: most tests wait for other processes.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-header
+PROCESSES := --numprocesses 3 --dist loadfile --no-header
+PYTEST := $(BIN)/python -m pytest $(PROCESSES)
+FAST := -m "not slow and not needs_browser and not needs_tools and not needs_postgresql and not faults"
 # Only for test-all: coverage doubles the CPU time.
 COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run desk test test-all test-client asyncapi nextjs adopt bench soak attack audit lint lock docs messages format clean
+.PHONY: help run desk test test-all test-versions test-client asyncapi nextjs adopt bench soak attack audit lint lock docs messages format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-run: $(INSTALLED) desk ## run everything in the foreground: Redis, sockets, bridge, recorder, web
+run: ## run everything in the foreground: Redis, sockets, bridge, recorder, web
+	@$(MAKE) --no-print-directory --jobs 2 $(DEMO) desk
 	@$(BIN)/python -m dev.run
 
 desk: ## build the demo's page, if Node is installed
@@ -35,12 +39,16 @@ desk: ## build the demo's page, if Node is installed
 	fi
 
 test: lint ## run the checks that every change must pass
-	@$(PYTEST) -m "not slow and not needs_browser and not needs_tools and not needs_postgresql and not faults"
+	@$(PYTEST) $(FAST)
 
 test-all: lint test-client asyncapi $(DESK) nextjs adopt ## run these and all slower checks, which need more than Python (README, "Testing")
 	@$(PYTEST) $(COVERAGE)
 	@echo "Running the tests that use a database on PostgreSQL ..."
 	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header --quiet -m django_db
+	@$(MAKE) --no-print-directory test-versions
+
+test-versions: .run/versions/uv/.installed ## run what `make test` runs on the lowest and the newest supported versions
+	@$(PYTHON) -m dev.versions $(PROCESSES) --quiet $(FAST)
 
 test-client: client/node_modules/.installed ## check types, tests, size and package of the TypeScript client
 	@npm run --prefix client --silent check
@@ -108,17 +116,25 @@ clean: ## remove everything that was installed or generated
 		demo/frontend/node_modules demo/static $(ASYNCAPI)/node_modules \
 		$(NEXTJS)/node_modules $(NEXTJS)/.next $(NEXTJS)/next-env.d.ts
 
-$(INSTALLED): pyproject.toml constraints.txt
+# The packages of an extra: $(DEMO) for `make run`, $(INSTALLED) for everything else.
+$(VENV)/.%: pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not installed; Python 3.11 or newer is needed." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())')." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 		echo "$(PYTHON) cannot create virtual environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
-	@echo "Setting up $(VENV): installing packages, a minute or so the first time ..."
+	@echo "Setting up $(VENV): installing packages, less than a minute the first time ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--constraint constraints.txt --editable '.[$*]'
+	@touch $@ $(DEMO)  # [dev] holds [demo]
 	@echo "$(VENV) is ready."
+
+.run/versions/uv/.installed:
+	@mkdir -p .run && chmod 700 .run
+	@$(PYTHON) -m venv .run/versions/uv
+	@.run/versions/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
 
 client/node_modules/.installed: client/package.json client/package-lock.json
 	@command -v npm > /dev/null || { echo "npm is not installed; the TypeScript client needs Node 20 or newer." >&2; exit 1; }

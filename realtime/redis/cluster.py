@@ -8,7 +8,7 @@ report: after a failure the given addresses are asked again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import redis
@@ -27,6 +27,8 @@ CONNECTIONS = 1000
 
 
 class _Cluster(AsyncRedisCluster):
+    given: Sequence[AsyncClusterNode] = ()
+
     async def execute_command(self, *arguments: Any, **options: Any) -> Any:
         try:
             return await super().execute_command(*arguments, **options)
@@ -35,38 +37,43 @@ class _Cluster(AsyncRedisCluster):
 
     def failed(self, error: Exception) -> RedisConnectionError:
         """Let the next attempt ask the servers in `REDIS_URL`, too."""
-        for node in self.startup_nodes:
+        for node in self.given:
             self.nodes_manager.startup_nodes.setdefault(node.name, node)
         return RedisConnectionError(str(error))
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> AsyncClusterPipeline:
-        return _Pipeline(self, transaction)  # type: ignore[abstract]
+        given = (transaction,) if transaction else ()  # redis-py 5 has no such argument
+        made = _Pipeline(self, *given)  # type: ignore[abstract]
+        made.failed = self.failed
+        return made
 
 
 class _Pipeline(AsyncClusterPipeline):
-    cluster_client: _Cluster
+    failed: Callable[[Exception], RedisConnectionError]
 
     async def initialize(self) -> AsyncClusterPipeline:
         try:
             return await super().initialize()
         except FAILURES as error:
-            raise self.cluster_client.failed(error) from error
+            raise self.failed(error) from error
 
     async def execute(self, *arguments: Any, **options: Any) -> list[Any]:
         try:
             return await super().execute(*arguments, **options)
         except FAILURES as error:
-            raise self.cluster_client.failed(error) from error
+            raise self.failed(error) from error
 
 
 def client(location: Location, **options: Any) -> aioredis.Redis:
     """A client for asynchronous code, with the methods of `redis.asyncio.Redis` that this project uses."""
+    nodes = [AsyncClusterNode(*node) for node in location.nodes]
     made = _Cluster(
-        startup_nodes=[AsyncClusterNode(*node) for node in location.nodes],
+        startup_nodes=list(nodes),
         require_full_coverage=False,
         reinitialize_steps=0,
         **{"max_connections": CONNECTIONS, **options, **_arguments(location, location.arguments())},
     )
+    made.given = nodes
     return cast(aioredis.Redis, made)
 
 

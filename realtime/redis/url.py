@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 from math import inf
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -27,16 +28,18 @@ SENTINEL_TIMEOUT = 0.5
 
 Address = tuple[str, int]
 
-_POOL_OPTIONS = frozenset({"max_connections", "timeout"})
-_OPTIONS = _POOL_OPTIONS | {
+_POOL_OPTIONS: dict[str, Callable[[Any], float]] = {"max_connections": int, "timeout": float}
+_OPTIONS = frozenset(_POOL_OPTIONS) | {
     *("db", "username", "password", "client_name", "protocol"),
     *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
 }
 _TLS_OPTIONS = frozenset(
     {f"ssl_{name}" for name in ("ca_certs", "ca_data", "cert_reqs", "certfile", "keyfile", "check_hostname")}
 )
-_TLS_OPTIONS_OF_ONE_SERVER = frozenset({"ssl_ca_path", "ssl_ciphers", "ssl_password"})
-"""redis-py's client for a Cluster does not have them."""
+_TLS_OPTIONS_OF_ONE_SERVER = frozenset({"ssl_ca_path", "ssl_ciphers", "ssl_password"}) & set(
+    signature(aioredis.SSLConnection.__init__).parameters
+)
+"""redis-py's client for a Cluster does not have them, and older versions of redis-py have not all of them."""
 _LEAST = {"db": 0, "health_check_interval": 0, "max_connections": 1}
 LEAST_TIMEOUT = 0.4
 """Seconds: a bridge waits up to half of it in Redis for an entry (`realtime.bridge.stream_delivery.READ_BLOCK`)."""
@@ -71,7 +74,8 @@ class Location:
     def pool_arguments(self) -> dict[str, Any]:
         """The arguments of connection pools."""
         parsed = redis.connection.parse_url(self.url)  # type: ignore[no-untyped-call]
-        return {name: parsed[name] for name in _POOL_OPTIONS & parsed.keys()}
+        # redis-py 5 leaves a time-out as text.
+        return {name: kind(parsed[name]) for name, kind in _POOL_OPTIONS.items() if name in parsed}
 
     def _arguments(
         self, parsed: dict[str, Any], kinds: Any, primary: Callable[[], Any], greet: Callable[[Any], Any]
@@ -90,10 +94,15 @@ class Location:
     async def primary(self) -> Address:
         """The address of the primary, from the first Sentinel that answers. Raises `redis.RedisError`."""
         retry = AsyncRetry(NoBackoff(), 0)
-        options = {**self.sentinel_options, "retry": retry}
-        async with redis.asyncio.sentinel.Sentinel(self.sentinels, sentinel_kwargs=options) as sentinel:  # type: ignore[no-untyped-call]
+        sentinel = redis.asyncio.sentinel.Sentinel(
+            self.sentinels, sentinel_kwargs={**self.sentinel_options, "retry": retry}
+        )  # type: ignore[no-untyped-call]
+        try:
             host, port = await sentinel.discover_master(self.service)
             return host, port
+        finally:
+            for each in sentinel.sentinels:
+                await each.aclose()
 
     def sync_primary(self) -> Address:
         """`primary` from synchronous code."""

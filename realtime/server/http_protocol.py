@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol, bounded in what one connection can make it read, keep and wait for.
 
-`runsockets` and `runweb` serve with it. `HttpToolsProtocol` is no public API: uvicorn's minor version is pinned, and a
-test fails when what is relied on here changes.
+`runsockets` and `runweb` serve with it. `HttpToolsProtocol` is no public API: a test fails when what is relied on here
+changes.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 5
 START_SECONDS = 30.0
+TESTED = (0, 54)
+"""The newest version of uvicorn that was tested. Its protocol classes, from which ours derive, are no public API."""
 
 
 class Server(uvicorn.Server):
@@ -170,8 +172,17 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def warn_of_a_newer_uvicorn() -> None:
+    """Log a warning if the installed uvicorn is newer than what was tested."""
+    major, minor, *_ = uvicorn.__version__.split(".")
+    if (int(major), int(minor)) > TESTED:
+        tested = ".".join(map(str, TESTED))
+        logger.warning("uvicorn %s is newer than %s, the newest that was tested", uvicorn.__version__, tested)
+
+
 def serve(host: str, port: int, workers: int = 1) -> None:
     """Serve until SIGTERM or SIGINT. Raises `OSError` when the address cannot be bound."""
+    warn_of_a_newer_uvicorn()
     raise_file_limit()
     sock = bind(host, port)
     config = configuration(host, port, workers)

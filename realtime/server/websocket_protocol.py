@@ -1,7 +1,6 @@
 """uvicorn's WebSocket protocol, bounded in what a client can make it do, and light for clients that stay connected.
 
-`WebSocketsSansIOProtocol` is no public API: uvicorn's minor version is pinned, and a test fails when what is relied on
-here changes.
+`WebSocketsSansIOProtocol` is no public API: a test fails when what is relied on here changes.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN, Protocol
+from websockets.version import version as websockets_version
 
 from realtime.conf import conf
 from realtime.connections.frame_outlet import BEHIND_SECONDS, EXTENSION
@@ -31,6 +31,9 @@ CUT_SECONDS = 2.0
 """The time that a peer has to read the close frame before it is cut off."""
 WEIGHT_BYTES = 8 * 1024
 """A large message counts as one more event for each of this many bytes."""
+
+_VALUE = ("latin-1",) if websockets_version >= "17.0" else ("ascii", "surrogateescape")
+"""How `websockets` decodes a header's value, and uvicorn encodes it again."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -57,7 +60,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handshake_received(self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Answer a request for a WebSocket, whose head was read."""
         try:
-            named = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in headers])
+            named = Headers([(name.decode("ascii"), value.decode(*_VALUE)) for name, value in headers])
             request = Request(target.decode("ascii"), named, method)
         except ValueError:
             # Bytes outside ASCII in the request line or a header's name.

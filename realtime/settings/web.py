@@ -3,6 +3,7 @@
 import os
 from datetime import timedelta
 
+import django
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.extras import require
@@ -29,7 +30,9 @@ except ValueError as error:
     ) from error
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # The web side and the recorder write to the same file: each waits for the other from the start of a transaction.
-    DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE", "timeout": 20}
+    # (Django 4.2 cannot do that. There a transaction that reads first may fail while the other side writes.)
+    _mode = {"transaction_mode": "IMMEDIATE"} if django.VERSION >= (5, 1) else {}
+    DATABASES["default"]["OPTIONS"] = {**_mode, "timeout": 20}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [

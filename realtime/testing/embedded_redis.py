@@ -122,6 +122,8 @@ class EmbeddedRedis:
         return redis.Redis.from_url(self.url)
 
     def _answers(self) -> bool:
+        if not self.socket.exists():
+            return False
         try:
             with self.client() as client:
                 return bool(client.ping())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from inspect import signature
+
 import pytest
 import redis
 from redis import asyncio as aioredis
@@ -112,6 +114,13 @@ SCHEMES = {
 }
 
 
+NOT_IN_REDIS_PY_5 = " ".join(
+    f"{name}=x"
+    for name in ("ssl_password", "ssl_ca_path")
+    if name in signature(aioredis.SSLConnection).parameters
+)
+
+
 def names(schemes: str, options: str) -> list[tuple[str, str]]:
     return [(scheme.strip(), option) for scheme in schemes.split(",") for option in options.split()]
 
@@ -129,7 +138,7 @@ def names(schemes: str, options: str) -> list[tuple[str, str]]:
         *names(
             "rediss, tls sentinel, tls cluster", "ssl_ca_certs=/ca ssl_cert_reqs=none ssl_check_hostname=0"
         ),
-        *names("rediss, tls sentinel", "ssl_password=x ssl_ca_path=/certs"),
+        *names("rediss, tls sentinel", NOT_IN_REDIS_PY_5),
         *names("sentinel, tls sentinel", "sentinel_username=me sentinel_password=%40"),
     ],
 )

@@ -9,7 +9,6 @@ import logging
 import resource
 import socket
 import threading
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from presence import store
 from realtime.redis.client import client
 from realtime.server import uvicorn_server as server
 from realtime.server.uvicorn_server import (
+    TESTED,
     Server,
     WebSocketProtocol,
     Worker,
@@ -41,13 +41,28 @@ from tests.server.serving import opened
 # --- What we rely on in uvicorn ----------------------------------------------------------------------
 
 
-def test_uvicorn_is_pinned_to_the_minor_version_these_tests_know():
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    (pin,) = [line for line in project["optional-dependencies"]["server"] if line.startswith("uvicorn")]
-    assert pin == "uvicorn>=0.54,<0.55"
-    assert uvicorn.__version__.startswith("0.54.")
+def test_pinned_uvicorn_is_the_newest_that_is_called_tested():
+    pins = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
+    (pin,) = [line for line in pins if line.startswith("uvicorn==")]
+    assert pin.startswith("uvicorn=={}.{}.".format(*TESTED))
 
 
+@pytest.mark.parametrize(
+    ("version", "is_warned"), [("0.53.0", False), ("0.54.9", False), ("0.55.0", True), ("1.0", True)]
+)
+def test_newer_uvicorn_is_named_in_one_warning(monkeypatch, caplog, version: str, is_warned: bool):
+    monkeypatch.setattr(uvicorn, "__version__", version)
+    with caplog.at_level(logging.WARNING):
+        server.warn_of_a_newer_uvicorn()
+    sentence = f"uvicorn {version} is newer than 0.54, the newest that was tested"
+    assert caplog.messages == [sentence] * is_warned
+
+
+READ = ("0.53.", "0.54.")
+"""The versions whose source was read. On others only the tests of behaviour say whether this project works."""
+
+
+@pytest.mark.skipif(not uvicorn.__version__.startswith(READ), reason="its source was not read")
 @pytest.mark.parametrize(
     ("owner", "name", "digest"),
     [
