@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 import typing
@@ -54,9 +55,8 @@ def annotated_ack(event: str, handler: Callable[..., Any]) -> Any:
 def _signature(handler: Callable[..., Any]) -> inspect.Signature:
     """The signature, without evaluating its annotations."""
     if sys.version_info >= (3, 14):
-        from annotationlib import Format  # noqa: PLC0415
-
-        return inspect.signature(handler, annotation_format=Format.FORWARDREF)
+        forward = importlib.import_module("annotationlib").Format.FORWARDREF
+        return inspect.signature(handler, annotation_format=forward)
     return inspect.signature(handler)
 
 
