@@ -29,6 +29,7 @@ SIDES = {
     "runsockets": "sockets",
     "runbridge": "sockets",
     "runrecorder": "web",
+    "runoutbox": "web",
     "runweb": "web",
     "migrate": "web",
 }
@@ -284,7 +285,7 @@ def test_upgrade_takes_no_pod_away_before_the_new_one_is_ready():
 def test_database_is_migrated_by_one_job_for_which_the_web_side_waits():
     job = MANIFESTS["Job", "realtime-migrate"]["spec"]
     assert (job["parallelism"], job["completions"]) == (1, 1)
-    for name in ("realtime-web", "realtime-recorder"):
+    for name in ("realtime-web", "realtime-recorder", "realtime-outbox"):
         [waiting] = PODS[name]["initContainers"]
         assert waiting["command"] == ["python", "manage.py", "migrate", "--check"]
 
