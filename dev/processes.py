@@ -15,7 +15,13 @@ from honcho.process import Popen, Process
 
 from realtime.testing.embedded_redis import die_with
 
-PROCESSES = {"sockets": "runsockets", "bridge": "runbridge", "recorder": "runrecorder", "web": "runweb"}
+PROCESSES = {
+    "sockets": "runsockets",
+    "bridge": "runbridge",
+    "recorder": "runrecorder",
+    "outbox": "runoutbox",
+    "web": "runweb",
+}
 """By name, the management command of each process. Each prints `ready`."""
 
 

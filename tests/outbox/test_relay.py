@@ -200,3 +200,23 @@ def test_old_messages_are_pruned(tmp_path: Path, redis_url: str):
         threading.Event().wait(1.1)
         assert "default: 3 dropped" in stack.run("manage.py", "pruneoutbox", "--older-than", "1").stdout
         assert "default: 0 dropped" in stack.run("manage.py", "pruneoutbox", "--older-than", "0").stdout
+
+
+PATIENT = """
+import django
+django.setup()
+from django.core.management import call_command
+from realtime.outbox import listening
+listening.POLL = 600.0
+call_command("runoutbox")
+"""
+
+
+@pytest.mark.needs_postgresql
+def test_relay_is_told_by_postgresql_of_what_a_request_could_not_send(tmp_path: Path, redis_url: str):
+    """It would look by itself only after ten minutes."""
+    with Cluster() as cluster, backbone(tmp_path, redis_url, DATABASE_URL=cluster.url()) as stack:
+        stack.start("relay", "-c", PATIENT, DJANGO_SETTINGS_MODULE="realtime.settings.web")
+        for first in (0, 3):
+            stack.publish(first, 3, REDIS_URL=CLOSED)
+            until(lambda first=first: stack.published() == expected(first + 3))  # type: ignore[misc]
