@@ -11,7 +11,7 @@ os.environ.setdefault("REALTIME_PRESENCE_RETENTION", "0")  # the tests' dates gr
 
 from realtime.settings.web import *  # noqa: F403
 
-INSTALLED_APPS = [*INSTALLED_APPS, "realtime.server", "realtime.outbox"]  # noqa: F405  (one process is every side)
+INSTALLED_APPS = [*INSTALLED_APPS, "realtime.server"]  # noqa: F405  (one process is every side)
 WHITENOISE_AUTOREFRESH = True  # no collectstatic before tests
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a good one takes its time, by design
 

@@ -47,7 +47,7 @@ INSTALLED_APPS = [
     "realtime",
     "realtime.web",
     "presence",
-    *(["demo"] if DEBUG else []),
+    *(["demo", "realtime.outbox"] if DEBUG else []),  # the demo is a backbone
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

@@ -153,7 +153,7 @@ def test_every_acknowledgement_is_described_on_the_page():
 
 OWN_SETTINGS = """
 INSTALLED_APPS = ["realtime"]
-REALTIME = {"NAMESPACES": ["hub.namespace.HUB"], "EVENTS": ["shop_events"]}
+REALTIME = {"NAMESPACES": ["realtime.namespaces.hub.HUB"], "EVENTS": ["shop_events"]}
 """
 OWN_EVENTS = """
 from realtime.protocol.catalogue import server_event

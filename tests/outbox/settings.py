@@ -2,4 +2,4 @@
 
 from realtime.settings.web import *  # noqa: F403
 
-INSTALLED_APPS = [*INSTALLED_APPS, "realtime.outbox"]  # noqa: F405
+INSTALLED_APPS = [*dict.fromkeys([*INSTALLED_APPS, "realtime.outbox"])]  # noqa: F405
