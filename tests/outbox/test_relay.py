@@ -220,3 +220,43 @@ def test_relay_is_told_by_postgresql_of_what_a_request_could_not_send(tmp_path: 
         for first in (0, 3):
             stack.publish(first, 3, REDIS_URL=CLOSED)
             until(lambda first=first: stack.published() == expected(first + 3))  # type: ignore[misc]
+
+
+TWO = """
+import django
+django.setup()
+import contextlib
+from django.db import transaction
+from realtime.publisher import publish
+def say(number, using):
+    publish("thread:message", {"thread_id": 1, "message_id": number}, using=using)
+with transaction.atomic(using="other"):
+    with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+        say(1, "default")
+        say(2, "other")
+        raise ZeroDivisionError
+    say(3, "other")
+with contextlib.suppress(ZeroDivisionError), transaction.atomic(using="other"):
+    with transaction.atomic():
+        say(4, "other")
+        say(5, "default")
+    raise ZeroDivisionError
+"""
+
+
+@pytest.mark.parametrize("is_redis_there", [True, False])
+def test_two_databases_commit_and_roll_back_each_its_own(
+    is_redis_there: bool, tmp_path: Path, redis_url: str
+):
+    env = {
+        "DJANGO_SETTINGS_MODULE": "tests.outbox.two",
+        "OTHER_URL": f"sqlite:///{tmp_path / 'other.sqlite3'}",
+    }
+    with sqlite_url() as url, backbone(tmp_path, redis_url, DATABASE_URL=url) as stack:
+        stack.run("manage.py", "migrate", "-v0", "--database", "other", **env)
+        stack.run("-c", TWO, **env, **({} if is_redis_there else {"REDIS_URL": CLOSED}))
+        databases = ("--database", "default", "--database", "other")
+        if not is_redis_there:
+            stack.start("relay", str(ROOT / "manage.py"), "runoutbox", *databases, **env)
+        until(lambda: sorted(stack.published().get(1, [])) == [2, 3, 5])
+        assert [number for number in stack.published()[1] if number != 5] == [2, 3]
