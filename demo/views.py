@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from django.contrib.auth.models import User
 from django.contrib.staticfiles import finders
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 from redis.exceptions import RedisError
@@ -66,7 +66,10 @@ class DeskAuthentication(JWTAuthentication):
     def get_user(self, validated_token: Token) -> Any:
         try:
             return super().get_user(validated_token)
-        except ValueError as error:  # `issuetoken --user x`: valid for a socket, but not a user of the demo
+        except (
+            ValueError,
+            OverflowError,
+        ) as error:  # `issuetoken --user x`: valid for a socket, but not a user of the demo
             raise AuthenticationFailed("User not found", code="user_not_found") from error
 
 
@@ -86,7 +89,10 @@ class DeskView(APIView):
     def conversation(self, pk: int) -> Conversation:
         """The conversation; 404 also for one that the user may not see, so that its existence stays private."""
         visible = Conversation.objects.visible_to(self.user).select_related("customer", "attendant")
-        return get_object_or_404(visible, pk=pk)
+        try:
+            return get_object_or_404(visible, pk=pk)
+        except OverflowError as error:  # Django 4.2 asks SQLite for any number
+            raise Http404 from error
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, RedisError):

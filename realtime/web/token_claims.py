@@ -141,7 +141,7 @@ def _user_of(refresh: SessionToken) -> Any:
     users = get_user_model()
     try:
         user = users.objects.get(**{api_settings.USER_ID_FIELD: refresh.get(api_settings.USER_ID_CLAIM)})
-    except (users.DoesNotExist, ValueError, TypeError) as error:
+    except (users.DoesNotExist, ValueError, TypeError, OverflowError) as error:
         raise AuthenticationFailed("User not found", "user_not_found") from error
     if not api_settings.USER_AUTHENTICATION_RULE(user):
         raise AuthenticationFailed("No active account found for the given token.", "no_active_account")

@@ -19,6 +19,7 @@ from signal import SIGTERM, Signals
 from typing import Any, Self
 from uuid import uuid4
 
+import django
 import jwt
 import pytest
 import redis
@@ -33,6 +34,8 @@ from tests.asking import Asking, matching
 from tests.asking import eventually as eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+SHELL = ("shell", "--no-imports") if django.VERSION >= (5, 2) else ("shell",)
+"""The command that runs Python code. It prints nothing of its own."""
 SERVERS = ("uvicorn", pytest.param("daphne", marks=pytest.mark.slow))
 """Who serves the sockets. What is the same by daphne is proved again by daphne, but not with every change."""
 QUIET = 0.4

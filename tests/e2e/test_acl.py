@@ -16,7 +16,7 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import ROOT, Stack, backbone, eventually, unique
+from tests.e2e.harness import ROOT, SHELL, Stack, backbone, eventually, unique
 from tests.servers import Cluster
 
 RECIPE = re.findall(r"^ACL SETUSER .*$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
@@ -129,7 +129,7 @@ def test_backbone_is_told_who_is_online(restricted: Stack, users: Users):
     asked = manage(
         restricted,
         users.url("backbone"),
-        *("shell", "--no-imports", "-c", "from realtime.publisher import online; print(online('nobody'))"),
+        *(*SHELL, "-c", "from realtime.publisher import online; print(online('nobody'))"),
     )
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip().endswith("[]")
@@ -157,7 +157,7 @@ def test_admin_asks_the_sockets_and_discards_dead_letters_as_web(restricted: Sta
         f"discard(['{letter}'])\n"
         "print(len(instances().answers), len(instances().silent), len(read(1000)) >= 0)"
     )
-    asked = manage(restricted, users.url("web"), "shell", "--no-imports", "-c", program)
+    asked = manage(restricted, users.url("web"), *SHELL, "-c", program)
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip().endswith("1 0 True")
     assert not restricted.redis.xrange("realtime:dead", letter, letter)
@@ -236,7 +236,7 @@ def test_tokens_are_renewed_as_web(restricted: Stack, users: Users):
         "from realtime.auth.revocation import disconnected_for, is_token_revoked\n"
         "print(disconnected_for('hub', 'x') > 1e9, disconnected_for('hub', 'y'), is_token_revoked('x'))"
     )
-    asked = manage(restricted, users.url("web"), "shell", "--no-imports", "-c", program)
+    asked = manage(restricted, users.url("web"), *SHELL, "-c", program)
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip().endswith("True None False")
 

@@ -15,7 +15,7 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.e2e.harness import PATIENCE, ROOT, Stack, free_port
+from tests.e2e.harness import PATIENCE, ROOT, SHELL, Stack, free_port
 
 PEOPLE = """
 from django.contrib.auth.models import User
@@ -30,7 +30,7 @@ class Desk(Stack):
     def begin(self) -> Desk:
         self.web_port = free_port()
         self.manage("migrate", "--verbosity", "0")
-        self.manage("shell", "--no-imports", "-c", PEOPLE)
+        self.manage(*SHELL, "-c", PEOPLE)
         self.start_all()
         self.start("runweb", WEB_PORT=str(self.web_port))
         return self
@@ -109,13 +109,13 @@ async def test_session_renews_again_and_again_with_what_the_user_is_now(desk: De
     pair = desk.login("eva")
     assert claims(pair["access"])["role"] == "attendant"
     change = "from django.contrib.auth.models import User; u = User.objects.get(username='eva'); "
-    desk.manage("shell", "--no-imports", "-c", change + "u.is_staff = False; u.save()")
+    desk.manage(*SHELL, "-c", change + "u.is_staff = False; u.save()")
     first, pair = pair, desk.renew(pair)[1]
     assert claims(pair["access"])["role"] == "customer"
     assert (await desk.handshake(token=pair["access"])).status == 403
     assert desk.renew(first)[0] == 401
     pair = desk.renew(pair)[1]
-    desk.manage("shell", "--no-imports", "-c", change + "u.set_password('other'); u.save()")
+    desk.manage(*SHELL, "-c", change + "u.set_password('other'); u.save()")
     status, answer = desk.renew(pair)
     assert (status, answer["code"]) == (401, "password_changed")
 
