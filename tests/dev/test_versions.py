@@ -33,13 +33,13 @@ def test_python_that_runs_this_is_found():
 
 def test_python_that_does_not_run_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As pyenv's shims of versions that are not chosen."""
-    executable(tmp_path, "python3.14", "exit 127")
+    executable(tmp_path, "python3.13", "exit 127")
     executable(tmp_path, "python3.12", "echo 3.12.99")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     assert find_pythons().keys() == {HERE, "3.12"}
-    executable(tmp_path, "python3.14", "echo 3.14.0")
-    assert list(find_pythons())[-1] == "3.14"
+    executable(tmp_path, "python3.13", "echo 3.13.0")
+    assert list(find_pythons())[-1] == "3.13"
 
 
 def test_lowest_run_on_the_lowest_python_and_newest_on_the_newest():
@@ -89,7 +89,7 @@ def test_what_cannot_be_installed_is_one_sentence(tmp_path: Path, monkeypatch, c
 def test_no_python_at_all_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(versions, "find_pythons", dict)
     assert main([]) == 2
-    assert capsys.readouterr().err == "None of the Pythons 3.11, 3.12, 3.13, 3.14 was found.\n"
+    assert capsys.readouterr().err == "None of the Pythons 3.11, 3.12, 3.13 was found.\n"
 
 
 @pytest.mark.parametrize(("status", "passes"), [(0, True), (1, False)])
