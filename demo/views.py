@@ -11,7 +11,6 @@ from django.contrib.staticfiles import finders
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
-from redis.exceptions import RedisError
 from rest_framework import serializers, status
 from rest_framework.parsers import JSONParser
 from rest_framework.permissions import IsAuthenticated
@@ -93,13 +92,6 @@ class DeskView(APIView):
             return get_object_or_404(visible, pk=pk)
         except OverflowError as error:  # Django 4.2 asks SQLite for any number
             raise Http404 from error
-
-    def handle_exception(self, exc: Exception) -> Response:
-        if isinstance(exc, RedisError):
-            # After the commit: nothing is lost, and other clients get it with their next fetch.
-            detail = "Saved, but it could not be announced: Redis does not answer."
-            return Response({"detail": detail}, status=status.HTTP_503_SERVICE_UNAVAILABLE)
-        return super().handle_exception(exc)
 
 
 class ConversationInput(serializers.Serializer[Any]):

@@ -47,7 +47,7 @@ class Versions:
 
     def install(self) -> None:
         """Make the virtual environment, or bring it up to date. Raises `CannotTest`."""
-        _uv(
+        uv(
             "venv",
             "--allow-existing",
             "--no-python-downloads",
@@ -56,12 +56,12 @@ class Versions:
             str(self.environment),
         )
         constraints = [] if self.extras is None else ["--constraint", str(self._lowest(self.extras))]
-        _uv("pip", "install", *self._target, "--upgrade", *constraints, "--editable", ".[dev]")
+        uv("pip", "install", *self._target, "--upgrade", *constraints, "--editable", ".[dev]")
 
     def _lowest(self, extras: Sequence[str]) -> Path:
         file = FOLDER / f"{self.name}.txt"
         chosen = [part for extra in extras for part in ("--extra", extra)]
-        _uv(
+        uv(
             *("pip", "compile", "--resolution", "lowest-direct", "--python", str(self.python), *chosen),
             *("--no-header", "--no-annotate", "--output-file", str(file), "pyproject.toml"),
         )
@@ -69,7 +69,7 @@ class Versions:
 
     def describe(self) -> str:
         """One line: the versions that matter most."""
-        lines = _uv("pip", "freeze", *self._target).splitlines()
+        lines = uv("pip", "freeze", *self._target).splitlines()
         installed = dict(line.split("==") for line in lines if "==" in line)
         shown = [f"{name} {installed[name]}" for name in SHOWN if name in installed]
         return f"{self.name}: Python {_version(self.python)}, {', '.join(shown)}"
@@ -117,7 +117,8 @@ def plan(pythons: dict[str, Path]) -> list[Versions]:
     ]
 
 
-def _uv(*arguments: str) -> str:
+def uv(*arguments: str) -> str:
+    """What uv prints. Raises `CannotTest` when it fails."""
     command = [str(UV), "--quiet", "--no-progress", *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:

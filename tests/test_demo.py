@@ -17,6 +17,7 @@ from demo.models import Conversation, Message, Status
 from demo.views import DeskTokenSerializer
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
+from realtime.outbox.models import OutboxMessage
 
 # The demo is only routed while DEBUG is on, which pytest-django turns off.
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("demo.urls")]
@@ -157,14 +158,14 @@ def test_refused_request_publishes_nothing(ana: Person, carla: Person, published
     assert published() == before
 
 
-def test_message_that_could_not_be_announced_is_saved_and_said_to_be(ana: Person, carla: Person, settings):
+def test_message_that_cannot_be_announced_is_saved_and_waits(ana: Person, carla: Person, settings):
     thread = carla.opens()
     ana.post(f"{thread}/take/")
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
     answer = carla.post(f"{thread}/messages/", body="Hello?")
-    assert answer.status_code == 503
-    assert "Saved" in answer.json()["detail"]
+    assert answer.status_code == 201
     assert Message.objects.get().body == "Hello?"
+    assert OutboxMessage.objects.get().event == "thread:message"
 
 
 # --- What each user sees -------------------------------------------------------------------------

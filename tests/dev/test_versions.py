@@ -8,7 +8,7 @@ import pytest
 
 from dev import versions
 from dev.versions import Versions, find_pythons, main, plan
-from tests.dev.test_embedded_redis import executable
+from tests.testing.test_embedded_redis import executable
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = {"3.11": Path("/python3.11"), "3.12": Path("/python3.12"), "3.13": Path("/python3.13")}
@@ -23,7 +23,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         asked.append(arguments)
         return "django==4.2.30\nredis==5.2.1\n-e file:///here\n" if "freeze" in arguments else ""
 
-    monkeypatch.setattr(versions, "_uv", uv)
+    monkeypatch.setattr(versions, "uv", uv)
     return asked
 
 

@@ -46,7 +46,7 @@ async def test_published_event_reaches_the_team_and_no_customer(product: Stack):
         script = f"import django; django.setup()\n{block('publish')}"
         subprocess.run(
             [sys.executable, "-c", script],
-            env={**product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"},
+            env={**product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.sockets"},
             cwd=ROOT,
             check=True,
         )

@@ -113,7 +113,7 @@ class Frames:
         return [*published, emitted, {"event": "ack", "id": 1, "data": answer}]
 
     async def _from_python(self, client: Client) -> dict[str, Any]:
-        env = {**self._product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"}
+        env = {**self._product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.sockets"}
         subprocess.run([sys.executable, "-c", FROM_PYTHON, self.thread], cwd=ROOT, env=env, check=True)
         return await client.expect("order:changed")
 

@@ -331,7 +331,7 @@ def test_disconnect_needs_its_own_permission(client: Client):
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("without_redis")
+@pytest.mark.usefixtures("without_redis", "without_outbox")
 def test_disconnect_while_redis_is_down_is_said_and_leaves_no_log_entry(admin_client: Client):
     response = disconnect(admin_client, make_record())
     assert "Redis does not answer: not all users were disconnected." in texts(response)

@@ -23,7 +23,7 @@ from realtime.bridge import stream_delivery
 from realtime.connections import user_limit
 from realtime.layers import history
 from realtime.protocol.publication import Draft
-from realtime.publisher import publish
+from realtime.publisher import apublish
 from realtime.redis import client as redis
 from realtime.redis import cluster, pubsub
 from realtime.redis.client import client, key, mget, sync_client
@@ -153,6 +153,7 @@ async def test_batch_that_goes_over_pipes_ends_with_them():
         await history.send_append(pipes, [everywhere("2")], cursor=cursor)
 
 
+@pytest.mark.usefixtures("without_outbox")
 async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
     rooms = [await Room().enter(f"thread:{number}") for number in range(12)]
     attendants = await Room().enter("presence:attendants")
@@ -160,7 +161,7 @@ async def test_bridge_delivers_from_streams_on_different_servers(layer: Any):
         store.apply_sync(HUB, [{"does": "sweep"}])
         await store.apply(HUB, [ANA_CONNECTS], Caller("n", registers=True))
         for number in range(12):
-            publish("thread:message", {"thread_id": number, "message_id": 1})
+            await apublish("thread:message", {"thread_id": number, "message_id": 1})
             await add("thread:message", {"thread_id": number, "message_id": 2})
         for room in rooms:
             assert await room.message_ids(2) == ["1", "2"]

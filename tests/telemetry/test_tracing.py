@@ -71,8 +71,9 @@ def identity(span: ReadableSpan) -> int:
     return context.span_id
 
 
+@pytest.mark.usefixtures("without_outbox")
 async def test_trace_of_a_message_goes_from_the_backbone_to_the_fan_out(spans: Spans, monkeypatch):
-    monkeypatch.setattr(publisher.transaction, "get_connection", lambda: NoTransaction)
+    monkeypatch.setattr(publisher.transaction, "get_connection", lambda using: NoTransaction)
     async with bridging(), connected() as ana:
         await ana.call("join:thread", {"thread_id": "42"})
         await sync_to_async(publisher.publish)("thread:message", {"thread_id": "42", "message_id": "1"})
