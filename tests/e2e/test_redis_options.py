@@ -114,7 +114,7 @@ def manage(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
-        env={**stack.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.sockets"},
+        env={**stack.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"},
         capture_output=True,
         text=True,
         check=False,

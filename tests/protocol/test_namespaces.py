@@ -318,8 +318,8 @@ def test_example_of_the_docstring_is_one(register: Register):
 
 
 def test_kernel_names_neither_of_our_namespaces():
-    # The console script names the packages, the examples of the publisher use them, and the client is another program.
-    others = {"namespaces", "settings", "cli.py", "publisher.py", "client"}
+    # The wiring and the examples of the publisher name them; the client and the test tools are other programs.
+    others = {"namespaces", "settings", "cli.py", "publisher.py", "client", "testing"}
     default = re.escape(f"    namespaces: tuple[str, ...] = {Conf().namespaces!r}\n".replace("'", '"'))
     for path in (ROOT / "realtime").rglob("*.py"):
         if others.isdisjoint(path.relative_to(ROOT).parts):
