@@ -24,7 +24,7 @@ def with_sockets(
     `application` answers every request that is not for the sockets: that of the project's pages, as
     `get_asgi_application()` returns it. `websocket`, if given, gets the WebSockets that are for no namespace; without
     it, they are refused. `endpoints=False` leaves the paths `/healthz`, `/readyz`, `/metrics` and `/asyncapi.json` to
-    the project. With `REALTIME_INLINE=1` the process also runs the bridge.
+    the project. With `REALTIME_INLINE=1` the process also runs the bridge, and the relays of an outbox.
 
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "team.settings")
         application = with_sockets(get_asgi_application())

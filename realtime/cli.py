@@ -6,6 +6,7 @@ What a user can get wrong (a name, a setting, a package that is not installed) i
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from argparse import ArgumentParser
@@ -202,9 +203,33 @@ def _run_command(arguments: list[str], module: str | None, path: str | None) -> 
         raise Unusable(f"expected a command first, got {name}; {_program()} --help lists the commands")
     command = command_of(name)
     _find_modules(path)
+    hint = "" if module or ENVIRONMENT in os.environ else _hint(command)
     if module:
         os.environ[ENVIRONMENT] = module
-    module = os.environ.setdefault(ENVIRONMENT, command.settings)
+    try:
+        _run_with_settings(os.environ.setdefault(ENVIRONMENT, command.settings), command, name, rest)
+    except (ImproperlyConfigured, Unusable) as error:
+        if not hint:
+            raise
+        kind = Unusable if isinstance(error, Unusable) else ImproperlyConfigured
+        raise kind(f"{error}. {hint}") from error
+    except SystemExit as end:  # Django has said what is wrong
+        if end.code and hint:
+            print(hint, file=sys.stderr)
+        raise
+
+
+def _hint(command: Command) -> str:
+    """What to say after an error in the folder of a project, where a user may mean its settings; else empty."""
+    manage = Path("manage.py")
+    if not manage.is_file() or Path.cwd() == ROOT:
+        return ""
+    found = re.search(rf"""{ENVIRONMENT}["'], *["']([\w.]+)["']""", manage.read_text(errors="replace"))
+    theirs = found[1] if found else "MODULE"
+    return f"The settings were {command.settings}; for those of your project add --settings {theirs}"
+
+
+def _run_with_settings(module: str, command: Command, name: str, rest: Sequence[str]) -> None:
     try:
         _load_settings(module, command)
     except (ImproperlyConfigured, Unusable) as error:
@@ -242,7 +267,7 @@ def _set_up(command: Command) -> None:
         django.setup()
 
 
-def _execute(name: str, command: Command, arguments: list[str]) -> None:
+def _execute(name: str, command: Command, arguments: Sequence[str]) -> None:
     app = get_commands().get(command.name)
     if app is None and command.name == name:
         raise Unusable(f"there is no command {name}; {_program()} --help lists the commands")

@@ -20,6 +20,7 @@ from realtime.conf import Conf
 from realtime.connections.drain import LAST_SECONDS
 from realtime.protocol.namespaces import namespaces
 from realtime.server.uvicorn_server import SHUTDOWN_SECONDS
+from tests.blocks import only
 from tests.dockerfile import Step, lineage, parse
 from tests.e2e.harness import ROOT
 from tests.example_environment import variables
@@ -95,10 +96,7 @@ def test_compose_file_follows_its_schema():
 
 def ingress() -> dict[str, Any]:
     """The example of docs/deployment.md."""
-    page = (ROOT / "docs" / "deployment.md").read_text()
-    blocks = re.findall(r"(?ms)^ *```yaml\n(.*?)^ *```", page)
-    [text] = [block for block in blocks if "kind: Ingress" in block]
-    found: dict[str, Any] = yaml.safe_load(text)
+    found: dict[str, Any] = yaml.safe_load(only("deployment.md", "yaml", "kind: Ingress"))
     return found
 
 

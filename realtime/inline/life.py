@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+
+from django.apps import apps
 
 from realtime.connections.handshake import Message, Receive, Send
 from realtime.inline.delivery import deliver
@@ -17,6 +20,17 @@ END_SECONDS = 4.0
 """The longest time that the end of a process waits until this instance has left."""
 
 
+def inline_work() -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    """What runs inside, by name: the bridge, and `run_inline` of each installed app that has one (its `AppConfig`).
+
+    This module cannot import them: a process that only serves sockets knows nothing of the outbox.
+    """
+    yield "inline bridge", deliver
+    for app in apps.get_app_configs():
+        if work := getattr(app, "run_inline", None):
+            yield f"inline {app.label}", work
+
+
 class Life:
     """What the instance of one event loop does besides answering. A server without lifespan (daphne) gets one here."""
 
@@ -25,28 +39,29 @@ class Life:
         self._task: asyncio.Task[None] | None = None
         self._messages: list[Message] = [{"type": "lifespan.startup"}]
         self._is_over = asyncio.Event()
-        self._bridge = TaskSet()
+        self._inside = TaskSet()
 
     async def run(self, scope: Any, receive: Receive, send: Send, *, is_inline: bool) -> None:
-        """The lifespan, with the bridge inside if that is asked for."""
+        """The lifespan, with the bridge and the relays of an outbox inside if that is asked for."""
         self._has_begun = True
         if is_inline:
-            self._bridge.supervise("inline bridge", deliver)
+            for name, work in inline_work():
+                self._inside.supervise(name, work)
 
         async def receive_and_stop() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                await self._stop_bridge()
+                await self._stop_inside()
             return message
 
         try:
             await lifespan(scope, receive_and_stop, send)
         finally:
-            self._bridge.cancel()
+            self._inside.cancel()
 
-    async def _stop_bridge(self) -> None:
-        self._bridge.cancel()
-        await self._bridge.ended()
+    async def _stop_inside(self) -> None:
+        self._inside.cancel()
+        await self._inside.ended()
 
     def begin(self, *, is_inline: bool) -> None:
         """The first request is here, and the server has announced no lifespan: it ends with the process."""
@@ -78,7 +93,7 @@ class Life:
 
     def abort(self) -> None:
         """The event loop ends."""
-        self._bridge.cancel()
+        self._inside.cancel()
         if self._task is not None:
             self._task.cancel()
 

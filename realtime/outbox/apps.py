@@ -10,3 +10,9 @@ class OutboxConfig(AppConfig):
 
     def ready(self) -> None:
         from realtime.outbox import checks  # noqa: F401, PLC0415  (registers them)
+
+    async def run_inline(self) -> None:
+        """Relay until cancelled, in a process that does everything (`REALTIME_INLINE`)."""
+        from realtime.outbox.inline import relay  # noqa: PLC0415  (needs the models)
+
+        await relay()

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.blocks import blocks
+
 PROMPT = "$ "
 CTRL_C = "^C"
-_BLOCK = re.compile(r'^( *)```(\w+)(?: title="([^"]+)")?\n(.*?)^\1```$', re.DOTALL | re.MULTILINE)
 _AT_THE_END = ", at the end"
 
 
@@ -76,12 +77,9 @@ class Unreadable(Exception):
 
 def steps(page: Path) -> Iterator[Step]:
     """The steps of a page, in its order. Raises `Unreadable` for a block that is none."""
-    text = page.read_text()
-    for found in _BLOCK.finditer(text):
-        line = text.count("\n", 0, found.start()) + 1
-        indent, language, title, body = found.groups()
-        lines = "".join(each.removeprefix(indent) for each in body.splitlines(keepends=True))
-        yield from _steps(f"{page.name}:{line}", language, title or "", lines)
+    for block in blocks(page):
+        if block.language:
+            yield from _steps(f"{page.name}:{block.line}", block.language, block.title, block.text)
 
 
 def _steps(where: str, language: str, title: str, body: str) -> Iterator[Step]:

@@ -13,18 +13,13 @@ from typing import Any
 
 import pytest
 
+from tests.blocks import titled
 from tests.e2e.harness import ROOT, Client, Stack, eventually, free_port
 from tests.e2e.test_live_view import Admin
 
-PAGE = (ROOT / "docs" / "adding-a-namespace.md").read_text()
+PAGE = titled("adding-a-namespace.md")
 CLIENT = ROOT / "client"
 ROOM = "board:7"
-
-
-def block(title: str) -> str:
-    found = re.search(rf'```\w+ title="{re.escape(title)}"\n(.*?)```', PAGE, re.DOTALL)
-    assert found, f"docs/adding-a-namespace.md has no block {title!r}"
-    return found[1]
 
 
 class Product(Stack):
@@ -34,9 +29,9 @@ class Product(Stack):
         app = self.directory / "ops"
         app.mkdir()
         for module in ("namespace", "policy", "events"):
-            (app / f"{module}.py").write_text(block(f"ops/{module}.py"))
+            (app / f"{module}.py").write_text(PAGE[f"ops/{module}.py"])
         settings: dict[str, Any] = {}
-        exec(block("settings"), settings)
+        exec(PAGE["settings"], settings)
         self.env |= {
             "REALTIME_NAMESPACES": ",".join(settings["REALTIME"]["NAMESPACES"]),
             "PYTHONPATH": os.pathsep.join([str(self.directory), str(ROOT)]),
@@ -51,7 +46,7 @@ class Product(Stack):
 
     def python(self, *titles: str) -> str:
         """Run blocks of the page on the web side; what they print."""
-        program = "\n".join(["import django; django.setup()", *map(block, titles)])
+        program = "\n".join(["import django; django.setup()", *map(PAGE.__getitem__, titles)])
         return self.run(sys.executable, "-c", program)
 
     def manage(self, *arguments: str) -> str:
@@ -140,7 +135,7 @@ async def test_pointing_is_seen_on_the_board(product: Product, token: str, super
 
 
 async def test_revoked_supervisor_leaves_the_board_and_cannot_come_back(product: Product, supervisor: Client):
-    program = f"{block('publish').splitlines()[0]}\n{block('revoke')}"
+    program = f"{PAGE['publish'].splitlines()[0]}\n{PAGE['revoke']}"
     product.run(sys.executable, "-c", f"import django; django.setup()\n{program}")
     assert (await supervisor.expect("room:left"))["data"] == {"room": ROOM, "reason": "forbidden"}
     assert (await supervisor.refused("join", {"room": ROOM}))["code"] == "forbidden"
@@ -150,7 +145,7 @@ async def test_revoked_supervisor_leaves_the_board_and_cannot_come_back(product:
 
 async def test_python_client_of_the_page_follows_the_board(product: Product, token: str, supervisor: Client):
     page: dict[str, Any] = {}
-    exec(block("a client in Python"), page)
+    exec(PAGE["a client in Python"], page)
     moved: list[tuple[str, str]] = []
     following = asyncio.create_task(
         page["follow"](product.url("ops"), token, lambda card, column: moved.append((card, column)))
@@ -170,7 +165,7 @@ def test_types_of_the_page_are_those_of_the_browser_client(product: Product):
     folder = product.directory / "page"
     folder.mkdir()
     (folder / "realtime-events.d.ts").write_text(product.manage("generateclient"))
-    (folder / "page.ts").write_text(block("page.ts"))
+    (folder / "page.ts").write_text(PAGE["page.ts"])
     paths = {"realtime-sockets": [str(CLIENT / "src" / "index.ts")]}
     options = {"noEmit": True, "paths": paths}
     extended = {

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.blocks import titled
 from tests.e2e.harness import ROOT, Stack, unique
 
-PAGE = (ROOT / "docs" / "adding-an-event.md").read_text()
-
-
-def block(title: str) -> str:
-    found = re.search(rf'```python title="{re.escape(title)}"\n(.*?)```', PAGE, re.DOTALL)
-    assert found, f"docs/adding-an-event.md has no block {title!r}"
-    return found[1]
+PAGE = titled("adding-an-event.md")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +23,7 @@ def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     module = directory / "support" / "realtime_events.py"
     module.parent.mkdir()
     (module.parent / "__init__.py").touch()
-    module.write_text(block("support/realtime_events.py") + block("a bus handler"))
+    module.write_text(PAGE["support/realtime_events.py"] + PAGE["a bus handler"])
     stack = Stack(
         directory,
         redis_url,
@@ -43,7 +37,7 @@ def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 async def test_published_event_reaches_the_team_and_no_customer(product: Stack):
     async with product.client("hub") as attendant, product.client("portal") as customer:
-        script = f"import django; django.setup()\n{block('publish')}"
+        script = f"import django; django.setup()\n{PAGE['publish']}"
         subprocess.run(
             [sys.executable, "-c", script],
             env={**product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.sockets"},

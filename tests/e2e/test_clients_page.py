@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import shutil
 import subprocess
@@ -14,17 +13,12 @@ from textwrap import indent
 
 import pytest
 
+from tests.blocks import only
 from tests.e2e.harness import ROOT, Stack, eventually, unique
 
-PAGE = (ROOT / "docs" / "clients.md").read_text()
+PAGE = "clients.md"
 HUB = "wss://example.com/hub/"
 Output = Callable[[], str]
-
-
-def block(language: str, word: str) -> str:
-    """The only block in that language with that word in it."""
-    [found] = [text for text in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if word in text]
-    return found
 
 
 @contextlib.contextmanager
@@ -74,7 +68,7 @@ asyncio.run(main({url!r}, {token!r}, lambda: {token!r}))
 @pytest.mark.parametrize("word", ["realtime.client", "websockets.connect"])
 async def test_python_of_the_page_hears_what_is_published(uvicorn_stack: Stack, tmp_path: Path, word: str):
     thread, url = unique("th"), uvicorn_stack.url("hub")
-    lines = block("python", word).replace('"42"', f'"{thread}"').replace(HUB, url)
+    lines = only(PAGE, "python", word).replace('"42"', f'"{thread}"').replace(HUB, url)
     with running(uvicorn_stack, tmp_path, python(lines, url, uvicorn_stack.token())) as output:
         await hears_what_is_published(uvicorn_stack, thread, output)
 
@@ -83,7 +77,11 @@ async def test_python_of_the_page_hears_what_is_published(uvicorn_stack: Stack, 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node")
 async def test_javascript_of_the_page_hears_what_is_published(uvicorn_stack: Stack, tmp_path: Path):
     thread = unique("th")
-    lines = block("js", "new WebSocket").replace('"42"', f'"{thread}"').replace(HUB, uvicorn_stack.url("hub"))
+    lines = (
+        only(PAGE, "js", "new WebSocket")
+        .replace('"42"', f'"{thread}"')
+        .replace(HUB, uvicorn_stack.url("hub"))
+    )
     script = f"const token = {uvicorn_stack.token()!r};\n{lines}"
     node = ["node", "--experimental-websocket", "--eval", script]  # without a flag from Node 22 on
     with running(uvicorn_stack, tmp_path, node) as output:
@@ -92,7 +90,7 @@ async def test_javascript_of_the_page_hears_what_is_published(uvicorn_stack: Sta
 
 def terminal(stack: Stack, thread: str) -> tuple[str, str]:
     """What is called, and what is typed then."""
-    command, typed = block("console", "websocat").replace('"42"', f'"{thread}"').splitlines()
+    command, typed = only(PAGE, "console", "websocat").replace('"42"', f'"{thread}"').splitlines()
     return command.replace("$TOKEN", stack.token()).replace(
         "ws://127.0.0.1:8001/hub/", stack.url("hub")
     ), typed

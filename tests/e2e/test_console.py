@@ -108,6 +108,29 @@ def test_what_is_wrong_is_one_sentence(project: Project, arguments: tuple[str, .
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (("publish", "thread:message", "{}"), "realtime.settings.sockets"),
+        (("web",), "realtime.settings.web"),
+        (("check",), "realtime.settings.web"),
+        (("nonsense",), "realtime.settings.web"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_error_in_the_folder_of_a_project_names_its_settings(
+    project: Project, arguments: tuple[str, ...], module: str
+):
+    hint = f"The settings were {module}; for those of your project add --settings team.settings"
+    assert project.realtime(*arguments).stderr.splitlines()[-1].endswith(hint)
+    by_option = project.realtime(*arguments, "--settings", module)
+    by_environment = project.realtime(*arguments, DJANGO_SETTINGS_MODULE=module)
+    for done in (by_option, by_environment):
+        assert done.returncode != 0
+        assert "The settings were" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("arguments", "module", "extra"),
     [
         (["sockets", *ODD], "uvicorn", "server"),

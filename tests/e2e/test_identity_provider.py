@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -17,19 +16,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.blocks import titled
 from tests.e2e.harness import ROOT, Client, Stack, unique
 from tests.e2e.jwks_server import JwksServer
 
-PAGE = (ROOT / "docs" / "identity-providers.md").read_text()
+PAGE = titled("identity-providers.md")
 GROUP = "Équipe São Paulo"
 DECOMPOSED = unicodedata.normalize("NFD", GROUP)
 ROOM = f"presence:{GROUP}"
-
-
-def block(kind: str, title: str) -> str:
-    found = re.search(rf'```{kind} title="{re.escape(title)}"\n(.*?)```', PAGE, re.DOTALL)
-    assert found, f"docs/identity-providers.md has no block {title!r}"
-    return found[1]
 
 
 class Provider:
@@ -41,7 +35,7 @@ class Provider:
 
     def token(self, user_id: str, **changes: Any) -> str:
         """The token of the page, for another user, with these claims changed; `...`: without."""
-        claims = {**json.loads(block("json", "claims")), "sub": user_id, "exp": int(time.time()) + 600}
+        claims = {**json.loads(PAGE["claims"]), "sub": user_id, "exp": int(time.time()) + 600}
         claims = {name: value for name, value in {**claims, **changes}.items() if value is not ...}
         token = jwt.encode(claims, self.key, "RS256", headers={"kid": "k1"})
         self.stack.tokens.add(token)
@@ -53,11 +47,11 @@ def provider(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     directory = tmp_path_factory.mktemp("provider")
     (directory / "support").mkdir()
     (directory / "support" / "__init__.py").touch()
-    (directory / "support" / "identity.py").write_text(block("python", "support/identity.py"))
+    (directory / "support" / "identity.py").write_text(PAGE["support/identity.py"])
     keys = JwksServer()
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     keys.keys = {"k1": key}
-    environment = dict(line.split("=", 1) for line in block("sh", "environment").splitlines())
+    environment = dict(line.split("=", 1) for line in PAGE["environment"].splitlines())
     environment |= {"JWT_JWK_URL": keys.url, "JWT_SIGNING_KEY": ""}
     path = os.pathsep.join([str(directory), str(ROOT)])
     stack = Stack(directory, redis_url, PYTHONPATH=path, **environment).start_all()

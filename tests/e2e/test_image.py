@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import venv
@@ -17,14 +16,14 @@ from build.env import DefaultIsolatedEnv
 from pyproject_hooks import quiet_subprocess_runner
 
 from realtime.conf import conf
+from tests.blocks import titled
 from tests.dockerfile import Image, lineage, parse
 from tests.e2e.harness import ROOT, Process, Stack
 from tests.test_packages import copy_of_the_project
 
 pytestmark = pytest.mark.slow
 
-PAGE = (ROOT / "docs" / "deployment.md").read_text()
-BLOCKS = dict(re.findall(r'(?s)```\w+ title="([^"]+)"\n(.*?)```', PAGE))
+PAGE = titled("deployment.md")
 NAMESPACE = """
 from realtime.protocol.namespaces import THREAD, Namespace
 
@@ -67,12 +66,12 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
 def image(base: Image, tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The image of the recipe."""
     context = tmp_path_factory.mktemp("context")
-    files = {**BLOCKS, "support/namespace.py": NAMESPACE, "support/__init__.py": ""}
+    files = {**PAGE, "support/namespace.py": NAMESPACE, "support/__init__.py": ""}
     files["support/settings.py"] = SETTINGS.format(shipped=[*conf().namespaces])
     for name, text in files.items():
         (context / name).parent.mkdir(exist_ok=True)
         (context / name).write_text(text)
-    [stage] = parse(BLOCKS["Dockerfile"]).values()
+    [stage] = parse(PAGE["Dockerfile"]).values()
     assert stage.base == "realtime-sockets"
     base.take(stage.steps, context)
     return base

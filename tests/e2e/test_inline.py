@@ -1,23 +1,44 @@
-"""Everything in one process, for development: a project's pages, the sockets and, inline, the bridge."""
+"""Everything in one process, for development: a project's pages, the sockets and, inline, the bridge and the relays."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGKILL
 
 import pytest
 
-from tests.e2e.harness import ROOT, Process, eventually, free_port, unique
+from tests.blocks import only
+from tests.e2e.harness import Process, eventually, free_port, unique
 from tests.e2e.project import Project
 
-PAGE = (ROOT / "docs" / "commands.md").read_text()
-[ASGI] = re.findall(r"(?s)```python\n(import os\n.*?with_sockets.*?)```", PAGE)
+ASGI = only("commands.md", "python", "with_sockets(")
 """The `asgi.py` of the documentation."""
 MESSAGE = '{"thread_id": "42", "message_id": "1", "body": "from a shell"}'
+OUTBOX = """
+INSTALLED_APPS += ["realtime.outbox"]
+DATABASES["archive"] = {**DATABASES["default"], "NAME": BASE_DIR / "archive.sqlite3"}
+DATABASES["reports"] = {**DATABASES["default"], "NAME": BASE_DIR / "reports.sqlite3"}
+"""
+DIE = """
+import os, signal, sys, django
+django.setup()
+from django.db import transaction
+from realtime.publisher import publish
+using, number = sys.argv[1:]
+with transaction.atomic(using=using):
+    transaction.on_commit(lambda: os.kill(os.getpid(), signal.SIGKILL), using=using)
+    data = {"thread_id": "42", "message_id": number, "body": "from a process that was killed"}
+    publish("thread:message", data, using=using)
+"""
+LEFT = """
+import django
+django.setup()
+from realtime.outbox.models import OutboxMessage
+print(*[OutboxMessage.objects.using(alias).count() for alias in ("default", "archive")])
+"""
 SERVERS = {
     "runserver": ("manage.py", "runserver"),
     "daphne": ("-m", "daphne", "team.asgi:application", "--port"),
@@ -115,6 +136,80 @@ async def test_reloader_starts_a_new_process_that_delivers(project: Project):
     assert traces(project) == (False, 0)
     assert "never" not in process.output
     assert "pending" not in process.output
+
+
+@pytest.fixture
+def with_outbox(project: Project) -> Project:
+    """The project with the outbox in its settings, not migrated yet, and three databases."""
+    settings = project.folder / "team" / "settings.py"
+    settings.write_text(settings.read_text() + OUTBOX)
+    project.env["DJANGO_SETTINGS_MODULE"] = "team.settings"
+    return project
+
+
+def migrate(project: Project, database: str = "default") -> None:
+    done = project.run("manage.py", "migrate", "--verbosity", "0", "--database", database)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def leave_behind(project: Project, number: str, using: str = "default") -> None:
+    """Publish in a process that is killed between its commit and Redis."""
+    done = await asyncio.to_thread(project.run, "-c", DIE, using, number)
+    assert done.returncode == -SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize(
+    "server", ["runserver", *(pytest.param(name, marks=pytest.mark.slow) for name in ("daphne", "uvicorn"))]
+)
+async def test_process_relays_what_others_have_left_in_every_outbox(with_outbox: Project, server: str):
+    project, port = with_outbox, free_port()
+    for database in ("default", "archive"):
+        migrate(project, database)
+    process = serve(project, server, port)
+    async with project.client("hub", port=port) as client:
+        await client.call("join:thread", {"thread_id": "42"})
+        for number, database in (("1", "default"), ("2", "archive")):
+            await leave_behind(project, number, database)
+            await client.expect("thread:message", message_id=number)
+        assert [frame["data"]["message_id"] for frame in client.received("thread:message")] == ["1", "2"]
+
+        async def is_counted() -> bool:
+            metrics = (await project.http("GET", "/metrics", port=port)).body
+            return b'\nrealtime_outbox_sent_total{database="archive"} 1.0\n' in metrics
+
+        await eventually(is_counted)
+    interrupt(process)
+    assert project.run("-c", LEFT).stdout == "0 0\n"
+    assert "outbox" not in process.output
+
+
+async def test_missing_table_is_one_line_and_found_once_it_is_there(with_outbox: Project):
+    project, port = with_outbox, free_port()
+    process = serve(project, "runserver", port)
+    async with project.client("hub", port=port) as client:
+        process.wait_for("the database 'default' has no table of the outbox: run `migrate` first")
+        await client.call("join:thread", {"thread_id": "42"})
+        await asyncio.to_thread(migrate, project)
+        await leave_behind(project, "1")
+        await client.expect("thread:message", message_id="1")
+    interrupt(process)
+    assert process.output.count("outbox: ") == 1, process.output
+
+
+async def test_database_that_cannot_be_used_is_one_line_and_holds_up_no_other(with_outbox: Project):
+    project, port = with_outbox, free_port()
+    settings = project.folder / "team" / "settings.py"
+    settings.write_text(
+        f'{settings.read_text()}\nDATABASES["archive"] = {{"ENGINE": "team.no_such_backend"}}\n'
+    )
+    migrate(project)
+    process = serve(project, "daphne", port)
+    async with project.client("hub", port=port) as client:
+        process.wait_for("outbox: the database 'archive' is not relayed: ")
+        await client.call("join:thread", {"thread_id": "42"})
+        await leave_behind(project, "1")
+        await client.expect("thread:message", message_id="1")
+    assert process.output.count("is not relayed") == 1
 
 
 @pytest.mark.slow

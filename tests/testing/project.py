@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realtime.conf import conf
+from tests.blocks import titled
 from tests.e2e.harness import ROOT
 
-PAGE = (ROOT / "docs" / "testing.md").read_text()
+PAGE = titled("testing.md")
 PLUGIN = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"][
     "realtime"
 ]
@@ -64,18 +65,6 @@ class BoardMoved(Payload, frozen=True):
 
     board_id: Id
 '''
-
-
-def block(title: str) -> str:
-    """A code block of the page."""
-    found = re.search(rf'```python title="{re.escape(title)}"\n(.*?)```', PAGE, re.DOTALL)
-    assert found, f"docs/testing.md has no block {title!r}"
-    return found[1]
-
-
-def titles() -> list[str]:
-    """The titles of all code blocks of the page."""
-    return re.findall(r'```python title="([^"]+)"', PAGE)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.testing.project import Project, block, titles
+from tests.testing.project import PAGE, Project
 
 AUTO = ("-o", "asyncio_mode=auto")
 STRICT = ("-o", "asyncio_mode=strict")
@@ -20,8 +20,8 @@ DJANGO = ("--ds", "shop.settings")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with the files of docs/testing.md."""
     project = Project(tmp_path_factory.mktemp("team") / "project")
-    for title in titles():
-        project.write(title, block(title))
+    for title, text in PAGE.items():
+        project.write(title, text)
     return project
 
 
@@ -240,7 +240,7 @@ def test_fixture_without_settings_says_what_is_missing(plain: Project, fixture: 
 
 @pytest.mark.slow
 def test_fixtures_work_without_the_plugin_of_django(plain: Project):
-    plain.write("support/views.py", block("support/views.py"))
+    plain.write("support/views.py", PAGE["support/views.py"])
     lines = (
         "from realtime.publisher import publish",
         "def test_it(published):",
