@@ -6,6 +6,7 @@ numbers (`realtime.protocol.respelling`) are made of them.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections import abc
@@ -84,6 +85,7 @@ _ARRAYS: Final = frozenset(
     {list, set, frozenset, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Set, abc.MutableSet}
 )
 _MAPPINGS: Final = frozenset({dict, abc.Mapping, abc.MutableMapping})
+_NOT_ASCII: Final = re.compile(r"\W", re.ASCII)
 _LIKE: Final[Mapping[Any, Any]] = {
     "string": str,
     "integer": int,
@@ -109,12 +111,14 @@ class Schemas:
     Args:
         form: The form in JSON that is described.
         root: What references start with.
+        taken: The names in the document that another type has. Those that are given here are added.
     """
 
-    def __init__(self, form: Form, root: str = "#/definitions/") -> None:
+    def __init__(self, form: Form, root: str = "#/definitions/", taken: set[str] | None = None) -> None:
         self.definitions: dict[str, Schema] = {}
         self._form = form
         self._root = root
+        self._taken = set() if taken is None else taken
         self._open: dict[Any, bool] = {}
         """The classes that are being described, and whether they have turned out to contain themselves."""
         self._names: dict[Any, str] = {}
@@ -216,11 +220,9 @@ class Schemas:
 
     def _name_of(self, key: Any, origin: type) -> str:
         if key not in self._names:
-            name = origin.__name__ + self._form.suffix
-            taken = set(self._names.values())
-            self._names[key] = next(
-                found for found in _numbered(name) if found not in taken and found not in self.definitions
-            )
+            name = _type_name(origin) + self._form.suffix
+            self._names[key] = next(found for found in _numbered(name) if found not in self._taken)
+            self._taken.add(self._names[key])
         return self._names[key]
 
     def _described(self, kind: Any, origin: type, is_part: bool) -> Schema:
@@ -260,6 +262,12 @@ def _bounds(kind: Any, found: Schema, metas: tuple[Any, ...]) -> Schema:
 def _tuple(parts: list[Schema], least: int, *, is_closed: bool = True) -> Schema:
     found: Schema = {"type": "array", "items": parts or {}, "minItems": least}
     return {**found, "maxItems": len(parts), "additionalItems": False} if is_closed else found
+
+
+def _type_name(origin: type) -> str:
+    """The name of a class as every generator accepts it: in ASCII, and no keyword, as those are in lower case."""
+    name = _NOT_ASCII.sub("_", origin.__name__)
+    return name[:1].upper() + name[1:]
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Union
 
@@ -103,8 +103,10 @@ def members_of(kind: Any, origin: type) -> Iterator[Member]:
     if issubclass(origin, msgspec.Struct):
         return _struct_members(kind, origin)
     if typing.is_typeddict(origin):
-        return _typed_dict_members(origin)
-    return _dataclass_members(origin) if dataclasses.is_dataclass(origin) else _tuple_members(origin)
+        return _typed_dict_members(kind, origin)
+    return (
+        _dataclass_members(kind, origin) if dataclasses.is_dataclass(origin) else _tuple_members(kind, origin)
+    )
 
 
 def _struct_members(kind: Any, origin: type[msgspec.Struct]) -> Iterator[Member]:
@@ -121,8 +123,8 @@ def _struct_members(kind: Any, origin: type[msgspec.Struct]) -> Iterator[Member]
         )
 
 
-def _typed_dict_members(origin: Any) -> Iterator[Member]:
-    for name, hint in typing.get_type_hints(origin, include_extras=True).items():
+def _typed_dict_members(kind: Any, origin: Any) -> Iterator[Member]:
+    for name, hint in _hints(kind).items():
         # With `from __future__ import annotations`, Python 3.11 counts every key as required.
         is_required = typing.get_origin(hint) is not typing.NotRequired and (
             name in origin.__required_keys__ or typing.get_origin(hint) is typing.Required
@@ -130,8 +132,8 @@ def _typed_dict_members(origin: Any) -> Iterator[Member]:
         yield Member(name, hint, is_required, is_left_out=not is_required)
 
 
-def _dataclass_members(origin: Any) -> Iterator[Member]:
-    hints = typing.get_type_hints(origin, include_extras=True)
+def _dataclass_members(kind: Any, origin: Any) -> Iterator[Member]:
+    hints = _hints(kind)
     for field in dataclasses.fields(origin):
         has_default = (
             field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
@@ -140,7 +142,38 @@ def _dataclass_members(origin: Any) -> Iterator[Member]:
         yield Member(field.name, hints[field.name], not has_default, default=default)
 
 
-def _tuple_members(origin: Any) -> Iterator[Member]:
-    hints = typing.get_type_hints(origin, include_extras=True)
+def _tuple_members(kind: Any, origin: Any) -> Iterator[Member]:
+    hints = _hints(kind)
     for name in origin._fields:
         yield Member(name, hints.get(name, Any), name not in origin._field_defaults)
+
+
+# --- Generic classes ---------------------------------------------------------------------------------
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    """The annotations of a class, in which arguments have replaced the parameters of generic classes."""
+    origin = typing.get_origin(kind) or kind
+    declared = typing.get_type_hints(origin, include_extras=True)
+    given = dict(zip(getattr(origin, "__parameters__", ()), typing.get_args(kind), strict=False))
+    hints = {name: _filled(hint, given) for name, hint in declared.items()}
+    for base in reversed(getattr(origin, "__orig_bases__", ())):
+        if typing.get_origin(base) not in {None, typing.Generic}:
+            hints |= _inherited(_filled(base, given), declared)
+    return hints
+
+
+def _inherited(base: Any, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotations of a generic base, without those that a class has declared anew."""
+    its = typing.get_type_hints(typing.get_origin(base), include_extras=True)
+    return {name: hint for name, hint in _hints(base).items() if declared[name] == its[name]}
+
+
+def _filled(hint: Any, given: Mapping[Any, Any]) -> Any:
+    """An annotation, in which arguments have replaced parameters."""
+    if isinstance(hint, typing.TypeVar):
+        return given.get(hint, hint)
+    parameters = getattr(hint, "__parameters__", ())
+    if not parameters or typing.get_origin(hint) is None:
+        return hint
+    return hint[tuple(given.get(each, each) for each in parameters)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from realtime.protocol.json_schema import ACCEPTED, DELIVERED, RETURNED, Form, Schema, Schemas
@@ -12,10 +13,12 @@ class DocumentSchemas:
 
     Args:
         root: What references start with.
+        reserved: Names that the document has for something else.
     """
 
-    def __init__(self, root: str = "#/definitions/") -> None:
-        self._by_form = {form: Schemas(form, root) for form in (ACCEPTED, DELIVERED, RETURNED)}
+    def __init__(self, root: str = "#/definitions/", reserved: Iterable[str] = ()) -> None:
+        taken = set(reserved)
+        self._by_form = {form: Schemas(form, root, taken) for form in (ACCEPTED, DELIVERED, RETURNED)}
 
     def accepted(self, kind: Any) -> Schema:
         """What clients and backbones may send. Raises `NotJSON`, as the others do."""

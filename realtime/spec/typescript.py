@@ -29,6 +29,35 @@ _OWN_HEAD = """\
 _SHIPPED = frozenset({"realtime", "presence"})
 """The packages whose events the client knows."""
 
+_OF_TYPESCRIPT = frozenset({"Partial", "Record"})
+_OF_CLIENT = frozenset(
+    {
+        *(
+            "Acks",
+            "Backoff",
+            "BackoffOptions",
+            "ClientEvents",
+            "Consequence",
+            "ErrorCode",
+            "Gap",
+            "GetToken",
+            "Handler",
+        ),
+        *(
+            "Member",
+            "ServerEvents",
+            "Socket",
+            "SocketError",
+            "SocketEvents",
+            "SocketOptions",
+            "Status",
+            "Where",
+        ),
+    }
+)
+RESERVED = _OF_TYPESCRIPT | _OF_CLIENT
+"""Names that mean something else where the generated types are used: a product's class of such a name gets a number."""
+
 _PLAIN = {
     "string": "string",
     "number": "number",
@@ -41,7 +70,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*", re.ASCII)
 
 def events_typescript() -> str:
     """The module of the client, with all events."""
-    schemas = DocumentSchemas()
+    schemas = DocumentSchemas(reserved=RESERVED)
     codes = " | ".join(f'"{code}"' for code in sorted(ErrorCode))
     interfaces = [*_interfaces(schemas, lambda _: True)]
     return "\n".join(
@@ -58,7 +87,7 @@ def events_typescript() -> str:
 
 def own_events_typescript() -> str:
     """A declaration file with the events that the client does not know."""
-    schemas = DocumentSchemas()
+    schemas = DocumentSchemas(reserved=RESERVED)
     interfaces = [*_interfaces(schemas, _is_own)]
     return "\n".join(
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from decimal import Decimal
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -56,6 +56,33 @@ class Missing(TypedDict):
     why: str
 
 
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Page(Generic[T]):
+    items: list[T]
+    next: T | None = None
+
+
+@dataclasses.dataclass
+class NumberedPage(Page[Id], Generic[T]):
+    number: T | None = None
+
+
+class Cells(TypedDict, Generic[T]):
+    cells: dict[str, T]
+
+
+class Shelf(Cells[Id]):
+    room: int
+
+
+class Entry(NamedTuple, Generic[T]):
+    key: T
+    count: int
+
+
 @pytest.mark.parametrize(
     ("kind", "came", "delivered"),
     [
@@ -91,6 +118,12 @@ class Missing(TypedDict):
         (Found | Missing, '{"missing_id": 7, "why": "gone"}', '{"missing_id":"7","why":"gone"}'),
         (Decimal, "1.10", '"1.10"'),
         (list[Decimal], '[1.10, "2.0", 1e400]', '["1.10","2.0","1E+400"]'),
+        (Page[Id], '{"items": [7], "next": 8}', '{"items":["7"],"next":"8"}'),
+        (Page[Page[Id]], '{"items": [{"items": [7]}]}', '{"items":[{"items":["7"]}]}'),
+        (NumberedPage[int], '{"items": [7], "number": 7}', '{"items":["7"],"number":7}'),
+        (Cells[list[Id]], '{"cells": {"a": [7]}}', '{"cells":{"a":["7"]}}'),
+        (Shelf, '{"cells": {"a": 7}, "room": 7}', '{"cells":{"a":"7"},"room":7}'),
+        (Entry[Id], "[7,7]", '["7",7]'),
         (UUID, f'"{UUID(int=7).hex}"', f'"{UUID(int=7)}"'),
         (PresenceGroup, '"E\u0301"', '"É"'),
     ],

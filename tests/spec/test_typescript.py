@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from datetime import datetime
 from decimal import Decimal
@@ -17,12 +18,15 @@ from realtime.protocol.catalogue import catalogue, registry
 from realtime.protocol.json_schema import ACCEPTED, DELIVERED, RETURNED, schema
 from realtime.protocol.payloads import Empty, Id, Payload
 from realtime.protocol.replies import Joined, Resumed
-from realtime.spec.typescript import events_typescript, own_events_typescript, type_of
+from realtime.spec.schemas import DocumentSchemas
+from realtime.spec.typescript import RESERVED, events_typescript, own_events_typescript, type_of
 from tests.e2e.harness import ROOT
+
+CLIENT = ROOT / "client" / "src"
 
 
 def test_generated_types_are_those_of_the_catalogue():
-    committed = (ROOT / "client" / "src" / "events.ts").read_text()
+    committed = (CLIENT / "events.ts").read_text()
     assert committed == events_typescript(), "run `make docs`"
 
 
@@ -63,6 +67,37 @@ def test_type_that_contains_itself_has_a_name():
     assert f"{name} = {type_of(found)}" == (
         "NodeAccepted = { node_id: string | number; children?: (NodeAccepted)[] }"
     )
+
+
+class Record(msgspec.Struct):
+    parts: dict[str, Record]
+
+
+class NodeAccepted(msgspec.Struct):
+    parts: list[NodeAccepted]
+
+
+class enum_größe(msgspec.Struct):  # noqa: N801
+    parts: list[enum_größe]
+
+
+def test_names_of_types_are_no_keywords_and_mean_nothing_else():
+    schemas = DocumentSchemas(reserved=RESERVED)
+    schemas.accepted(Node)
+    for kind in (Record, NodeAccepted, enum_größe):
+        schemas.delivered(kind)
+    assert set(schemas.definitions) == {"Record2", "NodeAccepted", "NodeAccepted2", "Enum_gr__e"}
+
+
+def test_names_of_the_client_are_reserved():
+    sources = (CLIENT / "index.ts").read_text() + events_typescript()
+    exported = {
+        name.strip().removeprefix("type ")
+        for names in re.findall(r"export (?:type )?{([^}]*)}", sources)
+        for name in names.split(",")
+    }
+    exported |= set(re.findall(r"export (?:interface|type) (\w+)", sources))
+    assert exported - {"consequence"} | {"Partial", "Record"} == RESERVED
 
 
 @dataclasses.dataclass

@@ -7,7 +7,18 @@ import datetime as dt
 import enum
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, TypedDict, Union
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    Optional,
+    TypedDict,
+    TypeVar,
+    Union,
+)
 from uuid import UUID
 
 import msgspec
@@ -47,6 +58,22 @@ class Tree(msgspec.Struct, omit_defaults=True):
     node_id: Id
     children: list[Tree] = []
     parent: Tree | None = None
+
+
+class Record(msgspec.Struct):
+    """Its name means something else in TypeScript."""
+
+    record_id: Id
+    parts: dict[Level, Record] = {}
+
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Page(Generic[T]):
+    items: list[T]
+    next_: T | None = None
 
 
 class Cat(msgspec.Struct, tag="cat"):
@@ -114,6 +141,8 @@ LEAVES = [
     Shape(bool | list[Id] | dict[str, Id], st.booleans() | st.lists(IDS) | st.dictionaries(WORDS, IDS)),
     Shape(Tree, TREES),
     Shape(Tree | None, TREES | st.none()),
+    Shape(Record, st.builds(Record, IDS, st.dictionaries(st.sampled_from(Level), st.builds(Record, IDS)))),
+    Shape(Page[Id], st.builds(Page, st.lists(IDS, max_size=2), IDS | st.none())),
     Shape(Cat | Dog | None, st.builds(Cat, IDS) | st.builds(Dog, st.lists(IDS, max_size=3)) | st.none()),
     Shape(Cat, st.builds(Cat, IDS)),
     Shape(Card, st.builds(Card, IDS)),
