@@ -38,16 +38,16 @@ class Product(Stack):
         }
         return self
 
-    def run(self, *command: str) -> str:
-        env = {**self.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"}
+    def run(self, *command: str, settings: str = "web") -> str:
+        env = {**self.env, "DJANGO_SETTINGS_MODULE": f"realtime.settings.{settings}"}
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def python(self, *titles: str) -> str:
-        """Run blocks of the page on the web side; what they print."""
+        """Run blocks of the page in a backbone without an outbox; what they print."""
         program = "\n".join(["import django; django.setup()", *map(PAGE.__getitem__, titles)])
-        return self.run(sys.executable, "-c", program)
+        return self.run(sys.executable, "-c", program, settings="sockets")
 
     def manage(self, *arguments: str) -> str:
         return self.run(sys.executable, "manage.py", *arguments)
