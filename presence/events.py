@@ -25,6 +25,7 @@ from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, frame_tail
 from realtime.protocol.events import InThread
 from realtime.protocol.namespaces import Presence, namespaces, shows
+from realtime.protocol.nesting import check_nesting
 from realtime.protocol.payloads import Empty, Id, Payload, PresenceGroup, decode_id
 from realtime.protocol.rooms import presence_room, thread_room
 
@@ -188,8 +189,9 @@ class Transition(Payload, frozen=True, kw_only=True):
 def parse_transition(raw: bytes) -> Transition:
     """Decode the field `transition` of a stream entry. Raises `InvalidMessage`."""
     try:
+        check_nesting(raw.decode())
         transition = msgspec.json.decode(raw, type=Transition, dec_hook=decode_id)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except ValueError as error:  # and msgspec's errors, which are
         raise InvalidMessage("invalid_transition", str(error)) from error
     if transition.namespace not in namespaces():
         expected = f"expected one of {sorted(namespaces())}, got {transition.namespace[:64]!r}"

@@ -13,6 +13,7 @@ from realtime.protocol.catalogue import ServerEvent, catalogue
 from realtime.protocol.envelope import frame_tail
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
+from realtime.protocol.nesting import TooDeep, check_nesting
 from realtime.protocol.payloads import InvalidPayload, Payload, parse_payload
 from realtime.protocol.publication import Target
 from realtime.protocol.respelling import merge
@@ -100,10 +101,12 @@ def parse(raw: bytes) -> BusMessage:
         raise InvalidMessage("too_large", f"{len(raw)} bytes, at most {limit}")
     try:
         # Strict UTF-8 first: JSON that passes through untouched must not break a browser's text frame.
-        message = _decoder.decode(whole_json(raw.decode()))
+        text = whole_json(raw.decode())
+        check_nesting(text)
+        message = _decoder.decode(text)
     except msgspec.ValidationError as error:
         raise InvalidMessage("invalid_message", str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, TooDeep) as error:
         raise InvalidMessage("invalid_json", str(error)) from error
     data = bytes(message.data)
     if data == b"null":

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from realtime.protocol.nesting import TooDeep, check_nesting
 from realtime.protocol.surrogates import whole, whole_json
 from realtime.protocol.values import plain
 
@@ -79,13 +80,14 @@ def decode(text: str) -> Envelope:
     """Parse one client frame. Raises `InvalidFrame`."""
     text = whole_json(text)
     try:
+        check_nesting(text)
         frame = _envelope.decode(text)
+    except TooDeep as error:
+        raise InvalidFrame(ErrorCode.INVALID_JSON, str(error)) from error
     except msgspec.ValidationError as error:
         raise InvalidFrame(ErrorCode.INVALID_ENVELOPE, _explain(error), _id_of(text)) from error
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise InvalidFrame(ErrorCode.INVALID_JSON, "expected one JSON object") from error
-    except RecursionError as error:
-        raise InvalidFrame(ErrorCode.INVALID_JSON, "nested too deeply") from error
     data = bytes(frame.data)
     if data in {b"", b"null"}:
         return msgspec.structs.replace(frame, data=msgspec.Raw(b""))
@@ -140,7 +142,7 @@ def iso(seconds: float) -> str:
 def _id_of(text: str) -> str | int | None:
     try:
         return _only_id.decode(text).id
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         return None
 
 

@@ -240,7 +240,10 @@ def test_stream_that_lost_its_end_in_an_outage_is_read_again(monkeypatch):
         (json.dumps(entry(at="0001-01-01T00:00:00+12:00")), "date value out of range"),
         (json.dumps(entry(groups=["two:words"])), "expected a group name"),
         (json.dumps(entry(reason="r" * 33)), "length <= 32"),
-        (json.dumps(entry())[:-1] + ', "more": ' + "[" * 50_000 + "]" * 50_000 + "}", "recursion"),
+        (
+            json.dumps(entry())[:-1] + ', "more": ' + "[" * 50_000 + "]" * 50_000 + "}",
+            "nested more than 128 levels",
+        ),
     ],
     ids=["json", "array", "namespace", "no zone", "no date", "group", "reason", "depth"],
 )

@@ -294,7 +294,22 @@ def test_invalid_utf8_is_refused_even_where_it_would_pass_through():
         bus_message.parse(raw)
 
 
-@pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b"{}", b'{"event": 1}', b"[" * 100_000])
+@pytest.mark.parametrize("levels", [127, 1000, 50_000])
+def test_message_that_is_nested_too_deeply_is_refused(levels: int):
+    """On every Python: what a parser makes of it depends on the version, and receivers have limits, too."""
+    nested = b"[" * levels + b"]" * levels
+    with pytest.raises(InvalidMessage, match="invalid_json: nested more than 128 levels"):
+        bus_message.parse(b'{"event": "chat:ended", "data": {"thread_id": "1", "x": ' + nested + b"}}")
+
+
+def test_message_may_be_nested_as_deeply_as_is_said():
+    nested = b"[" * 126 + b"]" * 126
+    message = bus_message.parse(b'{"event": "chat:ended", "data": {"thread_id": "1", "x": ' + nested + b"}}")
+    assert isinstance(message, BusMessage)
+    assert nested in message.tail
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b"{}", b'{"event": 1}'])
 def test_json_that_is_no_message_is_refused(raw: bytes):
     with pytest.raises(InvalidMessage) as caught:
         bus_message.parse(raw)

@@ -119,12 +119,18 @@ def test_error_of_an_invalid_envelope_carries_its_id_where_it_can_be_read():
         '{"event": "e", "data": ' + '{"a":' * 100_000,
         '{"event": "e", "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
         '{"event": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"event": "e", "x": ' + "[" * 128 + "]" * 128 + "}",
     ],
-    ids=["arrays", "data", "unknown key", "beside another mistake"],
+    ids=["arrays", "data", "unknown key", "beside another mistake", "one level"],
 )
 def test_deep_nesting_is_refused_and_does_no_harm(text: str):
-    with pytest.raises(InvalidFrame):
+    with pytest.raises(InvalidFrame, match="nested more than 128 levels") as caught:
         decode(text)
+    assert caught.value.code == ErrorCode.INVALID_JSON
+
+
+def test_frame_may_be_nested_as_deeply_as_is_said():
+    assert decode('{"event": "e", "x": ' + "[" * 127 + "]" * 127 + "}").event == "e"
 
 
 @given(st.text())

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from realtime.protocol.nesting import LEVELS
 from realtime.protocol.payloads import Id, InvalidPayload, Payload, PresenceGroup, parse_payload
 from realtime.protocol.respelling import conform, merge, respeller
 
@@ -194,6 +195,14 @@ def test_payload_may_contain_itself():
 
 class Deep(Payload, frozen=True):
     tree: Tree
+
+
+def test_ids_are_respelled_as_deeply_as_a_message_may_be_nested():
+    levels = (LEVELS - 3) // 2
+    nested = '{"tree_id":1,"children":[' * levels + '{"tree_id":1}' + "]}" * levels
+    data = f'{{"tree": {nested}}}'.encode()
+    made = msgspec.json.encode(merge(parse_payload(Deep, data), data))
+    assert made.count(b'"tree_id":"1"') == levels + 1
 
 
 def test_value_that_is_nested_too_deeply_is_refused():
