@@ -54,11 +54,11 @@ def _reachable(address: tuple[str, int]) -> str:
 
 
 def _connection(url: str) -> list[str]:
-    parts = urlsplit(url)
     if (location := parse(url)).sentinels:
         host, port = location.sync_primary()
         return ["-h", host, "-p", str(port)]
     if location.nodes:
         host, port = location.nodes[0]
         return ["-c", "-h", host, "-p", str(port)]
+    parts = urlsplit(url)
     return ["-s", unquote(parts.path)] if parts.scheme == "unix" else ["-u", url]

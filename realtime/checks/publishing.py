@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Info, register
@@ -97,10 +96,13 @@ def _tracing(current: Conf) -> Iterator[CheckMessage]:
 
 def _redis_in_production(url: str) -> Iterator[CheckMessage]:
     try:
-        parts, arguments = urlsplit(url), location.parse(url).sync_arguments()
+        found = location.parse(url)
     except ValueError:
         return  # realtime.E010 reports it
-    if parts.scheme == "unix" or _is_loopback(parts.hostname or ""):
+    arguments = found.sync_arguments()
+    if found.sentinels:
+        arguments["host"] = found.sentinels[0][0]
+    if "path" in arguments or _is_loopback(arguments.get("host", "localhost")):
         return
     if not arguments.get("password"):
         yield CheckWarning(
@@ -108,7 +110,7 @@ def _redis_in_production(url: str) -> Iterator[CheckMessage]:
             hint="Give each part a Redis user of its own (docs/security.md).",
             id="realtime.W108",
         )
-    if not parts.scheme.startswith("rediss"):
+    if not url.startswith("rediss"):
         yield Info(
             "REDIS_URL is not rediss://: messages and the password cross the network unencrypted",
             hint="Use TLS unless the network is private.",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import signature
 from math import inf
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 import redis.asyncio.sentinel
 import redis.connection
@@ -40,6 +41,8 @@ _TLS_OPTIONS_OF_ONE_SERVER = frozenset({"ssl_ca_path", "ssl_ciphers", "ssl_passw
     signature(aioredis.SSLConnection.__init__).parameters
 )
 """redis-py's client for a Cluster does not have them, and older versions of redis-py have not all of them."""
+_NETLOC = re.compile(r"([^][]*@)?(\[[^][]*\]|[^][]*)(:\d*)?")
+_HOSTS = re.compile(r"(.*?://(?:[^/?]*@)?)([^/?]*)(.*)", re.DOTALL)
 _LEAST = {"db": 0, "health_check_interval": 0, "max_connections": 1}
 LEAST_TIMEOUT = 0.4
 """Seconds: a bridge waits up to half of it in Redis for an entry (`realtime.bridge.stream_delivery.READ_BLOCK`)."""
@@ -144,14 +147,15 @@ def parse(url: str) -> Location:
     scheme, separator, _ = url.partition("://")
     if not separator:
         raise ValueError("it has no scheme")
-    _check_characters(url, scheme)
     tls, _, kind = scheme.partition("+")
+    alone, hosts = _set_apart(url) if kind else (url, "")
+    _check_characters(alone, scheme)
     if not kind:
         location = Location(url)
     elif tls in {"redis", "rediss"} and kind == "sentinel":
-        location = _parse_sentinels(url, tls)
+        location = _parse_sentinels(alone, hosts, tls)
     elif tls in {"redis", "rediss"} and kind == "cluster":
-        location = _parse_cluster(url, tls)
+        location = _parse_cluster(alone, hosts, tls)
     else:
         raise ValueError(f"the scheme {scheme!r} is not known")
     _check_options(location)
@@ -166,17 +170,31 @@ def parse(url: str) -> Location:
     return location
 
 
+def _set_apart(url: str) -> tuple[str, str]:
+    """A URL with one host in place of several, and those: newer Pythons refuse to split one with `b,[::1]:3` in it."""
+    before, hosts, after = _HOSTS.fullmatch(url).groups()  # type: ignore[union-attr]  # it fits any URL
+    return f"{before}host{after}", hosts
+
+
 def _check_characters(url: str, scheme: str) -> None:
     """Refuse a password that would be parsed as something else. (urllib quotes it in its errors.)"""
-    try:
-        path = urlsplit(url).path
-    except ValueError:
+    parts = _split(url)
+    if parts is None:
         raise ValueError(
             "a host cannot be read: in a user name or password write [ as %5B, ] as %5D, and "
             "characters beyond ASCII percent-encoded"
-        ) from None
-    if "@" in path and scheme != "unix":
+        )
+    if "@" in parts.path and scheme != "unix":
         raise ValueError("a / comes before the @: in a user name or password write / as %2F")
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts; None if the host cannot be read. (Pythons differ in the misplaced brackets that they refuse.)"""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return parts if _NETLOC.fullmatch(parts.netloc) else None
 
 
 def _check_options(location: Location) -> None:
@@ -214,9 +232,9 @@ def _is_fit(name: str, value: str) -> bool:
     return value != "" and (name != "client_name" or " " not in value)
 
 
-def _parse_sentinels(url: str, tls: str) -> Location:
-    parts = urlsplit(url)
-    credentials, at, hosts = parts.netloc.rpartition("@")
+def _parse_sentinels(alone: str, hosts: str, tls: str) -> Location:
+    parts = urlsplit(alone)
+    credentials, at, _ = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("the name that the Sentinels have for the primary is missing")
@@ -233,9 +251,9 @@ def _parse_sentinels(url: str, tls: str) -> Location:
     )
 
 
-def _parse_cluster(url: str, tls: str) -> Location:
-    parts = urlsplit(url)
-    credentials, at, hosts = parts.netloc.rpartition("@")
+def _parse_cluster(alone: str, hosts: str, tls: str) -> Location:
+    parts = urlsplit(alone)
+    credentials, at, _ = parts.netloc.rpartition("@")
     if parts.path.strip("/") not in {"", "0"}:
         raise ValueError("a Cluster has one database, 0")
     nodes = _addresses(hosts, REDIS_PORT)
@@ -246,7 +264,9 @@ def _addresses(hosts: str, port: int) -> tuple[Address, ...]:
     """`a:1,b:2` as addresses; IPv6 in brackets."""
     found = []
     for item in hosts.split(","):
-        parts = urlsplit(f"//{item.strip()}")
+        parts = _split(f"//{item.strip()}")
+        if parts is None:
+            raise ValueError("a host cannot be read: expected host, host:port or [IPv6]:port")
         if not parts.hostname:
             raise ValueError("a host is missing")
         found.append((parts.hostname, parts.port or port))

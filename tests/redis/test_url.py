@@ -36,6 +36,28 @@ def test_sentinels_are_asked_for_the_primary_and_not_connected_to():
         assert "host" not in arguments
 
 
+@pytest.mark.parametrize(
+    "hosts", ["[::1]:3,[fd00::2]", "a,[fd00::2]:3", "[::1],a,b:3"], ids=["both", "second", "first"]
+)
+@pytest.mark.parametrize("credentials", ["", "me:pw%40@", "me:pw@pw@"])
+def test_servers_may_be_addresses_of_ipv6(hosts: str, credentials: str):
+    sentinels = parse(f"redis+sentinel://{credentials}{hosts}/shop").sentinels
+    nodes = parse(f"redis+cluster://{credentials}{hosts}").nodes
+    assert [host for host, _ in sentinels] == [host for host, _ in nodes]
+    assert {"::1", "fd00::2", "a"} & {host for host, _ in nodes}
+    assert [port for _, port in nodes if port != 6379] == [3]
+
+
+@pytest.mark.parametrize("host", ["x[::1]", "[::1]x", "[::1", "::1]", "[x]", "[::1][::1]", "a[b]"])
+@pytest.mark.parametrize(
+    "url", ["redis://me:cret@{}/0", "redis+sentinel://me:cret@a,{}/shop", "redis+cluster://me:cret@{},a"]
+)
+def test_misplaced_bracket_is_refused(url: str, host: str):
+    with pytest.raises(ValueError, match="a host cannot be read") as caught:
+        parse(url.format(host))
+    assert "cret" not in str(caught.value)
+
+
 def test_sentinels_have_credentials_of_their_own():
     location = parse("redis+sentinel://a/shop?sentinel_username=watch&sentinel_password=s")
     assert (location.username, location.password) == ("watch", "s")
@@ -79,6 +101,8 @@ def test_hash_in_an_option_or_a_path_needs_none_either():
         ("redis+sentinel://:se/cret@h/shop", "write / as %2F"),
         ("redis+cluster://:se/cret@h:7", "write / as %2F"),
         ("redis://:se[cret@h:7/0", r"write \[ as %5B"),
+        ("redis://:se[cre]t@h:7/0", r"write \[ as %5B"),
+        ("redis+sentinel://:se[cre]t@h,[::1]/shop", r"write \[ as %5B"),
         ("redis://:se\N{ACCOUNT OF}cret@h:7/0", "beyond ASCII"),
     ],
 )
