@@ -9,8 +9,10 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import Future
+from http.client import HTTPResponse
 from threading import Thread
 from typing import Any
+from urllib.error import HTTPError
 
 from jwt import PyJWK, PyJWKSet
 
@@ -116,7 +118,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def _download(url: str, timeout: float) -> bytes:
     """Download a document, in a thread. Raises `OSError`, or `ValueError` for more than `KEYS_BYTES`."""
     deadline, body = time.monotonic() + timeout, bytearray()
-    with urllib.request.build_opener(_NoRedirects).open(url, timeout=timeout) as response:
+    with _open(url, timeout) as response:
         while part := response.read1(KEYS_BYTES):
             body += part
             if len(body) > KEYS_BYTES:
@@ -124,6 +126,15 @@ def _download(url: str, timeout: float) -> bytes:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not complete after {timeout:g} s")
     return bytes(body)
+
+
+def _open(url: str, timeout: float) -> HTTPResponse:
+    try:
+        response: HTTPResponse = urllib.request.build_opener(_NoRedirects).open(url, timeout=timeout)
+    except HTTPError as error:
+        error.close()  # it holds the connection
+        raise
+    return response
 
 
 def _parse(body: bytes) -> Mapping[str, PyJWK]:
