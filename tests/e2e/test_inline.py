@@ -193,7 +193,7 @@ async def test_missing_table_is_one_line_and_found_once_it_is_there(with_outbox:
         await leave_behind(project, "1")
         await client.expect("thread:message", message_id="1")
     interrupt(process)
-    assert process.output.count("outbox: ") == 1, process.output
+    assert process.output.count("run `migrate` first") == 1, process.output
 
 
 async def test_database_that_cannot_be_used_is_one_line_and_holds_up_no_other(with_outbox: Project):
