@@ -175,6 +175,23 @@ def start(project: Project, *arguments: str, **env: str) -> Process:
     return project.start(arguments[0], "-m", "realtime", *arguments, **env)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("bridge", "realtime.bridge.bridge  redis lost, trying again failures=1 error="),
+        ("sockets", "realtime.redis.pubsub  subscription lost error="),
+    ],
+)
+def test_log_of_a_project_that_configures_none_has_the_facts(project: Project, command: str, line: str):
+    port = ("--port", str(free_port())) if command == "sockets" else ()
+    process = project.start(
+        command, "-m", "realtime", command, "--settings", "team.away", *port, ready=f" WARNING {line}"
+    )
+    process.stop()
+    assert "Connect call failed" in process.output
+
+
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 async def test_sockets_and_bridge_need_nothing_of_the_pages_of_a_project(project: Project, workers: str):
     port = free_port()

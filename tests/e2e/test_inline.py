@@ -187,7 +187,7 @@ async def test_missing_table_is_one_line_and_found_once_it_is_there(with_outbox:
     project, port = with_outbox, free_port()
     process = serve(project, "runserver", port)
     async with project.client("hub", port=port) as client:
-        process.wait_for("the database 'default' has no table of the outbox: run `migrate` first")
+        process.wait_for(" WARNING realtime.outbox.inline  outbox: the database 'default' has no table")
         await client.call("join:thread", {"thread_id": "42"})
         await asyncio.to_thread(migrate, project)
         await leave_behind(project, "1")
