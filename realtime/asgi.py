@@ -37,8 +37,9 @@ def with_sockets(
     if not apps.ready:
         django.setup()
     from realtime.inline.application import WithSockets  # noqa: PLC0415  (what it imports may need applications)
-    from realtime.telemetry import tracing  # noqa: PLC0415
+    from realtime.telemetry import logs, tracing  # noqa: PLC0415
 
+    logs.write_facts()
     tracing.start()
     return WithSockets(application, websocket, endpoints=endpoints)
 
@@ -60,7 +61,8 @@ def _standalone() -> Application:
     from realtime.routing import websocket  # noqa: PLC0415
     from realtime.server.endpoints import http  # noqa: PLC0415
     from realtime.server.lifespan import lifespan  # noqa: PLC0415
-    from realtime.telemetry import tracing  # noqa: PLC0415
+    from realtime.telemetry import logs, tracing  # noqa: PLC0415
 
+    logs.write_facts()
     tracing.start()
     return ProtocolTypeRouter({"http": http, "websocket": websocket, "lifespan": lifespan})

@@ -9,7 +9,6 @@ from typing import Self
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
-from websockets.http11 import Response
 
 from .errors import Denied
 
@@ -49,20 +48,28 @@ class Loss:
     code: int | None
     reason: str
     wait: float = 0.0
+    is_explained: bool = True
+    """The reason is the server's own, and not only the name of a status."""
 
     @classmethod
     def of(cls, error: Exception) -> Self:
         """The loss that an exception of a connection, or of an attempt, stands for."""
         match error:
             case InvalidStatus(response=response):
-                wait = _seconds(response.headers.get("Retry-After", ""))
-                return cls(response.status_code, _reason(response), wait)
+                pause = response.headers.get("Retry-After", "")
+                return cls.refused(response.status_code, response.reason_phrase, response.body or b"", pause)
             case ConnectionClosed(rcvd=Close(code=code, reason=reason)):
                 return cls(code, reason, PAUSE_SECONDS if code == RATE_LIMITED else 0.0)
             case ConnectionClosed():
                 return cls(ABNORMAL, str(error))
             case _:
                 return cls(None, ": ".join(filter(None, (type(error).__name__, str(error)))))
+
+    @classmethod
+    def refused(cls, status: int, phrase: str, body: bytes | bytearray, retry_after: str) -> Self:
+        """The loss that an answer of HTTP stands for, in the words of the server or of a proxy before it."""
+        reason = _reason(body)
+        return cls(status, reason or phrase, _seconds(retry_after), is_explained=bool(reason))
 
     def __str__(self) -> str:
         return self.reason if self.code is None else f"{self.code} {self.reason}"
@@ -73,13 +80,13 @@ def _seconds(retry_after: str) -> float:
     return min(float(retry_after), LONGEST_SECONDS) if retry_after.isdecimal() else 0.0
 
 
-def _reason(response: Response) -> str:
-    """Why a handshake was refused, in the words of the server or of a proxy before it."""
+def _reason(body: bytes | bytearray) -> str:
+    """Why a handshake was refused, in the server's words; empty if it does not say."""
     try:
-        error = json.loads(response.body)["error"]
+        error = json.loads(body)["error"]
         return f"{error['code']}: {error['message']}"
-    except (LookupError, TypeError, ValueError):
-        return response.reason_phrase
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return ""
 
 
 class Retries:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from .connection import Answer, Connect, Connection, frame
 from .errors import CallFailed, Denied, NoToken
@@ -17,6 +17,7 @@ from .retries import NORMAL, TOKEN_EXPIRED, Loss, Retries
 from .rooms import Rooms
 from .tokens import Tokens
 from .unread import Unread
+from .verdict import Refused, verdict
 
 STABLE_SECONDS = 10.0
 """After a connection that lasted this long, the first wait is short again."""
@@ -98,7 +99,8 @@ class Session:
             try:
                 await self._visit()
             except (ConnectionClosed, InvalidHandshake, OSError, NoToken) as error:
-                cause, loss = error, Loss.of(error)  # TimeoutError is an OSError, too
+                cause = error  # TimeoutError is an OSError, too
+                loss = error.loss if isinstance(error, Refused) else Loss.of(error)
             if loss.code == NORMAL:
                 return
             if not self._retries.is_at_once(loss):
@@ -140,7 +142,10 @@ class Session:
         if self.rooms.can_resume:
             url += "&resume=1" if "?" in url else "?resume=1"
         async with asyncio.timeout(self._connect_timeout) as patience:
-            connection = await Connection.open(self._connect, url, token)
+            try:
+                connection = await Connection.open(self._connect, url, token)
+            except InvalidStatus as error:
+                raise Refused(await verdict(error, url, token, self._connect_timeout)) from error
             try:
                 while True:
                     if (event := await connection.receive()) is not None:

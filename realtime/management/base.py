@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from realtime import extras
 from realtime.checks import collisions, sides
+from realtime.telemetry.logs import write_facts
 
 
 class Command(BaseCommand):
@@ -22,6 +23,7 @@ class Command(BaseCommand):
     """The extra that holds what it needs."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
+        write_facts()
         name = type(self).__module__.rpartition(".")[2]
         if problem := extras.problem(name, self.extra):
             raise CommandError(problem, returncode=2)

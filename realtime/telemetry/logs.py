@@ -37,6 +37,15 @@ class ConsoleFormatter(logging.Formatter):
         return super().formatMessage(record) + facts
 
 
+def write_facts() -> None:
+    """Write the facts of lines that no handler of the project takes.
+
+    Django's default leaves them to Python's last resort, which writes the message of a warning and nothing else.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(ConsoleFormatter())
+
+
 class WithoutTraceback(logging.Filter):
     """Keeps the text of an error, and drops its stack."""
 

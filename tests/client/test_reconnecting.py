@@ -14,6 +14,7 @@ from realtime.client import Client, Denied, backoff, connection, retries, sessio
 from tests.client.scripted import (
     Refusal,
     ScriptedServer,
+    Tokens,
     reading,
     token,
 )
@@ -100,6 +101,47 @@ async def test_refused_handshake_is_the_end_and_says_why(server: ScriptedServer,
 
 async def test_refusal_of_something_in_between_has_the_reason_of_its_status(server: ScriptedServer):
     server.script.append(Refusal(403, body="<html>"))
+    async with reading(server) as reader:
+        with pytest.raises(Denied, match="403 Forbidden"):
+            await reader.end()
+
+
+BARE = Refusal(403, body="")
+"""How daphne refuses, whatever the reason is."""
+
+
+async def test_bare_refusal_is_explained_by_a_plain_request(server: ScriptedServer):
+    server.script.extend([BARE, Refusal(403)])
+    async with reading(server) as reader:
+        with pytest.raises(Denied, match="403 some_code: some words"):
+            await reader.end()
+
+
+async def test_bare_refusal_of_a_server_without_redis_is_not_the_end(server: ScriptedServer):
+    server.script.extend([BARE, Refusal(503, {"Retry-After": "7"})])
+    async with reading(server) as reader:
+        lost = await reader.heard("connection:lost")
+        assert (lost.data["code"], lost.data["reason"]) == (503, "some_code: some words")
+        assert lost.data["retry_in"] >= 7
+
+
+async def test_bare_refusal_of_an_old_token_brings_a_new_one(server: ScriptedServer):
+    server.script.extend([BARE, Refusal(401)])
+    tokens = Tokens()
+    async with reading(server, tokens) as reader:
+        assert (await server.visit(1)).token.startswith("2.")
+        assert reader.named("connection:lost") == []
+
+
+async def test_bare_refusal_that_is_over_is_not_the_end(server: ScriptedServer):
+    server.script.extend([BARE, Refusal(204, body="")])
+    async with reading(server) as reader:
+        await server.visit(1)
+        assert (await reader.heard("connection:lost")).data["code"] is None
+
+
+async def test_bare_refusal_that_nothing_explains_is_the_end(server: ScriptedServer):
+    server.script.extend([BARE, "drop"])
     async with reading(server) as reader:
         with pytest.raises(Denied, match="403 Forbidden"):
             await reader.end()

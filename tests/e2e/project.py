@@ -77,6 +77,11 @@ FILES = {
         DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
         DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "recorded.sqlite3"}}
     """,
+    "away.py": """
+        from team.settings import *
+
+        REALTIME = {**REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
+    """,
     "missing.py": "from team.settings import *\nfrom nowhere import something\n",
     "misspelt.py": "from team.settings import *\nPORT = prot + 1\n",
     "unfinished.py": "DATABASES = {\n",

@@ -175,6 +175,15 @@ def start(project: Project, *arguments: str, **env: str) -> Process:
     return project.start(arguments[0], "-m", "realtime", *arguments, **env)
 
 
+@pytest.mark.slow
+def test_log_of_a_project_that_configures_none_has_the_facts(project: Project):
+    line = " WARNING realtime.bridge.bridge  redis lost, trying again failures=1 error="
+    away = ("bridge", "--settings", "team.away")
+    process = project.start("bridge", "-m", "realtime", *away, ready=line)
+    process.stop()
+    assert f"{line}\"ConnectionError('Error 111 connecting to 127.0.0.1:1." in process.output
+
+
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 async def test_sockets_and_bridge_need_nothing_of_the_pages_of_a_project(project: Project, workers: str):
     port = free_port()

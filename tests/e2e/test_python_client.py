@@ -96,6 +96,13 @@ async def test_who_is_not_wanted_is_told_and_does_not_come_again(uvicorn_stack: 
         assert denied.value.code == 4403
 
 
+async def test_refusal_has_its_reason_by_every_server(stack: Stack):
+    token = stack.token(role="customer")
+    async with Client(stack.url("hub"), lambda: token) as client:
+        with pytest.raises(Denied, match="403 forbidden_role: "):
+            await anext(aiter(client))
+
+
 async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: str, tmp_path):
     stack = Stack(tmp_path, redis_url)
     try:

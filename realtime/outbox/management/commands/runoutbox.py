@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from realtime.outbox.listening import POLL
 from realtime.outbox.relay import NoTable, Numbers, Relay, Relays
 from realtime.outbox.table import default_database
+from realtime.telemetry.logs import write_facts
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -37,6 +38,7 @@ class Command(BaseCommand):
     def handle(
         self, *, databases: list[str] | None, metrics_host: str, metrics_port: int | None, **_: Any
     ) -> None:
+        write_facts()
         stopping = threading.Event()
         numbers: Callable[[str], Numbers] = lambda _: Numbers()  # noqa: E731
         aliases = known_databases(databases)
