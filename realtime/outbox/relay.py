@@ -15,7 +15,9 @@ from redis.exceptions import RedisError
 from realtime.conf import conf
 from realtime.outbox import table
 from realtime.outbox.listening import POLL, Waiter
-from realtime.outbox.sending import BATCH_ROWS, send, sender
+from realtime.outbox.refused import RefusedRows
+from realtime.outbox.sending import BATCH_ROWS, PAGES, Sent, send, sender
+from realtime.outbox.table import Waiting
 from realtime.redis.bounded import now
 from realtime.telemetry.logs import spelled
 
@@ -65,6 +67,8 @@ class Relay:
         self._stopping = stopping
         self._waiter = Waiter(using, stopping)
         self._most = BATCH_ROWS
+        self._refused = RefusedRows(using)
+        self._ripe: int | None = None
         self._trouble: str | None = None
         self._pause = FIRST_BACKOFF
         self._caught_up = _Progress(using)
@@ -111,7 +115,6 @@ class Relay:
         if trouble != self._trouble:
             logger.warning(trouble, extra={"database": self.using, "error": spelled(error)})
             self._trouble = trouble
-        self._most = max(self._most // 2, 1)  # a narrow link may take a smaller batch in time
         if not is_redis:
             connections[self.using].close()
         self._rest(LONGEST_BACKOFF)
@@ -122,16 +125,37 @@ class Relay:
 
     def _step(self) -> None:
         self._waiter.listen()
-        sent = send(sender(self.using), lambda row: row.is_due, now() + conf().publish_timeout, self._most)
+        sent = self._send()
         self.numbers.on_sent(len(sent.ids))
         self._most = min(self._most + len(sent.ids), BATCH_ROWS)
         self._measure(is_idle=not sent.ids)
         if sent.is_waiting:
             self._rest(POLL)
             return
-        self._end_trouble()
+        if sent.ids or not self._refused:
+            self._end_trouble()
         if not sent.ids:
             self._waiter.wait()
+
+    def _send(self) -> Sent:
+        """Send what is due without what Redis has refused, or, in turn, one of these, when its time has come."""
+        self._ripe = self._refused.ripe() if self._ripe is None else None
+        by, until = sender(self.using), now() + conf().publish_timeout
+        try:
+            sent = send(by, self._is_wanted, until, self._most if self._ripe is None else 1, PAGES)
+        except RedisError as error:
+            self._most = max(min(self._most, len(by.tried)) // 2, 1)  # a narrow link may take a smaller batch
+            self._refused.on_failure(by.tried, spelled(error))
+            raise
+        self._refused.on_sent(sent.ids)
+        if self._ripe is not None:
+            self._refused.forget(self._ripe)  # sent, or gone
+        return sent
+
+    def _is_wanted(self, row: Waiting) -> bool:
+        if self._ripe is not None:
+            return row.is_due and row.id == self._ripe
+        return row.is_due and row.id not in self._refused
 
     def _end_trouble(self) -> None:
         self._pause = FIRST_BACKOFF

@@ -15,12 +15,16 @@ from django.db import connections, router, transaction
 from django.db.models import Case, Q, QuerySet, Value, When
 from django.db.models.functions import Length, Now
 
+from realtime.conf import conf
 from realtime.outbox.models import SEPARATOR, OutboxMessage
 
 CHANNEL = "realtime_outbox"
 """PostgreSQL's channel on which relays are told that a row is due."""
 WINDOW = 2000
 """Rows, the oldest of the table, among which a sender looks for what it may send and for what has to be sent before."""
+LONGEST_CLAIM = 60.0
+"""Seconds beyond its waits for Redis for which no sender claims a row. One that is due later was written before the
+clock was set back."""
 
 
 def default_database() -> str:
@@ -54,7 +58,7 @@ def insert(using: str, message: bytes, rooms: Collection[str], claim: str, due_i
     """Write a row, in the transaction that is open; returns its id."""
     row = OutboxMessage(
         message=message,
-        rooms=SEPARATOR.join(sorted(rooms)),
+        rooms=_joined(rooms),
         created_at=Now(),
         due_at=_in(due_in),
         claim=claim,
@@ -67,14 +71,28 @@ def _in(seconds: float) -> Any:
     return Now() + timedelta(seconds=seconds) if seconds else Now()
 
 
-def oldest(using: str) -> list[Waiting]:
-    """The oldest rows, at most `WINDOW`, in their order."""
-    is_due = Case(When(due_at__lte=Now(), then=Value(1)), default=Value(0))
+def _due() -> Q:
+    longest = conf().outbox_wait + conf().publish_timeout + LONGEST_CLAIM
+    return Q(due_at__lte=Now()) | Q(due_at__gt=_in(longest))
+
+
+def oldest(using: str, without: Collection[frozenset[str]] = ()) -> list[Waiting]:
+    """The oldest rows, at most `WINDOW`, in their order, as they are at one moment.
+
+    Rows of exactly these sets of rooms are left out.
+    """
+    is_due = Case(When(_due(), then=Value(1)), default=Value(0))
     found = rows(using).order_by("id").values_list("id", "rooms", Length("message"), is_due, "claim")
+    if without:
+        found = found.exclude(rooms__in=[_joined(rooms) for rooms in without])
     return [
         Waiting(number, frozenset(rooms.split(SEPARATOR)), size, bool(due), claim)
         for number, rooms, size, due, claim in found[:WINDOW]
     ]
+
+
+def _joined(rooms: Collection[str]) -> str:
+    return SEPARATOR.join(sorted(rooms))
 
 
 def messages(using: str, ids: Collection[int]) -> dict[int, bytes]:
@@ -87,16 +105,30 @@ def messages(using: str, ids: Collection[int]) -> dict[int, bytes]:
 
 
 @contextmanager
-def locked(using: str, ids: Collection[int], most: int) -> Iterator[set[int]]:
-    """Lock up to `most` of these rows, those that no other sender has locked, for the length of a transaction."""
+def locked(using: str, ids: Collection[int]) -> Iterator[set[int]]:
+    """Lock those of these rows that no other sender has locked, for the length of a transaction."""
+    is_outermost = not connections[using].in_atomic_block
     with transaction.atomic(using=using):
+        if is_outermost:
+            _see_what_is_committed(using)
         lockable = rows(using).filter(pk__in=ids).order_by("pk").select_for_update(skip_locked=True)
-        yield set(lockable.values_list("pk", flat=True)[:most])
+        yield set(lockable.values_list("pk", flat=True))
+
+
+def _see_what_is_committed(using: str) -> None:
+    """Make this transaction READ COMMITTED, whatever is usual in this database.
+
+    With a stricter level PostgreSQL refuses to lock what another sender has just deleted, and MySQL also locks the gap
+    behind the newest row, into which requests insert.
+    """
+    if connections[using].vendor in ("postgresql", "mysql"):
+        with connections[using].cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
 def lease(using: str, ids: Collection[int], claim: str, seconds: float) -> set[int]:
     """Claim those of these rows that are due, or carry this claim already; returns the ids that the claim holds now."""
-    claimable = rows(using).filter(Q(due_at__lte=Now()) | Q(claim=claim), pk__in=ids)
+    claimable = rows(using).filter(_due() | Q(claim=claim), pk__in=ids)
     claimable.update(claim=claim, due_at=_in(seconds))
     return still_leased(using, ids, claim)
 
@@ -113,7 +145,7 @@ def release(using: str, ids: Collection[int], claim: str) -> None:
     It never waits for another sender: a row that another one has locked is being sent.
     """
     if has_skip_locked(using):
-        with locked(using, ids, len(ids)) as held:
+        with locked(using, ids) as held:
             rows(using).filter(pk__in=held).update(due_at=Now())
         notify(using)
     else:
@@ -123,25 +155,35 @@ def release(using: str, ids: Collection[int], claim: str) -> None:
 def make_due(using: str, ids: Collection[int]) -> int:
     """Let relays take these rows at once, whatever holds them; returns how many there were."""
     if has_skip_locked(using):
-        with locked(using, ids, len(ids)) as held:
+        with locked(using, ids) as held:
             count = rows(using).filter(pk__in=held).update(due_at=Now())
         notify(using)
         return count
     return rows(using).filter(pk__in=ids).update(due_at=Now(), claim="")
 
 
-def delete(using: str, ids: Collection[int], claim: str = "") -> int:
-    """Delete rows; with a claim only those that it still holds. Returns how many were deleted."""
-    found = rows(using).filter(pk__in=ids)
-    return (found.filter(claim=claim) if claim else found).delete()[0]
+def delete(using: str, ids: Collection[int], lease: str = "") -> None:
+    """Delete rows; with a lease only those that it still holds.
+
+    It is one statement. A QuerySet would open a transaction for it, and every message would wait for two more answers.
+    """
+    connection = connections[using]
+    name = connection.ops.quote_name
+    where = f"{name('id')} IN ({', '.join(['%s'] * len(ids))})"
+    values: list[Any] = [*ids]
+    if lease:
+        where += f" AND {name('claim')} = %s"
+        values.append(lease)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {name(OutboxMessage._meta.db_table)} WHERE {where}", values)  # noqa: S608
 
 
 def drop(using: str, ids: Collection[int]) -> int:
     """Delete rows without sending them, except those that are being sent; returns how many."""
     if has_skip_locked(using):
-        with locked(using, ids, len(ids)) as held:
-            return delete(using, held)
-    return rows(using).filter(pk__in=ids, due_at__lte=Now()).delete()[0]
+        with locked(using, ids) as held:
+            return rows(using).filter(_due(), pk__in=held).delete()[0]
+    return rows(using).filter(_due(), pk__in=ids).delete()[0]
 
 
 # --- Relays ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary, ref
@@ -21,6 +22,7 @@ from redis.exceptions import RedisError
 from realtime.conf import conf
 from realtime.outbox import table
 from realtime.outbox.sending import Sender, send
+from realtime.outbox.table import Waiting
 from realtime.protocol.bus_message import BusMessage, subjects
 from realtime.redis.bounded import now
 from realtime.telemetry.logs import spelled
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 GRACE = 2.0
 """Seconds beyond `OUTBOX_WAIT` after which a row that its own process has not sent is due."""
+MARGIN = 0.5
+"""Seconds of these for deleting the row. Its own process has this lease on it, and needs no other one in time."""
 PAUSE = 1.0
 """Seconds for which a process leaves everything to the relays after Redis did not answer it."""
 ROUNDS = 3
@@ -85,6 +89,7 @@ class Pending:
         self._using = using
         self._messages: dict[int, bytes] = {}
         self._claim = uuid4().hex
+        self._leased_until = now() + conf().outbox_wait + GRACE - MARGIN
         self.is_sent = False
 
     def add(self, message: bytes, rooms: frozenset[str]) -> None:
@@ -99,7 +104,7 @@ class Pending:
             return
         self.is_sent = True
         try:
-            deliver(Sender(self._using, self._claim, self._messages))
+            deliver(Sender(self._using, self._claim, self._messages, self._leased_until))
         except DatabaseError as error:
             logger.warning("outbox: the database failed, left to a relay", extra={"error": spelled(error)})
 
@@ -166,9 +171,14 @@ def _deliver(by: Sender, own: AbstractSet[int], until: float) -> set[int]:
     sent: set[int] = set()
     rooms: frozenset[str] = frozenset()
     for _ in range(ROUNDS):
-        found = send(by, lambda row, rooms=rooms: row.id in own or not rooms.isdisjoint(row.rooms), until)  # type: ignore[misc]
+        found = send(by, partial(_follows, own, rooms), until)
         if not found.ids:
             break
         sent |= found.ids
         rooms |= found.rooms
     return sent
+
+
+def _follows(own: AbstractSet[int], rooms: frozenset[str], row: Waiting) -> bool:
+    # What is not due belongs to a process that sends it itself, or makes it due when it finds another before it.
+    return row.id in own or (row.is_due and not rooms.isdisjoint(row.rooms))

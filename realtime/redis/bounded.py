@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 MOST = 32
@@ -93,7 +95,7 @@ class Threads:
 
     def _start_thread(self, calls: SimpleQueue[_Call[Any]]) -> None:
         try:
-            threading.Thread(target=self._work, args=[calls], name="redis", daemon=True).start()
+            _start(threading.Thread(target=self._work, args=[calls], name="redis", daemon=True))
         except BaseException:
             self._free.release()
             raise
@@ -104,6 +106,16 @@ class Threads:
             call.run()
             del call
             self._idle.append(calls)
+
+
+def _start(thread: threading.Thread) -> None:
+    """Raises `redis.ConnectionError` when no thread is left, and `RuntimeError` at the end of the process."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if sys.is_finalizing() or "shutdown" in str(error):
+            raise
+        raise RedisConnectionError(f"Redis cannot be asked: {error}") from error
 
 
 def call(function: Callable[[], T], until: float) -> T:
@@ -133,11 +145,11 @@ class _Watchdog:
         self._thread: threading.Thread | None = None
 
     def add(self, watched: socket.socket, until: float) -> None:
+        if self._thread is None:
+            self._start()
         self._until[watched] = until
         if not self._is_needed.is_set():
             self._is_needed.set()
-            if self._thread is None:
-                self._start()
 
     def remove(self, watched: socket.socket) -> None:
         self._until.pop(watched, None)
@@ -146,7 +158,7 @@ class _Watchdog:
         with self._starting:
             if self._thread is None:
                 thread = threading.Thread(target=self._watch, name="redis time-outs", daemon=True)
-                thread.start()
+                _start(thread)
                 self._thread = thread
 
     def _watch(self) -> None:
@@ -191,10 +203,10 @@ threads = Threads()
 _watchdog = _Watchdog()
 
 
-def _forget() -> None:
+def forget_all() -> None:
     """After a fork: the threads stayed in the parent."""
     global threads, _watchdog
     threads, _watchdog = Threads(), _Watchdog()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=forget_all)

@@ -140,7 +140,7 @@ def main() -> None:
     from realtime.protocol.catalogue import catalogue
 
     catalogue()
-    writing.GRACE, sending.LEASE_MARGIN = 0.0, 0.2
+    writing.GRACE, writing.MARGIN, sending.LEASE_MARGIN = 0.0, -1.0, 0.2
     kill = {"backbone": backbone, "relay": relay}[sys.argv[1]]
     step = 1
     while not kill(step):

@@ -200,3 +200,29 @@ def test_error_of_a_call_is_the_callers():
         call(lambda: 1 / 0, now() + 5)
     with pytest.raises(redis.RedisError):
         call(sync_client, now() - 1)
+
+
+def test_system_without_a_thread_left_is_an_error_of_redis_and_passes(realtime_redis, monkeypatch):
+    """It must neither fail the request, nor leave later calls without a bound."""
+    bounded.forget_all()
+    appending.connections.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _no_thread_left)
+        with pytest.raises(RedisError, match="can't start new thread"):
+            append([b"1"], now() + LONG)
+    append([b"2"], now() + LONG)  # and opens a connection
+    bounded.forget_all()  # (the watchdog)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _no_thread_left)
+        with pytest.raises(RedisError, match="can't start new thread"):
+            append([b"3"], now() + LONG)
+    with (
+        serving(silent) as port,
+        socket.create_connection(("127.0.0.1", port)) as connected,
+        bounded.cutting(connected, now() + WAIT),
+    ):
+        assert connected.recv(1) == b""
+
+
+def _no_thread_left(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

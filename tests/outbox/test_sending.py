@@ -1,0 +1,167 @@
+"""What must not hold up what: rows of other senders, rows that Redis refuses, clocks that are set."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models import F
+from django.db.models.functions import Now
+from redis.exceptions import ResponseError
+
+from realtime.outbox import refused, sending, table
+from realtime.outbox.models import OutboxMessage
+from realtime.outbox.relay import Relay
+from realtime.outbox.sending import PAGES, send, sender
+from realtime.outbox.table import WINDOW
+from realtime.outbox.writing import breaker
+from realtime.publisher import publish
+from realtime.redis import appending
+from realtime.redis.bounded import now
+from tests.outbox.conftest import numbers, waiting
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("realtime_redis")]
+
+
+def leave(number: int, thread: int = 42, **options: Any) -> None:
+    """Leave a message to a relay."""
+    breaker.trip()
+    publish("thread:message", {"thread_id": thread, "message_id": number}, **options)
+
+
+def relay() -> int:
+    """What one step of a relay sends."""
+    return len(send(sender("default"), lambda row: row.is_due, now() + 5, pages=PAGES).ids)
+
+
+def take_first() -> None:
+    """Another sender takes the oldest row, and hangs."""
+    first = OutboxMessage.objects.order_by("pk").first()
+    assert first is not None
+    OutboxMessage.objects.filter(pk=first.pk).update(claim="another", due_at=Now() + timedelta(seconds=9))
+
+
+def copies(count: int, thread: int) -> None:
+    leave(0, thread)
+    row = OutboxMessage.objects.latest("pk")
+    for _ in range(count // 500):
+        OutboxMessage.objects.bulk_create(
+            [
+                OutboxMessage(
+                    message=row.message, rooms=row.rooms, created_at=row.created_at, due_at=row.due_at
+                )
+                for _ in range(500)
+            ]
+        )
+
+
+def test_backlog_of_a_room_that_another_sender_holds_up_does_not_stop_other_rooms():
+    copies(WINDOW + 500, thread=42)
+    take_first()
+    leave(7, thread=43)
+    assert relay() == 1
+    assert numbers() == [7]
+
+
+def test_row_behind_a_page_is_not_sent_before_an_older_one_of_its_rooms():
+    copies(WINDOW + 500, thread=42)
+    take_first()
+    leave(7, rooms=["thread:42", "user:1"])
+    leave(8, rooms=["user:1"])
+    assert relay() == 0
+    assert numbers() == []
+
+
+def test_rows_that_others_have_taken_in_between_are_passed_over(monkeypatch):
+    """As with four relays at once: each looks, and the first to come has what the others have chosen."""
+    monkeypatch.setattr(sending, "BATCH_ROWS", 2)
+    for number in range(5):
+        leave(number, thread=number)
+    lease = table.lease
+
+    def late(using, ids, *rest):
+        monkeypatch.setattr(table, "lease", lease)
+        OutboxMessage.objects.filter(pk__in=ids).update(claim="another", due_at=Now() + timedelta(seconds=9))
+        return lease(using, ids, *rest)
+
+    monkeypatch.setattr(table, "lease", late)
+    assert len(send(sender("default"), lambda row: row.is_due, now() + 5, 2).ids) == 2
+    assert numbers() == [2, 3]
+
+
+def test_row_that_was_dropped_after_it_was_claimed_is_passed_over(monkeypatch):
+    leave(1)
+    leave(2, thread=43)
+    messages = table.messages
+
+    def after_a_deletion(using, ids):
+        OutboxMessage.objects.filter(pk=min(ids)).delete()
+        return messages(using, ids)
+
+    monkeypatch.setattr(table, "messages", after_a_deletion)
+    relay()
+    assert (numbers(), waiting()) == ([2], 0)
+
+
+def test_clock_that_was_set_back_delays_nothing():
+    """The database has moved to a host whose clock is an hour behind."""
+    leave(1)
+    OutboxMessage.objects.update(due_at=F("due_at") + timedelta(hours=1))
+    assert relay() == 1
+    assert numbers() == [1]
+
+
+class TestRowThatRedisRefuses:
+    @pytest.fixture
+    def refusing(self, monkeypatch):
+        """Redis refuses what contains message 13, until `refusing.clear()`."""
+        bad = {13}
+
+        def append(messages, until):
+            if bad & {json.loads(message)["data"]["message_id"] for message in messages}:
+                raise ResponseError("too large")
+            appending.append(messages, until)
+
+        monkeypatch.setattr(sending, "append", append)
+        monkeypatch.setattr(refused, "FIRST_PAUSE", 0.1)
+        return bad
+
+    @pytest.fixture
+    def running(self):
+        """A relay, in a thread."""
+        stopping = threading.Event()
+        thread = threading.Thread(target=Relay("default", stopping).run, args=[lambda: None])
+
+        yield thread.start
+        stopping.set()
+        thread.join()
+
+    @staticmethod
+    def until(what) -> None:
+        for _ in range(600):
+            if what():
+                return
+            threading.Event().wait(0.05)
+        raise AssertionError((numbers(), waiting()))
+
+    def test_other_rooms_go_on_and_its_own_waits(self, refusing, running):
+        leave(13)
+        leave(14)
+        for number in range(20):
+            leave(number + 100, thread=43 + number % 3)
+        running()
+        self.until(lambda: waiting() == 2)
+        assert sorted(numbers()) == list(range(100, 120))
+        refusing.clear()
+        self.until(lambda: not waiting())
+        assert numbers()[-2:] == [13, 14]
+
+    def test_operator_reads_which_row_it_is(self, refusing, running, caplog):
+        leave(13)
+        leave(1, thread=43)
+        running()
+        self.until(lambda: "outbox: Redis takes others, but not this message" in caplog.messages)
+        assert numbers() == [1]
