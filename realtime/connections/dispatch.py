@@ -96,13 +96,18 @@ class FrameDispatch:
 
 
 def _acknowledgement(event: ClientEvent, answer: object) -> OutgoingData:
-    """What a handler returned, as the client gets it."""
+    """What a handler returned, as the client gets it. Raises `TypeError` when it is not what its annotation says."""
     data = plain(answer or {})
     if not isinstance(data, dict):
         raise TypeError(
             f"{event.name}: expected an object as the acknowledgement, got {type(answer).__name__}"
         )
-    return data if event.respell is None else event.respell(msgspec.Raw(encode(data)))
+    if event.check is None:
+        return data
+    try:
+        return event.check(msgspec.Raw(encode(data)))
+    except ValueError as error:
+        raise TypeError(f"{event.name}: the acknowledgement does not fit its annotation: {error}") from None
 
 
 def _too_fast(retry_after: float) -> EventError:

@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from realtime.conf import cached, conf, load
 from realtime.protocol.namespaces import Namespace, namespaces
 from realtime.protocol.payloads import Empty, Payload
-from realtime.protocol.respelling import Respell, respeller
+from realtime.protocol.respelling import Respell, checked
 from realtime.protocol.wire_types import annotated_ack, annotated_payload, check_ack, check_payload
 
 BUILT_IN = (
@@ -89,8 +89,8 @@ class ClientEvent:
     handler: ClientHandler
     ack: Any = Empty
     """The type of the acknowledgement's data."""
-    respell: Respell | None = None
-    """Makes strings of the acknowledgement's ids; None if it has none."""
+    check: Respell | None = None
+    """Checks the acknowledgement, and makes strings of its ids; None if it may be any object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def _from_clients(event: ClientEvent, registered: Mapping[str, Namespace]) -> Cl
     return replace(
         event,
         namespaces=frozenset(name for name in audience if _may_send(registered[name], event.name)),
-        respell=respeller(event.ack),
+        check=checked(event.ack),
     )
 
 

@@ -95,6 +95,8 @@ P = TypeVar("P", bound=Payload)
 
 def decode_id(kind: type, value: object) -> object:
     """msgspec's `dec_hook` for fields that are ids. Raises `ValueError` for a value that is none."""
+    if kind is Id and type(value) is str and is_id(value):  # as nearly all are: `parse` takes longer
+        return Id(value)
     if kind is object:
         return value
     if not issubclass(kind, Id):

@@ -28,12 +28,14 @@ from realtime.protocol.json_schema import (
 )
 from realtime.protocol.payloads import (
     TOO_DEEP,
+    Empty,
     Id,
     InvalidPayload,
     Payload,
     PresenceGroup,
     Respelled,
     decode_payload,
+    decoder,
 )
 from realtime.protocol.type_parts import alternatives
 
@@ -98,6 +100,33 @@ def _is_id_type(kind: Any) -> bool:
 def respeller(kind: Any) -> Respell | None:
     """What respells the JSON of a type; None if that is never necessary. Raises `NotJSON`."""
     return _Compiler(Schemas(DELIVERED, _ROOT)).of(kind)
+
+
+@cache
+def checked(kind: Any) -> Respell | None:
+    """What checks that JSON is of a type and respells it; None if it may be any object. Raises `NotJSON`.
+
+    The function raises `InvalidPayload`. Types that msgspec cannot tell apart (two `TypedDict`s) are only respelled.
+    """
+    respell = respeller(kind)
+    if not _is_decodable(kind):
+        return respell
+
+    def check(raw: msgspec.Raw) -> msgspec.Raw:
+        decode_payload(kind, raw)
+        return raw if respell is None else respell(raw)
+
+    return check
+
+
+def _is_decodable(kind: Any) -> bool:
+    if kind is Empty or kind == dict[str, Any]:
+        return False
+    try:
+        decoder(kind)
+    except TypeError:
+        return False
+    return True
 
 
 # --- Single values -----------------------------------------------------------------------------------

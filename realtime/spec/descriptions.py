@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -11,8 +10,8 @@ from realtime.protocol.catalogue import ServerEvent
 
 
 def summary(documented: object) -> str:
-    """The docstring of a payload or a handler, in one line."""
-    return " ".join((inspect.getdoc(documented) or "").split())
+    """The docstring of a payload or a handler, in one line. That of a base class is about something else."""
+    return " ".join((documented.__doc__ or "").split())
 
 
 def namespace_list(names: Iterable[str]) -> str:

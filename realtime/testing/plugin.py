@@ -36,35 +36,40 @@ def _scope(fixture_name: str, config: pytest.Config) -> Any:
     return scope
 
 
-def _set_up_django() -> None:
-    """Prepare Django for a test, unless pytest-django has done so."""
+def _tool(name: str) -> Any:
+    """Something of `realtime.testing`, once Django is prepared, unless pytest-django has done so."""
     import django  # noqa: PLC0415
     from django.apps import apps  # noqa: PLC0415
     from django.core.exceptions import ImproperlyConfigured  # noqa: PLC0415
 
+    from realtime import testing  # noqa: PLC0415
+
     try:
         if not apps.ready:
             django.setup()
+        return getattr(testing, name)
     except ImproperlyConfigured as error:
-        pytest.fail(f"The fixtures of realtime need the settings of your project: {error}", pytrace=False)
+        raise _failure(f"The fixtures of realtime need the settings of your project: {error}") from None
+    except ImportError as error:
+        raise _failure(str(error)) from None
+
+
+def _failure(text: str) -> BaseException:
+    """The end of a test with one sentence, without a traceback."""
+    return pytest.fail.Exception(text, pytrace=False)
 
 
 @pytest.fixture
 def published() -> Iterator[Published]:
     """What the test publishes: validated and recorded, but not sent (`realtime.testing.fake_publisher`)."""
-    _set_up_django()
-    from realtime.testing.recorder import fake_publisher  # noqa: PLC0415
-
-    with fake_publisher() as record:
+    with _tool("fake_publisher")() as record:
         yield record
 
 
 @pytest.fixture
 def issue_token() -> Callable[..., str]:
     """`realtime.testing.issue_token`: signs an access token with the claims that it is given."""
-    _set_up_django()
-    from realtime.testing.tokens import issue_token as issue  # noqa: PLC0415
-
+    issue: Callable[..., str] = _tool("issue_token")
     return issue
 
 
@@ -77,10 +82,8 @@ def realtime_settings() -> dict[str, Any]:
 @pytest.fixture
 def realtime_in_memory(realtime_settings: dict[str, Any]) -> Iterator[InMemory]:
     """Socket server, bridge and publisher in this process, without Redis (`realtime.testing.in_memory`)."""
-    _set_up_django()
+    in_memory = _tool("in_memory")
     from django.test import override_settings  # noqa: PLC0415
-
-    from realtime.testing.memory import in_memory  # noqa: PLC0415
 
     others = {name: value for name, value in realtime_settings.items() if name != "REALTIME"}
     with override_settings(**others), in_memory(**realtime_settings.get("REALTIME", {})) as system:
@@ -89,14 +92,14 @@ def realtime_in_memory(realtime_settings: dict[str, Any]) -> Iterator[InMemory]:
 
 @pytest.fixture(scope=_scope)
 def _realtime_processes(realtime_settings: dict[str, Any]) -> Iterator[RealtimeServer]:
-    _set_up_django()
-    from realtime.testing.server import ServerFailed, running_server  # noqa: PLC0415
+    running_server = _tool("running_server")
+    from realtime.testing.server import ServerFailed  # noqa: PLC0415
 
     with contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(running_server(realtime_settings))
         except ServerFailed as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+            raise _failure(str(error)) from None
         yield server
 
 
@@ -106,7 +109,7 @@ def realtime_server(_realtime_processes: RealtimeServer) -> Iterator[RealtimeSer
     with _realtime_processes.in_use() as server:
         yield server
     if ended := _realtime_processes.ended:
-        pytest.fail(ended, pytrace=False)
+        raise _failure(ended)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import time
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 import pytest
@@ -30,9 +30,11 @@ from realtime.protocol.catalogue import ClientEvent
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import ErrorCode, EventError, iso
 from realtime.protocol.namespaces import namespaces
-from realtime.protocol.payloads import Empty
+from realtime.protocol.payloads import Empty, Id
 from realtime.protocol.publication import Draft
+from realtime.protocol.respelling import checked
 from realtime.protocol.rooms import group_name
+from realtime.protocol.wire_types import annotated_ack
 from realtime.redis import schema_version
 from realtime.redis.client import client, key
 from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
@@ -56,7 +58,8 @@ def client_event(monkeypatch):
     """A client event for one test."""
 
     def register(handler: Any, name: str = "test:event") -> None:
-        event = ClientEvent(name=name, payload=Empty, namespaces=namespaces(), handler=handler)
+        ack = annotated_ack(name, handler)
+        event = ClientEvent(name, Empty, namespaces(), handler, ack, check=checked(ack))
         monkeypatch.setitem(catalogue.catalogue().client, name, event)
 
     return register
@@ -316,6 +319,45 @@ async def test_data_that_does_not_fit_its_event_is_internal_and_its_field_is_log
         assert (await ana.refused("test:event"))["code"] == "internal"
         await ana.call("heartbeat")
     assert text in caplog.text
+
+
+class Answer(TypedDict):
+    ids: list[Id]
+    count: int
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"ids": [7]}, "count: required"),
+        ({"ids": [7], "count": "7"}, "count: expected int, got str"),
+        ({"ids": None, "count": 7}, "ids: expected array, got null"),
+        ({"ids": [7, "a b"], "count": 7}, "ids[1]: expected an id"),
+        (None, "ids: required"),
+    ],
+    ids=["missing", "wrong", "null", "no id", "nothing"],
+)
+async def test_acknowledgement_that_does_not_fit_its_annotation_is_internal_and_its_field_is_logged(
+    client_event, caplog, answer: Any, text: str
+):
+    async def handler(connection: Any, payload: Empty) -> Answer:
+        return answer
+
+    client_event(handler)
+    async with connected("portal") as ana:
+        assert (await ana.refused("test:event"))["code"] == "internal"
+        await ana.call("heartbeat")
+    assert f"test:event: the acknowledgement does not fit its annotation: {text}" in caplog.text
+
+
+async def test_acknowledgement_that_fits_its_annotation_is_sent_with_its_other_fields(client_event):
+    async def handler(connection: Any, payload: Empty) -> Answer:
+        answer: Any = {"ids": [7, "8"], "count": 7, "more": [9]}
+        return answer
+
+    client_event(handler)
+    async with connected("portal") as ana:
+        assert await ana.call("test:event") == {"ids": ["7", "8"], "count": 7, "more": [9]}
 
 
 @pytest.mark.parametrize("value", [object(), float("nan"), b"x", len], ids=lambda value: type(value).__name__)

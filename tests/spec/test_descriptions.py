@@ -1,4 +1,4 @@
-"""The rooms of an event, in words."""
+"""What an event is for, and its rooms, in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from realtime.protocol.catalogue import ServerEvent
 from realtime.protocol.payloads import Id, Payload
 from realtime.protocol.rooms import presence_room, thread_room
-from realtime.spec.descriptions import default_rooms
+from realtime.spec.descriptions import default_rooms, summary
 
 
 class Part(msgspec.Struct):
@@ -43,3 +43,19 @@ def test_rooms_are_named_by_the_fields_that_they_come_from(rooms: Any, text: str
     both = frozenset({"hub", "portal"})
     event = ServerEvent("order:changed", Changed, both, both, rooms, bus=True)
     assert default_rooms(event) == text
+
+
+class Silent(Payload, frozen=True):
+    count: int
+
+
+class Told(Payload, frozen=True):
+    """What
+
+    happened.
+    """
+
+
+def test_docstring_of_a_base_class_is_not_that_of_an_event():
+    assert summary(Silent) == ""
+    assert summary(Told) == "What happened."

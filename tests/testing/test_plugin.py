@@ -115,6 +115,33 @@ def test_server_with_wrong_settings_says_what_is_wrong(project: Project):
     assert "/realtime/testing/" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("fixture", "package"),
+    [
+        ("realtime_in_memory", "channels"),
+        ("realtime_in_memory", "fakeredis"),
+        ("realtime_client", "websockets"),
+        ("issue_token", "jwt"),
+    ],
+)
+def test_package_that_is_not_installed_is_named(project: Project, fixture: str, package: str):
+    project.write("bare/conftest.py", f"import sys\nsys.modules[{package!r}] = None\n")
+    project.write("bare/test_bare.py", f"def test_it({fixture}):\n    pass\n")
+    done = project.pytest(*DJANGO, "bare")
+    assert done.status == 1
+    assert f"needs {package}, which is not installed: pip install 'realtime-sockets[testing]'" in done.output
+    assert "Traceback" not in done.output
+    assert "/realtime/testing/" not in done.output
+
+
+def test_project_without_settings_is_told_so_in_one_sentence(project: Project):
+    project.write("unset/test_unset.py", "def test_it(published):\n    pass\n")
+    done = project.pytest("-p", "no:django", "unset")
+    assert done.status == 1
+    assert "The fixtures of realtime need the settings of your project: Requested setting" in done.output
+    assert "During handling" not in done.output
+
+
 @pytest.mark.slow
 def test_server_that_ends_during_a_test_is_told(project: Project):
     lines = (
