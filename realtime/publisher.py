@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
 from uuid import uuid4
 
 from asgiref.sync import sync_to_async
@@ -35,6 +36,45 @@ __all__ = ["InvalidMessage", "aonline", "apublish", "online", "publish"]
 logger = logging.getLogger(__name__)
 OUTBOX = "realtime_outbox"
 """The label of the app that keeps messages in the database until Redis has them."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_asked_at: ContextVar[float | None] = ContextVar("asked_at", default=None)
+"""When asynchronous code made the call that runs now, by `realtime.redis.bounded.now`."""
+_failed_at = 0.0
+"""When Redis failed a call of this process last."""
+
+
+def _asynchronous(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    in_thread = sync_to_async(function)
+
+    @wraps(function)
+    async def asynchronous(*args: P.args, **kwargs: P.kwargs) -> T:
+        token = _asked_at.set(now())
+        try:
+            return await in_thread(*args, **kwargs)
+        finally:
+            _asked_at.reset(token)
+
+    return asynchronous
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[float]:
+    """Yields the time at which the wait for Redis ends.
+
+    Asynchronous calls run one after the other. One for whose turn another one waited in vain has waited for Redis, too.
+    """
+    global _failed_at
+    asked_at, begun = _asked_at.get(), now()
+    if asked_at is not None and asked_at < _failed_at:
+        begun = asked_at
+    try:
+        yield begun + conf().publish_timeout
+    except RedisError:
+        _failed_at = now()
+        raise
 
 
 @async_unsafe("publish() waits for Redis, which would hold up the event loop: use `await apublish(…)`.")
@@ -108,7 +148,7 @@ def publish(
             _after_commit(partial(_append, event, encoded, robust=robust), using)
 
 
-apublish = sync_to_async(publish)
+apublish = _asynchronous(publish)
 apublish.__doc__ = """`publish` for asynchronous code: the same arguments, conversions and exceptions.
 
 It runs in the thread of synchronous code, so it takes part in a transaction that was opened there.
@@ -136,11 +176,12 @@ def online(group: str, *, namespace: str = OLDEST) -> list[str]:
     """
     if _receivers:
         return _receivers[-1].online(namespace, composed(group))
-    members = call(lambda: store.snapshot_sync(namespace, composed(group)), now() + conf().publish_timeout)
+    with _waiting() as until:
+        members = call(lambda: store.snapshot_sync(namespace, composed(group)), until)
     return [member["user_id"] for member in members if member["status"] == "online"]
 
 
-aonline = sync_to_async(online)
+aonline = _asynchronous(online)
 aonline.__doc__ = """`online` for asynchronous code: the same argument and exception.
 
 >>> await aonline("sales")
@@ -165,7 +206,8 @@ def _after_commit(action: Callable[[], None], using: str | None) -> None:
 
 def _append(event: str, message: bytes, *, robust: bool) -> None:
     try:
-        append([message], now() + conf().publish_timeout)
+        with _waiting() as until:
+            append([message], until)
     except RedisError as error:
         if not robust:
             raise

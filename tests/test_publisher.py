@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import datetime as dt
 import inspect
@@ -27,6 +28,7 @@ from presence import store
 from realtime import publisher
 from realtime.protocol.payloads import Id
 from realtime.publisher import InvalidMessage, aonline, apublish, online, publish
+from realtime.redis.bounded import now
 from realtime.redis.client import key, sync_client
 from tests.inprocess import HUB, bridging, connected
 
@@ -261,6 +263,24 @@ class TestOutsideATransaction:
     async def test_asynchronous_code_publishes_too(self, process):
         await apublish("thread:message", MESSAGE)
         assert len(published()) == 1
+
+    @pytest.mark.usefixtures("realtime_redis", "without_outbox")
+    async def test_asynchronous_calls_that_wait_for_each_other_wait_for_redis_once(
+        self, monkeypatch, settings
+    ):
+        """They run one after the other; the tenth must not wait ten times as long as the setting says."""
+        settings.REALTIME = {**settings.REALTIME, "PUBLISH_TIMEOUT": 0.5}
+        ends: list[float] = []
+
+        def in_vain(messages, until):
+            ends.append(until)
+            time.sleep(max(until - now(), 0))
+            raise redis.TimeoutError
+
+        monkeypatch.setattr("realtime.publisher.append", in_vain)
+        calls = [apublish("thread:message", MESSAGE) for _ in range(10)]
+        assert len(await asyncio.gather(*calls, return_exceptions=True)) == len(ends) == 10
+        assert max(ends) - min(ends) < 0.5
 
     async def test_published_message_reaches_its_room(self, process):
         async with bridging(), connected() as ana:

@@ -43,6 +43,19 @@ with table.locked("default", [1]):
 print(json.dumps(levels))
 """
 
+STATEMENTS = """
+import django
+django.setup()
+import json
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from realtime.publisher import publish
+with CaptureQueriesContext(connection) as captured:
+    with transaction.atomic():
+        publish("thread:message", {"thread_id": 1, "message_id": 1})
+print(json.dumps([query["sql"].split()[0] for query in captured]))
+"""
+
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
@@ -71,3 +84,8 @@ def test_lock_of_a_hung_process_stops_its_room_only(stack: Backbone, cluster: Cl
 
 def test_senders_lock_rows_at_a_level_at_which_others_may_delete_them(stack: Backbone):
     assert json.loads(stack.run("-c", LEVELS).stdout) == ["serializable", "read committed"]
+
+
+def test_message_of_a_request_costs_three_statements_after_its_commit(stack: Backbone):
+    expected = ["BEGIN", "INSERT", "COMMIT", "SELECT", "DELETE", "SELECT"]
+    assert json.loads(stack.run("-c", STATEMENTS).stdout) == expected

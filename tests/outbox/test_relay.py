@@ -43,7 +43,7 @@ class Backbone(Stack):
 
     def start(self, name: str, *command: str, ready: str = "ready", **env: str) -> Process:
         settings = {"DJANGO_SETTINGS_MODULE": SETTINGS} if name == "runoutbox" else {}
-        return super().start(name, *command, ready=ready, **settings, **env)
+        return super().start(name, *command, ready=ready, **{**settings, **env})
 
     def migrate(self) -> None:
         self.run("manage.py", "migrate", "-v0")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django.test import TestCase
+from django.test.utils import CaptureQueriesContext
 
 from realtime.outbox import writing
 from realtime.outbox.models import OutboxMessage
@@ -62,6 +63,12 @@ class TestTransaction:
                 say(number)
         assert sent == [5]
         assert numbers() == [0, 1, 2, 3, 4]
+
+    def test_after_the_commit_it_takes_three_statements_and_no_lock(self):
+        with CaptureQueriesContext(connection) as captured, transaction.atomic():
+            say(1)
+        after = [query["sql"].split()[0] for query in captured][-4:]
+        assert after == ["COMMIT", "SELECT", "DELETE", "SELECT"]
 
     def test_rollback_takes_them_back(self):
         def fail() -> None:
