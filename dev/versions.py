@@ -18,7 +18,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 FOLDER = PROJECT / ".run/versions"
 UV = FOLDER / "uv/bin/uv"
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 """The supported ones, as far as they can be found on this machine."""
 TOOLS = {"demo", "dev"}
 """Extras that no project in production installs: what they ask for is not tested at its lowest."""

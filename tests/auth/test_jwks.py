@@ -102,8 +102,9 @@ async def test_known_key_stays_good_through_an_outage_for_a_while(
 async def test_known_key_waits_once_for_a_provider_that_hangs(
     provider: JwksServer, at_once: None, clock: Clock
 ):
-    found = key_set(provider, TIMEOUT)
+    found = key_set(provider)
     await found.find("k1")
+    found.timeout = TIMEOUT
     clock.ahead += keys.KEYS_SECONDS
     with provider.hanging():
         await found.find("k1")

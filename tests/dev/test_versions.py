@@ -11,7 +11,7 @@ from dev.versions import Versions, find_pythons, main, plan
 from tests.testing.test_embedded_redis import executable
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
-PYTHONS = {"3.11": Path("/python3.11"), "3.12": Path("/python3.12"), "3.13": Path("/python3.13")}
+PYTHONS = {version: Path(f"/python{version}") for version in versions.PYTHONS}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_python_that_does_not_run_is_not_taken(tmp_path: Path, monkeypatch: pyte
 def test_lowest_run_on_the_lowest_python_and_newest_on_the_newest():
     chosen = {each.name: each for each in plan(PYTHONS)}
     assert chosen["lowest"].python == chosen["publisher"].python == PYTHONS["3.11"]
-    assert chosen["newest"].python == PYTHONS["3.13"]
+    assert chosen["newest"].python == PYTHONS["3.14"]
     assert "web" in (chosen["lowest"].extras or ())
     assert chosen["publisher"].extras == ()
     assert chosen["newest"].extras is None
@@ -89,7 +89,7 @@ def test_what_cannot_be_installed_is_one_sentence(tmp_path: Path, monkeypatch, c
 def test_no_python_at_all_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(versions, "find_pythons", dict)
     assert main([]) == 2
-    assert capsys.readouterr().err == "None of the Pythons 3.11, 3.12, 3.13 was found.\n"
+    assert capsys.readouterr().err == "None of the Pythons 3.11, 3.12, 3.13, 3.14 was found.\n"
 
 
 @pytest.mark.parametrize(("status", "passes"), [(0, True), (1, False)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import sys
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from unittest import mock
@@ -145,6 +146,28 @@ def test_acknowledgement_is_what_the_handler_returns(handler: Any, ack: Any):
 
 
 async def _unknown(connection: Any, payload: Empty) -> timezone: ...
+
+
+LAZY = """
+class Moved(Payload, frozen=True, kw_only=True):
+    later: Later
+
+class Later(msgspec.Struct):
+    id: Id
+    next: Later | None = None
+
+@client_event("piece:move", namespaces={"hub"})
+async def move(connection: Connection, payload: Moved) -> Later: ...
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="older Pythons evaluate annotations at once")
+def test_annotations_are_evaluated_when_all_names_are_known():
+    """`Connection` never is: its module is imported for type checkers only."""
+    known: dict[str, Any] = {**globals(), "__name__": __name__}
+    exec(compile(LAZY, "lazy.py", "exec", dont_inherit=True), known)
+    found = catalogue().client["piece:move"]
+    assert (found.payload, found.ack) == (known["Moved"], known["Later"])
 
 
 def test_return_annotation_for_type_checkers_only_is_refused():
