@@ -12,19 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from realtime.testing.memory import in_memory
     from realtime.testing.recorder import PublishedMixin, fake_publisher
+    from realtime.testing.server import running_server
     from realtime.testing.tokens import issue_token
 
-__all__ = ["PublishedMixin", "fake_publisher", "in_memory", "issue_token"]
+__all__ = ["PublishedMixin", "fake_publisher", "in_memory", "issue_token", "running_server"]
 
 _MODULES = {
-    "PublishedMixin": "realtime.testing.recorder",
-    "fake_publisher": "realtime.testing.recorder",
-    "in_memory": "realtime.testing.memory",
-    "issue_token": "realtime.testing.tokens",
+    "PublishedMixin": ("realtime.testing.recorder", ""),
+    "fake_publisher": ("realtime.testing.recorder", ""),
+    "in_memory": ("realtime.testing.memory", "testing"),
+    "issue_token": ("realtime.testing.tokens", "asgi"),
+    "running_server": ("realtime.testing.server", "server"),
 }
+"""Where each is, and the extra that it needs."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    module, extra = _MODULES[name]
+    import_module("realtime.extras").require(f"realtime.testing.{name}", extra)
+    return getattr(import_module(module), name)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
+from fakeredis import TcpFakeServer
 
 from realtime.inline.delivery import deliver
 from realtime.redis import client
@@ -49,7 +50,6 @@ def in_memory(**overrides: Any) -> Iterator[InMemory]:
         overrides: Entries of `REALTIME` for the block.
 
     Raises:
-        ImportError: `fakeredis` is not installed; it comes with the extra `testing`.
         RuntimeError: It is running already: a process has one set of settings, and so one such system at a time.
     """
     with contextlib.ExitStack() as stack:
@@ -71,10 +71,6 @@ def in_memory(**overrides: Any) -> Iterator[InMemory]:
 @contextlib.contextmanager
 def _fake_redis() -> Iterator[str]:
     """A simulated Redis on a port of its own; yields its address."""
-    try:
-        from fakeredis import TcpFakeServer  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError("in_memory() needs fakeredis: pip install 'realtime-sockets[testing]'") from error
     server = TcpFakeServer(("127.0.0.1", 0))
     server.daemon_threads = True
     serving = threading.Thread(

@@ -36,36 +36,36 @@ def _scope(fixture_name: str, config: pytest.Config) -> Any:
     return scope
 
 
-def _set_up_django() -> None:
-    """Prepare Django for a test, unless pytest-django has done so."""
+def _tool(name: str) -> Any:
+    """What `realtime.testing` has under this name, with Django prepared, unless pytest-django has done that."""
     import django  # noqa: PLC0415
     from django.apps import apps  # noqa: PLC0415
     from django.core.exceptions import ImproperlyConfigured  # noqa: PLC0415
+
+    from realtime import testing  # noqa: PLC0415
 
     try:
         if not apps.ready:
             django.setup()
     except ImproperlyConfigured as error:
         pytest.fail(f"The fixtures of realtime need the settings of your project: {error}", pytrace=False)
+    try:
+        return getattr(testing, name)
+    except ImproperlyConfigured as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture
 def published() -> Iterator[Published]:
     """What the test publishes: validated and recorded, but not sent (`realtime.testing.fake_publisher`)."""
-    _set_up_django()
-    from realtime.testing.recorder import fake_publisher  # noqa: PLC0415
-
-    with fake_publisher() as record:
+    with _tool("fake_publisher")() as record:
         yield record
 
 
 @pytest.fixture
 def issue_token() -> Callable[..., str]:
     """`realtime.testing.issue_token`: signs an access token with the claims that it is given."""
-    _set_up_django()
-    from realtime.testing.tokens import issue_token as issue  # noqa: PLC0415
-
-    return issue
+    return _tool("issue_token")  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +77,8 @@ def realtime_settings() -> dict[str, Any]:
 @pytest.fixture
 def realtime_in_memory(realtime_settings: dict[str, Any]) -> Iterator[InMemory]:
     """Socket server, bridge and publisher in this process, without Redis (`realtime.testing.in_memory`)."""
-    _set_up_django()
+    in_memory = _tool("in_memory")
     from django.test import override_settings  # noqa: PLC0415
-
-    from realtime.testing.memory import in_memory  # noqa: PLC0415
 
     others = {name: value for name, value in realtime_settings.items() if name != "REALTIME"}
     with override_settings(**others), in_memory(**realtime_settings.get("REALTIME", {})) as system:
@@ -89,8 +87,8 @@ def realtime_in_memory(realtime_settings: dict[str, Any]) -> Iterator[InMemory]:
 
 @pytest.fixture(scope=_scope)
 def _realtime_processes(realtime_settings: dict[str, Any]) -> Iterator[RealtimeServer]:
-    _set_up_django()
-    from realtime.testing.server import ServerFailed, running_server  # noqa: PLC0415
+    running_server = _tool("running_server")
+    from realtime.testing.server import ServerFailed  # noqa: PLC0415
 
     with contextlib.ExitStack() as stack:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 
@@ -46,12 +45,6 @@ def test_error_in_the_block_is_raised_and_nothing_is_left():
     with pytest.raises(ZeroDivisionError), in_memory():
         raise ZeroDivisionError
     assert before == settings.REALTIME
-
-
-def test_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fakeredis", None)
-    with pytest.raises(ImportError, match=r"pip install 'realtime-sockets\[testing\]'"), in_memory():
-        pass
 
 
 def test_quiet_subscription_is_kept(caplog):

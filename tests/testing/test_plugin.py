@@ -211,7 +211,10 @@ def plain(tmp_path: Path) -> Project:
 
 @pytest.mark.parametrize(
     ("options", "loaded"),
-    [((), ["realtime", "realtime.testing", "realtime.testing.plugin"]), (("-p", "no:realtime"), [])],
+    [
+        ((), ["realtime", "realtime.testing", "realtime.testing.plugin"]),
+        (("-p", "no:realtime"), []),
+    ],
     ids=["loaded", "disabled"],
 )
 def test_plugin_costs_nothing_where_it_is_not_used(
@@ -219,6 +222,15 @@ def test_plugin_costs_nothing_where_it_is_not_used(
 ):
     plain.write("test_plain.py", UNUSED % loaded)
     plain.pytest(*OTHERS, *options, "test_plain.py").assert_passed(1)
+
+
+@pytest.mark.parametrize("file", ["realtime/__init__.py", "realtime.py"])
+def test_package_of_the_same_name_harms_no_run_that_uses_nothing_of_ours(plain: Project, file: str):
+    plain.write(file, "raise RuntimeError('imported by pytest')\n")
+    plain.write("test_plain.py", "def test_it():\n    pass\n")
+    plain.pytest("-p", "no:django", "test_plain.py").assert_passed(1)
+    plain.write("test_plain.py", "def test_it(published):\n    pass\n")
+    assert "fixture 'published' not found" in plain.pytest("-p", "no:django", "test_plain.py").output
 
 
 @pytest.mark.slow
