@@ -23,7 +23,7 @@ FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
 COPY requirements/build.txt requirements/
 RUN pip install --no-cache-dir --root-user-action=ignore --require-hashes --requirement requirements/build.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml pytest_realtime_sockets.py README.md LICENSE ./
 COPY hub hub
 COPY portal portal
 COPY presence presence

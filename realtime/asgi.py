@@ -10,6 +10,8 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from realtime.extras import require
+
 if TYPE_CHECKING:
     from realtime.connections.handshake import Application
 
@@ -29,11 +31,12 @@ def with_sockets(
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "team.settings")
         application = with_sockets(get_asgi_application())
 
-    Raises `ImproperlyConfigured` when a setting is wrong.
+    Raises `ImproperlyConfigured` when a setting is wrong, or the extra `asgi` is not installed.
     """
     import django  # noqa: PLC0415
     from django.apps import apps  # noqa: PLC0415
 
+    require("realtime.asgi", "asgi")
     if not apps.ready:
         django.setup()
     from realtime.inline.application import WithSockets  # noqa: PLC0415  (what it imports may need applications)
@@ -52,6 +55,7 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _standalone() -> Application:
+    require("realtime.asgi", "asgi")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "realtime.settings.sockets")
     from realtime.server.setup import set_up  # noqa: PLC0415
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
@@ -20,66 +19,52 @@ from django.core import management
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line, find_commands, get_commands, load_command_class
 
+from realtime import extras
 from realtime.conf import load
+from realtime.extras import DISTRIBUTION
 
 SOCKETS, WEB = "realtime.settings.sockets", "realtime.settings.web"
 ENVIRONMENT = "DJANGO_SETTINGS_MODULE"
-PACKAGES = ("realtime", "hub", "portal", "presence")
-DISTRIBUTION = "realtime-sockets"
-ROOT = Path(__file__).resolve().parent.parent
-"""The folder of the packages: a checkout, or `site-packages`."""
 
 
 class Command(NamedTuple):
-    """A command of Django's that has a short name here."""
+    """A command of Django's that has a short name here. What it needs installed, it says itself (`management.base`)."""
 
     name: str
     """Django's name."""
-    help: str
-    settings: str
+    help: str = ""
+    settings: str = WEB
     """Its settings, unless the user names others."""
-    extra: str = ""
-    """The extra of the package that it needs."""
     app: str = "realtime"
-    """The app that brings it."""
+    """The app that brings it; empty: not one of ours."""
     is_of_socket_side: bool = False
     """It needs no database, and runs with any project's settings."""
 
-    @property
-    def install(self) -> str:
-        """How to install what it needs."""
-        return f"pip install 'realtime-sockets{f'[{self.extra}]' if self.extra else ''}'"
+
+def _of_socket_side(name: str, help: str = "") -> Command:  # noqa: A002
+    return Command(name, help, SOCKETS, is_of_socket_side=True)
 
 
 COMMANDS = {
-    "sockets": Command(
-        "runsockets", "serve the WebSocket namespaces", SOCKETS, "server", is_of_socket_side=True
-    ),
-    "bridge": Command(
-        "runbridge",
-        "deliver what backbones publish, and sweep presence",
-        SOCKETS,
-        "server",
-        is_of_socket_side=True,
-    ),
-    "recorder": Command("runrecorder", "write presence changes to the database", WEB, "web", "presence"),
-    "web": Command("runweb", "serve the admin and the token endpoint", WEB, "web"),
-    "outbox": Command("runoutbox", "send what the outbox holds", WEB, "web", "realtime.outbox"),
-    "check": Command("check", "report settings that are wrong; with --deploy, unsafe ones", WEB, "web"),
-    "token": Command(
-        "issuetoken", "print an access token, for experiments", SOCKETS, "server", is_of_socket_side=True
-    ),
+    "sockets": _of_socket_side("runsockets", "serve the WebSocket namespaces"),
+    "bridge": _of_socket_side("runbridge", "deliver what backbones publish, and sweep presence"),
+    "recorder": Command("runrecorder", "write presence changes to the database", app="presence"),
+    "web": Command("runweb", "serve the admin and the token endpoint"),
+    "outbox": Command("runoutbox", "send what the outbox holds", app="realtime.outbox"),
+    "check": Command("check", "report settings that are wrong; with --deploy, unsafe ones"),
+    "token": _of_socket_side("issuetoken", "print an access token, for experiments"),
     "publish": Command("publish", "publish one event", SOCKETS),
 }
-_GENERATORS = ("documentevents", "generateclient", "generateasyncapi")
-_BY_NAME = {command.name: command for command in COMMANDS.values()} | {
-    name: Command(name, "", SOCKETS, "server", is_of_socket_side=True) for name in _GENERATORS
-}
+_OTHERS = (
+    Command("pruneoutbox", app="realtime.outbox"),
+    *map(_of_socket_side, ("documentevents", "generateclient", "generateasyncapi")),
+)
+_BY_NAME = {command.name: command for command in (*COMMANDS.values(), *_OTHERS)}
 
 
 def command_of(name: str) -> Command:
     """The command with this name, ours or Django's. One that is not ours runs with the settings of the web side."""
-    return COMMANDS.get(name) or _BY_NAME.get(name) or Command(name, "", WEB, "web")
+    return COMMANDS.get(name) or _BY_NAME.get(name) or Command(name, app="")
 
 
 class Unusable(Exception):
@@ -182,8 +167,8 @@ def _documentation(page: str = "", *others: str) -> str:
 
 def _documentation_folder() -> Path:
     """Where the wheel has put README.md, docs/ and deploy/, or the checkout. Raises `Unusable`."""
-    if (ROOT / "pyproject.toml").exists():
-        return ROOT
+    if extras.project():
+        return extras.ROOT
     try:
         files = metadata.files(DISTRIBUTION) or ()
     except metadata.PackageNotFoundError:
@@ -231,12 +216,12 @@ def _hint(command: Command) -> str:
 
 def _run_with_settings(module: str, command: Command, name: str, rest: Sequence[str]) -> None:
     try:
-        _load_settings(module, command)
+        _importing(lambda: _load_settings(module), f"cannot load the settings {module}")
     except (ImproperlyConfigured, Unusable) as error:
-        if name in {*COMMANDS, *_BY_NAME, *find_commands(str(Path(management.__file__).parent))}:
+        if command.app or name in find_commands(str(Path(management.__file__).parent)):
             raise
         raise Unusable(f"{name} is no command of ours, and those of apps are not known: {error}") from error
-    _importing(lambda: _set_up(command), f"cannot start with the settings {module}", command)
+    _importing(lambda: _set_up(command), f"cannot start with the settings {module}")
     _execute(name, command, rest)
 
 
@@ -248,12 +233,9 @@ def _find_modules(path: str | None) -> None:
         sys.path.insert(0, path)
 
 
-def _load_settings(module: str, command: Command) -> None:
-    def find() -> None:
-        import_module(module)
-        _ = settings.INSTALLED_APPS
-
-    _importing(find, f"cannot load the settings {module}", command)
+def _load_settings(module: str) -> None:
+    import_module(module)
+    _ = settings.INSTALLED_APPS
 
 
 def _set_up(command: Command) -> None:
@@ -269,41 +251,23 @@ def _set_up(command: Command) -> None:
 
 def _execute(name: str, command: Command, arguments: Sequence[str]) -> None:
     app = get_commands().get(command.name)
-    if app is None and command.name == name:
-        raise Unusable(f"there is no command {name}; {_program()} --help lists the commands")
-    if app is None:
+    if app is None and command.app:
         raise Unusable(f"{name} needs {command.app!r} in INSTALLED_APPS of {settings.SETTINGS_MODULE}")
+    if app is None:
+        raise Unusable(f"there is no command {name}; {_program()} --help lists the commands")
     if name not in COMMANDS:
         # Also for what Django does around its own commands, such as the reloader of runserver.
         execute_from_command_line([_program(), name, *arguments])
         return
     loaded: Any = app
     if isinstance(app, str):
-        loaded = _importing(lambda: load_command_class(app, command.name), f"cannot run {name}", command)
-    try:
-        loaded.run_from_argv([_program(), name, *arguments])
-    except ModuleNotFoundError as error:
-        if not _stands_in_our_code(error):
-            raise
-        raise Unusable(_missing(error, command)) from error
+        loaded = _importing(lambda: load_command_class(app, command.name), f"cannot run {name}")
+    loaded.run_from_argv([_program(), name, *arguments])
 
 
-def _importing(action: Callable[[], Any], failure: str, command: Command) -> Any:
+def _importing(action: Callable[[], Any], failure: str) -> Any:
     """Do what imports modules. Raises `Unusable` when one of them cannot be imported."""
     try:
         return load(lambda _: action(), "")
     except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and _stands_in_our_code(error):
-            raise Unusable(_missing(error, command)) from error
         raise Unusable(f"{failure}: {error}") from error
-
-
-def _missing(error: ModuleNotFoundError, command: Command) -> str:
-    return f"the package with the module {error.name} is not installed; {command.install} brings it"
-
-
-def _stands_in_our_code(error: ImportError) -> bool:
-    """Whether the import statement that failed is one of this package: an extra is missing."""
-    frames = traceback.extract_tb(error.__traceback__)
-    *_, last = [Path(frame.filename) for frame in frames if not frame.filename.startswith("<frozen")]
-    return any(last.resolve().is_relative_to(ROOT / package) for package in PACKAGES)

@@ -1,16 +1,37 @@
-"""The extras of the distribution (`pip install 'realtime-sockets[server]'`), and which of them are installed."""
+"""The distribution: whether this is its checkout, and which extras (`realtime-sockets[server]`) are installed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution, requires
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
 DISTRIBUTION = "realtime-sockets"
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([^\]]+)\])?.*;.*\bextra\s*==\s*[\"']([^\"']+)[\"']")
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder of the packages: a checkout, or `site-packages`."""
+_REQUIREMENT = re.compile(
+    r"(?P<name>[\w.-]+)(?:\[(?P<extras>[^\]]+)\])?(?:>=(?P<lowest>[\d.]+))?"
+    r".*;.*\bextra\s*==\s*[\"'](?P<extra>[^\"']+)[\"']"
+)
+
+
+@cache
+def project() -> Mapping[str, Any]:
+    """`[project]` of our pyproject.toml in a checkout; empty where the package is installed.
+
+    Other distributions have been known to leave a pyproject.toml of theirs in `site-packages`.
+    """
+    try:
+        found = tomllib.loads((ROOT / "pyproject.toml").read_text()).get("project", {})
+    except (OSError, ValueError):
+        return {}
+    return found if found.get("name") == DISTRIBUTION else {}
 
 
 def problem(what: str, extra: str) -> str:
@@ -32,29 +53,43 @@ def require(what: str, extra: str) -> None:
 
 @cache
 def missing(extra: str) -> tuple[str, ...]:
-    """The distributions of an extra that are not installed. Without metadata of our own (a bare checkout): none."""
-    return tuple(name for name in _distributions(extra) if not _is_installed(name))
+    """The distributions of an extra that are not installed, or in a version that is too old."""
+    return tuple(filter(None, (_lacking(name, lowest) for name, lowest in _distributions(extra))))
 
 
-def _distributions(extra: str) -> Iterator[str]:
-    for found in map(_REQUIREMENT.match, _requirements()):
-        if found and found[3] == extra and found[1] != DISTRIBUTION:
-            yield found[1]
-        elif found and found[3] == extra:
-            for further in found[2].split(","):
+def _distributions(extra: str) -> Iterator[tuple[str, str]]:
+    """Each with its lowest version, which may be empty."""
+    for found in filter(None, map(_REQUIREMENT.match, _requirements())):
+        if found["extra"] == extra and found["name"] != DISTRIBUTION:
+            yield found["name"], found["lowest"] or ""
+        elif found["extra"] == extra:
+            for further in found["extras"].split(","):
                 yield from _distributions(further.strip())
 
 
 def _requirements() -> list[str]:
+    """As the metadata of a distribution has them; those of a checkout stand in its pyproject.toml."""
+    if project():
+        extras = project()["optional-dependencies"].items()
+        return [f'{each}; extra == "{extra}"' for extra, needed in extras for each in needed]
     try:
         return requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         return []
 
 
-def _is_installed(name: str) -> bool:
+def _lacking(name: str, lowest: str) -> str:
+    """What is wrong with an installed distribution; empty if nothing is."""
     try:
-        distribution(name)
+        installed = version(name)
     except PackageNotFoundError:
-        return False
-    return True
+        return name
+    return f"{name}>={lowest} (but {installed})" if _numbers(installed) < _numbers(lowest) else ""
+
+
+def _numbers(text: str) -> list[int]:
+    """
+    >>> _numbers("0.53.0rc1")
+    [0, 53, 0]
+    """
+    return [int(number) for number in re.findall(r"\d+", re.sub(r"[^\d.].*", "", text))]

@@ -172,6 +172,17 @@ def test_extras_are_those_of_the_documentation(project: dict[str, Any]):
     assert {*project["optional-dependencies"]} == EXTRAS
 
 
+@pytest.mark.parametrize("extras", [(), ("asgi",), ("daphne",), ("testing",), ("otel",)], ids=str)
+def test_server_of_a_project_is_bound_by_the_socket_server_alone(
+    project: dict[str, Any], extras: tuple[str, ...]
+):
+    asked = asked_for(project, *extras)
+    assert {each.name for each in asked} & {"uvicorn", "websockets", "httptools"} == set()
+    bounds = [each.specifier for each in asked if each.name == "redis"]
+    assert bounds
+    assert all("5.2.1" in bound for bound in bounds), "the newest that Celery 5.5 permits"
+
+
 def test_demo_needs_none_of_the_tools_of_development(project: dict[str, Any]):
     tools = {"mypy", "pytest", "ruff", "hypothesis", "playwright", "import-linter", "daphne"}
     assert not needed(project, "demo") & tools

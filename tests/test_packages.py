@@ -98,7 +98,7 @@ def test_wheel_holds_every_file_of_the_packages_and_nothing_else(built: Built):
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
     assert {
         name for name in contents(built.wheel) if not re.match(r"realtime_sockets-[^/]+/", name)
-    } == expected
+    } == expected | {"pytest_realtime_sockets.py"}
 
 
 def documentation() -> set[str]:
@@ -131,6 +131,7 @@ def test_sdist_holds_what_the_images_are_built_from_and_no_tests(built: Built):
     with tarfile.open(built.sdist) as archive:
         names = {str(Path(*Path(name).parts[1:])) for name in archive.getnames()}
     folders = {Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
+    assert "pytest_realtime_sockets.py" in names
     assert folders == {*PACKAGES, "realtime_sockets.egg-info", "client", "deploy", "docs", "requirements"}
     stages = parse((ROOT / "Dockerfile").read_text()).values()
     copies = [step for stage in stages for step in stage.steps if step.name == "COPY" and not step.stage]
@@ -347,12 +348,32 @@ def test_presence_works_in_a_project_without_other_settings(backbone: Backbone):
     assert {(status, messages) for _, status, messages in pages} == {("200", "0")}
 
 
+PINNED = ("uvicorn==0.30.6", "websockets==12.0", "redis==5.2.1", "celery==5.5.3", "kombu[redis]==5.5.4")
+"""What a project may have pinned for itself."""
+
+
+@pytest.mark.parametrize("extra", ["", "[asgi]", "[daphne]", "[testing]", "[otel]"])
+def test_project_keeps_the_versions_that_it_has_pinned(environment: Path, built: Built, extra: str):
+    command = [environment, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    done = subprocess.run(
+        [*command, f"{built.wheel}{extra}", *PINNED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_application_without_its_extra_is_one_sentence(backbone: Backbone):
+    for name in ("application", "with_sockets(None)"):
+        done = backbone.manage("shell", "-c", f"from realtime import asgi; asgi.{name}")
+        last = done.stderr.splitlines()[-1]
+        assert "ImproperlyConfigured: realtime.asgi needs pip install 'realtime-sockets[asgi]'" in last
+
+
 @pytest.mark.parametrize(
     ("command", "extra"),
     [
         ("runsockets", "server"),
-        ("runbridge", "server"),
-        ("issuetoken --user 7 --role attendant", "server"),
+        ("runbridge", "asgi"),
+        ("issuetoken --user 7 --role attendant", "asgi"),
         ("runweb", "web"),
     ],
     ids=str,
@@ -369,7 +390,7 @@ def test_command_without_its_extra_says_how_to_install_it(backbone: Backbone, co
 def test_app_without_its_extra_is_one_message(backbone: Backbone):
     done = backbone.manage("check", apps="realtime realtime.server")
     assert re.findall(r"realtime\.[EWI]\d+", done.stderr) == ["realtime.E031"]
-    assert "pip install 'realtime-sockets[server]'" in done.stderr
+    assert "pip install 'realtime-sockets[asgi]'" in done.stderr
 
 
 @pytest.fixture

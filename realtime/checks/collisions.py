@@ -104,7 +104,8 @@ def _mixed() -> tuple[str, ...]:
         own = distribution(DISTRIBUTION)
     except PackageNotFoundError:  # a bare checkout
         return ()
-    suspects = sorted(name for name in (own.read_text("top_level.txt") or "").split() if _is_mixed(name, own))
+    names = (own.read_text("top_level.txt") or "").split()
+    suspects = sorted(name for name in names if (_ROOT / name).is_dir() and _is_mixed(name, own))
     installed = packages_distributions() if suspects else {}  # which reads the metadata of all of them
     return tuple(
         f"the distribution {other!r} has a package `{name}`, too: its files and those of {DISTRIBUTION} overwrite each "

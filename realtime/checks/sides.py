@@ -5,26 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, register
 
 from realtime import extras
 
-MODULES = {
-    "realtime.server": ("realtime.checks.server", "realtime.checks.tokens"),
-    "realtime.web": ("realtime.checks.web", "realtime.checks.tokens"),
+
+class Side(NamedTuple):
+    """What an app needs, and what checks it."""
+
+    extra: str
+    modules: tuple[str, ...]
+    """Those that register its checks."""
+
+
+SIDES = {
+    "realtime.server": Side("asgi", ("realtime.checks.server", "realtime.checks.tokens")),
+    "realtime.web": Side("web", ("realtime.checks.web", "realtime.checks.tokens")),
 }
-"""The modules that register the checks of an app."""
 
 
-def register_checks(app: str, *, extra: str) -> None:
+def register_checks(app: str) -> None:
     """Register the checks of an app, or the one that says that its extra is not installed."""
-    if extras.missing(extra):
-        register(partial(_check_extra, app=app, extra=extra), "realtime")
+    side = SIDES[app]
+    if extras.missing(side.extra):
+        register(partial(_check_extra, app=app, extra=side.extra), "realtime")
         return
-    for module in MODULES[app]:
+    for module in side.modules:
         import_module(module)
 
 

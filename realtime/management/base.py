@@ -30,5 +30,5 @@ class Command(BaseCommand):
         for problem in collisions.problems(serves=self.app == "realtime.server"):
             raise CommandError(problem, returncode=2)
         if self.app:
-            sides.register_checks(self.app, extra=self.extra)
+            sides.register_checks(self.app)
         return super().execute(*args, **options)

@@ -11,4 +11,4 @@ class ServerConfig(AppConfig):
     def ready(self) -> None:
         from realtime.checks import sides  # noqa: PLC0415
 
-        sides.register_checks("realtime.server", extra="server")
+        sides.register_checks("realtime.server")

@@ -7,10 +7,10 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.conf import from_environment
+from realtime.extras import ROOT, project
 
-_ROOT = Path(__file__).resolve().parent.parent.parent
 # An installed package writes nothing beside itself: there, everything is kept in the current directory.
-BASE_DIR = _ROOT if (_ROOT / "pyproject.toml").exists() else Path.cwd()
+BASE_DIR = ROOT if project() else Path.cwd()
 RUN_DIR = BASE_DIR / ".run"
 
 

@@ -2,7 +2,7 @@
 
 from realtime.extras import require
 
-require("realtime.settings.sockets", "server")
+require("realtime.settings.sockets", "asgi")
 
 from realtime.settings.base import *  # noqa: E402, F403
 from realtime.settings.base import SECRET_KEY as _SECRET_KEY  # noqa: E402

@@ -18,21 +18,18 @@ if TYPE_CHECKING:
 __all__ = ["PublishedMixin", "fake_publisher", "in_memory", "issue_token", "running_server"]
 
 _MODULES = {
-    "PublishedMixin": "realtime.testing.recorder",
-    "fake_publisher": "realtime.testing.recorder",
-    "in_memory": "realtime.testing.memory",
-    "issue_token": "realtime.testing.tokens",
-    "running_server": "realtime.testing.server",
+    "PublishedMixin": ("realtime.testing.recorder", ""),
+    "fake_publisher": ("realtime.testing.recorder", ""),
+    "in_memory": ("realtime.testing.memory", "testing"),
+    "issue_token": ("realtime.testing.tokens", "asgi"),
+    "running_server": ("realtime.testing.server", "server"),
 }
+"""Where each is, and the extra that it needs."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(_MODULES[name]), name)
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise ImportError(
-            f"{name} needs {package}, which is not installed: pip install 'realtime-sockets[testing]'"
-        ) from error
+    module, extra = _MODULES[name]
+    import_module("realtime.extras").require(f"realtime.testing.{name}", extra)
+    return getattr(import_module(module), name)

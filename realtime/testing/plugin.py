@@ -37,7 +37,7 @@ def _scope(fixture_name: str, config: pytest.Config) -> Any:
 
 
 def _tool(name: str) -> Any:
-    """Something of `realtime.testing`, once Django is prepared, unless pytest-django has done so."""
+    """What `realtime.testing` has under this name, with Django prepared, unless pytest-django has done that."""
     import django  # noqa: PLC0415
     from django.apps import apps  # noqa: PLC0415
     from django.core.exceptions import ImproperlyConfigured  # noqa: PLC0415
@@ -47,10 +47,11 @@ def _tool(name: str) -> Any:
     try:
         if not apps.ready:
             django.setup()
-        return getattr(testing, name)
     except ImproperlyConfigured as error:
         raise _failure(f"The fixtures of realtime need the settings of your project: {error}") from None
-    except ImportError as error:
+    try:
+        return getattr(testing, name)
+    except ImproperlyConfigured as error:
         raise _failure(str(error)) from None
 
 

@@ -24,7 +24,8 @@ from realtime.testing.clients import Clients
 from realtime.testing.embedded_redis import EmbeddedRedis, NoServer
 from realtime.testing.overriding import overridden
 from realtime.testing.process import HOST, merged
-from realtime.testing.transports import Headers, WebSocket
+from realtime.testing.transports import Headers
+from realtime.testing.websocket import WebSocket
 
 REDIS_VARIABLE = "TEST_REDIS_URL"
 """The environment variable with the address of a Redis for tests; without it one is started."""

@@ -1,4 +1,4 @@
-"""What carries a test's frames: a WebSocket to a server, or the ASGI application in this process."""
+"""What carries a test's frames, and the ASGI application in this process, which does so without a network."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from channels.testing import WebsocketCommunicator
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from realtime.client.errors import Denied
 from realtime.routing import websocket
@@ -20,43 +18,13 @@ Open = Callable[[str, Headers], Awaitable[Transport]]
 """Opens a connection to a path. Raises `Denied`."""
 
 
-def _denied(status: int, body: bytes) -> Denied:
+def denied(status: int, body: bytes) -> Denied:
+    """The error that a refused handshake raises."""
     try:
         error = json.loads(body)["error"]
         return Denied(status, f"{error['code']}: {error['message']}")
     except (ValueError, LookupError, TypeError):
         return Denied(status, "")
-
-
-class WebSocket:
-    """A connection over the network."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
-
-    @classmethod
-    async def open(cls, url: str, headers: Headers) -> Self:
-        """Connect. Raises `Denied` when the handshake is refused."""
-        try:
-            return cls(await connect(url, additional_headers=headers, proxy=None, open_timeout=TIMEOUT))
-        except InvalidStatus as error:
-            # Without its cause, whose traceback shows the token.
-            raise _denied(error.response.status_code, bytes(error.response.body or b"")) from None
-
-    async def send(self, text: str) -> None:
-        """Send a frame."""
-        await self._connection.send(text)
-
-    async def receive(self) -> str:
-        """Return the next frame. Raises `Closed`."""
-        try:
-            return await self._connection.recv(decode=True)
-        except ConnectionClosed as error:
-            raise Closed(error.rcvd.code, error.rcvd.reason) if error.rcvd else Closed(1006, "") from error
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._connection.close()
 
 
 class InProcess:
@@ -80,7 +48,7 @@ class InProcess:
         if answer["type"] == "websocket.http.response.start":
             body = await self._communicator.receive_output(TIMEOUT)
             await self._communicator.wait(TIMEOUT)
-            raise _denied(answer["status"], body["body"])
+            raise denied(answer["status"], body["body"])
         if answer["type"] == "websocket.close":
             raise Denied(403, answer.get("reason") or "")
 

@@ -11,4 +11,4 @@ class WebConfig(AppConfig):
     def ready(self) -> None:
         from realtime.checks import sides  # noqa: PLC0415
 
-        sides.register_checks("realtime.web", extra="web")
+        sides.register_checks("realtime.web")

@@ -15,6 +15,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
 
+from realtime import extras
 from tests.checking import production
 from tests.e2e.harness import ROOT
 from tests.example_environment import example
@@ -77,6 +78,7 @@ def test_keys_of_make_run_are_only_for_development_that_is_said_to_be(
     folder: Path, monkeypatch, debug: str | None
 ):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(extras, "project", dict)  # installed: the current folder is that of the keys
     monkeypatch.setattr(os, "environ", {} if debug is None else {"DEBUG": debug})
     found = runpy.run_path(str(folder / "realtime" / "settings" / "base.py"))
     is_development = debug in {"1", "true"}

@@ -89,6 +89,12 @@ def test_help_of_a_command_names_it_as_it_was_called(project: Project):
             "needs 'realtime.outbox' in INSTALLED_APPS of team.settings",
         ),
         (("recorder", "--settings", "team.settings"), "needs 'presence' in INSTALLED_APPS of team.settings"),
+        (
+            ("runrecorder", "--settings", "team.settings"),
+            "runrecorder needs 'presence' in INSTALLED_APPS of ",
+        ),
+        (("pruneoutbox", "--settings", "team.settings"), "pruneoutbox needs 'realtime.outbox' in INSTALLED_"),
+        (("pruneoutbox",), "Configuration error: SECRET_KEY is not set"),
         (("web",), "Configuration error: SECRET_KEY is not set"),
         (("token", *ODD, "--user", "7"), "the following arguments are required: --role"),
         (
@@ -131,19 +137,35 @@ def test_error_in_the_folder_of_a_project_names_its_settings(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "module", "extra"),
+    ("arguments", "distribution", "extra"),
     [
         (["sockets", *ODD], "uvicorn", "server"),
-        (["bridge", *ODD], "uvloop", "server"),
-        (["web"], "dj_database_url", "web"),
+        (["bridge", *ODD], "uvloop", "asgi"),
+        (["token", *ODD, *ATTENDANT], "pyjwt", "asgi"),
+        (["web"], "dj-database-url", "web"),
+        (["recorder"], "psycopg", "web"),
+        (["sockets"], "channels", "asgi"),
     ],
-    ids=["sockets", "bridge", "web"],
+    ids=["sockets", "bridge", "token", "web", "recorder", "sockets without settings"],
 )
-def test_missing_extra_is_named(project: Project, arguments: list[str], module: str, extra: str):
-    code = f"import sys; sys.modules[{module!r}] = None; from realtime.cli import main; main({arguments!r})"
+def test_missing_extra_is_named(project: Project, arguments: list[str], distribution: str, extra: str):
+    """In a checkout, too, of which no package is installed."""
+    code = f"""
+from importlib import metadata
+from realtime import extras
+from realtime.cli import main
+
+def version(name):
+    if name == {distribution!r}:
+        raise metadata.PackageNotFoundError(name)
+    return "1000"
+
+extras.version = version
+main({arguments!r})
+"""
     done = project.run("-c", code)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"pip install 'realtime-sockets[{extra}]'" in done.stderr
+    assert f"pip install 'realtime-sockets[{extra}]'; not installed: {distribution}" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

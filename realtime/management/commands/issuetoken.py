@@ -17,7 +17,7 @@ def _ids(text: str, kind: type[Id] = Id) -> list[str]:
 
 
 class Command(base.Command):
-    extra = "server"
+    extra = "asgi"
     help = "Print a signed access token, and nothing else."
     requires_system_checks = ("realtime",)
 

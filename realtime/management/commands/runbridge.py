@@ -13,7 +13,7 @@ from realtime.management import base
 
 
 class Command(base.Command):
-    app, extra = "realtime.server", "server"
+    app, extra = "realtime.server", "asgi"
     help = "Deliver what backbones publish, and run the presence sweeper. Prints 'ready' once subscribed and caught up."
     requires_system_checks = ("realtime",)
 
