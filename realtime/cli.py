@@ -207,7 +207,7 @@ def _run_command(arguments: list[str], module: str | None, path: str | None) -> 
 def _hint(command: Command) -> str:
     """What to say after an error in the folder of a project, where a user may mean its settings; else empty."""
     manage = Path("manage.py")
-    if not manage.is_file() or Path.cwd() == ROOT:
+    if not manage.is_file() or Path.cwd() == extras.ROOT:
         return ""
     found = re.search(rf"""{ENVIRONMENT}["'], *["']([\w.]+)["']""", manage.read_text(errors="replace"))
     theirs = found[1] if found else "MODULE"

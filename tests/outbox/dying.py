@@ -147,12 +147,18 @@ def main() -> None:
     step = 1
     while not kill(step):
         in_child(partial(say, step, 3))
-        in_child(relay_once)  # what this step has left, so that the next one is no longer
-        step += 1
-    while rows():
         in_child(relay_once)
-        time.sleep(0.1)
+        if kill is relay:
+            relay_all()  # so that the next step is no longer: the database may hold the locks of this one for a moment
+        step += 1
+    relay_all()
     committed()
+
+
+def relay_all() -> None:
+    while rows():
+        time.sleep(0.05)
+        in_child(relay_once)
 
 
 if __name__ == "__main__":
