@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -8,6 +9,10 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from realtime.testing.embedded_redis import EmbeddedRedis
+
+# What a shell starts in the background ignores Ctrl-C, and so would every server that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nothing depends on how fast the machine is: pytest's own timeout ends what hangs.
 hypothesis_settings.register_profile(

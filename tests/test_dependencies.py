@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import packages_distributions, requires, version
 from itertools import chain
 from typing import Any
 
@@ -35,7 +35,7 @@ def _normal(name: str) -> str:
 def pinned() -> dict[str, Version]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pairs = [line.split("==") for line in lines if "==" in line]
-    return {_normal(name): Version(version) for name, version in pairs}
+    return {_normal(name): Version(number) for name, number in pairs}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,8 @@ def test_images_hold_the_versions_that_were_tested_by_their_hashes(
 ):
     installed = hashed(name)
     assert {package: pinned.get(package) for package in installed} == installed, "run `make lock`"
+    if any(Version(version(package)) != pinned[package] for package in installed):
+        pytest.skip("other versions are installed: they may need other packages")
     assert needed(project, *extras) == set(installed), "run `make lock`"
 
 

@@ -230,7 +230,7 @@ def test_every_check_is_documented_and_has_a_hint():
 COMMANDS = {
     path.stem: ".".join(path.relative_to(ROOT).parts[:-3])
     for path in sorted(ROOT.glob("**/management/commands/*.py"))
-    if path.stem != "__init__" and ".venv" not in path.parts
+    if path.stem != "__init__" and not {".venv", ".run"} & set(path.parts)
 }
 
 
