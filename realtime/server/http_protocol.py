@@ -219,8 +219,11 @@ class HttpProtocol(HttpToolsProtocol):
     # --- WebSockets ------------------------------------------------------------------------------
 
     def _upgrade(self, rest: bytes) -> None:
-        if self.parser.get_http_version() != "1.1":  # RFC 6455 §4.2.1
-            self._refuse()
+        is_old = self.parser.get_http_version() != "1.1"  # RFC 6455 §4.2.1
+        if is_old or not all(
+            value.isascii() for name, value in self.headers if name.startswith(b"sec-websocket-")
+        ):
+            self._refuse()  # websockets 16 fails on values beyond ASCII, with 500 and a traceback
             return
         self._hand_over(rest)
 
