@@ -36,6 +36,9 @@ def realtime_redis(redis_url: str, settings) -> str:
     """Settings that point at the real server, with a prefix of the test's own; returns the prefix."""
     from uuid import uuid4
 
+    from realtime.outbox.writing import breaker
+
+    breaker.reset()  # in a test before this one, Redis may have been away
     prefix = f"u{uuid4().hex[:12]}"
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": redis_url, "PREFIX": prefix}
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "realtime.layers.RoomChannelLayer"}}
