@@ -45,7 +45,6 @@ test-all: lint test-client asyncapi $(DESK) nextjs adopt ## run these and all sl
 	@$(PYTEST) $(COVERAGE)
 	@echo "Running the tests that use a database on PostgreSQL ..."
 	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header --quiet -m django_db
-	@$(MAKE) --no-print-directory test-versions
 
 test-versions: .run/versions/uv/.installed ## run what `make test` runs on the lowest and the newest supported versions
 	@$(PYTHON) -m dev.versions $(PROCESSES) --quiet $(FAST)
