@@ -167,6 +167,7 @@ def test_batches_take_at_most_a_second():
 def test_without_the_setting_the_environment_is_read(settings, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("REALTIME_PREFIX", "shop")
     monkeypatch.setenv("REALTIME_HUB_ROLES", "agent,boss")
+    settings.REALTIME = None  # a deletion alone is announced to no one
     del settings.REALTIME
     assert conf().prefix == "shop"
     assert overrides() == {"HUB_ROLES": ["agent", "boss"]}
