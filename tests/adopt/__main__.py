@@ -37,7 +37,9 @@ def adopt(folder: Path, redis_url: str) -> None:
 
 def main() -> int:
     """Returns the exit status."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # else what a background job starts ignores Ctrl-C
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # else what a background job starts ignores Ctrl-C
     started, port = time.monotonic(), free_port()
     on_loopback = ("--port", str(port), "--bind", "127.0.0.1")
     try:

@@ -77,6 +77,9 @@ def test_row_behind_a_page_is_not_sent_before_an_older_one_of_its_rooms():
 
 def test_rows_that_others_have_taken_in_between_are_passed_over(monkeypatch):
     """As with four relays at once: each looks, and the first to come has what the others have chosen."""
+    monkeypatch.setattr(
+        table, "has_skip_locked", lambda using: False
+    )  # with locks, test_postgresql.py has it
     monkeypatch.setattr(sending, "BATCH_ROWS", 2)
     for number in range(5):
         leave(number, thread=number)

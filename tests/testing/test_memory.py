@@ -13,7 +13,7 @@ from realtime.publisher import apublish, online, publish
 from realtime.testing import in_memory, issue_token
 from realtime.testing.memory import InMemory
 
-pytestmark = pytest.mark.django_db(transaction=True)  # `publish` may write into the outbox
+pytestmark = pytest.mark.usefixtures("without_outbox")
 
 
 @pytest.fixture(scope="module")
