@@ -1,4 +1,4 @@
-"""How a page is read, and what docs/adopting.md promises to a reader who does not see the titles of its blocks."""
+"""The reader turns blocks of a page into steps; docs/adopting.md names each file in its text and in the block."""
 
 from __future__ import annotations
 

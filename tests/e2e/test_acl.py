@@ -129,7 +129,7 @@ def test_backbone_is_told_who_is_online(restricted: Stack, users: Users):
     asked = manage(
         restricted,
         users.url("backbone"),
-        *(*SHELL, "-c", "from realtime.publisher import online; print(online('nobody'))"),
+        *(*SHELL, "-c", "from realtime.publisher import online; print(online('support'))"),
     )
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip().endswith("[]")

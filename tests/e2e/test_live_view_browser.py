@@ -28,7 +28,7 @@ async def test_pages_fit_and_work(system: System, width: int, scheme: str):  # n
         system.redis.xadd(system.key("stream"), {"message": letter})
     async with contextlib.AsyncExitStack() as all_clients, async_playwright() as playwright:
         for number in range(12):
-            client = await all_clients.enter_async_context(system.client("hub", name=f"Somebody {number}"))
+            client = await all_clients.enter_async_context(system.client("hub", name=f"Attendant {number}"))
             await client.call("join:thread", {"thread_id": unique("a-thread-with-a-long-name")})
         browser = await playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
         context = await browser.new_context(
@@ -49,7 +49,7 @@ async def test_pages_fit_and_work(system: System, width: int, scheme: str):  # n
             assert answer.status == 200, path
             assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
         await page.goto(f"{system.admin.url}/admin/presence/live/")
-        await page.get_by_role("link", name="Somebody 3").click()
+        await page.get_by_role("link", name="Attendant 3").click()
         await page.get_by_role("link", name="Desconectar usuário").click()
         await page.get_by_role("button", name="Desconectar").click()
         await page.get_by_text("O usuário está sendo desconectado.").wait_for()
