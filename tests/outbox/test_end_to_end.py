@@ -21,22 +21,29 @@ from tests.outbox.test_relay import Backbone, backbone
 from tests.postgresql import Cluster
 
 THREADS = 5
+RESTARTS = 4
+"""Of the database."""
 WRITER = """
 import django
 django.setup()
-import sys
+import sys, time
 from django.contrib.auth.models import Group
-from django.db import transaction
+from django.db import Error, connection, transaction
 from realtime.publisher import publish
 writer, thread = sys.argv[1:]
 number = 0
 while True:
     number += 1
     message = f"{writer}-{number}"
-    with transaction.atomic():
-        Group.objects.create(name=f"{thread}/{message}")
-        publish("thread:message", {"thread_id": thread, "message_id": message})
-    print(message, flush=True)
+    try:
+        with transaction.atomic():
+            Group.objects.create(name=f"{thread}/{message}")
+            publish("thread:message", {"thread_id": thread, "message_id": message})
+    except Error:  # the database is away
+        connection.close()
+        time.sleep(0.1)
+    else:
+        print(message, flush=True)
 """
 COMMITTED = """
 import django
@@ -115,4 +122,40 @@ async def test_clients_get_every_committed_message_once_and_in_order(database: s
             writer.wait()
         due = await asyncio.to_thread(committed, stack)
         assert sum(map(len, due.values())) > 50
+        await eventually(lambda: received(client) == due, within=3 * PATIENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.needs_postgresql
+async def test_restarts_of_the_database_lose_and_double_nothing(tmp_path: Path):
+    """They fall between INSERT, COMMIT, XADD and DELETE, as they come."""
+    async with AsyncExitStack() as opened:
+        server = opened.enter_context(EmbeddedRedis())
+        cluster = opened.enter_context(Cluster())
+        options = {"PGOPTIONS": "-c synchronous_commit=on"}  # what was committed outlives the server
+        stack = opened.enter_context(backbone(tmp_path, server.url, DATABASE_URL=cluster.url(), **options))
+        await asyncio.to_thread(stack.start_all)
+        settings = {"DJANGO_SETTINGS_MODULE": "tests.outbox.settings"}
+        client = await opened.enter_async_context(stack.client())
+        for thread in range(THREADS):
+            await client.ask("join:thread", {"thread_id": thread})
+        for _ in range(2):
+            await asyncio.to_thread(stack.start, "runoutbox", **settings)
+        writers = [
+            await asyncio.to_thread(
+                stack.start, "writer", "-c", WRITER, "w", str(thread), ready="w-1", **settings
+            )
+            for thread in range(THREADS)
+        ]
+        for _ in range(RESTARTS):
+            seen = len(client.frames)
+            await asyncio.to_thread(cluster.stop)
+            await asyncio.to_thread(cluster.start)
+            await eventually(lambda before=seen: len(client.frames) > before + 5 * THREADS)
+        for writer in writers:
+            assert writer.is_running, writer.output
+            writer.signal(SIGKILL)
+            writer.wait()
+        due = await asyncio.to_thread(committed, stack)
         await eventually(lambda: received(client) == due, within=3 * PATIENCE)
