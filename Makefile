@@ -64,7 +64,7 @@ nextjs: $(NEXTJS)/node_modules/.installed ## build the client's Next.js example,
 adopt: $(INSTALLED) client/node_modules/.installed ## adopt the built package in a new project, as docs/adopting.md tells it
 	@$(BIN)/python -m tests.adopt
 
-bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## measure this project and its peers, side by side (docs/benchmark.md)
+bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed $(PEERS)/centrifuge/server ## measure this project and its peers, side by side (docs/benchmark.md)
 	@$(BIN)/python -m bench $(BENCH_ARGUMENTS)
 
 soak: $(INSTALLED) ## run two thousand clients under continuous faults, for MINUTES (docs/reliability.md)
@@ -111,7 +111,7 @@ format: $(INSTALLED) ## reformat the code with ruff and apply its fixes
 clean: ## remove everything that was installed or generated
 	@rm -rf $(VENV) .run build static htmlcov .coverage* *.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
-		bench/results bench/peers/node_modules bench/peers/.venv client/node_modules client/dist \
+		bench/results bench/peers/node_modules bench/peers/.venv bench/peers/centrifuge/server client/node_modules client/dist \
 		demo/frontend/node_modules demo/static $(ASYNCAPI)/node_modules \
 		$(NEXTJS)/node_modules $(NEXTJS)/.next $(NEXTJS)/next-env.d.ts
 
@@ -165,6 +165,10 @@ $(PEERS)/node_modules/.installed: $(PEERS)/package.json $(PEERS)/package-lock.js
 	@command -v npm > /dev/null || { echo "npm is not installed; the benchmark of Socket.IO needs Node 20 or newer." >&2; exit 1; }
 	@npm ci --prefix $(PEERS) --no-audit --no-fund --loglevel=error
 	@touch $@
+
+$(PEERS)/centrifuge/server: $(wildcard $(PEERS)/centrifuge/*.go $(PEERS)/centrifuge/go.*)
+	@command -v go > /dev/null && (cd $(@D) && go build -buildvcs=false -o $(@F) .) || \
+		echo "Centrifuge is left out: it could not be built, which needs Go 1.26 or newer." >&2
 
 $(PEERS)/.venv/.installed: $(PEERS)/requirements.txt $(INSTALLED)
 	@$(PYTHON) -m venv $(PEERS)/.venv

@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import load, machine
+from bench.catalogue import SCENARIOS
+from bench.context import BUSY, QUICK, Outcome, Sizes
 from bench.report import Report, Run
-from bench.scenarios import BUSY, QUICK, SCENARIOS, Outcome, Sizes
 from bench.systems import PEERS, Peer, Running
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -149,7 +150,7 @@ def _installed(peers: Sequence[Peer], console: Console) -> list[Peer]:
     found = []
     for peer in peers:
         if lacks := peer.missing():
-            console.print(f"[yellow]{peer.title} is left out: it needs {lacks} (make bench installs it)")
+            console.print(f"[yellow]{peer.title} is left out: it needs {lacks}")
         else:
             found.append(peer)
     return found
