@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from bench import load, machine
 from bench.catalogue import SCENARIOS
 from bench.context import BUSY, QUICK, Outcome, Sizes
+from bench.profiling import Profiles
 from bench.report import Report, Run
 from bench.systems import PEERS, Peer, Running
 
@@ -41,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for scenario, _, peer in _schedule(options.scenarios, 1, peers):
             report.forget(scenario, peer.name)
     with _progress(console) as progress:
-        session = Session(report, options.output, progress, profile=options.profile)
+        session = Session(report, options.output, progress, options.profile, options.flames)
         try:
             for scenario, number, peer in _schedule(options.scenarios, options.runs, peers):
                 session.run(scenario, number, peer)
         except KeyboardInterrupt:
             console.print("stopped; the results so far follow")
-    if not options.profile:
+    if not (options.profile or options.flames):
         sys.stdout.write(report.markdown())
     console.print(f"written: {options.output}/results.json, table.md, chart.svg")
     return 0 if report.complete else 1
@@ -71,6 +72,7 @@ class Session:
     output: Path
     progress: Progress
     profile: bool = False
+    flames: bool = False
 
     def run(self, scenario: str, number: int, peer: Peer) -> None:
         """Run one scenario once, against one peer that is started for it."""
@@ -84,7 +86,7 @@ class Session:
                     running,
                     self.report.sizes,
                     lambda done, total: self.progress.update(task, advance=done, total=total),
-                    profiles=folder if self.profile else None,
+                    profiles=Profiles(folder, self.flames) if self.profile or self.flames else None,
                 )
         except (load.LoadFailed, RuntimeError) as error:
             outcome = Outcome(missing=1, notes=[str(error)[-1500:]])
@@ -111,11 +113,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     names = [peer.name for peer in PEERS.values() if not peer.reference]
     parser.add_argument(
-        "--scenarios", type=_choice(SCENARIOS), default=os.environ.get("BENCH_SCENARIOS") or list(SCENARIOS),
+        "--scenarios", type=choice(SCENARIOS), default=os.environ.get("BENCH_SCENARIOS") or list(SCENARIOS),
         help=f"comma-separated, of {','.join(SCENARIOS)} (BENCH_SCENARIOS)",
     )  # fmt: skip
     parser.add_argument(
-        "--peers", type=_choice(PEERS), default=os.environ.get("BENCH_PEERS") or names,
+        "--peers", type=choice(PEERS), default=os.environ.get("BENCH_PEERS") or names,
         help=f"comma-separated, of {','.join(PEERS)} (BENCH_PEERS; default: all but baseline)",
     )  # fmt: skip
     parser.add_argument(
@@ -131,11 +133,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="profile instead of measuring (py-spy on PATH)"
     )
+    parser.add_argument(
+        "--flames", action="store_true", help="draw flame graphs instead of measuring (py-spy on PATH)"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for results and logs")
     return parser.parse_args(arguments)
 
 
-def _choice(known: Container[str]) -> Callable[[str], list[str]]:
+def choice(known: Container[str]) -> Callable[[str], list[str]]:
+    """Return the parser of a comma-separated list of known names."""
+
     def choose(text: str) -> list[str]:
         chosen = [name.strip() for name in text.split(",") if name.strip()]
         if unknown := [name for name in chosen if name not in known]:

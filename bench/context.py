@@ -7,14 +7,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import machine, wires
+from bench import counters, machine, wires
 from bench.clients import Connection, Crowd, crowd
-from bench.profiling import profiled
+from bench.profiling import Profiles, profiled
 from bench.publishing import Publisher, pack
 from bench.systems.base import Peer
 from bench.wires import User
@@ -96,6 +96,8 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     load: dict[str, float] = field(default_factory=dict)
     """CPU shares of the load generator, of Redis and of their core during the measurement."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """What all measured phases together cost the system: CPU seconds, and instructions where they can be counted."""
 
     @property
     def complete(self) -> bool:
@@ -124,8 +126,8 @@ class Context:
     redis_socket: Path
     sizes: Sizes
     tick: Tick
-    profiles: Path | None = None
-    """Folder for profiles of the measured phase, if wanted; profiling slows the system down."""
+    profiles: Profiles | None = None
+    """Profiles of the measured phase, if wanted; profiling slows the system down."""
     outcome: Outcome = field(default_factory=Outcome)
 
     def crowd(self) -> AbstractAsyncContextManager[Crowd]:
@@ -151,6 +153,21 @@ class Context:
                 await asyncio.sleep(1)  # until py-spy has attached
                 yield (phase := Phase(seconds=1, cpu=1))
             return
+        with ExitStack() as counting:
+            instructions = None
+            if counters.available():
+                instructions = counting.enter_context(counters.Counter(self.pids.values()))
+            async with self._timed() as phase:
+                yield phase
+            if instructions is not None:
+                self._spent("instructions", instructions.read())
+        self._spent("cpu_seconds", phase.cpu)
+
+    def _spent(self, unit: str, amount: float) -> None:
+        self.outcome.cost[unit] = self.outcome.cost.get(unit, 0) + amount
+
+    @asynccontextmanager
+    async def _timed(self) -> AsyncIterator[Phase]:
         core = machine.cores()[1]
         phase = Phase()
         before = {name: machine.cpu_seconds([pid]) for name, pid in self.pids.items()}

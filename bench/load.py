@@ -15,6 +15,7 @@ import uvloop
 from bench import machine
 from bench.catalogue import SCENARIOS
 from bench.context import Context, Outcome, Sizes
+from bench.profiling import Profiles
 from bench.systems import PEERS, Running
 
 
@@ -29,7 +30,7 @@ class Plan:
     redis_pid: int
     redis_socket: Path
     sizes: Sizes
-    profiles: Path | None
+    profiles: Profiles | None
 
 
 class LoadFailed(Exception):
@@ -40,7 +41,7 @@ def apply(
     running: Running,
     sizes: Sizes,
     tick: Callable[[int, int], None],
-    profiles: Path | None = None,
+    profiles: Profiles | None = None,
 ) -> Outcome:
     """Run the scenario that a system was started for, in a new process. Raises `LoadFailed`."""
     plan = Plan(

@@ -102,11 +102,13 @@ def free_ports(count: int) -> tuple[int, ...]:
 class Running:
     """A peer with its own Redis, pinned: the peer to one core, Redis to the other. Context manager."""
 
-    def __init__(self, peer: Peer, scenario: str, logs: Path) -> None:
+    def __init__(self, peer: Peer, scenario: str, logs: Path, root: Path = ROOT) -> None:
         self.peer = peer
         self.ports = free_ports(2 if scenario == TWO_SERVERS else 1)
         self.scenario = scenario
         self._logs = logs
+        self._root = root
+        """The folder whose code runs, if the peer is this project."""
         self._redis = EmbeddedRedis()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -159,8 +161,8 @@ class Running:
         with self._log(program).open("wb") as output:
             self._processes[program.name] = subprocess.Popen(  # noqa: S603
                 program.command,
-                cwd=ROOT,
-                env={**_environment(), **program.env},
+                cwd=self._root,
+                env={**_environment(self._root), **program.env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -188,11 +190,11 @@ def _accepts(port: int) -> bool:
     return True
 
 
-def _environment() -> dict[str, str]:
+def _environment(root: Path) -> dict[str, str]:
     """Return our environment without the variables that would configure a server."""
     mine = ("JWT_", "REALTIME_", "REDIS_", "SOCKETS_", "NODE_", "DJANGO_", "COVERAGE_", "COV_", "LOG_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
-    return {**env, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return {**env, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
 
 
 def _prepare(parent: int, core: int) -> None:
