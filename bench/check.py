@@ -83,9 +83,11 @@ class Check:
             before = self._run(scenario, self.base)
             after = self._run(scenario, ROOT)
             if not before.complete:
-                self.comparison.left_out[scenario] = f"the base could not run it: {_problem(before)}"
-                _say(f"{scenario} is left out: {_problem(before)}")
-                return
+                _say(f"{scenario}, pair {number + 1}: the base failed: {_problem(before)}")
+                if number == 0:
+                    self.comparison.left_out[scenario] = f"the base could not run it: {_problem(before)}"
+                    return
+                continue
             if not after.complete:
                 self.comparison.failures.setdefault(scenario, []).append(_problem(after))
                 _say(f"{scenario}, pair {number + 1}: the working tree failed: {_problem(after)}")

@@ -116,7 +116,9 @@ class Comparison:
                 f"| {key}. {titles[key]} | {base:,.3g} | {head:,.3g} | {each.ratio:.3f} "
                 f"| {each.low:.3f}–{each.high:.3f} | {each.pairs} | {each.verdict.value} |"
             )
-        lines += ["", *(f"{key} is left out: {reason}" for key, reason in self.left_out.items())]
+        few = self.costs.keys() - self.estimates.keys()
+        lines += ["", *(f"{key} has too few pairs" for key in sorted(few))]
+        lines += [*(f"{key} is left out: {reason}" for key, reason in self.left_out.items())]
         lines += [f"{key} failed: {text}" for key, texts in self.failures.items() for text in texts]
         lines.append(f"{'Passed' if self.passed else 'FAILED'}: the limit is a ratio surely above {LIMIT:g}.")
         return "\n".join(lines) + "\n"

@@ -28,7 +28,7 @@ TYPES, AWAY = 0.5, 2.0
 """Seconds for which a user types, and for which an attendant is away."""
 ATTEMPTS = 10
 """How often a client tries to come back."""
-MARGIN = 2 * 10**9
+MARGIN = 5 * 10**9
 """Nanoseconds. Typing and presence must reach the clients that stay connected for that much longer."""
 
 
@@ -204,6 +204,8 @@ class Day:
         del context.outcome.notes[5:]
 
     def _check_signals(self) -> None:
+        outcome = self._context.outcome
+        before = outcome.missing, outcome.doubled
         due: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
         optional: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
         for client, key, at in self._owed():
@@ -213,6 +215,9 @@ class Day:
                 (user, state) for connection in client.connections for user, state, _ in connection.signals
             )
             self._context.count(due[client.place], got, optional[client.place])
+        if (outcome.missing, outcome.doubled) != before:
+            missing, doubled = outcome.missing - before[0], outcome.doubled - before[1]
+            outcome.notes.append(f"of these, typing and presence: {missing} missing, {doubled} duplicated")
 
     def _owed(self) -> Iterator[tuple[Client, tuple[str, str], int]]:
         """Yield which client should receive which signal, and when it was sent."""

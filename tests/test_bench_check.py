@@ -88,8 +88,10 @@ def test_report_gives_ratio_interval_and_verdict_of_each_scenario():
 def test_a_lost_message_fails_and_a_scenario_new_in_the_tree_does_not():
     made = comparison(c=1.0)
     made.left_out["i"] = "the base could not run it"
+    made.add("d", 1.0, 1.0)
     assert made.passed
     assert "i is left out: the base could not run it" in made.markdown({"c": "chat"})
+    assert "d has too few pairs" in made.markdown({"c": "chat"})
     made.failures["d"] = ["1 missing, 0 duplicated of 20"]
     assert not made.passed
     assert "d failed: 1 missing" in made.markdown({"c": "chat"})

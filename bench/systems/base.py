@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import time
@@ -10,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -91,12 +93,18 @@ def numbered(name: str, index: int) -> str:
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Return ports that no program listens on, and that the kernel gives to no client in the meantime."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = random.sample(range(first - 8000, first), 8000)
+    return tuple(islice(filter(_is_free, candidates), count))
+
+
+def _is_free(port: int) -> bool:
     try:
-        return tuple(int(probe.getsockname()[1]) for probe in probes)
-    finally:
-        for probe in probes:
-            probe.close()
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 class Running:
