@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from bench import load, machine
 from bench.catalogue import SCENARIOS
 from bench.context import BUSY, QUICK, Outcome, Sizes
+from bench.options import RESULTS, choice
 from bench.profiling import Profiles
 from bench.report import Report, Run
 from bench.systems import PEERS, Peer, Running
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,18 +137,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for results and logs")
     return parser.parse_args(arguments)
-
-
-def choice(known: Container[str]) -> Callable[[str], list[str]]:
-    """Return the parser of a comma-separated list of known names."""
-
-    def choose(text: str) -> list[str]:
-        chosen = [name.strip() for name in text.split(",") if name.strip()]
-        if unknown := [name for name in chosen if name not in known]:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
-        return chosen
-
-    return choose
 
 
 def _installed(peers: Sequence[Peer], console: Console) -> list[Peer]:

@@ -97,6 +97,8 @@ SCENARIOS = {
             (
                 Metric("events_per_second", "events per second", "/s", True, 1.2),
                 Metric("cpu_us_per_event", "CPU per event", "µs"),
+                Metric("bridge_us_per_event", "of that the bridge", "µs"),
+                Metric("redis_us_per_event", "CPU of Redis per event", "µs"),
             ),
         ),
         Scenario(

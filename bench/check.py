@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import counters, load, machine
-from bench.__main__ import RESULTS, choice
 from bench.catalogue import SCENARIOS
 from bench.comparison import Comparison
 from bench.context import QUICK, Outcome, Sizes
+from bench.options import RESULTS, choice
 from bench.systems import PEERS, Running
 from bench.systems.base import ROOT
 

@@ -111,6 +111,8 @@ class Phase:
     seconds: float = 0.0
     cpu: float = 0.0
     """CPU of all processes of the system."""
+    redis: float = 0.0
+    """CPU of Redis."""
     by_process: dict[str, float] = field(default_factory=dict)
 
 
@@ -180,11 +182,12 @@ class Context:
             name: machine.cpu_seconds([pid]) - before[name] for name, pid in self.pids.items()
         }
         phase.cpu = sum(phase.by_process.values())
+        phase.redis = machine.cpu_seconds([self.redis_pid]) - redis
         busy_after, elapsed_after = machine.core_times(core)
         self.outcome.load = {
             "seconds": phase.seconds,
             "generator_cpu": (time.process_time() - mine) / phase.seconds,
-            "redis_cpu": (machine.cpu_seconds([self.redis_pid]) - redis) / phase.seconds,
+            "redis_cpu": phase.redis / phase.seconds,
             "core_busy": (busy_after - busy) / max(elapsed_after - elapsed, 0.001),
             **{f"{name}_cpu": spent / phase.seconds for name, spent in phase.by_process.items()},
         }

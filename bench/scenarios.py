@@ -221,7 +221,10 @@ async def bridge(context: Context) -> None:
         context.outcome.metrics = {
             "events_per_second": len(latencies) / max((end - started) / 1e9, 1e-6),
             "cpu_us_per_event": phase.cpu / max(len(latencies), 1) * 1e6,
+            "redis_us_per_event": phase.redis / max(len(latencies), 1) * 1e6,
         }
+        if (spent := phase.by_process.get("bridge")) is not None:
+            context.outcome.metrics["bridge_us_per_event"] = spent / max(len(latencies), 1) * 1e6
 
 
 # --- g: reconnect storm ------------------------------------------------------------------------------
