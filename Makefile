@@ -22,7 +22,7 @@ FAST := -m "not slow and not needs_browser and not needs_tools and not needs_pos
 COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 
 .DEFAULT_GOAL := help
-.PHONY: help run desk test test-all test-versions test-client asyncapi nextjs adopt bench soak attack audit lint lock docs messages format clean
+.PHONY: help run desk test test-all test-versions test-client asyncapi nextjs adopt bench bench-check bench-flames soak attack audit lint lock docs messages format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -64,8 +64,15 @@ nextjs: $(NEXTJS)/node_modules/.installed ## build the client's Next.js example,
 adopt: $(INSTALLED) client/node_modules/.installed ## adopt the built package in a new project, as docs/adopting.md tells it
 	@$(BIN)/python -m tests.adopt
 
-bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed ## measure this project and its peers, side by side (docs/benchmark.md)
+bench: $(INSTALLED) $(PEERS)/node_modules/.installed $(PEERS)/.venv/.installed $(PEERS)/centrifuge/server ## measure this project and its peers, side by side (docs/benchmark.md)
 	@$(BIN)/python -m bench $(BENCH_ARGUMENTS)
+
+bench-check: $(INSTALLED) ## compare the cost of the working tree with that of BASE, the newest tag by default (docs/benchmark.md)
+	@$(BIN)/python -m bench.check $(if $(BASE),--base "$(BASE)") $(BENCH_ARGUMENTS)
+
+bench-flames: $(INSTALLED) .run/flames/.installed ## draw flame graphs of b, c and d into bench/results (docs/benchmark.md)
+	@PATH="$(CURDIR)/.run/flames/bin:$$PATH" $(BIN)/python -m bench --flames --peers ours --runs 1 \
+		--scenarios "$(or $(BENCH_SCENARIOS),b,c,d)" $(BENCH_ARGUMENTS)
 
 soak: $(INSTALLED) ## run two thousand clients under continuous faults, for MINUTES (docs/reliability.md)
 	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),30)
@@ -111,7 +118,7 @@ format: $(INSTALLED) ## reformat the code with ruff and apply its fixes
 clean: ## remove everything that was installed or generated
 	@rm -rf $(VENV) .run build static htmlcov .coverage* *.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
-		bench/results bench/peers/node_modules bench/peers/.venv client/node_modules client/dist \
+		bench/results bench/peers/node_modules bench/peers/.venv bench/peers/centrifuge/server client/node_modules client/dist \
 		demo/frontend/node_modules demo/static $(ASYNCAPI)/node_modules \
 		$(NEXTJS)/node_modules $(NEXTJS)/.next $(NEXTJS)/next-env.d.ts
 
@@ -133,6 +140,12 @@ $(VENV)/.%: pyproject.toml constraints.txt
 	@mkdir -p .run && chmod 700 .run
 	@$(PYTHON) -m venv .run/versions/uv
 	@.run/versions/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+.run/flames/.installed:
+	@mkdir -p .run && chmod 700 .run
+	@$(PYTHON) -m venv .run/flames
+	@.run/flames/bin/python -m pip install --quiet --disable-pip-version-check py-spy
 	@touch $@
 
 client/node_modules/.installed: client/package.json client/package-lock.json
@@ -165,6 +178,10 @@ $(PEERS)/node_modules/.installed: $(PEERS)/package.json $(PEERS)/package-lock.js
 	@command -v npm > /dev/null || { echo "npm is not installed; the benchmark of Socket.IO needs Node 20 or newer." >&2; exit 1; }
 	@npm ci --prefix $(PEERS) --no-audit --no-fund --loglevel=error
 	@touch $@
+
+$(PEERS)/centrifuge/server: $(wildcard $(PEERS)/centrifuge/*.go $(PEERS)/centrifuge/go.*)
+	@command -v go > /dev/null && (cd $(@D) && go build -buildvcs=false -o $(@F) .) || \
+		echo "Centrifuge is left out: it could not be built, which needs Go 1.26 or newer." >&2
 
 $(PEERS)/.venv/.installed: $(PEERS)/requirements.txt $(INSTALLED)
 	@$(PYTHON) -m venv $(PEERS)/.venv

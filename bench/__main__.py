@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +15,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import load, machine
+from bench.catalogue import SCENARIOS
+from bench.context import BUSY, QUICK, Outcome, Sizes
+from bench.options import RESULTS, choice
+from bench.profiling import Profiles
 from bench.report import Report, Run
-from bench.scenarios import BUSY, QUICK, SCENARIOS, Outcome, Sizes
 from bench.systems import PEERS, Peer, Running
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,13 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for scenario, _, peer in _schedule(options.scenarios, 1, peers):
             report.forget(scenario, peer.name)
     with _progress(console) as progress:
-        session = Session(report, options.output, progress, profile=options.profile)
+        session = Session(report, options.output, progress, options.profile, options.flames)
         try:
             for scenario, number, peer in _schedule(options.scenarios, options.runs, peers):
                 session.run(scenario, number, peer)
         except KeyboardInterrupt:
             console.print("stopped; the results so far follow")
-    if not options.profile:
+    if not (options.profile or options.flames):
         sys.stdout.write(report.markdown())
     console.print(f"written: {options.output}/results.json, table.md, chart.svg")
     return 0 if report.complete else 1
@@ -70,6 +71,7 @@ class Session:
     output: Path
     progress: Progress
     profile: bool = False
+    flames: bool = False
 
     def run(self, scenario: str, number: int, peer: Peer) -> None:
         """Run one scenario once, against one peer that is started for it."""
@@ -83,7 +85,7 @@ class Session:
                     running,
                     self.report.sizes,
                     lambda done, total: self.progress.update(task, advance=done, total=total),
-                    profiles=folder if self.profile else None,
+                    profiles=Profiles(folder, self.flames) if self.profile or self.flames else None,
                 )
         except (load.LoadFailed, RuntimeError) as error:
             outcome = Outcome(missing=1, notes=[str(error)[-1500:]])
@@ -110,11 +112,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     names = [peer.name for peer in PEERS.values() if not peer.reference]
     parser.add_argument(
-        "--scenarios", type=_choice(SCENARIOS), default=os.environ.get("BENCH_SCENARIOS") or list(SCENARIOS),
+        "--scenarios", type=choice(SCENARIOS), default=os.environ.get("BENCH_SCENARIOS") or list(SCENARIOS),
         help=f"comma-separated, of {','.join(SCENARIOS)} (BENCH_SCENARIOS)",
     )  # fmt: skip
     parser.add_argument(
-        "--peers", type=_choice(PEERS), default=os.environ.get("BENCH_PEERS") or names,
+        "--peers", type=choice(PEERS), default=os.environ.get("BENCH_PEERS") or names,
         help=f"comma-separated, of {','.join(PEERS)} (BENCH_PEERS; default: all but baseline)",
     )  # fmt: skip
     parser.add_argument(
@@ -130,18 +132,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="profile instead of measuring (py-spy on PATH)"
     )
+    parser.add_argument(
+        "--flames", action="store_true", help="draw flame graphs instead of measuring (py-spy on PATH)"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for results and logs")
     return parser.parse_args(arguments)
-
-
-def _choice(known: Container[str]) -> Callable[[str], list[str]]:
-    def choose(text: str) -> list[str]:
-        chosen = [name.strip() for name in text.split(",") if name.strip()]
-        if unknown := [name for name in chosen if name not in known]:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
-        return chosen
-
-    return choose
 
 
 def _installed(peers: Sequence[Peer], console: Console) -> list[Peer]:
@@ -149,7 +144,7 @@ def _installed(peers: Sequence[Peer], console: Console) -> list[Peer]:
     found = []
     for peer in peers:
         if lacks := peer.missing():
-            console.print(f"[yellow]{peer.title} is left out: it needs {lacks} (make bench installs it)")
+            console.print(f"[yellow]{peer.title} is left out: it needs {lacks}")
         else:
             found.append(peer)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from bench.frames import Opcode, client_frame, parse
-from bench.wires import MESSAGE, TYPING, Kind, Position, Refused, User, Wire, mark
+from bench.wires import MESSAGE, Kind, Position, Refused, Seen, User, Wire, mark
 
 PATIENCE = 60.0
 """Seconds for one handshake, or one answer."""
@@ -30,8 +31,9 @@ class Connection(asyncio.Protocol):
     """The connection of one client."""
 
     __slots__ = (
-        "_answer", "_chunks", "_rest", "_transport", "_upgraded", "attentive", "closed", "hello", "last_event",
-        "latencies", "on_event", "position", "ready", "received_bytes", "sequences", "typing", "user", "wire",
+        "_answer", "_chunks", "_rest", "_transport", "_upgraded", "answer", "attentive", "closed", "hello",
+        "last_change", "last_message", "last_typing", "latencies", "on_event", "position", "ready",
+        "received_bytes", "sequences", "signals", "user", "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, user: User, position: Position | None = None) -> None:
@@ -42,15 +44,18 @@ class Connection(asyncio.Protocol):
         """Parse received bytes at once: set while the client waits for an answer."""
         self.closed = False
         self.hello = b""
-        self.last_event = b""
+        self.answer = b""
+        self.last_message = b""
+        self.last_change = b""
+        self.last_typing = b""
         self.received_bytes = 0
         """The count excludes pings, which continue without end."""
         self.sequences = array("L")
         """Messages received, in order."""
         self.latencies = array("q")
         """Nanoseconds from publishing to the read that returned the message, for each of `sequences`."""
-        self.typing: list[tuple[bytes, bool, int]] = []
-        """The user who started or stopped typing, and when the event arrived."""
+        self.signals: list[tuple[str, str, int]] = []
+        """Typing (`true`, `false`) and changes of presence (the status): the user, the state, and when it arrived."""
         self.on_event: Callable[[], None] | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answer: asyncio.Future[None] | None = None
@@ -106,6 +111,11 @@ class Connection(asyncio.Protocol):
 
     # --- Received messages ----------------------------------------------------------------------------
 
+    @property
+    def seen(self) -> Seen:
+        """What tells the client's position when it reconnects."""
+        return Seen(self.hello, self.answer, self.last_message, self.last_change, self.last_typing)
+
     def has_seen(self, sequence: int) -> bool:
         """Return whether this message is the last one received."""
         if self.sequences and self.sequences[-1] == sequence:
@@ -127,10 +137,13 @@ class Connection(asyncio.Protocol):
                     self._fail(Refused((head + b"\n" + buffer)[:300].decode(errors="replace")))
                     return
                 self._upgraded = True
+                if (opening := self.wire.opening(self.user)) is not None:
+                    self.send(opening)
             done = 0
             for opcode, payload, done in parse(buffer):  # noqa: B007
                 if opcode == Opcode.TEXT:
-                    self._text(payload, at)
+                    for message in self.wire.messages(payload):
+                        self._text(message, at)
                 elif opcode == Opcode.PING and not self.closed:
                     self._transport.write(client_frame(payload, Opcode.PONG))
                 elif opcode == Opcode.CLOSE:
@@ -144,25 +157,38 @@ class Connection(asyncio.Protocol):
             self._fail(refused)
             return
         if kind is Kind.EVENT:
-            self._count(payload, at)
+            if not self._count(payload, at):
+                self._note(payload, at)
         elif kind is Kind.READY:
             self.hello = payload
             if not self.ready.done():
                 self.ready.set_result(None)
-        elif kind is Kind.ANSWER and self._answer is not None and not self._answer.done():
-            self._answer.set_result(None)
+        elif kind is Kind.ANSWER:
+            self.answer = payload
+            self._count(payload, at)  # it may hold what was missed
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_result(None)
         if answer is not None:
             self.send(answer)
 
-    def _count(self, payload: bytes, at: int) -> None:
-        if found := MESSAGE.search(payload):
-            self.sequences.append(int(found[1]))
-            self.latencies.append(at - int(found[2]))
-            self.last_event = payload
+    def _count(self, payload: bytes, at: int) -> bool:
+        """Count the messages in it; return whether there are any."""
+        found = MESSAGE.findall(payload)
+        for sequence, sent in found:
+            self.sequences.append(int(sequence))
+            self.latencies.append(at - int(sent))
+            self.last_message = payload
             if self.on_event is not None:
                 self.on_event()
-        elif found := TYPING.search(payload):
-            self.typing.append((found[1], found[2] == b"true", at))
+        return bool(found)
+
+    def _note(self, payload: bytes, at: int) -> None:
+        if found := self.wire.typed.search(payload):
+            self.last_typing = payload
+        elif found := self.wire.changed.search(payload):
+            self.last_change = payload
+        if found:
+            self.signals.append((found["user"].decode(), found["state"].decode(), at))
 
     def _fail(self, error: Refused) -> None:
         for future in (self.ready, self._answer):
@@ -176,7 +202,7 @@ class Crowd:
     """The connections of many clients."""
 
     wire: Wire
-    port: int
+    ports: Sequence[int]
     connections: list[Connection] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     _opened: int = 0
@@ -193,7 +219,9 @@ class Crowd:
             for user, position in todo:
                 started = time.perf_counter()
                 try:
-                    await self.connect(user, position, created)
+                    connection = await self.connect(user, position, created)
+                    if position is not None and (frame := self.wire.recovery(user, position)) is not None:
+                        connection.send(frame)
                 except (Refused, OSError) as error:  # TimeoutError is an OSError
                     self.refused[str(error)[:200]] += 1
                 times.append(time.perf_counter() - started)
@@ -205,9 +233,15 @@ class Crowd:
         return times
 
     async def connect(
-        self, user: User, position: Position | None, created: Callable[[Connection], None]
+        self,
+        user: User,
+        position: Position | None = None,
+        created: Callable[[Connection], None] = lambda _: None,
     ) -> Connection:
-        """Raises `Refused`, `OSError`."""
+        """Return a connection that is ready. Raises `Refused`, `OSError`.
+
+        With several ports the user's id says which, as behind a load balancer that goes by it.
+        """
         self._opened += 1
         source = f"127.0.0.{1 + self._opened % SOURCES}"
 
@@ -220,13 +254,11 @@ class Crowd:
             _, connection = await asyncio.get_running_loop().create_connection(
                 make,
                 "127.0.0.1",
-                self.port,
+                self.ports[zlib.crc32(user.id.encode()) % len(self.ports)],
                 local_addr=(source, 0),
             )
             self.connections.append(connection)
             await connection.ready
-        if position is not None and (frame := self.wire.recovery(user, position)) is not None:
-            connection.send(frame)
         return connection
 
     async def join(self, at_once: int = 64) -> None:
@@ -287,9 +319,9 @@ def _nothing() -> Iterable[None]:
 
 
 @asynccontextmanager
-async def crowd(wire: Wire, port: int) -> AsyncIterator[Crowd]:
+async def crowd(wire: Wire, ports: Sequence[int]) -> AsyncIterator[Crowd]:
     """Return a crowd that closes its connections at the end. Context manager."""
-    people = Crowd(wire, port)
+    people = Crowd(wire, ports)
     try:
         yield people
     finally:

@@ -13,7 +13,9 @@ from pathlib import Path
 import uvloop
 
 from bench import machine
-from bench.scenarios import SCENARIOS, Context, Outcome, Sizes
+from bench.catalogue import SCENARIOS
+from bench.context import Context, Outcome, Sizes
+from bench.profiling import Profiles
 from bench.systems import PEERS, Running
 
 
@@ -23,12 +25,12 @@ class Plan:
 
     scenario: str
     peer: str
-    port: int
+    ports: tuple[int, ...]
     pids: dict[str, int]
     redis_pid: int
     redis_socket: Path
     sizes: Sizes
-    profiles: Path | None
+    profiles: Profiles | None
 
 
 class LoadFailed(Exception):
@@ -39,13 +41,13 @@ def apply(
     running: Running,
     sizes: Sizes,
     tick: Callable[[int, int], None],
-    profiles: Path | None = None,
+    profiles: Profiles | None = None,
 ) -> Outcome:
     """Run the scenario that a system was started for, in a new process. Raises `LoadFailed`."""
     plan = Plan(
         scenario=running.scenario,
         peer=running.peer.name,
-        port=running.port,
+        ports=running.ports,
         pids=running.pids,
         redis_pid=running.redis_pid,
         redis_socket=running.redis_socket,
@@ -89,7 +91,7 @@ def _main(plan: Plan, pipe: Pipe) -> None:
     context = Context(
         scenario=plan.scenario,
         peer=PEERS[plan.peer],
-        port=plan.port,
+        ports=plan.ports,
         pids=plan.pids,
         redis_pid=plan.redis_pid,
         redis_socket=plan.redis_socket,

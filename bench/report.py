@@ -10,12 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench.catalogue import SCENARIOS, Metric
 from bench.chart import chart
-from bench.scenarios import SCENARIOS, Metric, Outcome, Sizes
+from bench.context import Outcome, Sizes
 from bench.systems import PEERS
 
 OURS = "ours"
-YARDSTICK = "socketio"
+YARDSTICKS = ("socketio", "centrifuge")
+"""The peers that our figures are divided by; the chart shows the first."""
 CHANNELS = ("channels-uvicorn", "channels-daphne")
 
 
@@ -64,9 +66,9 @@ class Report:
         ]
         return statistics.median(values) if values else None
 
-    def ratio(self, scenario: str, peer: str, metric: str) -> float | None:
-        """Return the ratio of a metric to Socket.IO's."""
-        mine, theirs = self.median(scenario, peer, metric), self.median(scenario, YARDSTICK, metric)
+    def ratio(self, scenario: str, peer: str, metric: str, yardstick: str = YARDSTICKS[0]) -> float | None:
+        """Return the ratio of a metric to another peer's."""
+        mine, theirs = self.median(scenario, peer, metric), self.median(scenario, yardstick, metric)
         return mine / theirs if mine is not None and theirs else None
 
     def medians(self) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -99,7 +101,9 @@ class Report:
         if before["machine"] | same != before["machine"] or before["sizes"] != asdict(self.sizes):
             raise ValueError(f"{file} was measured on another machine, or with other sizes")
         for entry in before["runs"]:
-            outcome = Outcome(**{each.name: entry[each.name] for each in fields(Outcome)})
+            outcome = Outcome(
+                **{each.name: entry[each.name] for each in fields(Outcome) if each.name in entry}
+            )
             outcome.metrics = {
                 name: math.inf if value is None else value for name, value in outcome.metrics.items()
             }
@@ -134,25 +138,28 @@ class Report:
     def markdown(self) -> str:
         """Return the table: a line for each metric, a column for each peer, ours also as a ratio to Socket.IO."""
         titles = [PEERS[peer].title for peer in self.peers]
+        titles += [f"ours ÷ {PEERS[peer].title}" for peer in YARDSTICKS]
         lines = [
             f"{self.at:%Y-%m-%d}, {self.machine['cpu']}, {self.machine['cores']} cores, "
             f"Python {self.machine['python']}, Node {self.machine['node']}; medians.",
             "",
-            f"| | {' | '.join(titles)} | ours ÷ Socket.IO | target |",
-            f"|---|{'--:|' * len(titles)}--:|--:|",
+            f"| | {' | '.join(titles)} | target |",
+            f"|---|{'--:|' * len(titles)}--:|",
         ]
         for key, scenario in SCENARIOS.items():
             if not any(run.scenario == key for run in self.runs):
                 continue
             lines.append(
-                f"| **{key}. {scenario.title.format(**asdict(self.sizes))}** |{' |' * (len(titles) + 2)}"
+                f"| **{key}. {scenario.title.format(**asdict(self.sizes))}** |{' |' * (len(titles) + 1)}"
             )
             lines += [self._line(key, metric) for metric in scenario.metrics]
             counts = [self._incomplete(key, peer) for peer in self.peers]
             if any(counts):
-                lines.append(f"| missing, duplicated | {' | '.join(count or '0' for count in counts)} | | |")
+                lines.append(
+                    f"| missing, duplicated | {' | '.join(count or '0' for count in counts)} | | | |"
+                )
         guarantees = " | ".join(PEERS[peer].guarantee for peer in self.peers)
-        lines += [f"| *delivery guarantee* | {guarantees} | | |", "", *self._against_channels()]
+        lines += [f"| *delivery guarantee* | {guarantees} | | | |", "", *self._against_channels()]
         return "\n".join(lines)
 
     def _against_channels(self) -> list[str]:
@@ -173,11 +180,10 @@ class Report:
             "–" if (value := self.median(key, peer, metric.key)) is None else f"{number(value)} {metric.unit}"
             for peer in self.peers
         ]
-        ratio = self.ratio(key, OURS, metric.key)
-        return (
-            f"| {metric.title} | {' | '.join(cells)} | {'–' if ratio is None else f'{ratio:.2f}'} "
-            f"| {target(metric)} |"
-        )
+        for yardstick in YARDSTICKS:
+            ratio = self.ratio(key, OURS, metric.key, yardstick)
+            cells.append("–" if ratio is None else f"{ratio:.2f}")
+        return f"| {metric.title} | {' | '.join(cells)} | {target(metric)} |"
 
     def _incomplete(self, key: str, peer: str) -> str:
         runs = [run.outcome for run in self.runs if (run.scenario, run.peer) == (key, peer)]
@@ -209,8 +215,14 @@ def target(metric: Metric) -> str:
     sign = "≥" if metric.higher_is_better else "≤"
     if metric.must_be is not None:
         return f"{sign} {metric.must_be:g} {metric.unit}"
-    goals = [f"{sign} {goal:g}" for goal in (metric.must, metric.stretch) if goal is not None]
-    return " / ".join(goals)
+    goals = _goals(sign, metric.must, metric.stretch)
+    if metric.centrifuge is None or metric.centrifuge == (metric.must, metric.stretch):
+        return f"{goals} of both" if metric.centrifuge else goals
+    return f"{goals}; Centrifuge {_goals(sign, *metric.centrifuge)}"
+
+
+def _goals(sign: str, *goals: float | None) -> str:
+    return " / ".join(f"{sign} {goal:g}" for goal in dict.fromkeys(goals) if goal is not None)
 
 
 def number(value: float) -> str:

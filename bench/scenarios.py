@@ -1,4 +1,4 @@
-"""The scenarios. Each is one function, run in the load generator's process against one running system."""
+"""The scenarios a to h, and j. Each is one function, run in the load generator's process against one running system."""
 
 from __future__ import annotations
 
@@ -7,177 +7,10 @@ import math
 import time
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from bench import machine, wires
-from bench.clients import Connection, Crowd, crowd
-from bench.profiling import profiled
-from bench.publishing import Publisher, pack
-from bench.systems.base import Peer
-from bench.wires import User
-
-EVENT = "thread:message"
-THREAD = "bench"
-QUIET = 20.0
-"""Seconds without a message after which no more are expected."""
-BUSY = 0.9
-"""Share of its core above which the load generator may slow a server down."""
-Tick = Callable[[int, int], None]
-"""Reports progress: steps done since the last call, and steps in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes of the scenarios."""
-
-    burst_connections: int = 1000
-    burst_events: int = 1000
-    paced_connections: int = 1000
-    paced_rate: float = 40.0
-    paced_seconds: float = 10.0
-    threads: int = 2000
-    members: int = 3
-    chat_messages: float = 500.0
-    """Messages a second over the bus."""
-    chat_typing: float = 500.0
-    """Typing events a second from clients: half of them start, half stop."""
-    chat_seconds: float = 10.0
-    storm_connections: int = 4000
-    storm_at_once: int = 64
-    idle_connections: int = 10_000
-    idle_seconds: float = 60.0
-    heartbeat_seconds: float = 30.0
-    bridge_events: int = 20_000
-    recover_connections: int = 2000
-    recover_messages: int = 20
-    recover_at_once: int = 500
-    slow_connections: int = 1000
-    slow_rate: float = 20.0
-    slow_bytes: int = 4000
-    """Size of each event's body."""
-    slow_seconds: float = 10.0
-    recover_pause: float = 3.0
-    """Seconds between the cut and the reconnect, in which a server notices the cut."""
-
-
-QUICK = Sizes(
-    burst_connections=20, burst_events=50, paced_connections=20, paced_seconds=1.0,
-    threads=10, chat_messages=40, chat_typing=40, chat_seconds=1.0,
-    storm_connections=40, storm_at_once=8, idle_connections=40, idle_seconds=1.0, heartbeat_seconds=0.5,
-    bridge_events=300, slow_connections=20, slow_seconds=1.0,
-    recover_connections=20, recover_messages=5, recover_at_once=10, recover_pause=0.5,
-)  # fmt: skip
-
-
-@dataclass
-class Outcome:
-    """The result of one run of one scenario."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    expected: int = 0
-    missing: int = 0
-    doubled: int = 0
-    notes: list[str] = field(default_factory=list)
-    load: dict[str, float] = field(default_factory=dict)
-    """CPU shares of the load generator, of Redis and of their core during the measurement."""
-
-    @property
-    def complete(self) -> bool:
-        return not self.missing and not self.doubled
-
-
-@dataclass
-class Phase:
-    """Time and CPU spent in the measured phase."""
-
-    seconds: float = 0.0
-    cpu: float = 0.0
-    """CPU of all processes of the system."""
-    by_process: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Context:
-    """One run: its peer, its sizes and its outcome."""
-
-    scenario: str
-    peer: Peer
-    port: int
-    pids: dict[str, int]
-    redis_pid: int
-    redis_socket: Path
-    sizes: Sizes
-    tick: Tick
-    profiles: Path | None = None
-    """Folder for profiles of the measured phase, if wanted; profiling slows the system down."""
-    outcome: Outcome = field(default_factory=Outcome)
-
-    def crowd(self) -> AbstractAsyncContextManager[Crowd]:
-        return crowd(self.peer.wire, self.port)
-
-    def users(self, count: int, thread: Callable[[int], str] = lambda _: THREAD) -> list[User]:
-        return [self.peer.user(index, thread(index)) for index in range(count)]
-
-    def publisher(self) -> Publisher:
-        return Publisher(str(self.redis_socket))
-
-    def packed(self, sequence: int, thread: str = THREAD, sent: int = 0, padding: int = 0) -> bytes:
-        """Return the command that publishes one message."""
-        data = wires.message(thread, sequence, sent) | ({"padding": "x" * padding} if padding else {})
-        return pack(self.peer.command(self.scenario, EVENT, data))
-
-    @asynccontextmanager
-    async def measured(self) -> AsyncIterator[Phase]:
-        """Measure the body of the `async with`."""
-        if self.profiles is not None:
-            with profiled(self.pids, self.profiles):
-                await asyncio.sleep(1)  # until py-spy has attached
-                yield (phase := Phase(seconds=1, cpu=1))
-            return
-        core = machine.cores()[1]
-        phase = Phase()
-        before = {name: machine.cpu_seconds([pid]) for name, pid in self.pids.items()}
-        redis, mine = machine.cpu_seconds([self.redis_pid]), time.process_time()
-        busy, elapsed = machine.core_times(core)
-        started = time.perf_counter()
-        yield phase
-        phase.seconds = time.perf_counter() - started
-        phase.by_process = {
-            name: machine.cpu_seconds([pid]) - before[name] for name, pid in self.pids.items()
-        }
-        phase.cpu = sum(phase.by_process.values())
-        busy_after, elapsed_after = machine.core_times(core)
-        self.outcome.load = {
-            "seconds": phase.seconds,
-            "generator_cpu": (time.process_time() - mine) / phase.seconds,
-            "redis_cpu": (machine.cpu_seconds([self.redis_pid]) - redis) / phase.seconds,
-            "core_busy": (busy_after - busy) / max(elapsed_after - elapsed, 0.001),
-            **{f"{name}_cpu": spent / phase.seconds for name, spent in phase.by_process.items()},
-        }
-
-    def check(
-        self, connections: Iterable[Connection], expected: Callable[[Connection], Sequence[int]]
-    ) -> None:
-        """Count missing and duplicate messages, and check that no client was disconnected."""
-        for connection in connections:
-            got, due = Counter(connection.sequences), Counter(expected(connection))
-            self.outcome.expected += due.total()
-            self.outcome.missing += (due - got).total()
-            self.outcome.doubled += (got - due).total()
-            if any(a > b for a, b in zip(connection.sequences, connection.sequences[1:], strict=False)):
-                self.outcome.notes.append(f"out of order at {connection.user.id}")
-            if connection.closed:
-                self.outcome.notes.append(f"connection of {connection.user.id} was lost")
-        del self.outcome.notes[5:]
-
-    def enter(self, people: Crowd) -> None:
-        """Check that every client has joined before the measurement starts."""
-        for reason, count in people.refused.items():
-            raise RuntimeError(f"{self.peer.title}: {count} connections refused: {reason}")
-
+from bench import machine
+from bench.clients import Connection, Crowd
+from bench.context import QUIET, Context, at_pace, gather, percentiles, quantile
 
 # --- a: burst --------------------------------------------------------------------------------------
 
@@ -293,14 +126,12 @@ def _check_typing(context: Context, people: Crowd, typed: dict[tuple[str, bool],
         others = [user for user in members[connection.user.thread] if user != connection.user.id]
         due = Counter((user, state) for user in others for state in (True, False) if (user, state) in typed)
         got: Counter[tuple[str, bool]] = Counter()
-        for user_id, state, at in connection.typing:
-            key = (user_id.decode(), state)
+        for user_id, state, at in connection.signals:
+            key = (user_id, state == "true")
             got[key] += 1
             if key in typed:
                 latencies.append(at - typed[key])
-        context.outcome.expected += due.total()
-        context.outcome.missing += (due - got).total()
-        context.outcome.doubled += (got - due).total()
+        context.count(due, got)
     return latencies
 
 
@@ -390,7 +221,10 @@ async def bridge(context: Context) -> None:
         context.outcome.metrics = {
             "events_per_second": len(latencies) / max((end - started) / 1e9, 1e-6),
             "cpu_us_per_event": phase.cpu / max(len(latencies), 1) * 1e6,
+            "redis_us_per_event": phase.redis / max(len(latencies), 1) * 1e6,
         }
+        if (spent := phase.by_process.get("bridge")) is not None:
+            context.outcome.metrics["bridge_us_per_event"] = spent / max(len(latencies), 1) * 1e6
 
 
 # --- g: reconnect storm ------------------------------------------------------------------------------
@@ -408,7 +242,7 @@ async def reconnect_storm(context: Context) -> None:
         context.check(people.connections, lambda _: [0])
         users = [connection.user for connection in people.connections]
         wire = context.peer.wire
-        positions = [wire.position(c.hello, c.last_event) for c in people.connections]
+        positions = [wire.position(c.user, c.seen) for c in people.connections]
         for connection in people.connections:
             connection.drop()
         await asyncio.sleep(sizes.recover_pause)
@@ -487,145 +321,3 @@ async def slow_reader(context: Context) -> None:
             "p99_without_ms": found[0]["p99_ms"],
             "rss_mib": machine.resident_bytes(pid) / 2**20,
         }
-
-
-# --- Common ----------------------------------------------------------------------------------------
-
-
-async def gather(context: Context, people: Crowd, count: int, users: Sequence[User] | None = None) -> None:
-    """All clients connect, join, and stay silent."""
-    users = users or context.users(count)
-    await people.open(users)
-    context.enter(people)
-    await people.join()
-    people.listen()
-    await asyncio.sleep(0.5)
-
-
-async def at_pace(count: int, rate: float, work: Callable[[int], Awaitable[None]]) -> None:
-    """Call `work` at a fixed rate, which holds even if some calls take longer."""
-    started = time.monotonic()
-    for turn in range(count):
-        if (early := started + turn / rate - time.monotonic()) > 0:
-            await asyncio.sleep(early)
-        await work(turn)
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """Return a quantile of sorted values; NaN if there are none."""
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else math.nan
-
-
-def percentiles(nanoseconds: Iterable[int]) -> dict[str, float]:
-    ordered = sorted(nanoseconds)
-    return {"p50_ms": quantile(ordered, 0.5) / 1e6, "p99_ms": quantile(ordered, 0.99) / 1e6}
-
-
-# --- How results are presented ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A line of the table."""
-
-    key: str
-    title: str
-    unit: str
-    higher_is_better: bool = False
-    must: float | None = None
-    """Target as a ratio to Socket.IO."""
-    stretch: float | None = None
-    must_be: float | None = None
-    """Target in the metric's own unit."""
-    times_channels: float | None = None
-    """The target: how many times better than plain Channels."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    key: str
-    title: str
-    run: Callable[[Context], Awaitable[None]]
-    metrics: tuple[Metric, ...]
-    heavy: bool = False
-    """Takes minutes with a slow peer, and the ratio is clear, so a slow peer is measured once."""
-
-
-SCENARIOS = {
-    scenario.key: scenario
-    for scenario in (
-        Scenario(
-            "a", "burst: 1 room × {burst_connections:,} connections × {burst_events:,} events", burst,
-            (
-                Metric(
-                    "deliveries_per_cpu_second", "deliveries per CPU-second", "/s", True, 20, 40,
-                    times_channels=200,
-                ),
-                Metric("deliveries_per_second", "deliveries per second", "/s", True),
-            ),
-            heavy=True,
-        ),
-        Scenario(
-            "b", "paced: 1 room × {paced_connections:,} connections, {paced_rate:g} events/s", paced,
-            (
-                Metric("cpu_us_per_delivery", "CPU per delivery", "µs", False, 0.75, 0.6, times_channels=10),
-                Metric("p50_ms", "latency p50", "ms"),
-                Metric("p99_ms", "latency p99", "ms", False, 1.0),
-            ),
-            heavy=True,
-        ),
-        Scenario(
-            "c",
-            "chat: {threads:,} threads × {members}, {chat_messages:g} messages/s + {chat_typing:g} typing/s",
-            chat,
-            (
-                Metric("cpu_us_per_event", "CPU per event", "µs", False, 1.2, 0.8),
-                Metric("p50_ms", "latency p50", "ms"),
-                Metric("p99_ms", "latency p99", "ms", False, 1.0),
-            ),
-        ),
-        Scenario(
-            "d", "connect storm: {storm_connections:,} JWT handshakes, {storm_at_once} at a time", connect_storm,
-            (
-                Metric("connects_per_second", "connects per second", "/s", True, 0.8, 1.2),
-                Metric("cpu_us_per_connect", "CPU per connect", "µs"),
-                Metric("p99_ms", "until ready, p99", "ms"),
-            ),
-        ),
-        Scenario(
-            "e", "idle: {idle_connections:,} connections with heartbeats", idle,
-            (
-                Metric("kib_per_connection", "memory per connection", "KiB", must_be=18),
-                Metric("rss_mib", "memory of the server process", "MiB", False, 1.3, 1.0),
-                Metric("cpu_percent", "CPU", "%", False, 1.0),
-            ),
-        ),
-        Scenario(
-            "f", "bridge: {bridge_events:,} events, 1 subscriber", bridge,
-            (
-                Metric("events_per_second", "events per second", "/s", True, 0.5, 1.0),
-                Metric("cpu_us_per_event", "CPU per event", "µs"),
-            ),
-        ),
-        Scenario(
-            "g",
-            "reconnect storm: {recover_connections:,} clients, {recover_messages} messages missed",
-            reconnect_storm,
-            (
-                Metric("seconds_to_last", "time to the last", "s", False, 1.0, 0.5),
-                Metric("recovered_percent", "recovered", "%", True, 1.0),
-                Metric("cpu_us_per_client", "CPU per client", "µs"),
-            ),
-        ),
-        Scenario(
-            "h",
-            "slow reader: {slow_connections:,} at {slow_rate:g} events/s of {slow_bytes:,} bytes, one does not read",
-            slow_reader,
-            (
-                Metric("p99_ms", "latency p99 of all other clients", "ms"),
-                Metric("p99_without_ms", "the same without the slow reader", "ms"),
-                Metric("rss_mib", "memory of the server process", "MiB"),
-            ),
-        ),
-    )
-}  # fmt: skip

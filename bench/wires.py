@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -29,14 +30,32 @@ class User:
     id: str
     token: str
     thread: str
+    group: str = ""
+    """The presence group of an attendant; a customer has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The state of a client that reconnects: the session's id and the last offset it received."""
+    """The state of a client that reconnects: the session's id and the last offset that it received in each room."""
 
     session: str
-    offset: str
+    offsets: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a client has received before it lost its connection, as far as it tells its position."""
+
+    hello: bytes = b""
+    """The frame with which the connection became ready."""
+    answer: bytes = b""
+    """The answer to the last request."""
+    message: bytes = b""
+    """The last frame with a message."""
+    change: bytes = b""
+    """The last frame with a change of presence."""
+    typing: bytes = b""
+    """The last frame that said that a user has started or stopped typing."""
 
 
 class Refused(Exception):
@@ -49,21 +68,38 @@ class Wire(ABC):
     pings: tuple[bytes, ...] = (b"\x89\x00", b"\x89\x04")
     """Bytes that every ping contains: received bytes are parsed at once only if they contain one of these."""
 
+    typed = re.compile(rb'"user_id": ?"(?P<user>[^"]+)".*"typing": ?(?P<state>true|false)')
+    """What an event says when a user has started or stopped typing."""
+    changed = re.compile(rb'"user_id": ?"(?P<user>[^"]+)".*"status": ?"(?P<state>\w+)"')
+    """What an event says when an attendant's presence has changed."""
+
     @abstractmethod
     def path(self, user: User, position: Position | None) -> str: ...
 
     def headers(self, user: User) -> str:
         return f"Authorization: Bearer {user.token}\r\n"
 
+    def opening(self, user: User) -> bytes | None:
+        """Return the frame that a client sends as soon as the WebSocket is open, if any."""
+        return None
+
+    def messages(self, payload: bytes) -> Sequence[bytes]:
+        """Return the messages in a text frame."""
+        return (payload,)
+
     @abstractmethod
     def receive(self, payload: bytes, user: User, position: Position | None) -> tuple[Kind, bytes | None]:
-        """Return the kind of a text frame, and the answer to send, if any. Raises `Refused`."""
+        """Return the kind of a message, and the answer to send, if any. Raises `Refused`."""
 
     @abstractmethod
     def join(self, user: User) -> bytes: ...
 
     @abstractmethod
     def typing(self, user: User, typing: bool) -> bytes: ...
+
+    def presence(self, user: User, status: str) -> bytes:
+        """Return the frame with which an attendant becomes `away` or `online`."""
+        raise NotImplementedError
 
     def heartbeat(self) -> bytes | None:
         """Return the frame that an idle client sends from time to time, if any."""
@@ -73,17 +109,18 @@ class Wire(ABC):
         """Return the request of a reconnected client for missed messages; None if the handshake contains it."""
         return None
 
-    def position(self, hello: bytes, last_event: bytes) -> Position:
-        """Return the position of a client, from the ready frame and the last event it received."""
+    def position(self, user: User, seen: Seen) -> Position:
+        """Return the position of a client. It has received at least one message."""
         raise NotImplementedError
 
 
 class Ours(Wire):
     def path(self, user: User, position: Position | None) -> str:
-        return "/portal/" if position is None else "/portal/?resume=1"
+        path = "/hub/" if user.group else "/portal/"
+        return path if position is None else f"{path}?resume=1"
 
     def receive(self, payload: bytes, user: User, position: Position | None) -> tuple[Kind, bytes | None]:
-        if payload.startswith(b'{"event":"thread:'):
+        if payload.startswith((b'{"event":"thread:', b'{"event":"attendant:')):
             return Kind.EVENT, None
         if payload.startswith(b'{"event":"connection:ready"'):
             return Kind.READY, None
@@ -102,15 +139,18 @@ class Ours(Wire):
             user.thread.encode(),
         )
 
+    def presence(self, user: User, status: str) -> bytes:
+        return b'{"event":"presence:%s"}' % status.encode()
+
     def heartbeat(self) -> bytes | None:
         return b'{"event":"heartbeat"}'
 
     def recovery(self, user: User, position: Position) -> bytes | None:
-        rooms = {f"thread:{user.thread}": position.offset}
-        return json.dumps({"event": "resume", "data": {"rooms": rooms}, "id": 2}).encode()
+        return json.dumps({"event": "resume", "data": {"rooms": position.offsets}, "id": 2}).encode()
 
-    def position(self, hello: bytes, last_event: bytes) -> Position:
-        return Position("", str(json.loads(last_event)["offset"]))
+    def position(self, user: User, seen: Seen) -> Position:
+        last = [json.loads(frame) for frame in (seen.message, seen.change) if frame]
+        return Position("", {event["room"]: str(event["offset"]) for event in last})
 
 
 class SocketIO(Wire):
@@ -133,7 +173,7 @@ class SocketIO(Wire):
             case b"0{":
                 auth = {"token": user.token}
                 if position is not None:
-                    auth |= {"pid": position.session, "offset": position.offset}
+                    auth |= {"pid": position.session, "offset": position.offsets[""]}
                 return Kind.NOISE, b"40" + json.dumps(auth).encode()
             case b"40":
                 return Kind.READY, None
@@ -154,8 +194,80 @@ class SocketIO(Wire):
             b"true" if typing else b"false",
         )
 
-    def position(self, hello: bytes, last_event: bytes) -> Position:
-        return Position(json.loads(hello[2:])["pid"], json.loads(last_event[2:])[-1])
+    def presence(self, user: User, status: str) -> bytes:
+        return b'42["presence",{"status":"%s"}]' % status.encode()
+
+    def position(self, user: User, seen: Seen) -> Position:
+        # The client remembers the offset of whatever it received last: the one that is the greatest.
+        offsets = [json.loads(frame[2:])[-1] for frame in (seen.message, seen.change, seen.typing) if frame]
+        newest = max(offsets, key=lambda offset: [int(part) for part in offset.split("-")])
+        return Position(json.loads(seen.hello[2:])["pid"], {"": newest})
+
+
+class Centrifuge(Wire):
+    """The JSON protocol of Centrifuge: commands, replies and pushes, several of which may share a frame."""
+
+    pings = (b"\x81\x02{}", b"\n{}", b"{}\n", *Wire.pings)
+    typed = re.compile(rb'"typing":(?P<state>true|false).*"user":"(?P<user>[^"]+)"')
+    changed = re.compile(rb'"status":"(?P<state>\w+)".*"user":"(?P<user>[^"]+)"')
+    _EPOCH = re.compile(rb'"epoch":"([^"]*)"')
+    _OFFSET = re.compile(rb'"offset":(\d+)')
+
+    def path(self, user: User, position: Position | None) -> str:
+        return "/connection/websocket"
+
+    def headers(self, user: User) -> str:
+        return ""
+
+    def opening(self, user: User) -> bytes | None:
+        return b'{"id":1,"connect":{"token":"%s"}}' % user.token.encode()
+
+    def messages(self, payload: bytes) -> Sequence[bytes]:
+        return payload.split(b"\n")
+
+    def receive(self, payload: bytes, user: User, position: Position | None) -> tuple[Kind, bytes | None]:
+        if payload.startswith(b'{"push":{"channel":'):
+            # A publisher receives its own publication, and its client ignores it.
+            is_own = b'"typing":' in payload and b'"user":"%s"' % user.id.encode() in payload
+            return (Kind.NOISE if is_own else Kind.EVENT), None
+        if payload in (b"{}", b""):
+            return Kind.NOISE, payload or None
+        if payload.startswith(b'{"id":1,"connect":'):
+            return Kind.READY, None
+        if payload.startswith(b'{"id":2,"subscribe":'):
+            if b'"was_recovering":true' in payload and b'"recovered":true' not in payload:
+                raise Refused(payload.decode())
+            return Kind.ANSWER, None
+        if payload.startswith(b'{"id":3,"publish":'):
+            return Kind.NOISE, None
+        raise Refused(payload.decode())
+
+    def join(self, user: User) -> bytes:
+        return b'{"id":2,"subscribe":{"channel":"thread:%s","recoverable":true}}' % user.thread.encode()
+
+    def typing(self, user: User, typing: bool) -> bytes:
+        return b'{"id":3,"publish":{"channel":"thread:%s","data":{"typing":%s}}}' % (
+            user.thread.encode(),
+            b"true" if typing else b"false",
+        )
+
+    def presence(self, user: User, status: str) -> bytes:
+        return b'{"id":3,"publish":{"channel":"presence:%s","data":{"status":"%s"}}}' % (
+            user.group.encode(),
+            status.encode(),
+        )
+
+    def recovery(self, user: User, position: Position) -> bytes | None:
+        ((channel, offset),) = position.offsets.items()
+        return (
+            b'{"id":2,"subscribe":{"channel":"%s","recoverable":true,"recover":true,"epoch":"%s","offset":%s}}'
+            % (channel.encode(), position.session.encode(), offset.encode())
+        )
+
+    def position(self, user: User, seen: Seen) -> Position:
+        epoch = self._EPOCH.search(seen.answer)
+        offset = self._OFFSET.findall(seen.message)[-1]
+        return Position(epoch[1].decode() if epoch else "", {f"thread:{user.thread}": offset.decode()})
 
 
 class PlainChannels(Wire):
@@ -185,7 +297,6 @@ class PlainChannels(Wire):
 # --- Counted messages -------------------------------------------------------------------------------
 
 MESSAGE = re.compile(rb'"seq": ?"(\d+)", ?"sent": ?"(\d+)"')
-TYPING = re.compile(rb'"user_id": ?"([^"]+)".*"typing": ?(true|false)')
 _BODY = "x" * 44
 
 

@@ -36,8 +36,9 @@ io.use((socket, next) => {
 });
 
 io.on("connection", (socket) => {
-  const { user_id, name, threads } = socket.data.user;
-  socket.join(`user:${user_id}`);
+  const { user_id, name, threads, groups = [] } = socket.data.user;
+  const teams = groups.map((group) => `presence:${group}`);
+  socket.join([`user:${user_id}`, ...teams]);
 
   socket.on("join", ({ thread_id }, answer) => {
     if (!threads.includes(thread_id)) return answer({ error: "forbidden" });
@@ -49,6 +50,10 @@ io.on("connection", (socket) => {
     const room = `thread:${thread_id}`;
     if (!socket.rooms.has(room)) return;
     socket.to(room).emit("thread:typing", { thread_id, user_id, name, typing });
+  });
+
+  socket.on("presence", ({ status }) => {
+    if (teams.length) io.to(teams).emit(`attendant:${status}`, { user_id, name, status });
   });
 });
 

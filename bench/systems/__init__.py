@@ -2,8 +2,9 @@
 
 from bench.systems.base import Peer, Running
 from bench.systems.baseline import Baseline
+from bench.systems.centrifuge import Centrifuge
 from bench.systems.channels import ChannelsOnDaphne, ChannelsOnUvicorn
-from bench.systems.ours import Ours, OursWithAnother
+from bench.systems.ours import Ours
 from bench.systems.python_socketio import PythonSocketIO
 from bench.systems.socketio import SocketIO
 
@@ -14,10 +15,10 @@ PEERS: dict[str, Peer] = {
     for peer in (
         Ours(),
         SocketIO(),
+        Centrifuge(),
         PythonSocketIO(),
         ChannelsOnUvicorn(),
         ChannelsOnDaphne(),
-        OursWithAnother(),
         Baseline(),
     )
 }

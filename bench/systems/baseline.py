@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ class Baseline(Peer):
     scenarios = "abdef"
     reference = True
 
-    def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
-        env = {"BENCH_REDIS": str(redis), "BENCH_PORT": str(port)}
+    def programs(self, scenario: str, ports: Sequence[int], redis: Path) -> list[Program]:
+        env = {"BENCH_REDIS": str(redis), "BENCH_PORT": str(ports[0])}
         return [Program("server", (sys.executable, "-m", "bench.peers.baseline"), env, ready="ready\n")]
 
     def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:

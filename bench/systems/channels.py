@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgpack
 from bench import wires
 from bench.peers import uvicorn_arguments
 from bench.publishing import Command
-from bench.systems.base import KEY, Peer, Program
+from bench.systems.base import KEY, Peer, Program, numbered
 
 APPLICATION = "bench.peers.channels:application"
 
@@ -25,9 +25,12 @@ class _Channels(Peer):
     @abstractmethod
     def _arguments(self, port: int) -> tuple[str, ...]: ...
 
-    def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
+    def programs(self, scenario: str, ports: Sequence[int], redis: Path) -> list[Program]:
         env = {"BENCH_REDIS": str(redis), "BENCH_KEY": KEY}
-        return [Program("server", (sys.executable, *self._arguments(port)), env)]
+        return [
+            Program(numbered("server", index), (sys.executable, *self._arguments(port)), env, port=port)
+            for index, port in enumerate(ports)
+        ]
 
     def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
         # As RedisPubSubChannelLayer.group_send() publishes it.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import wires
 from bench.peers import uvicorn_arguments
 from bench.publishing import Command
-from bench.systems.base import KEY, PROGRAMS, Peer, Program
+from bench.systems.base import KEY, PROGRAMS, Peer, Program, numbered
 
 PYTHON = PROGRAMS / ".venv" / "bin" / "python"
 
@@ -21,10 +21,18 @@ class PythonSocketIO(Peer):
     wire = wires.SocketIO()
     slow = True
 
-    def programs(self, scenario: str, port: int, redis: Path) -> list[Program]:
+    def programs(self, scenario: str, ports: Sequence[int], redis: Path) -> list[Program]:
         env = {"BENCH_REDIS": str(redis), "BENCH_KEY": KEY}
-        arguments = uvicorn_arguments("bench.peers.python_socketio:application", port)
-        return [Program("uvicorn", (str(PYTHON), *arguments), env)]
+        application = "bench.peers.python_socketio:application"
+        return [
+            Program(
+                numbered("uvicorn", index),
+                (str(PYTHON), *uvicorn_arguments(application, port)),
+                env,
+                port=port,
+            )
+            for index, port in enumerate(ports)
+        ]
 
     def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
         # As AsyncRedisManager(write_only=True).emit() publishes it.
@@ -42,4 +50,4 @@ class PythonSocketIO(Peer):
         return "PUBLISH", "socketio", json.dumps(message, separators=(",", ":"))
 
     def missing(self) -> str | None:
-        return None if PYTHON.exists() else f"{PYTHON} with {PROGRAMS / 'requirements.txt'}"
+        return None if PYTHON.exists() else "its own environment (make bench installs it)"
