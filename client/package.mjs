@@ -11,7 +11,7 @@ import { bundlers } from "./bundle.mjs";
 const client = dirname(fileURLToPath(import.meta.url));
 const tool = (name) => join(client, "node_modules/.bin", name);
 const folder = mkdtempSync(join(tmpdir(), "realtime-sockets-"));
-const peers = ["react"];
+const peers = ["react", "svelte", "vue"];
 
 /** Runs a command in a folder, and shows its output only if it fails. */
 async function run(directory, command, ...options) {
