@@ -5,10 +5,13 @@ import { build as esbuild } from "esbuild";
 import { build as vite } from "vite";
 import webpack from "webpack";
 
+/** The bundler that reads `main` and folders (react/package.json) instead of `exports`. */
+export const WITHOUT_EXPORTS = "webpack without exports";
+
 async function packed(entry, outfile, options) {
   const output = { path: dirname(outfile), filename: basename(outfile) };
   const result = await promisify(webpack)({ entry, output, mode: "production", target: "web", ...options });
-  if (result.hasErrors() || result.hasWarnings()) throw new Error(result.toString());
+  if (result.hasErrors() || result.hasWarnings()) throw new Error(result.toString("errors-only"));
 }
 
 /** Functions of the entry and of the file to write, by name. */
@@ -25,8 +28,8 @@ export const bundlers = {
 
   webpack: (entry, outfile) => packed(entry, outfile, {}),
 
-  /** As Parcel, and Metro before 0.82, resolve a package. */
-  "webpack without exports": (entry, outfile) => packed(entry, outfile, {
+  /** As Parcel, and Metro before 0.82, resolve a package. Svelte itself cannot be found so. */
+  [WITHOUT_EXPORTS]: (entry, outfile) => packed(entry, outfile, {
       resolve: { exportsFields: [] },
       module: { rules: [{ test: /\.js$/, resolve: { fullySpecified: false } }] },
     }),

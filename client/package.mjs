@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { bundlers } from "./bundle.mjs";
+import { WITHOUT_EXPORTS, bundlers } from "./bundle.mjs";
 
 const client = dirname(fileURLToPath(import.meta.url));
 const tool = (name) => join(client, "node_modules/.bin", name);
@@ -44,7 +44,7 @@ function checkFiles(installed) {
   const types = modules.map((name) => `dist/cjs/${name}.d.ts`);
   const required = files.filter((name) => /^dist\/cjs\/\w+\.js$/.test(name));
   const sources = modules.map((name) => `src/${name}.ts`);
-  const folders = ["dist/cjs", ...peers].map((name) => `${name}/package.json`);
+  const folders = ["dist/cjs", "react", "vue"].map((name) => `${name}/package.json`);
   const expected = [...built, ...types, ...required, ...sources, ...folders, "LICENSE", "README.md", "package.json"];
   assert.deepEqual(files.sort(), expected.filter((name) => name !== "dist/events.d.ts.map").sort());
   // A copy, because npm leaves out links.
@@ -76,11 +76,11 @@ try {
   ]);
 
   for (const [name, bundle] of Object.entries(bundlers)) {
-    for (const entry of ["core", ...peers]) {
-      const bundled = join(folder, `${name} ${entry}.cjs`);
-      await bundle(join(esm, `${entry}.js`), bundled);
-      await run(folder, "node", bundled);
-    }
+    const modules = ["core", ...(name === WITHOUT_EXPORTS ? peers.filter((peer) => peer !== "svelte") : peers)];
+    const [entry, bundled] = [join(esm, `${name}.js`), join(folder, `${name}.cjs`)];
+    writeFileSync(entry, modules.map((module) => `import "./${module}.js";\n`).join(""));
+    await bundle(entry, bundled);
+    await run(folder, "node", bundled);
   }
   await run(cjs, tool("jest"));
   for (const directory of [esm, cjs]) {
