@@ -24,12 +24,14 @@ class NoWebSocket {
   close(): void {}
 }
 
+const unavailable = { status: 503, headers: { get: () => "1" }, json: async () => ({}) };
+
 const socket = new Socket({
   url: "wss://example.com/hub/",
   getToken: () => "token",
   autoConnect: false,
   WebSocket: NoWebSocket,
-  fetch: async () => ({ status: 503, headers: { get: () => "1" } }),
+  fetch: async () => unavailable,
 });
 socket.on("thread:message", ({ message_id }: ServerEvents["thread:message"]) => message_id.length);
 socket.on("ticket:opened", ({ ticket_id }) => ticket_id.length);

@@ -46,6 +46,13 @@ export class SharedSocket {
 /** The options of the socket of each namespace, by the namespace's name. */
 export type Namespaces = Record<string, Omit<SocketOptions, "autoConnect">>;
 
+/** In the place of a `WebSocket` where components are only rendered: a server may have none, and does not connect. */
+class NoWebSocket {
+  constructor() {
+    throw new TypeError("WebSocket: there is none on this platform");
+  }
+}
+
 /** One socket for each namespace, made when it is first asked for. */
 export class Sockets {
   readonly #shared = new Map<string, SharedSocket>();
@@ -56,10 +63,15 @@ export class Sockets {
   get(namespace: string): SharedSocket {
     let shared = this.#shared.get(namespace);
     if (shared === undefined) {
-      shared = new SharedSocket(new Socket({ ...this.#options(namespace), autoConnect: false }));
+      shared = new SharedSocket(this.#made(this.#options(namespace)));
       this.#shared.set(namespace, shared);
     }
     return shared;
+  }
+
+  #made(options: Namespaces[string]): Socket {
+    const WebSocket = options.WebSocket ?? globalThis.WebSocket ?? (NoWebSocket as unknown as typeof globalThis.WebSocket);
+    return new Socket({ ...options, WebSocket, autoConnect: false });
   }
 
   #options(namespace: string): Namespaces[string] {

@@ -4,7 +4,7 @@ import { consequence } from "./closing.js";
 import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
 import { Gaps, type Gap } from "./gaps.js";
-import type { FetchLike, WebSocketClass, WebSocketLike } from "./platform.js";
+import type { FetchLike, WebSocketLike } from "./options.js";
 import { Presence, type Member } from "./presence.js";
 import { roomOf, Rooms, threadOf } from "./rooms.js";
 import { type GetToken, Tokens } from "./token.js";
@@ -40,7 +40,7 @@ export interface SocketOptions {
   /** Events that may wait for a connection (default: 100). Typing and cursor events never wait. */
   queueSize?: number;
   /** Replaces the global `WebSocket`, for tests and platforms without one. */
-  WebSocket?: WebSocketClass;
+  WebSocket?: new (url: string, protocols: string[]) => WebSocketLike;
   /** Replaces the global `fetch`. */
   fetch?: FetchLike;
   /** Replaces `Math.random`, for tests. */

@@ -12,7 +12,6 @@ const namespaces = { hub: { url: "ws://server/hub/", getToken: vi.fn(() => "toke
 
 beforeEach(() => {
   vi.useFakeTimers();
-  vi.stubGlobal("WebSocket", FakeWebSocket);
   FakeWebSocket.reset();
 });
 
@@ -25,7 +24,11 @@ afterEach(async () => {
   vi.useRealTimers();
 });
 
-test("components of Vue are stopped, outside, and alone", async () => {
+// Node has a WebSocket since version 22.
+const platforms = [FakeWebSocket, undefined];
+
+test.each(platforms)("components of Vue are stopped, outside, and alone", async (platform) => {
+  vi.stubGlobal("WebSocket", platform);
   const Chat = defineComponent(() => {
     const { socket, status } = useSocket("hub");
     const { joined, typists } = useThread(socket, 42);
@@ -39,7 +42,8 @@ test("components of Vue are stopped, outside, and alone", async () => {
   expect(await renderToString(createSSRApp(App))).toBe("<p>stopped false 0 0</p>");
 });
 
-test("components of Svelte are stopped, outside, and alone", { timeout: 60_000 }, async () => {
+test.each(platforms)("components of Svelte are stopped, outside, and alone", { timeout: 60_000 }, async (platform) => {
+  vi.stubGlobal("WebSocket", platform);
   const cache = `${import.meta.dirname}/../node_modules/.cache/server`; // below the packages that it imports
   mkdirSync(cache, { recursive: true });
   const page = 'export { render } from "svelte/server"; export { default as App } from "../../../test/pages/App.svelte";';
