@@ -52,8 +52,8 @@ test-versions: .run/versions/uv/.installed ## run what `make test` runs on the l
 test-client: client/node_modules/.installed ## check types, tests, size and package of the TypeScript client
 	@npm run --prefix client --silent check
 	@npm test --prefix client --silent
-	@npm run --prefix client --silent size
 	@npm run --prefix client --silent package
+	@npm run --prefix client --silent size
 
 asyncapi: $(INSTALLED) $(ASYNCAPI)/node_modules/.installed ## validate the AsyncAPI document with AsyncAPI's own parser
 	@$(BIN)/python manage.py generateasyncapi | node $(ASYNCAPI)/validate.mjs
@@ -162,7 +162,7 @@ $(DESK): demo/frontend/node_modules/.installed $(wildcard demo/frontend/*.ts dem
 	@echo "Building the demo's page ..."
 	@npm run --prefix demo/frontend --silent build
 
-client/dist/index.js: client/node_modules/.installed client/tsconfig.build.json $(wildcard client/src/*)
+client/dist/index.js: client/node_modules/.installed client/tsconfig.build.json client/build.mjs $(wildcard client/src/*)
 	@npm run --prefix client --silent build
 
 $(NEXTJS)/node_modules/.installed: $(NEXTJS)/package.json $(NEXTJS)/package-lock.json client/dist/index.js

@@ -1,19 +1,15 @@
-/** An application with React. */
+/** An application with React, which knows the events that core.ts declares. */
 
 import { createElement } from "react";
 import { SocketProvider, useGap, usePresence, useSocket, useSocketEvent, useThread } from "realtime-sockets/react";
-
-declare module "realtime-sockets" {
-  interface ServerEvents {
-    "ticket:opened": { ticket_id: string };
-  }
-}
 
 function Chat(): string {
   const { socket, status } = useSocket("hub");
   const { typists } = useThread(socket, "42");
   const members = usePresence(socket, "attendants");
-  useSocketEvent(socket, "ticket:opened", ({ ticket_id }) => ticket_id.length);
+  useSocketEvent(socket, "ticket:opened", ({ ticket_id }) => socket.emit("ticket:watch", { ticket_id }));
+  // @ts-expect-error a ticket has no such field
+  useSocketEvent(socket, "ticket:opened", ({ title }) => title);
   useGap(socket, ({ room }) => room.length);
   return [status, ...typists.map((typist) => typist.name), ...members.map((member) => member.name)].join();
 }

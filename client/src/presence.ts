@@ -1,4 +1,6 @@
 import type { ServerEvents } from "./events.js";
+import type { Source } from "./sharing.js";
+import type { Socket } from "./socket.js";
 
 /** A present user of a group: `user_id`, `name`, `status` and `since`. */
 export type Member = ServerEvents["presence:state"]["members"][number];
@@ -83,6 +85,15 @@ export class Presence {
     if (group === undefined) this.#groups.set(name, (group = { members: NO_MEMBERS, offset: undefined, changes: new Map() }));
     return group;
   }
+}
+
+/** The present users of a group, as the socket keeps them. */
+export function presenceSource(socket: Socket, group: string): Source<readonly Member[]> {
+  const listen = (changed: () => void): (() => void) =>
+    socket.when("presence", (presence) => {
+      if (presence.group === group) changed();
+    });
+  return { initial: NO_MEMBERS, get: () => socket.presence(group), listen };
 }
 
 const PREFIX = "presence:";

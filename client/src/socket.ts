@@ -4,6 +4,7 @@ import { consequence } from "./closing.js";
 import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
 import { Gaps, type Gap } from "./gaps.js";
+import type { FetchLike, WebSocketLike } from "./options.js";
 import { Presence, type Member } from "./presence.js";
 import { roomOf, Rooms, threadOf } from "./rooms.js";
 import { type GetToken, Tokens } from "./token.js";
@@ -39,9 +40,9 @@ export interface SocketOptions {
   /** Events that may wait for a connection (default: 100). Typing and cursor events never wait. */
   queueSize?: number;
   /** Replaces the global `WebSocket`, for tests and platforms without one. */
-  WebSocket?: typeof WebSocket;
+  WebSocket?: new (url: string, protocols: string[]) => WebSocketLike;
   /** Replaces the global `fetch`. */
-  fetch?: typeof fetch;
+  fetch?: FetchLike;
   /** Replaces `Math.random`, for tests. */
   random?: () => number;
 }
@@ -104,7 +105,7 @@ export class Socket {
   readonly #gaps: Gaps;
   readonly #queue: string[] = [];
   #status: Status = "stopped";
-  #websocket: WebSocket | undefined;
+  #websocket: WebSocketLike | undefined;
   #connectionId: string | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
   #heart: ReturnType<typeof setTimeout> | undefined;
@@ -210,7 +211,7 @@ export class Socket {
     clearTimeout(this.#retry);
     this.#become("connecting");
     let token: string;
-    let websocket: WebSocket;
+    let websocket: WebSocketLike;
     try {
       token = await (fresh ? this.#tokens.fresh() : this.#tokens.get());
       if (attempt !== this.#attempt) return; // disconnected in the meantime
@@ -226,7 +227,7 @@ export class Socket {
     let ready = false;
     // Not `close()`: for a dead connection the browser calls `onclose` only after a minute.
     const expiry = this.#after(this.#options.connectTimeout, () => this.#lose());
-    websocket.onmessage = ({ data }: MessageEvent<unknown>) => {
+    websocket.onmessage = ({ data }: { data: unknown }) => {
       if (websocket !== this.#websocket) return;
       this.#isAlive = true;
       const frame = this.#parse(data);
@@ -238,7 +239,7 @@ export class Socket {
       }
       this.#take(frame);
     };
-    websocket.onclose = ({ code, reason }: CloseEvent) => {
+    websocket.onclose = ({ code, reason }: { code: number; reason: string }) => {
       if (websocket !== this.#websocket) return;
       this.#forget();
       if (!ready) {

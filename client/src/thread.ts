@@ -1,5 +1,7 @@
 import type { ServerEvents } from "./events.js";
+import type { Source } from "./sharing.js";
 import type { Socket } from "./socket.js";
+import { Typing } from "./typing.js";
 
 /** Milliseconds before an unused thread is left, because StrictMode and page changes use it again at once. */
 const LINGER = 1_000;
@@ -40,6 +42,29 @@ export function enterThread(socket: Socket, threadId: string, changed: () => voi
   let thread = all.get(threadId);
   if (thread === undefined) all.set(threadId, (thread = new Thread(socket, threadId, () => all.delete(threadId))));
   return thread.use(changed);
+}
+
+/** A thread as one component uses it. */
+export interface ThreadSource extends Source<ThreadState> {
+  /** Call it with every key. */
+  readonly sendTyping: () => void;
+  /** Call it when a message was sent. */
+  readonly stopTyping: () => void;
+}
+
+/** A thread that is entered, and in which the user can type, while its state is listened to; without an id, no thread. */
+export function threadSource(socket: Socket, id: string | number | undefined): ThreadSource {
+  const nothing = (): void => undefined;
+  const initial = OUTSIDE;
+  if (id === undefined) return { initial, get: () => OUTSIDE, listen: () => nothing, sendTyping: nothing, stopTyping: nothing };
+  const threadId = String(id);
+  const typing = new Typing(socket, threadId);
+  const listen = (changed: () => void): (() => void) => {
+    const undo = [typing.begin(), enterThread(socket, threadId, changed)]; // typing stops before the thread is left
+    return () => undo.forEach((each) => each());
+  };
+  const get = (): ThreadState => threadState(socket, threadId);
+  return { initial, get, listen, sendTyping: () => typing.start(), stopTyping: () => typing.stop() };
 }
 
 class Thread {

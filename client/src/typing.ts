@@ -7,7 +7,7 @@ const ENDS = 5_000;
 
 /** Reports to a thread that the user types, and that the user stopped. */
 export class Typing {
-  #active = false;
+  #users = 0;
   #reported: number | undefined;
   #ends: ReturnType<typeof setTimeout> | undefined;
 
@@ -16,18 +16,18 @@ export class Typing {
     private readonly threadId: string,
   ) {}
 
-  /** Starts to report, until the returned function is called. */
+  /** Starts to report, until each returned function was called. */
   begin(): () => void {
-    this.#active = true;
+    this.#users += 1;
     return () => {
-      this.stop();
-      this.#active = false;
+      this.#users -= 1;
+      if (this.#users === 0) this.stop();
     };
   }
 
   /** Call it with every key. */
   start(): void {
-    if (!this.#active || !this.socket.connected || !this.socket.isIn(`thread:${this.threadId}`)) return;
+    if (this.#users === 0 || !this.socket.connected || !this.socket.isIn(`thread:${this.threadId}`)) return;
     const now = performance.now();
     if (this.#reported === undefined || now - this.#reported >= EVERY) {
       this.#reported = now;

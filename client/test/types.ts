@@ -1,6 +1,8 @@
 /** Compiled, never run: lines that must not compile are marked, and `tsc` fails if one does. */
 
+import { derived, type Readable } from "svelte/store";
 import type { Acks, Socket } from "../src/index.js";
+import { usePresence, useThread } from "../src/svelte.js";
 
 declare module "../src/index.js" {
   interface ServerEvents {
@@ -35,4 +37,9 @@ export async function checks(socket: Socket): Promise<Acks["join:thread"]> {
   // @ts-expect-error offset is a string
   joined.offset.toFixed();
   return joined;
+}
+
+/** Svelte's own functions take the stores. */
+export function summary(socket: Socket): Readable<string> {
+  return derived([useThread(socket, 42), usePresence(socket, "sales")], ([{ joined }, members]) => `${joined} ${members.length}`);
 }

@@ -51,17 +51,19 @@ class Site(Stack):
 
 
 @contextlib.contextmanager
-def serving(redis_url: str, factory: pytest.TempPathFactory, page: str, *bundle: str) -> Iterator[Site]:
-    """A site whose page is `page`, with `client.js` made by esbuild of the arguments in `bundle`."""
+def serving(redis_url: str, factory: pytest.TempPathFactory, page: str, entry: str) -> Iterator[Site]:
+    """A site whose page is `page`, with `client.js` bundled from `entry`, which is relative to the client's folder."""
     require_chromium()
     if shutil.which("npm") is None or not (CLIENT / "node_modules").exists():
         pytest.fail("the client is not installed: make test-client")
     folder = factory.mktemp("site")
     (folder / "index.html").write_text(page)
     subprocess.run(
-        ["npx", "esbuild", *bundle, "--bundle", "--format=esm", f"--outfile={folder / 'client.js'}"],
-        cwd=CLIENT, check=True, capture_output=True,
-    )  # fmt: skip
+        ["node", "test/pages/build.mjs", entry, folder / "client.js"],
+        cwd=CLIENT,
+        check=True,
+        capture_output=True,
+    )
     site = Site(factory.mktemp("client"), redis_url)
     handler = functools.partial(_Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", site.site_port), handler)

@@ -1,0 +1,113 @@
+import {
+  computed,
+  inject,
+  markRaw,
+  onMounted,
+  provide,
+  shallowRef,
+  toValue,
+  watch,
+  type ComputedRef,
+  type InjectionKey,
+  type MaybeRefOrGetter,
+  type ShallowRef,
+} from "vue";
+import { presenceSource, type Member } from "./presence.js";
+import { Sockets, type Namespaces, type Source } from "./sharing.js";
+import type { Socket, Status } from "./socket.js";
+import { threadSource, type Typist } from "./thread.js";
+
+export type { Member } from "./presence.js";
+export type { Namespaces } from "./sharing.js";
+export type { Typist } from "./thread.js";
+
+const KEY: InjectionKey<Sockets> = Symbol("realtime-sockets");
+
+/**
+ * Provides one socket for each namespace to the components below the one whose `setup()` calls it.
+ *
+ * @param namespaces The options of each namespace, as of `new Socket()`, without `autoConnect`.
+ * @example
+ * provideSockets({ hub: { url: "wss://example.com/hub/", getToken } });
+ */
+export function provideSockets(namespaces: Namespaces): void {
+  provide(KEY, new Sockets(namespaces));
+}
+
+/** The current value of the latest source, from mounting to unmounting. */
+function useSource<T>(source: () => Source<T>): Readonly<ShallowRef<T>> {
+  const value = shallowRef(source().initial);
+  // Not earlier, so that a server opens no connection, and the first render is the same at hydration.
+  onMounted(() => {
+    watch(source, ({ get, listen }, _, onCleanup) => {
+      const show = (): T => (value.value = get());
+      onCleanup(listen(show));
+      show();
+    }, { immediate: true });
+  });
+  return value;
+}
+
+/**
+ * The one connection to a namespace, which all components share. It is open while a component that uses it is mounted, and
+ * a second longer.
+ *
+ * @param namespace A key of the `namespaces` of `provideSockets()`; throws an `Error` for any other.
+ * @example
+ * const { socket, connected, status } = useSocket("hub");
+ * onScopeDispose(socket.on("thread:message", ({ message_id }) => console.log(message_id)));
+ */
+export function useSocket(namespace: string): {
+  socket: Socket;
+  connected: ComputedRef<boolean>;
+  status: Readonly<ShallowRef<Status>>;
+} {
+  const sockets = inject(KEY, undefined);
+  if (sockets === undefined) throw new Error("useSocket() needs provideSockets() in a component above");
+  const shared = sockets.get(namespace);
+  const status = useSource(() => shared.status);
+  // A reactive proxy of a socket would not work, because its fields are private.
+  return { socket: markRaw(shared.socket), connected: computed(() => status.value === "connected"), status };
+}
+
+/**
+ * Keeps the client in a thread while the component is mounted, and a second longer. Any number of components may do so.
+ *
+ * @param socket The socket of `useSocket()`.
+ * @param threadId The thread's id, or a ref or getter of one; undefined: no thread.
+ * @returns The state of the thread (`joined`, `refused`, `typists`) as refs; `sendTyping`, to be called with every key; and
+ * `stopTyping`, to be called when a message was sent. After `refused` a component that is mounted later asks again.
+ * @example
+ * const { joined, refused, typists, sendTyping, stopTyping } = useThread(socket, () => "42");
+ */
+export function useThread(
+  socket: Socket,
+  threadId: MaybeRefOrGetter<string | number | undefined>,
+): {
+  joined: ComputedRef<boolean>;
+  refused: ComputedRef<string | undefined>;
+  typists: ComputedRef<readonly Typist[]>;
+  sendTyping: () => void;
+  stopTyping: () => void;
+} {
+  const thread = computed(() => threadSource(socket, toValue(threadId)));
+  const state = useSource(() => thread.value);
+  return {
+    joined: computed(() => state.value.joined),
+    refused: computed(() => state.value.refused),
+    typists: computed(() => state.value.typists),
+    sendTyping: () => thread.value.sendTyping(),
+    stopTyping: () => thread.value.stopTyping(),
+  };
+}
+
+/**
+ * The present users of a group, sorted by name. The socket keeps the list, so a component that is mounted later gets it, too.
+ *
+ * @param group The group's name, or a ref or getter of it.
+ * @example
+ * const members = usePresence(socket, "attendants");
+ */
+export function usePresence(socket: Socket, group: MaybeRefOrGetter<string>): Readonly<ShallowRef<readonly Member[]>> {
+  return useSource(() => presenceSource(socket, toValue(group)));
+}
