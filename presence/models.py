@@ -171,6 +171,7 @@ class DeadLetter(models.Model):
         verbose_name = _("dead letter")
         verbose_name_plural = _("dead letters")
         default_permissions = ("view", "delete")
+        permissions = (("resend_deadletter", _("Can edit a dead letter and send it again")),)
 
     def __str__(self) -> str:
         return self.id
