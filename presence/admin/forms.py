@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from presence.admin import letters
 from presence.admin.letters import Letter
+from presence.admin.samples import sample
 from realtime.protocol import bus_message, values
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import catalogue
@@ -64,10 +65,16 @@ class EventForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        names = sorted(name for name, event in catalogue().server.items() if event.bus)
+        events = sorted(catalogue().server.items())
+        samples = {name: sample(event.payload) for name, event in events if event.bus}
         field = self.fields["event"]
         assert isinstance(field, forms.ChoiceField)  # noqa: S101
-        field.choices = [(name, name) for name in names]
+        field.choices = [(name, name) for name in samples]
+        field.widget.attrs["data-samples"] = json.dumps(samples)
+        chosen = self.initial.get("event")
+        if chosen not in samples:
+            chosen = next(iter(samples), "")
+        self.initial = {"event": chosen, "payload": samples.get(chosen, "{}")}
 
     def clean_payload(self) -> dict[str, Any]:
         """The JSON object that is the event's data."""

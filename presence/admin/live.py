@@ -11,7 +11,6 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext
@@ -25,6 +24,7 @@ from presence.admin.pages import Pages
 from presence.admin.steps import in_words
 from presence.models import DeadLetter, Live, PresenceRecord
 from presence.namespaces import teams
+from realtime.paging import BoundedPaginator
 from realtime.protocol.bus_message import BusMessage
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
@@ -168,7 +168,7 @@ class LiveAdmin(Pages):
         self.require(request, VIEW)
         kinds = ContentType.objects.get_for_models(Live, DeadLetter, PresenceRecord).values()
         entries = LogEntry.objects.filter(content_type__in=kinds).select_related("user")
-        page = Paginator(entries.order_by("-action_time", "-pk"), PAGE).get_page(request.GET.get("p"))
+        page = BoundedPaginator(entries.order_by("-action_time", "-pk"), PAGE).get_page(request.GET.get("p"))
         rows = [(moment(entry.action_time), entry, in_words(entry.get_change_message())) for entry in page]
         context = {"page": page, "rows": rows, **listing.numbered(request, page.number, page.has_next())}
         return self._show(request, "log", gettext("Operator actions"), context, [])
@@ -191,11 +191,12 @@ class LiveAdmin(Pages):
         return self.take(request, steps.drain(instance, request.GET.get("name", "")))
 
     def event(self, request: HttpRequest) -> HttpResponse:
-        """Publish a test event: filled in, checked, confirmed."""
+        """Publish a test event: filled in, checked, confirmed. The address may name it: `?event=chat:ended`."""
         self.require(request, steps.PUBLISH)
-        form = EventForm(request.POST or None, initial={"payload": "{}"})
+        form = EventForm(request.POST or None, initial={"event": request.GET.get("event")})
         if not form.is_bound or not form.is_valid():
-            return self._show(request, "event", gettext("Test event"), {"form": form}, [])
+            context = {"form": form, "scripts": ["presence/event.js"]}
+            return self._show(request, "event", gettext("Test event"), context, [])
         audience = self._audience(request, form.cleaned_data["delivery"])
         fields = tuple((name, request.POST.get(name, "")) for name in form.fields)
         return self.take(request, steps.send(form.cleaned_data, audience, fields))

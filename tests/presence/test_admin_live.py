@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from html import unescape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -16,10 +18,13 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from msgspec import Meta
 from redis.exceptions import RedisError
 
 from presence.admin import live
+from presence.admin.samples import sample
 from realtime.outbox.models import OutboxMessage
+from realtime.protocol.payloads import Payload, parse_payload
 from realtime.survey import ask as asking
 from realtime.survey import load, results
 from realtime.survey.ask import Answered, Asked
@@ -562,6 +567,45 @@ def test_event_is_shown_with_where_it_goes_before_it_is_sent(admin_client: Clien
             'Sent: hub thread:42, portal thread:42: {"thread_id": "42", "message_id": "1"}',
         )
     ]
+
+
+def test_event_is_filled_in_with_what_it_needs_and_is_valid_as_it_is(admin_client: Client, system: System):
+    first = admin_client.get(reverse(EVENT))
+    names = [name for name, _ in first.context["form"].fields["event"].choices]
+    assert {"thread:message", "chat:ended", "queue:updated"} <= {*names}
+    assert '{"thread_id": "1", "message_id": "1"}' in " ".join(
+        text_of(admin_client.get(reverse(EVENT), {"event": "thread:message"}))
+        .replace("{ ", "{")
+        .replace(" }", "}")
+        .split()
+    )
+    for name in names:
+        page = admin_client.get(reverse(EVENT), {"event": name})
+        filled = page.context["form"].initial
+        assert filled["event"] == name
+        asked = admin_client.post(reverse(EVENT), {**filled, "rooms": ""})
+        assert "Connections there now" in text_of(asked), name
+    assert admin_client.get(reverse(EVENT), {"event": "nope"}).context["form"].initial["event"] == names[0]
+
+
+class Priced(Payload, frozen=True, kw_only=True):
+    status: Literal["open", "closed"]
+    total: Decimal
+    at: datetime
+    parts: tuple[int, str]
+    lines: Annotated[list[str], Meta(min_length=2)]
+    rating: Annotated[int, Meta(ge=3, le=5)]
+    code: Annotated[str, Meta(min_length=6)]
+    share: float
+    parent: Priced | None
+    position: msgspec.Raw
+    note: str = ""
+
+
+def test_sample_fits_the_types_of_a_product(settings):
+    filled = sample(Priced)
+    parse_payload(Priced, filled.encode())
+    assert "note" not in json.loads(filled)
 
 
 def test_event_can_go_to_other_rooms(admin_client: Client, system: System):
