@@ -163,9 +163,10 @@ def _packed(chosen: Sequence[Letter]) -> tuple[list[Parcel], list[tuple[Letter, 
     """The letters that can be sent as they are, and the others with the reasons."""
     parcels, refused = [], []
     for letter in chosen:
+        if not letter.is_of_bus:
+            refused.append((letter, gettext("it did not come over the bus")))
+            continue
         try:
-            if not letter.is_of_bus:
-                raise InvalidMessage("not_of_bus", gettext("it did not come over the bus"))
             encoded, parsed = letters.prepare(letter.id, letter.raw)
             parcels.append(Parcel(letter, encoded, parsed))
         except InvalidMessage as error:

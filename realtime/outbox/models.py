@@ -30,9 +30,6 @@ class OutboxMessage(models.Model):
     claim = models.CharField(_("claim"), max_length=32, blank=True, default="")
     """Who sends it until `due_at`: the transaction that wrote it, or the last sender that claimed it."""
 
-    head: bytes
-    """The beginning of the message, where a query has asked for it alone."""
-
     objects: models.Manager[OutboxMessage] = models.Manager()
 
     class Meta:
@@ -50,7 +47,7 @@ class OutboxMessage(models.Model):
     def event(self) -> str:
         """The name of the event; of a row without its message, as far as the beginning `head` of it tells."""
         if "message" in self.get_deferred_fields() and "head" in vars(self):
-            found = _EVENT.match(bytes(self.head))
+            found = _EVENT.match(bytes(vars(self)["head"]))
             return found[1].decode(errors="replace") if found else ""
         return str(self._decoded.get("event", ""))
 
