@@ -106,10 +106,9 @@ docs: $(INSTALLED) ## regenerate docs/events.md and client/src/events.ts from th
 
 messages: $(INSTALLED) ## collect translatable texts and compile the translations; needs gettext
 	@command -v xgettext > /dev/null || { echo "xgettext is not installed (Debian: apt-get install gettext)." >&2; exit 1; }
-	@cd presence && DEBUG=1 SECRET_KEY=none ../$(BIN)/python ../manage.py \
-		makemessages --locale pt_BR --no-obsolete --add-location file
-	@cd presence && DEBUG=1 SECRET_KEY=none ../$(BIN)/python ../manage.py \
-		compilemessages --locale pt_BR
+	@for folder in presence realtime/outbox; do (cd $$folder && export DEBUG=1 SECRET_KEY=none \
+		&& $(CURDIR)/$(BIN)/python $(CURDIR)/manage.py makemessages --locale pt_BR --no-obsolete --add-location file \
+		&& $(CURDIR)/$(BIN)/python $(CURDIR)/manage.py compilemessages --locale pt_BR) || exit 1; done
 
 format: $(INSTALLED) ## reformat the code with ruff and apply its fixes
 	@$(BIN)/ruff check --fix --quiet .

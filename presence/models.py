@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
+from django.db.models.functions import Lower
 from django.utils.translation import gettext_lazy as _
 
 NAME_LENGTH = 256
@@ -80,6 +81,7 @@ class PresenceRecord(models.Model):
         indexes = (
             models.Index(fields=("-since", "-id"), name="presence_record_since"),
             models.Index(fields=("status", "-since"), name="presence_record_status"),
+            models.Index("namespace", Lower("name"), "user_id", name="presence_record_by_name"),
         )
 
     def __str__(self) -> str:
@@ -171,6 +173,7 @@ class DeadLetter(models.Model):
         verbose_name = _("dead letter")
         verbose_name_plural = _("dead letters")
         default_permissions = ("view", "delete")
+        permissions = (("resend_deadletter", _("Can edit a dead letter and send it again")),)
 
     def __str__(self) -> str:
         return self.id

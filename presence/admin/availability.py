@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import unicodedata
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from math import ceil
@@ -14,9 +14,9 @@ from asgiref.sync import sync_to_async
 from django import forms
 from django.contrib import admin
 from django.core.handlers.asgi import ASGIRequest
-from django.core.paginator import Paginator
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Lower
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path
@@ -26,10 +26,12 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from presence.admin import hours as counting
+from presence.admin.display import zone
 from presence.admin.hours import Day, Hours, days
 from presence.admin.pages import Pages
 from presence.models import Availability
 from presence.namespaces import OLDEST as HUB
+from realtime.paging import BoundedPaginator
 from realtime.protocol.payloads import Id
 
 VIEW = "presence.view_availability"
@@ -37,6 +39,8 @@ PAGE = 25
 """Attendants on a page."""
 DEFAULT_DAYS = 14
 MOST_DAYS = 92
+LABELLED_DAYS = 20
+"""Beyond them a narrow screen has no room for the chart, and scrolls it."""
 FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(9998, 12, 31)
 """Each of these has a midnight in every time zone, and a day after it."""
 
@@ -86,7 +90,8 @@ class Span(forms.Form):
 class Bar:
     """One day in the chart: its position, and the heights of online and of away on top of it."""
 
-    x: int
+    x: str
+    middle: str
     online_y: int
     online: int
     away_y: int
@@ -97,37 +102,49 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart in whole numbers, because a localized decimal comma is not valid in SVG."""
+    """A chart as wide as its place: across in percent of it, and up in pixels, so that no text is stretched.
 
-    width: int
+    Numbers are text or whole, because a localized decimal comma is not valid in SVG.
+    """
+
     height: int
-    bar: int
+    bar: str
     base: int
     """The y of the foot of the bars."""
     bars: list[Bar]
     lines: list[tuple[int, str]]
-    left: int
 
 
-def chart(over: Sequence[Day], spent: Sequence[Hours], *, small: bool = False) -> Chart:
-    """Stacked bars, one for each day."""
-    step, bar, left, high, below = (7, 5, 0, 28, 0) if small else (34, 24, 40, 180, 24)
-    top = 0 if small else 10
-    most = max((each.online + each.away for each in spent), default=0.0) / 3600
-    # Small charts stand beside each other, and share one scale.
-    scale = (
-        24
-        if small
-        else next((each for each in (1, 2, 4, 8, 12, 16, 20) if each >= most), max(24, ceil(most)))
+def chart(over: Sequence[Day], spent: Sequence[Hours]) -> Chart:
+    """Stacked bars, one for each day, with a scale beside them."""
+    most = longest(spent) / 3600
+    scale = next((each for each in (1, 2, 4, 8, 12, 16, 20) if each >= most), max(24, ceil(most)))
+    high, top, below = 180, 10, 24
+    lines = [(top + high - high * part // 4, f"{scale * part / 4:g} h") for part in range(5)]
+    return Chart(
+        top + high + below, _percent(70, over), top + high, _bars(over, spent, scale, high, top + high), lines
     )
-    base = top + high
+
+
+def thumbnail(over: Sequence[Day], spent: Sequence[Hours], most: float) -> Chart:
+    """The same without a scale. `most` are the seconds that fill it: small charts under each other share one scale."""
+    return Chart(28, _percent(70, over), 28, _bars(over, spent, most / 3600, 28, 28), [])
+
+
+def longest(spent: Iterable[Hours]) -> float:
+    """The seconds of the longest of these days."""
+    return max((each.online + each.away for each in spent), default=0.0)
+
+
+def _bars(over: Sequence[Day], spent: Sequence[Hours], scale: float, high: int, base: int) -> list[Bar]:
     every = max(1, ceil(len(over) / 31))
     bars = []
     for number, (day, each) in enumerate(zip(over, spent, strict=True)):
-        online, away = (round(high * seconds / 3600 / scale) for seconds in (each.online, each.away))
+        online, away = (_height(seconds / 3600, scale, high) for seconds in (each.online, each.away))
         bars.append(
             Bar(
-                x=left + number * step + (step - bar) // 2,
+                x=_percent(100 * number + 15, over),
+                middle=_percent(100 * number + 50, over),
                 online_y=base - online,
                 online=online,
                 away_y=base - online - away,
@@ -137,12 +154,23 @@ def chart(over: Sequence[Day], spent: Sequence[Hours], *, small: bool = False) -
                 label=str(day.date.day) if number % every == 0 else "",
             )
         )
-    lines = [] if small else [(base - high * part // 4, f"{scale * part / 4:g} h") for part in range(5)]
-    return Chart(left + step * len(over), base + below, bar, base, bars, lines, left)
+    return bars
+
+
+def _height(hours: float, scale: float, high: int) -> int:
+    """The height of a bar; a day with a minute in it is seen to be no day without."""
+    return max(round(high * hours / scale), 1) if hours and scale else 0
+
+
+def _percent(hundredths: int, over: Sequence[Day]) -> str:
+    """A width given in hundredths of a day, in percent of all days."""
+    return f"{hundredths / max(len(over), 1):.3f}%"
 
 
 def _spent(seconds: float) -> str:
     """Hours and minutes, without days, so that all values compare."""
+    if 0 < seconds < 60:
+        return "< 1 min"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
@@ -226,21 +254,17 @@ class AvailabilityAdmin(Pages):
         self.require(request, VIEW)
         form = Span.of(request)
         over = form.days
-        page = Paginator(_people(form), PAGE).get_page(request.GET.get("p"))
+        page = BoundedPaginator(_people(form), PAGE).get_page(request.GET.get("p"))
         spent = counting.hours([person.user_id for person in page], over)
-        shown = [
-            (
-                person,
-                _spent(sum(each.online for each in spent[person.user_id])),
-                _spent(sum(each.away for each in spent[person.user_id])),
-                chart(over, spent[person.user_id], small=True),
-            )
-            for person in page
-        ]
+        most = longest(day for days in spent.values() for day in days)
+        shown = [(person, *_row(over, spent[person.user_id], most)) for person in page]
         context = {
             "form": form,
             "page": page,
             "rows": shown,
+            "most": _spent(most),
+            "searched": _search(form),
+            "zone": zone(),
             "query": _query(form),
             "previous": _query(form, p=page.previous_page_number()) if page.has_previous() else None,
             "next": _query(form, p=page.next_page_number()) if page.has_next() else None,
@@ -266,7 +290,9 @@ class AvailabilityAdmin(Pages):
             "form": form,
             "person": person,
             "chart": chart(over, spent),
-            "table": table[::-1],
+            "table": table,
+            "is_long": len(over) > LABELLED_DAYS,
+            "zone": zone(),
             "online": _spent(total.online),
             "away": _spent(total.away),
             "query": _query(form, user=user_id),
@@ -290,10 +316,20 @@ class AvailabilityAdmin(Pages):
 
 
 def _people(form: Span) -> QuerySet[Availability]:
-    people = Availability.objects.filter(namespace=HUB).order_by("name", "user_id")
-    if text := form.cleaned_data.get("q") if form.is_valid() else "":
+    people = Availability.objects.filter(namespace=HUB).order_by(Lower("name"), "user_id")
+    if text := _search(form):
         people = people.filter(Q(name__icontains=text) | Q(user_id__icontains=text))
     return people
+
+
+def _search(form: Span) -> str:
+    return str(form.cleaned_data.get("q", "")) if form.is_valid() else ""
+
+
+def _row(over: Sequence[Day], spent: Sequence[Hours], most: float) -> tuple[str, str, Chart]:
+    """Hours online, hours away, and a chart of them."""
+    total = sum(spent, Hours())
+    return _spent(total.online), _spent(total.away), thumbnail(over, spent, most)
 
 
 def _id(text: str) -> str:

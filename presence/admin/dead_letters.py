@@ -1,11 +1,10 @@
-"""Dead letters in the admin: shown with their reasons, and discarded."""
+"""Dead letters in the admin: shown with their reasons, edited, sent again, and discarded."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,11 +14,15 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, ngettext
 from redis.exceptions import RedisError
 
-from presence.admin.display import instant, moment
+from presence.admin import letters, steps
+from presence.admin.display import number, zone
+from presence.admin.forms import LetterForm
+from presence.admin.letters import Letter
 from presence.admin.pages import Pages
-from presence.admin.steps import DISCARDED, Step
+from presence.admin.steps import DISCARD, RESEND, Parcel
 from presence.models import DeadLetter
 from realtime.bridge.dead_letters import DEAD_LETTERS
+from realtime.protocol.bus_message import InvalidMessage
 from realtime.redis.client import key, sync_client
 from realtime.telemetry.logs import spelled
 
@@ -27,56 +30,8 @@ logger = logging.getLogger(__name__)
 
 PAGE = 50
 VIEW = "presence.view_deadletter"
-DISCARD = "presence.delete_deadletter"
+LIST = "admin:presence_deadletter_changelist"
 _ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """One entry of the stream, as it is shown."""
-
-    id: str
-    at: str
-    reason: str
-    source: str
-    message: str
-
-
-def read(count: int, *, before: str = "", after: str = "") -> list[Letter]:
-    """Up to `count` letters, newest first: those older than `before`, or the next ones newer than `after`.
-
-    Raises `redis.RedisError`.
-    """
-    if after:
-        entries: Any = sync_client().xrange(key("dead"), min=f"({after}", count=count)
-        entries = entries[::-1]
-    else:
-        entries = sync_client().xrevrange(key("dead"), max=f"({before}" if before else "+", count=count)
-    return [_letter(entry_id.decode(), fields) for entry_id, fields in entries]
-
-
-def discard(ids: Sequence[str]) -> None:
-    """Remove letters from the stream. Raises `redis.RedisError`."""
-    sync_client().xdel(key("dead"), *ids)
-
-
-def _letter(entry_id: str, fields: Mapping[bytes, bytes]) -> Letter:
-    return Letter(
-        id=entry_id,
-        at=moment(instant(int(entry_id.partition("-")[0]) / 1000)),
-        reason=printable(fields.get(b"reason", b"")),
-        source=printable(fields.get(b"source", b"")),
-        message=printable(fields.get(b"message", b"")),
-    )
-
-
-def printable(raw: bytes) -> str:
-    """Text that is safe to show: characters that are not printable are escaped."""
-    text = raw.decode(errors="backslashreplace")
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
-        for each in text
-    )
 
 
 @admin.register(DeadLetter)
@@ -84,66 +39,157 @@ class DeadLetterAdmin(Pages):
     """A page of letters at a time."""
 
     def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
         return [
-            path("", self.admin_site.admin_view(self.letters), name="presence_deadletter_changelist"),
-            path("discard/", self.admin_site.admin_view(self.discard), name="presence_deadletter_discard"),
+            path("", view(self.letters), name="presence_deadletter_changelist"),
+            path("discard/", view(self.discard), name="presence_deadletter_discard"),
+            path("resend/", view(self.resend), name="presence_deadletter_resend"),
+            path("<str:letter_id>/", view(self.letter), name="presence_deadletter_letter"),
         ]
 
     def permissions(self, request: HttpRequest) -> dict[str, bool]:
-        return {"discard": request.user.has_perm(DISCARD)}
+        return {"discard": request.user.has_perm(DISCARD), "resend": request.user.has_perm(RESEND)}
+
+    # --- What is shown ---------------------------------------------------------------------------
 
     def letters(self, request: HttpRequest, extra_context: Mapping[str, Any] | None = None) -> HttpResponse:
         """The letters, newest first."""
         self.require(request, VIEW)
         before, after = (_entry(request.GET.get(name, "")) for name in ("before", "after"))
-        context: dict[str, Any] = {"most": DEAD_LETTERS}
+        context: dict[str, Any] = {"most": number(DEAD_LETTERS), "zone": zone(), "is_part": before or after}
+        context["scripts"] = ["presence/letters.js"]
         try:
-            found = read(PAGE + 1, before=before, after=after)
-            context["total"] = sync_client().xlen(key("dead"))
+            context |= _page(before, after)
         except RedisError as error:
             logger.warning("dead letters not available", extra={"error": spelled(error)})
             messages.error(request, gettext("Redis does not answer."))
-            return self.show(request, "admin/presence/deadletter/list.html", gettext("Dead letters"), context)
-        more = len(found) > PAGE
-        rows = found[1:] if after and more else found[:PAGE]
-        if rows and (more if after else bool(before)):
-            context["newer"] = f"?after={rows[0].id}"
-        if rows and (more or after):
-            context["older"] = f"?before={rows[-1].id}"
-        context["rows"] = rows
         return self.show(request, "admin/presence/deadletter/list.html", gettext("Dead letters"), context)
+
+    def letter(self, request: HttpRequest, letter_id: str) -> HttpResponse:
+        """One letter, to be edited and sent again."""
+        self.require(request, RESEND)
+        if not (chosen := self._read(request, [letter_id])) or not chosen[0].is_of_bus:
+            return HttpResponseRedirect(reverse(LIST))
+        [letter] = chosen
+        form = LetterForm(request.POST or None, letter)
+        if form.is_bound and form.is_valid():
+            parcel = Parcel(letter, form.encoded, form.parsed, is_edited=form.has_changed())
+            return self._resend(request, [parcel], fields=(("message", form.cleaned_data["message"]),))
+        context = {"form": form, "letter": letter}
+        return self.show(request, "admin/presence/deadletter/letter.html", gettext("Dead letter"), context)
+
+    # --- What operators do -----------------------------------------------------------------------
 
     def discard(self, request: HttpRequest) -> HttpResponse:
         """Discard the selected letters."""
         self.require(request, DISCARD)
-        ids = [entry for entry in map(_entry, request.POST.getlist("letter")[:PAGE]) if entry]
-        back = reverse("admin:presence_deadletter_changelist")
-        if not ids:
-            messages.warning(request, gettext("Nothing was selected."))
-            return HttpResponseRedirect(back)
-        return self.take(
-            request,
-            Step(
-                permission=DISCARD,
-                title=gettext("Discard dead letters"),
-                question=ngettext(
-                    "Discard %(count)d dead letter for good?",
-                    "Discard %(count)d dead letters for good?",
-                    len(ids),
-                )
-                % {"count": len(ids)},
-                do=partial(discard, ids),
-                about=tuple(DeadLetter(id=each) for each in ids),
-                entry=DISCARDED,
-                done=ngettext(
-                    "Discarded %(count)d dead letter.", "Discarded %(count)d dead letters.", len(ids)
-                )
-                % {"count": len(ids)},
-                back=back,
-                fields=tuple(("letter", each) for each in ids),
-                button=gettext("Discard"),
-            ),
+        if not (ids := _selected(request)):
+            return self._nothing(request)
+        return self.take(request, steps.discard(ids, partial(letters.discard, ids)))
+
+    def resend(self, request: HttpRequest) -> HttpResponse:
+        """Send the selected letters again, as far as they are valid now."""
+        self.require(request, RESEND)
+        if not (ids := _selected(request)):
+            return self._nothing(request)
+        if (chosen := self._read(request, ids)) is None:
+            return HttpResponseRedirect(reverse(LIST))
+        parcels, refused = _packed(chosen)
+        if not parcels:
+            for letter, reason in refused:
+                messages.error(request, f"{letter.at}: {reason}")
+            return HttpResponseRedirect(reverse(LIST))
+        fields = tuple(("letter", each.letter.id) for each in parcels)
+        return self._resend(request, parcels, fields, refused)
+
+    def _resend(
+        self,
+        request: HttpRequest,
+        parcels: Sequence[Parcel],
+        fields: tuple[tuple[str, str], ...],
+        refused: Sequence[tuple[Letter, str]] = (),
+    ) -> HttpResponse:
+        """Ask; on a confirmed POST send them, write into the log what was sent, and tell the operator."""
+        if not self.is_confirmed(request):
+            return self.ask(request, steps.resend(parcels, fields, refused))
+        try:
+            sent = letters.send_again({each.letter.id: each.encoded for each in parcels})
+        except RedisError as error:
+            logger.warning("dead letters not sent again", extra={"error": spelled(error)})
+            text = gettext("Redis did not confirm it. What is still listed here was not sent.")
+            messages.error(request, text)
+            self._write_down(request, parcels, steps.NOT_CONFIRMED)
+        else:
+            self._write_down(request, [each for each in parcels if each.letter.id in sent])
+            _tell(request, len(sent), len(parcels) - len(sent))
+        return HttpResponseRedirect(reverse(LIST))
+
+    def _write_down(self, request: HttpRequest, parcels: Sequence[Parcel], words: str = "") -> None:
+        for each in parcels:
+            self.log_change(request, DeadLetter(id=each.letter.id), each.entry(words))
+
+    def _read(self, request: HttpRequest, ids: Sequence[str]) -> list[Letter] | None:
+        """The letters; None, and a message to the operator, when there is none to be had."""
+        try:
+            if found := letters.read_these([each for each in ids if _entry(each)]):
+                return found
+        except RedisError as error:
+            logger.warning("dead letters not available", extra={"error": spelled(error)})
+            messages.error(request, gettext("Redis does not answer."))
+        else:
+            _tell(request, 0, len(ids))
+        return None
+
+    @staticmethod
+    def _nothing(request: HttpRequest) -> HttpResponse:
+        messages.warning(request, gettext("Nothing was selected."))
+        return HttpResponseRedirect(reverse(LIST))
+
+
+def _page(before: str, after: str) -> dict[str, Any]:
+    """A page of letters, for the template: two commands, however many there are. Raises `redis.RedisError`."""
+    found = letters.read(PAGE + 1, before=before, after=after)
+    more = len(found) > PAGE
+    rows = found[1:] if after and more else found[:PAGE]
+    context: dict[str, Any] = {"rows": rows, "total": sync_client().xlen(key("dead"))}
+    if rows and (more if after else bool(before)):
+        context["newer"] = f"?after={rows[0].id}"
+    if rows and (more or after):
+        context["older"] = f"?before={rows[-1].id}"
+    return context
+
+
+def _packed(chosen: Sequence[Letter]) -> tuple[list[Parcel], list[tuple[Letter, str]]]:
+    """The letters that can be sent as they are, and the others with the reasons."""
+    parcels, refused = [], []
+    for letter in chosen:
+        if not letter.is_of_bus:
+            refused.append((letter, gettext("it did not come over the bus")))
+            continue
+        try:
+            encoded, parsed = letters.prepare(letter.id, letter.raw)
+            parcels.append(Parcel(letter, encoded, parsed))
+        except InvalidMessage as error:
+            refused.append((letter, str(error)))
+    return parcels, refused
+
+
+def _tell(request: HttpRequest, sent: int, missed: int) -> None:
+    if sent:
+        text = ngettext("Sent %(count)d dead letter again.", "Sent %(count)d dead letters again.", sent)
+        messages.success(request, text % {"count": sent})
+    if missed:
+        text = ngettext(
+            "%(count)d dead letter was gone: it had been sent again or discarded, or newer ones replaced it.",
+            "%(count)d dead letters were gone: they had been sent again or discarded, or newer ones replaced them.",
+            missed,
         )
+        messages.warning(request, text % {"count": missed})
+
+
+def _selected(request: HttpRequest) -> list[str]:
+    """The ids that were selected, each once, at most a page of them."""
+    return [*dict.fromkeys(filter(_entry, request.POST.getlist("letter")[:PAGE]))]
 
 
 def _entry(text: str) -> str:

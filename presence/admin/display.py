@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
+from django.utils.formats import number_format
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
@@ -19,8 +20,10 @@ def readable(duration: timedelta | None) -> str:
     if duration is None:
         return "–"
     seconds = duration.total_seconds()
+    if seconds < 10 and duration.microseconds:
+        return f"{number_format(seconds, decimal_pos=1)} s"
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{int(seconds)} s"
     minutes, hours, days = int(seconds // 60), int(seconds // 3600), duration.days
     if hours < 1:
         return f"{minutes} min {int(seconds % 60)} s"
@@ -34,14 +37,35 @@ def moment(at: datetime) -> str:
     return timezone.localtime(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def zone() -> str:
+    """The name of the current time zone."""
+    return timezone.get_current_timezone_name()
+
+
+def now() -> str:
+    """This moment, and the time zone in which it is told."""
+    return f"{moment(timezone.now())} ({zone()})"
+
+
+def number(value: int) -> str:
+    """A whole number with its thousands apart, as the reader writes it."""
+    return number_format(value, force_grouping=True)
+
+
 def instant(seconds: float) -> datetime:
     """A moment given in seconds since the epoch."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
 def since(seconds: float) -> str:
-    """The time since a moment, which is given in seconds since the epoch."""
-    return readable(max(timezone.now() - instant(seconds), timedelta()))
+    """The time since a moment, which is given in seconds since the epoch, in whole seconds."""
+    return readable(timedelta(seconds=max(int(timezone.now().timestamp() - seconds), 0)))
+
+
+def until(seconds: float) -> str:
+    """The time until a moment, given in the same way; empty when it has passed."""
+    left = int(seconds - timezone.now().timestamp())
+    return readable(timedelta(seconds=left)) if left > 0 else ""
 
 
 def light(status: str) -> str:

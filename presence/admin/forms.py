@@ -8,8 +8,11 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
+from presence.admin import letters
+from presence.admin.letters import Letter
+from presence.admin.samples import sample
 from realtime.protocol import bus_message, values
-from realtime.protocol.bus_message import InvalidMessage
+from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.namespaces import namespaces
 
@@ -62,10 +65,16 @@ class EventForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        names = sorted(name for name, event in catalogue().server.items() if event.bus)
+        events = sorted(catalogue().server.items())
+        samples = {name: sample(event.payload) for name, event in events if event.bus}
         field = self.fields["event"]
         assert isinstance(field, forms.ChoiceField)  # noqa: S101
-        field.choices = [(name, name) for name in names]
+        field.choices = [(name, name) for name in samples]
+        field.widget.attrs["data-samples"] = json.dumps(samples)
+        chosen = self.initial.get("event")
+        if chosen not in samples:
+            chosen = next(iter(samples), "")
+        self.initial = {"event": chosen, "payload": samples.get(chosen, "{}")}
 
     def clean_payload(self) -> dict[str, Any]:
         """The JSON object that is the event's data."""
@@ -90,6 +99,39 @@ class EventForm(forms.Form):
                 raise forms.ValidationError(str(error)) from error
             cleaned["rooms"] = rooms or None
         return cleaned
+
+
+class LetterForm(forms.Form):
+    """The message of a dead letter, which may be edited before it is sent again."""
+
+    message = forms.CharField(
+        label=_("Message"),
+        widget=forms.Textarea(attrs={"rows": 16, "cols": 80, "class": "vLargeTextField presence-json"}),
+        strip=False,
+    )
+    encoded: bytes
+    """The message as it goes onto the bus, once the form is valid."""
+    parsed: BusMessage
+
+    def __init__(self, data: Any, letter: Letter) -> None:
+        super().__init__(data, initial={"message": letter.editable})
+        self._letter = letter
+
+    def clean_message(self) -> str:
+        """Validate the message as the bridge will."""
+        text: str = self.cleaned_data["message"]
+        try:
+            self.encoded, self.parsed = letters.prepare(self._letter.id, text.encode(errors="replace"))
+        except InvalidMessage as error:
+            raise forms.ValidationError(str(error)) from error
+        if self.parsed.event in catalogue().control and self.parsed.event != self._letter.event:
+            # The permission is for what a backbone meant to do, not for new orders (a grant, a disconnect).
+            raise forms.ValidationError(_("A dead letter cannot become another control event."))
+        return text
+
+    def has_changed(self) -> bool:
+        """Whether the operator edited the message."""
+        return str(self.data.get("message", "")).split() != self._letter.editable.split()
 
 
 def _rooms(text: str) -> list[str]:

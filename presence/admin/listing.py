@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from django import forms
 from django.http import HttpRequest
 from django.utils.http import urlencode
+from django.utils.translation import gettext
 
 from realtime.survey.messages import Place
 
@@ -45,6 +47,24 @@ def numbered(request: HttpRequest, page: int, has_next: bool) -> dict[str, str |
         "previous": another(request, p=page - 1) if page > 1 else None,
         "next": another(request, p=page + 1) if has_next else None,
     }
+
+
+def searched(form: forms.Form, **narrowed: str) -> str:
+    """What a list was searched for, in words: `User “ana”, Room “thread:42”`; empty if it is all there is.
+
+    `narrowed` adds what is not a field of the form, and replaces what was typed into one.
+    """
+    given = {**form.cleaned_data, **narrowed}
+    names = {
+        **{field.name: field.label for field in form},
+        "user": gettext("User"),
+        "instance": gettext("Instance"),
+    }
+    return ", ".join(
+        f"{names[name]} “{value}”"
+        for name, value in given.items()
+        if isinstance(value, str) and value and name != "order"
+    )
 
 
 def kept(request: HttpRequest, *names: str) -> list[tuple[str, str, str]]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext
 from redis.exceptions import RedisError
 
 from presence.admin import listing, steps
-from presence.admin.display import instant, moment, since
+from presence.admin.display import instant, moment, now, number, readable, since, until
 from presence.admin.forms import ConnectionFilter, EventForm, RoomFilter
 from presence.admin.listing import PAGE
 from presence.admin.pages import Pages
 from presence.admin.steps import in_words
 from presence.models import DeadLetter, Live, PresenceRecord
+from presence.namespaces import teams
+from realtime.paging import BoundedPaginator
 from realtime.protocol.bus_message import BusMessage
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
@@ -43,6 +45,8 @@ from realtime.telemetry.logs import spelled
 logger = logging.getLogger(__name__)
 
 VIEW = "presence.view_live"
+REFRESH_SECONDS = 5
+"""Between an answer and the next question of a page that is being looked at."""
 
 
 @admin.register(Live)
@@ -84,18 +88,20 @@ class LiveAdmin(Pages):
         form = ConnectionFilter(request.GET)
         form.is_valid()
         instance = request.GET.get("instance", "")
+        user, room = request.GET.get("user", ""), _room(form.cleaned_data.get("room", ""))
         about = AboutConnections(
             search=form.cleaned_data.get("q", ""),
-            user_id=request.GET.get("user", ""),
-            room=_room(form.cleaned_data.get("room", "")),
+            user_id=user,
+            room=room,
             namespace=form.cleaned_data.get("namespace", ""),
             behind_first=form.cleaned_data.get("order") == "behind",
             origin=listing.place(request),
             backwards="before" in request.GET,
             limit=PAGE,
         )
-        found: Connections | None = self._survey(request, partial(ask.connections, about, instance))
+        found: Connections | None = self._survey(partial(ask.connections, about, instance))
         context: dict[str, Any] = {"form": form, "kept": listing.kept(request, "instance", "user")}
+        context["searched"] = listing.searched(form, room=room, user=user, instance=instance[:8])
         if found is not None:
             context |= _page_of(request, found)
             if found.rows and instance:
@@ -106,23 +112,23 @@ class LiveAdmin(Pages):
     def connection(self, request: HttpRequest, connection_id: str) -> HttpResponse:
         """One connection: its user, its instance, its rooms, and how far behind it is in each."""
         self.require(request, VIEW)
-        found = self._survey(request, partial(ask.connection, connection_id))
+        found = self._survey(partial(ask.connection, connection_id))
         context: dict[str, Any] = {"tab": "connections"}
         if found is None:
             return self._show(request, "connection", gettext("Connection"), context, None)
         instance, detail, silent = found
-        if detail.row is None and not silent:
-            raise Http404(gettext("This connection has ended."))
-        context |= {"instance": instance, "detail": detail, "row": detail.row, **_described(detail)}
-        return self._show(request, "connection", gettext("Connection"), context, silent)
+        context |= {"instance": instance, "row": detail.row, **_described(detail)}
+        context["has_ended"] = has_ended = detail.row is None and not silent
+        status = 404 if has_ended else 200
+        return self._show(request, "connection", gettext("Connection"), context, silent, status=status)
 
     def instances(self, request: HttpRequest) -> HttpResponse:
         """The instances: their load, and the delay of their event loops."""
         self.require(request, VIEW)
-        asked: Asked[Load] | None = self._survey(request, ask.instances)
+        asked: Asked[Load] | None = self._survey(ask.instances)
         context: dict[str, Any] = {"namespaces": list(namespaces())}
         if asked is not None:
-            context["rows"] = [_loaded(answer) for answer in asked.answers]
+            context |= {"rows": [_loaded(answer) for answer in asked.answers], "totals": _load_of_all(asked)}
         return self._show(
             request, "instances", gettext("Instances"), context, asked.silent if asked else None
         )
@@ -137,20 +143,23 @@ class LiveAdmin(Pages):
             namespace=form.cleaned_data.get("namespace", ""),
             personal=form.cleaned_data.get("personal", False),
         )
-        number = listing.number(request)
-        before = (number - 1) * PAGE
-        found = self._survey(request, partial(ask.rooms, about, before, PAGE))
-        context: dict[str, Any] = {"form": form, "kept": []}
+        page = listing.number(request)
+        before = (page - 1) * PAGE
+        found = self._survey(partial(ask.rooms, about, before, PAGE))
+        context: dict[str, Any] = {"form": form, "kept": [], "personal": about.personal}
+        context["searched"] = listing.searched(form)
         if found is None:
             return self._show(request, "rooms", gettext("Rooms"), context, None)
         total, rooms, silent = found
         largest = max((size for _, _, size in rooms), default=1)
         context |= {
             "total": total,
+            "shown_total": number(total),
+            "totals": [(gettext("Rooms listed"), number(total))],
             "rows": [(name, room, size, round(100 * size / largest)) for name, room, size in rooms],
             "first": before + 1,
             "last": before + len(rooms),
-            **listing.numbered(request, number, before + PAGE < total),
+            **listing.numbered(request, page, before + PAGE < total),
         }
         return self._show(request, "rooms", gettext("Rooms"), context, silent)
 
@@ -159,7 +168,7 @@ class LiveAdmin(Pages):
         self.require(request, VIEW)
         kinds = ContentType.objects.get_for_models(Live, DeadLetter, PresenceRecord).values()
         entries = LogEntry.objects.filter(content_type__in=kinds).select_related("user")
-        page = Paginator(entries.order_by("-action_time", "-pk"), PAGE).get_page(request.GET.get("p"))
+        page = BoundedPaginator(entries.order_by("-action_time", "-pk"), PAGE).get_page(request.GET.get("p"))
         rows = [(moment(entry.action_time), entry, in_words(entry.get_change_message())) for entry in page]
         context = {"page": page, "rows": rows, **listing.numbered(request, page.number, page.has_next())}
         return self._show(request, "log", gettext("Operator actions"), context, [])
@@ -182,11 +191,12 @@ class LiveAdmin(Pages):
         return self.take(request, steps.drain(instance, request.GET.get("name", "")))
 
     def event(self, request: HttpRequest) -> HttpResponse:
-        """Publish a test event: filled in, checked, confirmed."""
+        """Publish a test event: filled in, checked, confirmed. The address may name it: `?event=chat:ended`."""
         self.require(request, steps.PUBLISH)
-        form = EventForm(request.POST or None, initial={"payload": "{}"})
+        form = EventForm(request.POST or None, initial={"event": request.GET.get("event")})
         if not form.is_bound or not form.is_valid():
-            return self._show(request, "event", gettext("Test event"), {"form": form}, [])
+            context = {"form": form, "scripts": ["presence/event.js"]}
+            return self._show(request, "event", gettext("Test event"), context, [])
         audience = self._audience(request, form.cleaned_data["delivery"])
         fields = tuple((name, request.POST.get(name, "")) for name in form.fields)
         return self.take(request, steps.send(form.cleaned_data, audience, fields))
@@ -196,20 +206,19 @@ class LiveAdmin(Pages):
         if "confirmed" in request.POST:
             return ""
         about = AboutRooms(named=[*delivery.targets], personal=True)
-        asked: Asked[Rooms] | None = self._survey(request, partial(ask.ask, about, Rooms))
+        asked: Asked[Rooms] | None = self._survey(partial(ask.ask, about, Rooms))
         if asked is None:
             return "–"
         return str(sum(size for answer in asked.answers for _, _, size in answer.result.sizes))
 
     # --- In common -------------------------------------------------------------------------------
 
-    def _survey(self, request: HttpRequest, question: Callable[[], Any]) -> Any:
-        """The answers; None, and a message to the operator, when Redis does not take the question."""
+    def _survey(self, question: Callable[[], Any]) -> Any:
+        """The answers; None when Redis does not take the question."""
         try:
             return question()
         except RedisError as error:
             logger.warning("live view not available", extra={"error": spelled(error)})
-            messages.error(request, gettext("Redis does not answer: what is connected right now is unknown."))
             return None
 
     def _show(
@@ -219,18 +228,31 @@ class LiveAdmin(Pages):
         title: str,
         context: Mapping[str, Any],
         silent: list[Instance] | None,
+        *,
+        status: int = 200,
     ) -> HttpResponse:
-        missed = [
-            {"name": name(each), "since": each.silent_since and moment(instant(each.silent_since))}
-            for each in silent or ()
-        ]
-        context = {"tab": page, **context, "silent": missed, "patience": PATIENCE}
-        return self.show(request, f"admin/presence/live/{page}.html", title, context)
+        """A page of the live view. `silent` is None when no instance could be asked."""
+        about_all = {
+            "tab": page,
+            "silent": None if silent is None else [_missed(each) for each in silent],
+            "patience": f"{PATIENCE:g}",
+            "as_of": now(),
+            "refresh": REFRESH_SECONDS,
+            "scripts": ["presence/live.js"],
+        }
+        template = f"admin/presence/live/{page}.html"
+        return self.show(request, template, title, {**about_all, **context}, status=status)
 
 
 def name(instance: Instance) -> str:
     """The name of an instance for operators."""
     return f"{instance.host}:{instance.pid}" if instance.host else instance.id[:8]
+
+
+def _missed(instance: Instance) -> dict[str, Any]:
+    """An instance that did not answer, for the template."""
+    since_when = instance.silent_since and moment(instant(instance.silent_since))
+    return {"name": name(instance), "since": since_when}
 
 
 def _page_of(request: HttpRequest, found: Connections) -> dict[str, Any]:
@@ -240,12 +262,36 @@ def _page_of(request: HttpRequest, found: Connections) -> dict[str, Any]:
         "rows": [{"row": row, "instance": holder, **_opened(row.opened_at)} for holder, row in found.rows],
         "first": found.before + 1,
         "last": found.before + len(found.rows),
+        "total": number(found.total),
+        "totals": [
+            (gettext("Connections"), number(found.total)),
+            *_by_namespace(found.namespaces, found.total),
+            (gettext("Instances"), number(found.instances)),
+        ],
     }
     if found.rows and found.before:
         context["previous"] = listing.another(request, before=found.rows[0][1].place)
     if found.rows and found.has_next:
         context["next"] = listing.another(request, after=found.rows[-1][1].place)
     return context
+
+
+def _by_namespace(counts: Mapping[str, int], total: int) -> list[tuple[str, str]]:
+    """Connections in each namespace; nothing while an instance of an older version does not count them."""
+    return [(name, number(counts[name])) for name in sorted(counts)] if sum(counts.values()) == total else []
+
+
+def _load_of_all(asked: Asked[Load]) -> list[tuple[str, str]]:
+    """The load of all instances that answered, with its names."""
+    loads = [answer.result for answer in asked.answers]
+    counts = {name: sum(load.connections.get(name, 0) for load in loads) for name in namespaces()}
+    total = sum(counts.values())
+    return [
+        (gettext("Instances"), number(len(loads))),
+        (gettext("Connections"), number(total)),
+        *_by_namespace(counts, total),
+        (gettext("Behind"), number(sum(load.behind for load in loads))),
+    ]
 
 
 def _opened(at: float) -> dict[str, str]:
@@ -261,11 +307,20 @@ def _described(detail: Detail) -> dict[str, Any]:
             "name": each.room,
             "is_joined": _is_joined(row.namespace, each.room),
             # Positions are times: of the last publication in the room, and of the last one the connection has.
-            "behind": (each.end - each.position) / 1e6 if each.end > each.position else None,
+            "behind": readable(timedelta(microseconds=each.end - each.position))
+            if each.end > each.position
+            else None,
         }
         for each in sorted(detail.rooms, key=lambda each: each.room)
     ]
-    return {**_opened(row.opened_at), "expires": moment(instant(detail.expires_at)), "rooms": rooms}
+    return {
+        **_opened(row.opened_at),
+        "expires": moment(instant(detail.expires_at)),
+        "left": until(detail.expires_at),
+        # A token without groups has the default ones, also that of a customer, whom no group lists.
+        "groups": detail.groups if row.namespace in teams() else [],
+        "rooms": rooms,
+    }
 
 
 def _loaded(answer: Answered[Load]) -> dict[str, Any]:

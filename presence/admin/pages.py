@@ -25,6 +25,10 @@ else:
 
 logger = logging.getLogger(__name__)
 
+REFRESH = "X-Presence-Refresh"
+"""The header of a request for the changing part of a page (static/presence/live.js)."""
+FRAME, PART = "admin/presence/frame.html", "admin/presence/part.html"
+
 
 class ReadOnly(ModelAdmin):
     """Nothing here is added, changed or deleted as a row."""
@@ -46,21 +50,21 @@ class Pages(ReadOnly):
     """A section with pages of its own."""
 
     def show(
-        self, request: HttpRequest, template: str, title: str, context: Mapping[str, Any]
+        self,
+        request: HttpRequest,
+        template: str,
+        title: str,
+        context: Mapping[str, Any],
+        *,
+        status: int = 200,
     ) -> HttpResponse:
-        """A page in the admin's frame."""
-        return TemplateResponse(
-            request,
-            template,
-            {
-                **self.admin_site.each_context(request),
-                "title": title,
-                "opts": self.opts,
-                "media": self.media,
-                "may": self.permissions(request),
-                **context,
-            },
-        )
+        """A page in the admin's frame; without the frame for the script that refreshes a page."""
+        shown = {"title": title, "opts": self.opts, "may": self.permissions(request), **context}
+        if REFRESH in request.headers:
+            # Nor with the messages at the top: they are for the page that the operator opens next.
+            return TemplateResponse(request, template, {**shown, "frame": PART}, status=status)
+        frame = {**self.admin_site.each_context(request), "media": self.media, "frame": FRAME}
+        return TemplateResponse(request, template, {**frame, **shown}, status=status)
 
     def permissions(self, request: HttpRequest) -> dict[str, bool]:
         """What this operator may do, for the templates."""
@@ -71,11 +75,20 @@ class Pages(ReadOnly):
         if not request.user.has_perm(permission):
             raise PermissionDenied
 
+    @staticmethod
+    def is_confirmed(request: HttpRequest) -> bool:
+        """Whether the operator has seen the question of a step and said yes."""
+        return request.method == "POST" and "confirmed" in request.POST
+
+    def ask(self, request: HttpRequest, step: Step) -> HttpResponse:
+        """The page that asks whether to take a step."""
+        return self.show(request, "admin/presence/confirm.html", step.title, {"step": step})
+
     def take(self, request: HttpRequest, step: Step) -> HttpResponse:
         """Ask; on a confirmed POST do it, and write it into the log."""
         self.require(request, step.permission)
-        if request.method != "POST" or "confirmed" not in request.POST:
-            return self.show(request, "admin/presence/confirm.html", step.title, {"step": step})
+        if not self.is_confirmed(request):
+            return self.ask(request, step)
         try:
             step.do()
         except RedisError as error:

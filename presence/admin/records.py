@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import date, timedelta
 from typing import Any
 
 from django.contrib import admin, messages
@@ -13,6 +14,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -20,15 +22,19 @@ from redis.exceptions import RedisError
 
 from presence import store
 from presence.admin.display import light, moment, readable
+from presence.admin.hours import days
 from presence.admin.pages import ReadOnly
 from presence.admin.steps import DISCONNECTED
 from presence.models import PresenceRecord, PresenceTransition
 from presence.namespaces import teams
+from realtime.paging import BoundedPaginator
 from realtime.publisher import publish
 from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
 
+DAYS = 14
+"""Days that the history offers as a filter."""
 LATEST = 20
 """Transitions on a record's page."""
 
@@ -60,6 +66,11 @@ class LiveChangeList(ChangeList):
 
 class RecordedAdmin(ReadOnly):
     """Recorded facts."""
+
+    paginator = BoundedPaginator
+    show_full_result_count = False
+    if hasattr(admin, "ShowFacets"):  # Django 5.0
+        show_facets = admin.ShowFacets.NEVER  # each of them would count the whole table
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         """A date in the address that is out of range is a wrong parameter like any other."""
@@ -182,6 +193,25 @@ class PresenceRecordAdmin(RecordedAdmin):
         return None
 
 
+class DayFilter(admin.SimpleListFilter):
+    """The changes of one day, of which the last two weeks are offered. Nothing is asked of the database for it."""
+
+    title = _("day")
+    parameter_name = "day"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        today = timezone.localdate()
+        days = [(today - timedelta(number)).isoformat() for number in range(DAYS)]
+        return [(day, day) for day in days]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Raises `ValueError` for a text that is no day."""
+        if not (text := self.value()):
+            return queryset
+        [day] = days(date.fromisoformat(text), date.fromisoformat(text))
+        return queryset.filter(at__gte=day.opens, at__lt=day.closes)
+
+
 @admin.register(PresenceTransition)
 class PresenceTransitionAdmin(RecordedAdmin):
     """The history of status changes."""
@@ -196,11 +226,9 @@ class PresenceTransitionAdmin(RecordedAdmin):
         "after",
         "group_names",
     )
-    list_filter = ("to_status", "reason", "groups")
+    list_filter = (DayFilter, "to_status", "reason", "groups")
     search_fields = ("user_id", "name")
     sortable_by = ("when", "user_id", "to_status", "reason")
-    date_hierarchy = "at"
-    show_full_result_count = False
     fields = (
         "when",
         "user_id",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 from django.db.models import Model
 from django.urls import reverse
 from django.utils.http import urlencode
-from django.utils.translation import gettext, gettext_noop
+from django.utils.translation import gettext, gettext_noop, ngettext
 
-from presence.models import Live
+from presence.admin.letters import HANDLED, Letter, printable
+from presence.models import DeadLetter, Live
 from presence.namespaces import lists_customers
 from realtime.protocol.bus_message import BusMessage
 from realtime.publisher import publish
@@ -22,6 +24,8 @@ DISCONNECT = "presence.disconnect_presencerecord"
 MOVE = "presence.move_live"
 DRAIN = "presence.drain_live"
 PUBLISH = "presence.publish_live"
+DISCARD = "presence.delete_deadletter"
+RESEND = "presence.resend_deadletter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ TAKEN_OUT = gettext_noop("Taken out")
 DRAINED = gettext_noop("Drained")
 SENT = gettext_noop("Sent")
 DISCARDED = gettext_noop("Discarded.")
+SENT_AGAIN = gettext_noop("Sent again")
+EDITED = gettext_noop("Edited and sent again")
+NOT_CONFIRMED = gettext_noop("Sent again, not confirmed by Redis")
 
 
 def in_words(entry: str) -> str:
@@ -142,6 +149,76 @@ def send(cleaned: Mapping[str, Any], audience: str, fields: tuple[tuple[str, str
         back=reverse("admin:presence_live_event"),
         fields=fields,
         button=gettext("Send"),
+    )
+
+
+# --- Of dead letters -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A dead letter and the message that is sent in its place."""
+
+    letter: Letter
+    encoded: bytes
+    parsed: BusMessage
+    is_edited: bool = False
+
+    def entry(self, words: str = "") -> str:
+        """The text in the log; `words` say what was done if it was not simply sent."""
+        done = words or (EDITED if self.is_edited else SENT_AGAIN)
+        return f"{done}: {self.parsed.event}: {printable(self.encoded)[:1000]}"
+
+
+def discard(ids: Sequence[str], do: Callable[[], object]) -> Step:
+    """Remove dead letters."""
+    count = {"count": len(ids)}
+    return Step(
+        permission=DISCARD,
+        title=gettext("Discard dead letters"),
+        question=ngettext(
+            "Discard %(count)d dead letter for good?", "Discard %(count)d dead letters for good?", len(ids)
+        )
+        % count,
+        do=do,
+        about=tuple(DeadLetter(id=each) for each in ids),
+        entry=DISCARDED,
+        done=ngettext("Discarded %(count)d dead letter.", "Discarded %(count)d dead letters.", len(ids))
+        % count,
+        back=reverse("admin:presence_deadletter_changelist"),
+        fields=tuple(("letter", each) for each in ids),
+        button=gettext("Discard"),
+    )
+
+
+def resend(
+    parcels: Sequence[Parcel], fields: tuple[tuple[str, str], ...], refused: Sequence[tuple[Letter, str]]
+) -> Step:
+    """Ask whether to send dead letters again. The admin itself sends them: some may be gone by then."""
+    question = ngettext(
+        "Send %(count)d dead letter again? Real clients get it.",
+        "Send %(count)d dead letters again? Real clients get them.",
+        len(parcels),
+    )
+    details = [(each.parsed.event, _rooms(each.parsed) or gettext("control event")) for each in parcels]
+    if len(parcels) == 1:
+        details.append((gettext("Message"), printable(msgspec.json.format(parcels[0].encoded, indent=2))))
+    details += [(gettext("Not sent"), f"{letter.at}: {reason}") for letter, reason in refused]
+    return Step(
+        permission=RESEND,
+        title=gettext("Send dead letters again"),
+        question=question % {"count": len(parcels)},
+        warning=gettext("A handler had failed; clients have got the message, and may get it twice.")
+        if any(each.letter.code == HANDLED for each in parcels)
+        else "",
+        details=tuple(details),
+        do=lambda: None,
+        about=(),
+        entry="",
+        done="",
+        back=reverse("admin:presence_deadletter_changelist"),
+        fields=fields,
+        button=gettext("Send again"),
     )
 
 

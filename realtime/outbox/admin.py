@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin, messages
 from django.db import Error as DatabaseError
 from django.db.models import QuerySet
+from django.db.models.functions import Substr
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.timesince import timesince
@@ -18,6 +19,7 @@ from realtime.conf import conf
 from realtime.outbox import table
 from realtime.outbox.models import SEPARATOR, OutboxMessage
 from realtime.outbox.sending import send, sender
+from realtime.paging import BoundedPaginator
 from realtime.redis.bounded import now
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 SHOWN_ROOMS = 5
+HEAD_BYTES = 200
+"""Bytes of a message that are read to show its event: the publisher writes that first."""
 
 
 @admin.register(OutboxMessage)
@@ -36,7 +40,13 @@ class OutboxMessageAdmin(ModelAdmin):
     list_display_links = None
     actions = ("send_now",)
     show_full_result_count = False
+    paginator = BoundedPaginator
     search_fields = ("rooms",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxMessage]:
+        """The rows with the beginning of their messages, of which each may have 256 KiB."""
+        rows = super().get_queryset(request)
+        return rows.defer("message").annotate(head=Substr("message", 1, HEAD_BYTES))
 
     @admin.display(description=_("event"))
     def event_name(self, row: OutboxMessage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -10,6 +11,9 @@ from django.utils.translation import gettext_lazy as _
 
 SEPARATOR = "\n"
 """Between the names in `OutboxMessage.rooms`; no room has it in its name."""
+
+
+_EVENT = re.compile(rb'\s*{\s*"event"\s*:\s*"([^"\\]*)"')
 
 
 class OutboxMessage(models.Model):
@@ -41,7 +45,10 @@ class OutboxMessage(models.Model):
 
     @property
     def event(self) -> str:
-        """The name of the event."""
+        """The name of the event; of a row without its message, as far as the beginning `head` of it tells."""
+        if "message" in self.get_deferred_fields() and "head" in vars(self):
+            found = _EVENT.match(bytes(vars(self)["head"]))
+            return found[1].decode(errors="replace") if found else ""
         return str(self._decoded.get("event", ""))
 
     @property

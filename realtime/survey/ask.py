@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
@@ -136,6 +138,10 @@ class Connections:
     before: int
     rows: list[tuple[Instance, Row]]
     silent: list[Instance]
+    namespaces: dict[str, int]
+    """How many match in each namespace, as far as the instances say."""
+    instances: int
+    """How many instances answered."""
 
     @property
     def has_next(self) -> bool:
@@ -157,7 +163,21 @@ def connections(about: AboutConnections, instance: str = "") -> Connections:
         rows = rows[-about.limit :]
     else:
         rows = rows[: about.limit]
-    return Connections(sum(answer.result.total for answer in asked.answers), before, rows, asked.silent)
+    return Connections(
+        total=sum(answer.result.total for answer in asked.answers),
+        before=before,
+        rows=rows,
+        silent=asked.silent,
+        namespaces=_add_up(answer.result.namespaces for answer in asked.answers),
+        instances=len(asked.answers),
+    )
+
+
+def _add_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for each in counts:
+        found.update(each)
+    return dict(found)
 
 
 def connection(connection_id: str) -> tuple[Instance | None, Detail, list[Instance]]:

@@ -138,6 +138,8 @@ class Page(msgspec.Struct, frozen=True, tag=True):
     total: int
     before: int
     rows: list[Row]
+    namespaces: dict[str, int] = {}
+    """How many match in each namespace; an instance of an older version does not say."""
 
 
 class InRoom(msgspec.Struct, frozen=True):

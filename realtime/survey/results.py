@@ -44,12 +44,13 @@ async def page(about: AboutConnections, connections: Sequence[Connection]) -> Pa
     """A page of the connections that match."""
     origin = None if about.origin is None else tuple(about.origin)
     limit = min(about.limit, MOST)
-    total = before = 0
+    before = 0
+    namespaces: Counter[str] = Counter()
     nearest: list[tuple[Place, Connection]] = []
     """The rows of the page among the connections read so far."""
     async for part in slices(connections):
         found = [(place(each, about.behind_first), each) for each in _matching(about, part)]
-        total += len(found)
+        namespaces.update(each.user[0] for _, each in found)
         if origin is None:
             nearest = nsmallest(limit, nearest + found, key=_place)
         elif about.backwards:
@@ -63,7 +64,8 @@ async def page(about: AboutConnections, connections: Sequence[Connection]) -> Pa
     if about.backwards:
         before -= len(nearest)
         nearest.reverse()
-    return Page(total=total, before=before, rows=list(_rows(nearest)))
+    rows = list(_rows(nearest))
+    return Page(total=namespaces.total(), before=before, rows=rows, namespaces=dict(namespaces))
 
 
 def _rows(found: Iterable[tuple[Place, Connection]]) -> Iterator[Row]:

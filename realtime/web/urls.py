@@ -10,6 +10,8 @@ from rest_framework_simplejwt.views import TokenRefreshView
 from realtime.web.login_limit import limited
 from realtime.web.token_claims import LoginView
 
+admin.site.site_header = admin.site.site_title = "Realtime sockets"
+
 urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/login/", limited(admin.site.login)),
     path("admin/", admin.site.urls),

@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from presence.admin.dead_letters import printable
+from presence.admin.letters import printable
 from realtime.redis.client import key, sync_client
 from tests.operators import logged, operator, texts
 
@@ -70,7 +70,10 @@ def test_invalid_place_leads_to_the_first_page(admin_client: Client):
 
 
 def test_page_says_that_there_are_no_letters(admin_client: Client):
-    assert "There are no dead letters." in admin_client.get(reverse(LETTERS)).content.decode()
+    assert (
+        "There are no dead letters: no message of the bus has failed"
+        in admin_client.get(reverse(LETTERS)).content.decode()
+    )
 
 
 def test_payload_can_do_nothing_to_the_page(admin_client: Client):
@@ -88,7 +91,7 @@ def test_payload_can_do_nothing_to_the_page(admin_client: Client):
         (b"plain {}", "plain {}"),
         ("ação ✓".encode(), "ação ✓"),
         (b"a\nb\tc\r", "a\nb\\tc\\r"),
-        (b"\xff\x00", "\\xff\\x00"),
+        (b"\xff\x00", "\\xff\\u0000"),
         ("a\u202eb\u2028".encode(), "a\\u202eb\\u2028"),
     ],
 )

@@ -88,12 +88,13 @@ class System(Stack):
         self.start("runbridge")
         self.one = self.start_sockets()
         self.two = self.start_sockets(self.other_port)
-        self.start("runweb")
+        self.web = self.start("runweb")
         self.admin = Admin(f"http://127.0.0.1:{self.web_port}").sign_in()
         return self
 
     one: Process
     two: Process
+    web: Process
     admin: Admin
 
 

@@ -4,6 +4,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 
+from realtime.outbox import table
 from realtime.outbox.models import OutboxMessage
 from realtime.outbox.writing import breaker
 from realtime.publisher import publish
@@ -46,6 +47,40 @@ def test_list_shows_event_and_rooms_and_nothing_of_the_data(operator, waiting):
     assert "thread:message" in page
     assert "thread:42" in page
     assert "secret words" not in page
+
+
+def test_page_of_large_messages_reads_the_beginning_of_each_and_counts_a_bounded_number(
+    operator, django_assert_max_num_queries
+):
+    table.insert(
+        "default", b'{"event":"thread:message","data":{"x":"%s"}}' % (b"y" * 200_000), {"thread:1"}, "", 0
+    )
+    table.insert("default", b"no json", {"thread:1"}, "", 0)
+    client = operator("view", "delete")
+    with django_assert_max_num_queries(8) as queries:
+        page = client.get(reverse(LIST))
+    assert "thread:message" in page.content.decode()
+    assert all("LIMIT 10001" in each["sql"] for each in queries.captured_queries if "COUNT(" in each["sql"])
+    rows = [each["sql"] for each in queries.captured_queries if "LIMIT 100" in each["sql"]]
+    assert all("""."message",""" not in each for each in rows)
+    assert all("message" not in vars(row) for row in page.context["cl"].result_list)
+    ids = [*OutboxMessage.objects.values_list("pk", flat=True)]
+    with django_assert_max_num_queries(12):  # the names of all of them, without a query for each
+        asked = act(client, "delete_selected", ids)
+    assert "thread:message" in asked.content.decode()
+
+
+def test_texts_are_in_the_language_of_the_reader(operator, waiting):
+    client = operator("view", "send")
+    page = client.get(reverse(LIST), headers={"Accept-Language": "pt-BR"}).content.decode()
+    for text in (
+        "mensagens da caixa de saída",
+        "Enviar agora as mensagens selecionadas",
+        "evento",
+        "salas",
+        "vence",
+    ):
+        assert text.lower() in page.lower(), text
 
 
 def test_operator_sends_messages_now(operator, waiting):

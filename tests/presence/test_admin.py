@@ -261,7 +261,9 @@ def test_history_shows_the_newest_first_with_its_duration(admin_client: Client):
     [
         (None, "–"),
         (0.04, "0.0 s"),
-        (59.94, "59.9 s"),
+        (2.54, "2.5 s"),
+        (9, "9 s"),
+        (59.94, "59 s"),
         (60, "1 min 0 s"),
         (3599.99, "59 min 59 s"),
         (3600, "1 h 0 min"),

@@ -24,6 +24,7 @@ from presence.admin import hours as counting
 from presence.admin.availability import chart, harmless
 from presence.admin.hours import Hours, days, hours
 from presence.models import PresenceRecord, PresenceTransition
+from realtime import paging
 from tests.operators import operator
 
 pytestmark = [pytest.mark.django_db, pytest.mark.filterwarnings("ignore:No directory at")]
@@ -277,6 +278,71 @@ def test_page_and_export_of_hundred_thousand_rows_cost_as_many_queries_as_of_few
     assert cost(reverse(PERSON, args=["u007"])) == person
 
 
+PAGES = [
+    ("admin:presence_presencerecord_changelist", {}),
+    ("admin:presence_presencerecord_changelist", {"status__exact": "offline"}),
+    ("admin:presence_presencetransition_changelist", {}),
+    ("admin:presence_presencetransition_changelist", {"p": "100"}),
+    ("admin:presence_presencetransition_changelist", {"day": "2026-03-02"}),
+    ("admin:presence_presencetransition_changelist", {"user_id": "u007", "namespace": "hub"}),
+    (PEOPLE, {"begin": "2026-03-01", "end": "2026-03-31"}),
+    ("admin:presence_live_log", {}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("realtime_redis", "recorded")
+def test_no_page_reads_a_whole_table_of_hundred_thousand_rows(admin_client: Client):
+    for name, query in PAGES:
+        with CaptureQueriesContext(connection) as queries:
+            page = admin_client.get(reverse(name), query)
+        assert page.status_code == 200, name
+        assert len(queries) <= 12, name
+        assert len(page.content) < 300_000, name
+        for each in queries:
+            sql = each["sql"]
+            assert "COUNT(" not in sql or "LIMIT 10001" in sql, sql
+            assert "DISTINCT" not in sql, sql
+            is_of_rows = sql.startswith("SELECT") and "presence_" in sql and "_groups" not in sql
+            if connection.vendor == "sqlite" and is_of_rows:
+                with connection.cursor() as cursor:
+                    cursor.execute("EXPLAIN QUERY PLAN " + sql)
+                    plan = [row[3] for row in cursor.fetchall()]
+                assert not [step for step in plan if "TEMP B-TREE FOR ORDER BY" in step], (sql, plan)
+                found = [step for step in plan if step.startswith("SCAN presence_") and "INDEX" not in step]
+                assert [step for step in found if "group" not in step] == [], (sql, plan)
+
+
+def test_table_that_is_longer_than_what_is_counted_says_so(admin_client: Client, monkeypatch, realtime_redis):
+    monkeypatch.setattr(paging, "MOST", 3)
+    for user in range(4):
+        attend(f"u{user}", [(at("2026-03-02T09:00"), "online")])
+    for name, counted in (
+        (PEOPLE, "3 attendants"),
+        ("admin:presence_presencerecord_changelist", "3 presence records"),
+        ("admin:presence_presencetransition_changelist", "3 presence history"),
+    ):
+        text = " ".join(admin_client.get(reverse(name)).content.decode().split())
+        assert "Only the first 3 are counted and listed" in text, name
+        assert counted in text
+        PresenceRecord.objects.filter(user_id="u3").delete()
+        PresenceTransition.objects.filter(user_id="u3").delete()
+        text = " ".join(admin_client.get(reverse(name)).content.decode().split())
+        assert "are counted and listed" not in text, name
+        attend("u3", [(at("2026-03-02T09:00"), "online")])
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo"])
+def test_history_of_one_day_begins_at_its_midnight(admin_client: Client, settings, zone: str):
+    settings.TIME_ZONE = zone
+    attend("7", [(at("2026-03-02T02:59"), "online"), (at("2026-03-02T03:00"), "offline")])
+    url = reverse("admin:presence_presencetransition_changelist")
+    found = admin_client.get(url, {"day": "2026-03-02"}).context["cl"].result_list
+    assert len(found) == (2 if zone == "UTC" else 1)
+    for wrong in ("nonsense", "2026-02-30", "0001-01-01", "9999-12-31", "\x00"):
+        assert admin_client.get(url, {"day": wrong}).status_code in {200, 302}
+
+
 @pytest.mark.slow
 def test_index_finds_the_rows_of_a_page(recorded: dict[str, Changes]):
     """Nobody reads the whole history for 25 people."""
@@ -406,6 +472,71 @@ def test_it_wants_a_permission_of_its_own(client: Client):
     assert [client.get(url).status_code for url in urls] == [403] * 3
     operator(client, "view_availability")
     assert [client.get(url).status_code for url in urls] == [200] * 3
+
+
+def test_attendants_have_one_order_in_the_list_and_in_csv_whatever_the_case(admin_client: Client):
+    for user, name in (("3", "bia"), ("1", "Caio"), ("2", "Ana"), ("5", ""), ("4", "ana")):
+        PresenceRecord.objects.create(
+            namespace="hub",
+            user_id=user,
+            name=name,
+            status="online",
+            since=at("2026-03-02"),
+            updated=at("2026-03-02"),
+        )
+        PresenceTransition.objects.bulk_create(transitions(user, [(at("2026-03-02T09:00"), "online")]))
+    query = {"begin": "2026-03-02", "end": "2026-03-03"}
+    expected = ["5", "2", "4", "3", "1"]
+    page = admin_client.get(reverse(PEOPLE), query)
+    assert [person.user_id for person, *_ in page.context["rows"]] == expected
+    lines = exported(b"".join(admin_client.get(reverse(CSV), query)))[1:]
+    assert [line[1] for line in lines] == [user for user in expected for _ in range(2)]
+
+
+def test_days_of_a_person_are_in_one_order_in_chart_table_and_csv(admin_client: Client):
+    attend("7", [(at("2026-03-02T09:00"), "online"), (at("2026-03-04T10:00"), "offline")])
+    query = {"begin": "2026-03-01", "end": "2026-03-05"}
+    page = admin_client.get(reverse(PERSON, args=["7"]), query)
+    drawn = [bar.title[:10] for bar in page.context["chart"].bars if bar.online]
+    assert drawn == ["2026-03-02", "2026-03-03", "2026-03-04"]
+    assert [str(day) for day, *_ in page.context["table"]] == drawn
+    lines = exported(b"".join(admin_client.get(reverse(CSV), {**query, "user": "7"})))[1:]
+    assert [line[0] for line in lines] == drawn
+
+
+def test_small_charts_share_the_scale_of_the_longest_day_shown(admin_client: Client):
+    attend("7", [(at("2026-03-02T09:00"), "online"), (at("2026-03-02T13:00"), "offline")], name="Ana")
+    attend("8", [(at("2026-03-02T09:00"), "online"), (at("2026-03-02T10:00"), "away"),
+                 (at("2026-03-02T11:00"), "offline")], name="Bia")  # fmt: skip
+    page = admin_client.get(reverse(PEOPLE), {"begin": "2026-03-01", "end": "2026-03-03"})
+    longest, other = (row[3].bars[1] for row in page.context["rows"])
+    assert (longest.online, longest.online_y) == (28, 0)
+    assert (other.online, other.away) == (7, 7)
+    assert "By day, up to 4 h 0 min" in page.content.decode()
+
+
+def test_minute_of_presence_is_no_day_without(admin_client: Client):
+    attend("7", [(at("2026-03-02T09:00"), "online"), (at("2026-03-02T09:00:20"), "offline")])
+    page = admin_client.get(reverse(PERSON, args=["7"]), {"begin": "2026-03-02", "end": "2026-03-03"})
+    bar, empty = page.context["chart"].bars
+    assert (bar.online, empty.online) == (1, 0)
+    assert page.context["table"][0][1:] == ("< 1 min", "0 min")
+
+
+def test_pages_name_the_time_zone_of_their_days(admin_client: Client, settings):
+    settings.TIME_ZONE = "America/Sao_Paulo"
+    attend("7", [])
+    for url in (reverse(PEOPLE), reverse(PERSON, args=["7"])):
+        assert "Days and hours in America/Sao_Paulo" in admin_client.get(url).content.decode()
+
+
+def test_empty_list_says_what_was_searched(admin_client: Client):
+    assert "No attendant has been recorded yet." in admin_client.get(reverse(PEOPLE)).content.decode()
+    page = admin_client.get(reverse(PEOPLE), {"q": "<ana>"}).content.decode()
+    assert "No attendant has “&lt;ana&gt;” in the name or the id." in page
+    attend("7", [])
+    page = admin_client.get(reverse(PERSON, args=["7"])).content.decode()
+    assert "This attendant was neither online nor away on these days." in page
 
 
 # --- Chart -------------------------------------------------------------------------------------------

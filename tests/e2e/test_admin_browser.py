@@ -1,0 +1,279 @@
+"""What an operator does in the admin, in a real browser beside real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, Page, Route, expect
+
+from tests.e2e.browser import Tab, Window, require_chromium
+from tests.e2e.harness import eventually, unique
+from tests.e2e.test_live_view import System, system  # noqa: F401  (a fixture)
+
+pytestmark = pytest.mark.needs_browser
+
+FETCHED = "performance.getEntriesByType('resource').filter(each => each.initiatorType == 'fetch').length"
+
+
+@contextlib.asynccontextmanager
+async def signed_in(browser: Browser, system: System) -> AsyncIterator[Page]:  # noqa: F811
+    """A page of an operator; nothing on it fails, and nothing breaks the policy that it is served with."""
+    context = await browser.new_context(locale="en-US")
+    page = await context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    await page.goto(f"{system.admin.url}/admin/")
+    await page.fill("#id_username", "admin")
+    await page.fill("#id_password", "a long one")
+    await page.click("[type=submit]")
+    yield page
+    assert errors == []
+    await context.close()
+
+
+# --- The live view refreshes itself ------------------------------------------------------------------
+
+
+async def test_who_connects_appears_and_the_focus_and_the_filter_stay(
+    system: System,  # noqa: F811
+    browser: Browser,
+):
+    async with signed_in(browser, system) as page, contextlib.AsyncExitStack() as clients:
+        first = unique("u")
+        await clients.enter_async_context(system.client("hub", user_id=first, name="Ana"))
+        await page.goto(f"{system.admin.url}/admin/presence/live/")
+        as_of = page.locator(".presence-as-of dd")
+        before = await as_of.inner_text()
+        await page.fill("#id_q", "half typed")
+        await page.get_by_role("link", name="Ana").focus()
+        await clients.enter_async_context(system.client("hub", user_id=unique("u"), name="Bia"))
+        await page.get_by_role("link", name="Bia").wait_for()
+        assert await as_of.inner_text() != before
+        assert await page.input_value("#id_q") == "half typed"
+        assert await page.evaluate("document.activeElement.textContent") == "Ana"
+        await expect(page.locator(".presence-totals")).to_contain_text("Connections2")
+
+
+async def test_operator_pauses_it_and_goes_on(system: System, browser: Browser):  # noqa: F811
+    async with signed_in(browser, system) as page, contextlib.AsyncExitStack() as clients:
+        await page.goto(f"{system.admin.url}/admin/presence/live/")
+        other = await page.context.new_page()
+        await other.goto(f"{system.admin.url}/admin/presence/live/")
+        await page.get_by_role("button", name="Pause").click()
+        await clients.enter_async_context(system.client("hub", name="Carla"))
+        await other.get_by_role("link", name="Carla").wait_for()
+        await other.reload()
+        await other.wait_for_function(f"{FETCHED} > 1")
+        assert await page.get_by_role("link", name="Carla").count() == 0
+        await page.get_by_role("button", name="Pause").click()
+        await page.get_by_role("link", name="Carla").wait_for()
+
+
+async def test_nothing_is_asked_while_the_page_is_hidden(system: System):  # noqa: F811
+    require_chromium()
+    url = f"{system.admin.url}/admin/presence/live/"
+    async with Window.open() as window, window.tab(url) as hidden:
+        await _sign_in(hidden)
+        await hidden.wait_for(f"{FETCHED} > 0")
+        async with window.tab(url) as shown:
+            await hidden.wait_for("document.hidden")
+            await shown.wait_for(f"{FETCHED} > 0")  # what the other one had asked before has been answered
+            asked = await hidden.evaluate(FETCHED)
+            await shown.wait_for(f"{FETCHED} > 2")
+            assert await hidden.evaluate(FETCHED) == asked
+            await window.show(hidden)
+            await hidden.wait_for(f"{FETCHED} > {asked}")
+
+
+async def _sign_in(tab: Tab) -> None:
+    await tab.wait_for("document.readyState == 'complete' && document.querySelector('#id_username') !== null")
+    await tab.evaluate(
+        "id_username.value = 'admin', id_password.value = 'a long one', document.querySelector('[type=submit]').click()"
+    )
+    await tab.wait_for("document.readyState == 'complete' && document.querySelector('#refreshed') !== null")
+
+
+async def test_web_side_that_does_not_answer_is_told_and_the_page_recovers(
+    system: System,  # noqa: F811
+    browser: Browser,
+):
+    async with signed_in(browser, system) as page:
+        await page.goto(f"{system.admin.url}/admin/presence/live/instances/")
+        told = page.get_by_text("The page cannot be refreshed")
+        await expect(told).to_be_hidden()
+        system.web.stop()
+        await told.wait_for()
+        await expect(page.locator("#refreshed")).to_have_class("presence-old")
+        system.web = system.start("runweb")
+        await expect(told).to_be_hidden()
+        await expect(page.locator("#refreshed")).to_have_class("")
+
+
+async def test_session_that_has_ended_leads_to_the_login_page(system: System, browser: Browser):  # noqa: F811
+    async with signed_in(browser, system) as page:
+        await page.goto(f"{system.admin.url}/admin/presence/live/")
+        await page.context.clear_cookies()
+        await page.wait_for_url("**/admin/login/**")
+
+
+async def test_connection_that_ends_is_told_on_its_page(system: System, browser: Browser):  # noqa: F811
+    async with signed_in(browser, system) as page, contextlib.AsyncExitStack() as clients:
+        await clients.enter_async_context(system.client("hub", name="Ana"))
+        await page.goto(f"{system.admin.url}/admin/presence/live/")
+        await page.get_by_role("link", name="Ana").click()
+        await page.get_by_text("up to date").first.wait_for()
+        await clients.aclose()
+        await page.get_by_text("This connection has ended.").wait_for()
+
+
+# --- Dead letters ------------------------------------------------------------------------------------
+
+
+async def test_dead_letter_is_edited_sent_again_and_reaches_the_client_once(
+    system: System,  # noqa: F811
+    browser: Browser,
+):
+    thread = unique("t")
+    system.add("thread:message", {"thread_id": thread, "body": "no id"})
+    await eventually(lambda: _has_letters(system, 1))
+    async with signed_in(browser, system) as page, system.client("hub") as client:
+        await client.call("join:thread", {"thread_id": thread})
+        await page.goto(f"{system.admin.url}/admin/presence/deadletter/")
+        await page.get_by_text("The data does not fit the event.").wait_for()
+        other = await page.context.new_page()  # of another operator, who has the same letter open
+        for each in (page, other):
+            await each.goto(f"{system.admin.url}/admin/presence/deadletter/")
+            await each.get_by_role("link", name="Edit and send").click()
+            await each.get_by_role("button", name="Check").click()
+            await each.get_by_text("message_id: required").first.wait_for()
+            message = json.dumps(
+                {"event": "thread:message", "data": {"thread_id": thread, "message_id": "9"}}
+            )
+            await each.fill("#id_message", message)
+            await each.get_by_role("button", name="Check").click()
+            await each.get_by_text(f"hub thread:{thread}, portal thread:{thread}").wait_for()
+        await page.get_by_role("button", name="Send again").click()
+        await page.get_by_text("Sent 1 dead letter again.").wait_for()
+        await client.expect("thread:message", message_id="9")
+        await other.get_by_role("button", name="Send again").click()
+        await other.get_by_text("1 dead letter was gone").wait_for()
+        system.add("thread:message", {"thread_id": thread, "message_id": "10"})
+        await client.expect("thread:message", message_id="10")  # and nothing before it
+        assert [event["data"]["message_id"] for event in client.received("thread:message")] == ["9", "10"]
+        await page.goto(f"{system.admin.url}/admin/presence/live/log/")
+        assert await page.get_by_text("Edited and sent again: thread:message").count() == 1
+
+
+async def test_letters_are_sent_again_in_bulk(system: System, browser: Browser):  # noqa: F811
+    thread = unique("t")
+    for number in range(3):
+        system.redis.xadd(
+            system.key("dead"),
+            {
+                "reason": "unknown_event: 'x' is not in the catalogue",
+                "source": "stream",
+                "message": json.dumps(
+                    {"event": "thread:message", "data": {"thread_id": thread, "message_id": str(number)}}
+                ),
+            },
+        )
+    async with signed_in(browser, system) as page, system.client("hub") as client:
+        await client.call("join:thread", {"thread_id": thread})
+        await page.goto(f"{system.admin.url}/admin/presence/deadletter/")
+        await page.get_by_label("Select all on this page").check()
+        await page.get_by_role("button", name="Send selected again").click()
+        await page.get_by_text("Send 3 dead letters again?").wait_for()
+        await page.get_by_role("button", name="Send again").click()
+        await page.get_by_text("Sent 3 dead letters again.").wait_for()
+        for number in range(3):
+            await client.expect("thread:message", message_id=str(number))
+        await page.get_by_text("There are no dead letters").wait_for()
+
+
+async def _has_letters(system: System, count: int) -> bool:  # noqa: F811
+    return len(system.dead_letters()) == count
+
+
+# --- The test event, charts, and the frame -----------------------------------------------------------
+
+
+async def test_event_is_filled_in_as_it_is_chosen_unless_something_was_typed(
+    system: System,  # noqa: F811
+    browser: Browser,
+):
+    async with signed_in(browser, system) as page:
+        await page.goto(f"{system.admin.url}/admin/presence/live/event/")
+        await page.select_option("#id_event", "thread:message")
+        assert json.loads(await page.input_value("#id_payload")) == {"thread_id": "1", "message_id": "1"}
+        await page.select_option("#id_event", "queue:new")
+        assert json.loads(await page.input_value("#id_payload")) == {"item_id": "1"}
+        await page.fill("#id_payload", '{"item_id": "mine"}')
+        await page.select_option("#id_event", "queue:taken")
+        assert json.loads(await page.input_value("#id_payload")) == {"item_id": "mine"}
+        await page.get_by_role("button", name="Check").click()
+        await page.get_by_text("Send this event to all connections in these rooms?").wait_for()
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+async def test_charts_are_as_wide_as_their_place(system: System, browser: Browser, width: int):  # noqa: F811
+    system.start("runrecorder")
+    async with signed_in(browser, system) as page, system.client("hub", user_id="ana", name="Ana"):
+        await page.set_viewport_size({"width": width, "height": 800})
+        url = f"{system.admin.url}/admin/presence/availability/"
+        await eventually(lambda: _shows(page, url, "Ana"))
+        cell, drawn = await page.evaluate(
+            "[...document.querySelectorAll('td .presence-chart')].map(each => ["
+            "each.closest('td').clientWidth, each.clientWidth])[0]"
+        )
+        assert cell - 20 <= drawn <= cell
+        await page.get_by_role("link", name="Ana").click()
+        place, drawn = await page.evaluate(
+            "['.presence-scroll', '.presence-chart'].map(each => document.querySelector(each).clientWidth)"
+        )
+        assert drawn == place - 40  # beside the scale
+        await page.get_by_text("Days and hours in UTC").wait_for()
+
+
+async def _shows(page: Page, url: str, text: str) -> bool:
+    await page.goto(url)
+    return await page.get_by_role("link", name=text).count() > 0
+
+
+async def test_admin_has_a_name_and_an_icon_of_its_own(system: System, browser: Browser):  # noqa: F811
+    async with signed_in(browser, system) as page:
+        missing: list[str] = []
+        page.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
+        for path in ("", "presence/live/", "presence/presencerecord/"):
+            await page.goto(f"{system.admin.url}/admin/{path}")
+            await expect(page.locator("#site-name")).to_have_text("Realtime sockets")
+            assert (await page.title()).endswith("| Realtime sockets")
+            icon = await page.locator("link[rel=icon]").get_attribute("href")
+            answer = await page.request.get(f"{system.admin.url}{icon}")
+            assert answer.headers["content-type"] == "image/svg+xml"
+        assert missing == []
+
+
+async def test_pages_work_under_a_strict_content_security_policy(system: System, browser: Browser):  # noqa: F811
+    refused: list[str] = []
+
+    async def strictly(route: Route) -> None:
+        answer = await route.fetch()
+        headers = {**answer.headers, "content-security-policy": "default-src 'self'; frame-ancestors 'none'"}
+        await route.fulfill(response=answer, headers=headers)
+
+    async with signed_in(browser, system) as page:
+        await page.route("**/admin/presence/**", strictly)
+        page.on(
+            "console", lambda entry: refused.append(entry.text) if "Security Policy" in entry.text else None
+        )
+        await page.goto(f"{system.admin.url}/admin/presence/live/")
+        await page.wait_for_function(f"{FETCHED} > 0")
+        await page.goto(f"{system.admin.url}/admin/presence/live/event/?event=queue:new")
+        await page.select_option("#id_event", "chat:ended")
+        assert json.loads(await page.input_value("#id_payload")) == {"thread_id": "1"}
+        for path in ("presence/deadletter/", "presence/availability/"):
+            await page.goto(f"{system.admin.url}/admin/{path}")
+        assert refused == []
