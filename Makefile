@@ -41,7 +41,7 @@ desk: ## build the demo's page, if Node is installed
 test: lint ## run the checks that every change must pass
 	@$(PYTEST) $(FAST)
 
-test-all: lint test-client asyncapi $(DESK) nextjs adopt ## run these and all slower checks, which need more than Python (README, "Testing")
+test-all: lint test-client asyncapi $(DESK) nextjs adopt test-versions ## run these and all slower checks, which need more than Python (README, "Testing")
 	@$(PYTEST) $(COVERAGE)
 	@echo "Running the tests that use a database on PostgreSQL ..."
 	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --no-header --quiet -m django_db
