@@ -15,7 +15,7 @@ LOCK := .run/lock/bin/uv pip compile --quiet --generate-hashes --no-annotate --p
 	--python-platform linux --custom-compile-command "make lock"
 
 # Three processes on two cores: most tests wait for other processes.
-PROCESSES := --numprocesses 3 --dist loadfile --no-header
+PROCESSES := --numprocesses 3 --dist loadfile --no-loadscope-reorder --no-header
 PYTEST := $(BIN)/python -m pytest $(PROCESSES)
 FAST := -m "not slow and not needs_browser and not needs_tools and not needs_postgresql and not faults"
 # Only for test-all: coverage doubles the CPU time.
@@ -41,10 +41,10 @@ desk: ## build the demo's page, if Node is installed
 test: lint ## run the checks that every change must pass
 	@$(PYTEST) $(FAST)
 
-test-all: lint test-client asyncapi $(DESK) nextjs adopt ## run these and all slower checks, which need more than Python (README, "Testing")
+test-all: lint test-client asyncapi $(DESK) nextjs adopt test-versions ## run these and all slower checks, which need more than Python (README, "Testing")
 	@$(PYTEST) $(COVERAGE)
 	@echo "Running the tests that use a database on PostgreSQL ..."
-	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-header --quiet -m django_db
+	@$(BIN)/python -m tests.postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --no-header --quiet -m django_db
 
 test-versions: .run/versions/uv/.installed ## run what `make test` runs on the lowest and the newest supported versions
 	@$(PYTHON) -m dev.versions $(PROCESSES) --quiet $(FAST)

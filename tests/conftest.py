@@ -21,6 +21,18 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("any machine")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: at the end no worker is left alone with one.
+
+    (The Makefile's --no-loadscope-reorder keeps this order; pytest-xdist's own begins with the files of most tests.)
+    """
+    slow = {
+        item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("faults")
+    }
+    items.sort(key=lambda item: (item.path not in slow, "e2e" not in item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """A real server: the one that TEST_REDIS_URL names, or one of our own."""

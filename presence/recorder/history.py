@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.db import transaction
+from django.db import connections, router, transaction
 
 from presence.events import Transition
 from presence.models import PresenceGroup, PresenceRecord, PresenceTransition
@@ -105,8 +107,14 @@ def prune(before: datetime) -> int:
 
     On PostgreSQL two recorders that prune at once skip each other's rows; on SQLite one waits for the other.
     """
-    with transaction.atomic():
-        old = PresenceTransition.objects.filter(at__lt=before).order_by("at", "id")
+    old = PresenceTransition.objects.filter(at__lt=before).order_by("at", "id")
+    with transaction.atomic() if _has_row_locks() else nullcontext():
         ids = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:PRUNE_BATCH])
-        PresenceTransition.objects.filter(pk__in=ids).delete()
-    return len(ids)
+        _, deleted = PresenceTransition.objects.filter(pk__in=ids).delete()
+    return deleted.get(PresenceTransition._meta.label, 0)
+
+
+def _has_row_locks() -> bool:
+    """Whether rows have locks. If not (SQLite), a transaction that reads first may fail instead of waiting."""
+    features: Any = connections[router.db_for_write(PresenceTransition)].features
+    return bool(features.has_select_for_update_skip_locked)

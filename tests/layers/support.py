@@ -251,6 +251,7 @@ class Proxy:
         self._server = server
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._connecting: list[asyncio.Future[Any]] = []
         self._subscribers: set[asyncio.StreamWriter] = set()
         self._deaf: set[asyncio.StreamWriter] = set()
         self.pings = 0
@@ -267,7 +268,7 @@ class Proxy:
         self._listener.close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._connecting, return_exceptions=True)
         for writer in self._writers:
             writer.close()
         await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
@@ -285,6 +286,7 @@ class Proxy:
             self._deaf.add(writer)
         connecting = asyncio.ensure_future(asyncio.open_unix_connection(str(self._server.socket)))
         connecting.add_done_callback(lambda done: done.cancelled() or self._writers.append(done.result()[1]))
+        self._connecting.append(connecting)
         theirs, ours = await asyncio.shield(connecting)  # one that is cancelled may leave its socket open
         with contextlib.suppress(OSError):
             await asyncio.gather(self._pass(reader, ours, writer), self._pass(theirs, writer, writer))

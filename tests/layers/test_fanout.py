@@ -262,15 +262,15 @@ async def test_replay_waits_for_a_client_that_reads_slowly_and_live_publications
             await self.may_go_on.wait()
 
     large = "x" * history.READ_BYTES
+    others = await Ears.in_rooms(layer, ROOM)
     ears = await Slow().enter(layer, ROOM)
     await publish(f"1{large}", f"2{large}")
-    (listener,) = ears.listeners
-    await eventually(lambda: listener.group.tail > listener.position)
+    await others.hear(f"1{large}", f"2{large}")
     ears.start()
-    others = await Ears.in_rooms(layer, ROOM)
     await publish("3")
-    await others.hear("3")
+    await others.hear(f"1{large}", f"2{large}", "3")
     await ears.hear(f"1{large}")
     ears.may_go_on.set()
     await ears.hear(f"1{large}", f"2{large}", "3")
+    (listener,) = ears.listeners
     await eventually(lambda: listener.state is State.LIVE)

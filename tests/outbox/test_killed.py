@@ -41,8 +41,8 @@ def test_process_killed_at_any_point_loses_doubles_and_disorders_nothing(who: st
             "DATABASE_URL": database_url,
             "REDIS_URL": server.url,
             "REALTIME_PREFIX": prefix,
-            "REALTIME_OUTBOX_WAIT": "1",
-            "REALTIME_PUBLISH_TIMEOUT": "1",
+            "REALTIME_OUTBOX_WAIT": "0.2",
+            "REALTIME_PUBLISH_TIMEOUT": "0.2",
         }
         subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=env, check=True)
         command = [sys.executable, "-m", "tests.outbox.dying", who]
