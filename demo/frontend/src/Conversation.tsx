@@ -156,7 +156,7 @@ const NEAR = 60; // pixels from the end that still count as the end
 
 /** The messages. It stays at the end while the user is there, and where the user reads otherwise. */
 function Log({ messages, me }: { messages: readonly Message[]; me: string }) {
-  const log = useRef<HTMLOListElement>(null);
+  const log = useRef<HTMLDivElement>(null);
   const follows = useRef(true);
   const last = messages.at(-1);
   useLayoutEffect(() => {
@@ -164,7 +164,7 @@ function Log({ messages, me }: { messages: readonly Message[]; me: string }) {
     if (follows.current || isMine) log.current?.scrollTo({ top: log.current.scrollHeight });
   }, [last?.message_id, me]); // eslint-disable-line react-hooks/exhaustive-deps
   return (
-    <ol
+    <div
       className="log"
       role="log"
       aria-label="Messages"
@@ -174,10 +174,12 @@ function Log({ messages, me }: { messages: readonly Message[]; me: string }) {
         follows.current = scrollHeight - scrollTop - clientHeight < NEAR;
       }}
     >
-      {messages.map((message, index) => (
-        <Entry key={message.message_id} message={message} previous={messages[index - 1]} me={me} />
-      ))}
-    </ol>
+      <ol>
+        {messages.map((message, index) => (
+          <Entry key={message.message_id} message={message} previous={messages[index - 1]} me={me} />
+        ))}
+      </ol>
+    </div>
   );
 }
 

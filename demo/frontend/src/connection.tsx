@@ -49,8 +49,7 @@ export function Outage({ socket, status, reason }: { socket: Socket; status: Sta
   return (
     <div className="outage">
       <p role="status">
-        <strong>{isOver ? `No connection: ${reason ?? STATES[status]}.` : "You are offline."}</strong> What you see may be out of
-        date.
+        <strong>{isOver ? `No connection: ${reason ?? STATES[status]}.` : "You are offline."}</strong> This may be out of date.
       </p>
       {isOver ? (
         <button type="button" onClick={() => socket.connect()}>
