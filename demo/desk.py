@@ -10,10 +10,11 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, transaction
+from django.db.models import F
 from rest_framework import status
 from rest_framework.exceptions import APIException
 
-from demo.models import Conversation, Message, Status, is_team
+from demo.models import Conversation, Message, Status, is_team, name_of
 from realtime.publisher import publish
 
 
@@ -25,7 +26,7 @@ class Conflict(APIException):
 
 
 def open_chat(customer: User, topic: str) -> Conversation:
-    """A customer opens a chat, which waits in the queue.
+    """A customer opens a chat, which waits in the queue. The topic is also the chat's first message.
 
     Raises `PermissionDenied` for the team, `Conflict` when the customer is in a chat already.
     """
@@ -35,11 +36,13 @@ def open_chat(customer: User, topic: str) -> Conversation:
         with transaction.atomic():
             conversation = Conversation.objects.create(customer=customer, topic=topic)
             publish("queue:new", {"item_id": conversation.pk, "conversation": conversation.as_data()})
+            _add_message(conversation, customer, topic)
     except IntegrityError as error:
         raise Conflict("You have a chat already.") from error
     return conversation
 
 
+@transaction.atomic
 def take(conversation: Conversation, attendant: User) -> None:
     """An attendant takes a waiting chat.
 
@@ -47,60 +50,116 @@ def take(conversation: Conversation, attendant: User) -> None:
     """
     if not is_team(attendant):
         raise PermissionDenied("Only attendants take chats.")
-    with transaction.atomic():
-        _change(conversation, Status.WAITING, status=Status.OPEN, attendant=attendant)
-        publish("queue:taken", {"item_id": conversation.pk, "attendant_id": str(attendant.pk)})
-        # With user_id the event also goes to the customer, and lets them into the thread.
-        publish(
-            "chat:accepted",
-            {
-                "thread_id": conversation.pk,
-                "attendant_id": attendant.pk,
-                "user_id": conversation.customer_id,
-                "conversation": conversation.as_data(),
-            },
-        )
+    _lock(conversation, Status.WAITING)
+    note = _note(conversation, attendant, f"{name_of(attendant)} joined the chat.")
+    publish("queue:taken", {"item_id": conversation.pk, "attendant_id": str(attendant.pk)})
+    _hand_to(conversation, attendant, note)
 
 
-def write(conversation: Conversation, author: User, body: str) -> Message:
-    """The customer or the attendant writes a message.
+@transaction.atomic
+def transfer(conversation: Conversation, attendant: User, colleague: User) -> None:
+    """The attendant of a chat hands it to a colleague.
 
-    Raises `PermissionDenied` for any other user, `Conflict` when the chat is not open.
+    Raises `PermissionDenied` for any other user, `Conflict` when the chat is not open, or the colleague cannot take it.
     """
+    _lock(conversation, Status.OPEN)
+    if conversation.attendant != attendant:
+        raise PermissionDenied("Only the attendant who has the chat may transfer it.")
+    if not is_team(colleague) or colleague == attendant:
+        raise Conflict("A chat is transferred to another member of the team.")
+    note = _note(
+        conversation, attendant, f"{name_of(attendant)} transferred the chat to {name_of(colleague)}."
+    )
+    _hand_to(conversation, colleague, note)
+    # The colleague is not in the thread yet.
+    data = {"user_id": colleague.pk, "kind": "transferred", "by": name_of(attendant)}
+    publish("user:notification", {**data, "conversation": conversation.as_data()})
+
+
+@transaction.atomic
+def write(conversation: Conversation, author: User, body: str) -> Message:
+    """The customer or the attendant writes a message; the customer may also do so while still waiting.
+
+    Raises `PermissionDenied` for any other user, `Conflict` when the chat has ended.
+    """
+    _lock(conversation, Status.WAITING, Status.OPEN)
     _check_takes_part(conversation, author)
-    with transaction.atomic():
-        _change(conversation, Status.OPEN, status=Status.OPEN)
-        message = Message.objects.create(conversation=conversation, author=author, body=body)
-        publish("thread:message", message.as_data())
-    return message
+    return _add_message(conversation, author, body)
 
 
+@transaction.atomic
 def end(conversation: Conversation, user: User) -> None:
     """The customer or the attendant ends the chat; a customer may also do so while still waiting.
 
     Raises `PermissionDenied` for any other user, `Conflict` when it has ended already or was taken meanwhile.
     """
+    was_waiting = conversation.status == Status.WAITING
+    _lock(conversation, *((Status.WAITING,) if was_waiting else (Status.WAITING, Status.OPEN)))
     _check_takes_part(conversation, user)
-    if conversation.status == Status.ENDED:
-        raise Conflict("This chat has ended.")
-    with transaction.atomic():
-        _change(conversation, Status(conversation.status), status=Status.ENDED)
-        publish("chat:ended", {"thread_id": conversation.pk, "ended_by": str(user.pk)})
-        publish("queue:updated", {"reason": "ended", "item_id": str(conversation.pk)})
+    note = _note(conversation, user, f"{name_of(user)} {'cancelled' if was_waiting else 'ended'} the chat.")
+    route = _route(conversation)
+    _change(conversation, status=Status.ENDED)
+    data = {"thread_id": conversation.pk, "ended_by": str(user.pk)}
+    publish(
+        "chat:ended", {**data, "conversation": conversation.as_data(), "message": note.as_data()}, **route
+    )
+    publish("queue:updated", {"reason": "ended", "item_id": str(conversation.pk)})
 
 
 def _check_takes_part(conversation: Conversation, user: User) -> None:
     if user not in (conversation.customer, conversation.attendant):
-        raise PermissionDenied("Only the customer and the attendant who took the chat may do this.")
+        raise PermissionDenied("Only the customer and the attendant who has the chat may do this.")
 
 
-def _change(conversation: Conversation, expected: Status, **changes: Any) -> None:
-    """Change a conversation that is in the expected status. Raises `Conflict`.
+def _hand_to(conversation: Conversation, attendant: User, note: Message) -> None:
+    """Give the chat to an attendant. A transfer, too, is `chat:accepted`: to the customer, it is the same."""
+    _change(conversation, status=Status.OPEN, attendant=attendant)
+    # With user_id the event also goes to the customer, and lets them into the thread.
+    publish(
+        "chat:accepted",
+        {
+            "thread_id": conversation.pk,
+            "attendant_id": attendant.pk,
+            "user_id": conversation.customer_id,
+            "conversation": conversation.as_data(),
+            "message": note.as_data(),
+        },
+    )
 
-    Check and change are one statement: of two attendants who press "Take" at once, one gets the chat. It also
-    holds the row until the commit, so that no message slips into a chat that is being ended.
+
+def _add_message(conversation: Conversation, author: User, body: str) -> Message:
+    message = Message.objects.create(conversation=conversation, author=author, body=body)
+    publish("thread:message", message.as_data(), **_route(conversation))
+    return message
+
+
+def _note(conversation: Conversation, author: User, body: str) -> Message:
+    return Message.objects.create(conversation=conversation, author=author, body=body, is_note=True)
+
+
+def _route(conversation: Conversation) -> dict[str, Any]:
+    """Arguments for `publish`: a customer who waits may not enter the thread yet, and is reached in their own room."""
+    if conversation.status == Status.WAITING:
+        return {"rooms": [f"user:{conversation.customer_id}"], "namespaces": ["portal"]}
+    return {}
+
+
+def _lock(conversation: Conversation, *expected: Status) -> None:
+    """Hold the row until the commit, and read it again. Raises `Conflict` unless its status is an expected one.
+
+    Of two attendants who press "Take" at once, one gets the chat, and no message slips into a chat that is being ended.
+    It is an UPDATE because SQLite has no SELECT FOR UPDATE.
     """
-    if not Conversation.objects.filter(pk=conversation.pk, status=expected).update(**changes):
-        raise Conflict(f"This chat is not {expected.value}.")
+    rows = Conversation.objects.filter(pk=conversation.pk, status__in=expected)
+    if not rows.update(status=F("status")):
+        raise Conflict(
+            "This chat has ended." if len(expected) > 1 else f"This chat is not {expected[0].value}."
+        )
+    conversation.refresh_from_db()
+
+
+def _change(conversation: Conversation, **changes: Any) -> None:
+    """Change a conversation that is locked."""
     for name, value in changes.items():
         setattr(conversation, name, value)
+    conversation.save(update_fields=list(changes))

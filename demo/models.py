@@ -82,11 +82,12 @@ class Conversation(models.Model):
 
 
 class Message(models.Model):
-    """A message in a conversation."""
+    """A message in a conversation, or a note about what its author did: joined, transferred or ended the chat."""
 
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
     author = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     body = models.TextField()
+    is_note = models.BooleanField(default=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -96,15 +97,21 @@ class Message(models.Model):
         return self.body[:50]
 
     def as_data(self) -> dict[str, Any]:
-        """The message in the HTTP API and in `thread:message`."""
+        """The message in the HTTP API and in the events."""
         return {
             "thread_id": str(self.conversation_id),
             "message_id": str(self.pk),
             "author": _person(self.author),
             "body": self.body,
+            "is_note": self.is_note,
             "created_at": self.created_at,
         }
 
 
+def name_of(user: User) -> str:
+    """The name that the other side reads."""
+    return user.get_full_name() or user.get_username()
+
+
 def _person(user: User) -> dict[str, str]:
-    return {"user_id": str(user.pk), "name": user.get_full_name() or user.get_username()}
+    return {"user_id": str(user.pk), "name": name_of(user)}

@@ -14,5 +14,6 @@ urlpatterns = [
     path("demo/conversations/<int:pk>/", views.ConversationView.as_view()),
     path("demo/conversations/<int:pk>/messages/", views.MessagesView.as_view()),
     path("demo/conversations/<int:pk>/take/", views.TakeView.as_view()),
+    path("demo/conversations/<int:pk>/transfer/", views.TransferView.as_view()),
     path("demo/conversations/<int:pk>/end/", views.EndView.as_view()),
 ]

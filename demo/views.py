@@ -106,6 +106,12 @@ class MessageInput(serializers.Serializer[Any]):
     body = serializers.CharField(max_length=4000)
 
 
+class TransferInput(serializers.Serializer[Any]):
+    """The colleague who gets the chat."""
+
+    attendant_id = serializers.PrimaryKeyRelatedField[User](queryset=User.objects.filter(is_active=True))
+
+
 class ConversationsView(DeskView):
     """The queue and the attendant's own chats; for a customer the chat that they opened."""
 
@@ -145,6 +151,17 @@ class TakeView(DeskView):
     def post(self, request: Request, pk: int) -> Response:
         conversation = self.conversation(pk)
         desk.take(conversation, self.user)
+        return Response(conversation.as_data())
+
+
+class TransferView(DeskView):
+    """Hands a chat to a colleague."""
+
+    def post(self, request: Request, pk: int) -> Response:
+        conversation = self.conversation(pk)
+        data = TransferInput(data=request.data)
+        data.is_valid(raise_exception=True)
+        desk.transfer(conversation, self.user, data.validated_data["attendant_id"])
         return Response(conversation.as_data())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 from django.core.management import CommandError, call_command
 from django.db import transaction
 from rest_framework.test import APIClient
@@ -97,16 +98,29 @@ def dora(people: dict[str, Person]) -> Person:
 
 
 @pytest.fixture
-def published(redis_url: str, prefix: str) -> Any:
-    """What has been appended to the durable stream so far: (event, data), in order."""
+def stream(redis_url: str, prefix: str) -> Any:
+    """What has been appended to the durable stream so far, in order."""
 
-    def read() -> list[tuple[str, dict[str, Any]]]:
+    def read() -> list[dict[str, Any]]:
         with redis.Redis.from_url(redis_url) as client:
             entries = client.xrange(f"{prefix}:stream")
-        messages = [json.loads(fields[b"message"]) for _, fields in entries]
-        return [(message["event"], message["data"]) for message in messages]
+        return [json.loads(fields[b"message"]) for _, fields in entries]
 
     return read
+
+
+@pytest.fixture
+def published(stream) -> Any:
+    """The events on the stream: (event, data)."""
+    return lambda: [(message["event"], message["data"]) for message in stream()]
+
+
+@pytest.fixture
+def routes(stream) -> Any:
+    """Where the messages of an event were sent: (rooms, namespaces), None for the event's own."""
+    return lambda event: [
+        (message.get("rooms"), message.get("namespaces")) for message in stream() if message["event"] == event
+    ]
 
 
 # --- What is published ---------------------------------------------------------------------------
@@ -119,17 +133,21 @@ def test_chat_is_published_from_its_opening_to_its_end(ana: Person, carla: Perso
     assert said.status_code == 201
     assert carla.post(f"{thread}/end/").status_code == 200
 
-    (new, taken, accepted, message, ended, updated) = published()
+    (new, first, taken, accepted, message, ended, updated) = published()
     assert new[0] == "queue:new"
     assert str(new[1]["item_id"]) == thread
     assert new[1]["conversation"]["topic"] == "My invoice"
     assert new[1]["conversation"]["customer"] == {"user_id": carla.id, "name": "Carla Reis"}
+    assert (first[0], first[1]["body"]) == ("thread:message", "My invoice"), "the topic is the first message"
     assert taken == ("queue:taken", {"item_id": int(thread), "attendant_id": ana.id})
     assert accepted[0] == "chat:accepted"
     assert str(accepted[1]["user_id"]) == carla.id, "the customer, who is granted the thread by it"
     assert accepted[1]["conversation"]["attendant"] == {"user_id": ana.id, "name": "Ana Lima"}
     assert message == ("thread:message", said.json()), "the event says what the answer said"
-    assert ended == ("chat:ended", {"thread_id": int(thread), "ended_by": carla.id})
+    assert ended[0] == "chat:ended"
+    assert (ended[1]["thread_id"], ended[1]["ended_by"]) == (int(thread), carla.id)
+    assert ended[1]["conversation"]["status"] == Status.ENDED
+    assert ended[1]["message"] == carla.get(f"{thread}/").json()["messages"][-1], "what the log says about it"
     assert updated[0] == "queue:updated"
 
 
@@ -137,7 +155,7 @@ def test_nothing_is_published_before_the_commit(ana: Person, carla: Person, publ
     with transaction.atomic():
         desk.open_chat(carla.user, "My invoice")
         assert published() == []
-    assert [event for event, _ in published()] == ["queue:new"]
+    assert [event for event, _ in published()] == ["queue:new", "thread:message"]
 
 
 def test_rolled_back_transaction_publishes_nothing(carla: Person, published):
@@ -153,9 +171,44 @@ def test_refused_request_publishes_nothing(ana: Person, carla: Person, published
     before = published()
     carla.post("", topic="another")
     carla.post(f"{thread}/take/")
-    carla.post(f"{thread}/messages/", body="too early")
+    ana.post(f"{thread}/messages/", body="too early")
     ana.post(f"{thread}/end/")
+    ana.post(f"{thread}/transfer/", attendant_id=ana.id)
     assert published() == before
+
+
+def test_waiting_customer_is_reached_in_their_own_room_and_not_in_the_thread(
+    ana: Person, carla: Person, routes
+):
+    thread = carla.opens()
+    carla.post(f"{thread}/messages/", body="Hello?")
+    assert routes("thread:message") == [([f"user:{carla.id}"], ["portal"])] * 2
+    ana.post(f"{thread}/take/")
+    carla.post(f"{thread}/messages/", body="There you are.")
+    assert routes("thread:message")[-1] == (None, None), "the thread, which the customer was let into"
+    ana.post(f"{thread}/end/")
+    assert routes("chat:ended") == [(None, None)]
+    carla.post(f"{carla.opens()}/end/")
+    assert routes("chat:ended")[-1] == ([f"user:{carla.id}"], ["portal"])
+
+
+def test_transfer_tells_the_thread_its_customer_and_the_colleague(
+    ana: Person, bia: Person, carla: Person, published
+):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    before = len(published())
+    answer = ana.post(f"{thread}/transfer/", attendant_id=bia.id)
+    assert answer.status_code == 200
+    assert answer.json()["attendant"] == {"user_id": bia.id, "name": "Bia Souza"}
+
+    (accepted, notified) = published()[before:]
+    assert accepted[0] == "chat:accepted"
+    assert (accepted[1]["attendant_id"], accepted[1]["user_id"]) == (int(bia.id), int(carla.id))
+    assert accepted[1]["message"]["body"] == "Ana Lima transferred the chat to Bia Souza."
+    assert notified[0] == "user:notification"
+    assert (notified[1]["user_id"], notified[1]["by"]) == (int(bia.id), "Ana Lima")
+    assert notified[1]["conversation"] == answer.json()
 
 
 def test_message_that_cannot_be_announced_is_saved_and_waits(ana: Person, carla: Person, settings):
@@ -164,7 +217,7 @@ def test_message_that_cannot_be_announced_is_saved_and_waits(ana: Person, carla:
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
     answer = carla.post(f"{thread}/messages/", body="Hello?")
     assert answer.status_code == 201
-    assert Message.objects.get().body == "Hello?"
+    assert Message.objects.last().body == "Hello?"
     assert OutboxMessage.objects.get().event == "thread:message"
 
 
@@ -189,6 +242,8 @@ def test_conversation_comes_with_its_messages_in_order(ana: Person, carla: Perso
     found = carla.get(f"{thread}/").json()
     assert found["status"] == "open"
     assert [(message["author"]["user_id"], message["body"]) for message in found["messages"]] == [
+        (carla.id, "My invoice"),
+        (ana.id, "Ana Lima joined the chat."),
         (carla.id, "Hello?"),
         (ana.id, "Hello."),
         (carla.id, "My invoice…"),
@@ -202,7 +257,7 @@ def test_customer_neither_reads_nor_writes_what_belongs_to_another(ana: Person, 
     assert dora.get(f"{thread}/").status_code == 404
     assert dora.post(f"{thread}/messages/", body="Hello?").status_code == 404
     assert dora.post(f"{thread}/end/").status_code == 404
-    assert not Message.objects.exists()
+    assert not Message.objects.filter(author=dora.user).exists()
 
 
 def test_attendant_reads_but_does_not_write_in_the_chat_of_another(ana: Person, bia: Person, carla: Person):
@@ -211,6 +266,7 @@ def test_attendant_reads_but_does_not_write_in_the_chat_of_another(ana: Person, 
     assert bia.get(f"{thread}/").status_code == 200
     assert bia.post(f"{thread}/messages/", body="Hello?").status_code == 403
     assert bia.post(f"{thread}/end/").status_code == 403
+    assert bia.post(f"{thread}/transfer/", attendant_id=bia.id).status_code == 403
 
 
 def test_roles_do_not_do_each_others_work(ana: Person, carla: Person):
@@ -273,20 +329,85 @@ def test_customer_has_one_chat_at_a_time(carla: Person):
     assert carla.post("", topic="another").status_code == 201
 
 
-def test_nothing_is_written_before_a_chat_is_taken_nor_after_its_end(ana: Person, carla: Person):
+def test_customer_writes_while_waiting_and_no_attendant_does(ana: Person, carla: Person):
+    thread = carla.opens("My invoice")
+    assert carla.post(f"{thread}/messages/", body="It is\n\nwrong.").status_code == 201
+    assert ana.post(f"{thread}/messages/", body="Hello?").status_code == 403
+    assert bodies(carla, thread) == ["My invoice", "It is\n\nwrong."]
+
+
+def test_nothing_is_written_after_the_end_of_a_chat(ana: Person, bia: Person, carla: Person):
     thread = carla.opens()
-    assert carla.post(f"{thread}/messages/", body="Hello?").status_code == 409
     ana.post(f"{thread}/take/")
     assert ana.post(f"{thread}/end/").status_code == 200
+    before = bodies(ana, thread)
     for person in (ana, carla):
-        assert person.post(f"{thread}/messages/", body="Hello?").status_code == 409
+        answer = person.post(f"{thread}/messages/", body="Hello?")
+        assert (answer.status_code, answer.json()) == (409, {"detail": "This chat has ended."})
         assert person.post(f"{thread}/end/").status_code == 409
-    assert not Message.objects.exists()
+    assert ana.post(f"{thread}/transfer/", attendant_id=bia.id).status_code == 409
+    assert bodies(ana, thread) == before
+
+
+def bodies(person: Person, thread: str) -> list[str]:
+    return [message["body"] for message in person.get(f"{thread}/").json()["messages"]]
+
+
+def test_log_records_by_whom_and_when_a_chat_was_taken_transferred_and_ended(
+    ana: Person, bia: Person, carla: Person
+):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    ana.post(f"{thread}/transfer/", attendant_id=bia.id)
+    bia.post(f"{thread}/end/")
+    notes = [note for note in carla.get(f"{thread}/").json()["messages"] if note["is_note"]]
+    assert [(note["author"]["user_id"], note["body"]) for note in notes] == [
+        (ana.id, "Ana Lima joined the chat."),
+        (ana.id, "Ana Lima transferred the chat to Bia Souza."),
+        (bia.id, "Bia Souza ended the chat."),
+    ]
+    assert all(note["created_at"] for note in notes)
+
+
+def test_transferred_chat_is_the_colleagues_alone(ana: Person, bia: Person, carla: Person):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    ana.post(f"{thread}/transfer/", attendant_id=bia.id)
+    assert (ana.sees(), bia.sees()) == ([], [thread])
+    assert ana.post(f"{thread}/messages/", body="Hello?").status_code == 403
+    assert ana.post(f"{thread}/transfer/", attendant_id=ana.id).status_code == 403
+    assert bia.post(f"{thread}/messages/", body="Hello.").status_code == 201
+
+
+def test_request_that_began_before_a_transfer_is_decided_by_what_holds_after_it(
+    ana: Person, bia: Person, carla: Person
+):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    seen_by_ana = Conversation.objects.get()
+    ana.post(f"{thread}/transfer/", attendant_id=bia.id)
+    with pytest.raises(PermissionDenied):
+        desk.write(seen_by_ana, ana.user, "Hello?")
+    with pytest.raises(PermissionDenied):
+        desk.transfer(seen_by_ana, ana.user, bia.user)
+
+
+def test_chat_is_transferred_to_another_attendant_and_to_no_other_user(
+    ana: Person, carla: Person, dora: Person
+):
+    thread = carla.opens()
+    ana.post(f"{thread}/take/")
+    for user_id in (ana.id, dora.id):
+        assert ana.post(f"{thread}/transfer/", attendant_id=user_id).status_code == 409
+    for user_id in ("999999", "9" * 40, "x", None, [], True):
+        assert ana.post(f"{thread}/transfer/", attendant_id=user_id).status_code == 400
+    assert Conversation.objects.get().attendant == ana.user
 
 
 def test_customer_may_give_up_waiting(ana: Person, carla: Person, published):
     thread = carla.opens()
     assert carla.post(f"{thread}/end/").json()["status"] == Status.ENDED
+    assert bodies(carla, thread)[-1] == "Carla Reis cancelled the chat."
     assert ana.sees() == []
     assert [event for event, _ in published()][-1] == "queue:updated"
 

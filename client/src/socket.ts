@@ -119,6 +119,7 @@ export class Socket {
   #isAlive = false;
   /** The earliest time of the next attempt, in milliseconds since the epoch. */
   #earliest = 0;
+  #nextAttempt: number | undefined;
 
   constructor(options: SocketOptions) {
     this.#options = {
@@ -152,6 +153,11 @@ export class Socket {
   /** Whether the status is `connected`. */
   get connected(): boolean {
     return this.#status === "connected";
+  }
+
+  /** When the next attempt to connect begins, in milliseconds since the epoch; only while `offline`, once it is planned. */
+  get nextAttempt(): number | undefined {
+    return this.#status === "offline" ? this.#nextAttempt : undefined;
   }
 
   /** The server's id of this connection: a backbone names it in `except`, so that a client does not get its own event. */
@@ -209,6 +215,7 @@ export class Socket {
   async #open(fresh = false): Promise<void> {
     const attempt = ++this.#attempt;
     clearTimeout(this.#retry);
+    this.#nextAttempt = undefined;
     this.#become("connecting");
     let token: string;
     let websocket: WebSocketLike;
@@ -390,6 +397,7 @@ export class Socket {
 
   #retryIn(wait: number): void {
     clearTimeout(this.#retry);
+    this.#nextAttempt = Date.now() + wait;
     this.#retry = setTimeout(() => void this.#open(), wait);
   }
 

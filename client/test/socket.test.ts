@@ -283,6 +283,19 @@ describe("a lost connection", () => {
     expect(socket.status).toBe("connected");
   });
 
+  test("is planned for a time that the socket tells until the attempt begins", async () => {
+    const server = await connected();
+    expect(socket.nextAttempt).toBeUndefined();
+    FakeWebSocket.script = ["hang"];
+    server.fail(1006);
+    const planned = socket.nextAttempt;
+    if (planned === undefined) throw new Error("expected a time, got none");
+    await soon(planned - Date.now());
+    expect([socket.status, socket.nextAttempt, FakeWebSocket.made.length]).toEqual(["connecting", undefined, 2]);
+    socket.disconnect();
+    expect(socket.nextAttempt).toBeUndefined();
+  });
+
   test("is given up after reconnectionAttempts", async () => {
     const server = await connected({ reconnectionAttempts: 5, reconnectionDelay: 1000 });
     FakeWebSocket.script = Array<"refuse">(10).fill("refuse");

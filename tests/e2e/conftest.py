@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.browser import launched
+from tests.e2e.browser import launched, require_chromium, require_desk
+from tests.e2e.desk import Desk, Screen
 from tests.e2e.harness import SERVERS, Stack
 
 if TYPE_CHECKING:
@@ -57,3 +58,36 @@ async def browser() -> AsyncIterator[Browser]:
     """A headless Chromium."""
     async with launched() as browser:
         yield browser
+
+
+# --- The demo's desk -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """The demo's processes."""
+    require_chromium()
+    require_desk()
+    desk = Desk(tmp_path_factory.mktemp("demo"), redis_url)
+    # All tests log in as the same few people, more often in a minute than people do.
+    desk.env |= {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
+    try:
+        desk.manage("migrate", "--verbosity", "0")
+        desk.manage("createdemo")
+        desk.start("runbridge")
+        desk.sockets = desk.start_sockets()
+        desk.start("runweb")
+        yield desk
+    finally:
+        desk.stop()
+    assert "Traceback" not in desk.logs, desk.logs
+
+
+@pytest.fixture
+async def screen(desk: Desk, browser: Browser) -> AsyncIterator[Screen]:
+    """The demo's page. It leaves no chat behind."""
+    screen = await Screen(await browser.new_page()).open(desk.page_url)
+    yield screen
+    await screen.page.close()
+    desk.end_chats()
+    assert not screen.errors

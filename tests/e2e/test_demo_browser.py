@@ -3,153 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
-import sys
 import tempfile
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from signal import SIGKILL
-from typing import Any, Self
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, Route, WebSocket, expect
+from playwright.async_api import Browser, Page, Route, WebSocket, expect
 
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
-from tests.e2e.browser import require_chromium, require_desk
-from tests.e2e.harness import PATIENCE, ROOT, Process, Stack, eventually, free_port, unique
+from tests.e2e.desk import Desk, Screen
+from tests.e2e.harness import eventually, unique
 
 pytestmark = pytest.mark.needs_browser
-
-
-class Desk(Stack):
-    """The whole system with the demo's web side."""
-
-    sockets: Process
-
-    def __init__(self, directory: Path, redis_url: str) -> None:
-        self.web_port = free_port()
-        super().__init__(directory, redis_url, ALLOWED_ORIGINS=self.page_url, WEB_PORT=str(self.web_port))
-        self.env["SOCKETS_PORT"] = str(self.port)
-
-    @property
-    def page_url(self) -> str:
-        return f"http://127.0.0.1:{self.web_port}"
-
-    def manage(self, *arguments: str) -> None:
-        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.env, check=True)
-
-    def api(self, username: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Call the desk's API: GET, or POST when there is a body."""
-        headers = {"Content-Type": "application/json"}
-        if path != "token/":
-            credentials = {"username": username, "password": "demo"}
-            headers["Authorization"] = f"Bearer {self.api(username, 'token/', credentials)['access']}"
-        content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.page_url}/demo/{path}", content, headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            return json.load(response)
-
-    def end_chats(self) -> None:
-        """Leave nothing to the next test."""
-        for customer in ("carla", "davi", "elisa"):
-            for chat in self.api(customer, "conversations/")["conversations"]:
-                self.api(customer, f"conversations/{chat['thread_id']}/end/", {})
-
-
-class Side:
-    """One of the two panes, in the words of who sits in front of it."""
-
-    def __init__(self, page: Page, name: str) -> None:
-        self.pane = page.get_by_role("region", name=name, exact=True)
-        self.connection = self.pane.locator(".connection")
-        self.log = self.pane.get_by_role("log")
-        self.messages = self.log.get_by_role("listitem")
-        self.typing = self.pane.locator(".typing")
-        self.draft = self.pane.get_by_role("textbox", name="Message")
-        self.state = self.pane.locator(".chat .state")
-
-    def button(self, name: str) -> Locator:
-        return self.pane.get_by_role("button", name=name, exact=True)
-
-    def listed(self, name: str) -> Locator:
-        return self.pane.get_by_role("list", name=name).get_by_role("listitem")
-
-    def toast(self, text: str) -> Locator:
-        return self.pane.locator(".toast").filter(has_text=text)
-
-    async def sign_in_as(self, username: str) -> None:
-        await self.pane.get_by_label("Signed in as").select_option(username)
-
-    async def is_connected(self) -> None:
-        await expect(self.connection).to_have_text("connected")
-
-    async def start_chat(self, topic: str) -> None:
-        await self.pane.get_by_label("What is it about?").fill(topic)
-        await self.button("Start chat").click()
-
-    async def write(self, text: str) -> None:
-        await self.draft.fill(text)
-        await self.button("Send").click()
-
-    async def reads(self, text: str) -> None:
-        await expect(self.messages.last).to_contain_text(text)
-
-
-class Screen:
-    """The page, both sides connected."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.attendant = Side(page, "Attendant")
-        self.customer = Side(page, "Customer")
-        self.errors: list[str] = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    async def open(self, url: str) -> Self:
-        await self.page.goto(url)
-        await self.attendant.is_connected()
-        await self.customer.is_connected()
-        return self
-
-    async def chat(self) -> None:
-        """A chat that was started and taken."""
-        topic = unique("about ")
-        await self.customer.start_chat(topic)
-        await self.attendant.listed("Queue").filter(has_text=topic).get_by_role("button", name="Take").click()
-        for side in (self.attendant, self.customer):
-            await expect(side.draft).to_be_enabled()
-
-
-@pytest.fixture(scope="module")
-def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    require_chromium()
-    require_desk()
-    desk = Desk(tmp_path_factory.mktemp("demo"), redis_url)
-    # All tests log in as the same few people, more often in a minute than people do.
-    desk.env |= {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
-    try:
-        desk.manage("migrate", "--verbosity", "0")
-        desk.manage("createdemo")
-        desk.start("runbridge")
-        desk.sockets = desk.start_sockets()
-        desk.start("runweb")
-        yield desk
-    finally:
-        desk.stop()
-    assert "Traceback" not in desk.logs, desk.logs
-
-
-@pytest.fixture
-async def screen(desk: Desk, browser: Browser) -> AsyncIterator[Screen]:
-    screen = await Screen(await browser.new_page()).open(desk.page_url)
-    yield screen
-    await screen.page.close()
-    desk.end_chats()
-    assert not screen.errors
 
 
 async def test_chat_goes_from_the_queue_to_its_end(screen: Screen):
@@ -164,10 +31,9 @@ async def test_chat_goes_from_the_queue_to_its_end(screen: Screen):
     await expect(screen.customer.state).to_have_text("with Ana Lima")
     await expect(screen.attendant.state).to_have_text("with Carla Reis")
 
-    await screen.attendant.button("End chat").click()
+    await screen.attendant.end_chat()
     for side in (screen.attendant, screen.customer):
         await expect(side.state).to_have_text("ended")
-        await expect(side.draft).to_be_disabled()
     await expect(screen.customer.button("Start chat")).to_be_visible()
 
 
@@ -175,7 +41,8 @@ async def test_waiting_chat_is_gone_from_every_queue_once_its_customer_gives_up(
     await screen.customer.start_chat("never mind")
     waiting = screen.attendant.listed("Queue").filter(has_text="never mind")
     await expect(waiting).to_have_count(1)
-    await screen.customer.button("End chat").click()
+    await screen.customer.button("Cancel").click()
+    await screen.customer.answer("Cancel this chat?", "Cancel chat")
     await expect(waiting).to_have_count(0)
 
 
@@ -186,7 +53,7 @@ async def test_messages_go_both_ways_and_are_shown_once(screen: Screen):
     await screen.attendant.write("Hello, Carla.")
     await screen.customer.reads("Hello, Carla.")
     for side in (screen.attendant, screen.customer):
-        await expect(side.messages).to_have_count(2)
+        await expect(side.messages).to_have_count(3)
 
 
 async def test_each_sees_the_other_typing_until_they_stop(screen: Screen):
@@ -237,7 +104,7 @@ async def test_message_written_while_the_sockets_were_down_is_there_after_the_re
         await expect(side.connection).not_to_have_text("connected")
     await screen.attendant.write("Are you still there?")
     await screen.attendant.reads("Are you still there?")
-    await expect(screen.customer.messages).to_have_count(0)
+    await expect(screen.customer.messages).to_have_count(1)
 
     desk.sockets = desk.start_sockets()
     for side in (screen.attendant, screen.customer):
@@ -245,7 +112,7 @@ async def test_message_written_while_the_sockets_were_down_is_there_after_the_re
     await screen.customer.reads("Are you still there?")
     await screen.customer.write("I am.")
     await screen.attendant.reads("I am.")
-    await expect(screen.attendant.messages).to_have_count(2)
+    await expect(screen.attendant.messages).to_have_count(3)
 
 
 def connections(page: Page) -> list[WebSocket]:
@@ -337,8 +204,7 @@ async def test_customer_whom_an_operator_disconnected_stays_away(screen: Screen,
 async def test_what_somebody_writes_is_text_and_never_markup(screen: Screen):
     markup = """<img src=x onerror="document.title='owned'"><b>bold</b>"""
     await screen.customer.start_chat(markup)
-    await screen.attendant.listed("Queue").filter(has_text=markup).get_by_role("button", name="Take").click()
-    await expect(screen.customer.draft).to_be_enabled()
+    await screen.attendant.take(markup)
     await screen.customer.write(markup)
     await screen.attendant.reads(markup)
     assert await screen.page.locator("img, .log b, .queue b").count() == 0
@@ -350,18 +216,18 @@ async def another_customer(screen: Screen, username: str, topic: str) -> None:
     await screen.customer.sign_in_as(username)
     await screen.customer.is_connected()
     await screen.customer.start_chat(topic)
-    await screen.attendant.listed("Queue").filter(has_text=topic).get_by_role("button", name="Take").click()
-    await expect(screen.customer.draft).to_be_enabled()
+    await screen.attendant.take(topic)
+    await expect(screen.customer.state).to_contain_text("with ")
 
 
 async def test_message_in_a_chat_that_is_not_shown_is_marked_and_toasted_until_it_is_read(screen: Screen):
     first = unique("first ")
     await screen.customer.start_chat(first)
-    await screen.attendant.listed("Queue").filter(has_text=first).get_by_role("button", name="Take").click()
+    await screen.attendant.take(first)
     await another_customer(screen, "davi", unique("second "))
     await screen.customer.sign_in_as("carla")
     await screen.customer.is_connected()
-    await expect(screen.customer.draft).to_be_enabled()
+    await expect(screen.customer.state).to_contain_text("with ")
     await screen.customer.write("Are you there?")
 
     chat = screen.attendant.listed("My chats").filter(has_text=first)

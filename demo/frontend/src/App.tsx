@@ -2,8 +2,9 @@ import { useEffect, useMemo, useState, type ComponentType } from "react";
 import { SocketProvider } from "realtime-sockets/react";
 import { HttpError, Session } from "./api";
 import { AttendantConsole } from "./Attendant";
+import { Connection } from "./connection";
 import { CustomerWidget } from "./Customer";
-import { Avatar, Connection, type SideProps } from "./parts";
+import { Avatar, Loading, Problem, type SideProps } from "./parts";
 
 const PASSWORD = "demo"; // of all users that `manage.py createdemo` creates
 const ATTENDANTS = { ana: "Ana Lima", bia: "Bia Souza" };
@@ -74,7 +75,7 @@ function Side({
   screen: ComponentType<SideProps>;
 }) {
   const [username, setUsername] = useState(Object.keys(people)[0]!);
-  const { session, problem } = useSession(username);
+  const { session, problem, retry } = useSession(username);
   const namespaces = useMemo(() => session && { desk: { url, getToken: session.getToken } }, [session, url]);
   const account = (
     <label className="account">
@@ -104,33 +105,36 @@ function Side({
             {account}
             <Connection state={problem ? "denied" : "connecting"} text={problem ? "not signed in" : "signing in"} />
           </header>
-          <p className="alert" role="alert">
-            {problem}
-          </p>
+          <Problem text={problem} label="Try again" onClose={retry} />
+          {!problem && <Loading />}
         </>
       )}
     </section>
   );
 }
 
-function useSession(username: string): { session: Session | undefined; problem: string } {
+function useSession(username: string): { session: Session | undefined; problem: string; retry: () => void } {
   const [state, setState] = useState<{ username: string; session?: Session; problem?: string }>();
+  const [attempt, setAttempt] = useState(0);
   useEffect(() => {
     let wanted = true;
+    setState(undefined);
     Session.signIn(username, PASSWORD).then(
       (session) => wanted && setState({ username, session }),
-      (error: unknown) => {
-        const isUnknown = error instanceof HttpError && error.status === 401;
-        const problem = isUnknown ? "The user does not exist yet: run manage.py createdemo." : String(error);
-        if (wanted) setState({ username, problem });
-      },
+      (error: unknown) => wanted && setState({ username, problem: explain(error) }),
     );
     return () => {
       wanted = false;
     };
-  }, [username]);
+  }, [username, attempt]);
   const current = state?.username === username ? state : undefined;
-  return { session: current?.session, problem: current?.problem ?? "" };
+  const retry = () => setAttempt((count) => count + 1);
+  return { session: current?.session, problem: current?.problem ?? "", retry };
+}
+
+function explain(error: unknown): string {
+  if (!(error instanceof HttpError)) return "The server cannot be reached.";
+  return error.status === 401 ? "The user does not exist yet: run manage.py createdemo." : error.message;
 }
 
 function useMedia(query: string): boolean {

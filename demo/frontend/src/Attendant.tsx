@@ -1,10 +1,12 @@
 import { useEffect, useState } from "react";
 import { usePresence, useSocket, useSocketEvent, useThread, type Member } from "realtime-sockets/react";
 import type { Socket } from "realtime-sockets";
-import type { Conversation as Waiting, Message } from "./api";
+import type { Conversation as Fields, Message } from "./api";
 import { useDesk, type Chat, type Desk } from "./chats";
+import { Connection, Outage, useClosing, useStale } from "./connection";
 import { Conversation, useFetched } from "./Conversation";
-import { Avatar, Connection, time, useClosing, useToasts, type SideProps } from "./parts";
+import { Avatar, Problem, Waiting, type SideProps } from "./parts";
+import { useToasts } from "./toasts";
 
 /** The team's side: the team, the queue, and several chats at once. */
 export function AttendantConsole({ session, visible, onUnread, account }: SideProps) {
@@ -14,6 +16,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
   const members = usePresence(socket, "attendants");
   const { show, dismiss, toasts } = useToasts();
   const closing = useClosing(socket, status);
+  const stale = useStale(status);
   const { dispatch } = desk;
 
   const chats = [...desk.chats.values()];
@@ -43,9 +46,14 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
     setSelected(threadId);
   };
 
+  const close = (threadId: string) => {
+    dispatch({ type: "gone", threadId });
+    setSelected(undefined);
+  };
+
   useSocketEvent(socket, "queue:new", ({ item_id, conversation }) => {
-    const { topic, customer } = conversation as Waiting;
-    dispatch({ type: "changed", conversation: conversation as Waiting });
+    const { topic, customer } = conversation as Fields;
+    dispatch({ type: "changed", conversation: conversation as Fields });
     show({ key: item_id, title: customer.name, text: topic, label: "Take it", act: () => void take(item_id) });
   });
   useSocketEvent(socket, "queue:taken", ({ item_id, attendant_id }) => {
@@ -62,38 +70,51 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
     if (author.user_id === session.me || thread_id === selected) return;
     show({ key: thread_id, title: author.name, text: body, label: "Show", act: () => open(thread_id) });
   });
+  useSocketEvent(socket, "user:notification", ({ kind, by, conversation }) => {
+    if (kind !== "transferred") return;
+    const { thread_id, topic } = conversation as Fields;
+    dispatch({ type: "changed", conversation: conversation as Fields, unread: thread_id !== selected });
+    show({ key: thread_id, title: `From ${String(by)}`, text: topic, label: "Show", act: () => open(thread_id) });
+  });
+
+  const empty = (text: string) => (desk.loaded ? text : "Loading…");
 
   return (
     <>
       <header className="bar">
         {account}
-        <StatusSwitch socket={socket} me={members.find(({ user_id }) => user_id === session.me)} desk={desk} />
+        <StatusSwitch
+          socket={socket}
+          me={connected ? members.find(({ user_id }) => user_id === session.me) : undefined}
+          desk={desk}
+        />
         <Connection state={status} text={closing} />
       </header>
-      <p className="alert" role="alert">
-        {desk.problem}
-      </p>
-      <div className="columns" data-open={current !== undefined}>
+      {stale && <Outage socket={socket} status={status} reason={closing} />}
+      <Problem text={desk.problem} onClose={desk.dismissProblem} />
+      <div className="body columns" data-open={current !== undefined} data-stale={stale || undefined}>
         <div className="side">
           <h3 id="queue">Queue {waiting.length > 0 && <span className="badge">{waiting.length}</span>}</h3>
-          <ul aria-labelledby="queue" aria-label="Queue" data-empty="The queue is empty.">
+          <ul aria-labelledby="queue" aria-label="Queue" data-empty={empty("The queue is empty.")} onKeyDown={moveFocus}>
             {waiting.map(({ thread_id, topic, customer, created_at }) => (
               <li key={thread_id}>
                 <Avatar name={customer.name} />
                 <span className="about">
-                  {topic}
+                  <span id={`topic-${thread_id}`} className="topic" title={topic}>
+                    {topic}
+                  </span>
                   <small>
-                    {customer.name} · {time(created_at)}
+                    <Waiting since={created_at} /> · {customer.name}
                   </small>
                 </span>
-                <button type="button" className="primary" onClick={() => void take(thread_id)}>
+                <button type="button" className="primary" aria-describedby={`topic-${thread_id}`} onClick={() => void take(thread_id)}>
                   Take
                 </button>
               </li>
             ))}
           </ul>
           <h3 id="chats">My chats</h3>
-          <ul aria-label="My chats" data-empty="None yet." onKeyDown={moveFocus}>
+          <ul aria-label="My chats" data-empty={empty("None yet.")} onKeyDown={moveFocus}>
             {mine.map((chat) => (
               <li key={chat.thread_id}>
                 <button
@@ -117,7 +138,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
             ))}
           </ul>
           <h3 id="team">Team</h3>
-          <ul className="team" aria-label="Team" data-empty="No attendant is online.">
+          <ul className="team" aria-label="Team" data-empty={connected ? "No attendant is online." : "Not known without a connection."}>
             {members.map(({ user_id, name, status }) => (
               <li key={user_id} data-status={status}>
                 <Avatar name={name} status={status} />
@@ -131,12 +152,22 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
         </div>
         {current ? (
           <Conversation
+            key={current.thread_id}
             chat={current}
             desk={desk}
             session={session}
             socket={socket}
             autoFocus
+            colleagues={members.filter(({ user_id }) => user_id !== session.me)}
             onBack={() => setSelected(undefined)}
+            after={
+              <p className="over">
+                This chat has ended.
+                <button type="button" onClick={() => close(current.thread_id)}>
+                  Close
+                </button>
+              </p>
+            }
           />
         ) : (
           <p className="nothing">{waiting.length > 0 ? "Take a chat from the queue." : "New chats appear in the queue."}</p>
@@ -151,7 +182,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
 function Preview({ chat, desk, socket }: { chat: Chat; desk: Desk; socket: Socket }) {
   const { joined, typists } = useThread(socket, chat.thread_id);
   useFetched(desk, chat.thread_id, joined);
-  const last = chat.messages.at(-1);
+  const last = chat.messages.filter(({ is_note }) => !is_note).at(-1);
   return typists.length > 0 ? <small className="types">typing…</small> : <small>{last?.body ?? chat.customer.name}</small>;
 }
 

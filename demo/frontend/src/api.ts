@@ -10,6 +10,8 @@ export interface Message {
   message_id: string;
   author: Person;
   body: string;
+  /** It records what its author did: joined, transferred or ended the chat. */
+  is_note: boolean;
   created_at: string;
 }
 
@@ -32,6 +34,14 @@ export class HttpError extends Error {
   }
 }
 
+/** Milliseconds by which the server's clock is ahead of this one, to the second. */
+let ahead = 0;
+
+/** The server's time, in milliseconds since the epoch: waiting times are right although this clock may be wrong. */
+export function serverNow(): number {
+  return Date.now() + ahead;
+}
+
 async function http<Answer>(method: string, path: string, token?: string, body?: object): Promise<Answer> {
   const response = await fetch(path, {
     method,
@@ -41,6 +51,8 @@ async function http<Answer>(method: string, path: string, token?: string, body?:
     },
     body: body ? JSON.stringify(body) : null,
   });
+  const date = Date.parse(response.headers.get("Date") ?? "");
+  if (!Number.isNaN(date)) ahead = date - Date.now();
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new HttpError(response.status, answer);
   return answer;
@@ -82,6 +94,8 @@ export class Session {
   conversation = (id: string): Promise<Conversation & { messages: Message[] }> => this.#call("GET", `conversations/${id}/`);
   start = (topic: string): Promise<Conversation> => this.#call("POST", "conversations/", { topic });
   take = (id: string): Promise<Conversation> => this.#call("POST", `conversations/${id}/take/`);
+  transfer = (id: string, colleague: string): Promise<Conversation> =>
+    this.#call("POST", `conversations/${id}/transfer/`, { attendant_id: colleague });
   end = (id: string): Promise<Conversation> => this.#call("POST", `conversations/${id}/end/`);
   write = (id: string, body: string): Promise<Message> => this.#call("POST", `conversations/${id}/messages/`, { body });
 

@@ -1,6 +1,6 @@
 /** The conversations of one side: fetched, and kept up to date by events. */
 
-import { useCallback, useEffect, useReducer, useState } from "react";
+import { useCallback, useEffect, useReducer, useRef, useState } from "react";
 import { useGap, useSocketEvent } from "realtime-sockets/react";
 import type { Socket } from "realtime-sockets";
 import { HttpError, type Conversation, type Message, type Session } from "./api";
@@ -14,19 +14,19 @@ export type Chats = ReadonlyMap<string, Chat>;
 
 type Change =
   | { type: "listed"; conversations: Conversation[] }
-  | { type: "changed"; conversation: Conversation; messages?: Message[] }
+  | { type: "changed"; conversation: Conversation; messages?: Message[]; unread?: boolean }
   | { type: "written"; message: Message; unread: boolean }
   | { type: "read"; threadId: string }
   | { type: "gone"; threadId: string };
 
 export function reduce(chats: Chats, change: Change): Chats {
   const next = new Map(chats);
-  const put = (conversation: Conversation, messages: readonly Message[] = []): void => {
+  const put = (conversation: Conversation, messages: readonly Message[] = [], unread = false): void => {
     const known = chats.get(conversation.thread_id);
     next.set(conversation.thread_id, {
       ...conversation,
       messages: messages.reduce(add, known?.messages ?? []),
-      unread: known?.unread ?? 0,
+      unread: (known?.unread ?? 0) + Number(unread),
     });
   };
   switch (change.type) {
@@ -37,7 +37,7 @@ export function reduce(chats: Chats, change: Change): Chats {
       break;
     }
     case "changed":
-      put(change.conversation, change.messages);
+      put(change.conversation, change.messages, change.unread);
       break;
     case "written": {
       const chat = chats.get(change.message.thread_id);
@@ -65,24 +65,37 @@ function add(messages: readonly Message[], message: Message): readonly Message[]
   return [...messages, message].sort((a, b) => Number(a.message_id) - Number(b.message_id));
 }
 
+const UNREACHABLE = "The server cannot be reached.";
+/** Milliseconds until a fetch that did not reach the server is repeated. */
+const RETRY = 3_000;
+
 export interface Desk {
   chats: Chats;
+  /** Whether the list has been fetched. */
   loaded: boolean;
+  /** Whether there has been a connection: from then on, events keep up to date what is fetched. */
+  live: boolean;
   /** The last error, as a text for the user. */
   problem: string;
+  dismissProblem: () => void;
   dispatch: (change: Change) => void;
   /** Runs an action that may fail; true if it succeeded. */
   attempt: (action: () => Promise<unknown>) => Promise<boolean>;
   /** Fetches a conversation with its messages: after its room was entered, and after a gap. */
-  fetch: (threadId: string) => Promise<boolean>;
-  refetch: () => Promise<boolean>;
+  fetch: (threadId: string) => Promise<void>;
+  refetch: () => Promise<void>;
+  /** What was typed in each chat and not sent. */
+  drafts: Map<string, string>;
 }
 
 /** `isShown` returns whether the thread is visible; messages of other threads count as unread. */
 export function useDesk(session: Session, socket: Socket, connected: boolean, isShown: (id: string) => boolean): Desk {
   const [chats, dispatch] = useReducer(reduce, new Map<string, Chat>());
   const [loaded, setLoaded] = useState(false);
+  const [live, setLive] = useState(false);
   const [problem, setProblem] = useState("");
+  const drafts = useRef(new Map<string, string>()).current;
+  const { load, unreachable } = useLoading();
 
   const attempt = useCallback(async (action: () => Promise<unknown>) => {
     try {
@@ -90,43 +103,90 @@ export function useDesk(session: Session, socket: Socket, connected: boolean, is
       setProblem("");
       return true;
     } catch (error) {
-      setProblem(error instanceof HttpError ? error.message : "The server cannot be reached.");
+      setProblem(error instanceof HttpError ? error.message : UNREACHABLE);
       return false;
     }
   }, []);
   const refetch = useCallback(
     () =>
-      attempt(async () => {
+      load(async () => {
         dispatch({ type: "listed", conversations: await session.conversations() });
         setLoaded(true);
       }),
-    [attempt, session],
+    [load, session],
   );
   const fetch = useCallback(
     (threadId: string) =>
-      attempt(async () => {
+      load(async () => {
         const { messages, ...conversation } = await session.conversation(threadId);
         dispatch({ type: "changed", conversation, messages });
       }),
-    [attempt, session],
+    [load, session],
   );
 
-  // Connects before it fetches the list, so that no event is missed. Later connections resume, or report a gap.
+  // At once, so that the first screen does not wait for the connection; and again with the first connection, so that no
+  // event in between is missed. Later connections resume, or report a gap.
+  useEffect(() => void refetch(), [live, refetch]);
   useEffect(() => {
-    if (connected && !loaded) void refetch();
-  }, [connected, loaded, refetch]);
+    if (!connected) return;
+    setLive(true);
+    setProblem((known) => (known === UNREACHABLE ? "" : known));
+  }, [connected]);
   useGap(socket, ({ room }) => {
     const [kind, id = ""] = room.split(":");
-    void (kind === "thread" ? fetch(id) : refetch());
+    if (kind === "thread") return void fetch(id);
+    void refetch();
+    // The messages of a customer who waits come in their own room.
+    for (const chat of chats.values()) if (chat.status === "waiting" && chat.messages.length > 0) void fetch(chat.thread_id);
   });
+
+  const accept = (data: { [field: string]: unknown }) => {
+    const conversation = data["conversation"] as Conversation | undefined;
+    if (conversation === undefined) return;
+    const { thread_id, customer, attendant } = conversation;
+    if (customer.user_id === session.me || attendant?.user_id === session.me) {
+      dispatch({ type: "changed", conversation, messages: data["message"] ? [data["message"] as Message] : [] });
+    } else {
+      dispatch({ type: "gone", threadId: thread_id }); // it was transferred
+    }
+  };
   useSocketEvent(socket, "thread:message", (data) => {
     const message = data as unknown as Message;
     const unread = message.author.user_id !== session.me && !isShown(message.thread_id);
-    dispatch({ type: "written", message, unread });
+    if (chats.has(message.thread_id)) dispatch({ type: "written", message, unread });
+    else void fetch(message.thread_id); // the chat was started in another tab
   });
-  useSocketEvent(socket, "chat:accepted", ({ conversation }) => {
-    if (conversation !== undefined) dispatch({ type: "changed", conversation: conversation as Conversation });
-  });
-  useSocketEvent(socket, "chat:ended", ({ thread_id }) => void fetch(thread_id));
-  return { chats, loaded, problem, dispatch, attempt, fetch, refetch };
+  useSocketEvent(socket, "chat:accepted", accept);
+  useSocketEvent(socket, "chat:ended", accept);
+  return {
+    ...{ chats, loaded, live, drafts, dispatch, attempt, fetch, refetch },
+    problem: problem || (unreachable ? `${UNREACHABLE} Trying again…` : ""),
+    dismissProblem: () => setProblem(""),
+  };
+}
+
+/** Runs fetches, and repeats those that do not reach the server until they do. */
+function useLoading(): { load: (action: () => Promise<void>) => Promise<void>; unreachable: boolean } {
+  const [unreachable, setUnreachable] = useState(false);
+  const mounted = useRef(true);
+  useEffect(() => {
+    mounted.current = true;
+    return () => {
+      mounted.current = false;
+    };
+  }, []);
+  const load = useCallback(async (action: () => Promise<void>) => {
+    while (mounted.current) {
+      try {
+        await action();
+        return setUnreachable(false);
+      } catch (error) {
+        // A conversation that may not be seen (any more) is no fault, and asking again would not change it.
+        if (error instanceof HttpError && error.status < 500) return setUnreachable(false);
+        setUnreachable(true);
+        await new Promise((resolve) => setTimeout(resolve, RETRY));
+      }
+    }
+  }, []);
+  return { load, unreachable };
 }

@@ -1,8 +1,7 @@
 /** Small components of both sides. */
 
-import { useCallback, useEffect, useRef, useState, type CSSProperties, type ReactNode } from "react";
-import { CLOSE_REASONS, type Socket, type Status } from "realtime-sockets";
-import type { Session } from "./api";
+import { useEffect, useState, type CSSProperties, type ReactNode } from "react";
+import { serverNow, type Session } from "./api";
 
 export interface SideProps {
   session: Session;
@@ -24,101 +23,61 @@ export function Avatar({ name, status }: { name: string; status?: string | undef
   );
 }
 
-const STATES: Record<Status, string> = {
-  connecting: "connecting",
-  connected: "connected",
-  offline: "reconnecting…",
-  denied: "no access",
-  stopped: "signed off",
-};
-
-/** The status of the connection, in words. */
-export function Connection({ state, text }: { state: Status; text?: string | undefined }) {
-  return (
-    <output className="connection" data-state={state}>
-      {text ?? STATES[state]}
-    </output>
-  );
-}
-
-/** The server's reason for closing a connection for good, if it sent one. */
-export function useClosing(socket: Socket, status: Status): string | undefined {
-  const [reason, setReason] = useState<string>();
-  useEffect(
-    () =>
-      socket.when("closed", ({ code }) =>
-        setReason(code === 4403 ? "disconnected by an operator" : CLOSE_REASONS[code as keyof typeof CLOSE_REASONS]),
-      ),
-    [socket],
-  );
-  return status === "denied" ? reason : undefined;
-}
-
 export function time(at: string): string {
-  return new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const date = new Date(at);
+  const isToday = date.toDateString() === new Date().toDateString();
+  return date.toLocaleString([], { ...(!isToday && { day: "numeric", month: "short" }), hour: "2-digit", minute: "2-digit" });
 }
 
-// --- Toasts ---------------------------------------------------------------------------------------
-
-export interface Toast {
-  /** The subject: a later toast with the same key replaces this one. */
-  key: string;
-  title: string;
-  text: string;
-  label: string;
-  act: () => void;
-}
-
-const TOAST_LASTS = 6_000;
-
-/** At most three short notes in the corner; each disappears after a while, unless it has the pointer or the focus. */
-export function useToasts(): { show: (toast: Toast) => void; dismiss: (key: string) => void; toasts: React.ReactNode } {
-  const [shown, setShown] = useState<readonly (Toast & { id: number })[]>([]);
-  const last = useRef(0);
-  const dismiss = useCallback((key: string) => setShown((known) => known.filter((each) => each.key !== key)), []);
-  const show = useCallback((toast: Toast) => {
-    const id = ++last.current;
-    setShown((known) => [...known.filter(({ key }) => key !== toast.key).slice(-2), { ...toast, id }]);
+/** The current time in milliseconds since the epoch; renders every second. */
+export function useNow(): number {
+  const [now, setNow] = useState(Date.now);
+  useEffect(() => {
+    const timer = setInterval(() => setNow(Date.now()), 1000);
+    return () => clearInterval(timer);
   }, []);
-  const toasts = (
-    <div className="toasts" role="status" aria-live="polite">
-      {shown.map((toast) => (
-        <Note key={toast.id} toast={toast} dismiss={() => dismiss(toast.key)} />
-      ))}
+  return now;
+}
+
+const LONG = 5 * 60; // seconds after which a wait stands out
+
+/** The time since a customer began to wait, as it runs: 0:42, 12:03, 1:00:00. */
+export function Waiting({ since }: { since: string }) {
+  useNow();
+  const seconds = Math.max(0, Math.floor((serverNow() - Date.parse(since)) / 1000));
+  const parts = [Math.floor(seconds / 60) % 60, seconds % 60].map((part) => String(part).padStart(2, "0"));
+  const hours = Math.floor(seconds / 3600);
+  const text = hours > 0 ? [hours, ...parts].join(":") : parts.join(":").replace(/^0/, "");
+  return (
+    <span className="wait" role="timer" aria-label="Waiting time" data-long={seconds >= LONG || undefined}>
+      {text}
+    </span>
+  );
+}
+
+/** What is shown until there is something to show. */
+export function Loading() {
+  return (
+    <div className="loading" role="status" aria-label="Loading">
+      <i />
+      <i />
+      <i />
     </div>
   );
-  return { show, dismiss, toasts };
 }
 
-function Note({ toast, dismiss }: { toast: Toast; dismiss: () => void }) {
-  const [held, setHeld] = useState(false);
-  const end = useRef(dismiss);
-  end.current = dismiss;
-  useEffect(() => {
-    if (held) return undefined;
-    const timer = setTimeout(() => end.current(), TOAST_LASTS);
-    return () => clearTimeout(timer);
-  }, [held]);
-  const hold = () => setHeld(true);
-  const release = () => setHeld(false);
+/** An error, as a text for the user; nothing if there is none. */
+export function Problem({ text, label, onClose }: { text: string; label?: string; onClose: () => void }) {
   return (
-    <div className="toast" onMouseEnter={hold} onMouseLeave={release} onFocus={hold} onBlur={release}>
-      <p>
-        <strong>{toast.title}</strong>
-        {toast.text}
-      </p>
-      <button
-        type="button"
-        onClick={() => {
-          toast.act();
-          dismiss();
-        }}
-      >
-        {toast.label}
-      </button>
-      <button type="button" className="plain" aria-label="Dismiss" onClick={dismiss}>
-        ×
-      </button>
+    <div className="alert" role="alert">
+      {text && (
+        <>
+          <p>{text}</p>
+          <button type="button" className="plain" aria-label={label ?? "Dismiss"} onClick={onClose}>
+            {label ?? "×"}
+          </button>
+        </>
+      )}
     </div>
   );
 }

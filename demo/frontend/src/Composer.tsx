@@ -1,0 +1,58 @@
+import { useState, type KeyboardEvent } from "react";
+
+export interface ComposerProps {
+  draft: string;
+  autoFocus: boolean;
+  onChange: (text: string) => void;
+  /** True if the message was sent. */
+  onSend: (body: string) => Promise<boolean>;
+}
+
+const LINES = 6; // that are shown at once
+
+/** The field in which a message is written: Enter sends it, Shift+Enter starts a new line. */
+export function Composer({ draft, autoFocus, onChange, onSend }: ComposerProps) {
+  const [text, setText] = useState(draft);
+  const change = (changed: string) => {
+    setText(changed);
+    onChange(changed);
+  };
+  const send = async () => {
+    if (text.trim() === "") return;
+    change(""); // before the request, so that pressing Enter twice does not send it twice
+    if (!(await onSend(text))) setText((typed) => typed || text);
+  };
+  return (
+    <form
+      className="compose"
+      onSubmit={(event) => {
+        event.preventDefault();
+        void send();
+      }}
+    >
+      <textarea
+        aria-label="Message"
+        placeholder="Write a message"
+        title="Enter sends, Shift+Enter starts a new line"
+        enterKeyHint="send"
+        rows={Math.min(LINES, text.split("\n").length)}
+        maxLength={4000}
+        autoComplete="off"
+        autoFocus={autoFocus}
+        value={text}
+        onChange={(event) => change(event.target.value)}
+        onKeyDown={submitOnEnter}
+      />
+      <button className="primary" disabled={text.trim() === ""}>
+        Send
+      </button>
+    </form>
+  );
+}
+
+function submitOnEnter(event: KeyboardEvent<HTMLTextAreaElement>): void {
+  // While an input method composes a word, Enter chooses the word.
+  if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
+  event.preventDefault();
+  event.currentTarget.form?.requestSubmit();
+}
