@@ -177,7 +177,7 @@ def _origins(current: Conf) -> Iterator[CheckMessage]:
     if wrong := [origin for origin in current.allowed_origins if not _may_match(origin)]:
         yield Error(
             f"ALLOWED_ORIGINS: no page has the origin {', '.join(map(repr, wrong))}",
-            hint="Expected the scheme, host and port of a page as a browser sends them, without a path or a final slash: "
+            hint="Expected the scheme, host and port of a page as a browser sends them, without path or final slash: "
             "for example https://support.example.com or http://localhost:3000. There are no wildcards; list each.",
             id="realtime.E022",
         )

@@ -99,8 +99,10 @@ async def test_who_is_not_wanted_is_told_and_does_not_come_again(uvicorn_stack: 
 async def test_refusal_has_its_reason_by_every_server(stack: Stack):
     token = stack.token(role="customer")
     async with Client(stack.url("hub"), lambda: token) as client:
+        events = aiter(client)
+        assert (await anext(events)).data["code"] == "forbidden_role"
         with pytest.raises(Denied, match="403 forbidden_role: "):
-            await anext(aiter(client))
+            await anext(events)
 
 
 async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: str, tmp_path):
