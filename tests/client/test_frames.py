@@ -224,7 +224,7 @@ async def test_frame_larger_than_the_server_takes_is_refused_before_it_is_sent(s
         for act in (reader.client.send, reader.client.call):
             with pytest.raises(CallFailed, match="takes at most 300") as failed:
                 await act("ticket:note", {"text": "é" * 60})  # 6 bytes each, as it is sent
-            assert failed.value.code == "frame_too_large"
+            assert failed.value.code == "too_large"
         await reader.client.call("ticket:note", {"text": "x" * 200})
         assert len(visit.events("ticket:note")) == 1
 
@@ -239,9 +239,9 @@ async def test_event_that_waited_and_is_too_large_is_reported(server: ScriptedSe
         calling = asyncio.create_task(reader.client.call("ticket:note", {"text": "x" * 300}))
         await asyncio.sleep(0)
         visit.go.set()
-        with pytest.raises(CallFailed, match="frame_too_large"):
+        with pytest.raises(CallFailed, match="too_large"):
             await calling
-        assert (await reader.heard("error")).data["code"] == "frame_too_large"
+        assert (await reader.heard("error")).data["code"] == "too_large"
         await eventually(lambda: visit.events("presence:online"))
 
 
