@@ -150,7 +150,7 @@ class Client:
             data: Its payload.
 
         Raises:
-            CallFailed: `queue_full`, `frame_too_large` or `closed`. An event that waited and turns out to be larger
+            CallFailed: `queue_full`, `too_large` or `closed`. An event that waited and turns out to be larger
                 than the server allows is reported as an event `error`.
             TypeError, ValueError: An id in the payload is none.
         """
@@ -167,7 +167,7 @@ class Client:
             data: Its payload.
 
         Raises:
-            CallFailed: An error code of the protocol, `timeout`, `queue_full`, `frame_too_large`, or `closed`.
+            CallFailed: An error code of the protocol, `timeout`, `queue_full`, `too_large`, or `closed`.
             TypeError, ValueError: An id in the payload is none.
         """
         return await self._session.call(event, data or {}, self._ack_timeout)

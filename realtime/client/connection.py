@@ -108,7 +108,7 @@ class Connection:
         failure = (
             f"{event} was not sent: its frame has {len(text)} bytes, and the server takes at most {most}"
         )
-        return CallFailed("frame_too_large", failure)
+        return CallFailed("too_large", failure)
 
     async def written(self) -> None:
         """Return once everything that was put is on its way, or the connection is closed."""

@@ -32,7 +32,7 @@ class CallFailed(Exception):
 
     Attributes:
         code: An error code of the protocol; `timeout` when no answer came; `closed` when the connection was lost, or
-            there will be none any more; `queue_full` when too many events wait for a connection; `frame_too_large` when
+            there will be none any more; `queue_full` when too many events wait for a connection; `too_large` when
             the server would not take the frame.
         message: Why, in a sentence.
         retry_after: Seconds after which the same call may succeed, if the server says so.

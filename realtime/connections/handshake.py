@@ -97,13 +97,15 @@ def is_allowed_origin(origin: str) -> bool:
 def _is_own_origin(scope: Scope, origin: str) -> bool:
     """Whether a client that is no browser sent the address of this server as its Origin, as React Native does.
 
-    The scheme is the client's own word: behind a proxy that ends TLS the server does not know it.
+    Many of its versions write a slash at the end. The scheme is the client's own word: behind a proxy that ends TLS the
+    server does not know it.
     """
     hosts = headers_of(scope, b"host")
     scheme = origin.lower().partition("://")[0]
     if conf().require_origin or len(hosts) != 1 or not hosts[0] or scheme not in _DEFAULT_PORTS:
         return False
-    return not _is_browser(scope) and _normalised(origin) == _normalised(f"{scheme}://{hosts[0]}")
+    own = _normalised(f"{scheme}://{hosts[0]}")
+    return not _is_browser(scope) and _normalised(origin.removesuffix("/")) == own
 
 
 def _is_browser(scope: Scope) -> bool:

@@ -105,6 +105,8 @@ def own(origin: str, *hosts: str, **headers: str) -> dict[str, Any]:
     [
         ("http://10.0.2.2:8001", "10.0.2.2:8001"),
         ("https://chat.test", "chat.test"),
+        ("http://10.0.2.2:8001/", "10.0.2.2:8001"),  # React Native on iOS
+        ("https://chat.test/", "chat.test"),
         ("https://chat.test:443", "chat.test"),  # React Native on Android writes the port as the address does
         ("https://chat.test", "chat.test:443"),
         ("http://chat.test", "chat.test:80"),
@@ -134,7 +136,8 @@ def test_own_address_as_origin_is_allowed_to_what_is_no_browser(origins, origin:
         ("https://chat.test", "chat.test:80"),
         ("https://chat.test.", "chat.test"),
         ("https://chat.test", "chat.test."),
-        ("https://chat.test/", "chat.test"),
+        ("https://chat.test//", "chat.test"),
+        ("https://chat.test/hub", "chat.test"),
         ("https://chat.test?", "chat.test"),
         ("https://user@chat.test", "chat.test"),
         ("https://www.chat.test", "chat.test"),

@@ -202,7 +202,8 @@ def own_address(stack: Stack, **more: str) -> list[tuple[str, str | bytes]]:
     ]
 
 
-async def test_app_that_sends_the_address_of_the_server_as_origin_is_accepted(stack: Stack):
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_app_that_sends_the_address_of_the_server_as_origin_is_accepted(stack: Stack, end: str):
     response = await stack.handshake(
         token=stack.sign(), headers=own_address(stack, User_Agent="okhttp/4.12.0")
     )
