@@ -89,7 +89,7 @@ def test_every_event_is_on_the_page_of_events_and_no_other():
     assert sorted(documented) == sorted([*events.client, *events.server, *events.control])
 
 
-OWN_EVENTS = ("connection:lost", "room:joined")
+OWN_EVENTS = ("connection:lost", "connection:refused", "room:joined")
 """What the Python client says beside the server's events."""
 
 

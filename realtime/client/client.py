@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from websockets.asyncio.client import connect
 
 from .connection import Connect
 from .event import Event
+from .options import address, count, function, seconds
 from .retries import Retries
 from .session import Session
 from .tokens import GetToken, Tokens
@@ -41,6 +43,10 @@ class Client:
         queue_size: Events that may wait for a connection.
         max_unread: Events that may wait for the loop; beyond that nothing is read from the network.
         connect: Makes a connection, as `websockets.connect` does; with `functools.partial` for options of its own.
+
+    Raises:
+        TypeError, ValueError: An option is of the wrong type or out of its range, or `url` is not that of a WebSocket.
+            The message names the option, what was expected and what was given.
     """
 
     def __init__(
@@ -57,15 +63,19 @@ class Client:
         max_unread: int = 1000,
         connect: Connect = connect,
     ) -> None:
-        self._ack_timeout = ack_timeout
+        self._ack_timeout = seconds("ack_timeout", ack_timeout)
+        patience = seconds("connect_timeout", connect_timeout)
         self._session = Session(
-            url if callable(url) else lambda: url,
-            Tokens(get_token, connect_timeout),
-            Retries(reconnection_delay, reconnection_delay_max, reconnection_attempts),
-            connect=connect,
-            connect_timeout=connect_timeout,
-            queue_size=queue_size,
-            max_unread=max_unread,
+            url if callable(url) else partial(str, address(url)),
+            Tokens(function("get_token", get_token), patience),
+            Retries(
+                *_delays(reconnection_delay, reconnection_delay_max),
+                reconnection_attempts and count("reconnection_attempts", reconnection_attempts, least=0),
+            ),
+            connect=function("connect", connect),
+            connect_timeout=patience,
+            queue_size=count("queue_size", queue_size, least=0),
+            max_unread=count("max_unread", max_unread, least=1),
         )
 
     async def __aenter__(self) -> Self:
@@ -108,16 +118,19 @@ class Client:
             self._session.raise_reason()
             raise ConnectionError("the connection was closed for good")
 
-    def join(self, name: str) -> None:
+    def join(self, name: str | int) -> None:
         """Enter a room, and enter it again after every reconnect. `room:joined` or `room:left` tells the result.
 
         Args:
-            name: A thread's id (`"42"`), or the name of any room that clients may join (`"board:7"`).
+            name: A thread's id (`"42"` or 42), or the name of any room that clients may join (`"board:7"`).
+
+        Raises:
+            TypeError, ValueError: The server would not take this name.
         """
         self._session.rooms.join(name)
 
-    def leave(self, name: str) -> None:
-        """Leave a room, once this has been called as often as `join`."""
+    def leave(self, name: str | int) -> None:
+        """Leave a room, once this has been called as often as `join`. It takes and raises what `join` does."""
         self._session.rooms.leave(name)
 
     def reconnect(self) -> None:
@@ -137,12 +150,14 @@ class Client:
             data: Its payload.
 
         Raises:
-            CallFailed: `queue_full` or `closed`.
+            CallFailed: `queue_full`, `too_large` or `closed`. An event that waited and turns out to be larger
+                than the server allows is reported as an event `error`.
+            TypeError, ValueError: An id in the payload is none.
         """
         await self._session.send(event, data or {})
 
     async def call(self, event: str, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send an event, and return what its acknowledgement says.
+        """Send an event, and return what its acknowledgement says. Without a connection it waits for the next one.
 
         The events have to be read meanwhile: with `max_unread` of them waiting, no answer is read either. So a call
         that takes long belongs in a task of its own, and not in the loop over the events.
@@ -152,6 +167,16 @@ class Client:
             data: Its payload.
 
         Raises:
-            CallFailed: An error code of the protocol, `timeout`, or `closed`.
+            CallFailed: An error code of the protocol, `timeout`, `queue_full`, `too_large`, or `closed`.
+            TypeError, ValueError: An id in the payload is none.
         """
         return await self._session.call(event, data or {}, self._ack_timeout)
+
+
+def _delays(first: float, most: float) -> tuple[float, float]:
+    delays = seconds("reconnection_delay", first), seconds("reconnection_delay_max", most)
+    if delays[0] > delays[1]:
+        raise ValueError(
+            f"reconnection_delay_max: expected at least reconnection_delay ({first:g}), got {most:g}"
+        )
+    return delays

@@ -15,14 +15,19 @@ from websockets.exceptions import ConnectionClosed
 
 from .errors import CallFailed
 from .event import Event
+from .limits import Limits, Pace
 
 Answer = dict[str, Any] | CallFailed
+Take = Callable[[Answer], None]
 Connect = Callable[..., Awaitable[ClientConnection]]
 
 CLOSE_SECONDS = 1.0
 """A server that does not answer a close frame is not waited for any longer."""
 
 logger = logging.getLogger(__name__)
+quiet = logging.getLogger(f"{__name__}.websocket")
+"""What `websockets` logs: at the level DEBUG it would write the token, in a header and in a frame."""
+quiet.setLevel(logging.INFO)
 
 
 def frame(event: str, data: Mapping[str, Any], **more: Any) -> str:
@@ -36,10 +41,12 @@ class Connection:
     def __init__(self, websocket: ClientConnection) -> None:
         self._websocket = websocket
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
-        self._expected: dict[int, Callable[[Answer], None]] = {}
+        self._expected: dict[int, Take] = {}
         """By the id of its frame, what is to be done with each answer."""
         self._ids = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._limits = Limits()
+        self._pace: Pace | None = None
         self.is_closed = False
 
     @classmethod
@@ -50,6 +57,7 @@ class Connection:
             additional_headers={"Authorization": f"Bearer {token}"},
             close_timeout=CLOSE_SECONDS,
             compression=None,
+            logger=quiet,
             max_size=None,  # the server decides: a `presence:state` is as large as its group
             open_timeout=None,
         )
@@ -65,20 +73,42 @@ class Connection:
 
     # --- Writing ---------------------------------------------------------------------------------
 
-    def put(self, text: str) -> None:
-        """Have a frame written after those before it."""
-        if not self.is_closed:
-            self._outbox.put_nowait(text)
+    def keep_to(self, limits: Limits) -> None:
+        """Write no larger frames, and not more of them in a time, than the server allows."""
+        self._limits, self._pace = limits, Pace(limits)
 
-    def ask(self, event: str, data: Mapping[str, Any], take: Callable[[Answer], None]) -> None:
+    def put_event(self, event: str, data: Mapping[str, Any]) -> None:
+        """Have an event written after those before it. Raises `CallFailed` if it is too large."""
+        text = frame(event, data)
+        if failure := self._too_large(event, text):
+            raise failure
+        self._put(text)
+
+    def ask(self, event: str, data: Mapping[str, Any], take: Take) -> None:
         """Have a frame with an id written. `take` gets the answer before anything that comes after it."""
         frame_id = next(self._ids)
         text = frame(event, data, id=frame_id)
         if self.is_closed:
             take(_lost())
+        elif failure := self._too_large(event, text):
+            take(failure)
         else:
             self._expected[frame_id] = take
-            self.put(text)
+            self._put(text)
+
+    def _put(self, text: str) -> None:
+        if not self.is_closed:
+            self._outbox.put_nowait(text)
+
+    def _too_large(self, event: str, text: str) -> CallFailed | None:
+        """Why a frame, which is ASCII, cannot be sent: the server would close the connection for it (1009)."""
+        most = self._limits.frame_bytes
+        if not most or len(text) <= most:
+            return None
+        failure = (
+            f"{event} was not sent: its frame has {len(text)} bytes, and the server takes at most {most}"
+        )
+        return CallFailed("too_large", failure)
 
     async def written(self) -> None:
         """Return once everything that was put is on its way, or the connection is closed."""
@@ -88,7 +118,7 @@ class Connection:
         """Send heartbeats for as long as the connection lasts, `interval` seconds apart."""
         await asyncio.sleep(interval * random.uniform(0.5, 1))  # noqa: S311  (not all clients at the same time)
         while True:
-            self.put(frame("heartbeat", {}))
+            self.put_event("heartbeat", {})
             await asyncio.sleep(interval)
 
     async def _write(self) -> None:
@@ -96,6 +126,8 @@ class Connection:
             while True:
                 text = await self._outbox.get()
                 try:
+                    if self._pace is not None:
+                        await self._pace.turn()
                     await self._websocket.send(text)
                 finally:
                     self._outbox.task_done()

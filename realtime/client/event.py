@@ -16,6 +16,8 @@ class Event:
     * `room:joined {room}`: a room was entered, and everything published in it from here on is passed on;
     * `room:left {room, reason}`: also for a room that was refused;
     * `room:gap {room, reason}`: also for a room that could not be recovered;
+    * `error {code, message}`: also for an event that waited, and is larger than the server allows;
+    * `connection:refused {status, code, message}`: a handshake was refused, with this HTTP status and error code;
     * `connection:lost {code, reason, retry_in}`: a connection, or an attempt to get one, has ended, and the next
       attempt follows in `retry_in` seconds. `code` is a close code, the HTTP status of a refused handshake, or None.
 

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import dataclass
 from typing import Self
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
 from websockets.frames import Close
 
 from .errors import Denied
 
 NORMAL = 1000
 ABNORMAL = 1006
+NOT_FOUND = 404
 TOKEN_EXPIRED = 4401
 RATE_LIMITED = 4429
 UNAUTHORIZED = 401
-DENIED = frozenset({UNAUTHORIZED, 403, 404, 1002, 1007, 1009, 4400, 4403, 4409})
+DENIED = frozenset({UNAUTHORIZED, 403, NOT_FOUND, 1002, 1007, 1009, 4400, 4403, 4409})
 """Statuses of a handshake and close codes after which another attempt would change nothing."""
 PAUSE_SECONDS = 5.0
 """A client that was too fast stays away for at least this time."""
 LONGEST_SECONDS = 600.0
 """A server can ask a client to stay away for at most this time."""
+
+
+_CODE = re.compile(r"[a-z_]{1,40}")
+"""What an error code of the protocol looks like."""
 
 
 def backoff(attempt: int, first: float, most: float) -> float:
@@ -48,8 +54,33 @@ class Loss:
     code: int | None
     reason: str
     wait: float = 0.0
-    is_explained: bool = True
-    """The reason is the server's own, and not only the name of a status."""
+    status: int | None = None
+    """The HTTP status of a handshake that was refused."""
+    error: str = ""
+    """The error code of the protocol with which it was refused. Empty: a proxy, or another application, refused it."""
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the reason is the server's own, and not only the name of a status."""
+        return bool(self.error)
+
+    @property
+    def message(self) -> str:
+        """The reason without the error code."""
+        return self.reason.removeprefix(f"{self.error}: ")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another attempt would change nothing.
+
+        A namespace that does not exist is final. A proxy, or another application that has the address while ours is
+        replaced, does not know that.
+        """
+        return self.code in DENIED and (self.code != NOT_FOUND or self.error == "not_found")
+
+    def denied(self) -> Denied:
+        """The exception that it ends in."""
+        return Denied(self.code or 0, self.reason, status=self.status, error=self.error, message=self.message)
 
     @classmethod
     def of(cls, error: Exception) -> Self:
@@ -62,14 +93,17 @@ class Loss:
                 return cls(code, reason, PAUSE_SECONDS if code == RATE_LIMITED else 0.0)
             case ConnectionClosed():
                 return cls(ABNORMAL, str(error))
+            case InvalidURI():
+                return cls(None, "the server redirects to an address that is not a WebSocket's")
             case _:
                 return cls(None, ": ".join(filter(None, (type(error).__name__, str(error)))))
 
     @classmethod
     def refused(cls, status: int, phrase: str, body: bytes | bytearray, retry_after: str) -> Self:
         """The loss that an answer of HTTP stands for, in the words of the server or of a proxy before it."""
-        reason = _reason(body)
-        return cls(status, reason or phrase, _seconds(retry_after), is_explained=bool(reason))
+        error, message = _error(body)
+        reason = f"{error}: {message}" if error else phrase
+        return cls(status, reason, _seconds(retry_after), status, error)
 
     def __str__(self) -> str:
         return self.reason if self.code is None else f"{self.code} {self.reason}"
@@ -80,13 +114,15 @@ def _seconds(retry_after: str) -> float:
     return min(float(retry_after), LONGEST_SECONDS) if retry_after.isdecimal() else 0.0
 
 
-def _reason(body: bytes | bytearray) -> str:
-    """Why a handshake was refused, in the server's words; empty if it does not say."""
+def _error(body: bytes | bytearray) -> tuple[str, str]:
+    """Why a handshake was refused, in the server's words: an error code and a message; empty if it does not say."""
     try:
         error = json.loads(body)["error"]
-        return f"{error['code']}: {error['message']}"
+        code, message = error["code"], error["message"]
     except (LookupError, TypeError, ValueError, RecursionError):
-        return ""
+        return "", ""
+    is_ours = isinstance(code, str) and _CODE.fullmatch(code) is not None
+    return (code, str(message)) if is_ours else ("", "")
 
 
 class Retries:
@@ -119,8 +155,8 @@ class Retries:
 
         Raises `Denied` when another attempt would change nothing, and `ConnectionError` when no attempt is left.
         """
-        if loss.code in DENIED:
-            raise Denied(loss.code, loss.reason) from cause
+        if loss.is_final:
+            raise loss.denied() from cause
         if self._most is not None and self._failed >= self._most and not is_urgent:
             attempts = f"no connection after {self._failed + 1} attempts"
             raise ConnectionError(f"{attempts}, the last: {loss}") from cause

@@ -11,6 +11,7 @@ from typing import Any
 from .connection import Answer, Connection
 from .errors import CallFailed
 from .event import Event
+from .names import room_of
 
 TEMPORARY = frozenset({"unavailable", "rate_limited", "internal"})
 """Errors after which the same request may succeed a little later."""
@@ -61,6 +62,18 @@ class Rooms:
         self.entered.clear()
         self._resuming.clear()
 
+    def forget_positions(self, offered: Mapping[str, str]) -> None:
+        """Forget what was received: it was meant for another user. The rooms that are wanted are entered anew.
+
+        The server holds the rooms that it offers back for the `resume` that was announced to it, so they are resumed.
+        """
+        self._offsets = dict(offered)
+
+    def forget_all(self) -> None:
+        """Forget everything: there will be no connection any more."""
+        self._wanted.clear()
+        self._offsets.clear()
+
     def accept(self, room: str, offset: str) -> bool:
         """Take note of a publication; False if it will come again, after the answer to a `resume`."""
         if room in self._resuming:
@@ -71,16 +84,16 @@ class Rooms:
 
     # --- Entering and leaving --------------------------------------------------------------------
 
-    def join(self, name: str) -> None:
-        """Want a room once more: that of a thread by its id, or any by its name."""
-        room = _room(name)
+    def join(self, name: str | int) -> None:
+        """Want a room once more: that of a thread by its id, or any by its name. Raises what `room_of` raises."""
+        room = room_of(name)
         self._wanted[room] += 1
         if self._wanted[room] == 1 and self._connection is not None:
             self._request(self._connection, room)
 
-    def leave(self, name: str) -> None:
-        """Want a room once less."""
-        room = _room(name)
+    def leave(self, name: str | int) -> None:
+        """Want a room once less. Raises what `room_of` raises."""
+        room = room_of(name)
         if self._wanted[room] > 1:
             self._wanted[room] -= 1
         elif room in self._wanted:
@@ -160,11 +173,6 @@ class Rooms:
             self._enter(room, result["offset"])
             if not result["recovered"]:
                 self._tell(Event("room:gap", {"room": room, "reason": "not recovered"}))
-
-
-def _room(name: str) -> str:
-    """The room of a thread, whose id has no colon; the name of any other room is the room."""
-    return name if ":" in name else f"thread:{name}"
 
 
 def _kind(room: str) -> str:

@@ -6,23 +6,26 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import InvalidStatus, WebSocketException
 
-from .connection import Answer, Connect, Connection, frame
+from .connection import Answer, Connect, Connection
 from .errors import CallFailed, Denied, NoToken
 from .event import Event
+from .limits import Limits
+from .names import spelled
+from .options import address
 from .retries import NORMAL, TOKEN_EXPIRED, Loss, Retries
 from .rooms import Rooms
 from .tokens import Tokens
 from .unread import Unread
 from .verdict import Refused, verdict
+from .waiting import Queue, Waiting
 
 STABLE_SECONDS = 10.0
 """After a connection that lasted this long, the first wait is short again."""
-EPHEMERAL = frozenset({"typing:start", "typing:stop", "cursor:move", "heartbeat"})
-"""Events that are worth nothing later: they never wait for a connection."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +49,9 @@ class Session:
         self._retries = retries
         self._connect = connect
         self._connect_timeout = connect_timeout
-        self._queue: list[str] = []
-        """Frames that wait for a connection."""
-        self._queue_size = queue_size
+        self._queue = Queue(queue_size)
+        self._user: tuple[Any, Any] | None = None
+        """The namespace and the user of the last connection."""
         self._hurry = asyncio.Event()
         """There is reason to believe that the next attempt succeeds."""
         self._ready_at = math.inf
@@ -66,6 +69,8 @@ class Session:
 
     def start(self) -> None:
         """Connect from now on."""
+        self.connected.clear()
+        self._retries.reset()
         self._life = asyncio.create_task(self._live(), name="client")
         self._life.add_done_callback(self._end)
 
@@ -98,15 +103,23 @@ class Session:
             self._ready_at = math.inf
             try:
                 await self._visit()
-            except (ConnectionClosed, InvalidHandshake, OSError, NoToken) as error:
+            except (WebSocketException, OSError, NoToken) as error:
                 cause = error  # TimeoutError is an OSError, too
                 loss = error.loss if isinstance(error, Refused) else Loss.of(error)
+            loss = replace(loss, reason=self._tokens.scrub(loss.reason))
             if loss.code == NORMAL:
                 return
             if not self._retries.is_at_once(loss):
+                self._report(loss)
                 if loss.code == TOKEN_EXPIRED:
                     self._tokens.forget()
                 await self._pause(loss, cause)
+
+    def _report(self, loss: Loss) -> None:
+        """Tell why a handshake was refused."""
+        if loss.status is not None:
+            refused = {"status": loss.status, "code": loss.error, "message": loss.message}
+            self.unread.put(Event("connection:refused", refused))
 
     async def _pause(self, loss: Loss, cause: Exception) -> None:
         """Let the time until the next attempt pass. Raises when there is no point in one."""
@@ -130,6 +143,9 @@ class Session:
     def _end(self, life: asyncio.Task[None]) -> None:
         if not life.cancelled() and (error := life.exception()):
             logger.warning("there is no connection, and there will be none: %s", error)
+        self._tokens.forget()
+        self._queue.clear("the connection is closed for good")
+        self.rooms.forget_all()
         self.connected.set()
         self.unread.end()
 
@@ -138,7 +154,7 @@ class Session:
     async def _visit(self) -> NoReturn:
         """Connect, and read until the connection is lost."""
         token = await (self._tokens.fresh() if self._retries.needs_fresh_token else self._tokens.get())
-        url = self._url()
+        url = address(self._url())
         if self.rooms.can_resume:
             url += "&resume=1" if "?" in url else "?resume=1"
         async with asyncio.timeout(self._connect_timeout) as patience:
@@ -179,17 +195,30 @@ class Session:
         self._ready_at = asyncio.get_running_loop().time()
         self.connected.set()
         self._hurry.clear()
+        connection.keep_to(Limits.of(ready))
+        self._recognise(ready)
         connection.spawn(connection.beat(ready["heartbeat_interval"]))
         self.rooms.begin(connection, ready["rooms"])
-        for text in self._queue:
-            connection.put(text)
-        self._queue.clear()
+        for waiting in self._queue.take_all():
+            try:
+                waiting.put(connection)
+            except CallFailed as error:
+                self.unread.put(Event("error", {"code": error.code, "message": error.message}))
+
+    def _recognise(self, ready: Mapping[str, Any]) -> None:
+        """Forget what belongs to the user before this one, if it is another."""
+        user = ready.get("namespace"), ready.get("user_id")
+        if self._user not in {None, user}:
+            self.rooms.forget_positions(ready["rooms"])
+            if lost := self._queue.clear("another user has connected"):
+                logger.warning("another user has connected: %d events of the last one were not sent", lost)
+        self._user = user
 
     async def _refresh(self, connection: Connection) -> None:
         def take(answer: Answer) -> None:
             if isinstance(answer, CallFailed):
                 # The connection ends with 4401, and the next one asks for a token again.
-                logger.warning("the token was not refreshed: %s", answer)
+                logger.warning("the token was not refreshed: %s", answer.code)
 
         try:
             token = await self._tokens.fresh()
@@ -201,33 +230,35 @@ class Session:
 
     async def send(self, event: str, data: Mapping[str, Any]) -> None:
         """Write an event, or keep it for the next connection. Raises `CallFailed`."""
-        text = frame(event, data)
-        if self.connection is not None and not self.connection.is_closed:
-            self.connection.put(text)
+        self._put(Waiting(event, spelled(event, data)))
+        if self.connection is not None:
             await self.connection.written()
+
+    def _put(self, waiting: Waiting) -> None:
+        if self.connection is not None and not self.connection.is_closed:
+            waiting.put(self.connection)
         elif self.is_over:
-            raise CallFailed("closed", f"{event} was not sent: the connection is closed for good")
-        elif len(self._queue) >= self._queue_size and event not in EPHEMERAL:
-            raise CallFailed("queue_full", f"{event} was not sent: {len(self._queue)} events wait already")
-        elif event not in EPHEMERAL:
-            self._queue.append(text)
+            raise CallFailed("closed", f"{waiting.event} was not sent: the connection is closed for good")
+        else:
+            self._queue.add(waiting)
 
     async def call(self, event: str, data: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-        """Write an event, and return its acknowledgement. Raises `CallFailed`."""
-        if self.connection is None:
-            raise CallFailed("closed", f"{event} was not sent: there is no connection")
+        """Write an event now or over the next connection, and return its acknowledgement. Raises `CallFailed`."""
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def take(answer: Answer) -> None:
             if not answered.done():  # the caller may have given up
                 answered.set_result(answer)
 
-        self.connection.ask(event, data, take)
+        waiting = Waiting(event, spelled(event, data), take)
+        self._put(waiting)
         try:
             async with asyncio.timeout(timeout):
                 answer = await answered
         except TimeoutError as error:
             raise CallFailed("timeout", f"{event} was not answered within {timeout:g} s") from error
+        finally:
+            self._queue.discard(waiting)
         if isinstance(answer, CallFailed):
             raise answer
         return answer

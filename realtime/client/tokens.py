@@ -7,6 +7,7 @@ import base64
 import inspect
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -14,8 +15,15 @@ from .errors import Denied, NoToken
 
 GetToken = Callable[[], str | Awaitable[str]]
 
+SHORTEST = 6
+"""Characters from which a text is looked for as a token: a shorter one, as in a test, may be part of any word."""
 SKEW_SECONDS = 10.0
 """A token that expires within this time counts as expired: it takes time to arrive."""
+
+TOKEN_INVALID = "token_invalid"  # noqa: S105  (no secret)
+"""The error code of the protocol for a token that cannot be one."""
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +35,8 @@ class Tokens:
         self._get_token = get_token
         self._timeout = timeout
         self._token: str | None = None
+        self._given: list[str] = []
+        """The last tokens, which appear in no message."""
         self._request: asyncio.Task[str] | None = None
 
     async def get(self) -> str:
@@ -46,13 +56,21 @@ class Tokens:
         if isinstance(cause, Denied):
             raise cause
         if request.cancelled() or cause is not None:
-            logger.warning("get_token failed", exc_info=cause)
-            raise NoToken(f"get_token failed: {cause!r}") from cause
+            failure = self.scrub(f"get_token failed: {cause!r}")
+            logger.warning(failure)
+            raise NoToken(failure) from cause
         return request.result()
 
     def forget(self) -> None:
-        """Drop the token: the server does not accept it any more."""
+        """Drop the token: the server does not accept it any more, or it is not needed any more."""
         self._token = None
+
+    def scrub(self, text: str) -> str:
+        """A text without tokens: a server or a proxy may quote what it was sent."""
+        for token in self._given:
+            if len(token) >= SHORTEST:
+                text = text.replace(token, "…")
+        return _JWT.sub("…", text)
 
     async def close(self) -> None:
         """End the request that is under way."""
@@ -62,9 +80,31 @@ class Tokens:
 
     async def _ask(self) -> str:
         async with asyncio.timeout(self._timeout):
-            token = self._get_token()
-            self._token = await token if inspect.isawaitable(token) else token
-        return self._token
+            found = self._get_token()
+            token = clean(await found if inspect.isawaitable(found) else found)
+        self._token = token
+        self._given = [*self._given[-1:], token]
+        return token
+
+
+def clean(token: object) -> str:
+    """A token without white space around it. Raises `Denied` for what can never be one, and never quotes it."""
+    if not isinstance(token, str):
+        raise _invalid(f"got {type(token).__name__}")
+    text = token.strip()
+    if _TOKEN.fullmatch(text):
+        return text
+    if not text:
+        raise _invalid("got an empty one")
+    is_broken = len(text.split()) > 1
+    raise _invalid(
+        "got one with a line break or a space in it" if is_broken else "got one with other characters"
+    )
+
+
+def _invalid(found: str) -> Denied:
+    message = f"get_token has to return a token of visible ASCII characters, {found}"
+    return Denied(401, f"{TOKEN_INVALID}: {message}", error=TOKEN_INVALID, message=message)
 
 
 def expiry(token: str) -> float:

@@ -38,7 +38,7 @@ async def verdict(refusal: InvalidStatus, url: str, token: str, seconds: float) 
         answer = await asyncio.to_thread(_ask, url, token, seconds)
     except (OSError, HTTPException):
         return told
-    return answer if answer.is_explained else told
+    return answer if answer.is_explained or answer.code is None else told
 
 
 def _ask(url: str, token: str, seconds: float) -> Loss:

@@ -169,10 +169,16 @@ async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": response.body})
 
 
+def _not_found(scope: Scope) -> Response:
+    """As a handshake is refused at this path: a client tells it from the 404 of a proxy, which may pass."""
+    refused = Refused(RefusalCode.NOT_FOUND, "no such namespace")
+    return Response(refused.status, refused.body, {**refused.headers, **_cors(scope)})
+
+
 async def _respond(scope: Scope) -> Response:
     endpoint = _endpoint(handshake.path_of(scope).removesuffix("/"))
     if endpoint is None:
-        return Response(404)
+        return _not_found(scope)
     if scope["method"] not in endpoint.methods:
         return Response(405, headers={"Allow": ", ".join(endpoint.methods)})
     return await endpoint.answer(scope)

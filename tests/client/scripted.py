@@ -88,6 +88,24 @@ def resumed(data: dict[str, Any]) -> dict[str, Any]:
     return {"rooms": {r: {"recovered": True, "offset": o, "missed": 0} for r, o in data["rooms"].items()}}
 
 
+class Bucket:
+    """The rate limit of the server."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self.rate, self.burst, self.refused = rate, burst, 0
+        self._free, self._at = float(burst), time.monotonic()
+
+    def takes(self) -> bool:
+        now = time.monotonic()
+        self._free = min(self.burst, self._free + (now - self._at) * self.rate)
+        self._at = now
+        if self._free < 1:
+            self.refused += 1
+            return False
+        self._free -= 1
+        return True
+
+
 class ScriptedServer:
     """Follows its script; without one it accepts, and acknowledges everything."""
 
@@ -95,6 +113,10 @@ class ScriptedServer:
         self.script: deque[Refusal | str] = deque()
         """What happens to the next handshakes: a refusal, `drop`, `hang` (accepted, and then nothing), `accept`."""
         self.heartbeat_interval = 30.0
+        self.user_id: str | None = None
+        self.limits: dict[str, Any] | None = None
+        """What `connection:ready` says of them, if it does."""
+        self.bucket: Bucket | None = None
         self.rooms = {"user:7": "100"}
         self.answers: dict[str, Answer] = {
             "join": lambda data: {"room": data["room"], "offset": "200"},
@@ -125,14 +147,18 @@ class ScriptedServer:
         try:
             if self.script and self.script.popleft() == "hang":
                 await visit.hang()
-            ready = {"connection_id": f"c{len(self.visits)}", "heartbeat_interval": self.heartbeat_interval}
-            await visit.say("connection:ready", {**ready, "rooms": self.rooms})
+            found = {"user_id": self.user_id, "limits": self.limits, "rooms": self.rooms}
+            ready = {name: value for name, value in found.items() if value is not None}
+            ready |= {"connection_id": f"c{len(self.visits)}", "heartbeat_interval": self.heartbeat_interval}
+            await visit.say("connection:ready", ready)
             async for text in websocket:
                 await self._take(visit, json.loads(text))
         except ConnectionClosed:
             pass
 
     async def _take(self, visit: Visit, frame: dict[str, Any]) -> None:
+        if self.bucket is not None and not self.bucket.takes():
+            return
         visit.sent.append(frame)
         answer = self.answers.get(frame["event"], {})
         if callable(answer):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from realtime.client import CallFailed, Client, Denied
 from tests.client.scripted import (
+    Bucket,
+    Refusal,
     ScriptedServer,
     reading,
 )
@@ -75,8 +78,6 @@ async def test_call_without_an_answer_times_out_and_what_comes_later_is_nobodys(
 async def test_call_whose_connection_is_lost_fails(server: ScriptedServer):
     server.answers["presence:away"] = None
     async with reading(server) as reader:
-        with pytest.raises(CallFailed, match="closed"):
-            await reader.client.call("presence:away")
         await reader.client.connected()
         calling = asyncio.create_task(reader.client.call("presence:away"))
         visit = await server.visit(1)
@@ -156,3 +157,120 @@ async def test_frame_without_data_has_none(server: ScriptedServer):
         visit = await server.visit(1)
         await visit.websocket.send('{"event": "queue:emptied"}')
         assert (await reader.heard("queue:emptied")).data == {}
+
+
+# --- Waiting for a connection ------------------------------------------------------------------------
+
+
+async def test_call_waits_for_a_connection_in_the_order_of_events(server: ScriptedServer):
+    server.script.append("hang")
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await reader.client.send("presence:online")
+        calling = asyncio.create_task(reader.client.call("presence:away"))
+        typing = asyncio.create_task(reader.client.call("typing:start", {"thread_id": 42}))
+        await asyncio.sleep(0)
+        await reader.client.send("presence:online")
+        visit.go.set()
+        assert await asyncio.gather(calling, typing) == [{}, {}]
+        names = [
+            frame["event"] for frame in visit.sent if frame["event"].startswith(("presence:", "typing:"))
+        ]
+        assert names == ["presence:online", "presence:away", "typing:start", "presence:online"]
+
+
+async def test_call_that_gives_up_waiting_for_a_connection_is_never_sent(server: ScriptedServer):
+    server.script.append("hang")
+    async with reading(server, ack_timeout=0.05, queue_size=1) as reader:
+        visit = await server.visit(1)
+        for _ in range(2):
+            with pytest.raises(CallFailed, match="timeout"):
+                await reader.client.call("presence:away")
+        calling = asyncio.create_task(reader.client.call("presence:away"))
+        await asyncio.sleep(0)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        await reader.client.send("presence:online")
+        with pytest.raises(CallFailed, match="queue_full"):
+            await reader.client.call("presence:away")
+        visit.go.set()
+        await eventually(lambda: visit.events("presence:online"))
+        assert visit.events("presence:away") == []
+
+
+async def test_call_that_waits_for_a_connection_fails_when_there_will_be_none(server: ScriptedServer):
+    server.script.extend([Refusal(503, {"Retry-After": "0"}), "drop", Refusal(403)])
+    async with reading(server) as reader:
+        calling = asyncio.create_task(reader.client.call("presence:away"))
+        with pytest.raises(CallFailed, match="closed") as failed:
+            await calling
+        assert failed.value.code == "closed"
+        with pytest.raises(Denied):
+            await reader.end()
+        with pytest.raises(CallFailed, match="closed"):
+            await reader.client.call("presence:away")
+
+
+# --- Limits ------------------------------------------------------------------------------------------
+
+LIMITS = {"frame_bytes": 300, "rate": 50, "burst": 20, "rooms": 200}
+
+
+async def test_frame_larger_than_the_server_takes_is_refused_before_it_is_sent(server: ScriptedServer):
+    server.limits = LIMITS
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await reader.client.connected()
+        for act in (reader.client.send, reader.client.call):
+            with pytest.raises(CallFailed, match="takes at most 300") as failed:
+                await act("ticket:note", {"text": "é" * 60})  # 6 bytes each, as it is sent
+            assert failed.value.code == "too_large"
+        await reader.client.call("ticket:note", {"text": "x" * 200})
+        assert len(visit.events("ticket:note")) == 1
+
+
+async def test_event_that_waited_and_is_too_large_is_reported(server: ScriptedServer):
+    server.limits = LIMITS
+    server.script.append("hang")
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await reader.client.send("ticket:note", {"text": "x" * 300})
+        await reader.client.send("presence:online")
+        calling = asyncio.create_task(reader.client.call("ticket:note", {"text": "x" * 300}))
+        await asyncio.sleep(0)
+        visit.go.set()
+        with pytest.raises(CallFailed, match="too_large"):
+            await calling
+        assert (await reader.heard("error")).data["code"] == "too_large"
+        await eventually(lambda: visit.events("presence:online"))
+
+
+@pytest.mark.parametrize(
+    "limits", [None, {}, {"frame_bytes": 0, "rate": 0, "burst": 0}, {"rate": "fast"}, [50]]
+)
+async def test_server_without_limits_gets_frames_of_any_size_as_fast_as_they_come(
+    server: ScriptedServer, limits: Any
+):
+    server.limits = limits
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        await reader.client.connected()
+        await reader.client.call("ticket:note", {"text": "x" * 100_000})
+        await asyncio.gather(*(reader.client.call("presence:online") for _ in range(300)))
+        assert len(visit.events("presence:online")) == 300
+
+
+async def test_hundred_events_that_waited_and_sixty_rooms_lose_none(server: ScriptedServer):
+    """The scripted server counts as the real one does: `rate` a second, `burst` at once, and drops the rest."""
+    server.limits, server.bucket = LIMITS, Bucket(rate=50, burst=20)
+    server.script.append("hang")
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        for number in range(60):
+            reader.client.join(number)
+        for _ in range(100):
+            await reader.client.send("ticket:note", {"text": "x"})
+        visit.go.set()
+        await reader.heard("room:joined", 60)
+        await eventually(lambda: len(visit.events("ticket:note")) == 100)
+        assert (len(visit.events("join:thread")), server.bucket.refused) == (60, 0)

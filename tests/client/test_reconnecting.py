@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from functools import partial
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidURI
 
 from realtime.client import Client, Denied, backoff, connection, retries, session
 from tests.client.scripted import (
@@ -90,13 +90,49 @@ async def test_who_was_too_fast_stays_away_for_a_while(server: ScriptedServer):
         assert (await reader.heard("connection:lost")).data["retry_in"] >= 5
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-async def test_refused_handshake_is_the_end_and_says_why(server: ScriptedServer, status: int):
-    server.script.extend([Refusal(status), Refusal(status)])
+@pytest.mark.parametrize(
+    ("status", "code"), [(401, "token_expired"), (403, "forbidden_role"), (404, "not_found")]
+)
+async def test_refused_handshake_is_the_end_and_says_why(server: ScriptedServer, status: int, code: str):
+    refusal = Refusal(status, body=json.dumps({"error": {"code": code, "message": "some words"}}))
+    server.script.extend([refusal, refusal])
     async with reading(server) as reader:
         with pytest.raises(Denied) as denied:
             await reader.end()
-        assert (denied.value.code, denied.value.reason) == (status, "some_code: some words")
+        error = denied.value
+        assert (error.code, error.reason) == (status, f"{code}: some words")
+        assert (error.status, error.error, error.message) == (status, code, "some words")
+        [refused] = reader.named("connection:refused")
+        assert refused.data == {"status": status, "code": code, "message": "some words"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "<html>",
+        '{"error": "no such page"}',
+        '{"detail": "Not Found"}',
+        '{"error": {"code": 404, "message": "Not Found"}}',
+        '{"error": {"code": "NOT_FOUND", "message": "no such function"}}',
+    ],
+)
+async def test_address_that_something_else_does_not_know_is_tried_again(server: ScriptedServer, body: str):
+    server.script.append(Refusal(404, body=body))
+    async with reading(server) as reader:
+        await server.visit(1)
+        assert (await reader.heard("connection:lost")).data["code"] == 404
+        assert (await reader.heard("connection:refused")).data["status"] == 404
+
+
+async def test_close_that_is_final_says_why_and_that_no_handshake_was_refused(server: ScriptedServer):
+    async with reading(server) as reader:
+        await (await server.visit(1)).fail(4403, "logged out")
+        with pytest.raises(Denied) as denied:
+            await reader.end()
+        error = denied.value
+        assert (error.code, error.status, error.error, error.message) == (4403, None, "", "logged out")
+        assert reader.named("connection:refused") == []
 
 
 async def test_refusal_of_something_in_between_has_the_reason_of_its_status(server: ScriptedServer):
@@ -202,13 +238,28 @@ async def test_handshake_without_an_answer_is_tried_again(server: ScriptedServer
         await server.visit(1)
 
 
-async def test_mistake_reaches_whoever_reads_or_waits():
-    async with Client("http://example.com/hub/", lambda: "x") as client:
+async def test_address_that_cannot_work_reaches_whoever_reads_or_waits_and_is_not_tried_again():
+    asked = []
+
+    def url() -> str:
+        asked.append(1)
+        return "http://example.com/hub/?token=secret"
+
+    async with Client(url, lambda: "x") as client:
         for _ in range(2):
-            with pytest.raises(InvalidURI):
+            with pytest.raises(ValueError, match="url: expected") as caught:
                 await anext(aiter(client))
-        with pytest.raises(InvalidURI):
+        with pytest.raises(ValueError, match="'http'"):
             await client.connected()
+    assert len(asked) == 1
+    assert "secret" not in repr(caught.value)
+
+
+async def test_redirect_to_a_page_is_tried_again(server: ScriptedServer):
+    server.script.append(Refusal(302, {"Location": "https://127.0.0.1/login/"}))
+    async with reading(server) as reader:
+        await server.visit(1)
+        assert "redirects" in (await reader.heard("connection:lost")).data["reason"]
 
 
 async def test_whoever_waits_for_a_connection_hears_that_there_will_be_none(server: ScriptedServer):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import logging
+from typing import Any
 
 import pytest
 
-from realtime.client import Denied
+from realtime.client import CallFailed, Denied
 from tests.client.scripted import (
     Refusal,
     ScriptedServer,
     Tokens,
+    joined,
     reading,
+    resumes,
+    token,
 )
 from tests.e2e.harness import eventually
 
@@ -136,3 +142,140 @@ async def test_refresh_that_fails_is_no_end(server: ScriptedServer):
         await eventually(lambda: tokens.asked == 2)
         await visit.fail(4401)
         assert (await server.visit(2)).token.startswith("3.")
+
+
+# --- What is no token, and where none appears ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [" good.one \n", "\tgood.one", "good.one\r\n"])
+async def test_white_space_around_a_token_is_left_out(server: ScriptedServer, given: str):
+    async with reading(server, lambda: given):
+        assert (await server.visit(1)).token == "good.one"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        *(
+            ("se.cret\nse.cret", "line break"),
+            ("se.cret\r\nX-Other: 1", "line break"),
+            ("se.cret se.cret", "space"),
+        ),
+        *(
+            ("se.crét", "other characters"),
+            ("se.cret\x00", "other characters"),
+            ("se\u200bcret", "other characters"),
+        ),
+        *(("", "empty"), (" \n", "empty"), (None, "got NoneType"), (b"se.cret", "got bytes")),
+    ],
+)
+async def test_what_can_never_be_a_token_is_one_clear_error_and_never_tried_again(
+    server: ScriptedServer, given: Any, problem: str, caplog: pytest.LogCaptureFixture
+):
+    asked = []
+
+    def get_token() -> Any:
+        asked.append(1)
+        return given
+
+    async with reading(server, get_token) as reader:
+        with pytest.raises(Denied, match=problem) as denied:
+            await reader.end()
+    assert (server.handshakes, len(asked), denied.value.error) == (0, 1, "token_invalid")
+    said = f"{denied.value!r} {denied.value} {caplog.text} {reader.events!r} {denied.value.__cause__!r}"
+    assert "cret" not in said
+
+
+async def test_token_appears_in_no_reason_exception_repr_or_log(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("websockets.server").setLevel(
+        logging.INFO
+    )  # the server's side, which is none of a client
+    secret = token("eyJhbGciOiJIUzI1NiJ9")
+    quoting = json.dumps({"error": {"code": "unavailable", "message": f"what is {secret}?"}})
+    server.script.extend([Refusal(503, {"Retry-After": "0"}, quoting), "accept"])
+    server.answers["auth:refresh"] = {"code": "internal", "message": f"cannot take {secret}"}
+    async with reading(server, lambda: secret) as reader:
+        visit = await server.visit(1)
+        await visit.say("auth:expiring", {})
+        await eventually(lambda: visit.events("auth:refresh"))
+        await reader.client.call("heartbeat")
+        server.script.extend([Refusal(401, body=quoting), Refusal(401, body=quoting)])
+        await visit.fail(4401, f"{secret} has expired"[:100])
+        with pytest.raises(Denied) as denied:
+            await reader.end()
+    told = [event for event in reader.events if event.name.startswith("connection:")]
+    session = (reader.client, vars(reader.client), told)
+    said = f"{session!r} {denied.value!r} {denied.value.reason} {denied.value.message} {caplog.text}"
+    assert "what is …?" in said
+    assert secret not in said
+    assert secret.split(".")[1] not in said
+
+
+async def test_failure_of_get_token_is_told_without_a_token(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+):
+    secret = token("eyJhbGciOiJIUzI1NiJ9")
+    failing = LookupError(f"no session for {secret}")
+    async with reading(server, Tokens(script={1: failing})) as reader:
+        reason = (await reader.heard("connection:lost")).data["reason"]
+    assert reason == "NoToken: get_token failed: LookupError('no session for …')"
+    assert secret not in caplog.text
+
+
+# --- Forgotten ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["left", "closed normally", "denied", "given up"])
+async def test_end_forgets_token_rooms_and_what_waits(server: ScriptedServer, end: str):
+    tokens = Tokens()
+    attempts = 0 if end == "given up" else None
+    async with reading(server, tokens, reconnection_attempts=attempts) as reader:
+        visit = await joined(server, reader)
+        await visit.message("205")
+        await reader.heard("thread:message")
+        match end:
+            case "closed normally":
+                await visit.fail(1000)
+            case "denied":
+                await visit.fail(4403)
+            case "given up":
+                visit.drop()
+        if end != "left":
+            await asyncio.wait([reader.task])
+    server.rooms = {"user:8": "100"}
+    async with reader.client:
+        visit = await server.visit(2)
+        await eventually(lambda: reader.client.rooms)
+        assert (visit.path, visit.token.split(".")[0], visit.sent) == ("/hub/", "2", [])
+        assert reader.client.rooms == {"user:8"}
+
+
+async def test_other_user_resumes_nothing_and_sends_nothing_of_the_last_one(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+):
+    async with reading(server) as reader:
+        server.user_id = "7"
+        visit = await joined(server, reader)
+        await visit.message("205")
+        await reader.heard("thread:message")
+        server.script.append("hang")
+        server.user_id, server.rooms = "8", {"user:8": "300"}
+        visit.drop()
+        back = await server.visit(2)
+        await reader.client.send("presence:away")
+        calling = asyncio.create_task(reader.client.call("presence:online"))
+        await asyncio.sleep(0)
+        back.go.set()
+        with pytest.raises(CallFailed, match="another user") as failed:
+            await calling
+        assert failed.value.code == "closed"
+        await reader.heard("room:joined", 2)
+        assert back.events("resume") == [{"rooms": {"user:8": "300"}}]  # it was announced in the address
+        assert back.events("join:thread") == [{"thread_id": "42"}]
+        assert back.events("presence:away") == []
+        assert "1 events of the last one were not sent" in caplog.text
+        back.drop()
+        assert await resumes(await server.visit(3)) == {"user:8": "300", "thread:42": "200"}

@@ -177,7 +177,7 @@ async def test_server_starts_without_redis_and_becomes_ready(
 
 
 @pytest.mark.parametrize("host", ["x,x", "127.0.0.1:999999", "\xff", "a" * 3000])
-async def test_unknown_path_is_a_plain_404_whatever_the_host(uvicorn_stack: Stack, host: str):
+async def test_unknown_path_is_a_404_without_a_page_whatever_the_host(uvicorn_stack: Stack, host: str):
     """With DEBUG on, too, where Django would make a page of what was asked."""
     reader, writer = await asyncio.open_connection("127.0.0.1", uvicorn_stack.port)
     writer.write(f"GET /nothing HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("latin-1"))
@@ -185,4 +185,4 @@ async def test_unknown_path_is_a_plain_404_whatever_the_host(uvicorn_stack: Stac
         answer = await reader.read()
     writer.close()
     assert answer.startswith(b"HTTP/1.1 404")
-    assert answer.endswith(b"\r\n\r\n")
+    assert answer.endswith(b'\r\n\r\n{"error": {"code": "not_found", "message": "no such namespace"}}')

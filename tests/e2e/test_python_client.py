@@ -9,7 +9,7 @@ from signal import SIGKILL
 
 import pytest
 
-from realtime.client import Client, Denied
+from realtime.client import CallFailed, Client, Denied
 from tests.client import scripted
 from tests.e2e.harness import PATIENCE, Stack, eventually, unique
 
@@ -99,8 +99,10 @@ async def test_who_is_not_wanted_is_told_and_does_not_come_again(uvicorn_stack: 
 async def test_refusal_has_its_reason_by_every_server(stack: Stack):
     token = stack.token(role="customer")
     async with Client(stack.url("hub"), lambda: token) as client:
+        events = aiter(client)
+        assert (await anext(events)).data["code"] == "forbidden_role"
         with pytest.raises(Denied, match="403 forbidden_role: "):
-            await anext(aiter(client))
+            await anext(events)
 
 
 async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: str, tmp_path):
@@ -117,3 +119,36 @@ async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: st
             await eventually(lambda: reader.messages == ["missed"])
     finally:
         stack.stop()
+
+
+async def test_hundred_events_that_waited_beside_sixty_joins_lose_none(stack: Stack):
+    first = unique("th")
+    async with reading(stack) as reader:
+        for number in range(60):
+            reader.client.join(f"{first}-{number}")
+        for _ in range(100):
+            await reader.client.send("presence:online")
+        assert reader.named("connection:ready") == []
+        await reader.heard("room:joined", 60)
+        await reader.client.call("heartbeat")
+        assert reader.named("error", "room:left", "connection:lost") == []
+
+
+async def test_thread_is_entered_by_its_number(stack: Stack):
+    async with reading(stack) as reader:
+        reader.client.join(4_200_017)
+        await eventually(lambda: "thread:4200017" in reader.client.rooms)
+        stack.add("thread:message", {"thread_id": 4_200_017, "message_id": "1"})
+        await eventually(lambda: reader.messages == ["1"])
+        await reader.client.call("typing:start", {"thread_id": 4_200_017})
+
+
+async def test_frame_that_the_server_would_close_for_is_refused_before_it_is_sent(uvicorn_stack: Stack):
+    async with reading(uvicorn_stack) as reader:
+        await reader.client.connected()
+        before = reader.client.connection_id
+        with pytest.raises(CallFailed, match="takes at most 65536") as failed:
+            await reader.client.call("cursor:move", {"thread_id": "42", "position": "x" * 70_000})
+        assert failed.value.code == "too_large"
+        await reader.client.call("heartbeat")
+        assert reader.client.connection_id == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -33,12 +34,19 @@ async def test_slash_at_the_end_makes_no_difference(path: str):
     "path",
     [
         *("/", "/nothing", "/healthz/x", "/healthz//", "//healthz", "/Healthz", "/hub/healthz", "/./metrics"),
-        *("/hub/../metrics"),
+        "/hub/../metrics",
     ],
 )
 async def test_other_paths_are_not_found(path: str):
     answer = await http(path)
-    assert (answer.status, answer.body) == (404, b"")
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (404, "not_found")
+
+
+async def test_page_may_read_that_there_is_no_namespace_at_a_path(settings):
+    """So that its client tells a mistaken path, which is final, from the 404 of a proxy, which may pass."""
+    settings.REALTIME = {**settings.REALTIME, "ALLOWED_ORIGINS": ["https://a.test"]}
+    answer = await http("/hubb/", Origin="https://a.test")
+    assert answer.headers["access-control-allow-origin"] == "https://a.test"
 
 
 async def ask(method: str, raw_path: bytes, path: str, receive: Any = None) -> dict[str, Any]:

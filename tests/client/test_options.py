@@ -1,0 +1,151 @@
+"""The options of a client, and the ids and names that its methods take: checked where they are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from realtime.client import Client
+from tests.client.scripted import ScriptedServer, joined, reading
+from tests.e2e.harness import eventually
+
+URL = "wss://example.com/hub/"
+
+
+@pytest.mark.parametrize(
+    "option", ["reconnection_delay", "reconnection_delay_max", "connect_timeout", "ack_timeout"]
+)
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), 86_401])
+def test_time_out_of_its_range_is_an_error_that_names_it(option: str, value: float):
+    with pytest.raises(ValueError, match=f"^{option}: expected more than 0"):
+        Client(URL, lambda: "x", **{option: value})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("reconnection_delay", "reconnection_delay_max", "connect_timeout", "ack_timeout", "queue_size"),
+        *("reconnection_attempts", "max_unread"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, "5", True, [1]], ids=repr)
+def test_option_of_another_type_is_an_error_that_names_it(option: str, value: Any):
+    if option == "reconnection_attempts" and value is None:
+        Client(URL, lambda: "x", reconnection_attempts=None)
+        return
+    with pytest.raises(TypeError, match=f"^{option}: expected a "):
+        Client(URL, lambda: "x", **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("queue_size", -1), ("max_unread", 0), ("reconnection_attempts", -1)]
+)
+def test_number_below_its_range_is_an_error_that_names_it(option: str, value: int):
+    with pytest.raises(ValueError, match=f"^{option}: expected at least"):
+        Client(URL, lambda: "x", **{option: value})
+
+
+def test_longest_wait_is_not_below_the_first():
+    with pytest.raises(ValueError, match=r"^reconnection_delay_max: expected at least reconnection_delay"):
+        Client(URL, lambda: "x", reconnection_delay=2.0, reconnection_delay_max=1.0)
+
+
+@pytest.mark.parametrize("option", ["get_token", "connect"])
+@pytest.mark.parametrize("value", [None, "a token"])
+def test_what_is_called_is_a_function(option: str, value: Any):
+    with pytest.raises(TypeError, match=f"^{option}: expected a function"):
+        Client(**{"url": URL, "get_token": lambda: "x", option: value})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://example.com/hub/", "example.com/hub/", "/hub/", "", "wss://", "wss:///hub/"),
+        *("wss://example.com:0/", "wss://example.com:99999/", "wss://example.com:port/", "wss://[::1/"),
+        *("wss://example.com/hub/#x", "wss://user:secret@example.com/", "wss://example.com/a b"),
+        *("wss://example.com/hub/\n", "wss://exämple.com/", "http://example.com/?token=secret"),
+    ],
+)
+def test_address_that_cannot_work_is_an_error_that_does_not_quote_it(url: str):
+    with pytest.raises(ValueError, match=r"^url: expected an address such as") as caught:
+        Client(url, lambda: "x")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["ws://127.0.0.1:8001/hub/", "ws://[::1]:8001/hub/", "wss://example.com/hub/?a=1"]
+)
+def test_address_of_a_websocket_is_fine(url: str):
+    Client(url, lambda: "x")
+
+
+@pytest.mark.parametrize("url", [None, 5, b"wss://example.com/"])
+def test_address_is_a_text_or_a_function(url: Any):
+    with pytest.raises(TypeError, match=r"^url: expected a str"):
+        Client(url, lambda: "x")
+
+
+# --- Ids ---------------------------------------------------------------------------------------------
+
+
+async def test_thread_is_entered_and_left_by_its_number(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        reader.client.join(42)
+        assert (await reader.heard("room:joined")).data == {"room": "thread:42"}
+        assert visit.events("join:thread") == [{"thread_id": "42"}]
+        assert "thread:42" in reader.client.rooms
+        reader.client.leave("42")
+        assert await eventually(lambda: visit.events("leave:thread")) == [{"thread_id": "42"}]
+
+
+async def test_numbers_in_events_of_the_protocol_become_text(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await joined(server, reader)
+        for event in ("typing:start", "typing:stop"):
+            await reader.client.call(event, {"thread_id": 42})
+        await reader.client.send("cursor:move", {"thread_id": 42, "position": 7})
+        await reader.client.call("resume", {"rooms": {42: "1", "board:7": "2"}})
+        await reader.client.call("leave", {"room": 42})
+        await reader.client.call("ticket:watch", {"thread_id": 42})  # a product's own: it decides
+        sent = [(event, visit.events(event)) for event in ("typing:start", "cursor:move", "resume", "leave")]
+        assert sent == [
+            ("typing:start", [{"thread_id": "42"}]),
+            ("cursor:move", [{"thread_id": "42", "position": 7}]),
+            ("resume", [{"rooms": {"thread:42": "1", "board:7": "2"}}]),
+            ("leave", [{"room": "thread:42"}]),
+        ]
+        assert visit.events("ticket:watch") == [{"thread_id": 42}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "4 2", "42\n", "é", "x" * 65, "thread:", "thread:4 2", ":7", "Board:7", "board:", "a\nb:7"],
+)
+async def test_name_that_the_server_would_refuse_is_an_error_at_once(name: str):
+    client = Client(URL, lambda: "x")
+    for act in (client.join, client.leave):
+        with pytest.raises(ValueError, match="expected"):
+            act(name)
+    for event, data in (("typing:start", {"thread_id": name}), ("resume", {"rooms": {name: "1"}})):
+        if ":" not in name or event == "resume":
+            with pytest.raises(ValueError, match="expected"):
+                await client.send(event, data)
+
+
+@pytest.mark.parametrize("name", [None, True, 4.0, b"42", ["42"]], ids=repr)
+async def test_what_is_no_id_is_an_error_at_once(name: Any):
+    client = Client(URL, lambda: "x")
+    with pytest.raises(TypeError, match="expected an id"):
+        client.join(name)
+    with pytest.raises(TypeError, match="expected an id"):
+        await client.call("typing:start", {"thread_id": name})
+
+
+async def test_room_of_a_kind_with_names_may_have_any_name(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        reader.client.join("board:Vendas São Paulo")
+        await reader.heard("room:joined")
+        assert visit.events("join") == [{"room": "board:Vendas São Paulo"}]
