@@ -91,6 +91,8 @@ def test_wheel_holds_every_file_of_the_packages_and_nothing_else(built: Built):
         ".lua",
         ".html",
         ".css",
+        ".js",
+        ".svg",
         ".po",
         ".mo",
         ".typed",

@@ -270,7 +270,10 @@ async def test_pages_work_under_a_strict_content_security_policy(system: System,
             "console", lambda entry: refused.append(entry.text) if "Security Policy" in entry.text else None
         )
         await page.goto(f"{system.admin.url}/admin/presence/live/")
-        await page.wait_for_function(f"{FETCHED} > 0")
+        as_of = page.locator(".presence-as-of dd")
+        await expect(as_of).not_to_have_text(
+            await as_of.inner_text()
+        )  # Playwright's own functions need `eval`
         await page.goto(f"{system.admin.url}/admin/presence/live/event/?event=queue:new")
         await page.select_option("#id_event", "chat:ended")
         assert json.loads(await page.input_value("#id_payload")) == {"thread_id": "1"}
