@@ -1,10 +1,10 @@
-// The size of the core in an application: bundled, minified, gzipped.
+// The size of the core in an application that imports `Socket`: bundled, minified, gzipped.
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
 const LIMIT = 6 * 1024;
 const { outputFiles } = await build({
-  entryPoints: ["src/index.ts"],
+  stdin: { contents: 'export { Socket } from "./src/index.ts";', resolveDir: import.meta.dirname },
   bundle: true,
   minify: true,
   format: "esm",

@@ -4,6 +4,8 @@ export type { Handler, Where } from "./emitter.js";
 export { consequence, type Consequence } from "./closing.js";
 export * from "./events.js";
 export type { Gap } from "./gaps.js";
+export type { Id } from "./ids.js";
 export type { Member } from "./presence.js";
 export { Socket, type SocketEvents, type SocketOptions, type Status } from "./socket.js";
 export type { GetToken } from "./token.js";
+export type { Refusal } from "./verdict.js";
