@@ -21,7 +21,7 @@ const LONGEST = 600_000;
  *
  * @returns Undefined if the server would accept a connection now. Rejects without a network.
  */
-export async function verdict(fetch: FetchLike, url: string, token: string, signal: AbortSignal): Promise<Verdict | undefined> {
+export async function verdict(fetch: FetchLike, url: string, token: string, signal: object): Promise<Verdict | undefined> {
   const ask = (how: object): ReturnType<FetchLike> => fetch(url.replace(/^ws/, "http"), { cache: "no-store", signal, ...how });
   let response: Awaited<ReturnType<FetchLike>>;
   try {
