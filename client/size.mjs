@@ -6,7 +6,7 @@ const LIMIT = 6 * 1024;
 
 for (const entry of ["dist/index.js", "dist/cjs/index.js"]) {
   const { outputFiles } = await build({
-    entryPoints: [entry],
+    stdin: { contents: `export { Socket } from "./${entry}";`, resolveDir: import.meta.dirname },
     bundle: true,
     minify: true,
     format: "esm",

@@ -2,8 +2,8 @@
 export type Handler<T> = (value: T, where: Where) => void;
 
 export interface Where {
-  room?: string;
-  offset?: string;
+  room?: string | undefined;
+  offset?: string | undefined;
 }
 
 /** Handlers by name. A handler that throws does not affect the others. */

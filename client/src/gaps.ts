@@ -12,22 +12,28 @@ export class Gaps {
   readonly #reasons = new Map<string, string>();
   #timer: ReturnType<typeof setTimeout> | undefined;
 
+  readonly #report: (gap: Gap) => void;
+  /** The delay of the next report, in milliseconds. */
+  readonly #delay: () => number;
+
   constructor(
-    private readonly report: (gap: Gap) => void,
-    /** The delay of the next report, in milliseconds. */
-    private readonly delay: () => number,
-  ) {}
+    report: (gap: Gap) => void,
+    delay: () => number,
+  ) {
+    this.#report = report;
+    this.#delay = delay;
+  }
 
   add(room: string, reason: string): void {
     this.#reasons.set(room, reason);
     this.#timer ??= setTimeout(() => {
-      for (const [room, reason] of this.#take()) this.report({ room, reason });
-    }, this.delay());
+      for (const [room, reason] of this.#take()) this.#report({ room, reason });
+    }, this.#delay());
   }
 
-  /** Drops all gaps without a report, and returns their rooms. */
-  drop(): string[] {
-    return this.#take().map(([room]) => room);
+  /** Drops all gaps without a report. */
+  drop(): void {
+    this.#take();
   }
 
   #take(): [string, string][] {

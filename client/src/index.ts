@@ -5,6 +5,8 @@ export { consequence, type Consequence } from "./closing.js";
 export * from "./events.js";
 export type { Gap } from "./gaps.js";
 export type { FetchLike, WebSocketLike } from "./options.js";
+export type { Id } from "./ids.js";
 export type { Member } from "./presence.js";
 export { Socket, type SocketEvents, type SocketOptions, type Status } from "./socket.js";
 export type { GetToken } from "./token.js";
+export type { Refusal } from "./verdict.js";

@@ -6,22 +6,25 @@ import type { Socket } from "./socket.js";
 export type Member = ServerEvents["presence:state"]["members"][number];
 
 export const NO_MEMBERS: readonly Member[] = [];
-const CHANGES = new Set(["attendant:online", "attendant:away", "attendant:offline"]);
 
 interface Group {
   /** All members, sorted by name; a new list after every change, and only then. */
   members: readonly Member[];
   /** The offset of the last state; undefined while the client waits for one. */
   offset: string | undefined;
-  /** The last change of each user after that state, with its offset. */
-  changes: Map<string, [offset: string, member: Member]>;
+  /** The users of that state, and their changes since, each with its offset. */
+  users: Map<string, [offset: string, member: Member]>;
 }
 
 /** The present users by group: the last state and every change since. */
 export class Presence {
   readonly #groups = new Map<string, Group>();
 
-  constructor(private readonly changed: (group: string) => void) {}
+  readonly #changed: (group: string) => void;
+
+  constructor(changed: (group: string) => void) {
+    this.#changed = changed;
+  }
 
   members(group: string): readonly Member[] {
     return this.#groups.get(group)?.members ?? NO_MEMBERS;
@@ -31,7 +34,7 @@ export class Presence {
   take(event: string, data: object, room: string | undefined, offset: string | undefined): void {
     if (event === "presence:state") {
       this.#replace(data as ServerEvents["presence:state"]);
-    } else if (CHANGES.has(event) && room?.startsWith(PREFIX) && offset !== undefined) {
+    } else if (event.startsWith("attendant:") && room?.startsWith(PREFIX) && offset !== undefined) {
       this.#change(room.slice(PREFIX.length), offset, data as Member);
     }
   }
@@ -40,7 +43,7 @@ export class Presence {
   begin(room?: string): void {
     for (const [, group] of this.#of(room)) {
       group.offset = undefined;
-      group.changes.clear();
+      group.users.clear();
     }
   }
 
@@ -48,7 +51,7 @@ export class Presence {
   forget(room?: string): void {
     for (const [name] of this.#of(room)) {
       this.#groups.delete(name);
-      this.changed(name);
+      this.#changed(name);
     }
   }
 
@@ -59,30 +62,28 @@ export class Presence {
   #replace({ group: name, members, offset }: ServerEvents["presence:state"]): void {
     const group = this.#group(name);
     // A state is read while changes go on: a newer change may have arrived before it.
-    for (const [user, [at]] of group.changes) if (!isAfter(at, offset)) group.changes.delete(user);
-    const byUser = new Map(members.map((member) => [member.user_id, member]));
-    for (const [user, [, member]] of group.changes) byUser.set(user, member);
+    const newer = [...group.users].filter(([, [at]]) => isAfter(at, offset));
+    group.users = new Map([...members.map((member) => [member.user_id, [offset, member]] as const), ...newer] as never);
     group.offset = offset;
-    this.#show(name, byUser.values());
+    this.#show(name, group);
   }
 
   #change(name: string, offset: string, member: Member): void {
     const group = this.#group(name);
     // After a reconnect the missed changes are replayed behind a state that already includes them.
     if (group.offset !== undefined && !isAfter(offset, group.offset)) return;
-    group.changes.set(member.user_id, [offset, member]);
-    if (group.offset === undefined) return;
-    this.#show(name, [...group.members.filter((each) => each.user_id !== member.user_id), member]);
+    group.users.set(member.user_id, [offset, member]);
+    if (group.offset !== undefined) this.#show(name, group);
   }
 
-  #show(name: string, members: Iterable<Member>): void {
-    this.#group(name).members = [...members].filter((each) => each.status !== "offline").sort(byName);
-    this.changed(name);
+  #show(name: string, group: Group): void {
+    group.members = [...group.users.values()].map(([, member]) => member).filter((each) => each.status !== "offline").sort(byName);
+    this.#changed(name);
   }
 
   #group(name: string): Group {
     let group = this.#groups.get(name);
-    if (group === undefined) this.#groups.set(name, (group = { members: NO_MEMBERS, offset: undefined, changes: new Map() }));
+    if (group === undefined) this.#groups.set(name, (group = { members: NO_MEMBERS, offset: undefined, users: new Map() }));
     return group;
   }
 }

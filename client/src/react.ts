@@ -16,10 +16,12 @@ import {
 import type { ServerEvents } from "./events.js";
 import type { Handler } from "./emitter.js";
 import type { Gap } from "./gaps.js";
+import { idOf, nameOf, type Id } from "./ids.js";
 import { NO_MEMBERS, type Member } from "./presence.js";
 import { Socket, type SocketOptions, type Status } from "./socket.js";
 import { OUTSIDE, enterThread, threadState, type ThreadState } from "./thread.js";
 import { Typing } from "./typing.js";
+import type { Refusal } from "./verdict.js";
 
 export type { Member } from "./presence.js";
 export type { ThreadState, Typist } from "./thread.js";
@@ -35,11 +37,14 @@ class Shared {
   #users = 0;
   #lingering: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(readonly socket: Socket) {}
+  constructor(
+    readonly socket: Socket,
+    private isLoggedIn: boolean,
+  ) {}
 
   use(): () => void {
     // Only the first user connects: a further component does not retry a refused or ended connection.
-    if (this.#users === 0 && this.#lingering === undefined) this.socket.connect();
+    if (this.#users === 0 && this.#lingering === undefined && this.isLoggedIn) this.socket.connect();
     clearTimeout(this.#lingering);
     this.#lingering = undefined;
     this.#users += 1;
@@ -52,15 +57,43 @@ class Shared {
       }, LINGER);
     };
   }
+
+  /** Connects as another user, if a component uses the socket, or as none. */
+  change(isLoggedIn: boolean): void {
+    this.isLoggedIn = isLoggedIn;
+    this.socket.disconnect();
+    if (isLoggedIn && this.#users > 0) this.socket.connect();
+  }
 }
 
 /** The options of the socket of each namespace, by the namespace's name. */
 export type Namespaces = Record<string, Omit<SocketOptions, "autoConnect">>;
 
+/** The id of the user who is logged in, or null; undefined if the page does not say. */
+type User = Id | null | undefined;
+
+/** In the place of a `WebSocket` where the page is only rendered. */
+class NoWebSocket {
+  constructor() {
+    throw new TypeError("WebSocket: there is none on this platform");
+  }
+}
+
 class Registry {
   readonly #shared = new Map<string, Shared>();
 
-  constructor(public namespaces: Namespaces) {}
+  constructor(
+    private namespaces: Namespaces,
+    private user: User,
+  ) {}
+
+  /** Takes the props of another render. */
+  update(namespaces: Namespaces, user: User): void {
+    this.namespaces = namespaces;
+    if (user === this.user) return;
+    this.user = user;
+    for (const shared of this.#shared.values()) shared.change(user !== null);
+  }
 
   get(namespace: string): Shared {
     let shared = this.#shared.get(namespace);
@@ -70,11 +103,22 @@ class Registry {
         const known = Object.keys(this.namespaces).map((name) => JSON.stringify(name));
         throw new Error(`SocketProvider has no namespace ${JSON.stringify(namespace)}; expected one of ${known.join(", ")}`);
       }
-      const getToken = (): string | Promise<string> => (this.namespaces[namespace] ?? options).getToken();
-      shared = new Shared(new Socket({ ...options, getToken, autoConnect: false }));
+      shared = new Shared(this.#made(namespace, options), this.user !== null);
       this.#shared.set(namespace, shared);
     }
     return shared;
+  }
+
+  #made(namespace: string, options: Omit<SocketOptions, "autoConnect">): Socket {
+    const { getToken } = options;
+    const latest = (): string | Promise<string> => (this.namespaces[namespace] ?? options).getToken();
+    return new Socket({
+      ...options,
+      getToken: typeof getToken === "function" ? latest : getToken,
+      // A server that renders the page may have none, and does not connect.
+      WebSocket: options.WebSocket ?? globalThis.WebSocket ?? (NoWebSocket as unknown as SocketOptions["WebSocket"]),
+      autoConnect: false,
+    });
   }
 }
 
@@ -82,40 +126,58 @@ const Context = createContext<Registry | undefined>(undefined);
 
 /**
  * Provides one socket for each namespace to the components below. It uses the latest `getToken`, and all other options of
- * the first render: pass another `key` for another user or URL.
+ * the first render: pass another `key` for another URL.
  *
  * @param props.namespaces The options of each namespace, as of `new Socket()`, without `autoConnect`.
+ * @param props.user The id of the user who is logged in, or null. When it changes, every socket discards everything of the
+ * last user and connects with a token of the new one; with null it does not connect.
  * @example
- * <SocketProvider key={user.id} namespaces={{ hub: { url: "wss://example.com/hub/", getToken } }}>…</SocketProvider>
+ * <SocketProvider user={user.id} namespaces={{ hub: { url: "wss://example.com/hub/", getToken } }}>…</SocketProvider>
  */
-export function SocketProvider({ namespaces, children }: { namespaces: Namespaces; children?: ReactNode }): ReactNode {
-  const [registry] = useState(() => new Registry(namespaces));
-  useBeforeEffects(() => {
-    registry.namespaces = namespaces;
-  });
+export function SocketProvider({
+  namespaces,
+  user,
+  children,
+}: {
+  namespaces: Namespaces;
+  user?: User;
+  children?: ReactNode;
+}): ReactNode {
+  const [registry] = useState(() => new Registry(namespaces, user));
+  useBeforeEffects(() => registry.update(namespaces, user));
   return createElement(Context.Provider, { value: registry }, children);
 }
 
 /**
  * The one connection to a namespace, which all components share. It is open while a component uses it, and a second longer.
- * The component renders when the status changes.
+ * The component renders when the status changes, or an attempt is refused.
  *
  * @param namespace A key of the `namespaces` of the `SocketProvider`; throws an `Error` for any other.
+ * @returns The socket, whether it is `connected`, its `status`, and the `refusal` of its last attempt.
  * @example
  * const { socket, connected, status } = useSocket("hub");
  */
-export function useSocket(namespace: string): { socket: Socket; connected: boolean; status: Status } {
+export function useSocket(namespace: string): {
+  socket: Socket;
+  connected: boolean;
+  status: Status;
+  refusal: Refusal | undefined;
+} {
   const registry = useContext(Context);
   if (registry === undefined) throw new Error("useSocket() needs a <SocketProvider> around it");
   const shared = registry.get(namespace);
   const { socket } = shared;
   useEffect(() => shared.use(), [shared]);
-  const status = useSyncExternalStore(
-    useCallback((changed: () => void) => socket.when("status", changed), [socket]),
-    () => socket.status,
-    () => "stopped" as Status,
+  const subscribe = useCallback(
+    (changed: () => void) => {
+      const undo = [socket.when("status", changed), socket.when("refused", changed)];
+      return () => undo.forEach((each) => each());
+    },
+    [socket],
   );
-  return { socket, connected: status === "connected", status };
+  const status = useSyncExternalStore(subscribe, () => socket.status, () => "stopped" as Status);
+  const refusal = useSyncExternalStore(subscribe, () => socket.refusal, () => undefined);
+  return { socket, connected: status === "connected", status, refusal };
 }
 
 /** Always the latest value, without being a dependency. */
@@ -162,7 +224,7 @@ export function useGap(socket: Socket, handler: (gap: Gap) => void): void {
  * Keeps the client in a thread while the component is mounted, and a second longer. Any number of components may do so.
  *
  * @param socket The socket of `useSocket()`.
- * @param threadId The thread's id.
+ * @param threadId The thread's id; undefined or null: none yet, so nothing is joined.
  * @returns The state of the thread (`joined`, `refused`, `typists`); `sendTyping`, to be called with every key; and
  * `stopTyping`, to be called when a message was sent. After `refused` a component that is mounted later asks again.
  * @example
@@ -170,40 +232,44 @@ export function useGap(socket: Socket, handler: (gap: Gap) => void): void {
  */
 export function useThread(
   socket: Socket,
-  threadId: string,
+  threadId: Id | null | undefined,
 ): ThreadState & { sendTyping: () => void; stopTyping: () => void } {
-  const typing = useMemo(() => new Typing(socket, threadId), [socket, threadId]);
+  const id = threadId === undefined || threadId === null ? undefined : idOf(threadId);
+  const typing = useMemo(() => (id === undefined ? undefined : new Typing(socket, id)), [socket, id]);
   // Before the next effect, so that typing stops before the thread is left.
-  useEffect(() => typing.begin(), [typing]);
+  useEffect(() => typing?.begin(), [typing]);
   const state = useSyncExternalStore(
-    useCallback((changed: () => void) => enterThread(socket, threadId, changed), [socket, threadId]),
-    () => threadState(socket, threadId),
+    useCallback((changed: () => void) => (id === undefined ? nothing : enterThread(socket, id, changed)), [socket, id]),
+    () => (id === undefined ? OUTSIDE : threadState(socket, id)),
     () => OUTSIDE,
   );
-  const sendTyping = useCallback(() => typing.start(), [typing]);
-  const stopTyping = useCallback(() => typing.stop(), [typing]);
+  const sendTyping = useCallback(() => typing?.start(), [typing]);
+  const stopTyping = useCallback(() => typing?.stop(), [typing]);
   return { ...state, sendTyping, stopTyping };
 }
+
+function nothing(): void {}
 
 /**
  * The present users of a group, sorted by name. The socket keeps the list, so a component that is mounted later gets it, too.
  * Without a connection it is the last known list.
  *
  * @param socket The socket of `useSocket()`.
- * @param group The group's name.
+ * @param group The group's name; undefined or null: none yet, so the list is empty.
  * @example
  * const members = usePresence(socket, "attendants");
  */
-export function usePresence(socket: Socket, group: string): readonly Member[] {
+export function usePresence(socket: Socket, group: Id | null | undefined): readonly Member[] {
+  const name = group === undefined || group === null ? undefined : nameOf(group);
   return useSyncExternalStore(
     useCallback(
       (changed: () => void) =>
         socket.when("presence", (presence) => {
-          if (presence.group === group) changed();
+          if (presence.group === name) changed();
         }),
-      [socket, group],
+      [socket, name],
     ),
-    () => socket.presence(group),
+    () => (name === undefined ? NO_MEMBERS : socket.presence(name)),
     () => NO_MEMBERS,
   );
 }

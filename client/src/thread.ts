@@ -72,6 +72,7 @@ class Thread {
   readonly #users = new Set<() => void>();
   readonly #typists = new Map<string, { typist: Typist; expiry: ReturnType<typeof setTimeout> }>();
   readonly #undo: (() => void)[];
+  #leave: () => void;
   #lingering: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -80,8 +81,13 @@ class Thread {
     private readonly over: () => void,
   ) {
     const room = `thread:${threadId}`;
+    this.#leave = socket.join(threadId);
     this.#undo = [
-      socket.join(threadId),
+      () => this.#leave(),
+      socket.when("reset", () => {
+        if (this.state.refused !== undefined) this.#leave = socket.join(threadId); // it was another user who was refused
+        this.#become({ ...OUTSIDE, typists: this.#forget() });
+      }),
       socket.when("joined", (joined) => {
         if (joined.room === room) this.#become({ joined: true, refused: undefined });
       }),

@@ -27,7 +27,7 @@ export class Typing {
 
   /** Call it with every key. */
   start(): void {
-    if (this.#users === 0 || !this.socket.connected || !this.socket.isIn(`thread:${this.threadId}`)) return;
+    if (this.#users === 0 || this.socket.status !== "connected" || !this.socket.isIn(`thread:${this.threadId}`)) return;
     const now = performance.now();
     if (this.#reported === undefined || now - this.#reported >= EVERY) {
       this.#reported = now;

@@ -14,15 +14,12 @@ const TICK = 5_000;
 /** Milliseconds by which a timer is late if its machine was asleep. */
 const ASLEEP = 20_000;
 
-/** Watches until the returned function is called. Outside a browser it only detects sleep. */
+/** Watches until the returned function is called. Outside a browser it only detects sleep: call `Socket.wake()` there. */
 export function watch(moments: Moments): () => void {
-  const undo: (() => void)[] = [];
-  const listen = (target: EventTarget | undefined, type: string, handler: (event: Event) => void): void => {
-    target?.addEventListener(type, handler);
-    undo.push(() => target?.removeEventListener(type, handler));
-  };
-  const page = typeof window === "undefined" ? undefined : window;
-  const tab = typeof document === "undefined" ? undefined : document;
+  const end = new AbortController();
+  const listen = (target: EventTarget | undefined, type: string, handler: (event: Event) => void): void =>
+    target?.addEventListener?.(type, handler, end); // React Native has a window without it
+  const { window: page, document: tab } = globalThis as Partial<typeof globalThis>;
   listen(page, "online", moments.online);
   listen(page, "offline", moments.offline);
   listen(page, "pageshow", moments.wake);
@@ -39,6 +36,8 @@ export function watch(moments: Moments): () => void {
     if (now - last > TICK + ASLEEP) moments.wake();
     last = now;
   }, TICK);
-  undo.push(() => clearInterval(clock));
-  return () => undo.forEach((each) => each());
+  return () => {
+    clearInterval(clock);
+    end.abort();
+  };
 }

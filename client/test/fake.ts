@@ -13,9 +13,14 @@ export class FakeWebSocket {
   static answers: Record<string, unknown> = {};
   /** The rooms that the server joins automatically. */
   static rooms: Record<string, string> = { "user:7": "100" };
+  /** The user of the next connections. */
+  static user = { user_id: "7", role: "attendant" };
+  /** What the server announces; undefined for an older one. */
+  static limits: { frame_bytes: number; rate: number; burst: number; rooms: number } | undefined;
 
   onmessage: ((event: { data: unknown }) => void) | null = null;
   onclose: ((event: { code: number }) => void) | null = null;
+  onerror: (() => void) | null = null;
   readonly sent: Sent[] = [];
   /** Acks for events by name; a function answers from the data, `null` does not answer. */
   answers: Record<string, unknown> = FakeWebSocket.answers;
@@ -40,8 +45,8 @@ export class FakeWebSocket {
         this.say("connection:ready", {
           connection_id: `c${this.number}`,
           namespace: "hub",
-          user_id: "7",
-          role: "attendant",
+          ...FakeWebSocket.user,
+          limits: FakeWebSocket.limits,
           heartbeat_interval: 30,
           expires_at: "2030-01-01T00:00:00.000Z",
           rooms: this.rooms,
@@ -65,6 +70,8 @@ export class FakeWebSocket {
     FakeWebSocket.script = [];
     FakeWebSocket.answers = {};
     FakeWebSocket.rooms = { "user:7": "100" };
+    FakeWebSocket.user = { user_id: "7", role: "attendant" };
+    FakeWebSocket.limits = undefined;
   }
 
   send(text: string): void {

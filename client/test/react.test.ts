@@ -426,3 +426,82 @@ test("server rendering opens no connection", () => {
   expect(html).toBe("stopped false 0 0");
   expect(FakeWebSocket.made).toEqual([]);
 });
+
+test("another user needs no key: every socket and thread starts anew, at once", async () => {
+  const shown: string[] = [];
+  function Page(): ReactNode {
+    const { socket, status } = useSocket("hub");
+    const { joined, refused } = useThread(socket, "42");
+    const people = usePresence(socket, "sales");
+    shown.push(`${status} ${joined ? "in" : "out"} ${refused ?? "-"} ${people.map(({ name }) => name).join()}`);
+    return null;
+  }
+  function Session({ user }: { user: string | null }): ReactNode {
+    const namespaces = { hub: { ...options, getToken: () => token(undefined, user ?? "nobody") } };
+    return createElement(SocketProvider, { namespaces, user }, createElement(Page));
+  }
+  const bearers = (): (string | undefined)[] => FakeWebSocket.made.map((each) => each.protocols[1]?.split(".")[1]);
+  const { rerender } = render(createElement(Session, { user: null }));
+  await soon(60_000);
+  expect([FakeWebSocket.made, shown.at(-1)]).toEqual([[], "stopped out - "]);
+  FakeWebSocket.answers = { "join:thread": { code: "forbidden", message: "not allowed" } };
+  rerender(createElement(Session, { user: "ana" }));
+  await soon();
+  const members = [{ user_id: "7", name: "Ana", status: "online", since: "" }];
+  act(() => FakeWebSocket.last.say("presence:state", { group: "sales", members, total: 1, offset: "1" }));
+  expect(shown.at(-1)).toBe("connected out forbidden Ana");
+  FakeWebSocket.answers = {};
+  FakeWebSocket.user = { user_id: "8", role: "attendant" };
+  rerender(createElement(Session, { user: "bob" }));
+  expect(shown.at(-1)).not.toContain("Ana");
+  await soon();
+  expect(shown.at(-1)).toBe("connected in - ");
+  expect(bearers()).toEqual(["ana", "bob"]);
+  rerender(createElement(Session, { user: null }));
+  await soon(60_000);
+  expect([bearers(), shown.at(-1)]).toEqual([["ana", "bob"], "stopped out - "]);
+});
+
+test("the reason of a refusal is shown", async () => {
+  const error = { code: "forbidden_role", message: "role 'customer' may not enter 'hub'" };
+  const namespaces = { hub: { ...options, fetch: () => Promise.resolve(Response.json({ error }, { status: 403 })) } };
+  FakeWebSocket.script = ["refuse"];
+  const { result } = renderHook(() => useSocket("hub"), {
+    wrapper: ({ children }: { children: ReactNode }) => createElement(SocketProvider, { namespaces }, children),
+  });
+  await soon(5);
+  expect(result.current).toMatchObject({ status: "denied", refusal: { status: 403, ...error } });
+});
+
+test.each([undefined, null])("a thread or group that is %s joins nothing", async (none) => {
+  const { result, rerender } = renderHook(
+    ({ id }: { id: number | null | undefined }) => {
+      const { socket } = useSocket("hub");
+      return { thread: useThread(socket, id), people: usePresence(socket, none) };
+    },
+    { wrapper, initialProps: { id: none as number | null | undefined } },
+  );
+  await soon();
+  result.current.thread.sendTyping();
+  result.current.thread.stopTyping();
+  expect([FakeWebSocket.last.sent, result.current.thread.joined, result.current.people]).toEqual([[], false, []]);
+  rerender({ id: 42 });
+  await soon();
+  expect(result.current.thread.joined).toBe(true);
+  act(() => type("ana", true));
+  expect(result.current.thread.typists.map(({ name }) => name)).toEqual(["ana"]);
+});
+
+test("a wrong option of a namespace is named in the render", () => {
+  const namespaces = { hub: { ...options, ackTimeout: -1 } };
+  const faulty = ({ children }: { children: ReactNode }): ReactNode => createElement(SocketProvider, { namespaces }, children);
+  expect(() => renderHook(() => useSocket("hub"), { wrapper: faulty })).toThrow("ackTimeout: expected 1 to 2147483647, got -1");
+});
+
+test("server rendering needs no WebSocket", () => {
+  vi.stubGlobal("WebSocket", undefined);
+  const namespaces = { hub: { url: "ws://server/hub/", getToken: () => token() } };
+  const Page = (): ReactNode => useSocket("hub").status;
+  expect(renderToString(createElement(SocketProvider, { namespaces }, createElement(Page)))).toBe("stopped");
+  vi.unstubAllGlobals();
+});

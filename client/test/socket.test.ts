@@ -91,15 +91,19 @@ describe("connecting", () => {
     expect(getToken).toHaveBeenCalledTimes(2);
   });
 
-  test("reports an invalid token, and tries again", async () => {
-    const tokens = ["\"no sub-protocol\"", token()];
-    const errors: string[] = [];
-    socket = connectTo({ getToken: () => tokens.shift() ?? "" });
-    socket.when("error", (error) => errors.push(error.code));
-    await soon();
-    expect([socket.status, errors]).toEqual(["offline", ["token"]]);
-    await soon(501);
-    expect(socket.status).toBe("connected");
+  test("trims a token", async () => {
+    const server = await connected({ getToken: () => ` ${token(9e9, "mine")}\n` });
+    expect(server.protocols[1]).toBe(`bearer.${token(9e9, "mine")}`);
+  });
+
+  test.each(["two\nlines", "<html>", "", undefined, null, 7, {}])("is denied with %j for a token, which can never work", async (given) => {
+    const getToken = vi.fn(() => given as string);
+    const refusals: unknown[] = [];
+    socket = connectTo({ getToken });
+    socket.when("refused", (refusal) => refusals.push(refusal));
+    await soon(60_000);
+    expect([socket.status, getToken.mock.calls.length, FakeWebSocket.made]).toEqual(["denied", 1, []]);
+    expect(refusals).toEqual([{ status: 0, code: "forbidden", message: "getToken() gave no token" }]);
   });
 
   test("is denied when no user is logged in", async () => {
@@ -140,12 +144,76 @@ describe("a refused handshake", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test.each([401, 403, 404])("ends in denied when the verdict is %i", async (status) => {
+  test.each([
+    [401, "token_expired"],
+    [403, "forbidden_origin"],
+    [404, "not_found"],
+  ])("ends in denied when the verdict is %i %s, and reports why", async (status, code) => {
     FakeWebSocket.script = ["refuse", "refuse", "refuse"];
-    socket = connectTo({ fetch: verdict(status) });
+    const reports: unknown[] = [];
+    const error = { code, message: "the reason" };
+    socket = connectTo({ fetch: () => Promise.resolve(Response.json({ error }, { status })) });
+    socket.when("refused", (refusal) => reports.push(refusal));
+    socket.when("status", (now) => now === "denied" && reports.push(now));
     await soon(60_000);
-    expect(socket.status).toBe("denied");
-    expect(FakeWebSocket.made.length).toBeLessThanOrEqual(2);
+    expect(reports).toEqual([{ status, ...error }, "denied"]);
+    expect(socket.refusal).toEqual({ status, ...error });
+    expect(FakeWebSocket.made).toHaveLength(status === 401 ? 2 : 1);
+    await expect(socket.connected()).rejects.toMatchObject(error);
+  });
+
+  test.each([404, 500, 502, 200])("is tried again when something else answers %i", async (status) => {
+    FakeWebSocket.script = ["refuse"];
+    const refusals: unknown[] = [];
+    socket = connectTo({ fetch: verdict(status) });
+    socket.when("refused", ({ code }) => refusals.push(code));
+    await soon(501);
+    expect([socket.status, refusals, socket.refusal]).toEqual(["connected", [`http_${status}`], undefined]);
+  });
+
+  test("names ALLOWED_ORIGINS when the page may not read the verdict, and tries again", async () => {
+    vi.stubGlobal("location", { origin: "https://shop.example" });
+    FakeWebSocket.script = ["refuse"];
+    const asked = vi.fn((_: string, { mode }: { mode?: string } = {}) =>
+      mode === "no-cors" ? Promise.resolve(Response.error()) : Promise.reject(new TypeError("Failed to fetch")),
+    );
+    socket = connectTo({ fetch: asked });
+    await soon(5);
+    vi.unstubAllGlobals();
+    expect(socket.status).toBe("offline");
+    expect(socket.refusal).toMatchObject({ status: 0, code: "unreadable" });
+    expect(socket.refusal?.message).toBe("the server does not answer https://shop.example: is that in its ALLOWED_ORIGINS?");
+    await soon(501);
+    expect(socket.status).toBe("connected");
+  });
+
+  test.each(["SyntaxError", "SecurityError"])("of an address that the WebSocket does not accept (%s) is not tried again", async (name) => {
+    let made = 0;
+    class Strict {
+      constructor(_: string, protocols: string[]) {
+        made += 1;
+        throw Object.assign(new Error(`no ${protocols.join()}`), { name });
+      }
+    }
+    socket = connectTo({ url: "nonsense", WebSocket: Strict as never });
+    await soon(60_000);
+    expect([socket.status, made]).toEqual(["denied", 1]);
+    expect(socket.refusal).toEqual({ status: 0, code: "forbidden", message: `WebSocket does not accept the url: ${name}` });
+  });
+
+  test("is retried after Retry-After also when the network is reported in the meantime", async () => {
+    const page = new EventTarget();
+    vi.stubGlobal("window", page);
+    FakeWebSocket.script = ["refuse"];
+    socket = connectTo({ fetch: verdict(503, { "Retry-After": "7" }) });
+    await soon(1000);
+    page.dispatchEvent(new Event("offline"));
+    page.dispatchEvent(new Event("online"));
+    await soon(5900);
+    vi.unstubAllGlobals();
+    expect(FakeWebSocket.made).toHaveLength(1);
+    await soon(700);
+    expect(FakeWebSocket.made).toHaveLength(2);
   });
 
   test("is tried again after the server's Retry-After", async () => {
@@ -157,9 +225,18 @@ describe("a refused handshake", () => {
     expect(socket.status).toBe("connected");
   });
 
-  test("is tried again with the usual backoff when Retry-After is no number, or too large", async () => {
+  test("is tried again at the date of a Retry-After", async () => {
+    FakeWebSocket.script = ["refuse"];
+    socket = connectTo({ fetch: verdict(503, { "Retry-After": "Thu, 01 Jan 2026 00:00:07 GMT" }) });
+    await soon(6900);
+    expect(FakeWebSocket.made).toHaveLength(1);
+    await soon(601);
+    expect(socket.status).toBe("connected");
+  });
+
+  test("is tried again with the usual backoff when Retry-After is nonsense, or too large", async () => {
     FakeWebSocket.script = ["refuse", "refuse"];
-    const answers = ["Wed, 21 Oct 2026 07:28:00 GMT", "1e12"];
+    const answers = ["soon", "1e12"];
     socket = connectTo({ fetch: () => verdict(503, { "Retry-After": answers.shift() ?? "" })("") });
     await soon(450);
     expect(FakeWebSocket.made).toHaveLength(1);
@@ -685,7 +762,7 @@ describe("gaps", () => {
     FakeWebSocket.answers = {};
     socket.connect();
     await soon(5000);
-    expect(gaps).toEqual([{ room: "thread:42", reason: "joined anew" }]);
+    expect(gaps).toEqual(["user:7", "thread:42"].map((room) => ({ room, reason: "joined anew" })));
   });
 });
 

@@ -43,9 +43,11 @@ _OF_CLIENT = frozenset(
             "Gap",
             "GetToken",
             "Handler",
+            "Id",
         ),
         *(
             "Member",
+            "Refusal",
             "ServerEvents",
             "Socket",
             "SocketError",

@@ -73,7 +73,7 @@ function App(): ReactNode {
 
 function Chat({ threadId, suspended }: { threadId: string; suspended: boolean }): ReactNode {
   page.renders += 1;
-  const { socket, status } = useSocket("hub");
+  const { socket, status, refusal } = useSocket("hub");
   const { typists, joined, refused, sendTyping, stopTyping } = useThread(socket, threadId);
   useSocketEvent(socket, "thread:message", ({ thread_id, message_id }) => {
     if (thread_id === threadId) page.seen.push(message_id);
@@ -87,6 +87,7 @@ function Chat({ threadId, suspended }: { threadId: string; suspended: boolean })
   return (
     <section id={`thread-${threadId}`}>
       <p className="status">{status}</p>
+      <p className="refusal">{refusal?.message}</p>
       <p className="state">{refused ?? (joined ? "in" : "outside")}</p>
       <p className="typists">{typists.map((typist) => typist.name).join(", ")}</p>
     </section>

@@ -30,7 +30,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
   }, [visible, selected, dispatch]);
   useEffect(
     () => () => {
-      if (socket.connected) socket.emit("presence:offline", {}); // announced at once, without the grace period
+      if (socket.status === "connected") socket.emit("presence:offline", {}); // announced at once, without the grace period
     },
     [socket],
   );

@@ -1,0 +1,312 @@
+import { Backoff } from "./backoff.js";
+import { SocketError } from "./calls.js";
+import { consequence } from "./closing.js";
+import type { Emitter } from "./emitter.js";
+import type { Settings, WebSocketLike } from "./options.js";
+import type { SocketEvents, Status } from "./reports.js";
+import { Timers } from "./timers.js";
+import { Tokens } from "./token.js";
+import { verdict, type Refusal } from "./verdict.js";
+import { watch } from "./wakeups.js";
+
+/** What a connector works for. */
+export interface Owner {
+  /** Whether the next connection continues where the last one ended. */
+  resumes(): boolean;
+  /** Text has arrived. It calls `ready()` for the first frame. */
+  received(text: string): void;
+  /** The connection, or the attempt, is over. */
+  lost(): void;
+  /** The status has changed. */
+  became(status: Status): void;
+  /** Sends a heartbeat that is to be answered within these milliseconds. */
+  heartbeat(timeout: number): Promise<unknown>;
+}
+
+/** Milliseconds after which a connection counts as stable, and the backoff starts over. */
+const STABLE = 10_000;
+/** The shortest wait after the rate limit was exceeded, in milliseconds. */
+const PAUSE = 5_000;
+/** Milliseconds within which a connection that may be dead must answer. */
+const PROBE = 5_000;
+
+/** Keeps one connection open: the attempts, why they fail, and the waits between them. */
+export class Connector {
+  /** End with the connection or the attempt. */
+  readonly timers = new Timers();
+  /** Why the last attempt was refused, until there is a connection. */
+  refusal: Refusal | undefined;
+  #tokens: Tokens;
+  readonly #backoff: Backoff;
+  #status: Status = "stopped";
+  #websocket: WebSocketLike | undefined;
+  #unwatch: (() => void) | undefined;
+  /** Aborted with the connection or the attempt. */
+  #life = new AbortController();
+  /** Whether a frame has arrived since the last heartbeat. */
+  #isAlive = false;
+  /** The earliest time of the next attempt, in milliseconds since the epoch. */
+  #earliest = 0;
+
+  readonly #settings: Settings;
+  readonly #owner: Owner;
+  readonly #reports: Emitter<SocketEvents>;
+
+  constructor(
+    settings: Settings,
+    owner: Owner,
+    reports: Emitter<SocketEvents>,
+  ) {
+    this.#settings = settings;
+    this.#owner = owner;
+    this.#reports = reports;
+    this.#tokens = new Tokens(settings.getToken);
+    this.#backoff = new Backoff(settings, settings.random);
+  }
+
+  get status(): Status {
+    return this.#status;
+  }
+
+  /** Whether there will be no further attempt. */
+  get isOver(): boolean {
+    return this.#status === "stopped" || this.#status === "denied";
+  }
+
+  connect(): void {
+    if (!this.isOver) return;
+    this.#unwatch ??= watch({
+      wake: () => this.wake(),
+      online: () => {
+        this.#backoff.reset(); // it was not the server's fault
+        this.wake();
+      },
+      offline: () => this.lose(), // some browsers never report that it is over: retry anyway
+      freeze: () => this.#drop(),
+    });
+    this.#backoff.reset();
+    void this.#open();
+  }
+
+  /** Ends the connection, and all attempts. */
+  end(status: "denied" | "stopped"): void {
+    this.#forget();
+    this.#unwatch?.();
+    this.#unwatch = undefined;
+    this.#become(status);
+  }
+
+  /** Connects soon, or checks that the connection is alive. */
+  wake(): void {
+    if (this.#status === "connected") this.#probe();
+    if (this.#status !== "offline") return;
+    // With jitter, because the network of a whole office may be back.
+    this.#retryIn(this.#settings.random() * this.#settings.reconnectionDelay);
+  }
+
+  /** Replaces the connection, or the attempt, soon. */
+  reconnect(): void {
+    if (this.isOver) return;
+    this.#backoff.reset();
+    this.#drop();
+    this.wake();
+  }
+
+  /** Gives the connection up, and schedules another attempt. */
+  lose(): void {
+    this.#forget();
+    this.#later();
+  }
+
+  send(text: string): void {
+    this.#websocket?.send(text);
+  }
+
+  freshToken(): Promise<string> {
+    return this.#tokens.fresh();
+  }
+
+  /** Forgets the token, also one that was asked for and has not arrived. */
+  forgetToken(): void {
+    this.#tokens = new Tokens(this.#settings.getToken);
+  }
+
+  /**
+   * The connection is ready: sends heartbeats, the first one at a random time, so that clients do not send theirs together.
+   * If no frame has arrived since the last one, the connection is dead, which a browser does not notice for minutes.
+   */
+  ready(interval: number): void {
+    const beat = (): void => {
+      if (!this.#isAlive) {
+        this.lose();
+        return;
+      }
+      this.#isAlive = false;
+      this.#owner.heartbeat(this.#settings.ackTimeout).catch(() => undefined); // any answer proves that it is alive
+      this.timers.after(interval, beat);
+    };
+    this.timers.clear();
+    this.timers.after(STABLE, () => this.#backoff.reset());
+    this.timers.after(interval * (0.5 + this.#settings.random() / 2), beat);
+    this.refusal = undefined;
+    this.#become("connected");
+  }
+
+  #probe(): void {
+    this.#owner.heartbeat(PROBE).catch((error: SocketError) => {
+      if (error.code === "timeout") this.reconnect();
+    });
+  }
+
+  // --- Attempts --------------------------------------------------------------------------------
+
+  async #open(fresh = false): Promise<void> {
+    const signal = this.#renew();
+    this.#expect(() => this.forgetToken()); // it may never arrive
+    this.#become("connecting");
+    try {
+      await undefined; // the page adds its handlers first
+      const { url: given } = this.#settings;
+      const url = typeof given === "string" ? given : await given();
+      if (signal.aborted) return; // disconnected in the meantime
+      const token = await (fresh ? this.#tokens.fresh() : this.#tokens.get());
+      if (signal.aborted) return;
+      this.#listen(this.#connected(url, token), () => this.#ask(url, token, fresh));
+    } catch (error) {
+      if (!signal.aborted) this.#fail(error);
+    }
+  }
+
+  /** Gives this part of an attempt up if it takes too long. */
+  #expect(late?: () => void): void {
+    this.timers.clear();
+    this.timers.after(this.#settings.connectTimeout, () => {
+      late?.();
+      this.lose(); // not `close()`: for a dead connection the browser calls `onclose` only after a minute
+    });
+  }
+
+  #connected(url: string, token: string): WebSocketLike {
+    const address = this.#owner.resumes() ? `${url}${url.includes("?") ? "&" : "?"}resume=1` : url;
+    try {
+      return new this.#settings.WebSocket(address, ["realtime.v1", `bearer.${token}`]);
+    } catch (error) {
+      // Without the error's own text, which may quote the token.
+      throw new SocketError("forbidden", `WebSocket does not accept the url: ${(error as Error).name}`);
+    }
+  }
+
+  #listen(websocket: WebSocketLike, ask: () => Promise<void>): void {
+    this.#websocket = websocket;
+    this.#expect();
+    websocket.onmessage = ({ data }) => {
+      if (websocket !== this.#websocket) return;
+      this.#isAlive = true;
+      this.#owner.received(String(data));
+    };
+    websocket.onclose = ({ code, reason }) => {
+      if (websocket !== this.#websocket) return;
+      this.#forget();
+      if (this.#status === "connected") this.#closed(code, reason);
+      else void ask();
+    };
+    websocket.onerror = () => undefined; // `ws` throws an error without a listener; a close follows
+  }
+
+  /** Handles an attempt that did not get as far as a WebSocket. */
+  #fail(error: unknown): void {
+    // Not the text of an error of the page, which may quote a token.
+    const failure =
+      error instanceof SocketError
+        ? error
+        : new SocketError("token", "getToken() or url() failed", undefined, { cause: error });
+    if (failure.code === "forbidden") {
+      this.#deny({ status: 0, code: failure.code, message: failure.message });
+    } else {
+      this.#reports.emit("error", failure);
+      this.#later();
+    }
+  }
+
+  // --- Loss ------------------------------------------------------------------------------------
+
+  #closed(code: number, reason: string): void {
+    const { signal } = this.#life;
+    this.#reports.emit("closed", { code, reason });
+    if (signal.aborted) return;
+    const next = consequence(code);
+    if (next === "fresh token") this.forgetToken();
+    if (next !== "stop") this.#later(next === "pause" ? PAUSE : 0);
+    else if (code === 1000) this.end("stopped");
+    else this.#deny({ status: code, code: "closed", message: reason || `code ${code}` });
+  }
+
+  /** Asks the server why a handshake failed. */
+  async #ask(url: string, token: string, fresh: boolean): Promise<void> {
+    const { signal } = this.#life;
+    this.#expect();
+    this.#become("offline");
+    const found = await verdict(this.#settings.fetch, url, token, signal).catch(() => undefined); // no network
+    if (signal.aborted) return;
+    if (found?.status === 401) this.forgetToken();
+    if (found === undefined) this.#later();
+    else if (found.status === 401 && !fresh) void this.#open(true); // the token may just have expired
+    // A proxy, or another application, answers 404 as well, and may be the socket server again in a minute.
+    else if ([401, 403].includes(found.status) || found.code === "not_found") this.#deny(found);
+    else {
+      this.#refuse(found);
+      if (!signal.aborted) this.#later(found.wait);
+    }
+  }
+
+  #deny(refusal: Refusal): void {
+    this.#refuse(refusal);
+    this.end("denied");
+  }
+
+  #refuse({ status, code, message }: Refusal): void {
+    this.#reports.emit("refused", (this.refusal = { status, code, message }));
+  }
+
+  #later(least = 0): void {
+    if (this.#backoff.attempts >= this.#settings.reconnectionAttempts) {
+      this.end("stopped");
+      return;
+    }
+    this.#earliest = Math.max(this.#earliest, Date.now() + least);
+    this.#retryIn(this.#backoff.next());
+    this.#become("offline"); // last, because its handlers may disconnect
+  }
+
+  /** Makes the next attempt after this wait, but not before `Retry-After`. */
+  #retryIn(wait: number): void {
+    this.timers.clear();
+    this.timers.after(Math.max(0, this.#earliest - Date.now()) + wait, () => void this.#open());
+  }
+
+  #drop(): void {
+    this.#forget();
+    this.#become("offline");
+  }
+
+  #forget(): void {
+    this.#renew();
+    this.timers.clear();
+    const websocket = this.#websocket;
+    this.#websocket = undefined;
+    websocket?.close(1000);
+    this.#owner.lost();
+  }
+
+  #renew(): AbortSignal {
+    this.#life.abort();
+    this.#life = new AbortController();
+    return this.#life.signal;
+  }
+
+  #become(status: Status): void {
+    if (status === this.#status) return;
+    this.#status = status;
+    this.#owner.became(status);
+  }
+}

@@ -1,0 +1,215 @@
+import { SocketError } from "./calls.js";
+import type { Emitter } from "./emitter.js";
+import type { Acks, ServerEvents } from "./events.js";
+import { Gaps } from "./gaps.js";
+import type { Settings } from "./options.js";
+import type { Outbox } from "./outbox.js";
+import type { Presence } from "./presence.js";
+import type { SocketEvents } from "./reports.js";
+import { threadOf } from "./rooms.js";
+import type { Timers } from "./timers.js";
+
+type Ready = ServerEvents["connection:ready"];
+
+/** A room that the page wants, or that the server joins. */
+interface Room {
+  /** Who wants it; none if only the server joins it. */
+  users: Set<object>;
+  /** Of the last publication that the client received; undefined after a gap, until the next publication. */
+  offset?: string | undefined;
+  /** Whether the client is in it, or was when the connection was lost; false: it was, before everything was discarded. */
+  isIn?: boolean;
+}
+
+/** Errors after which the client does not ask for a room again. */
+const FINAL = /^(forbidden|limit_exceeded|invalid_payload)$/;
+
+/** Which rooms the client is in: enters them, recovers them after a reconnect, and reports what it may have missed. */
+export class Membership {
+  readonly #rooms = new Map<string, Room>();
+  /** Kinds of rooms that the server joins automatically; of the other kinds only wanted rooms are kept. */
+  readonly #automatic = new Set(["user", "presence"]);
+  readonly #gaps: Gaps;
+  /** Rooms whose publications are ignored until this `resume` is answered. */
+  #resumed: Record<string, string> = {};
+  #isConnected = false;
+
+  readonly #settings: Settings;
+  readonly #outbox: Outbox;
+  /** Those of the connection. */
+  readonly #timers: Timers;
+  readonly #presence: Presence;
+  readonly #reports: Emitter<SocketEvents>;
+
+  constructor(
+    settings: Settings,
+    outbox: Outbox,
+    timers: Timers,
+    presence: Presence,
+    reports: Emitter<SocketEvents>,
+  ) {
+    this.#settings = settings;
+    this.#outbox = outbox;
+    this.#timers = timers;
+    this.#presence = presence;
+    this.#reports = reports;
+    this.#gaps = new Gaps(
+      (gap) => reports.emit("gap", gap),
+      () => settings.random() * settings.gapDelayMax,
+    );
+  }
+
+  // --- What the page wants ---------------------------------------------------------------------
+
+  /** Enters a room, now or when there is a connection, and returns a function that leaves it. */
+  join(name: string): () => void {
+    const room = this.#rooms.get(name) ?? { users: new Set() };
+    const who = {};
+    this.#rooms.set(name, room);
+    if (room.users.add(who).size === 1) void this.#enter(name, room);
+    return () => {
+      if (!room.users.delete(who) || room.users.size > 0 || this.#rooms.get(name) !== room) return;
+      this.#forget(name);
+      if (this.#isConnected) this.#outbox.tell(...frameOf("leave", name));
+    };
+  }
+
+  /** Whether the client is in the room, or was in it when the connection was lost. */
+  isIn(name: string): boolean {
+    return this.#rooms.get(name)?.isIn ?? false;
+  }
+
+  // --- The connection --------------------------------------------------------------------------
+
+  /** The last offset received, by room. */
+  get offsets(): Record<string, string> {
+    return Object.fromEntries([...this.#rooms].flatMap(([name, { offset }]) => (offset === undefined ? [] : [[name, offset]])));
+  }
+
+  /** Handles the first frame of a connection: continues where the last one ended, or anew for another user. */
+  begin(ready: Ready, isAnother: boolean): void {
+    const known = this.offsets;
+    const unknown = [...this.#rooms].filter(([, { offset }]) => offset === undefined);
+    this.#isConnected = true;
+    this.#presence.begin();
+    for (const [name, offset] of Object.entries(ready.rooms)) {
+      this.#automatic.add(kindOf(name));
+      if (!(name in known)) this.#seen(name, offset, "joined anew");
+    }
+    // Another user's connection waits for a `resume`, too: it was opened for the last one.
+    void this.#recover(isAnother ? { ...ready.rooms } : known);
+    for (const [name, room] of unknown) void this.#enter(name, room);
+  }
+
+  /** The connection is lost. */
+  end(): void {
+    this.#isConnected = false;
+    this.#resumed = {};
+  }
+
+  /** Forgets where the client was. It enters the wanted rooms again, and reports a gap in those that it was in. */
+  reset(): void {
+    this.#gaps.drop();
+    for (const room of this.#rooms.values()) {
+      room.offset = undefined;
+      if (room.isIn) room.isIn = false;
+    }
+  }
+
+  // --- Frames ----------------------------------------------------------------------------------
+
+  /** Takes note of a publication. Returns false if it is to be ignored, because it is replayed. */
+  accepts(name: string, offset: string): boolean {
+    if (name in this.#resumed) return false;
+    this.#seen(name, offset);
+    return true;
+  }
+
+  gap(name: string, reason: string): void {
+    this.#presence.begin(name);
+    this.#lose(name);
+    this.#gaps.add(name, reason);
+  }
+
+  expelled(room: string, reason: string): void {
+    this.#forget(room);
+    this.#presence.forget(room);
+    this.#reports.emit("left", { room, reason });
+  }
+
+  // ---------------------------------------------------------------------------------------------
+
+  /** Enters a room that is wanted, if there is a connection. */
+  async #enter(name: string, room: Room): Promise<void> {
+    const isWanted = (): boolean => room.users.size > 0 && this.#rooms.get(name) === room;
+    if (!this.#isConnected || !isWanted()) return;
+    const missed = room.isIn === undefined ? undefined : "joined anew"; // without an offset to recover from
+    try {
+      const { offset } = await this.#outbox.ask<Acks["join"]>(...frameOf("join", name), this.#settings.ackTimeout);
+      if (!isWanted()) return;
+      this.#seen(name, room.offset ?? offset, missed);
+      this.#reports.emit("joined", { room: name });
+    } catch (error) {
+      const { code } = error as SocketError;
+      if (FINAL.test(code)) this.expelled(name, code);
+      else this.#again(error as SocketError, () => void this.#enter(name, room));
+    }
+  }
+
+  /**
+   * Recovers the missed publications of these rooms. Until the answer arrives their publications are ignored, because they
+   * are replayed. Without an answer, or after a temporary error, it asks again: the connection is in none of the rooms yet.
+   */
+  async #recover(rooms: Record<string, string>): Promise<void> {
+    this.#resumed = rooms;
+    if (Object.keys(rooms).length === 0) return;
+    try {
+      await this.#outbox.ask<Acks["resume"]>("resume", { rooms }, this.#settings.ackTimeout, (answer) => this.#recovered(answer));
+    } catch (error) {
+      this.#outbox.complain(error as SocketError);
+      this.#again(error as SocketError, () => void this.#recover(rooms));
+    }
+  }
+
+  #recovered({ rooms }: Acks["resume"]): void {
+    this.#resumed = {};
+    for (const [name, found] of Object.entries(rooms)) {
+      if ("error" in found) this.expelled(name, found.error);
+      else if (!found.recovered) this.#seen(name, found.offset, "not recovered");
+    }
+  }
+
+  /** Retries after `unavailable`, `timeout` and `rate_limited`, with jitter. */
+  #again({ code, retryAfter = 1 }: SocketError, action: () => void): void {
+    if (code !== "closed") this.#timers.after(retryAfter * 1000 * (1 + this.#settings.random()), action);
+  }
+
+  /** The client is in the room, at this offset; `missed` is why it may have missed publications. */
+  #seen(name: string, offset: string, missed?: string): void {
+    const room = this.#rooms.get(name) ?? { users: new Set() };
+    if (room.users.size === 0 && !this.#automatic.has(kindOf(name))) return; // sent before the room was left
+    if (missed !== undefined && room.isIn !== undefined) this.#gaps.add(name, missed);
+    this.#rooms.set(name, Object.assign(room, { offset, isIn: true }));
+  }
+
+  #lose(name: string): void {
+    delete this.#resumed[name];
+    const room = this.#rooms.get(name);
+    if (room !== undefined) room.offset = undefined;
+  }
+
+  /** Forgets a room, which the client enters again only if the server joins it automatically. */
+  #forget(name: string): void {
+    this.#lose(name);
+    if (!this.#automatic.has(kindOf(name))) this.#rooms.delete(name);
+  }
+}
+
+function kindOf(name: string): string {
+  return name.slice(0, name.indexOf(":"));
+}
+
+function frameOf(event: "join" | "leave", room: string): [event: string, data: object] {
+  const thread = threadOf(room);
+  return thread === undefined ? [event, { room }] : [`${event}:thread`, { thread_id: thread }];
+}

@@ -1,0 +1,202 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import type { Socket, SocketError } from "../src/index.js";
+import { FakeWebSocket, connectTo } from "./fake.js";
+
+let socket: Socket;
+const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
+
+beforeEach(() => {
+  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
+  FakeWebSocket.reset();
+});
+
+afterEach(() => {
+  socket.disconnect();
+  expect(vi.getTimerCount()).toBe(0);
+  vi.useRealTimers();
+});
+
+describe("a call", () => {
+  test("waits for a connection, as an event does, and is sent in order with them", async () => {
+    socket = connectTo();
+    socket.emit("presence:away", {});
+    const call = socket.call("presence:online", {});
+    await soon();
+    await expect(call).resolves.toEqual({});
+    expect(FakeWebSocket.last.sent.map((frame) => frame.event)).toEqual(["presence:away", "presence:online"]);
+  });
+
+  test("times out without a connection, and is not sent later", async () => {
+    FakeWebSocket.script = ["hang"];
+    socket = connectTo({ ackTimeout: 3000 });
+    const call = expect(socket.call("presence:online", {})).rejects.toMatchObject({ code: "timeout" });
+    await soon(3000);
+    await call;
+    await soon(20_000);
+    expect(socket.status).toBe("connected");
+    expect(FakeWebSocket.last.events("presence:online")).toEqual([]);
+  });
+
+  test("that waits survives a lost attempt; one that was sent does not survive its connection", async () => {
+    socket = connectTo();
+    await soon();
+    FakeWebSocket.last.answers = { "presence:away": null };
+    const sent = expect(socket.call("presence:away", {})).rejects.toMatchObject({ code: "closed" });
+    await soon();
+    FakeWebSocket.last.fail(1006);
+    await sent;
+    const waiting = socket.call("presence:online", {});
+    await soon(501);
+    await expect(waiting).resolves.toEqual({});
+  });
+
+  test.each([null, NaN, -1, 0, Infinity, "5"])("does not take %j for its timeout", async (timeout) => {
+    socket = connectTo();
+    await soon();
+    await expect(socket.call("presence:away", {}, { timeout: timeout as number })).rejects.toThrow("ackTimeout: expected");
+  });
+
+  test("without a connection to come is refused at once", async () => {
+    socket = connectTo({ autoConnect: false });
+    await expect(socket.call("presence:away", {})).rejects.toMatchObject({ code: "closed" });
+  });
+});
+
+describe("connected()", () => {
+  test("waits for the connection", async () => {
+    socket = connectTo();
+    const connected = socket.connected();
+    await soon();
+    await connected;
+    await socket.connected();
+    expect(socket.status).toBe("connected");
+  });
+
+  test("rejects when the socket is stopped meanwhile", async () => {
+    FakeWebSocket.script = ["hang"];
+    socket = connectTo();
+    const connected = expect(socket.connected()).rejects.toMatchObject({ code: "closed" });
+    await soon();
+    socket.disconnect();
+    await connected;
+  });
+});
+
+describe("the url", () => {
+  test.each([["at once", (url: string) => url], ["later", (url: string) => Promise.resolve(url)]])("may be a function that returns it %s, for each attempt", async (_, give) => {
+    const urls = ["ws://one/hub/", "ws://two/hub/"];
+    socket = connectTo({ url: () => give(urls.shift() ?? "") });
+    await soon();
+    FakeWebSocket.last.fail(1006);
+    await soon(501);
+    expect(FakeWebSocket.made.map(({ url }) => url)).toEqual(["ws://one/hub/", "ws://two/hub/?resume=1"]);
+  });
+
+  test("is asked for again when the function fails; the error does not quote what it said", async () => {
+    let failures = 1;
+    const errors: SocketError[] = [];
+    socket = connectTo({
+      url: () => {
+        if (failures-- > 0) throw new Error("eyJ.secret.token");
+        return "ws://server/hub/";
+      },
+    });
+    socket.when("error", (error) => errors.push(error));
+    await soon(501);
+    expect(socket.status).toBe("connected");
+    expect(errors.map(({ message }) => message)).toEqual(["getToken() or url() failed"]);
+    expect(errors[0]?.cause).toEqual(new Error("eyJ.secret.token"));
+  });
+});
+
+describe("limits", () => {
+  test("are kept: 100 waiting events beside 60 joins lose none, and the joins come first", async () => {
+    FakeWebSocket.limits = { frame_bytes: 65_536, rate: 50, burst: 100, rooms: 200 };
+    socket = connectTo();
+    for (let n = 0; n < 60; n++) socket.join(n);
+    for (let n = 0; n < 100; n++) socket.emit("presence:away", {});
+    await soon();
+    const { sent } = FakeWebSocket.last;
+    expect(sent.slice(0, 60).every(({ event }) => event === "join:thread")).toBe(true);
+    expect(sent).toHaveLength(80); // with room for pongs
+    await soon(1000);
+    expect(sent.length).toBeLessThanOrEqual(100 + 50);
+    await soon(2000);
+    expect(FakeWebSocket.last.events("presence:away")).toHaveLength(100);
+    expect(FakeWebSocket.last.events("join:thread")).toHaveLength(60);
+  });
+
+  test("that the server counts differently stop everything for the time that it names", async () => {
+    FakeWebSocket.limits = { frame_bytes: 65_536, rate: 50, burst: 100, rooms: 200 };
+    socket = connectTo();
+    await soon();
+    FakeWebSocket.last.say("error", { code: "rate_limited", message: "too many frames", retry_after: 3 });
+    for (let n = 0; n < 5; n++) socket.emit("presence:away", {});
+    await soon(2900);
+    expect(FakeWebSocket.last.sent).toEqual([]);
+    await soon(500);
+    expect(FakeWebSocket.last.events("presence:away")).toHaveLength(5);
+  });
+
+  test("of 0 are none", async () => {
+    FakeWebSocket.limits = { frame_bytes: 0, rate: 0, burst: 0, rooms: 0 };
+    socket = connectTo({ queueSize: 1000 });
+    for (let n = 0; n < 500; n++) socket.emit("presence:away", {});
+    socket.emit("cursor:move", { thread_id: "1", position: "" });
+    await soon();
+    socket.emit("cursor:move", { thread_id: "1", position: "x".repeat(100_000) });
+    expect(FakeWebSocket.last.sent).toHaveLength(501);
+  });
+
+  test("of a frame's bytes refuse a larger one before it is sent, counted in UTF-8", async () => {
+    FakeWebSocket.limits = { frame_bytes: 200, rate: 50, burst: 100, rooms: 200 };
+    socket = connectTo();
+    const errors: string[] = [];
+    socket.when("error", ({ code }) => errors.push(code));
+    await soon();
+    const bytes = (position: string): number =>
+      new TextEncoder().encode(JSON.stringify({ event: "cursor:move", data: { thread_id: "1", position } })).length;
+    for (const letter of ["x", "é", "€", "😀", "\ud83d"]) {
+      const most = Math.floor((200 - bytes("")) / (bytes(letter) - bytes("")));
+      socket.emit("cursor:move", { thread_id: 1, position: letter.repeat(most) });
+      expect(errors).toEqual([]);
+      socket.emit("cursor:move", { thread_id: 1, position: letter.repeat(most + 1) });
+      expect(errors.splice(0)).toEqual(["too_large"]);
+    }
+    await expect(socket.call("cursor:move", { thread_id: 1, position: "x".repeat(300) })).rejects.toMatchObject({ code: "too_large" });
+    expect(FakeWebSocket.last.events("cursor:move")).toHaveLength(5);
+    expect(socket.status).toBe("connected");
+  });
+});
+
+describe("ids", () => {
+  test("are strings whatever they were given as", async () => {
+    socket = connectTo();
+    for (const id of [0, 42, 9_007_199_254_740_993n]) socket.join(id);
+    socket.join("board:E\u0301");
+    await soon();
+    socket.emit("typing:start", { thread_id: 42 });
+    expect(FakeWebSocket.last.events("join:thread").map(({ data }) => data["thread_id"])).toEqual(["0", "42", "9007199254740993"]);
+    expect(FakeWebSocket.last.events("typing:start")[0]?.data).toEqual({ thread_id: "42" });
+    expect([socket.isIn(42), socket.isIn("42"), socket.isIn("thread:42"), socket.isIn("board:\u00c9")]).toEqual([true, true, true, true]);
+  });
+
+  test("that are numbers are recovered after a reconnect", async () => {
+    socket = connectTo();
+    socket.join(42);
+    await soon();
+    FakeWebSocket.last.message("42", "205");
+    FakeWebSocket.last.fail(1006);
+    await soon(501);
+    expect(FakeWebSocket.last.events("resume")[0]?.data).toMatchObject({ rooms: { "thread:42": "205" } });
+  });
+
+  test.each([4.5, NaN, 2 ** 53, undefined, null, {}, true])("cannot be %s", async (id) => {
+    socket = connectTo();
+    await soon();
+    expect(() => socket.join(id as never)).toThrow(TypeError);
+    expect(() => socket.emit("typing:start", { thread_id: id as never })).toThrow(TypeError);
+    await expect(socket.call("join:thread", { thread_id: id as never })).rejects.toThrow(TypeError);
+    await soon(20_000);
+  });
+});
