@@ -10,6 +10,7 @@ from signal import SIGKILL
 import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
+from tests.e2e.browser import Window
 from tests.e2e.desk import Desk, Screen, Side
 from tests.e2e.harness import unique
 
@@ -157,6 +158,26 @@ async def test_chat_is_transferred_to_a_colleague_whose_title_counts_it(
     await expect(screen.customer.state).to_have_text("with Bia Souza")
     await other.attendant.write("Hello from Bia.")
     await screen.customer.reads("Hello from Bia.")
+
+
+async def test_title_of_a_hidden_tab_counts_unread_messages_until_it_is_shown(desk: Desk):
+    thread = desk.api("carla", "conversations/", {"topic": unique("about ")})["thread_id"]
+    desk.api("ana", f"conversations/{thread}/take/", {})
+    async with Window.open() as window, window.tab("about:blank") as tab:
+        await tab.call("Page.enable")
+        await tab.call("Page.navigate", url=desk.page_url)
+        await tab.wait_for(
+            """document.querySelector(".customer .state")?.textContent === "with Ana Lima"
+               && document.querySelectorAll(".connection[data-state=connected]").length === 2"""
+        )
+        # A small window shows one side.
+        await tab.evaluate("[...document.querySelectorAll('.sides button')].at(-1).click()")
+        async with window.tab("about:blank"):
+            for count in (1, 2):
+                desk.api("ana", f"conversations/{thread}/messages/", {"body": "Hello?"})
+                await tab.wait_for(f"document.title.startsWith('({count}) ')")
+        await window.show(tab)
+        await tab.wait_for("document.title.startsWith('Support desk')")
 
 
 # --- Offline -------------------------------------------------------------------------------------
