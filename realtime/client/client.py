@@ -70,7 +70,7 @@ class Client:
             Tokens(function("get_token", get_token), patience),
             Retries(
                 *_delays(reconnection_delay, reconnection_delay_max),
-                reconnection_attempts and count("reconnection_attempts", reconnection_attempts, least=0),
+                _attempts(reconnection_attempts),
             ),
             connect=function("connect", connect),
             connect_timeout=patience,
@@ -152,9 +152,9 @@ class Client:
         Raises:
             CallFailed: `queue_full`, `too_large` or `closed`. An event that waited and turns out to be larger
                 than the server allows is reported as an event `error`.
-            TypeError, ValueError: An id in the payload is none.
+            TypeError, ValueError: The payload cannot be written as JSON, or an id in it is none.
         """
-        await self._session.send(event, data or {})
+        await self._session.send(event, {} if data is None else data)
 
     async def call(self, event: str, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Send an event, and return what its acknowledgement says. Without a connection it waits for the next one.
@@ -168,9 +168,13 @@ class Client:
 
         Raises:
             CallFailed: An error code of the protocol, `timeout`, `queue_full`, `too_large`, or `closed`.
-            TypeError, ValueError: An id in the payload is none.
+            TypeError, ValueError: The payload cannot be written as JSON, or an id in it is none.
         """
-        return await self._session.call(event, data or {}, self._ack_timeout)
+        return await self._session.call(event, {} if data is None else data, self._ack_timeout)
+
+
+def _attempts(most: int | None) -> int | None:
+    return None if most is None else count("reconnection_attempts", most, least=0)
 
 
 def _delays(first: float, most: float) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from .errors import CallFailed
 from .event import Event
-from .limits import Limits, Pace
+from .limits import Limits, Pace, positive
 
 Answer = dict[str, Any] | CallFailed
 Take = Callable[[Answer], None]
@@ -23,6 +23,9 @@ Connect = Callable[..., Awaitable[ClientConnection]]
 
 CLOSE_SECONDS = 1.0
 """A server that does not answer a close frame is not waited for any longer."""
+
+SHORTEST_BEAT = 0.1
+"""Seconds between heartbeats at least, whatever the server asks for."""
 
 logger = logging.getLogger(__name__)
 quiet = logging.getLogger(f"{__name__}.websocket")
@@ -38,9 +41,11 @@ def frame(event: str, data: Mapping[str, Any], **more: Any) -> str:
 class Connection:
     """A WebSocket whose frames are written in order, by one task."""
 
-    def __init__(self, websocket: ClientConnection) -> None:
+    def __init__(self, websocket: ClientConnection, scrub: Callable[[str], str]) -> None:
         self._websocket = websocket
-        self._outbox: asyncio.Queue[str] = asyncio.Queue()
+        self._scrub = scrub
+        self._outbox: asyncio.Queue[tuple[str, int | None]] = asyncio.Queue()
+        """Frames, and the id of each for which an answer is expected."""
         self._expected: dict[int, Take] = {}
         """By the id of its frame, what is to be done with each answer."""
         self._ids = itertools.count(1)
@@ -50,8 +55,8 @@ class Connection:
         self.is_closed = False
 
     @classmethod
-    async def open(cls, connect: Connect, url: str, token: str) -> Self:
-        """A connection to `url`. Raises what `connect` raises."""
+    async def open(cls, connect: Connect, url: str, token: str, scrub: Callable[[str], str]) -> Self:
+        """A connection to `url`; `scrub` takes tokens out of a text. Raises what `connect` raises."""
         websocket = await connect(
             url,
             additional_headers={"Authorization": f"Bearer {token}"},
@@ -61,7 +66,7 @@ class Connection:
             max_size=None,  # the server decides: a `presence:state` is as large as its group
             open_timeout=None,
         )
-        connection = cls(websocket)
+        connection = cls(websocket, scrub)
         connection.spawn(connection._write())
         return connection
 
@@ -94,11 +99,15 @@ class Connection:
             take(failure)
         else:
             self._expected[frame_id] = take
-            self._put(text)
+            self._put(text, frame_id)
 
-    def _put(self, text: str) -> None:
+    def withdraw(self, take: Take) -> None:
+        """Expect no answer any more. A frame that still waits for its turn is not written."""
+        self._expected = {frame_id: each for frame_id, each in self._expected.items() if each is not take}
+
+    def _put(self, text: str, frame_id: int | None = None) -> None:
         if not self.is_closed:
-            self._outbox.put_nowait(text)
+            self._outbox.put_nowait((text, frame_id))
 
     def _too_large(self, event: str, text: str) -> CallFailed | None:
         """Why a frame, which is ASCII, cannot be sent: the server would close the connection for it (1009)."""
@@ -115,7 +124,10 @@ class Connection:
         await self._outbox.join()
 
     async def beat(self, interval: float) -> None:
-        """Send heartbeats for as long as the connection lasts, `interval` seconds apart."""
+        """Send heartbeats for as long as the connection lasts, `interval` seconds apart; 0: none."""
+        if not interval:
+            return
+        interval = max(interval, SHORTEST_BEAT)
         await asyncio.sleep(interval * random.uniform(0.5, 1))  # noqa: S311  (not all clients at the same time)
         while True:
             self.put_event("heartbeat", {})
@@ -124,11 +136,12 @@ class Connection:
     async def _write(self) -> None:
         try:
             while True:
-                text = await self._outbox.get()
+                text, frame_id = await self._outbox.get()
                 try:
-                    if self._pace is not None:
+                    if self._is_due(frame_id) and self._pace is not None:
                         await self._pace.turn()
-                    await self._websocket.send(text)
+                    if self._is_due(frame_id):
+                        await self._websocket.send(text)
                 finally:
                     self._outbox.task_done()
         except ConnectionClosed:
@@ -136,20 +149,25 @@ class Connection:
         finally:
             self._close_outbox()
 
+    def _is_due(self, frame_id: int | None) -> bool:
+        """Whether a frame is still to be written: it has no caller who could have given up, or its caller waits."""
+        return frame_id is None or frame_id in self._expected
+
     # --- Reading ---------------------------------------------------------------------------------
 
     async def receive(self) -> Event | None:
         """The next event; None for an answer, which goes to its `take`, and for what is no frame.
 
-        Raises `ConnectionClosed`.
+        Raises `ConnectionClosed`, and `LookupError`, `TypeError`, `ValueError` or `AttributeError` when an answer is
+        not what its `take` knows.
         """
         text = await self._websocket.recv()
-        try:
-            received = json.loads(text)
-            name, data = received["event"], received.get("data") or {}
-        except (LookupError, TypeError, ValueError, RecursionError):
-            logger.warning("expected a frame, and the server sent %.100r", text)
+        if (received := _parsed(text)) is None:
+            logger.warning("expected a frame, and the server sent something else of length %d", len(text))
             return None
+        name, data = received["event"], received.get("data") or {}
+        if name == "error":
+            data = data | {key: self._scrub(str(data.get(key))) for key in ("code", "message")}
         if name in {"ack", "error"} and "id" in received:
             self._answer(received["id"], data if name == "ack" else _failure(data))
             return None
@@ -192,4 +210,14 @@ def _lost() -> CallFailed:
 
 
 def _failure(error: Mapping[str, Any]) -> CallFailed:
-    return CallFailed(str(error.get("code")), str(error.get("message")), error.get("retry_after"))
+    return CallFailed(error["code"], error["message"], positive(error.get("retry_after")) or None)
+
+
+def _parsed(text: str | bytes) -> dict[str, Any] | None:
+    """A frame of the server; None: it is none."""
+    try:
+        found = json.loads(text)
+        is_frame = isinstance(found["event"], str) and isinstance(found.get("data") or {}, dict)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        return None
+    return found if is_frame else None

@@ -10,6 +10,9 @@ from typing import Any, Self
 BURST_SHARE, RATE_SHARE = 0.5, 0.8
 """How much of what is allowed is used. Frames that were sent apart may arrive together, and pings count, too."""
 
+LARGEST = 1e12
+"""A larger number is no limit, and no time, that a server means."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -25,11 +28,13 @@ class Limits:
         found = ready.get("limits")
         if not isinstance(found, Mapping):
             return cls()
-        return cls(*(_number(found.get(name)) for name in ("frame_bytes", "rate", "burst")))
+        return cls(*(positive(found.get(name)) for name in ("frame_bytes", "rate", "burst")))
 
 
-def _number(value: Any) -> Any:
-    return value if isinstance(value, int | float) and value > 0 else 0
+def positive(value: Any) -> Any:
+    """A number that a server has sent; 0, which means that there is none, for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and 0 < value <= LARGEST else 0
 
 
 class Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +23,8 @@ def id_of(value: str | int) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise TypeError(f"expected an id, which is a str or an int, got {type(value).__name__}")
-    text = str(value)
+    # Not what a subclass writes of itself: `str` of a member of an Enum is its name.
+    text = str.__str__(value) if isinstance(value, str) else int.__repr__(value)
     if _ID.fullmatch(text) is None:
         raise ValueError(
             f"expected an id of 1 to 64 characters out of A-Z a-z 0-9 _ - . @ | + ~, got {text[:80]!r}"
@@ -43,7 +45,7 @@ def room_of(name: str | int) -> str:
         return f"thread:{id_of(id)}"
     if _KIND.fullmatch(kind) is None or not id.strip() or not id.isprintable():
         raise ValueError(f"expected the name of a room, such as 'board:7', got {name[:80]!r}")
-    return name
+    return str.__str__(name)
 
 
 def _rooms(offsets: Mapping[str | int, Any]) -> dict[str, Any]:
@@ -61,10 +63,18 @@ _SPELLED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 """The fields of the protocol's own events that hold ids, and how they are written."""
 
 
-def spelled(event: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The payload of an event with its ids as text. Those of a product's own events are the product's affair.
+def payload(event: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a program gives for an event, as it is sent, with its ids as text.
 
-    Raises what `id_of` raises.
+    It is a copy, because it may wait. The ids in a product's own events are the product's affair.
+
+    Raises:
+        TypeError, ValueError: It cannot be written as JSON, or what `id_of` raises.
     """
+    if not isinstance(event, str) or not isinstance(data, Mapping):
+        got = f"{type(event).__name__} and {type(data).__name__}"
+        raise TypeError(f"expected the name of an event and its payload, a mapping, got {got}")
     name, spell = _SPELLED.get(event, ("", str))
-    return {**data, name: spell(data[name])} if name in data else data
+    spelled = {**data, name: spell(data[name])} if name in data else dict(data)
+    copy: dict[str, Any] = json.loads(json.dumps(spelled, allow_nan=False))
+    return copy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +14,7 @@ def seconds(name: str, value: Any) -> float:
     """A time of more than 0 s, and at most a day. Raises `TypeError` or `ValueError`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a number of seconds, got {type(value).__name__}")
-    if not math.isfinite(value) or not 0 < value <= LONGEST_SECONDS:
+    if not 0 < value <= LONGEST_SECONDS:
         raise ValueError(
             f"{name}: expected more than 0 and at most {LONGEST_SECONDS:g} seconds, got {value!r}"
         )

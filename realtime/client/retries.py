@@ -150,7 +150,7 @@ class Retries:
         """Seconds to wait when there is reason to believe that the next attempt succeeds."""
         return backoff(0, *self._delays)
 
-    def next_wait(self, loss: Loss, cause: Exception, *, is_urgent: bool) -> float:
+    def next_wait(self, loss: Loss, cause: BaseException | None, *, is_urgent: bool) -> float:
         """Seconds to wait, beyond what the server asks for. An urgent attempt is made even if none is left.
 
         Raises `Denied` when another attempt would change nothing, and `ConnectionError` when no attempt is left.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .connection import Answer, Connection
 from .errors import CallFailed
 from .event import Event
 from .names import room_of
+from .retries import LONGEST_SECONDS
 
 TEMPORARY = frozenset({"unavailable", "rate_limited", "internal"})
 """Errors after which the same request may succeed a little later."""
@@ -50,7 +51,7 @@ class Rooms:
         self._resuming = set(self._offsets)
         self.entered = set(offered) - self._resuming
         self._offsets = {**offered, **self._offsets}
-        self._resume(connection)
+        self._resume(connection, self._offsets)
         self._automatic |= {_kind(room) for room in offered}
         for room in self._wanted:
             if room not in self._resuming:
@@ -148,7 +149,7 @@ class Rooms:
 
     # --- Recovery --------------------------------------------------------------------------------
 
-    def _resume(self, connection: Connection) -> None:
+    def _resume(self, connection: Connection, rooms: Iterable[str]) -> None:
         """Ask for what was missed until there is an answer: without one the client is in no room.
 
         Until then no publication of these rooms is accepted: it comes again.
@@ -156,15 +157,26 @@ class Rooms:
 
         def take(answer: Answer) -> None:
             if not isinstance(answer, CallFailed):
-                self._resuming.clear()
+                self._resuming.difference_update(offsets)
                 for room, result in answer["rooms"].items():
                     self._recover(room, result)
+            elif answer.code == "too_large":
+                self._resume_halves(connection, list(offsets))
             elif answer.code != "closed":
-                connection.spawn(_later(answer, lambda: self._resume(connection)))
+                connection.spawn(_later(answer, lambda: self._resume(connection, offsets)))
 
-        if self._resuming:
-            rooms = {room: offset for room, offset in self._offsets.items() if room in self._resuming}
-            connection.ask("resume", {"rooms": rooms}, take)
+        offsets = {room: self._offsets[room] for room in rooms if room in self._resuming}
+        if offsets:
+            connection.ask("resume", {"rooms": offsets}, take)
+
+    def _resume_halves(self, connection: Connection, rooms: Sequence[str]) -> None:
+        """Resume so many rooms with more than one frame: in one they are more than the server takes."""
+        half = len(rooms) // 2
+        if not half:
+            self._refuse(rooms[0], "too_large")
+        else:
+            self._resume(connection, rooms[:half])
+            self._resume(connection, rooms[half:])
 
     def _recover(self, room: str, result: Mapping[str, Any]) -> None:
         if "error" in result:
@@ -181,5 +193,5 @@ def _kind(room: str) -> str:
 
 async def _later(failure: CallFailed, action: Callable[[], None]) -> None:
     """Act when it may be granted, and not together with every other request: that may have been too fast."""
-    await asyncio.sleep((failure.retry_after or 1.0) + random.uniform(0, 1))  # noqa: S311
+    await asyncio.sleep(min(failure.retry_after or 1.0, LONGEST_SECONDS) + random.uniform(0, 1))  # noqa: S311
     action()

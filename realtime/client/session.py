@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidStatus, ProtocolError, WebSocketException
 
 from .connection import Answer, Connect, Connection
 from .errors import CallFailed, Denied, NoToken
 from .event import Event
-from .limits import Limits
-from .names import spelled
+from .limits import Limits, positive
+from .names import payload
 from .options import address
 from .retries import NORMAL, TOKEN_EXPIRED, Loss, Retries
 from .rooms import Rooms
@@ -104,7 +104,7 @@ class Session:
             try:
                 await self._visit()
             except (WebSocketException, OSError, NoToken) as error:
-                cause = error  # TimeoutError is an OSError, too
+                cause = self._tokens.quotable(error)  # TimeoutError is an OSError, too
                 loss = error.loss if isinstance(error, Refused) else Loss.of(error)
             loss = replace(loss, reason=self._tokens.scrub(loss.reason))
             if loss.code == NORMAL:
@@ -121,7 +121,7 @@ class Session:
             refused = {"status": loss.status, "code": loss.error, "message": loss.message}
             self.unread.put(Event("connection:refused", refused))
 
-    async def _pause(self, loss: Loss, cause: Exception) -> None:
+    async def _pause(self, loss: Loss, cause: BaseException | None) -> None:
         """Let the time until the next attempt pass. Raises when there is no point in one."""
         is_urgent = self._hurry.is_set()
         self._hurry.clear()
@@ -159,13 +159,12 @@ class Session:
             url += "&resume=1" if "?" in url else "?resume=1"
         async with asyncio.timeout(self._connect_timeout) as patience:
             try:
-                connection = await Connection.open(self._connect, url, token)
+                connection = await Connection.open(self._connect, url, token, self._tokens.scrub)
             except InvalidStatus as error:
                 raise Refused(await verdict(error, url, token, self._connect_timeout)) from error
             try:
                 while True:
-                    if (event := await connection.receive()) is not None:
-                        self._take(connection, event)
+                    await self._read(connection)
                     if self.connection is not None:
                         patience.reschedule(None)
                     # Until the program reads, nothing is read from the network. What does not fit here waits in the
@@ -176,6 +175,14 @@ class Session:
                 self.connected.clear()
                 self.rooms.end()
                 await connection.close()
+
+    async def _read(self, connection: Connection) -> None:
+        """Read a frame. Raises `ProtocolError`, as for any other server that is not right, if it makes no sense."""
+        try:
+            if (event := await connection.receive()) is not None:
+                self._take(connection, event)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ProtocolError("the server sent a frame that is not of this protocol") from error
 
     def _take(self, connection: Connection, event: Event) -> None:
         if event.room and event.offset and not self.rooms.accept(event.room, event.offset):
@@ -197,7 +204,7 @@ class Session:
         self._hurry.clear()
         connection.keep_to(Limits.of(ready))
         self._recognise(ready)
-        connection.spawn(connection.beat(ready["heartbeat_interval"]))
+        connection.spawn(connection.beat(positive(ready.get("heartbeat_interval"))))
         self.rooms.begin(connection, ready["rooms"])
         for waiting in self._queue.take_all():
             try:
@@ -230,7 +237,7 @@ class Session:
 
     async def send(self, event: str, data: Mapping[str, Any]) -> None:
         """Write an event, or keep it for the next connection. Raises `CallFailed`."""
-        self._put(Waiting(event, spelled(event, data)))
+        self._put(Waiting(event, payload(event, data)))
         if self.connection is not None:
             await self.connection.written()
 
@@ -250,7 +257,7 @@ class Session:
             if not answered.done():  # the caller may have given up
                 answered.set_result(answer)
 
-        waiting = Waiting(event, spelled(event, data), take)
+        waiting = Waiting(event, payload(event, data), take)
         self._put(waiting)
         try:
             async with asyncio.timeout(timeout):
@@ -259,6 +266,8 @@ class Session:
             raise CallFailed("timeout", f"{event} was not answered within {timeout:g} s") from error
         finally:
             self._queue.discard(waiting)
+            if self.connection is not None:
+                self.connection.withdraw(take)
         if isinstance(answer, CallFailed):
             raise answer
         return answer

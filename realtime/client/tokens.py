@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 
 from .errors import Denied, NoToken
@@ -23,7 +24,8 @@ SKEW_SECONDS = 10.0
 TOKEN_INVALID = "token_invalid"  # noqa: S105  (no secret)
 """The error code of the protocol for a token that cannot be one."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_JWT = re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]*){0,2}")
+"""A JWT, or the beginning of one: a close reason has room for 123 bytes."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +56,17 @@ class Tokens:
         await asyncio.wait([request])
         cause = None if request.cancelled() else request.exception()
         if isinstance(cause, Denied):
-            raise cause
+            raise cause if self.quotable(cause) else self._told(cause)
         if request.cancelled() or cause is not None:
-            failure = self.scrub(f"get_token failed: {cause!r}")
+            failure = self.scrub(f"get_token failed: {cause or asyncio.CancelledError()!r}")
             logger.warning(failure)
-            raise NoToken(failure) from cause
+            raise NoToken(failure) from self.quotable(cause)
         return request.result()
+
+    def _told(self, denied: Denied) -> Denied:
+        """What `get_token` raised, without tokens."""
+        reason, message = self.scrub(denied.reason), self.scrub(denied.message)
+        return Denied(denied.code, reason, status=denied.status, error=denied.error, message=message)
 
     def forget(self) -> None:
         """Drop the token: the server does not accept it any more, or it is not needed any more."""
@@ -71,6 +78,11 @@ class Tokens:
             if len(token) >= SHORTEST:
                 text = text.replace(token, "…")
         return _JWT.sub("…", text)
+
+    def quotable(self, error: BaseException | None) -> BaseException | None:
+        """An exception as the cause of another; None if a traceback with it would show a token."""
+        text = "" if error is None else "".join(traceback.format_exception(error))
+        return error if self.scrub(text) == text else None
 
     async def close(self) -> None:
         """End the request that is under way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -149,3 +150,73 @@ async def test_room_of_a_kind_with_names_may_have_any_name(server: ScriptedServe
         reader.client.join("board:Vendas São Paulo")
         await reader.heard("room:joined")
         assert visit.events("join") == [{"room": "board:Vendas São Paulo"}]
+
+
+@pytest.mark.parametrize("value", ["", False, 0.0, [], ()], ids=repr)
+def test_number_of_attempts_is_none_or_a_whole_number(value: Any):
+    with pytest.raises(TypeError, match=r"^reconnection_attempts: expected a whole number"):
+        Client(URL, lambda: "x", reconnection_attempts=value)
+
+
+def test_time_beyond_every_float_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match=r"^ack_timeout: expected more than 0"):
+        Client(URL, lambda: "x", ack_timeout=10**400)
+
+
+class Thread(str, Enum):  # noqa: UP042  (a StrEnum writes itself as its value)
+    FIRST = "42"
+    NAMED = "board:7"
+
+
+class Number(int, Enum):
+    FIRST = 43
+
+
+async def test_member_of_an_enum_stands_for_its_value(server: ScriptedServer):
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        for name in (Thread.FIRST, Thread.NAMED, Number.FIRST, 2**63):
+            reader.client.join(name)
+        await reader.heard("room:joined", 4)
+        ids = [each["thread_id"] for each in visit.events("join:thread")]
+        assert (ids, visit.events("join")) == (["42", "43", str(2**63)], [{"room": "board:7"}])
+        reader.client.leave("board:7")
+        assert await eventually(lambda: visit.events("leave")) == [{"room": "board:7"}]
+
+
+# --- Payloads ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        *(("ticket:note", {"text": object()}), ("ticket:note", {"text": b"x"}), ("ticket:note", {(1, 2): 3})),
+        *(("ticket:note", {"text": float("nan")}), ("ticket:note", [1]), ("ticket:note", "text")),
+        *((b"ticket:note", {}), (None, {}), ("ticket:note", 0)),
+    ],
+    ids=repr,
+)
+async def test_what_is_no_payload_fails_where_it_was_given_and_ends_no_client(
+    server: ScriptedServer, event: Any, data: Any
+):
+    server.script.append("hang")
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        for act in (reader.client.send, reader.client.call):
+            with pytest.raises((TypeError, ValueError)):
+                await act(event, data)
+        visit.go.set()
+        await reader.client.connected()
+        await reader.client.call("heartbeat")
+        assert [frame["event"] for frame in visit.sent] == ["heartbeat"]
+
+
+async def test_payload_that_waits_is_sent_as_it_was_given(server: ScriptedServer):
+    server.script.append("hang")
+    async with reading(server) as reader:
+        visit = await server.visit(1)
+        note = {"text": "first", "tags": ["a"]}
+        await reader.client.send("ticket:note", note)
+        note["tags"].append("b")  # type: ignore[attr-defined]
+        visit.go.set()
+        assert await eventually(lambda: visit.events("ticket:note")) == [{"text": "first", "tags": ["a"]}]

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import traceback
 from typing import Any
 
 import pytest
@@ -223,6 +224,58 @@ async def test_failure_of_get_token_is_told_without_a_token(
         reason = (await reader.heard("connection:lost")).data["reason"]
     assert reason == "NoToken: get_token failed: LookupError('no session for …')"
     assert secret not in caplog.text
+
+
+async def test_exceptions_that_led_to_another_quote_no_token(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+):
+    secret = token("eyJhbGciOiJIUzI1NiJ9")
+    failing = LookupError(f"no session for {secret}")
+    async with reading(server, Tokens(script={1: failing}), reconnection_attempts=0) as reader:
+        with pytest.raises(ConnectionError) as used_up:
+            await reader.end()
+    async with reading(server, lambda: secret) as reader:
+        await (await server.visit(1)).fail(4403, f"{secret[:80]} has been revoked")
+        with pytest.raises(Denied) as denied:
+            await reader.end()
+    logged_out = Denied(401, f"{secret} is of no user")
+    async with reading(server, Tokens(script={1: logged_out})) as reader:
+        with pytest.raises(Denied) as ended:
+            await reader.end()
+    said = "".join(
+        "".join(traceback.format_exception(each)) for each in (used_up.value, denied.value, ended.value)
+    )
+    for part in (secret, secret.split(".")[0], secret.split(".")[1][:20]):
+        assert part not in said + caplog.text
+    assert "Denied: 401 … is of no user" in said
+
+
+async def test_cause_that_quotes_no_token_is_kept(server: ScriptedServer):
+    failing = LookupError("the session server is down")
+    async with reading(server, Tokens(script={1: failing}), reconnection_attempts=0) as reader:
+        with pytest.raises(ConnectionError) as used_up:
+            await reader.end()
+    assert "LookupError: the session server is down" in "".join(traceback.format_exception(used_up.value))
+
+
+async def test_answer_that_quotes_the_token_is_told_without_it(server: ScriptedServer):
+    server.answers["presence:away"] = {"code": "internal", "message": "what is opaque-secret?"}
+    async with reading(server, lambda: "opaque-secret") as reader:
+        visit = await server.visit(1)
+        with pytest.raises(CallFailed, match=r"what is …\?") as failed:
+            await reader.client.call("presence:away")
+        await visit.say("error", {"code": "internal", "message": "and opaque-secret?"})
+        assert (await reader.heard("error")).data["message"] == "and …?"
+    assert "opaque-secret" not in "".join(traceback.format_exception(failed.value))
+
+
+async def test_request_for_a_token_that_is_cancelled_is_told_as_such(server: ScriptedServer):
+    async def get_token() -> str:
+        raise asyncio.CancelledError
+
+    async with reading(server, get_token) as reader:
+        reason = (await reader.heard("connection:lost")).data["reason"]
+        assert reason == "NoToken: get_token failed: CancelledError()"
 
 
 # --- Forgotten ---------------------------------------------------------------------------------------
