@@ -80,13 +80,23 @@ def check_capacity() -> None:
 
 def check_origin(scope: Scope) -> None:
     """Raises `Refused` unless the Origin is allowed, or absent (native clients; browsers always send one)."""
-    origins = headers_of(scope, b"origin")
+    origins = headers_of(scope, b"origin") or _own_page(scope)
     if not origins:
         if conf().require_origin:
             raise Refused(RefusalCode.FORBIDDEN_ORIGIN, "an Origin is required")
         return
     if len(origins) > 1 or not (is_allowed_origin(origins[0]) or _is_own_origin(scope, origins[0])):
         raise Refused(RefusalCode.FORBIDDEN_ORIGIN, "this Origin is not allowed")
+
+
+def _own_page(scope: Scope) -> list[str]:
+    """The origin of a page that asks for its verdict without one, out of the Referer.
+
+    A browser sends no Origin with a GET to its page's own address, and does with the handshake.
+    """
+    if scope.get("type") != "http" or not _is_browser(scope):
+        return []
+    return ["/".join(page.split("/", 3)[:3]) for page in headers_of(scope, b"referer")]
 
 
 def is_allowed_origin(origin: str) -> bool:

@@ -381,6 +381,47 @@ async def test_other_origins_may_not(process, origins):
     assert answer.headers["vary"] == "Origin"
 
 
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"
+
+
+@pytest.mark.parametrize(
+    ("page", "status"),
+    [
+        ("https://a.test/inbox?thread=42", 204),
+        ("https://a.test:443", 204),
+        ("https://chat.test/", 403),
+        ("http://a.test/", 403),
+        ("https://a.test.evil.test/https://a.test/", 403),
+        ("nonsense", 403),
+    ],
+)
+@pytest.mark.parametrize("is_required", [False, True])
+async def test_verdict_for_a_page_at_the_own_address_is_that_of_its_handshake(
+    process, origins, page: str, status: int, is_required: bool
+):
+    """A browser sends no Origin with a GET to its page's own address, but its Referer."""
+    origins("https://a.test", REQUIRE_ORIGIN=is_required)
+    headers = {"Authorization": f"Bearer {issue(user_id='7', role='attendant')}", "Referer": page}
+    answer = await http("/hub/", **headers, **{"User-Agent": BROWSER})
+    assert answer.status == status
+    if status == 403:
+        assert answer.json["error"]["code"] == "forbidden_origin"
+
+
+async def test_referer_of_what_is_no_browser_decides_nothing(process, origins):
+    origins("https://a.test")
+    token = issue(user_id="7", role="attendant")
+    answer = await http("/hub/", Authorization=f"Bearer {token}", Referer="https://evil.test/")
+    assert answer.status == 204
+
+
+def test_referer_of_a_handshake_is_no_origin(origins):
+    origins("https://a.test", REQUIRE_ORIGIN=True)
+    headers = [(b"referer", b"https://a.test/"), (b"user-agent", BROWSER.encode())]
+    with pytest.raises(Refused, match="required"):
+        check_origin({"type": "websocket", "headers": headers})
+
+
 async def test_preflight_allows_the_token_to_be_sent(process, origins):
     origins("https://a.test")
     answer = await http("/hub/", "OPTIONS", Origin="https://a.test")

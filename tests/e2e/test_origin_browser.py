@@ -22,6 +22,13 @@ CONNECT = """
 })
 """
 
+ASK = """
+async ([path, token]) => {
+  const answer = await fetch(path, { headers: { Authorization: "Bearer " + token } });
+  return [answer.status, answer.status === 204 ? "" : (await answer.json()).error.code];
+}
+"""
+
 
 async def test_page_at_the_address_of_the_server_does_not_pass_for_an_app(
     uvicorn_stack: Stack, browser: Browser
@@ -43,5 +50,17 @@ async def test_page_at_the_address_of_the_server_connects_when_it_is_listed(
         page = await browser.new_page()
         await page.goto(f"http://127.0.0.1:{stack.port}/healthz")
         assert await page.evaluate(CONNECT, [stack.url("hub"), stack.token()]) == "connection:ready"
+        assert await page.evaluate(ASK, ["/hub/", stack.token()]) == [204, ""]
     finally:
         stack.stop()
+
+
+async def test_verdict_for_a_page_at_the_address_of_the_server_is_that_of_the_handshake(
+    uvicorn_stack: Stack, browser: Browser
+):
+    """A browser sends no Origin with a GET to its page's own address."""
+    require_chromium()
+    page = await browser.new_page()
+    await page.goto(f"http://127.0.0.1:{uvicorn_stack.port}/healthz")
+    asked = await page.evaluate(ASK, ["/hub/", uvicorn_stack.token()])
+    assert asked == [403, "forbidden_origin"]
