@@ -167,8 +167,9 @@ def _proxies(current: Conf) -> Iterator[CheckMessage]:
         )
 
 
+LARGEST_PORT = 65_535
 _ORIGIN = re.compile(
-    r"null|file://|(?!wss?:)[a-z][a-z0-9+.-]*://(\[(?P<ipv6>[0-9a-f:.]+)\]|[a-z0-9_.-]+)(:[0-9]{1,5})?",
+    r"null|file://|(?!wss?:)[a-z][a-z0-9+.-]*://(\[(?P<ipv6>[0-9a-f:.]+)\]|[a-z0-9_.-]+)(:(?P<port>[1-9][0-9]{0,4}))?",
     re.ASCII | re.IGNORECASE,
 )
 
@@ -184,16 +185,19 @@ def _origins(current: Conf) -> Iterator[CheckMessage]:
 
 
 def _may_match(origin: str) -> bool:
-    found = _ORIGIN.fullmatch(origin)
-    ipv6 = found and found["ipv6"]
-    return found is not None and (not ipv6 or _is_as_browsers_write_it(ipv6))
+    if (found := _ORIGIN.fullmatch(origin)) is None or int(found["port"] or 0) > LARGEST_PORT:
+        return False
+    return not found["ipv6"] or _is_as_browsers_write_it(found["ipv6"])
 
 
 def _is_as_browsers_write_it(ipv6: str) -> bool:
     try:
-        return str(IPv6Address(ipv6)) == ipv6.lower()
+        address = IPv6Address(ipv6)
     except ValueError:
         return False
+    # Python 3.13 writes the IPv4 address in these with dots, and browsers do not.
+    is_mapped = address.ipv4_mapped is not None and "." not in ipv6
+    return is_mapped or str(address) == ipv6.lower()
 
 
 def _layers(current: Conf) -> Iterator[CheckMessage]:
