@@ -167,7 +167,7 @@ def _packed(chosen: Sequence[Letter]) -> tuple[list[Parcel], list[tuple[Letter, 
             refused.append((letter, gettext("it did not come over the bus")))
             continue
         try:
-            encoded, parsed = letters.prepare(letter.id, letter.raw)
+            encoded, parsed = letters.prepare(letter, letter.raw)
             parcels.append(Parcel(letter, encoded, parsed))
         except InvalidMessage as error:
             refused.append((letter, str(error)))
