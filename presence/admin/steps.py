@@ -200,7 +200,7 @@ def resend(
         "Send %(count)d dead letters again? Real clients get them.",
         len(parcels),
     )
-    details = [(each.parsed.event, _rooms(each.parsed) or gettext("control event")) for each in parcels]
+    details = [(each.parsed.event, f"{each.letter.at}: {_audience(each.parsed)}") for each in parcels]
     if len(parcels) == 1:
         details.append((gettext("Message"), printable(msgspec.json.format(parcels[0].encoded, indent=2))))
     details += [(gettext("Not sent"), f"{letter.at}: {reason}") for letter, reason in refused]
@@ -228,6 +228,10 @@ def _user(namespace: str, user_id: str) -> Live:
 
 def _rooms(delivery: BusMessage) -> str:
     return ", ".join(f"{namespace} {room}" for namespace, room in delivery.targets)
+
+
+def _audience(delivery: BusMessage) -> str:
+    return _rooms(delivery) or gettext("control event")
 
 
 def _connections(**query: str) -> str:
