@@ -108,9 +108,12 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
-def printable(raw: bytes) -> str:
-    """Text that is safe to show: characters that are not printable are escaped, as in JSON."""
-    text = raw.decode(errors="backslashreplace")
+def printable(raw: bytes | str) -> str:
+    """Text that is safe to show and to store: characters that are not printable are escaped, as in JSON.
+
+    A response cannot hold half of a surrogate pair, and PostgreSQL no NUL.
+    """
+    text = raw if isinstance(raw, str) else raw.decode(errors="backslashreplace")
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
