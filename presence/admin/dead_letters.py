@@ -85,7 +85,10 @@ class DeadLetterAdmin(Pages):
         self.require(request, DISCARD)
         if not (ids := _selected(request)):
             return self._nothing(request)
-        return self.take(request, steps.discard(ids, partial(letters.discard, ids)))
+        if (chosen := self._read(request, ids)) is None:
+            return HttpResponseRedirect(reverse(LIST))
+        there = [each.id for each in chosen]  # the log tells of no others
+        return self.take(request, steps.discard(there, partial(letters.discard, there)))
 
     def resend(self, request: HttpRequest) -> HttpResponse:
         """Send the selected letters again, as far as they are valid now."""
@@ -167,7 +170,7 @@ def _packed(chosen: Sequence[Letter]) -> tuple[list[Parcel], list[tuple[Letter, 
             refused.append((letter, gettext("it did not come over the bus")))
             continue
         try:
-            encoded, parsed = letters.prepare(letter.id, letter.raw)
+            encoded, parsed = letters.prepare(letter, letter.raw)
             parcels.append(Parcel(letter, encoded, parsed))
         except InvalidMessage as error:
             refused.append((letter, str(error)))
@@ -194,4 +197,5 @@ def _selected(request: HttpRequest) -> list[str]:
 
 def _entry(text: str) -> str:
     """The id of an entry; empty if the text is none."""
-    return text if _ENTRY.fullmatch(text) else ""
+    is_one = _ENTRY.fullmatch(text) and all(int(part) < 2**64 for part in text.split("-"))
+    return text if is_one else ""

@@ -121,7 +121,7 @@ class LetterForm(forms.Form):
         """Validate the message as the bridge will."""
         text: str = self.cleaned_data["message"]
         try:
-            self.encoded, self.parsed = letters.prepare(self._letter.id, text.encode(errors="replace"))
+            self.encoded, self.parsed = letters.prepare(self._letter, text.encode(errors="replace"))
         except InvalidMessage as error:
             raise forms.ValidationError(str(error)) from error
         if self.parsed.event in catalogue().control and self.parsed.event != self._letter.event:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 from django.utils.translation import gettext_lazy as _
@@ -107,9 +108,12 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
-def printable(raw: bytes) -> str:
-    """Text that is safe to show: characters that are not printable are escaped, as in JSON."""
-    text = raw.decode(errors="backslashreplace")
+def printable(raw: bytes | str) -> str:
+    """Text that is safe to show and to store: characters that are not printable are escaped, as in JSON.
+
+    A response cannot hold half of a surrogate pair, and PostgreSQL no NUL.
+    """
+    text = raw if isinstance(raw, str) else raw.decode(errors="backslashreplace")
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
@@ -156,14 +160,17 @@ def _letter(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Letter:
 # --- Sending again -----------------------------------------------------------------------------------
 
 
-def prepare(letter_id: str, raw: bytes) -> tuple[bytes, BusMessage]:
-    """A message as it goes back onto the bus, with an idempotency key. Raises `InvalidMessage`."""
+def prepare(letter: Letter, raw: bytes) -> tuple[bytes, BusMessage]:
+    """A message as it goes back onto the bus, with an idempotency key. Raises `InvalidMessage`.
+
+    A message whose handler failed gets another key than it had: the bridge has handled that one, and would drop it.
+    """
     parsed = bus_message.parse(raw)
-    if parsed.id is not None:
+    if parsed.id is not None and letter.code != HANDLED:
         return raw, parsed
     fields = msgspec.json.decode(whole_json(raw.decode()), type=dict[str, msgspec.Raw])
     # The rest of it stays as it is, to the last digit of a number.
-    fields["id"] = msgspec.Raw(msgspec.json.encode(f"dead-{letter_id}"))
+    fields["id"] = msgspec.Raw(msgspec.json.encode(f"dead-{letter.id}"))
     encoded = msgspec.json.encode(fields)
     return encoded, bus_message.parse(encoded)
 
@@ -177,8 +184,9 @@ def send_again(messages: Mapping[str, bytes]) -> set[str]:
     if location().nodes:
         return {letter_id for letter_id, message in messages.items() if _send_again(letter_id, message)}
     arguments = [argument for letter in messages.items() for argument in letter]
-    moved = run_sync(_RESEND, [key("dead"), key("stream")], arguments)
-    return {letter_id for letter_id, is_moved in zip(messages, moved, strict=True) if is_moved}
+    # The client repeats a call whose connection was lost: the repetition finds the answer of the first one.
+    answer: bytes = run_sync(_RESEND, [key("dead"), key("stream"), key("answers", uuid4().hex)], arguments)
+    return {letter_id for letter_id, moved in zip(messages, answer.split(), strict=True) if moved == b"1"}
 
 
 def _send_again(letter_id: str, message: bytes) -> bool:

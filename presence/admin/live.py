@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from presence.admin import listing, steps
 from presence.admin.display import instant, moment, now, number, readable, since, until
 from presence.admin.forms import ConnectionFilter, EventForm, RoomFilter
+from presence.admin.letters import printable
 from presence.admin.listing import PAGE
 from presence.admin.pages import Pages
 from presence.admin.steps import in_words
@@ -188,7 +189,7 @@ class LiveAdmin(Pages):
 
     def drain(self, request: HttpRequest, instance: str) -> HttpResponse:
         """Stop an instance as SIGTERM does."""
-        return self.take(request, steps.drain(instance, request.GET.get("name", "")))
+        return self.take(request, steps.drain(instance, printable(request.GET.get("name", ""))))
 
     def event(self, request: HttpRequest) -> HttpResponse:
         """Publish a test event: filled in, checked, confirmed. The address may name it: `?event=chat:ended`."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import SuspiciousOperation
+from django.db import DataError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -73,11 +77,21 @@ class RecordedAdmin(ReadOnly):
         show_facets = admin.ShowFacets.NEVER  # each of them would count the whole table
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        """A date in the address that is out of range is a wrong parameter like any other."""
+        """A date in the address that is out of range, or a NUL, is a wrong parameter like any other."""
         try:
             return super().get_changelist_instance(request)
-        except (OverflowError, ValueError) as error:
+        except (OverflowError, ValueError, DataError) as error:
             raise IncorrectLookupParameters(error) from error
+
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any
+    ) -> HttpResponse | None:
+        """Raises `SuspiciousOperation` (400) for a row that no page of the list offers."""
+        if not all(
+            re.fullmatch("[0-9]{1,18}", row, re.ASCII) for row in request.POST.getlist(ACTION_CHECKBOX_NAME)
+        ):
+            raise SuspiciousOperation("not the id of a row")
+        return super().response_action(request, queryset, *args)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("groups")

@@ -138,13 +138,13 @@ def send(cleaned: Mapping[str, Any], audience: str, fields: tuple[tuple[str, str
         question=gettext("Send this event to all connections in these rooms?"),
         details=(
             (gettext("Event"), event),
-            (gettext("Data"), json.dumps(payload, ensure_ascii=False, indent=2)),
+            (gettext("Data"), printable(json.dumps(payload, ensure_ascii=False, indent=2))),
             (gettext("Rooms"), rooms),
             (gettext("Connections there now"), audience),
         ),
         do=partial(publish, event, payload, rooms=cleaned["rooms"]),
         about=(Live(id=event),),
-        entry=f"{SENT}: {rooms}: {json.dumps(payload, ensure_ascii=False)[:1000]}",
+        entry=f"{SENT}: {rooms}: {printable(json.dumps(payload, ensure_ascii=False))[:1000]}",
         done=gettext("The event was sent."),
         back=reverse("admin:presence_live_event"),
         fields=fields,
@@ -200,7 +200,7 @@ def resend(
         "Send %(count)d dead letters again? Real clients get them.",
         len(parcels),
     )
-    details = [(each.parsed.event, _rooms(each.parsed) or gettext("control event")) for each in parcels]
+    details = [(each.parsed.event, f"{each.letter.at}: {_audience(each.parsed)}") for each in parcels]
     if len(parcels) == 1:
         details.append((gettext("Message"), printable(msgspec.json.format(parcels[0].encoded, indent=2))))
     details += [(gettext("Not sent"), f"{letter.at}: {reason}") for letter, reason in refused]
@@ -228,6 +228,10 @@ def _user(namespace: str, user_id: str) -> Live:
 
 def _rooms(delivery: BusMessage) -> str:
     return ", ".join(f"{namespace} {room}" for namespace, room in delivery.targets)
+
+
+def _audience(delivery: BusMessage) -> str:
+    return _rooms(delivery) or gettext("control event")
 
 
 def _connections(**query: str) -> str:

@@ -1,7 +1,12 @@
 -- Moves dead letters back onto the bus. Each is removed and its message is appended, both or neither, however often and
 -- by however many callers it is asked for.
--- KEYS: the dead letters, the stream of the bus. ARGV: for each letter its id and the message to append.
--- Returns 1 for each letter that was moved, 0 for one that was not there any more.
+-- KEYS: the dead letters, the stream of the bus, the answer to this call. ARGV: for each letter its id and the message to
+-- append.
+-- Returns for each letter, separated by spaces, 1 if it was moved, 0 if it was not there any more. A call that is repeated
+-- because its answer was lost gets the same answer, not that the letters are gone.
+
+local answer = redis.call('GET', KEYS[3])
+if answer then return answer end
 
 local moved = {}
 for number = 1, #ARGV, 2 do
@@ -13,4 +18,6 @@ for number = 1, #ARGV, 2 do
     end
     moved[#moved + 1] = is_there and 1 or 0
 end
-return moved
+answer = table.concat(moved, ' ')
+redis.call('SET', KEYS[3], answer, 'EX', 60)
+return answer

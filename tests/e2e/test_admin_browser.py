@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
@@ -19,9 +21,9 @@ FETCHED = "performance.getEntriesByType('resource').filter(each => each.initiato
 
 
 @contextlib.asynccontextmanager
-async def signed_in(browser: Browser, system: System) -> AsyncIterator[Page]:  # noqa: F811
+async def signed_in(browser: Browser, system: System, locale: str = "en-US") -> AsyncIterator[Page]:  # noqa: F811
     """A page of an operator; nothing on it fails, and nothing breaks the policy that it is served with."""
-    context = await browser.new_context(locale="en-US")
+    context = await browser.new_context(locale=locale)
     page = await context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -110,6 +112,68 @@ async def test_web_side_that_does_not_answer_is_told_and_the_page_recovers(
         system.web = system.start("runweb")
         await expect(told).to_be_hidden()
         await expect(page.locator("#refreshed")).to_have_class("")
+
+
+QUICKLY = """
+    window.waits = [];
+    const wait = window.setTimeout;
+    window.setTimeout = (act, milliseconds) => {
+        waits.push(milliseconds);
+        return wait(act, milliseconds / 50);
+    };
+"""
+"""Notes how long a page waits, and lets it wait for a fiftieth of that."""
+
+
+async def test_web_side_that_is_slow_or_away_is_asked_less_often(system: System, browser: Browser):  # noqa: F811
+    answers = {"seconds": 0.0, "status": 200}
+
+    async def answer(route: Route) -> None:
+        await asyncio.sleep(answers["seconds"])
+        if answers["status"] == HTTPStatus.OK:
+            await route.continue_()
+        else:
+            await route.fulfill(status=404, body="<p>of a proxy</p>", content_type="text/html")
+
+    async with signed_in(browser, system) as page:
+        await page.add_init_script(QUICKLY)
+        await page.goto(f"{system.admin.url}/admin/presence/live/instances/")
+        assert await page.evaluate("waits") == [5000]
+        await page.route("**/instances/", answer)
+        answers["seconds"] = 1.5
+        await page.wait_for_function("waits.at(-1) >= 6000")
+        answers["seconds"] = 0
+        await page.wait_for_function("waits.at(-1) < 6000")
+        answers["status"] = 404
+        await page.get_by_text("The page cannot be refreshed").wait_for()
+        await page.wait_for_function("waits.filter(each => each >= 45000).length > 2")
+        waits = await page.evaluate("waits")
+        assert max(waits) <= 60_000
+        answers["status"] = 200
+        await page.wait_for_function("waits.at(-1) < 6000")
+        await expect(page.get_by_text("The page cannot be refreshed")).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_name_without_a_space_pushes_no_column_away(system: System, browser: Browser, width: int):  # noqa: F811
+    system.start("runrecorder")
+    client = system.client("hub", user_id="u" * 64, name="x" * 200)
+    async with signed_in(browser, system, "pt-BR") as page, client:
+        await page.set_viewport_size({"width": width, "height": 900})
+        url = f"{system.admin.url}/admin/presence"
+        await eventually(lambda: _shows(page, f"{url}/presencerecord/", "u" * 64))
+        for path, column, most in (
+            ("presencerecord/", ".field-name", 300),
+            ("presencetransition/", ".field-name", 300),
+            ("availability/", "tbody th", 500),
+            ("live/", "tbody th", 500),
+        ):
+            await page.goto(f"{url}/{path}")
+            assert await page.locator(column).first.evaluate("each => each.clientWidth") <= most, path
+        if width > 1000:
+            await page.goto(f"{url}/live/instances/")
+            scrolled = "document.querySelector('.presence-results')"
+            assert await page.evaluate(f"{scrolled}.scrollWidth <= {scrolled}.clientWidth")
 
 
 async def test_session_that_has_ended_leads_to_the_login_page(system: System, browser: Browser):  # noqa: F811

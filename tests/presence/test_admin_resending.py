@@ -14,6 +14,7 @@ from django.db import connections
 from django.test import Client
 from django.urls import reverse
 from django.utils import translation
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from presence.admin import letters
@@ -92,6 +93,16 @@ def test_key_of_the_backbone_is_kept(admin_client: Client):
     message = b'{"event":"thread:message","id":"mine","data":{"thread_id":42,"message_id":"1"}}'
     send(admin_client, dead(message))
     assert on_the_bus() == [message]
+
+
+def test_message_whose_handler_failed_gets_another_key_as_the_bridge_has_marked_its_own(admin_client: Client):
+    """Under the old one it would be dropped as a duplicate, while the operator is told that it was sent."""
+    message = b'{"event":"thread:message","id":"mine","data":{"thread_id":42,"message_id":"1"}}'
+    letter = dead(message, "handler_failed: x")
+    send(admin_client, letter)
+    edited = dead(message, "handler_failed: x")
+    edit(admin_client, edited, message.decode(), confirmed="yes")
+    assert [json.loads(each)["id"] for each in on_the_bus()] == [f"dead-{letter}", f"dead-{edited}"]
 
 
 def test_what_is_not_valid_is_left_and_named(admin_client: Client):
@@ -196,6 +207,29 @@ def test_redis_that_is_away_is_said(admin_client: Client, settings):
     )
     settings.REALTIME = with_redis
     assert (left(), on_the_bus(), logged()) == ([letter], [], [])
+
+
+def test_answer_that_is_lost_once_is_asked_for_again(admin_client: Client, monkeypatch):
+    """The client repeats the call, which finds the letters gone: they were sent, and the log has to tell by whom."""
+    one = dead()
+    parse_response: Any = Redis.parse_response
+    lost: list[str] = []
+
+    def parse(self: Any, connection: Any, command: str, **options: Any) -> Any:
+        answer = parse_response(self, connection, command, **options)
+        if command == "EVALSHA" and not lost:
+            lost.append(command)
+            connection.disconnect()
+            raise RedisConnectionError
+        return answer
+
+    send(admin_client, dead())  # the script is known from now on
+    monkeypatch.setattr(Redis, "parse_response", parse)
+    told = texts(edit(admin_client, one, VALID.decode(), confirmed="yes"))
+    assert lost
+    assert told == ["Sent 1 dead letter again."]
+    assert len(on_the_bus()) == 2
+    assert [about for about, _ in logged()][1:] == [one]
 
 
 def test_answer_that_is_lost_is_written_down_as_not_confirmed(admin_client: Client, monkeypatch):

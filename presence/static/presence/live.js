@@ -1,5 +1,6 @@
 /* Refreshes the live view: the address of the page is asked for again, and the part that changes is replaced.
- * Nothing is asked while the page is hidden, or while the operator has paused it. */
+ * Nothing is asked while the page is hidden, or while the operator has paused it; and the less often, the longer answers take
+ * or the longer there were none. */
 
 (() => {
     "use strict";
@@ -12,14 +13,17 @@
     }
     const PERIOD = 1000 * Number(region.dataset.refresh);
     const PATIENCE = 15000;
+    const MOST = 60000;
+    const SHARE = 4; // a page waits four times as long as it was answered: it keeps the web side busy for a fifth of the time
     let isPaused = false;
     let isAsking = false;
     let timer = 0;
+    let period = PERIOD;
 
     function plan() {
         clearTimeout(timer);
         if (!isPaused && !document.hidden) {
-            timer = setTimeout(refresh, PERIOD);
+            timer = setTimeout(refresh, period);
         }
     }
 
@@ -29,6 +33,7 @@
         }
         isAsking = true;
         let hasEnded = false;
+        const began = performance.now();
         try {
             const answer = await fetch(location.href, {
                 headers: {"X-Presence-Refresh": "1"},
@@ -40,9 +45,12 @@
                 return;
             }
             const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-            hasEnded = answer.status === 404;
-            show(page.getElementById("refreshed"));
+            const fresh = page.getElementById("refreshed");
+            hasEnded = answer.status === 404 && fresh !== null; // a proxy has another 404
+            period = fresh ? Math.max(PERIOD, SHARE * (performance.now() - began)) : longer();
+            show(fresh);
         } catch {
+            period = longer();
             show(null);
         } finally {
             isAsking = false;
@@ -50,6 +58,11 @@
         if (!hasEnded) {
             plan();
         }
+    }
+
+    /* Tabs that lost the web side together do not come back together. */
+    function longer() {
+        return Math.min(MOST, 2 * period) * (0.75 + Math.random() / 4);
     }
 
     function show(fresh) {
