@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from django.contrib.auth.models import User
 from django.contrib.staticfiles import finders
+from django.db.models import BigIntegerField
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
@@ -109,7 +110,13 @@ class MessageInput(serializers.Serializer[Any]):
 class TransferInput(serializers.Serializer[Any]):
     """The colleague who gets the chat."""
 
-    attendant_id = serializers.PrimaryKeyRelatedField[User](queryset=User.objects.filter(is_active=True))
+    attendant_id = serializers.IntegerField(min_value=1, max_value=BigIntegerField.MAX_BIGINT)
+
+    def validate_attendant_id(self, value: int) -> User:
+        """The colleague of that id."""
+        if (colleague := User.objects.filter(pk=value, is_active=True).first()) is None:
+            raise serializers.ValidationError("There is no such user.")
+        return colleague
 
 
 class ConversationsView(DeskView):
