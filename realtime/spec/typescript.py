@@ -40,6 +40,7 @@ _OF_CLIENT = frozenset(
             "ClientEvents",
             "Consequence",
             "ErrorCode",
+            "FetchLike",
             "Gap",
             "GetToken",
             "Handler",
@@ -54,6 +55,7 @@ _OF_CLIENT = frozenset(
             "SocketEvents",
             "SocketOptions",
             "Status",
+            "WebSocketLike",
             "Where",
         ),
     }
