@@ -36,7 +36,10 @@ export class Connector {
   readonly timers = new Timers();
   /** Why the last attempt was refused, until there is a connection. */
   refusal: Refusal | undefined;
-  #tokens: Tokens;
+  /** When the next attempt begins, in milliseconds since the epoch; undefined if none is planned. */
+  nextAttempt: number | undefined;
+  /** Replaced when the last one is to be forgotten, also one that was asked for and has not arrived. */
+  tokens: Tokens;
   readonly #backoff: Backoff;
   #status: Status = "stopped";
   #websocket: WebSocketLike | undefined;
@@ -47,20 +50,15 @@ export class Connector {
   #isAlive = false;
   /** The earliest time of the next attempt, in milliseconds since the epoch. */
   #earliest = 0;
-
   readonly #settings: Settings;
   readonly #owner: Owner;
   readonly #reports: Emitter<SocketEvents>;
 
-  constructor(
-    settings: Settings,
-    owner: Owner,
-    reports: Emitter<SocketEvents>,
-  ) {
+  constructor(settings: Settings, owner: Owner, reports: Emitter<SocketEvents>) {
     this.#settings = settings;
     this.#owner = owner;
     this.#reports = reports;
-    this.#tokens = new Tokens(settings.getToken);
+    this.tokens = new Tokens(settings.getToken);
     this.#backoff = new Backoff(settings, settings.random);
   }
 
@@ -75,12 +73,9 @@ export class Connector {
 
   connect(): void {
     if (!this.isOver) return;
-    this.#unwatch ??= watch({
+    this.#unwatch = watch({
       wake: () => this.wake(),
-      online: () => {
-        this.#backoff.reset(); // it was not the server's fault
-        this.wake();
-      },
+      online: () => this.reconnect(), // without a long wait: it was not the server's fault
       offline: () => this.lose(), // some browsers never report that it is over: retry anyway
       freeze: () => this.#drop(),
     });
@@ -92,7 +87,6 @@ export class Connector {
   end(status: "denied" | "stopped"): void {
     this.#forget();
     this.#unwatch?.();
-    this.#unwatch = undefined;
     this.#become(status);
   }
 
@@ -122,13 +116,8 @@ export class Connector {
     this.#websocket?.send(text);
   }
 
-  freshToken(): Promise<string> {
-    return this.#tokens.fresh();
-  }
-
-  /** Forgets the token, also one that was asked for and has not arrived. */
   forgetToken(): void {
-    this.#tokens = new Tokens(this.#settings.getToken);
+    this.tokens = new Tokens(this.#settings.getToken);
   }
 
   /**
@@ -169,7 +158,7 @@ export class Connector {
       const { url: given } = this.#settings;
       const url = typeof given === "string" ? given : await given();
       if (signal.aborted) return; // disconnected in the meantime
-      const token = await (fresh ? this.#tokens.fresh() : this.#tokens.get());
+      const token = await this.tokens.get();
       if (signal.aborted) return;
       this.#listen(this.#connected(url, token), () => this.#ask(url, token, fresh));
     } catch (error) {
@@ -200,14 +189,12 @@ export class Connector {
     this.#websocket = websocket;
     this.#expect();
     websocket.onmessage = ({ data }) => {
-      if (websocket !== this.#websocket) return;
       this.#isAlive = true;
       this.#owner.received(String(data));
     };
     websocket.onclose = ({ code, reason }) => {
-      if (websocket !== this.#websocket) return;
       this.#forget();
-      if (this.#status === "connected") this.#closed(code, reason);
+      if (this.#status === "connected") this.#closed(code, this.tokens.scrub(reason ?? ""));
       else void ask();
     };
     websocket.onerror = () => undefined; // `ws` throws an error without a listener; a close follows
@@ -221,7 +208,7 @@ export class Connector {
         ? error
         : new SocketError("token", "getToken() or url() failed", undefined, { cause: error });
     if (failure.code === "forbidden") {
-      this.#deny({ status: 0, code: failure.code, message: failure.message });
+      this.#deny(0, failure);
     } else {
       this.#reports.emit("error", failure);
       this.#later();
@@ -238,7 +225,7 @@ export class Connector {
     if (next === "fresh token") this.forgetToken();
     if (next !== "stop") this.#later(next === "pause" ? PAUSE : 0);
     else if (code === 1000) this.end("stopped");
-    else this.#deny({ status: code, code: "closed", message: reason || `code ${code}` });
+    else this.#deny(code, { code: "closed", message: reason || `code ${code}` });
   }
 
   /** Asks the server why a handshake failed. */
@@ -248,24 +235,26 @@ export class Connector {
     this.#become("offline");
     const found = await verdict(this.#settings.fetch, url, token, signal).catch(() => undefined); // no network
     if (signal.aborted) return;
-    if (found?.status === 401) this.forgetToken();
-    if (found === undefined) this.#later();
-    else if (found.status === 401 && !fresh) void this.#open(true); // the token may just have expired
+    if (found?.status === 401 && !fresh) {
+      this.forgetToken(); // it may just have expired
+      void this.#open(true);
+    }
     // A proxy, or another application, answers 404 as well, and may be the socket server again in a minute.
-    else if ([401, 403].includes(found.status) || found.code === "not_found") this.#deny(found);
+    else if (found && ([401, 403].includes(found.status) || found.code === "not_found")) this.#deny(found.status, found);
     else {
-      this.#refuse(found);
-      if (!signal.aborted) this.#later(found.wait);
+      if (found) this.#refuse(found.status, found);
+      if (!signal.aborted) this.#later(found?.wait);
     }
   }
 
-  #deny(refusal: Refusal): void {
-    this.#refuse(refusal);
+  #deny(status: number, why: Pick<Refusal, "code" | "message">): void {
+    this.#refuse(status, why);
     this.end("denied");
   }
 
-  #refuse({ status, code, message }: Refusal): void {
-    this.#reports.emit("refused", (this.refusal = { status, code, message }));
+  #refuse(status: number, { code, message }: Pick<Refusal, "code" | "message">): void {
+    this.refusal = { status, code, message: this.tokens.scrub(message) };
+    this.#reports.emit("refused", this.refusal);
   }
 
   #later(least = 0): void {
@@ -280,8 +269,9 @@ export class Connector {
 
   /** Makes the next attempt after this wait, but not before `Retry-After`. */
   #retryIn(wait: number): void {
+    this.nextAttempt = Math.max(Date.now(), this.#earliest) + wait;
     this.timers.clear();
-    this.timers.after(Math.max(0, this.#earliest - Date.now()) + wait, () => void this.#open());
+    this.timers.after(this.nextAttempt - Date.now(), () => void this.#open());
   }
 
   #drop(): void {
@@ -294,11 +284,13 @@ export class Connector {
     this.timers.clear();
     const websocket = this.#websocket;
     this.#websocket = undefined;
+    if (websocket) websocket.onmessage = websocket.onclose = null; // what it still reports comes too late
     websocket?.close(1000);
     this.#owner.lost();
   }
 
   #renew(): AbortSignal {
+    this.nextAttempt = undefined;
     this.#life.abort();
     this.#life = new AbortController();
     return this.#life.signal;

@@ -11,15 +11,11 @@ export interface Gap {
 export class Gaps {
   readonly #reasons = new Map<string, string>();
   #timer: ReturnType<typeof setTimeout> | undefined;
-
   readonly #report: (gap: Gap) => void;
   /** The delay of the next report, in milliseconds. */
   readonly #delay: () => number;
 
-  constructor(
-    report: (gap: Gap) => void,
-    delay: () => number,
-  ) {
+  constructor(report: (gap: Gap) => void, delay: () => number) {
     this.#report = report;
     this.#delay = delay;
   }

@@ -33,15 +33,11 @@ export class Outbox {
   #pace: Pace | undefined;
   #send: ((text: string) => void) | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
-
   /** Frames that may wait. */
   readonly #size: number;
   readonly #reports: Emitter<SocketEvents>;
 
-  constructor(
-    size: number,
-    reports: Emitter<SocketEvents>,
-  ) {
+  constructor(size: number, reports: Emitter<SocketEvents>) {
     this.#size = size;
     this.#reports = reports;
   }

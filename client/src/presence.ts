@@ -19,7 +19,6 @@ interface Group {
 /** The present users by group: the last state and every change since. */
 export class Presence {
   readonly #groups = new Map<string, Group>();
-
   readonly #changed: (group: string) => void;
 
   constructor(changed: (group: string) => void) {

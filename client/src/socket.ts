@@ -49,7 +49,7 @@ export class Socket {
     const settings = (this.#settings = validated(options));
     this.#outbox = new Outbox(settings.queueSize, this.#own);
     const owner = {
-      resumes: () => Object.keys(this.#membership.offsets).length > 0,
+      resumes: () => this.#membership.offsets.length > 0,
       received: (text: string) => this.#received(text),
       lost: () => this.#lost(),
       became: (status: Status) => this.#became(status),
@@ -68,6 +68,11 @@ export class Socket {
   /** Why the last attempt was refused, until there is a connection; `when("refused", …)` reports it. */
   get refusal(): Refusal | undefined {
     return this.#connector.refusal;
+  }
+
+  /** When the next attempt to connect begins, in milliseconds since the epoch; only while `offline`, once it is planned. */
+  get nextAttempt(): number | undefined {
+    return this.#connector.nextAttempt;
   }
 
   /** The server's id of this connection: a backbone names it in `except`, so that a client does not get its own event. */
@@ -136,12 +141,12 @@ export class Socket {
    * await socket.connected();
    */
   async connected(): Promise<void> {
-    this.#expectConnection();
-    while (this.status !== "connected") {
+    for (;;) {
+      this.#expectConnection();
+      if (this.status === "connected") return;
       await new Promise<unknown>((resolve) => {
         const off = this.when("status", (status) => (off(), resolve(status)));
       });
-      this.#expectConnection();
     }
   }
 
@@ -170,11 +175,11 @@ export class Socket {
   async call<Name extends keyof ClientEvents>(
     event: Name,
     data: ClientEvents[Name],
-    { timeout = this.#settings.ackTimeout }: { timeout?: number | undefined } = {},
+    { timeout }: { timeout?: number | undefined } = {},
   ): Promise<Acks[Name]> {
-    checked("ackTimeout", timeout);
+    const most = checked("timeout", timeout, "number", this.#settings.ackTimeout) as number;
     this.#expectConnection();
-    return this.#outbox.call(event, data, timeout);
+    return this.#outbox.call(event, data, most);
   }
 
   #received(text: string): void {
@@ -191,14 +196,8 @@ export class Socket {
 
   #take(frame: Frame): void {
     const { event, data, id, room, offset } = frame;
-    if (event === "ack") {
-      this.#outbox.settle(id, undefined, data);
-      return;
-    }
-    if (event === "error") {
-      this.#outbox.settle(id, new SocketError(data.code as string, data.message as string, data.retry_after as number | undefined));
-      return;
-    }
+    if (event === "ack") return this.#outbox.settle(id, undefined, data);
+    if (event === "error") return this.#outbox.settle(id, this.#errorOf(data));
     if (room !== undefined && offset !== undefined && !this.#membership.accepts(room, offset)) return;
     this.#presence.take(event, data, room, offset);
     if (event === "room:gap") this.#membership.gap(data.room as string, data.reason as string);
@@ -207,10 +206,14 @@ export class Socket {
     this.#events.emit(event as keyof ServerEvents, data as never, { room, offset });
   }
 
+  #errorOf({ code, message, retry_after: retryAfter }: Frame["data"]): SocketError {
+    return new SocketError(code as string, this.#connector.tokens.scrub(message), retryAfter as number | undefined);
+  }
+
   async #refresh(): Promise<void> {
     const connection = this.#connectionId;
     try {
-      const token = await this.#connector.freshToken();
+      const token = await this.#connector.tokens.fresh();
       if (connection === this.#connectionId) await this.#outbox.ask("auth:refresh", { token }, this.#settings.ackTimeout);
     } catch (error) {
       this.#outbox.complain(error as SocketError); // the connection is closed with 4401, and the next one asks again
@@ -263,7 +266,7 @@ export class Socket {
   }
 
   #became(status: Status): void {
-    if (status === "stopped" || status === "denied") this.#reset(status);
+    if (this.#connector.isOver) this.#reset(status as "denied" | "stopped");
     this.#own.emit("status", status);
   }
 

@@ -72,7 +72,7 @@ export function useSocket(namespace: string): {
   const listen = (changed: () => void): (() => void) => socket.when("status", changed);
   return {
     socket,
-    connected: store({ initial: false, get: () => socket.connected, listen }),
+    connected: store({ initial: false, get: () => socket.status === "connected", listen }),
     status: store({ ...status, listen }),
   };
 }

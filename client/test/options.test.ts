@@ -61,7 +61,7 @@ describe("an option", () => {
   test.each([undefined, null, "", 7])("url cannot be %j", (url) => expect(refusal({ url })).toMatch("TypeError: url: expected a string"));
 
   test("is named when all are missing", () => {
-    expect(() => new Socket(undefined as never)).toThrow("url: expected a string, got undefined");
+    expect(() => new Socket(undefined as never)).toThrow("url: expected a string or a function, got undefined");
   });
 
   test("never shows a token that was given for the function", () => {
