@@ -19,8 +19,8 @@ export interface Owner {
   lost(): void;
   /** The status has changed. */
   became(status: Status): void;
-  /** Sends a heartbeat that is to be answered within these milliseconds. */
-  heartbeat(timeout: number): Promise<unknown>;
+  /** Sends a heartbeat, which is answered. */
+  heartbeat(): void;
 }
 
 /** Milliseconds after which a connection counts as stable, and the backoff starts over. */
@@ -46,8 +46,8 @@ export class Connector {
   #unwatch: (() => void) | undefined;
   /** Aborted with the connection or the attempt. */
   #life = new AbortController();
-  /** Whether a frame has arrived since the last heartbeat. */
-  #isAlive = false;
+  /** When the last frame arrived, by `performance.now()`. */
+  #heardAt = 0;
   /** The earliest time of the next attempt, in milliseconds since the epoch. */
   #earliest = 0;
   readonly #settings: Settings;
@@ -92,7 +92,7 @@ export class Connector {
 
   /** Connects soon, or checks that the connection is alive. */
   wake(): void {
-    if (this.#status === "connected") this.#probe();
+    if (this.#status === "connected") this.#probe(PROBE);
     if (this.#status !== "offline") return;
     // With jitter, because the network of a whole office may be back.
     this.#retryIn(this.#settings.random() * this.#settings.reconnectionDelay);
@@ -122,18 +122,9 @@ export class Connector {
 
   /**
    * The connection is ready: sends heartbeats, the first one at a random time, so that clients do not send theirs together.
-   * If no frame has arrived since the last one, the connection is dead, which a browser does not notice for minutes.
    */
   ready(interval: number): void {
-    const beat = (): void => {
-      if (!this.#isAlive) {
-        this.lose();
-        return;
-      }
-      this.#isAlive = false;
-      this.#owner.heartbeat(this.#settings.ackTimeout).catch(() => undefined); // any answer proves that it is alive
-      this.timers.after(interval, beat);
-    };
+    const beat = (): void => this.#probe(interval, beat);
     this.timers.clear();
     this.timers.after(STABLE, () => this.#backoff.reset());
     this.timers.after(interval * (0.5 + this.#settings.random() / 2), beat);
@@ -141,9 +132,13 @@ export class Connector {
     this.#become("connected");
   }
 
-  #probe(): void {
-    this.#owner.heartbeat(PROBE).catch((error: SocketError) => {
-      if (error.code === "timeout") this.reconnect();
+  /** Sends a heartbeat. Without any frame in this time the connection is dead, which a browser does not notice for minutes. */
+  #probe(within: number, alive?: () => void): void {
+    const since = performance.now();
+    this.#owner.heartbeat();
+    this.timers.after(within, () => {
+      if (this.#heardAt < since) this.reconnect();
+      else alive?.();
     });
   }
 
@@ -189,7 +184,7 @@ export class Connector {
     this.#websocket = websocket;
     this.#expect();
     websocket.onmessage = ({ data }) => {
-      this.#isAlive = true;
+      this.#heardAt = performance.now();
       this.#owner.received(String(data));
     };
     websocket.onclose = ({ code, reason }) => {

@@ -6,7 +6,7 @@ import type { Settings } from "./options.js";
 import type { Outbox } from "./outbox.js";
 import type { Presence } from "./presence.js";
 import type { SocketEvents } from "./reports.js";
-import { threadOf } from "./rooms.js";
+import { THREAD } from "./rooms.js";
 import type { Timers } from "./timers.js";
 
 type Ready = ServerEvents["connection:ready"];
@@ -52,10 +52,7 @@ export class Membership {
     this.#timers = timers;
     this.#presence = presence;
     this.#reports = reports;
-    this.#gaps = new Gaps(
-      (gap) => reports.emit("gap", gap),
-      () => settings.random() * settings.gapDelayMax,
-    );
+    this.#gaps = new Gaps(settings, reports);
   }
 
   // --- What the page wants ---------------------------------------------------------------------
@@ -216,6 +213,5 @@ function kindOf(name: string): string {
 }
 
 function frameOf(event: "join" | "leave", room: string): [event: string, data: object] {
-  const thread = threadOf(room);
-  return thread === undefined ? [event, { room }] : [`${event}:thread`, { thread_id: thread }];
+  return room.startsWith(THREAD) ? [`${event}:thread`, { thread_id: room.slice(THREAD.length) }] : [event, { room }];
 }

@@ -57,29 +57,26 @@ const LONGEST = 2 ** 31 - 1;
 /** The type of an option, or the types; its default, if it has one; and the range of a number. */
 type Rule = readonly [type: string, usual?: unknown, least?: number, most?: number];
 
-/** A function, because the platform may get its `WebSocket` late. */
-const rules = (): Record<keyof SocketOptions, Rule> => ({
-  url: ["string or a function"],
-  getToken: ["function"],
-  autoConnect: ["boolean", true],
-  reconnectionDelayMax: ["number", 20_000],
-  reconnectionDelay: ["number", 500],
-  reconnectionAttempts: ["number", Infinity, 0, Infinity],
-  connectTimeout: ["number", 10_000],
-  gapDelayMax: ["number", 2_000, 0],
-  ackTimeout: ["number", 10_000],
-  queueSize: ["number", 100, 0, Infinity],
-  WebSocket: ["function", globalThis.WebSocket],
-  fetch: ["function", (...request: Parameters<FetchLike>) => globalThis.fetch(...request)],
-  random: ["function", Math.random],
-});
-
 /** The options with their defaults. Throws a `TypeError` or a `RangeError` that names the option and what it may be. */
-export function validated(options: SocketOptions): Settings {
-  const all = Object.entries(rules()).map(([name, rule]) => [name, checked(name, options?.[name as keyof SocketOptions], ...rule)]);
-  const settings = Object.fromEntries(all) as Settings;
-  checked("reconnectionDelay", settings.reconnectionDelay, "number", 0, 1, settings.reconnectionDelayMax);
-  return settings;
+export function validated(options: Partial<SocketOptions> = {}): Settings {
+  const { reconnectionDelayMax = 20_000 } = options;
+  const rules: Record<keyof SocketOptions, Rule> = {
+    url: ["string or a function"],
+    getToken: ["function"],
+    autoConnect: ["boolean", true],
+    reconnectionDelayMax: ["number", reconnectionDelayMax],
+    reconnectionDelay: ["number", 500, 1, reconnectionDelayMax],
+    reconnectionAttempts: ["number", Infinity, 0, Infinity],
+    connectTimeout: ["number", 10_000],
+    gapDelayMax: ["number", 2_000, 0],
+    ackTimeout: ["number", 10_000],
+    queueSize: ["number", 100, 0, Infinity],
+    WebSocket: ["function", globalThis.WebSocket],
+    fetch: ["function", (...request: Parameters<FetchLike>) => globalThis.fetch(...request)],
+    random: ["function", Math.random],
+  };
+  const valid = Object.entries(rules).map(([name, rule]) => [name, checked(name, options[name as keyof SocketOptions], ...rule)]);
+  return Object.fromEntries(valid) as Settings;
 }
 
 /** The value of an option, or its default. */

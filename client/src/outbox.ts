@@ -1,4 +1,4 @@
-import { SocketError } from "./calls.js";
+import { SocketError, closed } from "./calls.js";
 import type { Emitter } from "./emitter.js";
 import { idOf, type Id } from "./ids.js";
 import { bytesOf, Pace, type Limits } from "./pace.js";
@@ -51,13 +51,13 @@ export class Outbox {
   }
 
   /** The connection is lost: calls that were sent fail, and what waits goes on waiting, unless `isOver`. */
-  end(reason: string, isOver = false): void {
+  end(isOver = false): void {
     clearTimeout(this.#timer);
     this.#send = undefined;
     this.#own = [];
     if (isOver) this.#waiting = [];
     const waiting = new Set<unknown>(this.#waiting.map(({ id }) => id));
-    for (const id of [...this.#calls.keys()]) if (!waiting.has(id)) this.settle(id, new SocketError("closed", reason));
+    for (const id of [...this.#calls.keys()]) if (!waiting.has(id)) this.settle(id, closed());
   }
 
   /** Sends an event of the page, or keeps it for later. */

@@ -1,4 +1,4 @@
-import { SocketError } from "./calls.js";
+import { SocketError, closed } from "./calls.js";
 import { Connector } from "./connector.js";
 import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
@@ -53,7 +53,8 @@ export class Socket {
       received: (text: string) => this.#received(text),
       lost: () => this.#lost(),
       became: (status: Status) => this.#became(status),
-      heartbeat: (timeout: number) => this.#outbox.ask("heartbeat", {}, timeout),
+      // Any answer proves that the connection is alive.
+      heartbeat: () => void this.#outbox.ask("heartbeat", {}, settings.ackTimeout).catch(() => undefined),
     };
     this.#connector = new Connector(settings, owner, this.#own);
     this.#membership = new Membership(settings, this.#outbox, this.#connector.timers, this.#presence, this.#own);
@@ -262,7 +263,7 @@ export class Socket {
   #lost(): void {
     this.#connectionId = undefined;
     this.#membership.end();
-    this.#outbox.end("the connection was lost");
+    this.#outbox.end();
   }
 
   #became(status: Status): void {
@@ -275,14 +276,13 @@ export class Socket {
     this.#user = undefined;
     if (reason !== "user") this.#connector.forgetToken(); // otherwise it is the new user's
     this.#membership.reset();
-    this.#outbox.end(`discarded: ${reason}`, true);
+    this.#outbox.end(true);
     this.#presence.forget();
     this.#own.emit("reset", { reason });
   }
 
   #expectConnection(): void {
     if (!this.#connector.isOver) return;
-    const { code, message } = this.refusal ?? { code: "closed", message: "the socket is stopped" };
-    throw new SocketError(code, message);
+    throw this.refusal === undefined ? closed() : new SocketError(this.refusal.code, this.refusal.message);
   }
 }
