@@ -34,6 +34,7 @@ const PROBE = 5_000;
 export class Connector {
   /** End with the connection or the attempt. */
   readonly timers = new Timers();
+  status: Status = "stopped";
   /** Why the last attempt was refused, until there is a connection. */
   refusal: Refusal | undefined;
   /** When the next attempt begins, in milliseconds since the epoch; undefined if none is planned. */
@@ -41,7 +42,6 @@ export class Connector {
   /** Replaced when the last one is to be forgotten, also one that was asked for and has not arrived. */
   tokens: Tokens;
   readonly #backoff: Backoff;
-  #status: Status = "stopped";
   #websocket: WebSocketLike | undefined;
   #unwatch: (() => void) | undefined;
   /** Aborted with the connection or the attempt. */
@@ -62,13 +62,9 @@ export class Connector {
     this.#backoff = new Backoff(settings, settings.random);
   }
 
-  get status(): Status {
-    return this.#status;
-  }
-
   /** Whether there will be no further attempt. */
   get isOver(): boolean {
-    return this.#status === "stopped" || this.#status === "denied";
+    return this.status === "stopped" || this.status === "denied";
   }
 
   connect(): void {
@@ -92,8 +88,8 @@ export class Connector {
 
   /** Connects soon, or checks that the connection is alive. */
   wake(): void {
-    if (this.#status === "connected") this.#probe(PROBE);
-    if (this.#status !== "offline") return;
+    if (this.status === "connected") this.#probe(PROBE);
+    if (this.status !== "offline") return;
     // With jitter, because the network of a whole office may be back.
     this.#retryIn(this.#settings.random() * this.#settings.reconnectionDelay);
   }
@@ -189,7 +185,7 @@ export class Connector {
     };
     websocket.onclose = ({ code, reason }) => {
       this.#forget();
-      if (this.#status === "connected") this.#closed(code, this.tokens.scrub(reason ?? ""));
+      if (this.status === "connected") this.#closed(code, this.tokens.scrub(reason ?? ""));
       else void ask();
     };
     websocket.onerror = () => undefined; // `ws` throws an error without a listener; a close follows
@@ -292,8 +288,8 @@ export class Connector {
   }
 
   #become(status: Status): void {
-    if (status === this.#status) return;
-    this.#status = status;
+    if (status === this.status) return;
+    this.status = status;
     this.#owner.became(status);
   }
 }

@@ -142,7 +142,7 @@ export class Membership {
     if (!this.#isConnected || !isWanted()) return;
     const missed = room.isIn === undefined ? undefined : "joined anew"; // without an offset to recover from
     try {
-      const { offset } = await this.#outbox.ask<Acks["join"]>(...frameOf("join", name), this.#settings.ackTimeout);
+      const { offset } = await this.#outbox.ask<Acks["join"]>(...frameOf("join", name));
       if (!isWanted()) return;
       this.#seen(name, room.offset ?? offset, missed);
       this.#reports.emit("joined", { room: name });
@@ -162,7 +162,7 @@ export class Membership {
     if (asked.length === 0) return;
     const rooms = Object.fromEntries(asked);
     try {
-      await this.#outbox.ask<Acks["resume"]>("resume", { rooms }, this.#settings.ackTimeout, (answer) => this.#recovered(answer));
+      await this.#outbox.ask<Acks["resume"]>("resume", { rooms }, (answer) => this.#recovered(answer));
     } catch (error) {
       const half = asked.length >> 1;
       if ((error as SocketError).code === "too_large" && half > 0) {
@@ -192,7 +192,9 @@ export class Membership {
     const room = this.#rooms.get(name) ?? { users: new Set() };
     if (room.users.size === 0 && !this.#automatic.has(kindOf(name))) return; // sent before the room was left
     if (missed !== undefined && room.isIn !== undefined) this.#gaps.add(name, missed);
-    this.#rooms.set(name, Object.assign(room, { offset, isIn: true }));
+    room.offset = offset;
+    room.isIn = true;
+    this.#rooms.set(name, room);
   }
 
   #lose(name: string): void {

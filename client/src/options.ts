@@ -71,7 +71,7 @@ export function validated(options: Partial<SocketOptions> = {}): Settings {
     gapDelayMax: ["number", 2_000, 0],
     ackTimeout: ["number", 10_000],
     queueSize: ["number", 100, 0, Infinity],
-    WebSocket: ["function", globalThis.WebSocket],
+    WebSocket: ["function, such as that of `ws`", globalThis.WebSocket],
     fetch: ["function", (...request: Parameters<FetchLike>) => globalThis.fetch(...request)],
     random: ["function", Math.random],
   };
@@ -84,8 +84,7 @@ export function checked(name: string, given: unknown, type: string, usual?: unkn
   const value = given === undefined ? usual : given;
   if (value === "" || !type.includes(typeof value)) {
     // Not the value, which may be a token.
-    const hint = name === "WebSocket" ? ": on Node before 22, pass that of `ws`" : "";
-    throw new TypeError(`${name}: expected a ${type}, got ${value ? typeof value : String(value) || '""'}${hint}`);
+    throw new TypeError(`${name}: expected a ${type}, got ${value ? typeof value : String(value) || '""'}`);
   }
   if (typeof value === "number" && !(value >= least && value <= most)) {
     throw new RangeError(`${name}: expected ${least} to ${most}, got ${value}`);

@@ -81,8 +81,8 @@ export class Presence {
   }
 
   #group(name: string): Group {
-    let group = this.#groups.get(name);
-    if (group === undefined) this.#groups.set(name, (group = { members: NO_MEMBERS, offset: undefined, users: new Map() }));
+    const group = this.#groups.get(name) ?? { members: NO_MEMBERS, offset: undefined, users: new Map() };
+    this.#groups.set(name, group);
     return group;
   }
 }

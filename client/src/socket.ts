@@ -4,7 +4,7 @@ import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
 import { nameOf, type Id } from "./ids.js";
 import { Membership } from "./membership.js";
-import { checked, validated, type Settings, type SocketOptions } from "./options.js";
+import { validated, type SocketOptions } from "./options.js";
 import { Outbox } from "./outbox.js";
 import { Presence, type Member } from "./presence.js";
 import type { SocketEvents, Status } from "./reports.js";
@@ -33,7 +33,6 @@ type Frame = {
  * socket.emit("presence:away", {});
  */
 export class Socket {
-  readonly #settings: Settings;
   readonly #events = new Emitter<ServerEvents>();
   readonly #own = new Emitter<SocketEvents>();
   readonly #presence = new Presence((group) => this.#own.emit("presence", { group }));
@@ -46,15 +45,15 @@ export class Socket {
 
   /** Throws a `TypeError` or a `RangeError` that names an invalid option, also if the platform has no `WebSocket`. */
   constructor(options: SocketOptions) {
-    const settings = (this.#settings = validated(options));
-    this.#outbox = new Outbox(settings.queueSize, this.#own);
+    const settings = validated(options);
+    this.#outbox = new Outbox(settings, this.#own);
     const owner = {
       resumes: () => this.#membership.offsets.length > 0,
       received: (text: string) => this.#received(text),
       lost: () => this.#lost(),
       became: (status: Status) => this.#became(status),
       // Any answer proves that the connection is alive.
-      heartbeat: () => void this.#outbox.ask("heartbeat", {}, settings.ackTimeout).catch(() => undefined),
+      heartbeat: () => void this.#outbox.ask("heartbeat", {}).catch(() => undefined),
     };
     this.#connector = new Connector(settings, owner, this.#own);
     this.#membership = new Membership(settings, this.#outbox, this.#connector.timers, this.#presence, this.#own);
@@ -178,9 +177,8 @@ export class Socket {
     data: ClientEvents[Name],
     { timeout }: { timeout?: number | undefined } = {},
   ): Promise<Acks[Name]> {
-    const most = checked("timeout", timeout, "number", this.#settings.ackTimeout) as number;
     this.#expectConnection();
-    return this.#outbox.call(event, data, most);
+    return this.#outbox.call(event, data, timeout);
   }
 
   #received(text: string): void {
@@ -215,7 +213,7 @@ export class Socket {
     const connection = this.#connectionId;
     try {
       const token = await this.#connector.tokens.fresh();
-      if (connection === this.#connectionId) await this.#outbox.ask("auth:refresh", { token }, this.#settings.ackTimeout);
+      if (connection === this.#connectionId) await this.#outbox.ask("auth:refresh", { token });
     } catch (error) {
       this.#outbox.complain(error as SocketError); // the connection is closed with 4401, and the next one asks again
     }
@@ -251,7 +249,7 @@ export class Socket {
 
   #start(ready: ServerEvents["connection:ready"]): void {
     const user = `${ready.user_id} ${ready.role}`;
-    const isAnother = this.#user !== undefined && user !== this.#user;
+    const isAnother = user !== (this.#user ?? user);
     if (isAnother) this.#reset("user");
     this.#user = user;
     this.#connectionId = ready.connection_id;
@@ -283,6 +281,7 @@ export class Socket {
 
   #expectConnection(): void {
     if (!this.#connector.isOver) return;
-    throw this.refusal === undefined ? closed() : new SocketError(this.refusal.code, this.refusal.message);
+    const { code, message } = this.refusal ?? closed();
+    throw new SocketError(code, message);
   }
 }
