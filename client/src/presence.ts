@@ -1,4 +1,5 @@
 import type { ServerEvents } from "./events.js";
+import { nameOf, type Id } from "./ids.js";
 import type { Source } from "./sharing.js";
 import type { Socket } from "./socket.js";
 
@@ -87,13 +88,14 @@ export class Presence {
   }
 }
 
-/** The present users of a group, as the socket keeps them. */
-export function presenceSource(socket: Socket, group: string): Source<readonly Member[]> {
+/** The present users of a group, as the socket keeps them; without a group, none. */
+export function presenceSource(socket: Socket, group: Id | null | undefined): Source<readonly Member[]> {
+  const name = group === undefined || group === null ? undefined : nameOf(group);
   const listen = (changed: () => void): (() => void) =>
     socket.when("presence", (presence) => {
-      if (presence.group === group) changed();
+      if (presence.group === name) changed();
     });
-  return { initial: NO_MEMBERS, get: () => socket.presence(group), listen };
+  return { initial: NO_MEMBERS, get: () => (name === undefined ? NO_MEMBERS : socket.presence(name)), listen };
 }
 
 const PREFIX = "presence:";
