@@ -72,8 +72,7 @@ export class Connector {
     this.#unwatch = watch({
       wake: () => this.wake(),
       online: () => this.reconnect(), // without a long wait: it was not the server's fault
-      offline: () => this.lose(), // some browsers never report that it is over: retry anyway
-      freeze: () => this.#drop(),
+      lose: () => this.lose(), // some browsers never report that they are online again: retry anyway
     });
     this.#backoff.reset();
     void this.#open();
@@ -98,8 +97,7 @@ export class Connector {
   reconnect(): void {
     if (this.isOver) return;
     this.#backoff.reset();
-    this.#drop();
-    this.wake();
+    this.lose();
   }
 
   /** Gives the connection up, and schedules another attempt. */
@@ -263,11 +261,6 @@ export class Connector {
     this.nextAttempt = Math.max(Date.now(), this.#earliest) + wait;
     this.timers.clear();
     this.timers.after(this.nextAttempt - Date.now(), () => void this.#open());
-  }
-
-  #drop(): void {
-    this.#forget();
-    this.#become("offline");
   }
 
   #forget(): void {
