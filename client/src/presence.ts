@@ -1,12 +1,9 @@
 import type { ServerEvents } from "./events.js";
-import { nameOf, type Id } from "./ids.js";
-import type { Source } from "./sharing.js";
-import type { Socket } from "./socket.js";
 
 /** A present user of a group: `user_id`, `name`, `status` and `since`. */
 export type Member = ServerEvents["presence:state"]["members"][number];
 
-export const NO_MEMBERS: readonly Member[] = [];
+const NO_MEMBERS: readonly Member[] = [];
 
 interface Group {
   /** All members, sorted by name; a new list after every change, and only then. */
@@ -86,16 +83,6 @@ export class Presence {
     this.#groups.set(name, group);
     return group;
   }
-}
-
-/** The present users of a group, as the socket keeps them; without a group, none. */
-export function presenceSource(socket: Socket, group: Id | null | undefined): Source<readonly Member[]> {
-  const name = group === undefined || group === null ? undefined : nameOf(group);
-  const listen = (changed: () => void): (() => void) =>
-    socket.when("presence", (presence) => {
-      if (presence.group === name) changed();
-    });
-  return { initial: NO_MEMBERS, get: () => (name === undefined ? NO_MEMBERS : socket.presence(name)), listen };
 }
 
 const PREFIX = "presence:";

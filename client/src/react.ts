@@ -15,9 +15,9 @@ import {
 import type { ServerEvents } from "./events.js";
 import type { Handler } from "./emitter.js";
 import type { Gap } from "./gaps.js";
-import { idOf, nameOf, type Id } from "./ids.js";
-import { presenceSource, type Member } from "./presence.js";
-import { Sockets, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";
+import type { Id } from "./ids.js";
+import type { Member } from "./presence.js";
+import { Sockets, presenceSource, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";
 import type { Socket } from "./socket.js";
 import { threadSource, type ThreadState } from "./thread.js";
 
@@ -132,8 +132,7 @@ export function useThread(
   socket: Socket,
   threadId: Id | null | undefined,
 ): ThreadState & { sendTyping: () => void; stopTyping: () => void } {
-  const id = threadId === undefined || threadId === null ? undefined : idOf(threadId);
-  const thread = useMemo(() => threadSource(socket, id), [socket, id]);
+  const thread = useMemo(() => threadSource(socket, threadId), [socket, threadId]);
   return { ...useSource(thread), sendTyping: thread.sendTyping, stopTyping: thread.stopTyping };
 }
 
@@ -147,6 +146,5 @@ export function useThread(
  * const members = usePresence(socket, "attendants");
  */
 export function usePresence(socket: Socket, group: Id | null | undefined): readonly Member[] {
-  const name = group === undefined || group === null ? undefined : nameOf(group);
-  return useSource(useMemo(() => presenceSource(socket, name), [socket, name]));
+  return useSource(useMemo(() => presenceSource(socket, group), [socket, group]));
 }

@@ -1,6 +1,5 @@
-import type { Id } from "./ids.js";
-import { Socket, type SocketOptions, type Status } from "./socket.js";
-import type { Refusal } from "./verdict.js";
+// From the index, so that CommonJS needs one module for the core.
+import { Socket, type Id, type Member, type Refusal, type SocketOptions, type Status } from "./index.js";
 
 /** A value that changes by itself, for a framework to show. */
 export interface Source<T> {
@@ -81,6 +80,14 @@ export class SharedSocket {
       }, LINGER);
     };
   }
+}
+
+const NO_MEMBERS: readonly Member[] = [];
+
+/** The present users of a group, as the socket keeps them; without a group, none. */
+export function presenceSource(socket: Socket, group: Id | null | undefined): Source<readonly Member[]> {
+  const get = (): readonly Member[] => (group === undefined || group === null ? NO_MEMBERS : socket.presence(group));
+  return { initial: NO_MEMBERS, get, listen: (changed) => socket.when("presence", changed) };
 }
 
 /** The options of the socket of each namespace, by the namespace's name. */

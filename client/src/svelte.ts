@@ -1,7 +1,7 @@
 import { getContext, onDestroy, onMount, setContext } from "svelte";
 import type { Id } from "./ids.js";
-import { presenceSource, type Member } from "./presence.js";
-import { Sockets, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";
+import type { Member } from "./presence.js";
+import { Sockets, presenceSource, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";
 import type { Socket } from "./socket.js";
 import { threadSource, type ThreadState } from "./thread.js";
 

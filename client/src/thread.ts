@@ -1,5 +1,5 @@
 import type { ServerEvents } from "./events.js";
-import { idOf, type Id } from "./ids.js";
+import type { Id } from "./ids.js";
 import { all, type Source } from "./sharing.js";
 import type { Socket } from "./socket.js";
 import { Typing } from "./typing.js";
@@ -47,7 +47,8 @@ export function threadSource(socket: Socket, id: Id | null | undefined): ThreadS
   if (id === undefined || id === null) {
     return { initial, get: () => initial, listen: () => nothing, sendTyping: nothing, stopTyping: nothing };
   }
-  const threadId = idOf(id);
+  socket.isIn(id); // throws if it is no id
+  const threadId = String(id);
   const typing = new Typing(socket, threadId);
   // Typing stops before the thread is left.
   const listen = (changed: () => void): (() => void) => all(typing.begin(), entered(socket, threadId).use(changed));

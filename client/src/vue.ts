@@ -1,8 +1,8 @@
 import { computed, inject, markRaw, onMounted, provide, shallowRef, toValue, watch } from "vue";
 import type { ComputedRef, InjectionKey, MaybeRefOrGetter, ShallowRef } from "vue";
 import type { Id } from "./ids.js";
-import { presenceSource, type Member } from "./presence.js";
-import { Sockets, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";
+import type { Member } from "./presence.js";
+import { Sockets, presenceSource, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";
 import type { Socket } from "./socket.js";
 import { threadSource, type Typist } from "./thread.js";
 
