@@ -17,6 +17,8 @@ await bundle.write({
   format: "cjs",
   esModule: true,
   chunkFileNames: "[name].js",
+  manualChunks: { index: ["dist/index.js"] }, // the core in one module
+  manualChunks: { index: ["dist/index.js"] }, // the core in one module
   banner: ({ name }) => (name === "react" ? '"use client";' : ""),
 });
 await bundle.close();

@@ -13,3 +13,8 @@ export class SocketError extends Error {
     super(message, options);
   }
 }
+
+/** The error of what is not sent, or not answered, because the connection ended. */
+export function closed(): SocketError {
+  return new SocketError("closed", "there is no connection");
+}

@@ -19,8 +19,8 @@ export interface Owner {
   lost(): void;
   /** The status has changed. */
   became(status: Status): void;
-  /** Sends a heartbeat that is to be answered within these milliseconds. */
-  heartbeat(timeout: number): Promise<unknown>;
+  /** Sends a heartbeat, which is answered. */
+  heartbeat(): void;
 }
 
 /** Milliseconds after which a connection counts as stable, and the backoff starts over. */
@@ -34,55 +34,45 @@ const PROBE = 5_000;
 export class Connector {
   /** End with the connection or the attempt. */
   readonly timers = new Timers();
+  status: Status = "stopped";
   /** Why the last attempt was refused, until there is a connection. */
   refusal: Refusal | undefined;
-  #tokens: Tokens;
+  /** When the next attempt begins, in milliseconds since the epoch; undefined if none is planned. */
+  nextAttempt: number | undefined;
+  /** Replaced when the last one is to be forgotten, also one that was asked for and has not arrived. */
+  tokens: Tokens;
   readonly #backoff: Backoff;
-  #status: Status = "stopped";
   #websocket: WebSocketLike | undefined;
   #unwatch: (() => void) | undefined;
   /** Aborted with the connection or the attempt. */
   #life = new AbortController();
-  /** Whether a frame has arrived since the last heartbeat. */
-  #isAlive = false;
+  /** When the last frame arrived, by `performance.now()`. */
+  #heardAt = 0;
   /** The earliest time of the next attempt, in milliseconds since the epoch. */
   #earliest = 0;
-
   readonly #settings: Settings;
   readonly #owner: Owner;
   readonly #reports: Emitter<SocketEvents>;
 
-  constructor(
-    settings: Settings,
-    owner: Owner,
-    reports: Emitter<SocketEvents>,
-  ) {
+  constructor(settings: Settings, owner: Owner, reports: Emitter<SocketEvents>) {
     this.#settings = settings;
     this.#owner = owner;
     this.#reports = reports;
-    this.#tokens = new Tokens(settings.getToken);
+    this.tokens = new Tokens(settings.getToken);
     this.#backoff = new Backoff(settings, settings.random);
-  }
-
-  get status(): Status {
-    return this.#status;
   }
 
   /** Whether there will be no further attempt. */
   get isOver(): boolean {
-    return this.#status === "stopped" || this.#status === "denied";
+    return this.status === "stopped" || this.status === "denied";
   }
 
   connect(): void {
     if (!this.isOver) return;
-    this.#unwatch ??= watch({
+    this.#unwatch = watch({
       wake: () => this.wake(),
-      online: () => {
-        this.#backoff.reset(); // it was not the server's fault
-        this.wake();
-      },
-      offline: () => this.lose(), // some browsers never report that it is over: retry anyway
-      freeze: () => this.#drop(),
+      online: () => this.reconnect(), // without a long wait: it was not the server's fault
+      lose: () => this.lose(), // some browsers never report that they are online again: retry anyway
     });
     this.#backoff.reset();
     void this.#open();
@@ -92,14 +82,13 @@ export class Connector {
   end(status: "denied" | "stopped"): void {
     this.#forget();
     this.#unwatch?.();
-    this.#unwatch = undefined;
     this.#become(status);
   }
 
   /** Connects soon, or checks that the connection is alive. */
   wake(): void {
-    if (this.#status === "connected") this.#probe();
-    if (this.#status !== "offline") return;
+    if (this.status === "connected") this.#probe(PROBE);
+    if (this.status !== "offline") return;
     // With jitter, because the network of a whole office may be back.
     this.#retryIn(this.#settings.random() * this.#settings.reconnectionDelay);
   }
@@ -108,8 +97,7 @@ export class Connector {
   reconnect(): void {
     if (this.isOver) return;
     this.#backoff.reset();
-    this.#drop();
-    this.wake();
+    this.lose();
   }
 
   /** Gives the connection up, and schedules another attempt. */
@@ -122,29 +110,15 @@ export class Connector {
     this.#websocket?.send(text);
   }
 
-  freshToken(): Promise<string> {
-    return this.#tokens.fresh();
-  }
-
-  /** Forgets the token, also one that was asked for and has not arrived. */
   forgetToken(): void {
-    this.#tokens = new Tokens(this.#settings.getToken);
+    this.tokens = new Tokens(this.#settings.getToken);
   }
 
   /**
    * The connection is ready: sends heartbeats, the first one at a random time, so that clients do not send theirs together.
-   * If no frame has arrived since the last one, the connection is dead, which a browser does not notice for minutes.
    */
   ready(interval: number): void {
-    const beat = (): void => {
-      if (!this.#isAlive) {
-        this.lose();
-        return;
-      }
-      this.#isAlive = false;
-      this.#owner.heartbeat(this.#settings.ackTimeout).catch(() => undefined); // any answer proves that it is alive
-      this.timers.after(interval, beat);
-    };
+    const beat = (): void => this.#probe(interval, beat);
     this.timers.clear();
     this.timers.after(STABLE, () => this.#backoff.reset());
     this.timers.after(interval * (0.5 + this.#settings.random() / 2), beat);
@@ -152,9 +126,13 @@ export class Connector {
     this.#become("connected");
   }
 
-  #probe(): void {
-    this.#owner.heartbeat(PROBE).catch((error: SocketError) => {
-      if (error.code === "timeout") this.reconnect();
+  /** Sends a heartbeat. Without any frame in this time the connection is dead, which a browser does not notice for minutes. */
+  #probe(within: number, alive?: () => void): void {
+    const since = performance.now();
+    this.#owner.heartbeat();
+    this.timers.after(within, () => {
+      if (this.#heardAt < since) this.reconnect();
+      else alive?.();
     });
   }
 
@@ -169,7 +147,7 @@ export class Connector {
       const { url: given } = this.#settings;
       const url = typeof given === "string" ? given : await given();
       if (signal.aborted) return; // disconnected in the meantime
-      const token = await (fresh ? this.#tokens.fresh() : this.#tokens.get());
+      const token = await this.tokens.get();
       if (signal.aborted) return;
       this.#listen(this.#connected(url, token), () => this.#ask(url, token, fresh));
     } catch (error) {
@@ -200,14 +178,12 @@ export class Connector {
     this.#websocket = websocket;
     this.#expect();
     websocket.onmessage = ({ data }) => {
-      if (websocket !== this.#websocket) return;
-      this.#isAlive = true;
+      this.#heardAt = performance.now();
       this.#owner.received(String(data));
     };
     websocket.onclose = ({ code, reason }) => {
-      if (websocket !== this.#websocket) return;
       this.#forget();
-      if (this.#status === "connected") this.#closed(code, reason);
+      if (this.status === "connected") this.#closed(code, this.tokens.scrub(reason ?? ""));
       else void ask();
     };
     websocket.onerror = () => undefined; // `ws` throws an error without a listener; a close follows
@@ -221,7 +197,7 @@ export class Connector {
         ? error
         : new SocketError("token", "getToken() or url() failed", undefined, { cause: error });
     if (failure.code === "forbidden") {
-      this.#deny({ status: 0, code: failure.code, message: failure.message });
+      this.#deny(0, failure);
     } else {
       this.#reports.emit("error", failure);
       this.#later();
@@ -238,7 +214,7 @@ export class Connector {
     if (next === "fresh token") this.forgetToken();
     if (next !== "stop") this.#later(next === "pause" ? PAUSE : 0);
     else if (code === 1000) this.end("stopped");
-    else this.#deny({ status: code, code: "closed", message: reason || `code ${code}` });
+    else this.#deny(code, { code: "closed", message: reason || `code ${code}` });
   }
 
   /** Asks the server why a handshake failed. */
@@ -248,24 +224,26 @@ export class Connector {
     this.#become("offline");
     const found = await verdict(this.#settings.fetch, url, token, signal).catch(() => undefined); // no network
     if (signal.aborted) return;
-    if (found?.status === 401) this.forgetToken();
-    if (found === undefined) this.#later();
-    else if (found.status === 401 && !fresh) void this.#open(true); // the token may just have expired
+    if (found?.status === 401 && !fresh) {
+      this.forgetToken(); // it may just have expired
+      void this.#open(true);
+    }
     // A proxy, or another application, answers 404 as well, and may be the socket server again in a minute.
-    else if ([401, 403].includes(found.status) || found.code === "not_found") this.#deny(found);
+    else if (found && ([401, 403].includes(found.status) || found.code === "not_found")) this.#deny(found.status, found);
     else {
-      this.#refuse(found);
-      if (!signal.aborted) this.#later(found.wait);
+      if (found) this.#refuse(found.status, found);
+      if (!signal.aborted) this.#later(found?.wait);
     }
   }
 
-  #deny(refusal: Refusal): void {
-    this.#refuse(refusal);
+  #deny(status: number, why: Pick<Refusal, "code" | "message">): void {
+    this.#refuse(status, why);
     this.end("denied");
   }
 
-  #refuse({ status, code, message }: Refusal): void {
-    this.#reports.emit("refused", (this.refusal = { status, code, message }));
+  #refuse(status: number, { code, message }: Pick<Refusal, "code" | "message">): void {
+    this.refusal = { status, code, message: this.tokens.scrub(message) };
+    this.#reports.emit("refused", this.refusal);
   }
 
   #later(least = 0): void {
@@ -280,13 +258,9 @@ export class Connector {
 
   /** Makes the next attempt after this wait, but not before `Retry-After`. */
   #retryIn(wait: number): void {
+    this.nextAttempt = Math.max(Date.now(), this.#earliest) + wait;
     this.timers.clear();
-    this.timers.after(Math.max(0, this.#earliest - Date.now()) + wait, () => void this.#open());
-  }
-
-  #drop(): void {
-    this.#forget();
-    this.#become("offline");
+    this.timers.after(this.nextAttempt - Date.now(), () => void this.#open());
   }
 
   #forget(): void {
@@ -294,19 +268,21 @@ export class Connector {
     this.timers.clear();
     const websocket = this.#websocket;
     this.#websocket = undefined;
+    if (websocket) websocket.onmessage = websocket.onclose = null; // what it still reports comes too late
     websocket?.close(1000);
     this.#owner.lost();
   }
 
   #renew(): AbortSignal {
+    this.nextAttempt = undefined;
     this.#life.abort();
     this.#life = new AbortController();
     return this.#life.signal;
   }
 
   #become(status: Status): void {
-    if (status === this.#status) return;
-    this.#status = status;
+    if (status === this.status) return;
+    this.status = status;
     this.#owner.became(status);
   }
 }

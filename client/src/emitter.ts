@@ -8,19 +8,19 @@ export interface Where {
 
 /** Handlers by name. A handler that throws does not affect the others. */
 export class Emitter<Events extends object> {
-  readonly #handlers = new Map<keyof Events, Set<{ call: Handler<never> }>>();
+  readonly #handlers = new Map<keyof Events, Set<Handler<never>>>();
 
   /** Calls `handler` for each event of that name, until the returned function is called. */
   on<Name extends keyof Events>(name: Name, handler: Handler<Events[Name]>): () => void {
     const handlers = this.#handlers.get(name) ?? new Set();
     this.#handlers.set(name, handlers);
-    const entry = { call: handler as Handler<never> }; // the same function may be registered twice
+    const entry: Handler<Events[Name]> = (value, where) => handler(value, where); // the same function may be registered twice
     handlers.add(entry);
     return () => handlers.delete(entry);
   }
 
   emit<Name extends keyof Events>(name: Name, value: Events[Name], where: Where = {}): void {
-    for (const { call } of [...(this.#handlers.get(name) ?? [])] as { call: Handler<Events[Name]> }[]) {
+    for (const call of [...(this.#handlers.get(name) ?? [])] as Handler<Events[Name]>[]) {
       try {
         call(value, where);
       } catch (error) {

@@ -1,3 +1,7 @@
+import type { Emitter } from "./emitter.js";
+import type { Settings } from "./options.js";
+import type { SocketEvents } from "./reports.js";
+
 /** Publications in a room may have been missed: refetch its data. New publications follow. */
 export interface Gap {
   room: string;
@@ -11,36 +15,29 @@ export interface Gap {
 export class Gaps {
   readonly #reasons = new Map<string, string>();
   #timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #settings: Settings;
+  readonly #reports: Emitter<SocketEvents>;
 
-  readonly #report: (gap: Gap) => void;
-  /** The delay of the next report, in milliseconds. */
-  readonly #delay: () => number;
-
-  constructor(
-    report: (gap: Gap) => void,
-    delay: () => number,
-  ) {
-    this.#report = report;
-    this.#delay = delay;
+  constructor(settings: Settings, reports: Emitter<SocketEvents>) {
+    this.#settings = settings;
+    this.#reports = reports;
   }
 
   add(room: string, reason: string): void {
     this.#reasons.set(room, reason);
-    this.#timer ??= setTimeout(() => {
-      for (const [room, reason] of this.#take()) this.#report({ room, reason });
-    }, this.#delay());
+    this.#timer ??= setTimeout(() => this.#report(), this.#settings.random() * this.#settings.gapDelayMax);
   }
 
   /** Drops all gaps without a report. */
   drop(): void {
-    this.#take();
-  }
-
-  #take(): [string, string][] {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const all = [...this.#reasons];
     this.#reasons.clear();
-    return all;
+  }
+
+  #report(): void {
+    const all = [...this.#reasons];
+    this.drop();
+    for (const [room, reason] of all) this.#reports.emit("gap", { room, reason });
   }
 }

@@ -3,8 +3,7 @@ export type Id = string | number | bigint;
 
 /** An id as the server writes it. Throws a `TypeError` for anything that is no id, such as a fraction. */
 export function idOf(id: Id): string {
-  if (typeof id === "string") return id;
-  if (typeof id === "bigint" || Number.isSafeInteger(id)) return String(id);
+  if (typeof id === "string" || typeof id === "bigint" || Number.isSafeInteger(id)) return String(id);
   throw new TypeError(`id: expected a string or a safe integer, got ${String(id)}`);
 }
 

@@ -6,7 +6,7 @@ import type { Settings } from "./options.js";
 import type { Outbox } from "./outbox.js";
 import type { Presence } from "./presence.js";
 import type { SocketEvents } from "./reports.js";
-import { threadOf } from "./rooms.js";
+import { THREAD } from "./rooms.js";
 import type { Timers } from "./timers.js";
 
 type Ready = ServerEvents["connection:ready"];
@@ -30,10 +30,9 @@ export class Membership {
   /** Kinds of rooms that the server joins automatically; of the other kinds only wanted rooms are kept. */
   readonly #automatic = new Set(["user", "presence"]);
   readonly #gaps: Gaps;
-  /** Rooms whose publications are ignored until this `resume` is answered. */
-  #resumed: Record<string, string> = {};
+  /** Rooms whose publications are ignored until their `resume`, from this offset, is answered. */
+  #resumed = new Map<string, string>();
   #isConnected = false;
-
   readonly #settings: Settings;
   readonly #outbox: Outbox;
   /** Those of the connection. */
@@ -53,10 +52,7 @@ export class Membership {
     this.#timers = timers;
     this.#presence = presence;
     this.#reports = reports;
-    this.#gaps = new Gaps(
-      (gap) => reports.emit("gap", gap),
-      () => settings.random() * settings.gapDelayMax,
-    );
+    this.#gaps = new Gaps(settings, reports);
   }
 
   // --- What the page wants ---------------------------------------------------------------------
@@ -82,29 +78,30 @@ export class Membership {
   // --- The connection --------------------------------------------------------------------------
 
   /** The last offset received, by room. */
-  get offsets(): Record<string, string> {
-    return Object.fromEntries([...this.#rooms].flatMap(([name, { offset }]) => (offset === undefined ? [] : [[name, offset]])));
+  get offsets(): [room: string, offset: string][] {
+    return [...this.#rooms].flatMap(([name, { offset }]) => (offset === undefined ? [] : [[name, offset]]));
   }
 
   /** Handles the first frame of a connection: continues where the last one ended, or anew for another user. */
   begin(ready: Ready, isAnother: boolean): void {
-    const known = this.offsets;
-    const unknown = [...this.#rooms].filter(([, { offset }]) => offset === undefined);
+    const rooms = [...this.#rooms];
+    const known = new Map(this.offsets);
     this.#isConnected = true;
     this.#presence.begin();
     for (const [name, offset] of Object.entries(ready.rooms)) {
       this.#automatic.add(kindOf(name));
-      if (!(name in known)) this.#seen(name, offset, "joined anew");
+      if (!known.has(name)) this.#seen(name, offset, "joined anew");
     }
     // Another user's connection waits for a `resume`, too: it was opened for the last one.
-    void this.#recover(isAnother ? { ...ready.rooms } : known);
-    for (const [name, room] of unknown) void this.#enter(name, room);
+    this.#resumed = isAnother ? new Map(Object.entries(ready.rooms)) : known;
+    void this.#recover([...this.#resumed]);
+    for (const [name, room] of rooms) if (!known.has(name)) void this.#enter(name, room);
   }
 
   /** The connection is lost. */
   end(): void {
     this.#isConnected = false;
-    this.#resumed = {};
+    this.#resumed.clear();
   }
 
   /** Forgets where the client was. It enters the wanted rooms again, and reports a gap in those that it was in. */
@@ -120,7 +117,7 @@ export class Membership {
 
   /** Takes note of a publication. Returns false if it is to be ignored, because it is replayed. */
   accepts(name: string, offset: string): boolean {
-    if (name in this.#resumed) return false;
+    if (this.#resumed.has(name)) return false;
     this.#seen(name, offset);
     return true;
   }
@@ -145,7 +142,7 @@ export class Membership {
     if (!this.#isConnected || !isWanted()) return;
     const missed = room.isIn === undefined ? undefined : "joined anew"; // without an offset to recover from
     try {
-      const { offset } = await this.#outbox.ask<Acks["join"]>(...frameOf("join", name), this.#settings.ackTimeout);
+      const { offset } = await this.#outbox.ask<Acks["join"]>(...frameOf("join", name));
       if (!isWanted()) return;
       this.#seen(name, room.offset ?? offset, missed);
       this.#reports.emit("joined", { room: name });
@@ -160,20 +157,26 @@ export class Membership {
    * Recovers the missed publications of these rooms. Until the answer arrives their publications are ignored, because they
    * are replayed. Without an answer, or after a temporary error, it asks again: the connection is in none of the rooms yet.
    */
-  async #recover(rooms: Record<string, string>): Promise<void> {
-    this.#resumed = rooms;
-    if (Object.keys(rooms).length === 0) return;
+  async #recover(offsets: Membership["offsets"]): Promise<void> {
+    const asked = offsets.filter(([name]) => this.#resumed.has(name)); // the others were left in the meantime
+    if (asked.length === 0) return;
+    const rooms = Object.fromEntries(asked);
     try {
-      await this.#outbox.ask<Acks["resume"]>("resume", { rooms }, this.#settings.ackTimeout, (answer) => this.#recovered(answer));
+      await this.#outbox.ask<Acks["resume"]>("resume", { rooms }, (answer) => this.#recovered(answer));
     } catch (error) {
+      const half = asked.length >> 1;
+      if ((error as SocketError).code === "too_large" && half > 0) {
+        for (const part of [asked.slice(half), asked.slice(0, half)]) void this.#recover(part);
+        return;
+      }
       this.#outbox.complain(error as SocketError);
-      this.#again(error as SocketError, () => void this.#recover(rooms));
+      this.#again(error as SocketError, () => void this.#recover(asked));
     }
   }
 
   #recovered({ rooms }: Acks["resume"]): void {
-    this.#resumed = {};
     for (const [name, found] of Object.entries(rooms)) {
+      this.#resumed.delete(name);
       if ("error" in found) this.expelled(name, found.error);
       else if (!found.recovered) this.#seen(name, found.offset, "not recovered");
     }
@@ -189,11 +192,13 @@ export class Membership {
     const room = this.#rooms.get(name) ?? { users: new Set() };
     if (room.users.size === 0 && !this.#automatic.has(kindOf(name))) return; // sent before the room was left
     if (missed !== undefined && room.isIn !== undefined) this.#gaps.add(name, missed);
-    this.#rooms.set(name, Object.assign(room, { offset, isIn: true }));
+    room.offset = offset;
+    room.isIn = true;
+    this.#rooms.set(name, room);
   }
 
   #lose(name: string): void {
-    delete this.#resumed[name];
+    this.#resumed.delete(name);
     const room = this.#rooms.get(name);
     if (room !== undefined) room.offset = undefined;
   }
@@ -210,6 +215,5 @@ function kindOf(name: string): string {
 }
 
 function frameOf(event: "join" | "leave", room: string): [event: string, data: object] {
-  const thread = threadOf(room);
-  return thread === undefined ? [event, { room }] : [`${event}:thread`, { thread_id: thread }];
+  return room.startsWith(THREAD) ? [`${event}:thread`, { thread_id: room.slice(THREAD.length) }] : [event, { room }];
 }

@@ -54,48 +54,40 @@ export type Settings = { readonly [Name in keyof SocketOptions]-?: Exclude<Socke
 /** The longest time of a timer, in milliseconds: beyond it `setTimeout` fires at once. */
 const LONGEST = 2 ** 31 - 1;
 
-/** The default of an option, or a value of its type; and the range of a number. */
-type Rule = readonly [value: unknown, least?: number, most?: number];
-
-const RULES: Readonly<Record<keyof SocketOptions, Rule>> = {
-  url: [""],
-  getToken: [Number],
-  autoConnect: [true],
-  reconnectionDelay: [500],
-  reconnectionDelayMax: [20_000],
-  reconnectionAttempts: [Infinity, 0, Infinity],
-  connectTimeout: [10_000],
-  gapDelayMax: [2_000, 0],
-  ackTimeout: [10_000],
-  queueSize: [100, 0, Infinity],
-  WebSocket: [Number],
-  fetch: [(...request: Parameters<FetchLike>) => globalThis.fetch(...request)],
-  random: [Math.random],
-};
-const NEEDED = ["url", "getToken", "WebSocket"];
+/** The type of an option, or the types; its default, if it has one; and the range of a number. */
+type Rule = readonly [type: string, usual?: unknown, least?: number, most?: number];
 
 /** The options with their defaults. Throws a `TypeError` or a `RangeError` that names the option and what it may be. */
-export function validated(options: SocketOptions): Settings {
-  const given = { ...options, WebSocket: options?.WebSocket === undefined ? globalThis.WebSocket : options.WebSocket };
-  const names = Object.keys(RULES) as (keyof SocketOptions)[];
-  const settings = Object.fromEntries(names.map((name) => [name, checked(name, given[name])])) as unknown as Settings;
-  checked("reconnectionDelay", settings.reconnectionDelay, settings.reconnectionDelayMax);
-  return settings;
+export function validated(options: Partial<SocketOptions> = {}): Settings {
+  const { reconnectionDelayMax = 20_000 } = options;
+  const rules: Record<keyof SocketOptions, Rule> = {
+    url: ["string or a function"],
+    getToken: ["function"],
+    autoConnect: ["boolean", true],
+    reconnectionDelayMax: ["number", reconnectionDelayMax],
+    reconnectionDelay: ["number", 500, 1, reconnectionDelayMax],
+    reconnectionAttempts: ["number", Infinity, 0, Infinity],
+    connectTimeout: ["number", 10_000],
+    gapDelayMax: ["number", 2_000, 0],
+    ackTimeout: ["number", 10_000],
+    queueSize: ["number", 100, 0, Infinity],
+    WebSocket: ["function, such as that of `ws`", globalThis.WebSocket],
+    fetch: ["function", (...request: Parameters<FetchLike>) => globalThis.fetch(...request)],
+    random: ["function", Math.random],
+  };
+  const valid = Object.entries(rules).map(([name, rule]) => [name, checked(name, options[name as keyof SocketOptions], ...rule)]);
+  return Object.fromEntries(valid) as Settings;
 }
 
-/** The value of an option, or its default; `limit` is another bound of a number. */
-export function checked<Name extends keyof SocketOptions>(name: Name, given: unknown, limit = Infinity): Settings[Name] {
-  const [usual, least = 1, end = LONGEST] = RULES[name];
-  const value = given === undefined && !NEEDED.includes(name) ? usual : given;
-  const most = Math.min(end, limit);
-  const type = typeof value;
-  if (value === "" || (type !== typeof usual && !(name === "url" && type === "function"))) {
+/** The value of an option, or its default. */
+export function checked(name: string, given: unknown, type: string, usual?: unknown, least = 1, most = LONGEST): unknown {
+  const value = given === undefined ? usual : given;
+  if (value === "" || !type.includes(typeof value)) {
     // Not the value, which may be a token.
-    const hint = name === "WebSocket" ? ": on Node before 22, pass that of `ws`" : "";
-    throw new TypeError(`${name}: expected a ${typeof usual}, got ${value === null ? value : type}${hint}`);
+    throw new TypeError(`${name}: expected a ${type}, got ${value ? typeof value : String(value) || '""'}`);
   }
-  if (type === "number" && !((value as number) >= least && (value as number) <= most)) {
+  if (typeof value === "number" && !(value >= least && value <= most)) {
     throw new RangeError(`${name}: expected ${least} to ${most}, got ${value}`);
   }
-  return value as Settings[Name];
+  return value;
 }

@@ -1,6 +1,7 @@
-import { SocketError } from "./calls.js";
+import { SocketError, closed } from "./calls.js";
 import type { Emitter } from "./emitter.js";
 import { idOf, type Id } from "./ids.js";
+import { checked, type Settings } from "./options.js";
 import { bytesOf, Pace, type Limits } from "./pace.js";
 import type { SocketEvents } from "./reports.js";
 
@@ -33,16 +34,11 @@ export class Outbox {
   #pace: Pace | undefined;
   #send: ((text: string) => void) | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
-
-  /** Frames that may wait. */
-  readonly #size: number;
+  readonly #settings: Settings;
   readonly #reports: Emitter<SocketEvents>;
 
-  constructor(
-    size: number,
-    reports: Emitter<SocketEvents>,
-  ) {
-    this.#size = size;
+  constructor(settings: Settings, reports: Emitter<SocketEvents>) {
+    this.#settings = settings;
     this.#reports = reports;
   }
 
@@ -55,13 +51,13 @@ export class Outbox {
   }
 
   /** The connection is lost: calls that were sent fail, and what waits goes on waiting, unless `isOver`. */
-  end(reason: string, isOver = false): void {
+  end(isOver = false): void {
     clearTimeout(this.#timer);
     this.#send = undefined;
     this.#own = [];
     if (isOver) this.#waiting = [];
     const waiting = new Set<unknown>(this.#waiting.map(({ id }) => id));
-    for (const id of [...this.#calls.keys()]) if (!waiting.has(id)) this.settle(id, new SocketError("closed", reason));
+    for (const id of [...this.#calls.keys()]) if (!waiting.has(id)) this.settle(id, closed());
   }
 
   /** Sends an event of the page, or keeps it for later. */
@@ -72,13 +68,13 @@ export class Outbox {
     if (this.#waiting.at(-1) !== frame) return; // it was sent
     this.#waiting = this.#waiting.filter((each) => this.#isWanted(each));
     const isEphemeral = EPHEMERAL.test(event);
-    if (!isEphemeral && this.#waiting.length <= this.#size) return;
+    if (!isEphemeral && this.#waiting.length <= this.#settings.queueSize) return;
     this.#waiting.pop();
     if (id !== undefined || !isEphemeral) this.settle(id, new SocketError("queue_full", `the queue is full: ${event}`));
   }
 
   /** `put()`, and the promise of the answer. */
-  call<Answer>(event: string, data: object, timeout: number): Promise<Answer> {
+  call<Answer>(event: string, data: object, timeout: number | undefined): Promise<Answer> {
     return this.#open(timeout, (id) => this.put(event, data, id));
   }
 
@@ -89,8 +85,8 @@ export class Outbox {
   }
 
   /** `tell()`, and the promise of the answer; `handle` gets it synchronously, before another frame arrives. */
-  ask<Answer>(event: string, data: object, timeout: number, handle?: (answer: Answer) => void): Promise<Answer> {
-    return this.#open(timeout, (id) => this.tell(event, data, id), handle);
+  ask<Answer>(event: string, data: object, handle?: (answer: Answer) => void): Promise<Answer> {
+    return this.#open(undefined, (id) => this.tell(event, data, id), handle);
   }
 
   /** Handles an answer, or an error, of the server: that of a call if it has an `id`. */
@@ -113,8 +109,9 @@ export class Outbox {
   }
 
   /** Calls `send` with a new id. The promise rejects with a `SocketError`, or what `send` throws. */
-  #open<Answer>(timeout: number, send: (id: number) => void, handle?: (answer: Answer) => void): Promise<Answer> {
+  #open<Answer>(given: number | undefined, send: (id: number) => void, handle?: (answer: Answer) => void): Promise<Answer> {
     return new Promise((done, reject) => {
+      const timeout = checked("timeout", given, "number", this.#settings.ackTimeout) as number;
       const id = ++this.#last;
       const late = (): void => this.settle(id, new SocketError("timeout", `no answer in ${timeout} ms`));
       const resolve = (answer: Answer): void => (handle?.(answer), done(answer));

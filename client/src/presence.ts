@@ -1,11 +1,9 @@
 import type { ServerEvents } from "./events.js";
-import type { Source } from "./sharing.js";
-import type { Socket } from "./socket.js";
 
 /** A present user of a group: `user_id`, `name`, `status` and `since`. */
 export type Member = ServerEvents["presence:state"]["members"][number];
 
-export const NO_MEMBERS: readonly Member[] = [];
+const NO_MEMBERS: readonly Member[] = [];
 
 interface Group {
   /** All members, sorted by name; a new list after every change, and only then. */
@@ -19,7 +17,6 @@ interface Group {
 /** The present users by group: the last state and every change since. */
 export class Presence {
   readonly #groups = new Map<string, Group>();
-
   readonly #changed: (group: string) => void;
 
   constructor(changed: (group: string) => void) {
@@ -82,19 +79,10 @@ export class Presence {
   }
 
   #group(name: string): Group {
-    let group = this.#groups.get(name);
-    if (group === undefined) this.#groups.set(name, (group = { members: NO_MEMBERS, offset: undefined, users: new Map() }));
+    const group = this.#groups.get(name) ?? { members: NO_MEMBERS, offset: undefined, users: new Map() };
+    this.#groups.set(name, group);
     return group;
   }
-}
-
-/** The present users of a group, as the socket keeps them. */
-export function presenceSource(socket: Socket, group: string): Source<readonly Member[]> {
-  const listen = (changed: () => void): (() => void) =>
-    socket.when("presence", (presence) => {
-      if (presence.group === group) changed();
-    });
-  return { initial: NO_MEMBERS, get: () => socket.presence(group), listen };
 }
 
 const PREFIX = "presence:";

@@ -3,7 +3,6 @@
 import {
   createContext,
   createElement,
-  useCallback,
   useContext,
   useEffect,
   useLayoutEffect,
@@ -16,113 +15,20 @@ import {
 import type { ServerEvents } from "./events.js";
 import type { Handler } from "./emitter.js";
 import type { Gap } from "./gaps.js";
-import { idOf, nameOf, type Id } from "./ids.js";
-import { NO_MEMBERS, type Member } from "./presence.js";
-import { Socket, type SocketOptions, type Status } from "./socket.js";
-import { OUTSIDE, enterThread, threadState, type ThreadState } from "./thread.js";
-import { Typing } from "./typing.js";
-import type { Refusal } from "./verdict.js";
+import type { Id } from "./ids.js";
+import type { Member } from "./presence.js";
+import { Sockets, presenceSource, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";
+import type { Socket } from "./socket.js";
+import { threadSource, type ThreadState } from "./thread.js";
 
 export type { Member } from "./presence.js";
+export type { Namespaces, SocketState } from "./sharing.js";
 export type { ThreadState, Typist } from "./thread.js";
 
 // useLayoutEffect warns on a server, where effects do not run anyway.
 const useBeforeEffects = typeof window === "undefined" ? useEffect : useLayoutEffect;
 
-/** Milliseconds before an unused connection is closed, because StrictMode and page changes use it again at once. */
-const LINGER = 1_000;
-
-/** A socket that is connected while a component uses it. */
-class Shared {
-  #users = 0;
-  #lingering: ReturnType<typeof setTimeout> | undefined;
-
-  constructor(
-    readonly socket: Socket,
-    private isLoggedIn: boolean,
-  ) {}
-
-  use(): () => void {
-    // Only the first user connects: a further component does not retry a refused or ended connection.
-    if (this.#users === 0 && this.#lingering === undefined && this.isLoggedIn) this.socket.connect();
-    clearTimeout(this.#lingering);
-    this.#lingering = undefined;
-    this.#users += 1;
-    return () => {
-      this.#users -= 1;
-      if (this.#users > 0) return;
-      this.#lingering = setTimeout(() => {
-        this.#lingering = undefined;
-        this.socket.disconnect();
-      }, LINGER);
-    };
-  }
-
-  /** Connects as another user, if a component uses the socket, or as none. */
-  change(isLoggedIn: boolean): void {
-    this.isLoggedIn = isLoggedIn;
-    this.socket.disconnect();
-    if (isLoggedIn && this.#users > 0) this.socket.connect();
-  }
-}
-
-/** The options of the socket of each namespace, by the namespace's name. */
-export type Namespaces = Record<string, Omit<SocketOptions, "autoConnect">>;
-
-/** The id of the user who is logged in, or null; undefined if the page does not say. */
-type User = Id | null | undefined;
-
-/** In the place of a `WebSocket` where the page is only rendered. */
-class NoWebSocket {
-  constructor() {
-    throw new TypeError("WebSocket: there is none on this platform");
-  }
-}
-
-class Registry {
-  readonly #shared = new Map<string, Shared>();
-
-  constructor(
-    private namespaces: Namespaces,
-    private user: User,
-  ) {}
-
-  /** Takes the props of another render. */
-  update(namespaces: Namespaces, user: User): void {
-    this.namespaces = namespaces;
-    if (user === this.user) return;
-    this.user = user;
-    for (const shared of this.#shared.values()) shared.change(user !== null);
-  }
-
-  get(namespace: string): Shared {
-    let shared = this.#shared.get(namespace);
-    if (shared === undefined) {
-      const options = Object.hasOwn(this.namespaces, namespace) ? this.namespaces[namespace] : undefined;
-      if (options === undefined) {
-        const known = Object.keys(this.namespaces).map((name) => JSON.stringify(name));
-        throw new Error(`SocketProvider has no namespace ${JSON.stringify(namespace)}; expected one of ${known.join(", ")}`);
-      }
-      shared = new Shared(this.#made(namespace, options), this.user !== null);
-      this.#shared.set(namespace, shared);
-    }
-    return shared;
-  }
-
-  #made(namespace: string, options: Omit<SocketOptions, "autoConnect">): Socket {
-    const { getToken } = options;
-    const latest = (): string | Promise<string> => (this.namespaces[namespace] ?? options).getToken();
-    return new Socket({
-      ...options,
-      getToken: typeof getToken === "function" ? latest : getToken,
-      // A server that renders the page may have none, and does not connect.
-      WebSocket: options.WebSocket ?? globalThis.WebSocket ?? (NoWebSocket as unknown as SocketOptions["WebSocket"]),
-      autoConnect: false,
-    });
-  }
-}
-
-const Context = createContext<Registry | undefined>(undefined);
+const Context = createContext<Sockets | undefined>(undefined);
 
 /**
  * Provides one socket for each namespace to the components below. It uses the latest `getToken`, and all other options of
@@ -143,9 +49,12 @@ export function SocketProvider({
   user?: User;
   children?: ReactNode;
 }): ReactNode {
-  const [registry] = useState(() => new Registry(namespaces, user));
-  useBeforeEffects(() => registry.update(namespaces, user));
-  return createElement(Context.Provider, { value: registry }, children);
+  const [sockets] = useState(() => new Sockets(namespaces, user));
+  useBeforeEffects(() => {
+    sockets.update(namespaces);
+    sockets.change(user);
+  });
+  return createElement(Context.Provider, { value: sockets }, children);
 }
 
 /**
@@ -157,27 +66,16 @@ export function SocketProvider({
  * @example
  * const { socket, connected, status } = useSocket("hub");
  */
-export function useSocket(namespace: string): {
-  socket: Socket;
-  connected: boolean;
-  status: Status;
-  refusal: Refusal | undefined;
-} {
-  const registry = useContext(Context);
-  if (registry === undefined) throw new Error("useSocket() needs a <SocketProvider> around it");
-  const shared = registry.get(namespace);
-  const { socket } = shared;
-  useEffect(() => shared.use(), [shared]);
-  const subscribe = useCallback(
-    (changed: () => void) => {
-      const undo = [socket.when("status", changed), socket.when("refused", changed)];
-      return () => undo.forEach((each) => each());
-    },
-    [socket],
-  );
-  const status = useSyncExternalStore(subscribe, () => socket.status, () => "stopped" as Status);
-  const refusal = useSyncExternalStore(subscribe, () => socket.refusal, () => undefined);
-  return { socket, connected: status === "connected", status, refusal };
+export function useSocket(namespace: string): SocketState & { socket: Socket } {
+  const sockets = useContext(Context);
+  if (sockets === undefined) throw new Error("useSocket() needs a <SocketProvider> around it");
+  const { socket, state } = sockets.get(namespace);
+  return { socket, ...useSource(state) };
+}
+
+/** The current value of a source, which is listened to while the component is mounted. */
+function useSource<T>({ initial, get, listen }: Source<T>): T {
+  return useSyncExternalStore(listen, get, () => initial);
 }
 
 /** Always the latest value, without being a dependency. */
@@ -234,21 +132,9 @@ export function useThread(
   socket: Socket,
   threadId: Id | null | undefined,
 ): ThreadState & { sendTyping: () => void; stopTyping: () => void } {
-  const id = threadId === undefined || threadId === null ? undefined : idOf(threadId);
-  const typing = useMemo(() => (id === undefined ? undefined : new Typing(socket, id)), [socket, id]);
-  // Before the next effect, so that typing stops before the thread is left.
-  useEffect(() => typing?.begin(), [typing]);
-  const state = useSyncExternalStore(
-    useCallback((changed: () => void) => (id === undefined ? nothing : enterThread(socket, id, changed)), [socket, id]),
-    () => (id === undefined ? OUTSIDE : threadState(socket, id)),
-    () => OUTSIDE,
-  );
-  const sendTyping = useCallback(() => typing?.start(), [typing]);
-  const stopTyping = useCallback(() => typing?.stop(), [typing]);
-  return { ...state, sendTyping, stopTyping };
+  const thread = useMemo(() => threadSource(socket, threadId), [socket, threadId]);
+  return { ...useSource(thread), sendTyping: thread.sendTyping, stopTyping: thread.stopTyping };
 }
-
-function nothing(): void {}
 
 /**
  * The present users of a group, sorted by name. The socket keeps the list, so a component that is mounted later gets it, too.
@@ -260,16 +146,5 @@ function nothing(): void {}
  * const members = usePresence(socket, "attendants");
  */
 export function usePresence(socket: Socket, group: Id | null | undefined): readonly Member[] {
-  const name = group === undefined || group === null ? undefined : nameOf(group);
-  return useSyncExternalStore(
-    useCallback(
-      (changed: () => void) =>
-        socket.when("presence", (presence) => {
-          if (presence.group === name) changed();
-        }),
-      [socket, name],
-    ),
-    () => (name === undefined ? NO_MEMBERS : socket.presence(name)),
-    () => NO_MEMBERS,
-  );
+  return useSource(useMemo(() => presenceSource(socket, group), [socket, group]));
 }

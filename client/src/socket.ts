@@ -1,10 +1,10 @@
-import { SocketError } from "./calls.js";
+import { SocketError, closed } from "./calls.js";
 import { Connector } from "./connector.js";
 import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
 import { nameOf, type Id } from "./ids.js";
 import { Membership } from "./membership.js";
-import { checked, validated, type Settings, type SocketOptions } from "./options.js";
+import { validated, type SocketOptions } from "./options.js";
 import { Outbox } from "./outbox.js";
 import { Presence, type Member } from "./presence.js";
 import type { SocketEvents, Status } from "./reports.js";
@@ -33,7 +33,6 @@ type Frame = {
  * socket.emit("presence:away", {});
  */
 export class Socket {
-  readonly #settings: Settings;
   readonly #events = new Emitter<ServerEvents>();
   readonly #own = new Emitter<SocketEvents>();
   readonly #presence = new Presence((group) => this.#own.emit("presence", { group }));
@@ -46,14 +45,15 @@ export class Socket {
 
   /** Throws a `TypeError` or a `RangeError` that names an invalid option, also if the platform has no `WebSocket`. */
   constructor(options: SocketOptions) {
-    const settings = (this.#settings = validated(options));
-    this.#outbox = new Outbox(settings.queueSize, this.#own);
+    const settings = validated(options);
+    this.#outbox = new Outbox(settings, this.#own);
     const owner = {
-      resumes: () => Object.keys(this.#membership.offsets).length > 0,
+      resumes: () => this.#membership.offsets.length > 0,
       received: (text: string) => this.#received(text),
       lost: () => this.#lost(),
       became: (status: Status) => this.#became(status),
-      heartbeat: (timeout: number) => this.#outbox.ask("heartbeat", {}, timeout),
+      // Any answer proves that the connection is alive.
+      heartbeat: () => void this.#outbox.ask("heartbeat", {}).catch(() => undefined),
     };
     this.#connector = new Connector(settings, owner, this.#own);
     this.#membership = new Membership(settings, this.#outbox, this.#connector.timers, this.#presence, this.#own);
@@ -68,6 +68,11 @@ export class Socket {
   /** Why the last attempt was refused, until there is a connection; `when("refused", …)` reports it. */
   get refusal(): Refusal | undefined {
     return this.#connector.refusal;
+  }
+
+  /** When the next attempt to connect begins, in milliseconds since the epoch; only while `offline`, once it is planned. */
+  get nextAttempt(): number | undefined {
+    return this.#connector.nextAttempt;
   }
 
   /** The server's id of this connection: a backbone names it in `except`, so that a client does not get its own event. */
@@ -136,12 +141,12 @@ export class Socket {
    * await socket.connected();
    */
   async connected(): Promise<void> {
-    this.#expectConnection();
-    while (this.status !== "connected") {
+    for (;;) {
+      this.#expectConnection();
+      if (this.status === "connected") return;
       await new Promise<unknown>((resolve) => {
         const off = this.when("status", (status) => (off(), resolve(status)));
       });
-      this.#expectConnection();
     }
   }
 
@@ -170,9 +175,8 @@ export class Socket {
   async call<Name extends keyof ClientEvents>(
     event: Name,
     data: ClientEvents[Name],
-    { timeout = this.#settings.ackTimeout }: { timeout?: number | undefined } = {},
+    { timeout }: { timeout?: number | undefined } = {},
   ): Promise<Acks[Name]> {
-    checked("ackTimeout", timeout);
     this.#expectConnection();
     return this.#outbox.call(event, data, timeout);
   }
@@ -191,14 +195,8 @@ export class Socket {
 
   #take(frame: Frame): void {
     const { event, data, id, room, offset } = frame;
-    if (event === "ack") {
-      this.#outbox.settle(id, undefined, data);
-      return;
-    }
-    if (event === "error") {
-      this.#outbox.settle(id, new SocketError(data.code as string, data.message as string, data.retry_after as number | undefined));
-      return;
-    }
+    if (event === "ack") return this.#outbox.settle(id, undefined, data);
+    if (event === "error") return this.#outbox.settle(id, this.#errorOf(data));
     if (room !== undefined && offset !== undefined && !this.#membership.accepts(room, offset)) return;
     this.#presence.take(event, data, room, offset);
     if (event === "room:gap") this.#membership.gap(data.room as string, data.reason as string);
@@ -207,11 +205,15 @@ export class Socket {
     this.#events.emit(event as keyof ServerEvents, data as never, { room, offset });
   }
 
+  #errorOf({ code, message, retry_after: retryAfter }: Frame["data"]): SocketError {
+    return new SocketError(code as string, this.#connector.tokens.scrub(message), retryAfter as number | undefined);
+  }
+
   async #refresh(): Promise<void> {
     const connection = this.#connectionId;
     try {
-      const token = await this.#connector.freshToken();
-      if (connection === this.#connectionId) await this.#outbox.ask("auth:refresh", { token }, this.#settings.ackTimeout);
+      const token = await this.#connector.tokens.fresh();
+      if (connection === this.#connectionId) await this.#outbox.ask("auth:refresh", { token });
     } catch (error) {
       this.#outbox.complain(error as SocketError); // the connection is closed with 4401, and the next one asks again
     }
@@ -247,7 +249,7 @@ export class Socket {
 
   #start(ready: ServerEvents["connection:ready"]): void {
     const user = `${ready.user_id} ${ready.role}`;
-    const isAnother = this.#user !== undefined && user !== this.#user;
+    const isAnother = user !== (this.#user ?? user);
     if (isAnother) this.#reset("user");
     this.#user = user;
     this.#connectionId = ready.connection_id;
@@ -259,11 +261,11 @@ export class Socket {
   #lost(): void {
     this.#connectionId = undefined;
     this.#membership.end();
-    this.#outbox.end("the connection was lost");
+    this.#outbox.end();
   }
 
   #became(status: Status): void {
-    if (status === "stopped" || status === "denied") this.#reset(status);
+    if (this.#connector.isOver) this.#reset(status as "denied" | "stopped");
     this.#own.emit("status", status);
   }
 
@@ -272,14 +274,14 @@ export class Socket {
     this.#user = undefined;
     if (reason !== "user") this.#connector.forgetToken(); // otherwise it is the new user's
     this.#membership.reset();
-    this.#outbox.end(`discarded: ${reason}`, true);
+    this.#outbox.end(true);
     this.#presence.forget();
     this.#own.emit("reset", { reason });
   }
 
   #expectConnection(): void {
     if (!this.#connector.isOver) return;
-    const { code, message } = this.refusal ?? { code: "closed", message: "the socket is stopped" };
+    const { code, message } = this.refusal ?? closed();
     throw new SocketError(code, message);
   }
 }

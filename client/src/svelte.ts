@@ -1,11 +1,12 @@
-import { getContext, onMount, setContext } from "svelte";
-import { presenceSource, type Member } from "./presence.js";
-import { Sockets, type Namespaces, type Source } from "./sharing.js";
-import type { Socket, Status } from "./socket.js";
+import { getContext, onDestroy, onMount, setContext } from "svelte";
+import type { Id } from "./ids.js";
+import type { Member } from "./presence.js";
+import { Sockets, presenceSource, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";
+import type { Socket } from "./socket.js";
 import { threadSource, type ThreadState } from "./thread.js";
 
 export type { Member } from "./presence.js";
-export type { Namespaces } from "./sharing.js";
+export type { Namespaces, User } from "./sharing.js";
 export type { ThreadState, Typist } from "./thread.js";
 
 /** A store that components read with `$`. */
@@ -43,11 +44,16 @@ function store<T>({ initial, get, listen }: Source<T>): Readable<T> {
  * Provides one socket for each namespace to this component and those below. Call it while the component is initialised.
  *
  * @param namespaces The options of each namespace, as of `new Socket()`, without `autoConnect`.
+ * @param user A store of the id of the user who is logged in, or of null; `toStore` of `svelte/store` makes one. When it
+ * changes, every socket discards everything of the last user and connects with a token of the new one; with null it does
+ * not connect.
  * @example
- * provideSockets({ hub: { url: "wss://example.com/hub/", getToken } });
+ * provideSockets({ hub: { url: "wss://example.com/hub/", getToken } }, toStore(() => user.id));
  */
-export function provideSockets(namespaces: Namespaces): void {
-  setContext(KEY, new Sockets(namespaces));
+export function provideSockets(namespaces: Namespaces, user?: Readable<User>): void {
+  const sockets = new Sockets(namespaces);
+  if (user !== undefined) onDestroy(user.subscribe((latest) => sockets.change(latest)));
+  setContext(KEY, sockets);
 }
 
 /**
@@ -55,26 +61,20 @@ export function provideSockets(namespaces: Namespaces): void {
  * a second longer. Call it while the component is initialised.
  *
  * @param namespace A key of the `namespaces` of `provideSockets()`; throws an `Error` for any other.
- * @returns The socket, and stores of its status.
+ * @returns The socket, and stores of its state: `connected`, `status`, and the `refusal` of the last attempt.
  * @example
- * const { socket, connected, status } = useSocket("hub");
+ * const { socket, connected, status, refusal } = useSocket("hub");
  * onMount(() => socket.on("thread:message", ({ message_id }) => console.log(message_id)));
  */
-export function useSocket(namespace: string): {
-  socket: Socket;
-  connected: Readable<boolean>;
-  status: Readable<Status>;
-} {
+export function useSocket(namespace: string): { socket: Socket } & { [Name in keyof SocketState]: Readable<SocketState[Name]> } {
   const sockets = getContext<Sockets | undefined>(KEY);
   if (sockets === undefined) throw new Error("useSocket() needs provideSockets() in this component or one above");
-  const { socket, status } = sockets.get(namespace);
-  onMount(() => status.listen(() => undefined));
-  const listen = (changed: () => void): (() => void) => socket.when("status", changed);
-  return {
-    socket,
-    connected: store({ initial: false, get: () => socket.connected, listen }),
-    status: store({ ...status, listen }),
-  };
+  const shared = sockets.get(namespace);
+  const { initial, get, listen } = shared.state;
+  onMount(() => listen(() => undefined));
+  const storeOf = <Name extends keyof SocketState>(name: Name): Readable<SocketState[Name]> =>
+    store({ initial: initial[name], get: () => get()[name], listen: (changed) => shared.watch(changed) });
+  return { socket: shared.socket, connected: storeOf("connected"), status: storeOf("status"), refusal: storeOf("refusal") };
 }
 
 /**
@@ -82,13 +82,13 @@ export function useSocket(namespace: string): {
  * `$thread`, and a second longer. Any number of stores may be of the same thread.
  *
  * @param socket The socket of `useSocket()`.
- * @param threadId The thread's id; undefined: no thread. Derive the store if the id changes: `$derived(useThread(socket, id))`.
+ * @param threadId The thread's id; undefined or null: no thread. Derive the store if the id changes: `$derived(useThread(socket, id))`.
  * @returns A store of `joined`, `refused` and `typists`, with `sendTyping`, to be called with every key, and `stopTyping`, to
  * be called when a message was sent. After `refused` a later subscriber asks again.
  * @example
  * const thread = useThread(socket, "42");
  */
-export function useThread(socket: Socket, threadId: string | number | undefined): ThreadStore {
+export function useThread(socket: Socket, threadId: Id | null | undefined): ThreadStore {
   const { sendTyping, stopTyping, ...source } = threadSource(socket, threadId);
   return { ...store(source), sendTyping, stopTyping };
 }
@@ -97,10 +97,10 @@ export function useThread(socket: Socket, threadId: string | number | undefined)
  * A store of the present users of a group, sorted by name. The socket keeps the list, so a later subscriber gets it, too.
  *
  * @param socket The socket of `useSocket()`.
- * @param group The group's name.
+ * @param group The group's name; undefined or null: none.
  * @example
  * const members = usePresence(socket, "attendants");
  */
-export function usePresence(socket: Socket, group: string): Readable<readonly Member[]> {
+export function usePresence(socket: Socket, group: Id | null | undefined): Readable<readonly Member[]> {
   return store(presenceSource(socket, group));
 }

@@ -1,5 +1,6 @@
 import type { ServerEvents } from "./events.js";
-import type { Source } from "./sharing.js";
+import type { Id } from "./ids.js";
+import { all, type Source } from "./sharing.js";
 import type { Socket } from "./socket.js";
 import { Typing } from "./typing.js";
 
@@ -26,23 +27,9 @@ export interface ThreadState {
   typists: readonly Typist[];
 }
 
-export const OUTSIDE: ThreadState = { joined: false, refused: undefined, typists: [] };
+const OUTSIDE: ThreadState = { joined: false, refused: undefined, typists: [] };
 
 const threads = new WeakMap<Socket, Map<string, Thread>>();
-
-/** The state of a thread, shared by all its users on the page; a new object after every change, and only then. */
-export function threadState(socket: Socket, threadId: string): ThreadState {
-  return threads.get(socket)?.get(threadId)?.state ?? OUTSIDE;
-}
-
-/** Enters a thread until the returned function is called; calls `changed` after every change of its state. */
-export function enterThread(socket: Socket, threadId: string, changed: () => void): () => void {
-  let all = threads.get(socket);
-  if (all === undefined) threads.set(socket, (all = new Map()));
-  let thread = all.get(threadId);
-  if (thread === undefined) all.set(threadId, (thread = new Thread(socket, threadId, () => all.delete(threadId))));
-  return thread.use(changed);
-}
 
 /** A thread as one component uses it. */
 export interface ThreadSource extends Source<ThreadState> {
@@ -52,19 +39,30 @@ export interface ThreadSource extends Source<ThreadState> {
   readonly stopTyping: () => void;
 }
 
+function nothing(): void {}
+
 /** A thread that is entered, and in which the user can type, while its state is listened to; without an id, no thread. */
-export function threadSource(socket: Socket, id: string | number | undefined): ThreadSource {
-  const nothing = (): void => undefined;
+export function threadSource(socket: Socket, id: Id | null | undefined): ThreadSource {
   const initial = OUTSIDE;
-  if (id === undefined) return { initial, get: () => OUTSIDE, listen: () => nothing, sendTyping: nothing, stopTyping: nothing };
+  if (id === undefined || id === null) {
+    return { initial, get: () => initial, listen: () => nothing, sendTyping: nothing, stopTyping: nothing };
+  }
+  socket.isIn(id); // throws if it is no id
   const threadId = String(id);
   const typing = new Typing(socket, threadId);
-  const listen = (changed: () => void): (() => void) => {
-    const undo = [typing.begin(), enterThread(socket, threadId, changed)]; // typing stops before the thread is left
-    return () => undo.forEach((each) => each());
-  };
-  const get = (): ThreadState => threadState(socket, threadId);
+  // Typing stops before the thread is left.
+  const listen = (changed: () => void): (() => void) => all(typing.begin(), entered(socket, threadId).use(changed));
+  const get = (): ThreadState => threads.get(socket)?.get(threadId)?.state ?? OUTSIDE;
   return { initial, get, listen, sendTyping: () => typing.start(), stopTyping: () => typing.stop() };
+}
+
+/** The thread, which all its users on the page share. */
+function entered(socket: Socket, threadId: string): Thread {
+  const all = threads.get(socket) ?? new Map<string, Thread>();
+  threads.set(socket, all);
+  const thread = all.get(threadId) ?? new Thread(socket, threadId, () => all.delete(threadId));
+  all.set(threadId, thread);
+  return thread;
 }
 
 class Thread {

@@ -15,9 +15,8 @@ const TOKEN = /^[\w.+-]+$/;
 
 /** Requests one token at a time, and keeps it until shortly before it expires. */
 export class Tokens {
-  #token: string | undefined;
+  #token = "";
   #asking: Promise<string> | undefined;
-
   readonly #getToken: GetToken;
 
   constructor(getToken: GetToken) {
@@ -25,14 +24,18 @@ export class Tokens {
   }
 
   async get(): Promise<string> {
-    if (this.#token !== undefined && Date.now() < endOf(this.#token) - SKEW) return this.#token;
-    return this.fresh();
+    return Date.now() < endOf(this.#token) - SKEW ? this.#token : this.fresh();
   }
 
   /** A new token; concurrent calls share one request. */
   fresh(): Promise<string> {
     this.#asking ??= this.#ask().finally(() => (this.#asking = undefined));
     return this.#asking;
+  }
+
+  /** A text of the server, which may quote the token, without it. */
+  scrub(text: unknown): string {
+    return this.#token ? String(text).replaceAll(this.#token, "…") : String(text);
   }
 
   async #ask(): Promise<string> {

@@ -10,8 +10,8 @@ export interface Refusal {
   message: string;
 }
 
-/** A refusal, and the least wait before another attempt, in milliseconds. */
-export type Verdict = Refusal & { wait: number };
+/** A refusal, and the least wait before another attempt, in milliseconds; none if the server said nothing of it. */
+export type Verdict = Refusal & { wait?: number };
 
 /** The longest `Retry-After` that is accepted, in milliseconds. */
 const LONGEST = 600_000;
@@ -30,14 +30,14 @@ export async function verdict(fetch: FetchLike, url: string, token: string, sign
     const { location: page } = globalThis as Partial<typeof globalThis>;
     if (page === undefined) throw error;
     await ask({ mode: "no-cors" }); // there is an answer, but not for this page
-    const message = `the server does not answer ${page.origin}: is that in its ALLOWED_ORIGINS?`;
-    return { status: 0, code: "unreadable", message, wait: 0 };
+    const message = `no answer for ${page.origin}: is it in the server's ALLOWED_ORIGINS?`;
+    return { status: 0, code: "unreadable", message };
   }
   const { status } = response;
   if (status === 204) return undefined;
   const body = (await response.json().catch(() => undefined)) as { error?: Partial<Refusal> } | undefined;
-  const { code = `http_${status}`, message = `${status}, but not by the socket server` } = body?.error ?? {};
+  const { code = `http_${status}`, message = "not an answer of the socket server" } = body?.error ?? {};
   const after = response.headers.get("Retry-After");
   const wait = Number(after) * 1000 || Date.parse(after as string) - Date.now();
-  return { status, code, message, wait: wait > 0 ? Math.min(wait, LONGEST) : 0 };
+  return { status, code, message, wait: Math.min(wait || 0, LONGEST) };
 }

@@ -4,10 +4,8 @@ export interface Moments {
   wake: () => void;
   /** The network is back. */
   online: () => void;
-  /** The browser reports that there is no network. */
-  offline: () => void;
-  /** The page enters the back-forward cache, which refuses pages with an open connection. */
-  freeze: () => void;
+  /** There is no network, or the page enters the back-forward cache, which refuses pages with an open connection. */
+  lose: () => void;
 }
 
 const TICK = 5_000;
@@ -21,10 +19,10 @@ export function watch(moments: Moments): () => void {
     target?.addEventListener?.(type, handler, end); // React Native has a window without it
   const { window: page, document: tab } = globalThis as Partial<typeof globalThis>;
   listen(page, "online", moments.online);
-  listen(page, "offline", moments.offline);
+  listen(page, "offline", moments.lose);
   listen(page, "pageshow", moments.wake);
   listen(page, "pagehide", (event) => {
-    if ((event as PageTransitionEvent).persisted) moments.freeze();
+    if ((event as PageTransitionEvent).persisted) moments.lose();
   });
   listen(tab, "resume", moments.wake); // after the browser had frozen a hidden tab
   listen(tab, "visibilitychange", () => {

@@ -1,6 +1,6 @@
 /** Plays a case of `conformance/` (its README specifies the format) against the client, over real WebSockets of `ws`. */
 
-import { Socket, type SocketOptions } from "../src/index.js";
+import { Socket, type SocketOptions, type WebSocketLike } from "../src/index.js";
 
 export type Value = unknown;
 type Data = Record<string, Value>;
@@ -46,7 +46,7 @@ interface Ws {
   WebSocketServer: new (options: object) => {
     handleUpgrade(request: Request, wire: Wire, head: unknown, done: (remote: Remote) => void): void;
   };
-  WebSocket: new (url: string, protocols: string[]) => { addEventListener(name: string, handler: () => void): void };
+  WebSocket: new (url: string, protocols: string[]) => WebSocketLike;
 }
 interface Http {
   createServer(handler: (request: Request, response: Response) => void): Server;
@@ -331,7 +331,7 @@ export class Player {
       gapDelayMax: 0,
       autoConnect: false,
       getToken: () => this.tokens[Math.min(this.#asked++, this.tokens.length - 1)] ?? "",
-      WebSocket: Quiet,
+      WebSocket,
       ...options,
     } as unknown as SocketOptions);
     this.#socket = socket;
@@ -412,14 +412,6 @@ export class Player {
       if (Date.now() > deadline) throw new Error("it did not come");
       await pause(5);
     }
-  }
-}
-
-/** A WebSocket of `ws` that does not end the process when a connection fails and nothing listens. */
-class Quiet extends WebSocket {
-  constructor(url: string, protocols: string[]) {
-    super(url, protocols);
-    this.addEventListener("error", () => undefined);
   }
 }
 

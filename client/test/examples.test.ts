@@ -120,6 +120,7 @@ test("the examples of the stores work together in one component", { timeout: 60_
   mkdirSync(cache, { recursive: true });
   const component = `<script>
     import { onMount } from "svelte";
+    import { toStore } from "svelte/store";
     import { ${Object.keys(examples(svelte)).join()} } from "../../../src/svelte.js";
     ${Object.values(examples(svelte)).join("")}
   </script>{$status} {$connected} {$thread.joined} {$members.map(({ name }) => name)}`;

@@ -40,7 +40,7 @@ describe("an option", () => {
   });
 
   test.each(["reconnectionDelay", "reconnectionDelayMax", "connectTimeout", "ackTimeout"])("%s cannot be 0, or endless", (name) => {
-    expect(refusal({ [name]: 0 })).toBe(`RangeError: ${name}: expected 1 to 2147483647, got 0`);
+    expect(refusal({ [name]: 0 })).toBe(`RangeError: ${name}: expected 1 to ${name === "reconnectionDelay" ? 20_000 : 2 ** 31 - 1}, got 0`);
     expect(refusal({ [name]: Infinity })).toMatch(`RangeError: ${name}: expected `);
   });
 
@@ -54,14 +54,17 @@ describe("an option", () => {
   });
 
   test.each(["getToken", "fetch", "random", "WebSocket"])("%s must be a function", (name) => {
-    expect(refusal({ [name]: null })).toMatch(`TypeError: ${name}: expected a function, got null`);
-    expect(refusal({ [name]: "eyJ.secret.token" })).toMatch(`TypeError: ${name}: expected a function, got string`);
+    expect(refusal({ [name]: null })).toMatch(`TypeError: ${name}: expected a function`);
+    expect(refusal({ [name]: "eyJ.secret.token" })).toMatch(/^TypeError: \w+: expected a function\b.*, got string$/);
   });
 
-  test.each([undefined, null, "", 7])("url cannot be %j", (url) => expect(refusal({ url })).toMatch("TypeError: url: expected a string"));
+  test.each([undefined, null, "", 7])("url cannot be %j", (url) => {
+    const got = typeof url === "number" ? "number" : url === "" ? '""' : String(url);
+    expect(refusal({ url })).toBe(`TypeError: url: expected a string or a function, got ${got}`);
+  });
 
   test("is named when all are missing", () => {
-    expect(() => new Socket(undefined as never)).toThrow("url: expected a string, got undefined");
+    expect(() => new Socket(undefined as never)).toThrow("url: expected a string or a function, got undefined");
   });
 
   test("never shows a token that was given for the function", () => {
@@ -72,6 +75,6 @@ describe("an option", () => {
 test("a platform without a WebSocket is an error of the constructor", () => {
   vi.stubGlobal("WebSocket", undefined);
   expect(() => new Socket({ url: "ws://server/hub/", getToken: () => token() })).toThrow(
-    "WebSocket: expected a function, got undefined: on Node before 22, pass that of `ws`",
+    "WebSocket: expected a function, such as that of `ws`, got undefined",
   );
 });

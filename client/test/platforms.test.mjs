@@ -62,7 +62,7 @@ test("without a WebSocket the constructor throws one sentence", async () => {
     delete globalThis.WebSocket;
     try { new Socket({ url: "ws://127.0.0.1:1/", getToken: () => "${token}" }); } catch (error) { console.log(String(error)); }
   `);
-  expect(lines).toEqual(["TypeError: WebSocket: expected a function, got undefined: on Node before 22, pass that of `ws`"]);
+  expect(lines).toEqual(["TypeError: WebSocket: expected a function, such as that of `ws`, got undefined"]);
 });
 
 /** The globals of React Native: a window without events, no document, no location, and its own WebSocket. */

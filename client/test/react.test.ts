@@ -106,7 +106,7 @@ test.each(["denied", "stopped"])("a further component does not bring a %s connec
 test("an unknown namespace raises an error with the known ones", () => {
   for (const name of ["portal", "constructor"]) {
     expect(() => renderHook(() => useSocket(name), { wrapper: provided() })).toThrow(
-      `SocketProvider has no namespace "${name}"; expected one of "hub"`,
+      `there is no namespace "${name}"; expected one of "hub"`,
     );
   }
   expect(() => renderHook(() => useSocket("hub"))).toThrow("useSocket() needs a <SocketProvider> around it");

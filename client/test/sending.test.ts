@@ -53,7 +53,7 @@ describe("a call", () => {
   test.each([null, NaN, -1, 0, Infinity, "5"])("does not take %j for its timeout", async (timeout) => {
     socket = connectTo();
     await soon();
-    await expect(socket.call("presence:away", {}, { timeout: timeout as number })).rejects.toThrow("ackTimeout: expected");
+    await expect(socket.call("presence:away", {}, { timeout: timeout as number })).rejects.toThrow("timeout: expected");
   });
 
   test("without a connection to come is refused at once", async () => {

@@ -182,7 +182,7 @@ describe("a refused handshake", () => {
     vi.unstubAllGlobals();
     expect(socket.status).toBe("offline");
     expect(socket.refusal).toMatchObject({ status: 0, code: "unreadable" });
-    expect(socket.refusal?.message).toBe("the server does not answer https://shop.example: is that in its ALLOWED_ORIGINS?");
+    expect(socket.refusal?.message).toBe("no answer for https://shop.example: is it in the server's ALLOWED_ORIGINS?");
     await soon(501);
     expect(socket.status).toBe("connected");
   });

@@ -349,7 +349,7 @@ async def test_page_of_an_origin_that_is_not_allowed_is_told_where_to_look(brows
     await page.wait_for_function("window.loaded")
     tab = Desk(page)
     await tab.mount(site.options(), unique("th"))
-    await tab.has("refusal", f"the server does not answer {origin}: is that in its ALLOWED_ORIGINS?")
+    await tab.has("refusal", f"no answer for {origin}: is it in the server's ALLOWED_ORIGINS?")
 
 
 async def test_refused_role_is_given_as_the_reason(browser: Browser, site: Site):
