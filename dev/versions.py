@@ -22,6 +22,10 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 """The supported ones, as far as they can be found on this machine."""
 TOOLS = {"demo", "dev"}
 """Extras that no project in production installs: what they ask for is not tested at its lowest."""
+LEFT_OPEN = ("-W", "ignore::pytest.PytestUnraisableExceptionWarning")
+"""Connections of redis-py 5.2 may be left to the collector of garbage, in whichever test it runs then."""
+MEASURED = ("--cov", "--cov-report=")
+"""`make test-all` adds the coverage of its other tests."""
 SHOWN = ("django", "channels", "redis", "uvicorn", "websockets", "daphne", "djangorestframework", "msgspec")
 
 
@@ -39,6 +43,8 @@ class Versions:
     """The packages of these are installed at their lowest; None: all packages are the newest."""
     tests: tuple[str, ...] = ()
     """Instead of all."""
+    options: tuple[str, ...] = ()
+    """More options for pytest."""
 
     @property
     def environment(self) -> Path:
@@ -76,7 +82,7 @@ class Versions:
 
     def test(self, pytest: Sequence[str]) -> bool:
         """Whether the tests pass."""
-        command = [str(self.environment / "bin/python"), "-m", "pytest", *pytest, *self.tests]
+        command = [str(self.environment / "bin/python"), "-m", "pytest", *pytest, *self.options, *self.tests]
         return subprocess.run(command, cwd=PROJECT, check=False).returncode == 0  # noqa: S603
 
     @property
@@ -111,9 +117,9 @@ def plan(pythons: dict[str, Path]) -> list[Versions]:
     extras = tuple(extra for extra in project["optional-dependencies"] if extra not in TOOLS)
     lowest, newest = next(iter(pythons.values())), list(pythons.values())[-1]
     return [
-        Versions("lowest", lowest, extras),
+        Versions("lowest", lowest, extras, options=LEFT_OPEN),
         Versions("publisher", lowest, (), ("tests/test_publisher.py", "tests/redis/test_url.py")),
-        Versions("newest", newest),
+        Versions("newest", newest, options=MEASURED),
     ]
 
 
