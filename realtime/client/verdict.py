@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException, HTTPResponse
+from io import BytesIO
 from urllib.parse import urlsplit
 
 from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -29,29 +30,61 @@ async def verdict(refusal: InvalidStatus, url: str, token: str, seconds: float) 
         refusal: The answer to the handshake.
         url: That of the handshake, `ws://…` or `wss://…`.
         token: The token of the handshake.
-        seconds: How long to wait for each step of the plain answer.
+        seconds: How long to wait for the plain answer.
     """
     told = Loss.of(refusal)
     if told.is_explained or refusal.response.status_code != 403:
         return told
     try:
-        answer = await asyncio.to_thread(_ask, url, token, seconds)
-    except (OSError, HTTPException):
+        async with asyncio.timeout(seconds):
+            answer = _loss(await _ask(url, token))
+    except (OSError, HTTPException):  # TimeoutError is an OSError, too
         return told
     return answer if answer.is_explained or answer.code is None else told
 
 
-def _ask(url: str, token: str, seconds: float) -> Loss:
+async def _ask(url: str, token: str) -> bytes:
+    """The plain answer, or its first bytes. Not in a thread: one that waits for a slow server cannot be ended."""
     parts = urlsplit(url)
-    kind = HTTPSConnection if parts.scheme == "wss" else HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=seconds)
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=parts.scheme == "wss" or None)
     try:
-        target = f"{parts.path or '/'}?{parts.query}".removesuffix("?")
-        connection.request("GET", target, headers={"Authorization": f"Bearer {token}"})
-        response = connection.getresponse()
-        if response.status == 204:
-            return Loss(None, "the handshake was refused, and would be accepted now")
-        pause = response.headers.get("Retry-After", "")
-        return Loss.refused(response.status, response.reason, response.read(LONGEST_ANSWER), pause)
+        writer.write(_request(url, token))
+        answer = b""
+        while len(answer) < LONGEST_ANSWER and (more := await reader.read(LONGEST_ANSWER)):
+            answer += more
+        return answer
     finally:
-        connection.close()
+        writer.transport.abort()
+
+
+def _request(url: str, token: str) -> bytes:
+    parts = urlsplit(url)
+    target = f"{parts.path or '/'}?{parts.query}".removesuffix("?")
+    lines = (
+        f"GET {target} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        f"Authorization: Bearer {token}",
+        "Connection: close",
+    )
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
+
+
+class _Received:
+    """An answer that `http.client` reads as if it came from a socket."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def makefile(self, mode: str) -> BytesIO:
+        return BytesIO(self._answer)
+
+
+def _loss(answer: bytes) -> Loss:
+    """What an answer says. Raises `HTTPException` if it is none."""
+    response = HTTPResponse(_Received(answer))  # type: ignore[arg-type]
+    response.begin()
+    if response.status == 204:
+        return Loss(None, "the handshake was refused, and would be accepted now")
+    pause = response.headers.get("Retry-After", "")
+    return Loss.refused(response.status, response.reason, response.read(), pause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import traceback
 import warnings
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from realtime.client import Client, Denied
 from tests.client.scripted import Refusal, ScriptedServer, reading, token
 from tests.e2e.harness import eventually
 
@@ -94,3 +96,65 @@ async def test_failed_attempts_leave_no_task_no_socket_and_no_warning(server: Sc
         gc.collect()
     ours = {task for task in asyncio.all_tasks() - before if task.get_name().startswith("client")}
     assert await eventually(lambda: not ours)
+
+
+@asynccontextmanager
+async def dripping(head: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A server that refuses each handshake with a bare 403, and whose plain answer never ends."""
+    is_dripping = asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            asked = await reader.readuntil(b"\r\n\r\n")
+            if b"upgrade: websocket" in asked.lower():
+                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            else:
+                writer.write(head)
+                while not writer.is_closing():
+                    is_dripping.set()
+                    writer.write(b"x")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as running:
+        yield f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/hub/", is_dripping
+        running.close()
+        await eventually(lambda: all(writer.transport.is_closing() for writer in writers))
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"HTTP/1.1 403 Forbidden\r\nX: ", b"HTTP/1.1 403 Forbidden\r\nContent-Length: 60000\r\n\r\n"],
+)
+async def test_reason_that_never_ends_is_not_waited_for(head: bytes):
+    async with (
+        dripping(head) as (url, is_dripping),
+        Client(url, lambda: "x", connect_timeout=1, reconnection_attempts=0) as client,
+    ):
+        with pytest.raises((Denied, ConnectionError)):
+            async with asyncio.timeout(10):
+                await client.connected()
+        assert is_dripping.is_set()
+        async with asyncio.timeout(5):  # as `asyncio.run` does in the end
+            await asyncio.get_running_loop().shutdown_default_executor()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\x00\xff", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"]
+)
+async def test_reason_that_is_no_http_is_that_of_the_refusal(answer: bytes):
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        writer.write(refusal if b"upgrade: websocket" in asked.lower() else answer)
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as running:
+        url = f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/hub/"
+        async with Client(url, lambda: "x") as client:
+            with pytest.raises(Denied, match="403 Forbidden"):
+                await client.connected()
