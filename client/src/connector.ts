@@ -181,9 +181,9 @@ export class Connector {
       this.#heardAt = performance.now();
       this.#owner.received(String(data));
     };
-    websocket.onclose = ({ code, reason }) => {
+    websocket.onclose = ({ code, reason = "" }) => {
       this.#forget();
-      if (this.status === "connected") this.#closed(code, this.tokens.scrub(reason ?? ""));
+      if (this.status === "connected") this.#closed(code, this.tokens.scrub(reason));
       else void ask();
     };
     websocket.onerror = () => undefined; // `ws` throws an error without a listener; a close follows

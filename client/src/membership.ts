@@ -4,7 +4,6 @@ import type { Acks, ServerEvents } from "./events.js";
 import { Gaps } from "./gaps.js";
 import type { Settings } from "./options.js";
 import type { Outbox } from "./outbox.js";
-import type { Presence } from "./presence.js";
 import type { SocketEvents } from "./reports.js";
 import { THREAD } from "./rooms.js";
 import type { Timers } from "./timers.js";
@@ -37,20 +36,17 @@ export class Membership {
   readonly #outbox: Outbox;
   /** Those of the connection. */
   readonly #timers: Timers;
-  readonly #presence: Presence;
   readonly #reports: Emitter<SocketEvents>;
 
   constructor(
     settings: Settings,
     outbox: Outbox,
     timers: Timers,
-    presence: Presence,
     reports: Emitter<SocketEvents>,
   ) {
     this.#settings = settings;
     this.#outbox = outbox;
     this.#timers = timers;
-    this.#presence = presence;
     this.#reports = reports;
     this.#gaps = new Gaps(settings, reports);
   }
@@ -87,7 +83,6 @@ export class Membership {
     const rooms = [...this.#rooms];
     const known = new Map(this.offsets);
     this.#isConnected = true;
-    this.#presence.begin();
     for (const [name, offset] of Object.entries(ready.rooms)) {
       this.#automatic.add(kindOf(name));
       if (!known.has(name)) this.#seen(name, offset, "joined anew");
@@ -123,14 +118,12 @@ export class Membership {
   }
 
   gap(name: string, reason: string): void {
-    this.#presence.begin(name);
     this.#lose(name);
     this.#gaps.add(name, reason);
   }
 
   expelled(room: string, reason: string): void {
     this.#forget(room);
-    this.#presence.forget(room);
     this.#reports.emit("left", { room, reason });
   }
 

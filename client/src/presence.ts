@@ -1,4 +1,6 @@
+import type { Emitter } from "./emitter.js";
 import type { ServerEvents } from "./events.js";
+import type { SocketEvents } from "./reports.js";
 
 /** A present user of a group: `user_id`, `name`, `status` and `since`. */
 export type Member = ServerEvents["presence:state"]["members"][number];
@@ -17,10 +19,11 @@ interface Group {
 /** The present users by group: the last state and every change since. */
 export class Presence {
   readonly #groups = new Map<string, Group>();
-  readonly #changed: (group: string) => void;
+  readonly #reports: Emitter<SocketEvents>;
 
-  constructor(changed: (group: string) => void) {
-    this.#changed = changed;
+  constructor(reports: Emitter<SocketEvents>) {
+    this.#reports = reports;
+    reports.on("left", ({ room }) => this.forget(room));
   }
 
   members(group: string): readonly Member[] {
@@ -31,16 +34,10 @@ export class Presence {
   take(event: string, data: object, room: string | undefined, offset: string | undefined): void {
     if (event === "presence:state") {
       this.#replace(data as ServerEvents["presence:state"]);
+    } else if (event === "room:gap" || event === "connection:ready") {
+      this.#expect((data as { room?: string }).room);
     } else if (event.startsWith("attendant:") && room?.startsWith(PREFIX) && offset !== undefined) {
       this.#change(room.slice(PREFIX.length), offset, data as Member);
-    }
-  }
-
-  /** Expects a new state of this room (or of all): the members stay until then, and offsets may start anew. */
-  begin(room?: string): void {
-    for (const [, group] of this.#of(room)) {
-      group.offset = undefined;
-      group.users.clear();
     }
   }
 
@@ -49,6 +46,18 @@ export class Presence {
     for (const [name] of this.#of(room)) {
       this.#groups.delete(name);
       this.#changed(name);
+    }
+  }
+
+  #changed(group: string): void {
+    this.#reports.emit("presence", { group });
+  }
+
+  /** Expects a new state of this room (or of all): the members stay until then, and offsets may start anew. */
+  #expect(room: string | undefined): void {
+    for (const [, group] of this.#of(room)) {
+      group.offset = undefined;
+      group.users.clear();
     }
   }
 

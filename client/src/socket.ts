@@ -35,7 +35,7 @@ type Frame = {
 export class Socket {
   readonly #events = new Emitter<ServerEvents>();
   readonly #own = new Emitter<SocketEvents>();
-  readonly #presence = new Presence((group) => this.#own.emit("presence", { group }));
+  readonly #presence = new Presence(this.#own);
   readonly #outbox: Outbox;
   readonly #connector: Connector;
   readonly #membership: Membership;
@@ -56,7 +56,7 @@ export class Socket {
       heartbeat: () => void this.#outbox.ask("heartbeat", {}).catch(() => undefined),
     };
     this.#connector = new Connector(settings, owner, this.#own);
-    this.#membership = new Membership(settings, this.#outbox, this.#connector.timers, this.#presence, this.#own);
+    this.#membership = new Membership(settings, this.#outbox, this.#connector.timers, this.#own);
     if (settings.autoConnect) this.connect();
   }
 

@@ -19,7 +19,7 @@ export class FakeWebSocket {
   static limits: { frame_bytes: number; rate: number; burst: number; rooms: number } | undefined;
 
   onmessage: ((event: { data: unknown }) => void) | null = null;
-  onclose: ((event: { code: number }) => void) | null = null;
+  onclose: ((event: { code: number; reason?: string }) => void) | null = null;
   onerror: (() => void) | null = null;
   readonly sent: Sent[] = [];
   /** Acks for events by name; a function answers from the data, `null` does not answer. */

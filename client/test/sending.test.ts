@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { Socket, SocketError } from "../src/index.js";
-import { FakeWebSocket, connectTo } from "./fake.js";
+import { FakeWebSocket, connectTo, token } from "./fake.js";
 
 let socket: Socket;
 const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
@@ -199,4 +199,40 @@ describe("ids", () => {
     await expect(socket.call("join:thread", { thread_id: id as never })).rejects.toThrow(TypeError);
     await soon(20_000);
   });
+});
+
+describe("a resume of more rooms than fit a frame", () => {
+  test("is sent in parts, and every room is recovered once", async () => {
+    socket = connectTo({ reconnectionDelay: 10, gapDelayMax: 0 });
+    const errors: SocketError[] = [];
+    const gaps: string[] = [];
+    socket.when("error", (error) => errors.push(error));
+    socket.when("gap", ({ room }) => gaps.push(room));
+    const threads = Array.from({ length: 40 }, (_, index) => `thread-${index}`);
+    for (const thread of threads) socket.join(thread);
+    await soon();
+    FakeWebSocket.limits = { frame_bytes: 400, rate: 0, burst: 0, rooms: 0 };
+    FakeWebSocket.last.fail(1006);
+    await soon(20);
+    const frames = FakeWebSocket.last.events("resume");
+    expect(frames.length).toBeGreaterThan(2);
+    for (const frame of frames) expect(JSON.stringify(frame).length).toBeLessThanOrEqual(400);
+    const resumed = frames.flatMap(({ data }) => Object.keys(data["rooms"] as object));
+    expect(resumed.sort()).toEqual(["user:7", ...threads.map((thread) => `thread:${thread}`)].sort());
+    await soon(60_000);
+    expect([FakeWebSocket.last.events("resume").length, errors, gaps]).toEqual([frames.length, [], []]);
+  });
+});
+
+test("a token that a server quotes is in no error and no close reason", async () => {
+  const secret = token(undefined, "secret");
+  socket = connectTo({ getToken: () => secret });
+  const told: string[] = [];
+  socket.when("error", ({ message }) => told.push(message));
+  socket.when("closed", ({ reason }) => told.push(reason));
+  socket.when("refused", ({ message }) => told.push(message));
+  await soon();
+  FakeWebSocket.last.say("error", { code: "internal", message: `what is ${secret}?` });
+  FakeWebSocket.last.onclose?.({ code: 4403, reason: `${secret} was revoked` });
+  expect([told, socket.refusal?.message]).toEqual([["what is …?", "… was revoked", "… was revoked"], "… was revoked"]);
 });
