@@ -183,9 +183,9 @@ def send_again(messages: Mapping[str, bytes]) -> set[str]:
     """
     if location().nodes:
         return {letter_id for letter_id, message in messages.items() if _send_again(letter_id, message)}
-    arguments = [argument for letter in messages.items() for argument in letter]
+    arguments = [key("stream"), *(argument for letter in messages.items() for argument in letter)]
     # The client repeats a call whose connection was lost: the repetition finds the answer of the first one.
-    answer: bytes = run_sync(_RESEND, [key("dead"), key("stream"), key("answers", uuid4().hex)], arguments)
+    answer: bytes = run_sync(_RESEND, [key("dead"), key("answers", uuid4().hex)], arguments)
     return {letter_id for letter_id, moved in zip(messages, answer.split(), strict=True) if moved == b"1"}
 
 

@@ -149,18 +149,22 @@ def test_recorder_and_admin_run_as_web(restricted: Stack, users: Users, tmp_path
 
 
 @pytest.mark.slow
-def test_admin_asks_the_sockets_and_discards_dead_letters_as_web(restricted: Stack, users: Users):
-    letter = restricted.redis.xadd("realtime:dead", {"reason": "x", "source": "stream", "message": "x"})
+def test_admin_asks_the_sockets_and_sends_and_discards_dead_letters_as_web(restricted: Stack, users: Users):
+    letter, other = (
+        restricted.redis.xadd("realtime:dead", {"reason": "x", "source": "stream", "message": "x"})
+        for _ in range(2)
+    )
     program = (
-        "from presence.admin.dead_letters import discard, read\n"
+        "from presence.admin.letters import discard, read, send_again\n"
         "from realtime.survey.ask import instances\n"
         f"discard(['{letter}'])\n"
+        f"assert send_again({{'{other}': b'no json'}}) == {{'{other}'}}\n"
         "print(len(instances().answers), len(instances().silent), len(read(1000)) >= 0)"
     )
     asked = manage(restricted, users.url("web"), *SHELL, "-c", program)
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip().endswith("1 0 True")
-    assert not restricted.redis.xrange("realtime:dead", letter, letter)
+    assert not restricted.redis.xrange("realtime:dead", letter, other)
 
 
 FORBIDDEN = {
