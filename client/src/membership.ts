@@ -38,12 +38,7 @@ export class Membership {
   readonly #timers: Timers;
   readonly #reports: Emitter<SocketEvents>;
 
-  constructor(
-    settings: Settings,
-    outbox: Outbox,
-    timers: Timers,
-    reports: Emitter<SocketEvents>,
-  ) {
+  constructor(settings: Settings, outbox: Outbox, timers: Timers, reports: Emitter<SocketEvents>) {
     this.#settings = settings;
     this.#outbox = outbox;
     this.#timers = timers;

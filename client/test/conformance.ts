@@ -1,6 +1,7 @@
 /** Plays a case of `conformance/` (its README specifies the format) against the client, over real WebSockets of `ws`. */
 
-import { Socket, type SocketOptions, type WebSocketLike } from "../src/index.js";
+import { Socket, type SocketOptions } from "../src/index.js";
+import { WebSocket, WebSocketServer, http, type Remote, type Request, type Server } from "./wire.js";
 
 export type Value = unknown;
 type Data = Record<string, Value>;
@@ -15,46 +16,6 @@ export type Case = {
 };
 type Frame = { event: string; data?: Data; id?: number };
 type Report = { what: string; data: Data };
-
-/** What is used of Node and `ws`, whose types are not installed. */
-interface Wire {
-  destroy(): void;
-  end(text: string): void;
-}
-interface Request {
-  url: string;
-  headers: Record<string, string | undefined>;
-}
-interface Response {
-  writeHead(status: number, headers: object): Response;
-  end(text?: string): void;
-}
-interface Remote {
-  on(event: string, handler: (data: { toString(): string }) => void): void;
-  send(text: string): void;
-  close(code: number, reason?: string): void;
-  terminate(): void;
-}
-interface Server {
-  on(event: "upgrade", handler: (request: Request, wire: Wire, head: unknown) => void): void;
-  listen(port: number, host: string, done: () => void): void;
-  address(): { port: number };
-  close(): void;
-  closeAllConnections(): void;
-}
-interface Ws {
-  WebSocketServer: new (options: object) => {
-    handleUpgrade(request: Request, wire: Wire, head: unknown, done: (remote: Remote) => void): void;
-  };
-  WebSocket: new (url: string, protocols: string[]) => WebSocketLike;
-}
-interface Http {
-  createServer(handler: (request: Request, response: Response) => void): Server;
-}
-
-const named: Record<"ws" | "http", string> = { ws: "ws", http: "node:http" };
-const { WebSocketServer, WebSocket } = (await import(/* @vite-ignore */ named.ws)) as Ws;
-const http = (await import(/* @vite-ignore */ named.http)) as Http;
 
 /** Milliseconds that a step may wait. */
 const PATIENCE = 10_000;
