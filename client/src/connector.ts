@@ -121,7 +121,8 @@ export class Connector {
     const beat = (): void => this.#probe(interval, beat);
     this.timers.clear();
     this.timers.after(STABLE, () => this.#backoff.reset());
-    this.timers.after(interval * (0.5 + this.#settings.random() / 2), beat);
+    // A server that announces no interval wants no heartbeats.
+    if (interval > 0) this.timers.after(interval * (0.5 + this.#settings.random() / 2), beat);
     this.refusal = undefined;
     this.#become("connected");
   }

@@ -15,6 +15,8 @@ export class FakeWebSocket {
   static rooms: Record<string, string> = { "user:7": "100" };
   /** The user of the next connections. */
   static user = { user_id: "7", role: "attendant" };
+  /** The interval that the server announces, in seconds. */
+  static heartbeat = 30;
   /** What the server announces; undefined for an older one. */
   static limits: { frame_bytes: number; rate: number; burst: number; rooms: number } | undefined;
 
@@ -47,7 +49,7 @@ export class FakeWebSocket {
           namespace: "hub",
           ...FakeWebSocket.user,
           limits: FakeWebSocket.limits,
-          heartbeat_interval: 30,
+          heartbeat_interval: FakeWebSocket.heartbeat,
           expires_at: "2030-01-01T00:00:00.000Z",
           rooms: this.rooms,
         });
@@ -72,6 +74,7 @@ export class FakeWebSocket {
     FakeWebSocket.rooms = { "user:7": "100" };
     FakeWebSocket.user = { user_id: "7", role: "attendant" };
     FakeWebSocket.limits = undefined;
+    FakeWebSocket.heartbeat = 30;
   }
 
   send(text: string): void {

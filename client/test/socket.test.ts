@@ -393,6 +393,14 @@ describe("a lost connection", () => {
 });
 
 describe("heartbeats", () => {
+  test("are not sent to a server that announces no interval", async () => {
+    FakeWebSocket.heartbeat = 0;
+    const server = await connected();
+    await soon(600_000);
+    expect(server.events("heartbeat")).toHaveLength(0);
+    expect(FakeWebSocket.made).toHaveLength(1);
+  });
+
   test("start at a random time and then keep the interval", async () => {
     const server = await connected({ random: () => 0 });
     await soon(14_998);
