@@ -294,6 +294,7 @@ async def test_charts_are_as_wide_as_their_place(system: System, browser: Browse
         )
         assert cell - 20 <= drawn <= cell
         await page.get_by_role("link", name="Ana").click()
+        await page.locator(".presence-scroll").wait_for()
         place, drawn = await page.evaluate(
             "['.presence-scroll', '.presence-chart'].map(each => document.querySelector(each).clientWidth)"
         )
