@@ -18,7 +18,7 @@ export interface ServerEvents {
   /** A chat has ended. */
   "chat:ended": { thread_id: string; [field: string]: unknown };
   /** The first frame of a connection: its user, and the rooms that it has joined, each with the offset of its end. */
-  "connection:ready": { connection_id: string; namespace: string; user_id: string; role: string; heartbeat_interval: number; expires_at: string; rooms: Record<string, string> };
+  "connection:ready": { connection_id: string; namespace: string; user_id: string; role: string; heartbeat_interval: number; expires_at: string; rooms: Record<string, string>; limits?: { frame_bytes: number; rate: number; burst: number; rooms: number } };
   /** The customer did not come back within the grace period, or may not see the thread any more. Only with `CUSTOMER_PRESENCE`. */
   "customer:offline": { thread_id: string; user_id: string; name: string; since: string };
   /** The customer has opened a page. Only with `CUSTOMER_PRESENCE`. */

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 from channels.exceptions import StopConsumer
 from redis.exceptions import RedisError
 
 from realtime.auth import revocation
 from realtime.auth.credentials import SUBPROTOCOL
-from realtime.conf import conf
+from realtime.conf import cached, conf
 from realtime.connections import ephemeral, handshake, rights, user_limit
 from realtime.connections.deadlines import Deadlines
 from realtime.connections.dispatch import FrameDispatch
@@ -29,6 +30,7 @@ from realtime.layers.interface import room_layer
 from realtime.layers.outlets import text_frame
 from realtime.protocol.close_codes import LOST, NO_CODE, REASONS, By, CloseCode, fitting_reason
 from realtime.protocol.envelope import encode, iso
+from realtime.protocol.events import ConnectionLimits
 from realtime.protocol.handshake_errors import RefusalCode
 from realtime.protocol.namespaces import Namespace
 from realtime.protocol.outgoing import OutgoingData, outgoing
@@ -126,18 +128,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
             self.ended = False
             self.terminate(*self._ended_early)
             return
-        self.write_event(
-            "connection:ready",
-            {
-                "connection_id": self.connection_id,
-                "namespace": self.namespace,
-                "user_id": self.principal.user_id,
-                "role": self.principal.role,
-                "heartbeat_interval": conf().heartbeat_interval,
-                "expires_at": iso(self.principal.expires_at),
-                "rooms": {room: str(position) for room, position in self.rooms.items()},
-            },
-        )
+        self.write_event("connection:ready", _ready(self))
         self.deadlines.begin()
         self.rooms.begin()
         await self.on_ready()
@@ -289,6 +280,30 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         It is not stored, so never replayed. Raises `redis.RedisError`, and `ValueError` for data that does not fit.
         """
         await ephemeral.emit(self, room, event, data)
+
+
+def _ready(connection: NamespaceConsumer) -> dict[str, Any]:
+    """The data of the first frame of a connection."""
+    return {
+        "connection_id": connection.connection_id,
+        "namespace": connection.namespace,
+        "user_id": connection.principal.user_id,
+        "role": connection.principal.role,
+        "heartbeat_interval": conf().heartbeat_interval,
+        "expires_at": iso(connection.principal.expires_at),
+        "rooms": {room: str(position) for room, position in connection.rooms.items()},
+        "limits": _limits(),
+    }
+
+
+@cached()
+def _limits() -> msgspec.Raw:
+    """The limits that a client has to know, encoded: they are the same for every connection of the process."""
+    limits = conf().limits
+    announced = ConnectionLimits(
+        frame_bytes=limits.frame_bytes, rate=limits.rate, burst=limits.burst, rooms=limits.rooms
+    )
+    return msgspec.Raw(msgspec.json.encode(announced))
 
 
 def _refusal(code: CloseCode, reason: str) -> handshake.Refused:

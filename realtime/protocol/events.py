@@ -59,6 +59,19 @@ class ThreadCursor(FromUser, frozen=True):
 # --- Frames to one connection --------------------------------------------------------------------
 
 
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a connection may send; 0: without limit."""
+
+    frame_bytes: int
+    """The bytes of the largest frame."""
+    rate: float
+    """Frames a second."""
+    burst: int
+    """Frames at once."""
+    rooms: int
+    """Rooms that the connection may be in."""
+
+
 @server_event("connection:ready")
 class ConnectionReady(Payload, frozen=True):
     """The first frame of a connection: its user, and the rooms that it has joined, each with the offset of its end."""
@@ -70,6 +83,8 @@ class ConnectionReady(Payload, frozen=True):
     heartbeat_interval: float
     expires_at: str
     rooms: dict[str, str]
+    limits: ConnectionLimits | msgspec.UnsetType = msgspec.UNSET
+    """Servers before 0.3 do not send it."""
 
 
 @server_event("auth:expiring")

@@ -91,8 +91,16 @@ async def test_ready_is_the_first_frame_and_says_who_and_where_one_is(namespace,
         "role": role,
         "heartbeat_interval": 30.0,
         "expires_at": iso(verify(token).expires_at),
+        "limits": {"frame_bytes": 65536, "rate": 50.0, "burst": 100, "rooms": 200},
     }
     await connection.disconnect()
+
+
+async def test_ready_announces_the_limits_that_are_configured(settings):
+    limits = {"FRAME_BYTES": 0, "RATE": 2.5, "BURST": 7, "ROOMS": 3}
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": limits}
+    async with connected() as ana:
+        assert ana.ready["limits"] == {"frame_bytes": 0, "rate": 2.5, "burst": 7, "rooms": 3}
 
 
 async def test_ready_says_where_each_room_ends():
