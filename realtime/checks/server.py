@@ -1,9 +1,11 @@
-"""The checks of the socket server and the bridge: durations, proxies, policies, consumers, channel layer, limits."""
+"""The checks of the socket server and the bridge: durations, proxies, origins, policies, consumers, layers, limits."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from inspect import iscoroutinefunction, isfunction, unwrap
+from ipaddress import IPv6Address
 from typing import Any
 
 import msgspec
@@ -33,6 +35,7 @@ def check_server(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Chec
     return [
         *_durations(current),
         *_proxies(current),
+        *_origins(current),
         *(() if collisions.problems(serves=True) else _served()),
         *_mapping(),
         *_layers(current),
@@ -162,6 +165,35 @@ def _proxies(current: Conf) -> Iterator[CheckMessage]:
             hint="Expected addresses or networks, for example 10.0.0.0/8,127.0.0.1.",
             id="realtime.E011",
         )
+
+
+_ORIGIN = re.compile(
+    r"null|file://|(?!wss?:)[a-z][a-z0-9+.-]*://(\[(?P<ipv6>[0-9a-f:.]+)\]|[a-z0-9_.-]+)(:[0-9]{1,5})?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def _origins(current: Conf) -> Iterator[CheckMessage]:
+    if wrong := [origin for origin in current.allowed_origins if not _may_match(origin)]:
+        yield Error(
+            f"ALLOWED_ORIGINS: no page has the origin {', '.join(map(repr, wrong))}",
+            hint="Expected the scheme, host and port of a page as a browser sends them, without a path or a final slash: "
+            "for example https://support.example.com or http://localhost:3000. There are no wildcards; list each.",
+            id="realtime.E022",
+        )
+
+
+def _may_match(origin: str) -> bool:
+    found = _ORIGIN.fullmatch(origin)
+    ipv6 = found and found["ipv6"]
+    return found is not None and (not ipv6 or _is_as_browsers_write_it(ipv6))
+
+
+def _is_as_browsers_write_it(ipv6: str) -> bool:
+    try:
+        return str(IPv6Address(ipv6)) == ipv6.lower()
+    except ValueError:
+        return False
 
 
 def _layers(current: Conf) -> Iterator[CheckMessage]:

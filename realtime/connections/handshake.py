@@ -85,7 +85,7 @@ def check_origin(scope: Scope) -> None:
         if conf().require_origin:
             raise Refused(RefusalCode.FORBIDDEN_ORIGIN, "an Origin is required")
         return
-    if len(origins) > 1 or not is_allowed_origin(origins[0]):
+    if len(origins) > 1 or not (is_allowed_origin(origins[0]) or _is_own_origin(scope, origins[0])):
         raise Refused(RefusalCode.FORBIDDEN_ORIGIN, "this Origin is not allowed")
 
 
@@ -94,9 +94,34 @@ def is_allowed_origin(origin: str) -> bool:
     return _normalised(origin) in {_normalised(allowed) for allowed in conf().allowed_origins}
 
 
+def _is_own_origin(scope: Scope, origin: str) -> bool:
+    """Whether a client that is no browser sent the address of this server as its Origin, as React Native does.
+
+    The scheme is the client's own word: behind a proxy that ends TLS the server does not know it.
+    """
+    hosts = headers_of(scope, b"host")
+    scheme = origin.lower().partition("://")[0]
+    if conf().require_origin or len(hosts) != 1 or not hosts[0] or scheme not in _DEFAULT_PORTS:
+        return False
+    return not _is_browser(scope) and _normalised(origin) == _normalised(f"{scheme}://{hosts[0]}")
+
+
+def _is_browser(scope: Scope) -> bool:
+    """Whether a page may have sent this: no script can change these headers.
+
+    Chromium sends no `Sec-Fetch-…` with a WebSocket handshake, but every browser's User-Agent begins with `Mozilla/`.
+    """
+    return any(name.startswith(b"sec-fetch-") for name, _ in scope["headers"]) or any(
+        agent.startswith("Mozilla/") for agent in headers_of(scope, b"user-agent")
+    )
+
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
+
+
 def _normalised(origin: str) -> str:
     scheme, separator, host = origin.lower().partition("://")
-    return scheme + separator + host.removesuffix({"http": ":80", "https": ":443"}.get(scheme, ":"))
+    return scheme + separator + host.removesuffix(_DEFAULT_PORTS.get(scheme, ":"))
 
 
 async def authorize(scope: Scope, namespace: str) -> Principal:

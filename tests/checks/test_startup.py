@@ -75,6 +75,63 @@ REALTIME: list[tuple[dict[str, Any], str]] = [
         for path in ("no.such.policy", "hub.policy.no_such", "nodots")
     ),
     *(({"TRUSTED_PROXIES": ["127.0.0.1", each]}, "E011") for each in ("10.0.0.0/33", "proxy", "10.0.0.1/8")),
+    *(
+        ({"ALLOWED_ORIGINS": ["https://a.test", each]}, "E022")
+        for each in (
+            *(
+                "https://a.test/",
+                "https://a.test/app",
+                "*",
+                "https://*",
+                "https://*.a.test",
+                "a.test",
+                "//a.test",
+            ),
+            *(
+                "a.test:8000",
+                "https://",
+                "https:a.test",
+                "wss://a.test",
+                "ws://a.test:8001",
+                " https://b.test",
+            ),
+            *(
+                "https://a.test ",
+                "https://a test",
+                "https://a.test?x",
+                "https://a.test#x",
+                "https://u@a.test",
+            ),
+            *(
+                "https://a.test,https://b.test",
+                "https://a.test:",
+                "https://a.test:port",
+                "https://a.test:123456",
+            ),
+            *(
+                "https://bücher.test",
+                "http://::1",
+                "http://[0:0:0:0:0:0:0:1]",
+                "http://[::g]",
+                "NULL/",
+                "'https://a'",
+            ),
+        )
+    ),
+    *(
+        ({"ALLOWED_ORIGINS": [each]}, "")
+        for each in (
+            *(
+                "https://a.test",
+                "https://A.test",
+                "https://a.test:443",
+                "http://localhost:3000",
+                "http://127.0.0.1",
+            ),
+            *("http://[::1]:8000", "null", "file://", "chrome-extension://abcdefgh", "capacitor://localhost"),
+            *("https://xn--bcher-kva.test", "http://a_b.test", "https://a.test."),
+        )
+    ),
     ({"CLAIMS": "tests.auth.test_claims.to_principal"}, ""),
     *(
         ({"REDIS_URL": url}, "")
@@ -116,6 +173,17 @@ def test_wrong_value_is_an_error_that_names_it(set_realtime):
     (error,) = startup()
     assert error.id == "realtime.E001"
     assert "GRACE_PERIOD" in error.msg
+
+
+# --- E022: origins -----------------------------------------------------------------------------------
+
+
+def test_origin_that_no_page_has_is_named_with_a_hint(set_realtime):
+    set_realtime(ALLOWED_ORIGINS=["https://a.test", "https://b.test/", "*"])
+    (error,) = startup()
+    assert error.id == "realtime.E022"
+    assert "'https://b.test/', '*'" in error.msg
+    assert "https://support.example.com" in error.hint
 
 
 # --- E017: what is imported by name --------------------------------------------------------------------

@@ -93,6 +93,107 @@ def test_two_origins_are_refused_even_if_both_are_listed(origins):
         check_origin(scope("https://a.test", "https://b.test"))
 
 
+def own(origin: str, *hosts: str, **headers: str) -> dict[str, Any]:
+    """A handshake with this Origin and these Hosts; `user_agent="x"` is a header."""
+    more = {**{f"host{'' if n == 0 else ' '}": host for n, host in enumerate(hosts)}, **headers}
+    named = [(name.strip().replace("_", "-").encode(), value.encode()) for name, value in more.items()]
+    return {"headers": [(b"origin", origin.encode()), *named]}
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://10.0.2.2:8001", "10.0.2.2:8001"),
+        ("https://chat.test", "chat.test"),
+        ("https://chat.test:443", "chat.test"),  # React Native on Android writes the port as the address does
+        ("https://chat.test", "chat.test:443"),
+        ("http://chat.test", "chat.test:80"),
+        ("HTTPS://Chat.Test", "chat.TEST"),
+        ("ws://chat.test:8001", "chat.test:8001"),
+        ("wss://chat.test:443", "chat.test"),
+        ("http://[::1]:8001", "[::1]:8001"),
+        ("http://[::1]", "[::1]:80"),
+        ("https://chat.test.", "chat.test."),
+    ],
+)
+@pytest.mark.parametrize("agent", ["okhttp/4.12.0", "App/1 CFNetwork/1568 Darwin/24.0", ""])
+def test_own_address_as_origin_is_allowed_to_what_is_no_browser(origins, origin: str, host: str, agent: str):
+    origins("https://a.test")
+    check_origin(own(origin, host, user_agent=agent))
+    check_origin(own(origin, host))
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://chat.test:8002", "chat.test:8001"),
+        ("http://chat.test", "chat.test:8001"),
+        ("http://chat.test:8001", "chat.test"),
+        ("http://chat.test:443", "chat.test"),
+        ("https://chat.test:80", "chat.test"),
+        ("https://chat.test", "chat.test:80"),
+        ("https://chat.test.", "chat.test"),
+        ("https://chat.test", "chat.test."),
+        ("https://chat.test/", "chat.test"),
+        ("https://chat.test?", "chat.test"),
+        ("https://user@chat.test", "chat.test"),
+        ("https://www.chat.test", "chat.test"),
+        ("https://chat.test.evil.test", "chat.test"),
+        ("http://[::1]:8001", "[::2]:8001"),
+        ("http://[::1]:8001", "::1:8001"),
+        ("file://chat.test", "chat.test"),
+        ("chat.test", "chat.test"),
+        ("null", "null"),
+        ("null", "chat.test"),
+        ("https://", ""),
+    ],
+)
+def test_other_address_as_origin_is_not_allowed(origins, origin: str, host: str):
+    origins("https://a.test")
+    with pytest.raises(Refused, match="not allowed"):
+        check_origin(own(origin, host))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"user_agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0.0.0 Safari/537.36"},
+        {"sec_fetch_mode": "websocket"},
+        {"sec_fetch_site": "same-origin", "user_agent": "okhttp/4.12.0"},
+    ],
+)
+def test_browser_has_to_be_on_a_listed_page_even_at_the_own_address(origins, headers: dict[str, str]):
+    origins("https://a.test")
+    with pytest.raises(Refused, match="not allowed"):
+        check_origin(own("https://chat.test", "chat.test", **headers))
+
+
+def test_own_address_is_known_by_one_host_alone_and_not_by_what_is_forwarded(origins):
+    origins("https://a.test")
+    for hosts, forwarded in [
+        ((), {}),
+        (("chat.test", "chat.test"), {}),
+        (("b.test",), {"x_forwarded_host": "chat.test"}),
+    ]:
+        with pytest.raises(Refused, match="not allowed"):
+            check_origin(own("https://chat.test", *hosts, **forwarded))
+    with pytest.raises(Refused, match="not allowed"):
+        check_origin(
+            {
+                "headers": [
+                    *own("https://chat.test", "chat.test")["headers"],
+                    (b"origin", b"https://chat.test"),
+                ]
+            }
+        )
+
+
+def test_own_address_is_not_enough_where_an_origin_is_required(origins):
+    origins("https://a.test", REQUIRE_ORIGIN=True)
+    with pytest.raises(Refused, match="not allowed"):
+        check_origin(own("https://chat.test", "chat.test"))
+
+
 # --- Refusals ----------------------------------------------------------------------------------------
 
 

@@ -191,6 +191,59 @@ async def test_verdict_is_the_refusal_of_a_handshake(stack: Stack, status: int, 
         assert said[0] == said[1]
 
 
+# --- The own address as Origin ----------------------------------------------------------------------
+
+
+def own_address(stack: Stack, **more: str) -> list[tuple[str, str | bytes]]:
+    """The headers of React Native: it sends the address of the socket as its Origin."""
+    return [
+        ("Origin", f"http://127.0.0.1:{stack.port}"),
+        *((name.replace("_", "-"), more[name]) for name in more),
+    ]
+
+
+async def test_app_that_sends_the_address_of_the_server_as_origin_is_accepted(stack: Stack):
+    response = await stack.handshake(
+        token=stack.sign(), headers=own_address(stack, User_Agent="okhttp/4.12.0")
+    )
+    assert response.status == 101
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"User_Agent": "Mozilla/5.0 (X11; Linux x86_64) HeadlessChrome/140.0.0.0 Safari/537.36"},
+        {"Sec_Fetch_Mode": "websocket"},
+    ],
+)
+async def test_browser_at_the_address_of_the_server_is_refused_unless_it_is_listed(
+    stack: Stack, headers: dict[str, str]
+):
+    response = await stack.handshake(token=stack.sign(), headers=own_address(stack, **headers))
+    stack.assert_refused(response, 403, "forbidden_origin")
+
+
+async def test_two_origins_are_refused_even_if_each_is_allowed(stack: Stack):
+    headers = [*own_address(stack), ("Origin", ORIGIN)]
+    assert (await stack.handshake(token=stack.sign(), headers=headers)).status in {400, 403}
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://127.0.0.1", "http://127.0.0.1:1", "http://localhost", "http://chat.test"]
+)
+async def test_other_host_or_port_as_origin_is_refused_whatever_is_forwarded(stack: Stack, origin: str):
+    headers = [("Origin", origin), ("X-Forwarded-Host", origin.removeprefix("http://"))]
+    stack.assert_refused(await stack.handshake(token=stack.sign(), headers=headers), 403, "forbidden_origin")
+
+
+async def test_verdict_on_the_own_address_is_that_of_the_handshake(uvicorn_stack: Stack):
+    bearing = [bearer(uvicorn_stack.sign()), *own_address(uvicorn_stack)]
+    assert (await uvicorn_stack.http("GET", "/hub/", bearing)).status == 204
+    asked = await uvicorn_stack.http("GET", "/hub/", [*bearing, ("User-Agent", "Mozilla/5.0")])
+    assert (asked.status, asked.error["code"]) == (403, "forbidden_origin")
+    assert "access-control-allow-origin" not in asked.headers
+
+
 # --- Other settings --------------------------------------------------------------------------------
 
 
