@@ -73,8 +73,13 @@ class Rooms(Mapping[str, int]):
     # --- Connecting ------------------------------------------------------------------------------
 
     def set_clock(self, redis_time: float) -> None:
-        """Redis' clock shows `redis_time` now: from here on, that of the event loop stands for it."""
+        """Redis' clock showed `redis_time` a moment ago, when the connection entered its initial rooms.
+
+        From here on, the clock of the event loop stands for it.
+        """
         self._clock_offset = redis_time - asyncio.get_running_loop().time()
+        for listener in self._listeners.values():
+            listener.entered_at = redis_time
 
     async def enter_initial(self, rooms: Sequence[str], *, resumes: bool) -> None:
         """Enter the rooms that the token names, paused. Raises `redis.RedisError`."""

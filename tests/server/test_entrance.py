@@ -57,8 +57,8 @@ CASES: dict[str, Callable[[], bytes]] = {
     "root": lambda: head(b"/", bearer(token())),
 }
 VARIABLE = re.compile(
-    rb'(?i:date): [^\r]*|"connection_id":"[0-9a-f]+"|"expires_at":"[^"]+"|"offset":"[^"]+"|[0-9]{16}|'
-    rb"was [0-9.]+ s ago"
+    rb'"connection_id":"[0-9a-f]+"|"expires_at":"[^"]+"|"offset":"[^"]+"|[0-9]{16}|'
+    rb"(?i:date): [^\r]*|(?i:content-length): [0-9]+|was [0-9.]+ s ago"
 )
 """What differs between two handshakes."""
 
