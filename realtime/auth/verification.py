@@ -64,6 +64,7 @@ class Verifier:
         self.backend = _backend()
         self.leeway = self.backend.get_leeway().total_seconds()
         self._mapping = mapping()
+        self._kind_claim = jwt_settings().TOKEN_TYPE_CLAIM
         self._key_set = _key_set(self.backend)
         self._secret = _shared_secret(self.backend)
         self._recognised: OrderedDict[bytes, Principal] = OrderedDict()
@@ -101,9 +102,14 @@ class Verifier:
         return self.backend.get_verifying_key(token)  # type: ignore[arg-type]
 
     def _principal(self, claims: Mapping[str, Any], digest: bytes) -> Principal:
-        _check_kind(claims)
+        self._check_kind(claims)
         _check_times(claims, time.time(), self.leeway)
         return principal_of(claims, self._mapping, digest.hex())
+
+    def _check_kind(self, claims: Mapping[str, Any]) -> None:
+        """A refresh token opens no connection, whatever the claims are mapped to. Raises `AuthenticationFailed`."""
+        if claims.get(self._kind_claim) == "refresh":
+            raise invalid_token(f"the token's {self._kind_claim} is not 'access'")
 
     def _claims(self, token: str, key: Any) -> Mapping[str, Any]:
         """The claims of a token that this key has signed. Raises `AuthenticationFailed`."""
@@ -191,14 +197,6 @@ def _key_id(token: str) -> str:
     if not isinstance(kid, str):
         raise invalid_token("the token names no key (kid)")
     return kid
-
-
-def _check_kind(claims: Mapping[str, Any]) -> None:
-    """A refresh token opens no connection, whatever the claims are mapped to. Raises `AuthenticationFailed`."""
-    jwt = jwt_settings()
-
-    if claims.get(jwt.TOKEN_TYPE_CLAIM) == "refresh":
-        raise invalid_token(f"the token's {jwt.TOKEN_TYPE_CLAIM} is not 'access'")
 
 
 def _check_times(claims: Mapping[str, Any], now: float, leeway: float) -> None:
