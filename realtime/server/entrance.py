@@ -56,7 +56,8 @@ class Entrance(asyncio.Protocol):
     def _begin(self, handshake: Handshake) -> None:
         transport = self._transport
         path = handshake.target.partition(b"?")[0]
-        refused = admission.refuse_handshake(peer_address(transport), handshake.headers, path)
+        peer = peer_address(transport) if conf().trusted_proxies else None  # only then it is looked at
+        refused = admission.refuse_handshake(peer, handshake.headers, path)
         if refused is not None:
             transport.write(admission.response(refused, self._server.default_headers))
             transport.close()

@@ -46,6 +46,8 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
     """Of the message that is being received."""
     curr_msg_data_type = "bytes"
 
+    head = b""
+    """The head with which the handshake is accepted, until it is written: a system call less if a frame follows."""
     _accepts = b""
     """The value of Sec-WebSocket-Accept, once the request is one that may be accepted."""
     parser: ServerProtocol | None = None
@@ -145,9 +147,20 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
             lines.append(b"%b: %b" % (name.lower(), value))
         if subprotocol := message.get("subprotocol"):
             lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode())
-        self.transport.write(b"\r\n".join([*lines, b"", b""]))
+        self.head = b"\r\n".join([*lines, b"", b""])
         self.handshake_complete = True
         self.start_keepalive()
+        self.loop.call_soon(self.write_head)
+
+    def write_head(self) -> None:
+        """Write the head, unless that is done. It waits until the end of this turn of the loop for the first frame."""
+        if self.head:
+            head, self.head = self.head, b""
+            self.transport.write(head)
+
+    def shutdown(self) -> None:
+        self.write_head()
+        super().shutdown()
 
     def send_400_response(self) -> None:
         """Refuse a request that is not HTTP."""

@@ -92,6 +92,7 @@ class WebSocketProtocol(WebSocketBeginning):
                 raise ClientDisconnected
             self.accept(message)
         else:
+            self.write_head()
             await super().send(message)
 
     # --- Writing ---------------------------------------------------------------------------------
@@ -104,7 +105,8 @@ class WebSocketProtocol(WebSocketBeginning):
             if self._behind_since and self.unsent > conf().limits.unsent_bytes > 0:
                 self.cut(CloseCode.TOO_SLOW)
             else:
-                self.transport.write(frames)
+                self.transport.write(self.head + frames if self.head else frames)
+                self.head = b""
 
     @property
     def unsent(self) -> int:
@@ -142,6 +144,7 @@ class WebSocketProtocol(WebSocketBeginning):
 
     def cut(self, code: CloseCode) -> None:
         """Close, and give the peer `CUT_SECONDS` to read what is on its way, the close frame with it."""
+        self.write_head()
         self.conn.send_close(code, REASONS[code])
         self.handle_parser_exception()
         self.loop.call_later(CUT_SECONDS, self.transport.abort)
@@ -150,6 +153,7 @@ class WebSocketProtocol(WebSocketBeginning):
         """What `send` does with `websocket.close`, at once and however much waits to be written."""
         if not self.handshake_complete or self.close_sent or self.disconnected or self.conn.state is not OPEN:
             return
+        self.write_head()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
@@ -207,6 +211,7 @@ class WebSocketProtocol(WebSocketBeginning):
 
     def frame_received(self, frame: bytes, early: float) -> None:
         """Handle one frame, which came `early` seconds too early. After our close frame only the peer's own matters."""
+        self.write_head()
         if self.close_sent and frame[0] & 0x0F != Opcode.CLOSE:
             return
         if early and not frame[0] & CONTROL:
