@@ -211,7 +211,8 @@ class WebSocketProtocol(WebSocketBeginning):
 
     def frame_received(self, frame: bytes, early: float) -> None:
         """Handle one frame, which came `early` seconds too early. After our close frame only the peer's own matters."""
-        self.write_head()
+        if self.head:
+            self.write_head()
         if self.close_sent and frame[0] & 0x0F != Opcode.CLOSE:
             return
         if early and not frame[0] & CONTROL:
