@@ -114,8 +114,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         if self._ended_early:
             raise _refusal(*self._ended_early)
         chosen = SUBPROTOCOL if SUBPROTOCOL in (self.scope.get("subprotocols") or ()) else None
-        accept: Any = {"type": "websocket.accept", "subprotocol": chosen}
-        await self.base_send(accept)
+        await self.accept(subprotocol=chosen)
         self.accepted = True
         metrics.handshakes(self.namespace, "accepted").inc()
         tracing.end_handshake(self.scope, "accepted")
