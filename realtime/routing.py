@@ -4,34 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from channels.routing import URLRouter
-from django.urls import re_path
-
 from realtime.auth.credentials import Scope
 from realtime.conf import cached
 from realtime.connections.admission import refuse_handshake
 from realtime.connections.frame_outlet import EXTENSION
-from realtime.connections.handshake import JWTScopeMiddleware, Receive, Send, not_found, path_of, send_refusal
+from realtime.connections.handshake import (
+    Application,
+    JWTScopeMiddleware,
+    Receive,
+    Send,
+    not_found,
+    path_of,
+    send_refusal,
+)
 from realtime.protocol.namespaces import Namespace, namespaces
-
-_not_found: Any = not_found
 
 
 @cached()
-def _routes() -> Any:
-    return URLRouter(
-        [
-            *(_route(namespace) for namespace in namespaces().values()),
-            # Without it every probe of a wrong path would be an exception with a stack trace.
-            re_path(r"", _not_found),
-        ]
-    )
+def _routes() -> dict[str, Application]:
+    """The application of each path, with and without the slash at its end."""
+    found = [(namespace.name, _application(namespace)) for namespace in namespaces().values()]
+    return {path: made for name, made in found for path in (f"/{name}", f"/{name}/")}
 
 
-def _route(namespace: Namespace) -> Any:
-    consumer = namespace.consumer_class.as_asgi(declared=namespace)
-    application: Any = JWTScopeMiddleware(consumer, namespace.name)
-    return re_path(rf"^{namespace.name}/?$", application)
+def _application(namespace: Namespace) -> Application:
+    return JWTScopeMiddleware(namespace.consumer_class.as_asgi(declared=namespace), namespace.name)
 
 
 def is_namespace(scope: Scope) -> bool:
@@ -50,5 +47,6 @@ async def websocket(scope: dict[str, Any], receive: Receive, send: Send) -> None
             await receive()
             await send_refusal(scope, send, refused)
             return
-    has_one_spelling = path_of(scope) == scope["path"]
-    await (_routes() if has_one_spelling else _not_found)(scope, receive, send)
+    path = path_of(scope)
+    application = _routes().get(path) if path == scope["path"] else None
+    await (application or not_found)(scope, receive, send)

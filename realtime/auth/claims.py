@@ -32,7 +32,7 @@ Claims = Mapping[str, Any]
 def mapping() -> Callable[[Claims], Claims]:
     """The function that maps a token's claims to those of docs/protocol.md. Raises `ImportError`."""
     if not conf().claims:
-        return _own_claims
+        return _own_claims()
     found: Callable[[Claims], Claims] = load(import_string, conf().claims)
     return found
 
@@ -70,16 +70,19 @@ def principal_of(claims: Claims, mapped: Callable[[Claims], Claims], token_id: s
     )
 
 
-def _own_claims(claims: Claims) -> Claims:
-    """The claims of a token that simplejwt has made. Raises `AuthenticationFailed` unless it is an access token."""
+def _own_claims() -> Callable[[Claims], Claims]:
+    """The mapping for tokens that simplejwt has made, as its settings are now."""
     jwt = jwt_settings()
+    token_type, token_id, user_id = jwt.TOKEN_TYPE_CLAIM, jwt.JTI_CLAIM, jwt.USER_ID_CLAIM
 
-    if claims.get(jwt.TOKEN_TYPE_CLAIM) != "access":
-        raise invalid_token(f"the token's {jwt.TOKEN_TYPE_CLAIM} is not 'access'")
-    if not _token_id(claims.get(jwt.JTI_CLAIM)):
-        raise invalid_token(f"the token has no {jwt.JTI_CLAIM}")
-    own = {"user_id": claims.get(jwt.USER_ID_CLAIM), "jti": claims[jwt.JTI_CLAIM]}
-    return {**claims, **own}
+    def mapped(claims: Claims) -> Claims:
+        if claims.get(token_type) != "access":
+            raise invalid_token(f"the token's {token_type} is not 'access'")
+        if not _token_id(claims.get(token_id)):
+            raise invalid_token(f"the token has no {token_id}")
+        return {**claims, "user_id": claims.get(user_id), "jti": claims[token_id]}
+
+    return mapped
 
 
 def _mapped(claims: Claims, mapped: Callable[[Claims], Claims]) -> Claims:

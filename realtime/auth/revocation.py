@@ -81,9 +81,14 @@ def _disconnected_key(namespace: str, user_id: str) -> str:
     return key("disconnected", namespace, user_id)
 
 
+def marks_of(principal: Principal, namespace: str) -> tuple[str, str]:
+    """The keys of what may end a connection: that its token was revoked, and when its user was last disconnected."""
+    return _revoked_key(principal.jti), _disconnected_key(namespace, principal.user_id)
+
+
 async def must_leave(principal: Principal, namespace: str, opened_at: float) -> bool:
     """Whether a connection opened at `opened_at` (Redis' clock) was disconnected or its token revoked since."""
-    revoked, mark = await mget([_revoked_key(principal.jti), _disconnected_key(namespace, principal.user_id)])
+    revoked, mark = await mget(marks_of(principal, namespace))
     return revoked is not None or (mark is not None and float(mark) >= opened_at)
 
 

@@ -17,6 +17,7 @@ from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, MissingRequ
 from realtime.auth.claims import mapping, principal_of
 from realtime.auth.jwks import KeySet, KeysUnavailable, UnknownKey
 from realtime.auth.jwt_settings import jwt_settings
+from realtime.auth.shared_secret import ALGORITHM, SharedSecret
 from realtime.conf import conf
 from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode, invalid_token
 from realtime.protocol.principal import Principal
@@ -63,7 +64,9 @@ class Verifier:
         self.backend = _backend()
         self.leeway = self.backend.get_leeway().total_seconds()
         self._mapping = mapping()
+        self._kind_claim = jwt_settings().TOKEN_TYPE_CLAIM
         self._key_set = _key_set(self.backend)
+        self._secret = _shared_secret(self.backend)
         self._recognised: OrderedDict[bytes, Principal] = OrderedDict()
         """By the digest of the token."""
 
@@ -81,7 +84,7 @@ class Verifier:
         except UnknownKey as error:
             raise invalid_token("the identity provider does not know the token's key (kid)") from error
         # It is not kept: its key may be taken away at any time.
-        return self._principal(token, _digest(token), key.key)
+        return self._principal(self._claims(token, key.key), _digest(token))
 
     def verify(self, token: str) -> Principal:
         """The principal of an access token. Raises `AuthenticationFailed`."""
@@ -89,17 +92,24 @@ class Verifier:
         known = self._recognised.get(digest)
         if known and time.time() < known.expires_at + self.leeway:
             return known
-        key = self.backend.get_verifying_key(token)  # type: ignore[arg-type]
-        principal = self._recognised[digest] = self._principal(token, digest, key)
+        claims = (self._secret and self._secret.claims(token)) or self._claims(token, self._key(token))
+        principal = self._recognised[digest] = self._principal(claims, digest)
         if len(self._recognised) > RECOGNISED:
             self._recognised.popitem(last=False)
         return principal
 
-    def _principal(self, token: str, digest: bytes, key: Any) -> Principal:
-        claims = self._claims(token, key)
-        _check_kind(claims)
+    def _key(self, token: str) -> Any:
+        return self.backend.get_verifying_key(token)  # type: ignore[arg-type]
+
+    def _principal(self, claims: Mapping[str, Any], digest: bytes) -> Principal:
+        self._check_kind(claims)
         _check_times(claims, time.time(), self.leeway)
         return principal_of(claims, self._mapping, digest.hex())
+
+    def _check_kind(self, claims: Mapping[str, Any]) -> None:
+        """A refresh token opens no connection, whatever the claims are mapped to. Raises `AuthenticationFailed`."""
+        if claims.get(self._kind_claim) == "refresh":
+            raise invalid_token(f"the token's {self._kind_claim} is not 'access'")
 
     def _claims(self, token: str, key: Any) -> Mapping[str, Any]:
         """The claims of a token that this key has signed. Raises `AuthenticationFailed`."""
@@ -165,6 +175,16 @@ def _key_set(backend: TokenBackend) -> KeySet | None:
     return KeySet(backend.jwks_client.uri, timeout=conf().jwks_timeout, outage=conf().jwks_outage)
 
 
+def _shared_secret(backend: TokenBackend) -> SharedSecret | None:
+    """The shared secret that tokens are signed with; None where PyJWT has more to check than a signature."""
+    if backend.algorithm != ALGORITHM or backend.audience is not None or backend.issuer is not None:
+        return None
+    try:
+        return SharedSecret(backend.signing_key)
+    except ValueError:
+        return None
+
+
 def _digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
@@ -177,14 +197,6 @@ def _key_id(token: str) -> str:
     if not isinstance(kid, str):
         raise invalid_token("the token names no key (kid)")
     return kid
-
-
-def _check_kind(claims: Mapping[str, Any]) -> None:
-    """A refresh token opens no connection, whatever the claims are mapped to. Raises `AuthenticationFailed`."""
-    jwt = jwt_settings()
-
-    if claims.get(jwt.TOKEN_TYPE_CLAIM) == "refresh":
-        raise invalid_token(f"the token's {jwt.TOKEN_TYPE_CLAIM} is not 'access'")
 
 
 def _check_times(claims: Mapping[str, Any], now: float, leeway: float) -> None:

@@ -6,17 +6,17 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 from channels.exceptions import StopConsumer
 from redis.exceptions import RedisError
 
-from realtime.auth import revocation
 from realtime.auth.credentials import SUBPROTOCOL
 from realtime.conf import cached, conf
 from realtime.connections import ephemeral, handshake, rights, user_limit
+from realtime.connections.arrivals import arrivals
 from realtime.connections.deadlines import Deadlines
 from realtime.connections.dispatch import FrameDispatch
 from realtime.connections.event_driven import EventDrivenConsumer
@@ -52,9 +52,9 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         super().__init__(*args, **kwargs)
         self.declared = declared
         self.namespace = declared.name
-        self.connection_id = uuid4().hex
+        self.connection_id = token_hex(16)
         self.opened_at = 0.0
-        """When the handshake began: seconds of Redis' clock."""
+        """When Redis let the connection in, by its clock, in seconds; 0: not yet."""
         self.accepted = False
         self.outlet: ConnectionOutlet
         self.rate = FrameRate()
@@ -64,13 +64,9 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self.deadlines = Deadlines(self)
         self._registry = ConnectionRegistry.current()
         self._ended_early: tuple[CloseCode, str] | None = None  # by an order, before it was accepted
+        self._order: tuple[float, str] | None = None  # to disconnect the user, before `opened_at` was known
         self._admitted: user_limit.UserConnection | None = None
         self._gone = self._said_closed = False
-
-    @property
-    def user(self) -> tuple[str, str]:
-        """Namespace and user id."""
-        return self.namespace, self.principal.user_id
 
     @property
     def facts(self) -> dict[str, str]:
@@ -117,12 +113,12 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
             raise handshake.unavailable() from error
         if self._ended_early:
             raise _refusal(*self._ended_early)
-        offered = self.scope.get("subprotocols") or ()
-        await self.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        chosen = SUBPROTOCOL if SUBPROTOCOL in (self.scope.get("subprotocols") or ()) else None
+        await self.accept(subprotocol=chosen)
         self.accepted = True
-        metrics.HANDSHAKES.labels(self.namespace, "accepted").inc()
+        metrics.handshakes(self.namespace, "accepted").inc()
         tracing.end_handshake(self.scope, "accepted")
-        metrics.CONNECTIONS.labels(self.namespace).inc()
+        metrics.connections(self.namespace).inc()
         logger.info("connection opened", extra={"role": self.principal.role})
         if self._ended_early:
             self.ended = False
@@ -134,19 +130,30 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         await self.on_ready()
 
     async def _enter(self) -> None:
-        self.opened_at = await revocation.now()
-        self.rooms.set_clock(self.opened_at)
         await self._registry.start()
         handshake.check_capacity()  # no `await` before the next line, which takes the place
         self._registry.add(self)
+        # In the registry first, checked second: a revoke in between is either found or signalled to this connection.
+        self._admitted = user_limit.UserConnection(*self.user, self.channel_name)
+        arriving = arrivals().ask(self.principal, self._admitted)
         resumes = b"resume=1" in self.scope.get("query_string", b"").split(b"&")
         await self.rooms.enter_initial(self.initial_rooms(), resumes=resumes)
-        # Entered first, checked second: a revoke in between is either found here or signalled to this connection.
-        if await revocation.must_leave(self.principal, self.namespace, self.opened_at):
+        if (arrival := await arriving) is None:
             raise _refusal(CloseCode.REVOKED, "the token was revoked or its user disconnected")
-        self._admitted = user_limit.UserConnection(*self.user, self.channel_name, self.opened_at)
-        await user_limit.admit(self._admitted)
+        self.opened_at = arrival.opened_at
+        self.rooms.set_clock(self.opened_at)
+        if arrival.surplus:
+            await user_limit.close_oldest(self._admitted, arrival.surplus)
+        if self._order is not None:
+            self.user_disconnected(*self._order)
         await self.on_enter()
+
+    def user_disconnected(self, at: float, reason: str) -> None:
+        """The user was disconnected by an operator: close the connection if it was opened at `at` or before."""
+        if not self.opened_at:
+            self._order = at, reason  # it is judged as soon as Redis has answered
+        elif self.opened_at <= at:
+            self.terminate(CloseCode.REVOKED, reason)
 
     def terminate(self, code: CloseCode, reason: str = "") -> None:
         """Close the connection now: nothing is written after this. Without a reason, the code's usual one is sent."""
@@ -188,7 +195,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self.cancel_all()
         self._registry.remove(self)
         if self.accepted:
-            metrics.CONNECTIONS.labels(self.namespace).dec()
+            metrics.connections(self.namespace).dec()
         for step in (self.typing.stop_everywhere, self.on_gone, self.rooms.leave_all, self._release):
             try:
                 await step()
@@ -267,7 +274,10 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
 
     async def review(self) -> None:
         """Read the rights of this connection again: a revocation may have been missed. Raises `redis.RedisError`."""
-        await rights.review(self, self.rooms)
+        if self.opened_at:
+            await rights.review(self, self.rooms)
+        else:  # it is only just opening: its client has to try again
+            self.terminate(CloseCode.RESTARTING)
 
     def expel(self, room: str, reason: str, *, before: float = math.inf) -> None:
         """Take this connection out of a room, now, if it entered before then (seconds of Redis' clock)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from realtime.auth.verification import leeway
@@ -10,6 +9,7 @@ from realtime.conf import conf
 from realtime.connections.interface import Connection
 from realtime.protocol.close_codes import CloseCode
 from realtime.protocol.envelope import iso
+from realtime.tasks.running import running_loop
 
 EXPIRY_NOTICE = 60.0
 """Seconds before the token expires at which the client is told (half-way for a token that lives shorter)."""
@@ -33,7 +33,7 @@ class Deadlines:
 
     def heard(self) -> None:
         """The client sent a frame."""
-        self._heard_at = asyncio.get_running_loop().time()
+        self._heard_at = running_loop().time()
 
     def renew(self) -> None:
         """The connection has a new token."""
@@ -44,7 +44,7 @@ class Deadlines:
 
     def _watch(self) -> None:
         expires_at = self._connection.principal.expires_at
-        silent = asyncio.get_running_loop().time() - self._heard_at
+        silent = running_loop().time() - self._heard_at
         ends = expires_at + leeway() - time.time()
         notice = self._notice_at - time.time() if self._notice_at else ends
         self._connection.call_after(min(conf().presence_ttl - silent, ends, notice), "watch", self.check)
@@ -54,7 +54,7 @@ class Deadlines:
         connection, now = self._connection, time.time()
         if now >= connection.principal.expires_at + leeway():
             connection.terminate(CloseCode.TOKEN_EXPIRED)
-        elif asyncio.get_running_loop().time() - self._heard_at >= conf().presence_ttl:
+        elif running_loop().time() - self._heard_at >= conf().presence_ttl:
             connection.terminate(CloseCode.SILENT)
         else:
             if self._notice_at and now >= self._notice_at:

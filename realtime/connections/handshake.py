@@ -72,9 +72,10 @@ def draining() -> Refused:
 
 def check_capacity() -> None:
     """Raises `Refused` when this instance may not have one more connection."""
-    if ConnectionRegistry.current().is_draining:
+    registry = ConnectionRegistry.current()
+    if registry.is_draining:
         raise draining()
-    if 0 < conf().limits.connections <= len(ConnectionRegistry.current().connections):
+    if 0 < conf().limits.connections <= len(registry.connections):
         raise at_capacity()
 
 
@@ -187,7 +188,6 @@ class JWTScopeMiddleware:
 
 
 def _without_token(scope: dict[str, Any]) -> dict[str, Any]:
-    query = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
     return {
         **scope,
         "headers": [
@@ -195,9 +195,19 @@ def _without_token(scope: dict[str, Any]) -> dict[str, Any]:
             for header in scope["headers"]
             if header[0] not in {b"authorization", b"sec-websocket-protocol"}
         ],
-        "query_string": urlencode([field for field in query if field[0] != "token"]).encode(),
+        "query_string": _query_without_token(scope.get("query_string", b"")),
         "subprotocols": [p for p in scope.get("subprotocols") or () if not p.startswith(BEARER_SUBPROTOCOL)],
     }
+
+
+def _query_without_token(query: bytes) -> bytes:
+    if query in _COMMON_QUERIES:
+        return query
+    fields = parse_qsl(query.decode("latin-1"))
+    return urlencode([field for field in fields if field[0] != "token"]).encode()
+
+
+_COMMON_QUERIES = frozenset({b"", b"resume=1"})
 
 
 async def deny(scope: Scope, send: Send, refused: Refused, namespace: str) -> None:

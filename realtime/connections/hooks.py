@@ -22,6 +22,11 @@ class ConnectionHooks:
     principal: Principal
     rooms: Rooms
 
+    @property
+    def user(self) -> tuple[str, str]:
+        """Namespace and user id."""
+        return self.declared.name, self.principal.user_id
+
     def initial_rooms(self) -> list[str]:
         """The rooms that are entered on connect: here, the user's own and those that the namespace declares."""
         rooms = {user_room(self.principal.user_id): None}

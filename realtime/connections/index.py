@@ -20,19 +20,20 @@ class ConnectionIndex:
 
     def add(self, connection: Connection) -> None:
         """From now on signals reach this connection."""
-        self.connections[connection.connection_id] = connection
-        if connection.user not in self._by_user:
-            self._by_user[connection.user] = set()
-            metrics.USERS.labels(connection.user[0]).inc()
-        self._by_user[connection.user].add(connection.connection_id)
-        self._by_token.setdefault(connection.principal.jti, set()).add(connection.connection_id)
+        connection_id, user = connection.connection_id, connection.user
+        self.connections[connection_id] = connection
+        if user not in self._by_user:
+            self._by_user[user] = set()
+            metrics.users(user[0]).inc()
+        self._by_user[user].add(connection_id)
+        self._by_token.setdefault(connection.principal.jti, set()).add(connection_id)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.pop(connection.connection_id, None)
         _discard(self._by_token, connection.principal.jti, connection.connection_id)
         if _discard(self._by_user, connection.user, connection.connection_id):
-            metrics.USERS.labels(connection.user[0]).dec()
+            metrics.users(connection.user[0]).dec()
 
     def refreshed(self, connection: Connection, previous: str) -> None:
         """The connection has exchanged the token with the `jti` `previous` for another."""

@@ -64,6 +64,9 @@ class Connection(results.Connection, Protocol):
     def terminate(self, code: CloseCode, reason: str = "") -> None:
         """Close the connection now."""
 
+    def user_disconnected(self, at: float, reason: str) -> None:
+        """Close the connection if it was opened at `at` or before (seconds of Redis' clock)."""
+
     async def review(self) -> None:
         """Read the rights of the connection again, because a revocation may have been missed.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from realtime.conf import conf
+from realtime.tasks.running import running_loop
 
 PAUSE_SECONDS = 1.0
 """Seconds without a refusal that are a pause."""
@@ -66,7 +65,7 @@ class FrameRate:
     def take(self) -> float:
         """Count one frame. Returns 0, or how many seconds it came too early."""
         limits = conf().limits
-        return self._made().take(asyncio.get_running_loop().time(), limits.rate, limits.burst)
+        return self._made().take(running_loop().time(), limits.rate, limits.burst)
 
     @property
     def is_persistent(self) -> bool:
@@ -75,7 +74,7 @@ class FrameRate:
 
     def spend(self, frames: float) -> None:
         """Charge the cost of a frame: later frames are refused until that is made up for."""
-        self._made().spend(asyncio.get_running_loop().time(), conf().limits.rate, frames)
+        self._made().spend(running_loop().time(), conf().limits.rate, frames)
 
     def spend_rooms(self, number: int) -> None:
         """`spend` for rooms that are looked up because of a frame."""

@@ -66,6 +66,8 @@ class ConnectionRegistry(ConnectionIndex):
 
     async def start(self) -> None:
         """Join the control group, unless that is done. Raises `redis.RedisError`."""
+        if self._channel is not None:
+            return
         async with self._starting:
             if self._channel is not None:
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
@@ -17,6 +16,7 @@ from realtime.layers.listener import Listener
 from realtime.protocol.envelope import ErrorCode, EventError
 from realtime.protocol.replies import Resumption
 from realtime.protocol.rooms import group_name
+from realtime.tasks.running import running_loop
 from realtime.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -73,8 +73,13 @@ class Rooms(Mapping[str, int]):
     # --- Connecting ------------------------------------------------------------------------------
 
     def set_clock(self, redis_time: float) -> None:
-        """Redis' clock shows `redis_time` now: from here on, that of the event loop stands for it."""
-        self._clock_offset = redis_time - asyncio.get_running_loop().time()
+        """Redis' clock showed `redis_time` a moment ago, when the connection entered its initial rooms.
+
+        From here on, the clock of the event loop stands for it.
+        """
+        self._clock_offset = redis_time - running_loop().time()
+        for listener in self._listeners.values():
+            listener.entered_at = redis_time
 
     async def enter_initial(self, rooms: Sequence[str], *, resumes: bool) -> None:
         """Enter the rooms that the token names, paused. Raises `redis.RedisError`."""
@@ -206,7 +211,7 @@ class Rooms(Mapping[str, int]):
             self._listeners[room] = listener
 
     def _redis_time(self) -> float:
-        return asyncio.get_running_loop().time() + self._clock_offset
+        return running_loop().time() + self._clock_offset
 
     # --- Leaving ---------------------------------------------------------------------------------
 

@@ -51,8 +51,7 @@ class SignalHandler:
         match signal:
             case UserDisconnected():
                 theirs = self._index.connections_of(signal.namespace, signal.user_id)
-                opened = [connection for connection in theirs if connection.opened_at <= signal.at]
-                _each(opened, lambda connection: connection.terminate(CloseCode.REVOKED, signal.reason))
+                _each(theirs, lambda connection: connection.user_disconnected(signal.at, signal.reason))
             case TokenRevoked():
                 opened = [*self._index.connections_with(signal.jti)]
                 _each(opened, lambda connection: connection.terminate(CloseCode.REVOKED))

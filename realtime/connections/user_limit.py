@@ -26,8 +26,8 @@ class UserConnection(NamedTuple):
     namespace: str
     user_id: str
     channel: str
-    opened_at: float
-    """Redis' clock, seconds."""
+    opened_at: float = 0.0
+    """Redis' clock, seconds; 0: not known yet."""
 
     @property
     def key(self) -> str:
@@ -41,7 +41,7 @@ async def admit(connection: UserConnection) -> None:
         arguments = [limit, SECONDS, repr(connection.opened_at), connection.channel]
         found = await run(_record, [connection.key], arguments)
         if found[0]:
-            await _close_oldest(connection, [channel.decode() for channel in found[0]])
+            await close_oldest(connection, [channel.decode() for channel in found[0]])
 
 
 async def release(connection: UserConnection) -> None:
@@ -50,7 +50,8 @@ async def release(connection: UserConnection) -> None:
         await execute("ZREM", connection.key, connection.channel)
 
 
-async def _close_oldest(connection: UserConnection, channels: Sequence[str]) -> None:
+async def close_oldest(connection: UserConnection, channels: Sequence[str]) -> None:
+    """Close as many of the user's connections (`channels`, oldest first) as are too many. Raises `redis.RedisError`."""
     layer = room_layer()
     dead = await layer.dead(channels)
     alive = [channel for channel in channels if channel not in dead]

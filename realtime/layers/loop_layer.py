@@ -174,8 +174,9 @@ class LoopLayer:
             group for group in opening if self.groups.get(group.channel) is group
         ]  # else it was left again
         try:
-            await self._subscriptions.subscribe([group.channel for group in groups])
-            refused = await self._histories.learn_ends(groups)
+            async with asyncio.timeout(JOIN_SECONDS):
+                await self._subscriptions.subscribe([group.channel for group in groups])
+                refused = await self._histories.learn_ends(groups)
         except Exception:
             for group in groups:
                 self._drop(group)
@@ -190,12 +191,11 @@ class LoopLayer:
         await self.liveness.start()
         if any(group.opening and self._subscriptions.is_lost(group.channel) for group in groups):
             raise RedisError("the subscription is lost; trying again")
-        async with asyncio.timeout(JOIN_SECONDS):
-            for group in groups:
-                if group.opening is not None:
-                    await asyncio.shield(group.opening)
-                if group.is_refused:
-                    raise RedisError("Redis refuses the room's keys")
+        for group in groups:
+            if group.opening is not None:
+                await asyncio.shield(group.opening)
+            if group.is_refused:
+                raise RedisError("Redis refuses the room's keys")
 
     def _drop_if_empty(self, group: Group) -> None:
         if not len(group):

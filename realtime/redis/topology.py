@@ -20,6 +20,7 @@ from realtime.conf import conf
 from realtime.redis.connection import make_connection
 from realtime.redis.url import Address, Location, parse
 from realtime.tasks.per_loop import PerLoop
+from realtime.tasks.running import running_loop
 from realtime.tasks.supervision import supervise
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ _without_loop = lru_cache(maxsize=8)(_make)
 def topology() -> Topology:
     """The running loop's topology. Without a loop it knows commands and batches, but not which server has a key."""
     try:
-        asyncio.get_running_loop()
+        running_loop()
     except RuntimeError:
         return _without_loop(conf().redis_url)
     return topologies()

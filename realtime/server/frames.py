@@ -45,3 +45,8 @@ def short_text(frame: bytes, most: int) -> str | None:
         return apply_mask(frame[6:], frame[2:6]).decode()
     except UnicodeDecodeError:
         return None
+
+
+def is_short_pong(frame: bytes) -> bool:
+    """Whether this is a whole pong (RFC 6455 §5.5.3), the answer to a ping of ours: nothing has to be done about it."""
+    return frame[0] == 0x8A and 0x80 <= frame[1] < 0x80 + _SHORT and len(frame) == frame[1] - 0x80 + 6

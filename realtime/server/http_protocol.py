@@ -233,7 +233,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._forget_deadline()
         self.connections.discard(self)
         protocol: Any = self.ws_protocol_class
-        protocol = protocol(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        protocol = protocol(self.config, self.server_state, self.app_state)
         protocol.connection_made(self.transport)
         protocol.handshake_received(self.scope["method"], self.url, self.headers)
         self.transport.set_protocol(protocol)
@@ -245,6 +245,15 @@ class BodilessHttpProtocol(HttpProtocol):
     """Reads no body, as the socket server needs none. A handshake beyond the limits is refused by its head."""
 
     most_body = 0
+
+    def take_over(
+        self, transport: asyncio.Transport, deadline: asyncio.TimerHandle | None, data: bytes
+    ) -> None:
+        """Go on with a connection that has begun with `data`; `deadline` closes it if its head is not complete then."""
+        self._deadline = deadline
+        self.connection_made(transport)
+        transport.set_protocol(self)
+        self.data_received(data)
 
     def _upgrade(self, rest: bytes) -> None:
         path = self.url.partition(b"?")[0]

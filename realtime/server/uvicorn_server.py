@@ -17,7 +17,7 @@ from uvicorn.supervisors import Multiprocess, multiprocess
 
 from realtime.conf import conf
 from realtime.connections.drain import drain
-from realtime.server.http_protocol import BodilessHttpProtocol
+from realtime.server.entrance import Entrance
 from realtime.server.keepalive import PING_SECONDS
 from realtime.server.websocket_protocol import WebSocketProtocol
 from realtime.telemetry import prometheus
@@ -116,7 +116,7 @@ def configuration(host: str, port: int, workers: int = 1) -> uvicorn.Config:
         port=port,
         workers=workers,
         loop="uvloop",
-        http=BodilessHttpProtocol,
+        http=Entrance,
         ws=WebSocketProtocol,
         ws_max_size=conf().limits.frame_bytes or 2**31 - 1,
         ws_per_message_deflate=False,  # memory and CPU per connection, for frames of 200 bytes

@@ -6,38 +6,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import OPEN, Protocol
-from websockets.version import version as websockets_version
+from websockets.protocol import OPEN
 
 from realtime.conf import conf
-from realtime.connections.frame_outlet import BEHIND_SECONDS, EXTENSION
+from realtime.connections.frame_outlet import BEHIND_SECONDS
 from realtime.protocol.close_codes import LOST, REASONS, By, CloseCode
 from realtime.server import backlog
 from realtime.server.dispatcher import Charge, Dispatcher, Take
 from realtime.server.frame_reader import FrameReader
-from realtime.server.frames import CONTROL, PING_FRAME, short_text
-from realtime.server.gate import Gate
+from realtime.server.frames import CONTROL, PING_FRAME, is_short_pong, short_text
 from realtime.server.keepalive import keepalive
+from realtime.server.websocket_beginning import WebSocketBeginning
 
 CUT_SECONDS = 2.0
 """The time that a peer has to read the close frame before it is cut off."""
 WEIGHT_BYTES = 8 * 1024
 """A large message counts as one more event for each of this many bytes."""
 
-_VALUE = ("latin-1",) if websockets_version >= "17.0" else ("ascii", "surrogateescape")
-"""How `websockets` decodes a header's value, and uvicorn encodes it again."""
 
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """One connection: its handshake, what is written to it, its end, and the messages of its client."""
+class WebSocketProtocol(WebSocketBeginning):
+    """One connection: what is written to it, its end, and the messages of its client."""
 
     _was_active = False
     """Whether the peer has sent anything since the last check."""
@@ -50,38 +42,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     _too_early = 0.0
     """Seconds by which a frame of the message that is being received came too early."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.writable = Gate()  # type: ignore[assignment]
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.reader = FrameReader(self, self.config.ws_max_size)
-
-    # --- The handshake ---------------------------------------------------------------------------
-
-    def handshake_received(self, method: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Answer a request for a WebSocket, whose head was read."""
-        try:
-            named = Headers([(name.decode("ascii"), value.decode(*_VALUE)) for name, value in headers])
-            request = Request(target.decode("ascii"), named, method)
-        except ValueError:
-            # Bytes outside ASCII in the request line or a header's name.
-            self.send_400_response()
-            return
-        self.conn.parser = Protocol.parse(self.conn)  # it need not parse the head again
-        next(self.conn.parser)
-        self.handle_connect(request)
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if not self.handshake_complete:
-            extensions: Any = self.scope["extensions"]
-            extensions[EXTENSION] = self
-
-    def send_400_response(self) -> None:
-        """Refuse a request that is not HTTP."""
-        self.conn.send_response(self.conn.reject(400, "Bad Request"))
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.handshake_complete = self.close_sent = True
-        self.transport.close()
 
     # --- The application -------------------------------------------------------------------------
 
@@ -99,7 +62,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         while not before.empty():
             dispatcher.put_nowait(before.get_nowait())
         nothing: Any = None
-        self.scope = self.request = self.response = self.app_state = nothing
+        self.scope = self.app_state = nothing
         self.reader.start(dispatcher)
 
     @property
@@ -124,7 +87,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.handshake_complete and self.close_sent:
             # The server has closed because of a wrong frame, while the frames before it are still being answered.
             raise ClientDisconnected
-        await super().send(message)
+        if message["type"] == "websocket.accept" and not (self.handshake_complete or self.initial_response):
+            if self.transport.is_closing():
+                raise ClientDisconnected
+            self.accept(message)
+        else:
+            self.write_head()
+            await super().send(message)
 
     # --- Writing ---------------------------------------------------------------------------------
 
@@ -136,7 +105,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             if self._behind_since and self.unsent > conf().limits.unsent_bytes > 0:
                 self.cut(CloseCode.TOO_SLOW)
             else:
-                self.transport.write(frames)
+                self.transport.write(self.head + frames if self.head else frames)
+                self.head = b""
 
     @property
     def unsent(self) -> int:
@@ -164,7 +134,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     @property
     def ending(self) -> tuple[By, int, str]:
         """Which side has ended the connection, with which code and reason."""
-        received, sent = self.conn.close_rcvd, self.conn.close_sent
+        parser = self.parser
+        received, sent = (parser.close_rcvd, parser.close_sent) if parser else (None, None)
         if received is not None and (sent is None or self.conn.close_rcvd_then_sent):
             return By.CLIENT, received.code, received.reason
         if sent is not None and not self._has_vanished:
@@ -173,6 +144,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def cut(self, code: CloseCode) -> None:
         """Close, and give the peer `CUT_SECONDS` to read what is on its way, the close frame with it."""
+        self.write_head()
         self.conn.send_close(code, REASONS[code])
         self.handle_parser_exception()
         self.loop.call_later(CUT_SECONDS, self.transport.abort)
@@ -181,6 +153,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """What `send` does with `websocket.close`, at once and however much waits to be written."""
         if not self.handshake_complete or self.close_sent or self.disconnected or self.conn.state is not OPEN:
             return
+        self.write_head()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
@@ -238,14 +211,19 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def frame_received(self, frame: bytes, early: float) -> None:
         """Handle one frame, which came `early` seconds too early. After our close frame only the peer's own matters."""
+        if self.head:
+            self.write_head()
         if self.close_sent and frame[0] & 0x0F != Opcode.CLOSE:
             return
         if early and not frame[0] & CONTROL:
             self._too_early = max(self._too_early, early)
         # `websockets` parses everything, which costs several times what the rest of a typing event costs.
-        is_between_messages = self.conn.current_size is None and self.conn.state is OPEN
+        parser = self.parser
+        is_between_messages = parser is None or (parser.current_size is None and parser.state is OPEN)
         if is_between_messages and (text := short_text(frame, self.config.ws_max_size)) is not None:
             self._put("text", text)
+            return
+        if parser is None and is_short_pong(frame):
             return
         self.conn.receive_data(frame)
         if self.conn.parser_exc is not None:

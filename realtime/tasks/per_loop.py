@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from asgiref.sync import AsyncToSync
 
+from realtime.tasks.running import running_loop
+
 T = TypeVar("T")
 
 
@@ -30,7 +32,7 @@ class PerLoop(Generic[T]):
 
     def __call__(self) -> T:
         """The running loop's value."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         kept = self._kept.get(loop)
         return kept[0] if kept is not None else self._begin(loop)
 

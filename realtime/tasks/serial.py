@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from redis.exceptions import RedisError
 
+from realtime.tasks.running import running_loop
 from realtime.tasks.supervision import PAUSE, report
 from realtime.tasks.task_set import TaskSet
 from realtime.telemetry.logs import speak_for, spelled
@@ -49,7 +50,7 @@ class SerialExecutor:
     def call_after(self, seconds: float, name: str, callback: Callable[..., object], *args: Any) -> None:
         """`after`, for a `callback(*args)` that waits for no turn."""
         self.cancel(name)
-        self._timers[name] = asyncio.get_running_loop().call_later(
+        self._timers[name] = running_loop().call_later(
             min(max(seconds, 0.0), self.LONGEST), self._fire, name, callback, args
         )
 

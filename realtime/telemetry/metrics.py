@@ -139,6 +139,24 @@ TASKS = Gauge("realtime_tasks", "Tasks in the event loop", multiprocess_mode="li
 
 
 @cache
+def handshakes(namespace: str, result: str) -> Counter:
+    """`HANDSHAKES` of one namespace and result, looked up once."""
+    return HANDSHAKES.labels(namespace, result)
+
+
+@cache
+def connections(namespace: str) -> Gauge:
+    """`CONNECTIONS` of one namespace, looked up once."""
+    return CONNECTIONS.labels(namespace)
+
+
+@cache
+def users(namespace: str) -> Gauge:
+    """`USERS` of one namespace, looked up once."""
+    return USERS.labels(namespace)
+
+
+@cache
 def frames_in(event: str) -> Counter:
     """`FRAMES_IN` of one event of the catalogue, looked up once."""
     return FRAMES_IN.labels(event)

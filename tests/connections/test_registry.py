@@ -57,6 +57,10 @@ class Connection:
     def terminate(self, code: CloseCode, reason: str = "") -> None:
         self.orders.append(("terminate", (code, reason)))
 
+    def user_disconnected(self, at: float, reason: str) -> None:
+        if self.opened_at <= at:
+            self.terminate(CloseCode.REVOKED, reason)
+
     async def review(self) -> None:
         self.reviewed += 1
         if self.reviews and (error := self.reviews.pop(0)):

@@ -22,6 +22,7 @@ from tests.e2e.harness import PATIENCE, ROOT, eventually, free_port
 
 expect.set_options(timeout=PATIENCE * 1000)
 CHROMIUM = Path("/usr/bin/chromium")
+BETWEEN_PAGES = "Cannot find default execution context"
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -111,17 +112,23 @@ class Tab:
         self._ids = itertools.count(1)
 
     async def call(self, method: str, **parameters: Any) -> Any:
+        answer = await self._ask(method, **parameters)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    async def _ask(self, method: str, **parameters: Any) -> Any:
         call_id = next(self._ids)
         await self._websocket.send(json.dumps({"id": call_id, "method": method, "params": parameters}))
         while (answer := json.loads(await self._websocket.recv())).get("id") != call_id:
             pass
-        assert "error" not in answer, answer
-        return answer["result"]
+        return answer
 
     async def evaluate(self, expression: str) -> Any:
-        answer = await self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        asked = {"expression": expression, "returnByValue": True, "awaitPromise": True}
+        while BETWEEN_PAGES in str((found := await self._ask("Runtime.evaluate", **asked)).get("error")):
+            await asyncio.sleep(0.02)
+        assert "error" not in found, found
+        answer = found["result"]
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 

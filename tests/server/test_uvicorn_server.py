@@ -66,6 +66,11 @@ READ = ("0.53.", "0.54.")
 @pytest.mark.parametrize(
     ("owner", "name", "digest"),
     [
+        (WebSocketsSansIOProtocol, "__init__", "631dcd744eab875f"),
+        (WebSocketsSansIOProtocol, "connection_made", "f533ec93747c2cbf"),
+        (WebSocketsSansIOProtocol, "connection_lost", "dd116afc4d8034e1"),
+        (WebSocketsSansIOProtocol, "shutdown", "e8ace796ada616b7"),
+        (WebSocketsSansIOProtocol, "send_500_response", "47eba6fe24f5ddb3"),
         (WebSocketsSansIOProtocol, "data_received", "c89d394077d8841d"),
         (WebSocketsSansIOProtocol, "handle_events", "b2c9351a5d13493f"),
         (WebSocketsSansIOProtocol, "handle_text", "6ae523180cf04a01"),
@@ -113,7 +118,7 @@ def test_state_we_touch_in_uvicorns_protocol_is_there(realtime_redis: str):
     protocol = WebSocketProtocol(config, uvicorn.server.ServerState(), {}, asyncio.new_event_loop())
     protocol.loop.close()
     assert protocol.curr_msg_data_type == "bytes"
-    assert protocol.frames == []
+    assert not protocol.frames
     assert protocol.close_sent is protocol.handshake_complete is protocol.handshake_initiated is False
     assert protocol.conn.handshake_exc is None
     assert protocol.conn.current_size is None

@@ -261,6 +261,7 @@ ENDING = {
     "realtime/server/dispatcher.py": {"put_nowait"},
     "realtime/server/readiness.py": {"reasons"},
     "realtime/server/uvicorn_server.py": {"on_tick"},
+    "realtime/server/websocket_beginning.py": {"handshake_received"},
     "realtime/redis/pubsub.py": {"_schedule"},
 }
 """Where tasks are made that end by themselves: what goes wrong in them concerns what they were made for."""

@@ -1,0 +1,170 @@
+"""How a WebSocket begins, on uvicorn's protocol: its state, and the answer to its handshake.
+
+`WebSocketsSansIOProtocol` is no public API: a test fails when what is relied on here changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+from urllib.parse import unquote
+
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+from websockets.protocol import CONNECTING, OPEN
+from websockets.server import ServerProtocol
+from websockets.version import version as websockets_version
+
+from realtime.connections.frame_outlet import EXTENSION
+from realtime.server import heads
+from realtime.server.gate import Gate
+from realtime.server.network import local_address, peer_address
+
+_SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b"
+)
+_VALUE = ("latin-1",) if websockets_version >= "17.0" else ("ascii", "surrogateescape")
+"""How `websockets` decodes a header's value, and uvicorn encodes it again."""
+
+
+class WebSocketBeginning(WebSocketsSansIOProtocol):
+    """A connection up to the moment when it is open. Its state is small, since many connections share a process."""
+
+    # What uvicorn sets for each connection, where it begins the same for all.
+    logger = logging.getLogger("uvicorn.error")
+    client = server = None
+    handshake_initiated = handshake_complete = close_sent = disconnected = read_paused = False
+    close_timer: asyncio.TimerHandle | None = None
+    initial_response = None
+    close_timeout = 10.0
+    frames: Any = ()
+    """Of the message that is being received."""
+    curr_msg_data_type = "bytes"
+
+    head = b""
+    """The head with which the handshake is accepted, until it is written: a system call less if a frame follows."""
+    _accepts = b""
+    """The value of Sec-WebSocket-Accept, once the request is one that may be accepted."""
+    parser: ServerProtocol | None = None
+    """Made when something comes, or is sent, that is not ordinary."""
+
+    def __init__(  # not uvicorn's, which makes objects that most connections never need
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.config = config
+        self.app = config.loaded_app
+        self.loop = _loop or asyncio.get_running_loop()
+        self.app_state = app_state
+        self.connections = server_state.connections
+        self.tasks = server_state.tasks
+        self.default_headers = server_state.default_headers
+        self.ping_interval = config.ws_ping_interval
+        self.queue = asyncio.Queue()
+        self.writable = Gate()  # type: ignore[assignment]
+
+    @property
+    def conn(self) -> ServerProtocol:  # type: ignore[override]
+        """Parses what is not ordinary, and writes the closing handshake: most connections need it at their end only."""
+        if self.parser is None:
+            state = OPEN if self.handshake_complete else CONNECTING
+            self.parser = ServerProtocol(state=state, max_size=self.config.ws_max_size, logger=self.logger)
+        return self.parser
+
+    # --- The handshake ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.connections.add(self)
+
+    def handshake_received(
+        self, method: str, target: bytes, headers: heads.Headers, accepts: bytes = b""
+    ) -> None:
+        """Answer a request for a WebSocket, whose head was read.
+
+        `accepts` is the value of Sec-WebSocket-Accept, if the request is known to be an ordinary handshake.
+        """
+        self._accepts = accepts or self._examine(method, target, headers)
+        if self._accepts:
+            self.scope = self._make_scope(target, headers)
+            self.queue.put_nowait({"type": "websocket.connect"})
+            task = self.loop.create_task(self.run_asgi())
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+
+    def _examine(self, method: str, target: bytes, headers: heads.Headers) -> bytes:
+        """What to accept a request with; empty: it is no handshake, and was refused."""
+        try:
+            named = Headers([(name.decode("ascii"), value.decode(*_VALUE)) for name, value in headers])
+            request = Request(target.decode("ascii"), named, method)
+        except ValueError:
+            # Bytes outside ASCII in the request line or a header's name.
+            self.send_400_response()
+            return b""
+        response = self.conn.accept(request)
+        if response.status_code != 101:
+            self.conn.send_response(response)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.handshake_complete = self.close_sent = True
+            self.transport.close()
+            return b""
+        self.parser = None  # the next one begins behind the handshake
+        return response.headers["Sec-WebSocket-Accept"].encode()
+
+    def _make_scope(self, target: bytes, headers: heads.Headers) -> Any:
+        path, _, query = target.partition(b"?")
+        root = self.config.root_path
+        offered = [value.decode(*_VALUE) for name, value in headers if name == b"sec-websocket-protocol"]
+        return {
+            "type": "websocket",
+            "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if self.transport.get_extra_info("sslcontext") else "ws",
+            "server": local_address(self.transport),
+            "client": peer_address(self.transport),
+            "root_path": root,
+            "path": root + unquote(path.decode("ascii")),
+            "raw_path": root.encode("ascii") + path,
+            "query_string": query,
+            "headers": headers,
+            "subprotocols": [item.strip() for value in offered for item in value.split(",")],
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}, EXTENSION: self},
+        }
+
+    def accept(self, message: Any) -> None:
+        """Write the head with which a handshake is accepted. uvicorn's has the same lines, from several objects."""
+        lines = [_SWITCHING % self._accepts]
+        for name, value in (*self.default_headers, *message.get("headers", ())):
+            lines.append(b"%b: %b" % (name.lower(), value))
+        if subprotocol := message.get("subprotocol"):
+            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode())
+        self.head = b"\r\n".join([*lines, b"", b""])
+        self.handshake_complete = True
+        self.start_keepalive()
+        self.loop.call_soon(self.write_head)
+
+    def write_head(self) -> None:
+        """Write the head, unless that is done. It waits until the end of this turn of the loop for the first frame."""
+        if self.head:
+            head, self.head = self.head, b""
+            self.transport.write(head)
+
+    def shutdown(self) -> None:
+        self.write_head()
+        super().shutdown()
+
+    def send_400_response(self) -> None:
+        """Refuse a request that is not HTTP."""
+        self.conn.send_response(self.conn.reject(400, "Bad Request"))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.handshake_complete = self.close_sent = True
+        self.transport.close()
