@@ -18,10 +18,10 @@ from websockets.protocol import OPEN, Protocol
 from websockets.version import version as websockets_version
 
 from realtime.conf import conf
-from realtime.connections.frame_outlet import BEHIND_SECONDS, EXTENSION
+from realtime.connections.frame_outlet import BEHIND_SECONDS, EXTENSION, Take
 from realtime.protocol.close_codes import LOST, REASONS, By, CloseCode
 from realtime.server import backlog
-from realtime.server.dispatcher import Charge, Dispatcher, Take
+from realtime.server.dispatcher import Charge, Dispatcher
 from realtime.server.frame_reader import FrameReader
 from realtime.server.frames import CONTROL, PING_FRAME, short_text
 from realtime.server.gate import Gate
