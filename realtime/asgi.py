@@ -62,11 +62,18 @@ def _standalone() -> Application:
     set_up()
     from channels.routing import ProtocolTypeRouter  # noqa: PLC0415
 
+    from realtime.inline.application import in_socket_server  # noqa: PLC0415
+    from realtime.inline.life import life  # noqa: PLC0415
     from realtime.routing import websocket  # noqa: PLC0415
     from realtime.server.endpoints import http  # noqa: PLC0415
-    from realtime.server.lifespan import lifespan  # noqa: PLC0415
     from realtime.telemetry import logs, tracing  # noqa: PLC0415
 
     logs.write_facts()
     tracing.start()
+
+    inside = in_socket_server()
+
+    async def lifespan(scope: Any, receive: Any, send: Any) -> None:
+        await life().run(scope, receive, send, inside)
+
     return ProtocolTypeRouter({"http": http, "websocket": websocket, "lifespan": lifespan})

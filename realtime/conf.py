@@ -123,6 +123,8 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
 
     inline: bool = False
     """Run the bridge inside the process of an application made by `with_sockets`, for development."""
+    embedded_bridge: bool = False
+    """Run a bridge inside the socket server."""
     metrics_token: str = ""
     """If set, `/metrics` answers only a request with this bearer token."""
     tracing: bool = False

@@ -4,7 +4,7 @@ from bench.systems.base import Peer, Running
 from bench.systems.baseline import Baseline
 from bench.systems.centrifuge import Centrifuge
 from bench.systems.channels import ChannelsOnDaphne, ChannelsOnUvicorn
-from bench.systems.ours import Ours
+from bench.systems.ours import Ours, OursInOne
 from bench.systems.python_socketio import PythonSocketIO
 from bench.systems.socketio import SocketIO
 
@@ -14,6 +14,7 @@ PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         Ours(),
+        OursInOne(),
         SocketIO(),
         Centrifuge(),
         PythonSocketIO(),

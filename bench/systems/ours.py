@@ -1,10 +1,11 @@
-"""This project: socket server and bridge with default settings."""
+"""This project: socket server and bridge with default settings, and with the bridge inside the socket server."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -48,3 +49,15 @@ class Ours(Peer):
         # As `realtime.publisher.publish` writes it: durable, with an id.
         message = {"event": event, "data": data, "id": uuid4().hex}
         return "XADD", "bench:stream", "*", "message", json.dumps(message, separators=(",", ":"))
+
+
+class OursInOne(Ours):
+    """The same without a process for the bridge."""
+
+    name = "ours-one"
+    title = "this project, bridge inside"
+
+    def programs(self, scenario: str, ports: Sequence[int], redis: Path) -> list[Program]:
+        *servers, _ = super().programs(scenario, ports, redis)
+        environment = {"REALTIME_EMBEDDED_BRIDGE": "1"}
+        return [replace(server, env={**server.env, **environment}) for server in servers]

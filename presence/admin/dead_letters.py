@@ -138,7 +138,7 @@ class DeadLetterAdmin(Pages):
                 return found
         except RedisError as error:
             logger.warning("dead letters not available", extra={"error": spelled(error)})
-            messages.error(request, gettext("Redis does not answer."))
+            messages.error(request, gettext("Redis does not answer: nothing was done."))
         else:
             _tell(request, 0, len(ids))
         return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
+from typing import Any, Self
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -14,12 +15,12 @@ from realtime.bridge.bus_handlers import Handlers, is_refusal
 from realtime.bridge.dead_letters import dead_letter, drop
 from realtime.layers import history
 from realtime.layers.history import NO_CURSOR, NO_LEASE
-from realtime.layers.interface import room_layer
+from realtime.layers.interface import RoomLayer, room_layer
 from realtime.protocol.bus_message import BusMessage, InvalidMessage, subjects
 from realtime.protocol.envelope import frame_head
 from realtime.protocol.publication import Draft, Target
 from realtime.protocol.rooms import group_name
-from realtime.redis.pipelining import Pipes, begin
+from realtime.redis.pipelining import Pipes
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import spelled
 
@@ -80,16 +81,21 @@ def _place(event: str, target: Target) -> tuple[str, bytes]:
 
 
 class Batch:
-    """Publishes what entries hold, and moves the cursor."""
+    """Publishes what entries hold, and moves the cursor. Once sent, it is awaited for the result."""
 
-    def __init__(self, entries: Sequence[BusEntry], *, again: str = "") -> None:
+    def __init__(
+        self, entries: Sequence[BusEntry], *, layer: RoomLayer | None = None, again: str = ""
+    ) -> None:
         self._entries = entries
-        self._layer = room_layer()
+        self._layer = layer or room_layer()
         self._again = again
         self._spans: list[tracing.Span] = []
         self._drafts = [
             self._draft(entry, message) for entry in entries for message in entry.messages if message.targets
         ]
+        self._sent: asyncio.Future[list[list[bytes]]]
+        self._pipes: Pipes
+        self._cursor = NO_CURSOR
 
     def _draft(self, entry: BusEntry, message: BusMessage) -> Draft:
         """What is appended, once for all the clients."""
@@ -108,31 +114,38 @@ class Batch:
 
     def send(
         self, pipes: Pipes, *, cursor: history.Cursor = NO_CURSOR, lease: history.Lease = NO_LEASE
-    ) -> asyncio.Task[float | None]:
+    ) -> Self:
         """Begin to publish, and to move the cursor. It is on its way when this returns.
 
-        The task has the seconds from when the oldest entry was added until it was published, if that is known. Or it
-        raises `redis.RedisError`: then sending all of it again does what is left.
+        The batch, awaited, has the seconds from when the oldest entry was added until it was published, if that is
+        known. Or it raises `redis.RedisError`: then sending all of it again does what is left.
         """
-        sent = self._layer.publish(pipes, self._drafts, lease=lease, cursor=cursor, again=self._again)
-        return begin(self._finish(sent, pipes, cursor))
+        self._pipes, self._cursor = pipes, cursor
+        self._sent = self._layer.publish(pipes, self._drafts, lease=lease, cursor=cursor, again=self._again)
+        self._sent.add_done_callback(self._on_answer)  # no task: it would cost more than what it has to do
+        return self
 
-    async def _finish(
-        self, sent: asyncio.Future[list[list[bytes]]], pipes: Pipes, cursor: history.Cursor
-    ) -> float | None:
+    def __await__(self) -> Generator[Any, None, float | None]:
+        return self._finish().__await__()
+
+    async def _finish(self) -> float | None:
         try:
-            appended = await sent
+            return self._lag(await self._sent)
         except ResponseError as error:
             # Redis may have done a part of what it refused: only what a stream brought can be repeated.
             if not (is_refusal(error) and self._entries[0].id):
                 raise
-            await self._send_singly(pipes, cursor, error)
+            await self._send_singly(self._pipes, self._cursor, error)
             return None
-        finally:
-            for span in self._spans:
-                span.end()
-        self._count(appended)
-        return self._lag(appended)
+
+    def _on_answer(self, sent: asyncio.Future[list[list[bytes]]]) -> None:
+        for span in self._spans:
+            span.end()
+        if not sent.cancelled() and sent.exception() is None:
+            appended = sent.result()
+            self._count(appended)
+            if (lag := self._lag(appended)) is not None:
+                metrics.BUS_LAG.observe(lag)
 
     async def _send_singly(self, pipes: Pipes, cursor: history.Cursor, error: ResponseError) -> None:
         """Redis refuses one of the messages: it must not hold up the others."""
@@ -158,6 +171,4 @@ class Batch:
         known = (int(position) for positions in appended for position in positions if position > b"0")
         if not oldest.id or oldest.is_repeated or (position := next(known, None)) is None:
             return None
-        lag = max(position / 1e6 - oldest.at, 0.0)
-        metrics.BUS_LAG.observe(lag)
-        return lag
+        return max(position / 1e6 - oldest.at, 0.0)

@@ -31,10 +31,6 @@ StreamEntry = tuple[bytes, list[bytes]]
 """Id, and names and values."""
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def _fingerprint(entry: StreamEntry) -> tuple[bytes, int]:
     """What tells two entries apart: a stream that was begun anew may give the same id again."""
     entry_id, fields = entry
@@ -51,6 +47,7 @@ class StreamGuard:
         self._field = self.stream + b":" + GROUP.encode()
         """Of the hash of cursors; set once the stream has had its group."""
         self._was_marked: bool | None = None
+        self._now = asyncio.get_running_loop().time
         self._check_at = 0.0
         self._read: set[tuple[bytes, int]] = set()
         """Entries read since the last check: if the stream was begun anew meanwhile, some may be of the new one."""
@@ -59,7 +56,9 @@ class StreamGuard:
 
     def is_due(self, entries: Sequence[StreamEntry]) -> bool:
         """Whether to `check` the stream before these entries are delivered."""
-        return _now() >= self._check_at or (bool(entries) and milliseconds(entries[-1][0]) > self._latest())
+        return self._now() >= self._check_at or (
+            bool(entries) and milliseconds(entries[-1][0]) > self._latest()
+        )
 
     def admit(self, entries: list[StreamEntry]) -> list[StreamEntry]:
         """The entries that may be delivered; the others will be read again, by new ids."""
@@ -71,7 +70,7 @@ class StreamGuard:
 
     def _latest(self) -> float:
         """The highest time of an id that may be delivered: by Redis' clock, which goes on as fast as ours."""
-        return self._limit + (_now() - self._limit_at) * 1000
+        return self._limit + (self._now() - self._limit_at) * 1000
 
     async def check(self, pipes: Pipes, cursor: bytes) -> None:
         """Check the stream, of which all that was read up to `cursor` has been delivered. Raises `redis.RedisError`."""
@@ -83,7 +82,7 @@ class StreamGuard:
             await pipes.to(key("cursors")).send("HSET", key("cursors"), self._field, "1")
             self._was_marked = True
         self._read.clear()
-        self._check_at = _now() + CHECK_SECONDS
+        self._check_at = self._now() + CHECK_SECONDS
 
     async def _ask(self, pipes: Pipes, cursor: bytes) -> list[Any]:
         if self._was_marked is None:
@@ -91,7 +90,7 @@ class StreamGuard:
             self._was_marked = mark is not None
         arguments: list[Argument] = [cursor, int(AHEAD_SECONDS * 1000), GROUP, int(self._was_marked), MOST]
         limit, moved, missed = await pipes.to(self.stream).run(_GUARD, [self._name], arguments)
-        self._limit, self._limit_at = float(limit), _now()
+        self._limit, self._limit_at = float(limit), self._now()
         if moved:
             logger.warning("entries were ahead of Redis' clock", extra={"entries": moved})
         return list(missed)

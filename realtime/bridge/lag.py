@@ -22,10 +22,13 @@ class Lag:
 
     def log(self, *, is_busy: bool) -> None:
         """Log what has changed; `is_busy`: there is more to read."""
-        now = asyncio.get_running_loop().time()
-        if is_busy and self.seconds > LAG_SECONDS and now >= self._logged_at + LAG_SECONDS:
-            self._logged_at = now
-            logger.warning("behind", extra={"seconds": round(self.seconds, 1)})
+        if is_busy and self.seconds > LAG_SECONDS:
+            self._log_behind(asyncio.get_running_loop().time())
         elif self._logged_at and not is_busy:
             self._logged_at = 0.0
             logger.info("caught up")
+
+    def _log_behind(self, now: float) -> None:
+        if now >= self._logged_at + LAG_SECONDS:
+            self._logged_at = now
+            logger.warning("behind", extra={"seconds": round(self.seconds, 1)})

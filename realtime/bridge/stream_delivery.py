@@ -20,6 +20,7 @@ from realtime.bridge.cursors import trim
 from realtime.bridge.guard import StreamEntry, StreamGuard
 from realtime.bridge.lag import Lag
 from realtime.bridge.read_size import ReadSize
+from realtime.layers.interface import room_layer
 from realtime.redis import schema_version
 from realtime.redis.client import is_cancelled, key
 from realtime.redis.pipelining import Pipes
@@ -51,8 +52,10 @@ class StreamDelivery:
         """Up to where the stream was delivered before and is delivered again."""
         # A new one: a Redis that took over may know neither of the stream's group nor that it has had one.
         self._guard = StreamGuard(self.source) if self.source.is_public else None
-        self._in_flight: asyncio.Task[float | None] | None = None
+        self._in_flight: Batch | None = None
         self._lag = Lag()
+        self._layer = room_layer()
+        self._now = asyncio.get_running_loop().time
         self._trim_at = 0.0
         # Once: a Redis that takes over may have lost what moved the cursor.
         self._pipes = Pipes(once=True)
@@ -109,7 +112,7 @@ class StreamDelivery:
         return self._guard.admit(read)
 
     async def _send(self, entries: Sequence[BusEntry]) -> None:
-        batch = Batch(entries, again=self._again)
+        batch = Batch(entries, layer=self._layer, again=self._again)
         await self._confirm()  # one batch in flight, the next only after the one before succeeded
         if any(entry.error or self.handlers.apply_to(entry) for entry in entries):
             await self.handlers.run(self._pipes, entries)
@@ -129,8 +132,8 @@ class StreamDelivery:
             await self._confirm()
             self.is_caught_up = True
             self.on_caught_up()
-        if asyncio.get_running_loop().time() >= self._trim_at:
-            self._trim_at = asyncio.get_running_loop().time() + TRIM_SECONDS
+        if self._now() >= self._trim_at:
+            self._trim_at = self._now() + TRIM_SECONDS
             await trim([self.source])
             await schema_version.claim()  # again, in case that Redis was wiped
         # In the same write as the batch: a single message costs one round trip. Whether the batch succeeded is asked

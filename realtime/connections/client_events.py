@@ -121,19 +121,19 @@ def _check_kind(connection: Connection, room: str) -> None:
         raise EventError(ErrorCode.FORBIDDEN, f"clients of {connection.namespace} do not join {room}")
 
 
-@client_event("typing:start", namespaces=uses(THREAD))
+@client_event("typing:start", namespaces=uses(THREAD), waits=False)
 async def typing_start(connection: Connection, payload: InThread) -> None:
     """Show that the user is typing; repeat at least every 5 seconds while it lasts."""
     await connection.typing.start(_room_of(connection, payload))
 
 
-@client_event("typing:stop", namespaces=uses(THREAD))
+@client_event("typing:stop", namespaces=uses(THREAD), waits=False)
 async def typing_stop(connection: Connection, payload: InThread) -> None:
     """Show that the user has stopped typing."""
     await connection.typing.stop(_room_of(connection, payload))
 
 
-@client_event("cursor:move", namespaces=uses(THREAD))
+@client_event("cursor:move", namespaces=uses(THREAD), waits=False)
 async def cursor_move(connection: Connection, payload: CursorMove) -> None:
     """Show the position of the user's cursor."""
     await connection.emit(_room_of(connection, payload), "thread:cursor", position=payload.position)

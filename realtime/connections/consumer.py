@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
-from secrets import token_hex
+import os
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import msgspec
@@ -52,7 +52,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         super().__init__(*args, **kwargs)
         self.declared = declared
         self.namespace = declared.name
-        self.connection_id = token_hex(16)
+        self.connection_id = os.urandom(16).hex()
         self.opened_at = 0.0
         """When Redis let the connection in, by its clock, in seconds; 0: not yet."""
         self.accepted = False
@@ -219,11 +219,22 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         return wait
 
     async def websocket_receive(self, message: Mapping[str, Any]) -> None:
+        if (rest := self.receive_frame(message)) is not None:
+            await rest
+
+    def receive_frame(self, message: Mapping[str, Any]) -> Awaitable[None] | None:
         wait = message.get("retry_after")
         retry_after = self.charge() if wait is None else wait
         self.on_frame()
         self.deadlines.heard()
-        await self.frames.receive(message.get("text"), retry_after)
+        rest = self.frames.begin(message.get("text"), retry_after)
+        if rest is not None:
+            return self._receive_rest(rest)
+        self.rooms.start_entered()
+        return None
+
+    async def _receive_rest(self, rest: Awaitable[None]) -> None:
+        await rest
         self.rooms.start_entered()
 
     @property

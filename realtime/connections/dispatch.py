@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Awaitable
 
 import msgspec
 from redis.exceptions import RedisError
@@ -16,6 +17,7 @@ from realtime.protocol.envelope import Envelope, ErrorCode, EventError, InvalidF
 from realtime.protocol.outgoing import OutgoingData
 from realtime.protocol.payloads import InvalidPayload, Payload, parse_payload
 from realtime.protocol.values import encode, plain
+from realtime.tasks.stepping import first_step
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import spelled
 
@@ -40,6 +42,11 @@ class FrameDispatch:
 
         `text` is None for a binary frame. `retry_after` is how many seconds the frame came too early.
         """
+        if (rest := self.begin(text, retry_after)) is not None:
+            await rest
+
+    def begin(self, text: str | None, retry_after: float = 0.0) -> Awaitable[None] | None:
+        """`receive`, as far as nothing has to be waited for. Returns what is left, or None."""
         frame_id: str | int | None = None
         try:
             if text is None:
@@ -48,18 +55,18 @@ class FrameDispatch:
             frame_id = frame.id
             if retry_after:
                 raise _too_fast(retry_after)
-            answer = await self._run_handler(frame)
+            event, payload = self._read(frame)
         except EventError as error:
             if isinstance(error, InvalidFrame):
                 frame_id = error.id
                 error = _too_fast(retry_after) if retry_after else error
             self._refuse(error, frame_id)
-        else:
-            self._invalid_in_a_row = 0
-            if frame_id is not None:
-                self._connection.write_event("ack", answer, id=frame_id)
+            return None
+        answering = self._answer(event, payload, frame_id)
+        return answering if event.waits or self._connection.layer.emit_waits else first_step(answering)
 
-    async def _run_handler(self, frame: Envelope) -> OutgoingData:
+    def _read(self, frame: Envelope) -> tuple[ClientEvent, Payload]:
+        """The event and its payload. Raises `EventError`."""
         namespace = self._connection.namespace
         event = catalogue().client.get(frame.event)
         if event is None:
@@ -67,12 +74,24 @@ class FrameDispatch:
         if namespace not in event.namespaces:
             raise EventError(ErrorCode.FORBIDDEN, f"{event.name} is not for {namespace}")
         try:
-            payload: Payload = parse_payload(event.payload, frame.data)
+            return event, parse_payload(event.payload, frame.data)
         except InvalidPayload as error:
             raise EventError(ErrorCode.INVALID_PAYLOAD, str(error)) from error
+
+    async def _answer(self, event: ClientEvent, payload: Payload, frame_id: str | int | None) -> None:
+        try:
+            answer = await self._run_handler(event, payload)
+        except EventError as error:
+            self._refuse(error, frame_id)
+        else:
+            self._invalid_in_a_row = 0
+            if frame_id is not None:
+                self._connection.write_event("ack", answer, id=frame_id)
+
+    async def _run_handler(self, event: ClientEvent, payload: Payload) -> OutgoingData:
         metrics.frames_in(event.name).inc()
         try:
-            with tracing.client_event(event.name, namespace):
+            with tracing.client_event(event.name, self._connection.namespace):
                 return _acknowledgement(event, await event.handler(self._connection, payload))
         except EventError:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from channels.consumer import get_handler_name
@@ -13,7 +14,7 @@ from realtime.connections.frame_outlet import EXTENSION, AsgiWriter, FrameWriter
 from realtime.protocol.envelope import ErrorCode
 from realtime.tasks.serial import SerialExecutor
 from realtime.telemetry import metrics
-from realtime.telemetry.logs import speak_for
+from realtime.telemetry.logs import speak_for, speaking_for
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
 
         A server without a frame writer tells of messages only: then these are counted.
         """
+        raise NotImplementedError
+
+    def receive_frame(self, message: Mapping[str, Any]) -> Awaitable[None] | None:
+        """Answer a frame of the client as far as nothing has to be waited for. Returns what is left, or None."""
         raise NotImplementedError
 
     async def clean_up(self) -> None:
@@ -66,7 +71,31 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         self._handed_over = True
         writer.hand_over(self._take, self.charge)
 
-    async def _take(self, message: Any) -> None:
+    def _take(self, message: Any, *, is_alone: bool) -> Awaitable[None] | None:
+        """Handle an event: at once if it needs no waiting, neither for others nor for anything else.
+
+        Returns what is left to be awaited in a task. `is_alone`: no earlier event is being handled.
+        """
+        if is_alone and not self.turn.locked() and message["type"] == "websocket.receive":
+            rest = speaking_for(self, self._begin_frame, message)
+            return None if rest is None else self._finish_frame(rest)
+        return self._take_in_turn(message)
+
+    def _begin_frame(self, message: Any) -> Awaitable[None] | None:
+        try:
+            return self.receive_frame(message)
+        except OSError:
+            raise
+        except Exception as error:
+            _report(message["type"], error)
+            return None
+
+    async def _finish_frame(self, rest: Awaitable[None]) -> None:
+        speak_for(self)
+        async with self.turn:
+            await _run(rest, "websocket.receive")
+
+    async def _take_in_turn(self, message: Any) -> None:
         speak_for(self)
         try:
             await self.dispatch(message)
@@ -87,10 +116,18 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         if handler is None:
             logger.error("no handler for message", extra={"type": message["type"]})
             return
-        try:
-            await handler(message)
-        except (StopConsumer, OSError):
-            raise
-        except Exception:
-            logger.exception("handler failed", extra={"type": message["type"]})
-            metrics.ERRORS.labels(ErrorCode.INTERNAL).inc()
+        await _run(handler(message), message["type"])
+
+
+async def _run(work: Awaitable[None], kind: str) -> None:
+    try:
+        await work
+    except (StopConsumer, OSError):
+        raise
+    except Exception as error:
+        _report(kind, error)
+
+
+def _report(kind: str, error: Exception) -> None:
+    logger.error("handler failed", exc_info=error, extra={"type": kind})
+    metrics.ERRORS.labels(ErrorCode.INTERNAL).inc()

@@ -21,6 +21,12 @@ BEHIND_SECONDS = 0.1
 """Seconds that frames may wait before the peer counts as too slow: one turn of the loop may write many."""
 
 
+class Take(Protocol):
+    """Takes an event of a connection, and returns what is left to be awaited in a task, or None."""
+
+    def __call__(self, message: dict[str, Any], *, is_alone: bool) -> Awaitable[None] | None: ...
+
+
 class FrameWriter(Protocol):
     """Writes finished WebSocket frames at once, in the order of the calls."""
 
@@ -45,10 +51,11 @@ class FrameWriter(Protocol):
 class HandingOver(FrameWriter, Protocol):
     """The frame writer of a server that calls the application for each event, so that no task has to wait."""
 
-    def hand_over(
-        self, take: Callable[[dict[str, Any]], Awaitable[None]], charge: Callable[[], float]
-    ) -> None:
+    def hand_over(self, take: Take, charge: Callable[[], float]) -> None:
         """Give every further event to `take`, so that the application may return.
+
+        `take` is told whether no earlier event is being handled (`is_alone`), and returns what is left to be awaited in
+        a task, or None.
 
         `charge` is called for every frame of the client, control frames and fragments included, before it is parsed. It
         returns how many seconds the frame came too early, which is in `websocket.receive` as `retry_after`.

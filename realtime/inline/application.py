@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from realtime.conf import conf, from_environment, parse
 from realtime.connections.handshake import Application, Receive, Send
-from realtime.inline.life import life
+from realtime.inline.life import EMBEDDED_BRIDGE, Work, inline_work, life
 from realtime.routing import is_namespace, websocket
 from realtime.server.endpoints import concerns, http
 
@@ -21,13 +22,13 @@ class WithSockets:
         self._application = application
         self._websocket = websocket
         self._endpoints = endpoints
-        self._is_inline = is_inline()
+        self._inside = inline_work() if _is_on("INLINE") else ()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await life().run(scope, receive, send, is_inline=self._is_inline)
+            await life().run(scope, receive, send, self._inside)
             return
-        life().begin(is_inline=self._is_inline)
+        life().begin(self._inside)
         await self._answering(scope)(scope, receive, send)
 
     def _answering(self, scope: dict[str, Any]) -> Application:
@@ -37,7 +38,13 @@ class WithSockets:
         return http if is_ours else self._application
 
 
-def is_inline() -> bool:
-    """Whether the bridge runs inside: by the environment, which a project's settings need not read, or by a setting."""
-    from_outside = from_environment(os.environ).get("INLINE")
-    return conf().inline if from_outside is None else parse({"INLINE": from_outside}).inline
+def in_socket_server() -> Sequence[Work]:
+    """What runs inside a socket server: with `EMBEDDED_BRIDGE` a bridge."""
+    return EMBEDDED_BRIDGE if _is_on("EMBEDDED_BRIDGE") else ()
+
+
+def _is_on(name: str) -> bool:
+    """A switch, by the environment, which a project's settings need not read, or by its setting."""
+    from_outside = from_environment(os.environ).get(name)
+    values = conf() if from_outside is None else parse({name: from_outside})
+    return bool(getattr(values, name.lower()))

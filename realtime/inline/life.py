@@ -1,11 +1,11 @@
-"""What an instance inside a project's process does besides answering, from the first request to the end."""
+"""What a process does besides answering, from its start or first request to its end."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from django.apps import apps
@@ -20,15 +20,19 @@ END_SECONDS = 4.0
 """The longest time that the end of a process waits until this instance has left."""
 
 
-def inline_work() -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
-    """What runs inside, by name: the bridge, and `run_inline` of each installed app that has one (its `AppConfig`).
+Work = tuple[str, Callable[[], Awaitable[None]]]
+"""What runs until it is cancelled, and its name."""
+
+EMBEDDED_BRIDGE: Sequence[Work] = (("embedded bridge", deliver),)
+
+
+def inline_work() -> Sequence[Work]:
+    """What runs inside: the bridge, and `run_inline` of each installed app that has one (its `AppConfig`).
 
     This module cannot import them: a process that only serves sockets knows nothing of the outbox.
     """
-    yield "inline bridge", deliver
-    for app in apps.get_app_configs():
-        if work := getattr(app, "run_inline", None):
-            yield f"inline {app.label}", work
+    works = {f"inline {app.label}": getattr(app, "run_inline", None) for app in apps.get_app_configs()}
+    return [*EMBEDDED_BRIDGE, *[(name, work) for name, work in works.items() if work]]
 
 
 class Life:
@@ -41,12 +45,11 @@ class Life:
         self._is_over = asyncio.Event()
         self._inside = TaskSet()
 
-    async def run(self, scope: Any, receive: Receive, send: Send, *, is_inline: bool) -> None:
-        """The lifespan, with the bridge and the relays of an outbox inside if that is asked for."""
+    async def run(self, scope: Any, receive: Receive, send: Send, inside: Sequence[Work]) -> None:
+        """The lifespan, with work inside."""
         self._has_begun = True
-        if is_inline:
-            for name, work in inline_work():
-                self._inside.supervise(name, work)
+        for name, work in inside:
+            self._inside.supervise(name, work)
 
         async def receive_and_stop() -> Message:
             message = await receive()
@@ -63,11 +66,11 @@ class Life:
         self._inside.cancel()
         await self._inside.ended()
 
-    def begin(self, *, is_inline: bool) -> None:
+    def begin(self, inside: Sequence[Work]) -> None:
         """The first request is here, and the server has announced no lifespan: it ends with the process."""
         if not self._has_begun:
             self._has_begun = True
-            work = self.run({"type": "lifespan"}, self._receive, _ignore, is_inline=is_inline)
+            work = self.run({"type": "lifespan"}, self._receive, _ignore, inside)
             self._task = asyncio.create_task(work, name="life")
             atexit.register(self._end, asyncio.get_running_loop())
 

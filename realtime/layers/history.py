@@ -23,7 +23,7 @@ from realtime.protocol.publication import After, Draft, Unrecoverable, unpack
 from realtime.redis.client import in_batches, key, script
 from realtime.redis.connection import Argument
 from realtime.redis.pipelining import Pipes, begin, pipes
-from realtime.redis.topology import topology
+from realtime.redis.topology import Topology
 
 ROOM_SECONDS = 7 * 86400
 """How long a room is remembered in which nothing is published."""
@@ -104,9 +104,11 @@ def send_append(
 
     Or it raises a `redis.RedisError`: then all, some, or nothing was done, and the same call again does what is left.
     """
-    if not topology().spans_keys:
+    if not pipes.topology.spans_keys:
         return begin(_append_by_slot(pipes, entries, lease, cursor, again=again, publish=publish))
-    return pipes.to("").run(_append, *_arguments(entries, lease, cursor, again, publish))
+    return pipes.to("").run(
+        _append, *_arguments(pipes.topology, entries, lease, cursor, again=again, publish=publish)
+    )
 
 
 async def _append_by_slot(
@@ -130,17 +132,23 @@ async def _append_by_slot(
             for number, rooms in groupby((places[place] for place in part), key=itemgetter(0))
         ]
         async with at_once:
-            found = await _run(pipes, _append, *_arguments(of_slot, NO_LEASE, NO_CURSOR, again, publish))
+            found = await _run(
+                pipes,
+                _append,
+                *_arguments(pipes.topology, of_slot, NO_LEASE, NO_CURSOR, again=again, publish=publish),
+            )
         return [position for positions in found for position in positions]
 
     positions = iter(await in_batches([base(group) for _, (group, _) in places], append_part))
     if cursor[0]:
-        await _run(pipes, _append, *_arguments([], NO_LEASE, cursor, again, publish))
+        await _run(
+            pipes, _append, *_arguments(pipes.topology, [], NO_LEASE, cursor, again=again, publish=publish)
+        )
     return [[next(positions) for _ in entry.rooms] for entry in entries]
 
 
 def _arguments(
-    entries: Sequence[Draft], lease: Lease, cursor: Cursor, again: str, publish: bool
+    topology: Topology, entries: Sequence[Draft], lease: Lease, cursor: Cursor, *, again: str, publish: bool
 ) -> tuple[list[str], list[Argument]]:
     settings = conf()
     keys: list[str] = []
@@ -151,9 +159,9 @@ def _arguments(
         _room_seconds(),
         MARKER_SECONDS,
         *lease,
-        topology().publish_command if publish else "",
+        topology.publish_command if publish else "",
         *cursor,
-        key("id", "") if topology().spans_keys else "",
+        key("id", "") if topology.spans_keys else "",
         again,
     ]
     for entry in entries:

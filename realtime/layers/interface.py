@@ -23,6 +23,9 @@ from realtime.redis.pipelining import Pipes
 class RoomLayer(Protocol):
     """Rooms on a channel layer. A group is a room of a namespace (`realtime.protocol.rooms.group_name`)."""
 
+    emit_waits: bool
+    """Whether `emit` may wait for anything."""
+
     def publish(
         self,
         pipes: Pipes,

@@ -45,6 +45,7 @@ class RoomChannelLayer(BaseChannelLayer):
     """
 
     extensions = ["groups", "flush"]
+    emit_waits = False
 
     def __init__(
         self,

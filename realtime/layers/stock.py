@@ -36,6 +36,8 @@ WAITING_BYTES = 1024 * 1024
 class StockLayer:
     """A `realtime.layers.interface.RoomLayer` around another layer."""
 
+    emit_waits = True
+
     def __init__(self, layer: Any) -> None:
         self._layer = layer
         self.group_add = layer.group_add

@@ -91,6 +91,8 @@ class ClientEvent:
     """The type of the acknowledgement's data."""
     check: Respell | None = None
     """Checks the acknowledgement, and makes strings of its ids; None if it may be any object."""
+    waits: bool = True
+    """Whether the handler waits for more than `connection.emit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ def server_event(
     return register
 
 
-def client_event(name: str, *, namespaces: Audience = None) -> Callable[[C], C]:
+def client_event(name: str, *, namespaces: Audience = None, waits: bool = True) -> Callable[[C], C]:
     """Register `async handler(connection, payload: SomePayload) -> SomeAck` for an event from clients.
 
     The returned mapping, struct or dataclass becomes the `data` of the acknowledgement, None an empty object. The
@@ -282,6 +284,8 @@ def client_event(name: str, *, namespaces: Audience = None) -> Callable[[C], C]:
     Args:
         name: `topic:verb`, in lower case.
         namespaces: Namespaces whose clients may send the event; by default all.
+        waits: False for a handler that awaits nothing but `connection.emit`: it runs without a task, where
+            `asyncio.timeout` and `asyncio.current_task` do not work, and costs less.
 
     Raises:
         ImproperlyConfigured: When the name is not well-formed or is registered already, when the second parameter of
@@ -295,6 +299,7 @@ def client_event(name: str, *, namespaces: Audience = None) -> Callable[[C], C]:
             namespaces=frozenset(),
             handler=handler,
             ack=annotated_ack(name, handler),
+            waits=waits,
         )
         registry.audiences[ClientEvent, name] = namespaces, None
         return handler

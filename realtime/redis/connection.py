@@ -207,7 +207,7 @@ class Session(asyncio.Protocol, ABC):
         if self._writer is None or self._writer.transport.is_closing():
             return  # it goes over the next one
         if data := self.outgoing():
-            self._writer.write(data)
+            self._writer.transport.write(data)
             self._liveness.watch()
 
     def close(self) -> None:

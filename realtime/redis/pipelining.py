@@ -60,8 +60,9 @@ class Pipes:
 
     def __init__(self, *, once: bool = False) -> None:
         self._on_loss = self.close if once else lambda: None
-        self._topology = topology()
-        self._topology.on_change.add(self._follow)
+        self.topology = topology()
+        """Which server has which key."""
+        self.topology.on_change.add(self._follow)
         self._pipes: dict[Server, Pipe] = {}
         self.is_closed = False
 
@@ -72,20 +73,20 @@ class Pipes:
 
     def to(self, key: str | bytes) -> Pipe:
         """The pipe to the server of a key or channel."""
-        return self._at(self._topology.owner(key))
+        return self._at(self.topology.owner(key))
 
     def publish(self, channel: bytes, payload: bytes) -> asyncio.Future[Any]:
         """Publish to all connections that have subscribed to the channel."""
-        return self.to(channel).send(self._topology.publish_command, channel, payload)
+        return self.to(channel).send(self.topology.publish_command, channel, payload)
 
     async def listeners(self, channel: bytes) -> int:
         """How many connections have subscribed to a channel. Raises `redis.RedisError`."""
-        count: int = (await self.to(channel).send("PUBSUB", self._topology.count_command, channel))[1]
+        count: int = (await self.to(channel).send("PUBSUB", self.topology.count_command, channel))[1]
         return count
 
     async def answer(self) -> None:
         """Return when all servers have answered. Raises `redis.RedisError` when one of them does not."""
-        await asyncio.gather(*[self._at(server).send("PING") for server in self._topology.servers()])
+        await asyncio.gather(*[self._at(server).send("PING") for server in self.topology.servers()])
 
     def flush(self) -> None:
         """Write at once, not at the end of this turn of the loop."""
@@ -95,20 +96,20 @@ class Pipes:
     def close(self) -> None:
         """Close the connections; commands without an answer fail, and so does what is sent from now on."""
         self.is_closed = True
-        self._topology.on_change.discard(self._follow)
+        self.topology.on_change.discard(self._follow)
         for pipe in self._pipes.values():
             pipe.close()
 
     def _follow(self) -> None:
         """Close the connections to servers that have left."""
-        for server in self._pipes.keys() - self._topology.servers():
+        for server in self._pipes.keys() - self.topology.servers():
             if not self._pipes[server].size:
                 self._pipes.pop(server).close()
 
     def _at(self, server: Server) -> Pipe:
         pipe = self._pipes.get(server)
         if pipe is None:
-            pipe = self._pipes[server] = Pipe(server, self._topology.refresh, self._redirect, self._on_loss)
+            pipe = self._pipes[server] = Pipe(server, self.topology.refresh, self._redirect, self._on_loss)
             if self.is_closed:
                 pipe.close()
         return pipe

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.utils import ClientDisconnected
 
+from realtime.connections.frame_outlet import Take
+
 MOST_OPEN = 8
 """The most events of a connection that are handled at the same time. While there are as many, nothing is read."""
 
-Take = Callable[[dict[str, Any]], Awaitable[None]]
 Charge = Callable[[], float]
 
 
@@ -29,7 +30,7 @@ class Connection(Protocol):
 
 
 class Dispatcher:
-    """Takes the place of a connection's queue: each event starts a task of its own, which ends with the event."""
+    """Takes the place of a connection's queue: an event that has to wait gets a task, which ends with the event."""
 
     __slots__ = ("_connection", "_take", "charge", "open")
 
@@ -48,19 +49,30 @@ class Dispatcher:
 
     def put_nowait(self, message: dict[str, Any], weight: int = 1) -> None:
         """Handle an event. `take` keeps the order of events that are handled at the same time."""
+        if (rest := self._begin(message)) is None:
+            return
         self.open += weight
-        task = self._connection.loop.create_task(self._handle(message, weight))
+        task = self._connection.loop.create_task(self._finish(rest, weight))
         self._connection.tasks.add(task)
         task.add_done_callback(self._connection.tasks.discard)
 
-    async def _handle(self, message: dict[str, Any], weight: int) -> None:
+    def _begin(self, message: dict[str, Any]) -> Awaitable[None] | None:
         try:
-            await self._take(message)
-        except ClientDisconnected:
-            pass
-        except Exception:
-            self._connection.logger.exception("Exception in ASGI application")
+            return self._take(message, is_alone=not self.open)
+        except Exception as error:
+            self._failed(error)
+            return None
+
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, ClientDisconnected):
+            self._connection.logger.error("Exception in ASGI application", exc_info=error)
             self._connection.transport.close()
+
+    async def _finish(self, rest: Awaitable[None], weight: int) -> None:
+        try:
+            await rest
+        except Exception as error:
+            self._failed(error)
         finally:
             self.open -= weight
             if self.open <= MOST_OPEN / 2:

@@ -13,10 +13,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 
 from realtime.conf import conf
-from realtime.connections.frame_outlet import BEHIND_SECONDS
+from realtime.connections.frame_outlet import BEHIND_SECONDS, Take
 from realtime.protocol.close_codes import LOST, REASONS, By, CloseCode
 from realtime.server import backlog
-from realtime.server.dispatcher import Charge, Dispatcher, Take
+from realtime.server.dispatcher import Charge, Dispatcher
 from realtime.server.frame_reader import FrameReader
 from realtime.server.frames import CONTROL, PING_FRAME, is_short_pong, short_text
 from realtime.server.keepalive import keepalive

@@ -11,8 +11,8 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -76,6 +76,10 @@ class WithoutRequest(logging.Filter):
 _QUERY = re.compile(r"\?[^\s'\"]+")
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
 class Subject(Protocol):
     """Something that log lines are about."""
 
@@ -93,6 +97,20 @@ def speak_for(subject: Subject) -> None:
         _subjects[task] = subject
 
 
+_speaker: Subject | None = None
+"""What lines are about while a function runs that no task runs."""
+
+
+def speaking_for(subject: Subject, function: Callable[[T], R], argument: T) -> R:
+    """Call a function outside any task, and let every line that it logs be about `subject`."""
+    global _speaker
+    before, _speaker = _speaker, subject
+    try:
+        return function(argument)
+    finally:
+        _speaker = before
+
+
 class WithSubject(logging.Filter):
     """Adds the facts of the subject that a line is about."""
 
@@ -101,7 +119,7 @@ class WithSubject(logging.Filter):
             task = asyncio.current_task()
         except RuntimeError:  # no loop in this thread
             return True
-        if task is not None and (subject := _subjects.get(task)) is not None:
+        if (subject := _speaker if task is None else _subjects.get(task)) is not None:
             for name, value in subject.facts.items():
                 vars(record).setdefault(name, value)
         return True

@@ -140,3 +140,20 @@ async def test_ephemeral_frames_never_touch_the_bus(stack: Stack, thread: Thread
     await thread.ana.call("cursor:move", {"thread_id": thread.id, "position": 1})
     await thread.tab.expect("thread:cursor")
     assert stack.redis.xlen(stack.key("stream")) == before
+
+
+async def test_frame_that_waits_for_nothing_does_not_overtake_one_that_waits(stack: Stack):
+    thread = unique("th")
+    async with stack.client("hub") as client, stack.client("hub") as other:
+        await other.call("join:thread", {"thread_id": thread})
+        for number, event in enumerate(
+            ("join:thread", "typing:start", "typing:stop", "leave:thread", "typing:start")
+        ):
+            await client.send(event, {"thread_id": thread}, id=number)
+        answers = [await client.next_frame(lambda frame: "id" in frame, "an answer") for _ in range(5)]
+        assert [(frame["id"], frame["event"]) for frame in answers] == [
+            *((number, "ack") for number in range(4)),
+            (4, "error"),
+        ]
+        seen = [await other.expect("thread:typing") for _ in range(2)]
+        assert [frame["data"]["typing"] for frame in seen] == [True, False]

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import msgspec
 
-from realtime.connections.frame_outlet import EXTENSION
+from realtime.connections.frame_outlet import EXTENSION, Take
 from realtime.protocol.close_codes import By
 from realtime.protocol.principal import Principal
 from tests.simulation.clock import EPOCH, Clock
@@ -77,7 +77,7 @@ class Socket:
         self._is_pumping = False
         self._inbox: deque[dict[str, Any]] = deque([{"type": "websocket.connect"}])
         self._waiting: asyncio.Future[None] | None = None
-        self._take: Callable[[dict[str, Any]], Any] | None = None
+        self._take: Take | None = None
         self._open = 0
         self._tasks: set[Any] = set()
         self._ending: tuple[By, int, str] | None = None
@@ -159,7 +159,7 @@ class Socket:
             self._drained.append(future)
             await future
 
-    def hand_over(self, take: Callable[[dict[str, Any]], Any], charge: Callable[[], float]) -> None:
+    def hand_over(self, take: Take, charge: Callable[[], float]) -> None:
         self._take = take
         self._deal()
 
@@ -245,7 +245,8 @@ class Socket:
     async def _deal_with(self, message: dict[str, Any]) -> None:
         assert self._take is not None
         try:
-            await self._take(message)
+            if (rest := self._take(message, is_alone=self._open == 1)) is not None:
+                await rest
         except ClientDisconnected:
             pass
         finally:
