@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -116,10 +117,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         chosen = SUBPROTOCOL if SUBPROTOCOL in (self.scope.get("subprotocols") or ()) else None
         await self.accept(subprotocol=chosen)
         self.accepted = True
-        metrics.handshakes(self.namespace, "accepted").inc()
-        tracing.end_handshake(self.scope, "accepted")
-        metrics.connections(self.namespace).inc()
-        logger.info("connection opened", extra={"role": self.principal.role})
+        _say_opened(self)
         if self._ended_early:
             self.ended = False
             self.terminate(*self._ended_early)
@@ -196,7 +194,8 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self._registry.remove(self)
         if self.accepted:
             metrics.connections(self.namespace).dec()
-        for step in (self.typing.stop_everywhere, self.on_gone, self.rooms.leave_all, self._release):
+        release = partial(user_limit.release, self._admitted)
+        for step in (self.typing.stop_everywhere, self.on_gone, self.rooms.leave_all, release):
             try:
                 await step()
             except (RedisError, OSError) as error:
@@ -206,10 +205,6 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         if getattr(self, "channel_name", None):
             self.layer.detach(self.channel_name)
 
-    async def _release(self) -> None:
-        if self._admitted is not None:
-            await user_limit.release(self._admitted)
-
     # --- Frames ----------------------------------------------------------------------------------
 
     def charge(self) -> float:
@@ -217,10 +212,6 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         if wait and self.rate.is_persistent:
             self.terminate(CloseCode.RATE_LIMITED)
         return wait
-
-    async def websocket_receive(self, message: Mapping[str, Any]) -> None:
-        if (rest := self.receive_frame(message)) is not None:
-            await rest
 
     def receive_frame(self, message: Mapping[str, Any]) -> Awaitable[None] | None:
         wait = message.get("retry_after")
@@ -301,6 +292,13 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         It is not stored, so never replayed. Raises `redis.RedisError`, and `ValueError` for data that does not fit.
         """
         await ephemeral.emit(self, room, event, data)
+
+
+def _say_opened(connection: NamespaceConsumer) -> None:
+    metrics.handshakes(connection.namespace, "accepted").inc()
+    tracing.end_handshake(connection.scope, "accepted")
+    metrics.connections(connection.namespace).inc()
+    logger.info("connection opened", extra={"role": connection.principal.role})
 
 
 def _ready(connection: NamespaceConsumer) -> dict[str, Any]:

@@ -42,6 +42,10 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         """Answer a frame of the client as far as nothing has to be waited for. Returns what is left, or None."""
         raise NotImplementedError
 
+    async def websocket_receive(self, message: Any) -> None:
+        if (rest := self.receive_frame(message)) is not None:
+            await rest
+
     async def clean_up(self) -> None:
         """The connection is over. Called at least once, whatever ended it."""
         raise NotImplementedError

@@ -44,9 +44,9 @@ async def admit(connection: UserConnection) -> None:
             await close_oldest(connection, [channel.decode() for channel in found[0]])
 
 
-async def release(connection: UserConnection) -> None:
-    """The connection is over. Raises `redis.RedisError`."""
-    if conf().limits.user_connections:
+async def release(connection: UserConnection | None) -> None:
+    """The connection is over; None: it was never recorded. Raises `redis.RedisError`."""
+    if connection is not None and conf().limits.user_connections:
         await execute("ZREM", connection.key, connection.channel)
 
 
