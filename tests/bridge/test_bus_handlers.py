@@ -457,7 +457,7 @@ def handling_tasks() -> list[Any]:
     return [
         each
         for each in gc.get_objects()
-        if isinstance(each, asyncio.Task) and each.get_name() == "bus handlers"
+        if issubclass(type(each), asyncio.Task) and each.get_name() == "bus handlers"
     ]
 
 
