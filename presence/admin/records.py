@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import SuspiciousOperation
 from django.db import DataError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -31,7 +28,7 @@ from presence.admin.pages import ReadOnly
 from presence.admin.steps import DISCONNECTED
 from presence.models import PresenceRecord, PresenceTransition
 from presence.namespaces import teams
-from realtime.paging import BoundedPaginator
+from realtime.paging import BoundedRows
 from realtime.publisher import publish
 from realtime.telemetry.logs import spelled
 
@@ -68,11 +65,9 @@ class LiveChangeList(ChangeList):
             _ask_redis(request, list(self.result_list))
 
 
-class RecordedAdmin(ReadOnly):
+class RecordedAdmin(BoundedRows, ReadOnly):
     """Recorded facts."""
 
-    paginator = BoundedPaginator
-    show_full_result_count = False
     if hasattr(admin, "ShowFacets"):  # Django 5.0
         show_facets = admin.ShowFacets.NEVER  # each of them would count the whole table
 
@@ -82,16 +77,6 @@ class RecordedAdmin(ReadOnly):
             return super().get_changelist_instance(request)
         except (OverflowError, ValueError, DataError) as error:
             raise IncorrectLookupParameters(error) from error
-
-    def response_action(
-        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any
-    ) -> HttpResponse | None:
-        """Raises `SuspiciousOperation` (400) for a row that no page of the list offers."""
-        if not all(
-            re.fullmatch("[0-9]{1,18}", row, re.ASCII) for row in request.POST.getlist(ACTION_CHECKBOX_NAME)
-        ):
-            raise SuspiciousOperation("not the id of a row")
-        return super().response_action(request, queryset, *args)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("groups")

@@ -19,7 +19,7 @@ from realtime.conf import conf
 from realtime.outbox import table
 from realtime.outbox.models import SEPARATOR, OutboxMessage
 from realtime.outbox.sending import send, sender
-from realtime.paging import BoundedPaginator
+from realtime.paging import BoundedRows
 from realtime.redis.bounded import now
 
 if TYPE_CHECKING:
@@ -33,19 +33,17 @@ HEAD_BYTES = 200
 
 
 @admin.register(OutboxMessage)
-class OutboxMessageAdmin(ModelAdmin):
+class OutboxMessageAdmin(BoundedRows, ModelAdmin):
     """Messages are shown without their data, which may be personal."""
 
     list_display = ("id", "event_name", "short_rooms", "age", "due_at")
     list_display_links = None
     actions = ("send_now",)
-    show_full_result_count = False
-    paginator = BoundedPaginator
     search_fields = ("rooms",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxMessage]:
         """The rows with the beginning of their messages, of which each may have 256 KiB."""
-        rows = super().get_queryset(request)
+        rows: QuerySet[OutboxMessage] = super().get_queryset(request)
         return rows.defer("message").annotate(head=Substr("message", 1, HEAD_BYTES))
 
     @admin.display(description=_("event"))

@@ -16,6 +16,7 @@ from redis.backoff import FullJitterBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from realtime.conf import cached, conf
@@ -35,7 +36,11 @@ SOCKET_OPTIONS: Any = {
     "health_check_interval": 15,
 }
 """For redis-py's connections; `REDIS_URL` may say otherwise."""
-_POOL_OPTIONS: Any = {"max_connections": POOL, "timeout": TIMEOUT}
+_POOL_OPTIONS: Any = {
+    "max_connections": POOL,
+    "timeout": TIMEOUT,
+    "retry_on_error": [RedisConnectionError, RedisTimeoutError],  # redis-py 5 tries nothing again without it
+}
 
 
 def location() -> Location:

@@ -17,7 +17,6 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.protocol import CONNECTING, OPEN
 from websockets.server import ServerProtocol
-from websockets.version import version as websockets_version
 
 from realtime.connections.frame_outlet import EXTENSION
 from realtime.server import heads
@@ -28,8 +27,6 @@ _SWITCHING = (
     b"HTTP/1.1 101 Switching Protocols\r\n"
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b"
 )
-_VALUE = ("latin-1",) if websockets_version >= "17.0" else ("ascii", "surrogateescape")
-"""How `websockets` decodes a header's value, and uvicorn encodes it again."""
 
 
 class WebSocketBeginning(WebSocketsSansIOProtocol):
@@ -103,7 +100,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
     def _examine(self, method: str, target: bytes, headers: heads.Headers) -> bytes:
         """What to accept a request with; empty: it is no handshake, and was refused."""
         try:
-            named = Headers([(name.decode("ascii"), value.decode(*_VALUE)) for name, value in headers])
+            named = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in headers])
             request = Request(target.decode("ascii"), named, method)
         except ValueError:
             # Bytes outside ASCII in the request line or a header's name.
@@ -122,7 +119,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
     def _make_scope(self, target: bytes, headers: heads.Headers) -> Any:
         path, _, query = target.partition(b"?")
         root = self.config.root_path
-        offered = [value.decode(*_VALUE) for name, value in headers if name == b"sec-websocket-protocol"]
+        offered = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
         return {
             "type": "websocket",
             "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
