@@ -24,8 +24,6 @@ TOOLS = {"demo", "dev"}
 """Extras that no project in production installs: what they ask for is not tested at its lowest."""
 LEFT_OPEN = ("-W", "ignore::pytest.PytestUnraisableExceptionWarning")
 """Connections of redis-py 5.2 may be left to the collector of garbage, in whichever test it runs then."""
-MEASURED = ("--cov", "--cov-report=")
-"""`make test-all` adds the coverage of its other tests."""
 SHOWN = ("django", "channels", "redis", "uvicorn", "websockets", "daphne", "djangorestframework", "msgspec")
 
 
@@ -119,7 +117,7 @@ def plan(pythons: dict[str, Path]) -> list[Versions]:
     return [
         Versions("lowest", lowest, extras, options=LEFT_OPEN),
         Versions("publisher", lowest, (), ("tests/test_publisher.py", "tests/redis/test_url.py")),
-        Versions("newest", newest, options=MEASURED),
+        Versions("newest", newest),
     ]
 
 

@@ -63,8 +63,10 @@ class BoundedRows(AdminBase):
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         return super().get_object(request, object_id, from_field) if _ROW_ID.fullmatch(object_id) else None
 
-    def response_action(self, request: HttpRequest, queryset: Any, *args: Any) -> HttpResponse | None:
+    def response_action(
+        self, request: HttpRequest, queryset: Any, *args: Any, **more: Any
+    ) -> HttpResponse | None:
         """Raises `SuspiciousOperation` (400) for a row that no page of the list offers."""
         if not all(map(_ROW_ID.fullmatch, request.POST.getlist(ACTION_CHECKBOX_NAME))):
             raise SuspiciousOperation("not the id of a row")
-        return super().response_action(request, queryset, *args)
+        return super().response_action(request, queryset, *args, **more)

@@ -195,9 +195,8 @@ def _is_as_browsers_write_it(ipv6: str) -> bool:
         address = IPv6Address(ipv6)
     except ValueError:
         return False
-    # Python 3.13 writes the IPv4 address in these with dots, and browsers do not.
-    is_mapped = address.ipv4_mapped is not None and "." not in ipv6
-    return is_mapped or str(address) == ipv6.lower()
+    # Python 3.13 writes the IPv4 address in some with dots, and browsers never do.
+    return "." not in ipv6 and (address.ipv4_mapped is not None or str(address) == ipv6.lower())
 
 
 def _layers(current: Conf) -> Iterator[CheckMessage]:
