@@ -37,6 +37,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
     client = server = None
     handshake_initiated = handshake_complete = close_sent = disconnected = read_paused = False
     close_timer: asyncio.TimerHandle | None = None
+    ping_timer = pong_timer = pending_ping_payload = None
     initial_response = None
     close_timeout = 10.0
     frames: Any = ()

@@ -241,6 +241,9 @@ class WebSocketProtocol(WebSocketBeginning):
     def handle_ping(self) -> None:
         self.write_frames(b"".join(self.conn.data_to_send()))
 
+    def handle_pong(self, event: Frame) -> None:
+        """Nothing has to be done: any frame shows that the peer is there."""
+
     def handle_cont(self, event: Frame) -> None:
         """Join the fragments as they come: one by one they would take a hundred times the memory."""
         frames: Any = self.frames
