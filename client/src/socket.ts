@@ -110,7 +110,7 @@ export class Socket {
 
   /**
    * Closes the connection for good, until `connect()` is called, and discards everything of its user: the token, offsets,
-   * presence, and waiting events and calls. The rooms of `join()` are entered again, with a gap, as whoever connects next.
+   * presence, and waiting events and calls. The rooms of `join()` are entered again, with a gap, for the user who connects next.
    */
   disconnect(): void {
     if (this.status === "stopped") this.#reset("stopped");

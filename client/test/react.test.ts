@@ -437,7 +437,7 @@ test("another user needs no key: every socket and thread starts anew, at once", 
     return null;
   }
   function Session({ user }: { user: string | null }): ReactNode {
-    const namespaces = { hub: { ...options, getToken: () => token(undefined, user ?? "nobody") } };
+    const namespaces = { hub: { ...options, getToken: () => token(undefined, user ?? "none") } };
     return createElement(SocketProvider, { namespaces, user }, createElement(Page));
   }
   const bearers = (): (string | undefined)[] => FakeWebSocket.made.map((each) => each.protocols[1]?.split(".")[1]);

@@ -72,7 +72,7 @@ test.each([
   ["Vue", inVue],
   ["Svelte", inSvelte],
 ])("another user in %s gets nothing of the last one", async (_, mount) => {
-  let name = "nobody";
+  let name = "none";
   const target = document.createElement("div");
   const error = { code: "forbidden_role", message: "not here" };
   const { login, unmount } = mount(target, {

@@ -149,7 +149,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     def user_disconnected(self, at: float, reason: str) -> None:
         """The user was disconnected by an operator: close the connection if it was opened at `at` or before."""
         if not self.opened_at:
-            self._order = at, reason  # it is judged as soon as Redis has answered
+            self._order = max(self._order or (at, reason), (at, reason))  # judged when Redis has answered
         elif self.opened_at <= at:
             self.terminate(CloseCode.REVOKED, reason)
 

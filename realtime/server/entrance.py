@@ -56,7 +56,7 @@ class Entrance(asyncio.Protocol):
     def _begin(self, handshake: Handshake) -> None:
         transport = self._transport
         path = handshake.target.partition(b"?")[0]
-        peer = peer_address(transport) if conf().trusted_proxies else None  # only then it is looked at
+        peer = peer_address(transport) if conf().trusted_proxies else None  # needed only then
         refused = admission.refuse_handshake(peer, handshake.headers, path)
         if refused is not None:
             transport.write(admission.response(refused, self._server.default_headers))

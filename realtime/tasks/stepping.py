@@ -22,7 +22,7 @@ def first_step(work: Coroutine[Any, Any, None]) -> Awaitable[None] | None:
 
 @types.coroutine
 def _rest(work: Coroutine[Any, Any, None], waiting: Any) -> Generator[Any, Any, None]:
-    """Pass on what the coroutine waits for, and to the coroutine what comes of that, as `await` does."""
+    """Wait for what the coroutine waits for, and hand it the result or the exception, as `await` does."""
     while True:
         try:
             step = partial(work.send, (yield waiting))
