@@ -72,14 +72,14 @@ def token(product: Product) -> str:
 @pytest.fixture
 async def supervisor(product: Product, token: str) -> Any:
     """A supervisor who has joined the board, with every right of the token."""
-    product.add("room:grant", {"namespace": "ops", "user_id": "9", "room": ROOM})
     async with product.client("ops", token=token) as client:
-        await joined(client)
+        await granted(product, client)
         yield client
 
 
-async def joined(client: Client) -> dict[str, Any]:
-    """Joining may be refused until the grant was read."""
+async def granted(product: Product, client: Client) -> dict[str, Any]:
+    """Grant the board to the supervisor. Joining may be refused until the grant was read."""
+    product.add("room:grant", {"namespace": "ops", "user_id": "9", "room": ROOM})
 
     async def answer() -> dict[str, Any] | None:
         frame = await client.ask("join", {"room": ROOM})
@@ -141,6 +141,7 @@ async def test_revoked_supervisor_leaves_the_board_and_cannot_come_back(product:
     assert (await supervisor.refused("join", {"room": ROOM}))["code"] == "forbidden"
     answer = await supervisor.call("resume", {"rooms": {ROOM: "1"}})
     assert answer["rooms"] == {ROOM: {"error": "forbidden"}}
+    await granted(product, supervisor)  # the tests run in any order
 
 
 async def test_python_client_of_the_page_follows_the_board(product: Product, token: str, supervisor: Client):
