@@ -139,13 +139,16 @@ class Context:
         return [self.peer.user(index, thread(index)) for index in range(count)]
 
     def publisher(self) -> Publisher:
-        return Publisher(str(self.redis_socket))
+        return Publisher(str(self.redis_socket), self.peer.script())
 
-    def packed(self, sequence: int, thread: str = THREAD, sent: int = 0, padding: int = 0) -> bytes:
-        """Return the command that publishes one message."""
+    def packed(
+        self, sequence: int, thread: str = THREAD, *, stamped: bool = False, padding: int = 0
+    ) -> bytes:
+        """Return the command that publishes one message; `stamped` puts the time into it, once all else is done."""
         # The padding comes first: the end of a frame tells which message it is.
-        data = ({"padding": "x" * padding} if padding else {}) | wires.message(thread, sequence, sent)
-        return pack(self.peer.command(self.scenario, EVENT, data))
+        data = ({"padding": "x" * padding} if padding else {}) | wires.message(thread, sequence)
+        command = pack(self.peer.command(self.scenario, EVENT, data))
+        return command.replace(wires.UNSTAMPED, wires.stamp(time.monotonic_ns())) if stamped else command
 
     @asynccontextmanager
     async def measured(self) -> AsyncIterator[Phase]:

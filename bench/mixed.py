@@ -127,8 +127,9 @@ class Day:
 
         async def publish(turn: int) -> None:
             sequence = sizes.mixed_threads + turn
-            self.sent[sequence] = now = time.monotonic_ns()
-            await publisher.send([self._context.packed(sequence, _thread(sequence, sizes), now)])
+            self.sent[sequence] = time.monotonic_ns()
+            thread = _thread(sequence, sizes)
+            await publisher.send([self._context.packed(sequence, thread, stamped=True)])
             self._context.tick(1, round(sizes.mixed_messages * sizes.mixed_seconds))
 
         for rate, work in (

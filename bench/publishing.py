@@ -12,16 +12,22 @@ Command = tuple[str | bytes, ...]
 
 
 class Publisher:
-    """A connection to Redis that sends commands in pipelines. Context manager."""
+    """A connection to Redis that sends commands in pipelines. Context manager.
 
-    def __init__(self, path: str) -> None:
+    `script` is the Lua script that they run, if any: Redis has to know it.
+    """
+
+    def __init__(self, path: str, script: bytes = b"") -> None:
         self._path = path
+        self._script = script
         self._replies = hiredis.Reader()
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
     async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_unix_connection(self._path)
+        if self._script:
+            await self.send([pack(("SCRIPT", "LOAD", self._script))])
         return self
 
     async def __aexit__(self, *exception: object) -> None:

@@ -48,7 +48,7 @@ async def paced(context: Context) -> None:
         await gather(context, people, sizes.paced_connections)
 
         async def publish(sequence: int) -> None:
-            await publisher.send([context.packed(sequence, sent=time.monotonic_ns())])
+            await publisher.send([context.packed(sequence, stamped=True)])
             context.tick(1, events)
 
         async with context.measured() as phase:
@@ -80,7 +80,7 @@ async def chat(context: Context) -> None:
 
         async def publish(sequence: int) -> None:
             thread = f"t{sequence * 7 % sizes.threads}"
-            await publisher.send([context.packed(sequence, thread, time.monotonic_ns())])
+            await publisher.send([context.packed(sequence, thread, stamped=True)])
             context.tick(1, messages + typings)
 
         async def type_or_stop(turn: int) -> None:
@@ -300,8 +300,7 @@ async def slow_reader(context: Context) -> None:
         for first in (0, events):
 
             async def publish(turn: int, first: int = first) -> None:
-                now = time.monotonic_ns()
-                await publisher.send([context.packed(first + turn, sent=now, padding=sizes.slow_bytes)])
+                await publisher.send([context.packed(first + turn, stamped=True, padding=sizes.slow_bytes)])
                 context.tick(1, 2 * events)
 
             async with context.measured():

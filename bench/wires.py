@@ -300,13 +300,21 @@ MESSAGE = re.compile(rb'"seq": ?"(\d+)", ?"sent": ?"(\d+)"')
 _BODY = "x" * 44
 
 
-def message(thread: str, sequence: int, sent: int = 0) -> dict[str, Any]:
+def stamp(nanoseconds: int) -> bytes:
+    """Return the time of an event as its data spells it, always in as many digits."""
+    return b"%020d" % nanoseconds
+
+
+UNSTAMPED = stamp(0)
+
+
+def message(thread: str, sequence: int) -> dict[str, Any]:
     """Return the data of one event: some 140 bytes of JSON, so some 170 as a frame of any of the systems."""
     return {
         "thread_id": thread,
         "message_id": str(sequence),
         "seq": f"{sequence:07d}",
-        "sent": f"{sent:020d}",
+        "sent": UNSTAMPED.decode(),
         "body": _BODY,
     }
 

@@ -63,6 +63,10 @@ class Conf(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_u
 
     publish_timeout: Seconds = 5.0
     """The longest that a backbone's call waits for Redis, in all: connecting and a second attempt included."""
+    publish_directly: bool = False
+    """Let a backbone append its messages to their rooms itself, as long as nothing waits in the stream before them.
+
+    It saves the bridge's part of the way. The backbone's Redis user needs more rights: docs/security.md."""
     outbox_wait: Seconds = 0.5
     """The longest that a request waits for Redis to take the messages of a transaction from the outbox."""
 

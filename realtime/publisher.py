@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from presence import store
 from presence.namespaces import OLDEST
 from realtime.conf import conf
+from realtime.layers.direct import direct
 from realtime.protocol import bus_message, values
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.ids import composed
@@ -207,7 +208,7 @@ def _after_commit(action: Callable[[], None], using: str | None) -> None:
 def _append(event: str, message: bytes, *, robust: bool) -> None:
     try:
         with _waiting() as until:
-            append([message], until)
+            append([message], until, direct([message]))
     except RedisError as error:
         if not robust:
             raise

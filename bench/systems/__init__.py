@@ -4,7 +4,7 @@ from bench.systems.base import Peer, Running
 from bench.systems.baseline import Baseline
 from bench.systems.centrifuge import Centrifuge
 from bench.systems.channels import ChannelsOnDaphne, ChannelsOnUvicorn
-from bench.systems.ours import Ours, OursInOne
+from bench.systems.ours import Ours, OursDirect, OursInOne
 from bench.systems.python_socketio import PythonSocketIO
 from bench.systems.socketio import SocketIO
 
@@ -15,6 +15,7 @@ PEERS: dict[str, Peer] = {
     for peer in (
         Ours(),
         OursInOne(),
+        OursDirect(),
         SocketIO(),
         Centrifuge(),
         PythonSocketIO(),

@@ -67,6 +67,10 @@ class Peer(ABC):
     def command(self, scenario: str, event: str, data: Mapping[str, Any]) -> Command:
         """Return the command with which a backbone publishes an event to the room of `data["thread_id"]`."""
 
+    def script(self) -> bytes:
+        """Return the Lua script that its commands run by its hash, if any."""
+        return b""
+
     def missing(self) -> str | None:
         """Return the name of a missing dependency, if any."""
         return None

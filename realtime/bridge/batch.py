@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Self
 
 import msgspec
@@ -17,9 +16,7 @@ from realtime.layers import history
 from realtime.layers.history import NO_CURSOR, NO_LEASE
 from realtime.layers.interface import RoomLayer, room_layer
 from realtime.protocol.bus_message import BusMessage, InvalidMessage, subjects
-from realtime.protocol.envelope import frame_head
-from realtime.protocol.publication import Draft, Target
-from realtime.protocol.rooms import group_name
+from realtime.protocol.publication import Draft
 from realtime.redis.pipelining import Pipes
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import spelled
@@ -73,13 +70,6 @@ def _touched(entry: BusEntry) -> set[str]:
     return rooms.union(*[subjects(message.payload) for message in published])
 
 
-@lru_cache(maxsize=4096)
-def _place(event: str, target: Target) -> tuple[str, bytes]:
-    """The group of a target, and the frame before its offset."""
-    namespace, room = target
-    return group_name(namespace, room), frame_head(event, room)
-
-
 class Batch:
     """Publishes what entries hold, and moves the cursor. Once sent, it is awaited for the result."""
 
@@ -102,13 +92,9 @@ class Batch:
         span = None if entry.is_repeated else tracing.deliver(message.event, message.traceparent)
         if span is not None:
             self._spans.append(span)
-        return Draft(
-            rooms=[_place(message.event, target) for target in message.targets],
-            tail=message.tail,
+        return message.draft(
             source=entry.source if entry.id else "",
             entry=entry.order if entry.id else "",
-            id=message.id or "",
-            exclude=message.exclude or "",
             traceparent=(span and tracing.traceparent(span)) or "",
         )
 

@@ -22,6 +22,7 @@ from realtime.bridge.cursors import read_cursors, trim
 from realtime.bridge.pubsub_listener import PubSubListener
 from realtime.bridge.read_size import ReadSize
 from realtime.bridge.stream_delivery import READ_BLOCK, StreamDelivery
+from realtime.layers import direct
 from realtime.redis import schema_version
 from realtime.redis.client import is_cancelled, key
 from realtime.redis.lease import Lease
@@ -104,6 +105,7 @@ class Bridge:
     async def _lead(self) -> None:
         """Deliver all streams until the lease or a connection to Redis is lost."""
         await topology().known()
+        await direct.allow()
         cursors = await read_cursors([*self._sources])
 
         def on_caught_up() -> None:

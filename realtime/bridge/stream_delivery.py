@@ -20,6 +20,7 @@ from realtime.bridge.cursors import trim
 from realtime.bridge.guard import StreamEntry, StreamGuard
 from realtime.bridge.lag import Lag
 from realtime.bridge.read_size import ReadSize
+from realtime.layers import direct
 from realtime.layers.interface import room_layer
 from realtime.redis import schema_version
 from realtime.redis.client import is_cancelled, key
@@ -136,6 +137,7 @@ class StreamDelivery:
             self._trim_at = self._now() + TRIM_SECONDS
             await trim([self.source])
             await schema_version.claim()  # again, in case that Redis was wiped
+            await direct.allow()
         # In the same write as the batch: a single message costs one round trip. Whether the batch succeeded is asked
         # before the next one, or when nothing has come for a while.
         following = self._read(wait=self.is_caught_up)

@@ -37,7 +37,8 @@ READ_BYTES = 64 * 1024
 """Size of what is read from a history, and written to a client, before the server waits for the client."""
 
 _SCRIPTS = Path(__file__).parent / "scripts"
-_append = script(_SCRIPTS / "append.lua")
+APPEND = _SCRIPTS / "append.lua"
+_append = script(APPEND)
 _ends = script(_SCRIPTS / "ends.lua")
 _after = script(_SCRIPTS / "after.lua")
 
@@ -107,7 +108,7 @@ def send_append(
     if not pipes.topology.spans_keys:
         return begin(_append_by_slot(pipes, entries, lease, cursor, again=again, publish=publish))
     return pipes.to("").run(
-        _append, *_arguments(pipes.topology, entries, lease, cursor, again=again, publish=publish)
+        _append, *append_arguments(pipes.topology, entries, lease, cursor, again=again, publish=publish)
     )
 
 
@@ -135,29 +136,34 @@ async def _append_by_slot(
             found = await _run(
                 pipes,
                 _append,
-                *_arguments(pipes.topology, of_slot, NO_LEASE, NO_CURSOR, again=again, publish=publish),
+                *append_arguments(pipes.topology, of_slot, NO_LEASE, NO_CURSOR, again=again, publish=publish),
             )
         return [position for positions in found for position in positions]
 
     positions = iter(await in_batches([base(group) for _, (group, _) in places], append_part))
     if cursor[0]:
         await _run(
-            pipes, _append, *_arguments(pipes.topology, [], NO_LEASE, cursor, again=again, publish=publish)
+            pipes,
+            _append,
+            *append_arguments(pipes.topology, [], NO_LEASE, cursor, again=again, publish=publish),
         )
     return [[next(positions) for _ in entry.rooms] for entry in entries]
 
 
-def _arguments(
-    topology: Topology, entries: Sequence[Draft], lease: Lease, cursor: Cursor, *, again: str, publish: bool
+def append_arguments(
+    topology: Topology,
+    entries: Sequence[Draft],
+    lease: Lease = NO_LEASE,
+    cursor: Cursor = NO_CURSOR,
+    *,
+    again: str = "",
+    publish: bool = True,
 ) -> tuple[list[str], list[Argument]]:
-    settings = conf()
+    """The keys and arguments of `append.lua`, where the settings come first: `append_settings`."""
+    prefix = conf().prefix
     keys: list[str] = []
     arguments: list[Argument] = [
-        settings.history_size,
-        int(settings.history_ttl * 1000),
-        settings.history_bytes,
-        _room_seconds(),
-        MARKER_SECONDS,
+        *append_settings(),
         *lease,
         topology.publish_command if publish else "",
         *cursor,
@@ -168,11 +174,18 @@ def _arguments(
         exclude = f"{entry.exclude}\0{entry.traceparent}" if entry.traceparent else entry.exclude
         arguments += [len(entry.rooms), entry.source, entry.entry, entry.id, exclude, entry.tail]
         for group, head in entry.rooms:
-            keys.append(_base(settings.prefix, group))
+            keys.append(_base(prefix, group))
             arguments.append(head)
     if cursor[0]:
         keys.append(cursor[0])
     return keys, arguments
+
+
+def append_settings() -> list[Argument]:
+    """What the settings say about histories, as `append.lua` takes it."""
+    settings = conf()
+    kept = [settings.history_size, int(settings.history_ttl * 1000), settings.history_bytes]
+    return [*kept, _room_seconds(), MARKER_SECONDS]
 
 
 async def ends(groups: Iterable[str]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from uuid import uuid4
 from redis.exceptions import RedisError
 
 from realtime.conf import conf
+from realtime.layers.direct import direct
 from realtime.outbox import table
 from realtime.outbox.table import Waiting
 from realtime.redis.appending import append
@@ -156,7 +157,7 @@ def _send(by: Sender, chosen: Sequence[Waiting], until: float) -> list[Waiting]:
         by.tried.clear()
         by.tried.update(row.id for row in rows)
         if messages:
-            append(messages, until)
+            append(messages, until, direct(messages))
         if rows:
             table.delete(by.using, [row.id for row in rows], lease)
         if len(rows) < len(held) and lease:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -10,14 +11,14 @@ from msgspec import Meta
 
 from realtime.conf import cached, conf
 from realtime.protocol.catalogue import ServerEvent, catalogue
-from realtime.protocol.envelope import frame_tail
+from realtime.protocol.envelope import frame_head, frame_tail
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
 from realtime.protocol.nesting import TooDeep, check_nesting
 from realtime.protocol.payloads import InvalidPayload, Payload, parse_payload
-from realtime.protocol.publication import Target
+from realtime.protocol.publication import Draft, Target
 from realtime.protocol.respelling import merge
-from realtime.protocol.rooms import is_room, thread_room, user_room
+from realtime.protocol.rooms import group_name, is_room, thread_room, user_room
 from realtime.protocol.surrogates import whole_json
 
 MOST_TARGETS = 1000
@@ -71,6 +72,25 @@ class BusMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     exclude: str | None = None
     traceparent: str | None = None
     """The trace that it is part of (`realtime.telemetry.tracing`)."""
+
+    def draft(self, *, source: str = "", entry: str = "", traceparent: str = "") -> Draft:
+        """What is appended to its rooms, once for all the clients."""
+        return Draft(
+            rooms=[_place(self.event, target) for target in self.targets],
+            tail=self.tail,
+            source=source,
+            entry=entry,
+            id=self.id or "",
+            exclude=self.exclude or "",
+            traceparent=traceparent,
+        )
+
+
+@lru_cache(maxsize=4096)
+def _place(event: str, target: Target) -> tuple[str, bytes]:
+    """The group of a target, and the frame before its offset."""
+    namespace, room = target
+    return group_name(namespace, room), frame_head(event, room)
 
 
 _SUBJECTS: dict[str, Callable[[str], str]] = {

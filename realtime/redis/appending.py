@@ -6,33 +6,57 @@ that may be left behind: resolving a name, TLS, AUTH and asking Sentinels have n
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
 from collections.abc import Sequence
 from queue import Empty, LifoQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import NoPermissionError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from realtime.conf import cached
 from realtime.redis.bounded import call, cutting, left, now
 from realtime.redis.client import POOL, SOCKET_OPTIONS, key, location, sync_client
+from realtime.redis.connection import Argument
+from realtime.telemetry.logs import spelled
+
+logger = logging.getLogger(__name__)
 
 _AGAIN = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
 
+FORBIDDEN_SECONDS = 60.0
+"""Seconds after which a script is tried again that Redis did not allow us to run."""
 
-def append(messages: Sequence[bytes], until: float) -> None:
+
+class Direct(NamedTuple):
+    """A script that publishes the messages, or appends them to the stream (`realtime.layers.direct`)."""
+
+    script: AsyncScript
+    keys: Sequence[str]
+    arguments: Sequence[Argument]
+
+    def commands(self) -> tuple[Sequence[Argument], Sequence[Argument]]:
+        """The script by its hash, and whole, for a Redis that does not know it."""
+        rest = (len(self.keys), *self.keys, *self.arguments)
+        return ("EVALSHA", self.script.sha, *rest), ("EVAL", self.script.script, *rest)
+
+
+def append(messages: Sequence[bytes], until: float, direct: Direct | None = None) -> None:
     """Append messages to the stream in their order, all or none of them, by a time of `realtime.redis.bounded.now`.
 
     Every message carries an id, so one that is appended again does no harm: when the connection was lost, or the server
     is not the primary any more, all of this is tried once more. In a Cluster some of the first messages may have been
     appended when it fails.
+
+    With `direct` that script does it, unless Redis refuses to run it.
 
     Raises `redis.RedisError`; then it may have been done nevertheless.
     """
@@ -40,10 +64,10 @@ def append(messages: Sequence[bytes], until: float) -> None:
         call(lambda: _append_one_by_one(messages), until)
         return
     try:
-        _exchange(messages, until, share=0.5)
+        _exchange(messages, until, direct, share=0.5)
     except _AGAIN:
         time.sleep(min(random.uniform(0.01, 0.1), left(until)))  # noqa: S311  (many lose Redis together)
-        _exchange(messages, until)
+        _exchange(messages, until, direct)
 
 
 def _append_one_by_one(messages: Sequence[bytes]) -> None:
@@ -51,7 +75,7 @@ def _append_one_by_one(messages: Sequence[bytes]) -> None:
         sync_client().xadd(key("stream"), {"message": message})
 
 
-def _exchange(messages: Sequence[bytes], until: float, share: float = 1.0) -> None:
+def _exchange(messages: Sequence[bytes], until: float, direct: Direct | None, share: float = 1.0) -> None:
     """One attempt. An idle connection gets only this share of the time: the network may have forgotten it."""
     commands = [("XADD", key("stream"), "*", "message", message) for message in messages]
     if len(commands) > 1:  # all or none: a refusal must not fall between two messages of a room
@@ -61,11 +85,31 @@ def _exchange(messages: Sequence[bytes], until: float, share: float = 1.0) -> No
     try:
         if not is_new:
             until = now() + share * left(until)
-        _converse(connection, commands, until)
+        if direct is None or not pool.may_run_scripts or not _run(connection, direct, until):
+            _converse(connection, commands, until)
     except BaseException:
         pool.discard(connection)
         raise
     pool.give_back(connection)
+
+
+def _run(connection: Any, direct: Direct, until: float) -> bool:
+    """Run the script that publishes the messages. False: Redis refuses it, and they have to use the stream."""
+    by_hash, whole = direct.commands()
+    try:
+        try:
+            _converse(connection, [by_hash], until)
+        except NoScriptError:
+            _converse(connection, [whole], until)
+    except ReadOnlyError:
+        raise
+    except NoPermissionError as error:
+        logger.warning("messages cannot be published directly", extra={"error": spelled(error)})
+        connections().forbid_scripts()
+        return False
+    except ResponseError:  # what is in Redis' way there is not in the way of the stream, or is found again
+        return False
+    return True
 
 
 def _converse(connection: Any, commands: Sequence[Any], until: float) -> None:
@@ -100,6 +144,16 @@ class _Pool:
         self._free: LifoQueue[Any] = LifoQueue()
         for _ in range(most):
             self._free.put(None)
+        self._forbidden_until = 0.0
+
+    @property
+    def may_run_scripts(self) -> bool:
+        """Whether Redis allows us to, as far as we know."""
+        return now() >= self._forbidden_until
+
+    def forbid_scripts(self) -> None:
+        """Run none for a while: Redis does not allow us to."""
+        self._forbidden_until = now() + FORBIDDEN_SECONDS
 
     def take(self, until: float) -> tuple[Any, bool]:
         """An open connection, and whether it is new. Raises `redis.RedisError`."""

@@ -123,7 +123,7 @@ class TestRowThatRedisRefuses:
         """Redis refuses what contains message 13, until `refusing.clear()`."""
         bad = {13}
 
-        def append(messages, until):
+        def append(messages, until, direct):
             if bad & {json.loads(message)["data"]["message_id"] for message in messages}:
                 raise ResponseError("too large")
             appending.append(messages, until)

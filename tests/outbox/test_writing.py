@@ -53,7 +53,7 @@ class TestTransaction:
     def test_all_messages_of_a_transaction_are_sent_together_in_order(self, monkeypatch):
         sent: list[int] = []
 
-        def note(messages, until):
+        def note(messages, until, direct):
             sent.append(len(messages))
             appending.append(messages, until)
 
@@ -207,7 +207,7 @@ class TestRedisIsAway:
     def test_attempts_pause_after_one_has_failed(self, without_redis, monkeypatch):
         attempts: list[int] = []
 
-        def note(messages, until):
+        def note(messages, until, direct):
             attempts.append(1)
             appending.append(messages, until)
 

@@ -95,6 +95,12 @@ class History:
 
 
 _WORDS = ("thread:grant", "thread:revoke")
+_SIGNALS = {
+    "thread:revoke": "ThreadRevoked",
+    "thread:expel": "ThreadRevoked",
+    "user:disconnect": "UserDisconnected",
+    "token:revoke": "TokenRevoked",
+}
 """On a user and a thread; the last one counts."""
 LIVE, UNCERTAIN, BARRED = "live", "uncertain", "barred"
 
@@ -451,7 +457,13 @@ class Checker:
         """Something is sent to all instances, or whoever of them can hear it."""
         if payload[:1] == b"M" and b"control.signal" in payload:
             signal = msgspec.msgpack.decode(payload[1:])["signal"]
-            self.signals.append((EPOCH + self._now(), signal))
+            if self._is_recorded(signal):
+                self.signals.append((EPOCH + self._now(), signal))
+
+    def _is_recorded(self, signal: dict[str, Any]) -> bool:
+        """Not if Redis has lost the order and its record since it was given, before the bridge sent the signal."""
+        given = [order.data for order in self.orders if _SIGNALS.get(order.event) == signal["type"]]
+        return any(all(signal.get(name, value) == value for name, value in data.items()) for data in given)
 
     def subscribed(self, link: Link, channel: bytes) -> None:
         """A host hears orders (again): those that it has missed hold, too, once it knows that."""

@@ -1,0 +1,76 @@
+"""Direct publishing: a backbone appends a message to its rooms itself, if nothing waits in the stream before it.
+
+A message in the stream wakes the bridge, only to be appended to its rooms by a script. Here the backbone's own command
+is that script (`direct.lua`). It looks whether the bridge has delivered all that the stream holds; if not, it adds the
+message to the stream, and so it never overtakes another one. Redis runs one script at a time, so nothing comes between
+looking and appending. The message's id makes it one message, whichever of the two ways it took, also when it is sent
+again.
+
+Only a bridge that leads knows the settings of the histories, and whether the backbone's catalogue is that of the
+servers: it writes both down (`allow`). A backbone with another catalogue might choose other rooms, and uses the stream;
+so does every message that the bridge has to handle (`on_bus`), and so do all messages in a Cluster, where a script
+cannot use the stream's key and those of the rooms together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from realtime.conf import cached, conf
+from realtime.layers.history import APPEND, append_arguments, append_settings
+from realtime.protocol.bus_message import BusMessage, InvalidMessage, parse
+from realtime.protocol.catalogue import ServerEvent, catalogue
+from realtime.protocol.namespaces import namespaces
+from realtime.redis.appending import Direct
+from realtime.redis.client import execute, key, script
+from realtime.redis.topology import topology
+
+_script = script(APPEND.with_name("direct.lua").read_bytes() + APPEND.read_bytes())
+
+
+async def allow() -> None:
+    """Let backbones with this catalogue publish directly: for a bridge that leads. Raises `redis.RedisError`."""
+    names = ("size", "ttl", "bytes", "room", "marker")
+    settings = [word for pair in zip(names, append_settings(), strict=True) for word in pair]
+    await execute("HSET", key("direct"), "catalogue", fingerprint(), *settings)
+
+
+def direct(messages: Sequence[bytes]) -> Direct | None:
+    """The script that publishes these messages directly, with its keys and arguments.
+
+    None if they have to use the stream. The messages are valid.
+    """
+    if not conf().publish_directly or not topology().spans_keys:
+        return None
+    try:
+        parsed = [parse(message) for message in messages]
+    except InvalidMessage:  # any more: they were written into an outbox long ago
+        return None
+    if not all(map(_can_be_direct, parsed)):
+        return None
+    drafts = [message.draft(traceparent=message.traceparent or "") for message in parsed]
+    keys, arguments = append_arguments(topology(), drafts)
+    arguments[:5] = [fingerprint(), len(messages), key("cursors"), key("stream"), key("direct")]
+    return Direct(_script, keys, [*arguments, *messages])
+
+
+def _can_be_direct(message: BusMessage) -> bool:
+    return bool(message.targets and message.id) and message.event not in catalogue().bus_handlers
+
+
+def _described(event: ServerEvent) -> Sequence[object]:
+    fields = event.payload.__struct_fields__
+    return event.bus, fields, sorted(event.namespaces), sorted(event.default_namespaces)
+
+
+@cached()
+def fingerprint() -> str:
+    """What decides the rooms of a message, as far as names tell: equal catalogues have equal fingerprints."""
+    events = catalogue()
+    found = [
+        sorted((each.name, [kind.name for kind in each.kinds]) for each in namespaces().values()),
+        sorted(events.bus_handlers.keys() & events.server.keys()),
+        sorted((name, *_described(event)) for name, event in events.server.items()),
+    ]
+    return sha256(repr(found).encode()).hexdigest()[:16]
