@@ -33,7 +33,7 @@ async def allow() -> None:
     """Let backbones with this catalogue publish directly: for a bridge that leads. Raises `redis.RedisError`."""
     names = ("size", "ttl", "bytes", "room", "marker")
     settings = [word for pair in zip(names, append_settings(), strict=True) for word in pair]
-    await execute("HSET", key("direct"), "catalogue", fingerprint(), *settings)
+    await execute("HSET", key("cursors"), "catalogue", fingerprint(), *settings)
 
 
 def direct(messages: Sequence[bytes]) -> Direct | None:
@@ -51,7 +51,7 @@ def direct(messages: Sequence[bytes]) -> Direct | None:
         return None
     drafts = [message.draft(traceparent=message.traceparent or "") for message in parsed]
     keys, arguments = append_arguments(topology(), drafts)
-    arguments[:5] = [fingerprint(), len(messages), key("cursors"), key("stream"), key("direct")]
+    arguments[:5] = [fingerprint(), len(messages), key("cursors"), key("stream"), ""]
     return Direct(_script, keys, [*arguments, *messages])
 
 

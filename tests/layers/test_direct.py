@@ -113,7 +113,7 @@ async def test_what_the_bridge_has_to_handle_uses_the_stream(event: str, data: d
 async def test_backbone_with_another_catalogue_uses_the_stream(room: Room):
     await read_by_a_bridge()
     before = await in_stream()
-    await client().hset(key("direct"), "catalogue", "another")
+    await client().hset(key("cursors"), "catalogue", "another")
     await say(1)
     assert await in_stream() == before + 1
 

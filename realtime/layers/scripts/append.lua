@@ -105,7 +105,7 @@ local function append(room, excluded, head, tail)
   room.count = room.count + 1
   local publication = string.format('F%s%s%012d%06d', before, position, room.count, #excluded)
     .. excluded .. head .. position .. tail
-  redis.call('XADD', room.log, position .. '-0', 'p', publication)
+  redis.call('XADD', room.log, 'MAXLEN', size, position .. '-0', 'p', publication)
   room.bytes = room.bytes + #publication
   if publish ~= '' then redis.call(publish, room.live, publication) end
   return position
@@ -149,7 +149,6 @@ end
 
 local is_done, failure = pcall(append_all)
 for _, room in ipairs(touched) do
-  redis.call('XTRIM', room.log, 'MAXLEN', size)
   redis.call('XTRIM', room.log, 'MINID', oldest)
   redis.call('PEXPIRE', room.log, ttl)
   if room.bytes > bytes then room.bytes = shrink(room.log) end
