@@ -71,6 +71,8 @@ SCENARIOS = {
             (
                 Metric("cpu_us_per_event", "CPU per event", "µs", False, 0.85, 0.6, (0.85, 0.6)),
                 Metric("p50_ms", "latency p50", "ms", False, 1.0, 0.8),
+                Metric("messages_p50_ms", "latency p50, messages", "ms"),
+                Metric("typing_p50_ms", "latency p50, typing", "ms"),
                 Metric("p99_ms", "latency p99", "ms", False, 0.5),
             ),
         ),

@@ -106,13 +106,15 @@ async def chat(context: Context) -> None:
         for sequence in range(messages):
             by_thread[f"t{sequence * 7 % sizes.threads}"].append(sequence)
         context.check(people.connections, lambda connection: by_thread[connection.user.thread])
-        latencies = array("q")
+        of_messages = array("q")
         for connection in people.connections:
-            latencies.extend(connection.latencies)
-        latencies.extend(_check_typing(context, people, typed))
+            of_messages.extend(connection.latencies)
+        of_typing = _check_typing(context, people, typed)
         context.outcome.metrics = {
             "cpu_us_per_event": phase.cpu / (messages + len(typed)) * 1e6,
-            **percentiles(latencies),
+            **percentiles(of_messages + of_typing),
+            "messages_p50_ms": percentiles(of_messages)["p50_ms"],
+            "typing_p50_ms": percentiles(of_typing)["p50_ms"],
         }
 
 
