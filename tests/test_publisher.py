@@ -272,7 +272,7 @@ class TestOutsideATransaction:
         settings.REALTIME = {**settings.REALTIME, "PUBLISH_TIMEOUT": 0.5}
         ends: list[float] = []
 
-        def in_vain(messages, until):
+        def in_vain(messages, until, direct):
             ends.append(until)
             time.sleep(max(until - now(), 0))
             raise redis.TimeoutError
