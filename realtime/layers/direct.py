@@ -19,12 +19,15 @@ from hashlib import sha256
 
 from realtime.conf import cached, conf
 from realtime.layers.history import APPEND, append_arguments, append_settings
-from realtime.protocol.bus_message import BusMessage, InvalidMessage, parse
+from realtime.protocol.bus_message import BusMessage, parse
 from realtime.protocol.catalogue import ServerEvent, catalogue
 from realtime.protocol.namespaces import namespaces
 from realtime.redis.appending import Direct
 from realtime.redis.client import execute, key, script
 from realtime.redis.topology import topology
+
+MOST_ROOMS = 1000
+"""Rooms of messages that are published together: Redis does nothing else meanwhile."""
 
 _script = script(APPEND.with_name("direct.lua").read_bytes() + APPEND.read_bytes())
 
@@ -45,9 +48,11 @@ def direct(messages: Sequence[bytes]) -> Direct | None:
         return None
     try:
         parsed = [parse(message) for message in messages]
-    except InvalidMessage:  # any more: they were written into an outbox long ago
+    except (
+        Exception
+    ):  # of a message that waited in an outbox and is not valid any more, or of a product's code
         return None
-    if not all(map(_can_be_direct, parsed)):
+    if not all(map(_can_be_direct, parsed)) or sum(len(message.targets) for message in parsed) > MOST_ROOMS:
         return None
     drafts = [message.draft(traceparent=message.traceparent or "") for message in parsed]
     keys, arguments = append_arguments(topology(), drafts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from typing import Any
@@ -280,6 +281,25 @@ def test_one_message_that_cannot_be_direct_sends_all_by_the_stream(message: byte
     good = b'{"event": "thread:message", "data": {"thread_id": 1, "message_id": 1}, "id": 1}'
     assert module.direct([good]) is not None
     assert module.direct([good, message]) is None
+
+
+def test_messages_to_many_rooms_use_the_stream_together():
+    """Redis would serve nothing else for as long as the script runs; the bridge sends them in parts."""
+    rooms = [f"user:{number}" for number in range(500)]
+    message = {"event": "thread:message", "data": {"thread_id": 1, "message_id": 1}, "id": 1, "rooms": rooms}
+    wide = json.dumps({**message, "namespaces": ["hub"]}).encode()
+    assert module.direct([wide, wide]) is not None
+    assert module.direct([wide, wide, wide]) is None
+
+
+def test_code_of_a_product_that_fails_leaves_the_message_to_the_bridge(monkeypatch: pytest.MonkeyPatch):
+    def broken(payload: Any) -> list[str]:
+        raise KeyError(payload.thread_id)
+
+    good = b'{"event": "thread:message", "data": {"thread_id": 1, "message_id": 1}, "id": 1}'
+    event = dataclasses.replace(catalogue().server["thread:message"], rooms=broken)
+    monkeypatch.setitem(catalogue().server, "thread:message", event)
+    assert module.direct([good]) is None
 
 
 def test_cluster_uses_the_stream(settings):
