@@ -18,12 +18,14 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from realtime.conf import cached, conf
+from realtime.layers.configured import OWN_LAYER, backend
 from realtime.layers.history import APPEND, append_arguments, append_settings
 from realtime.protocol.bus_message import BusMessage, parse
 from realtime.protocol.catalogue import ServerEvent, catalogue
 from realtime.protocol.namespaces import namespaces
 from realtime.redis.appending import Direct
 from realtime.redis.client import execute, key, script
+from realtime.redis.schema_version import SCHEMA_VERSION
 from realtime.redis.topology import topology
 
 MOST_ROOMS = 1000
@@ -34,6 +36,9 @@ _script = script(APPEND.with_name("direct.lua").read_bytes() + APPEND.read_bytes
 
 async def allow() -> None:
     """Let backbones with this catalogue publish directly: for a bridge that leads. Raises `redis.RedisError`."""
+    if backend() != OWN_LAYER:  # rooms are groups of another layer, which nothing but the bridge sends to
+        await execute("HDEL", key("cursors"), "catalogue")
+        return
     names = ("size", "ttl", "bytes", "room", "marker")
     settings = [word for pair in zip(names, append_settings(), strict=True) for word in pair]
     await execute("HSET", key("cursors"), "catalogue", fingerprint(), *settings)
@@ -74,6 +79,7 @@ def fingerprint() -> str:
     """What decides the rooms of a message, as far as names tell: equal catalogues have equal fingerprints."""
     events = catalogue()
     found = [
+        SCHEMA_VERSION,
         sorted((each.name, [kind.name for kind in each.kinds]) for each in namespaces().values()),
         sorted(events.bus_handlers.keys() & events.server.keys()),
         sorted((name, *_described(event)) for name, event in events.server.items()),

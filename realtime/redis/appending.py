@@ -43,9 +43,15 @@ class Direct(NamedTuple):
     keys: Sequence[str]
     arguments: Sequence[Argument]
 
-    def commands(self) -> tuple[Sequence[Argument], Sequence[Argument]]:
-        """The script by its hash, and whole, for a Redis that does not know it."""
-        rest = (len(self.keys), *self.keys, *self.arguments)
+    def commands(self, *, is_first: bool = False) -> tuple[Sequence[Argument], Sequence[Argument]]:
+        """The script by its hash, and whole, for a Redis that does not know it.
+
+        Args:
+            is_first: look whether the user has all rights.
+        """
+        arguments = [*self.arguments]
+        arguments[4] = "1" if is_first else ""
+        rest = (len(self.keys), *self.keys, *arguments)
         return ("EVALSHA", self.script.sha, *rest), ("EVAL", self.script.script, *rest)
 
 
@@ -85,7 +91,7 @@ def _exchange(messages: Sequence[bytes], until: float, direct: Direct | None, sh
     try:
         if not is_new:
             until = now() + share * left(until)
-        if direct is None or not pool.may_run_scripts or not _run(connection, direct, until):
+        if direct is None or not pool.may_run_scripts or not _run(connection, direct, until, pool):
             _converse(connection, commands, until)
     except BaseException:
         pool.discard(connection)
@@ -93,9 +99,9 @@ def _exchange(messages: Sequence[bytes], until: float, direct: Direct | None, sh
     pool.give_back(connection)
 
 
-def _run(connection: Any, direct: Direct, until: float) -> bool:
+def _run(connection: Any, direct: Direct, until: float, pool: _Pool) -> bool:
     """Run the script that publishes the messages. False: Redis refuses it, and they have to use the stream."""
-    by_hash, whole = direct.commands()
+    by_hash, whole = direct.commands(is_first=not pool.has_run_scripts)
     try:
         try:
             _converse(connection, [by_hash], until)
@@ -103,12 +109,13 @@ def _run(connection: Any, direct: Direct, until: float) -> bool:
             _converse(connection, [whole], until)
     except ReadOnlyError:
         raise
-    except NoPermissionError as error:
-        logger.warning("messages cannot be published directly", extra={"error": spelled(error)})
-        connections().forbid_scripts()
+    except ResponseError as error:
+        # What is in Redis' way there is not in the way of the stream, or is found again.
+        if isinstance(error, NoPermissionError) or str(error).startswith("ACL failure"):
+            logger.warning("messages cannot be published directly", extra={"error": spelled(error)})
+            pool.forbid_scripts()
         return False
-    except ResponseError:  # what is in Redis' way there is not in the way of the stream, or is found again
-        return False
+    pool.has_run_scripts = True
     return True
 
 
@@ -145,6 +152,8 @@ class _Pool:
         for _ in range(most):
             self._free.put(None)
         self._forbidden_until = 0.0
+        self.has_run_scripts = False
+        """Whether Redis has allowed us to."""
 
     @property
     def may_run_scripts(self) -> bool:

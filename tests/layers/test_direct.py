@@ -20,6 +20,7 @@ from realtime.publisher import apublish
 from realtime.redis import appending
 from realtime.redis.bounded import now
 from realtime.redis.client import client, key
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.blocks import DOCS
 from tests.bridge.test_bridge import Room
 from tests.inprocess import add, bridging, dead_letters, eventually
@@ -159,7 +160,7 @@ async def test_user_who_may_not_run_scripts_uses_the_stream(room: Room, settings
 async def test_rights_of_the_documentation_are_enough(room: Room, process: str, settings, redis_url: str):
     await read_by_a_bridge()
     page = (DOCS / "security.md").read_text()
-    lines = re.findall(r"ACL SETUSER (backbone on .*?)$|`ACL SETUSER (backbone ~.*?)`", page, re.MULTILINE)
+    lines = re.findall(r"ACL SETUSER (backbone on .*?)$|`ACL SETUSER (backbone \(.*?)`", page, re.MULTILINE)
     assert len(lines) == 2
     for words in ("".join(line).replace("PASSWORD", "secret").split() for line in lines):
         own = [
@@ -176,6 +177,61 @@ async def test_rights_of_the_documentation_are_enough(room: Room, process: str, 
     assert await room.message_ids(3) == ["0", "1", "2"]
     assert await in_stream() == before
     await client().execute_command("ACL", "DELUSER", "backbone")
+
+
+@pytest.mark.parametrize("missing", ["+hset", "+set", "+xtrim", "&*:live", "+publish", "+evalsha"])
+async def test_right_that_is_missing_is_noticed_before_anything_is_done(
+    missing: str, room: Room, settings, redis_url: str, caplog
+):
+    await read_by_a_bridge()
+    rights = (
+        "on >secret resetkeys ~* resetchannels &*:live -@all +hello +auth +ping +client|setinfo +evalsha +eval +hget"
+        " +hlen +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim +set +del +expire +pexpire"
+        " +time +publish +pubsub|numsub"
+    )
+    words = [word for word in rights.split() if word != missing]
+    await client().execute_command("ACL", "SETUSER", "partial", "reset", *words)
+    before = await in_stream()
+    url = redis_url.replace("://", "://partial:secret@", 1)
+    with override_settings(REALTIME={**settings.REALTIME, "REDIS_URL": url}):
+        await say(1, id="a")
+        await say(2, id="b")
+    assert await in_stream() == before + 2
+    assert caplog.text.count("messages cannot be published directly") == 1
+    async with bridging():
+        assert await room.message_ids(2) == ["1", "2"]
+    await client().execute_command("ACL", "DELUSER", "partial")
+
+
+async def test_room_of_several_that_redis_cannot_append_to_does_not_repeat_the_message_in_the_others(
+    room: Room,
+):
+    await read_by_a_bridge()
+    await Room().enter(namespace="portal")
+    await client().delete(f"{history.base('portal.thread.42')}:room")
+    await client().set(f"{history.base('portal.thread.42')}:room", "something else")
+    await say(1, id="a")
+    await say(2, namespaces=["hub"])
+    async with bridging():
+        assert await room.message_ids(2) == ["1", "2"]
+
+
+async def test_replica_takes_nothing(settings):
+    known = dict.fromkeys(("size", "ttl", "bytes", "room", "marker"), 9)
+    with EmbeddedRedis() as old, old.client() as its:
+        its.hset(key("cursors"), mapping={**known, "catalogue": module.fingerprint()})
+        its.replicaof("127.0.0.1", "1")
+        own = {**settings.REALTIME, "REDIS_URL": old.url}
+        with override_settings(REALTIME=own), pytest.raises(redis.exceptions.ReadOnlyError):
+            await say(1)
+
+
+async def test_other_channel_layer_keeps_the_bridge(settings):
+    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}):
+        await module.allow()
+    assert await client().hget(key("cursors"), "catalogue") is None
+    await module.allow()
+    assert await client().hget(key("cursors"), "catalogue") is not None
 
 
 # --- Once, and with the histories as the servers have them -----------------------------------------------

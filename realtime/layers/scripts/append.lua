@@ -147,8 +147,7 @@ local function append_all()
   end
 end
 
-local is_done, failure = pcall(append_all)
-for _, room in ipairs(touched) do
+local function save(room)
   redis.call('XTRIM', room.log, 'MINID', oldest)
   redis.call('PEXPIRE', room.log, ttl)
   if room.bytes > bytes then room.bytes = shrink(room.log) end
@@ -162,8 +161,14 @@ for _, room in ipairs(touched) do
   redis.call('HSET', room.key, unpack(fields))
   redis.call('EXPIRE', room.key, keep_room)
 end
+
+local is_done, failure = pcall(append_all)
+if not is_done and marker then redis.call('DEL', marker) end
+for _, room in ipairs(touched) do
+  local is_saved, why = pcall(save, room)  -- the others are saved all the same
+  if not is_saved then is_done, failure = false, why end
+end
 if not is_done then
-  if marker then redis.call('DEL', marker) end
   local text = type(failure) == 'table' and failure.err or tostring(failure)
   return redis.error_reply(string.match(text, '^%u+ ') and text or 'ERR ' .. text)
 end
