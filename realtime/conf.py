@@ -220,14 +220,19 @@ _FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Conf))
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def cached(size: int = 1) -> Callable[[F], F]:
-    """Decorate a function of the settings: it keeps its last `size` results until `REALTIME` changes (in tests)."""
+def cached(size: int = 1, *, drop: Callable[[Any], object] | None = None) -> Callable[[F], F]:
+    """Decorate a function of the settings: it keeps its last `size` results until `REALTIME` changes (in tests).
+
+    `drop` ends what is kept then, if the function has no arguments.
+    """
 
     def decorate(function: F) -> F:
         keeping = lru_cache(maxsize=size)(function)
 
         def forget(*, setting: str, **_: object) -> None:
             if setting == "REALTIME":
+                if drop is not None and keeping.cache_info().currsize:
+                    drop(keeping())
                 keeping.cache_clear()
 
         setting_changed.connect(forget, weak=False)

@@ -191,6 +191,12 @@ class _Pool:
         connection.disconnect()
         self._free.put(None)
 
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        while not self._free.empty():
+            if (connection := self._free.get()) is not None:
+                connection.disconnect()
+
 
 def _has_ended(connection: Any) -> bool:
     """Whether the server has closed it, or has said something that nothing had asked for."""
@@ -211,7 +217,7 @@ def _connect() -> Any:
     return connection
 
 
-@cached()
+@cached(drop=lambda pool: pool.close())
 def connections() -> _Pool:
     """The connections of this process."""
     return _Pool()

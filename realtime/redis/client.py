@@ -93,7 +93,14 @@ def _drop(taken: Any) -> None:
 _clients: PerLoop[aioredis.Redis] = PerLoop(_client, _drop)
 
 
-@cached()
+def _disconnect(client: Any) -> None:
+    if (pool := getattr(client, "connection_pool", None)) is not None:
+        pool.disconnect()
+    else:
+        client.close()
+
+
+@cached(drop=_disconnect)
 def sync_client() -> redis.Redis:
     """A client for synchronous code (the web side), from a pool that all threads of the process share."""
     if location().nodes:

@@ -31,7 +31,6 @@ pytestmark = pytest.mark.usefixtures("process", "without_outbox", "_directly")
 @pytest.fixture
 def _directly(process: str, settings) -> None:
     settings.REALTIME = {**settings.REALTIME, "PUBLISH_DIRECTLY": True}
-    appending.connections.cache_clear()
 
 
 @pytest.fixture
