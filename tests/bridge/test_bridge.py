@@ -95,6 +95,33 @@ async def cursor() -> str | None:
     return saved.decode() if saved else None
 
 
+async def test_batch_is_sent_only_when_the_one_before_succeeded(room: Room, monkeypatch):
+    sent: list[int] = []
+    confirmed = asyncio.Event()
+    confirmed.set()
+
+    class Held(Batch):
+        def send(self, *arguments, **options):
+            sent.append(1)
+            return super().send(*arguments, **options)
+
+        def __await__(self):
+            yield from confirmed.wait().__await__()
+            return (yield from super().__await__())
+
+    monkeypatch.setattr("realtime.bridge.stream_delivery.Batch", Held)
+    monkeypatch.setattr("realtime.bridge.batch.BATCH_ROOMS", 1)
+    async with bridging():
+        confirmed.clear()
+        for number in range(3):
+            await add("thread:message", {**MESSAGE, "message_id": number})
+        await eventually(lambda: sent)
+        await asyncio.sleep(0.3)
+        assert len(sent) == 1
+        confirmed.set()
+        assert await room.message_ids(3) == ["0", "1", "2"]
+
+
 # --- Both ways in ------------------------------------------------------------------------------------
 
 

@@ -117,6 +117,8 @@ class Segment:
     """Redis' clock when it was told that it is in."""
     state: str = LIVE
     floor: int = 0
+    before_bar: str = LIVE
+    """Its state when an order barred it."""
     barred_at: float = 0.0
     may_return: bool = False
     """What bars it concerns those only who were in at that moment: a join that was under way may be later."""
@@ -491,7 +493,7 @@ class Checker:
         view.missed = ""
         for segment in view.rooms.values():
             if segment.was_missed:
-                segment.state, segment.was_missed = LIVE, False
+                segment.state, segment.was_missed = segment.before_bar, False
 
     def _still_holds(self, view: View, at: float, signal: dict[str, Any]) -> bool:
         """Whether an order that was given at some time (Redis' clock) concerns a connection as it is now."""
@@ -519,6 +521,8 @@ class Checker:
                 if segment is not None and (
                     signal["reason"] != "expelled" or segment.entered <= signal["at"]
                 ):
+                    if segment.state != BARRED:
+                        segment.before_bar = segment.state
                     segment.state, segment.barred_at = BARRED, self._now()
                     segment.may_return = signal["reason"] == "expelled"
             case "UserDisconnected" if is_theirs and socket.ready_at <= signal["at"]:
