@@ -266,6 +266,10 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._listener.close()
+        for _ in range(
+            3
+        ):  # a connection that has just been accepted is served first, else no one would close it
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._connecting, return_exceptions=True)

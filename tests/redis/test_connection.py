@@ -39,9 +39,13 @@ class Peer:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for _ in range(
+            3
+        ):  # a connection that has just been accepted is served first, else no one would close it
+            await asyncio.sleep(0)
         for writer in self.writers:
             writer.close()
-        await asyncio.sleep(0)
+        await asyncio.gather(*(writer.wait_closed() for writer in self.writers), return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
