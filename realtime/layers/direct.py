@@ -53,9 +53,7 @@ def direct(messages: Sequence[bytes]) -> Direct | None:
         return None
     try:
         parsed = [parse(message) for message in messages]
-    except (
-        Exception
-    ):  # of a message that waited in an outbox and is not valid any more, or of a product's code
+    except Exception:  # it waited in an outbox and is not valid any more, or a product's code fails
         return None
     if not all(map(_can_be_direct, parsed)) or sum(len(message.targets) for message in parsed) > MOST_ROOMS:
         return None
