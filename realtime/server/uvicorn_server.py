@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 5
 START_SECONDS = 30.0
+ACCEPTS = 16
+"""Connections that are accepted in one turn of the event loop: libuv accepts one from each socket that it is given."""
 TESTED = (0, 54)
 """The newest version of uvicorn that was tested. Its protocol classes, from which ours derive, are no public API."""
 
@@ -40,7 +42,7 @@ class Server(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup(sockets and several(sockets))
         spare_the_collector()
         if self._says_ready:
             print("ready", flush=True)  # noqa: T201
@@ -151,6 +153,15 @@ def bind(host: str, port: int) -> socket.socket:
         raise
     sock.set_inheritable(True)
     return sock
+
+
+def several(sockets: list[socket.socket]) -> list[socket.socket]:
+    """Listening sockets, each `ACCEPTS` times.
+
+    Connections that open in the same turn share their questions to Redis, which are most of what one alone costs. With
+    one accepted a turn, all would be alone.
+    """
+    return [*sockets, *(sock.dup() for sock in sockets for _ in range(ACCEPTS - 1))]
 
 
 def spare_the_collector() -> None:

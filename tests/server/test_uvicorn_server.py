@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 from django.core.management import CommandError, call_command
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -25,6 +26,7 @@ from presence import store
 from realtime.redis.client import client
 from realtime.server import uvicorn_server as server
 from realtime.server.uvicorn_server import (
+    ACCEPTS,
     TESTED,
     Server,
     WebSocketProtocol,
@@ -123,6 +125,28 @@ def test_state_we_touch_in_uvicorns_protocol_is_there(realtime_redis: str):
     assert protocol.conn.handshake_exc is None
     assert protocol.conn.current_size is None
     assert protocol.conn.reader.buffer == b""
+
+
+def test_connections_that_come_together_are_accepted_together(realtime_redis: str):
+    """uvloop accepts one connection a turn of its loop from each listening socket."""
+    together = 3 * ACCEPTS
+
+    async def accepted_in_few_turns() -> int:
+        sock = bind("127.0.0.1", 0)
+        running = Server(configuration("127.0.0.1", 0))
+        serving = asyncio.create_task(running.serve(sockets=[sock]))
+        await eventually(lambda: running.started)
+        clients = [socket.create_connection(sock.getsockname()) for _ in range(together)]
+        for _ in range(6):
+            await asyncio.sleep(0)
+        accepted = len(running.server_state.connections)
+        for connection in clients:
+            connection.close()
+        running.should_exit = True
+        await asyncio.wait_for(serving, PATIENCE)
+        return accepted
+
+    assert uvloop.run(accepted_in_few_turns()) == together
 
 
 async def test_server_that_stops_gives_its_lease_back(process: str, settings):
