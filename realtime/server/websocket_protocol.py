@@ -31,19 +31,21 @@ WEIGHT_BYTES = 8 * 1024
 class WebSocketProtocol(WebSocketBeginning):
     """One connection: what is written to it, its end, and the messages of its client."""
 
-    _was_active = False
-    """Whether the peer has sent anything since the last check."""
-    _was_pinged = False
-    """Whether the last check sent a ping."""
+    __slots__ = ("_too_early", "_was_active", "_was_pinged", "reader")
+
     _has_vanished = False
     """Whether the peer did not answer a ping."""
     _behind_since = 0.0
     """Loop time since which the transport holds more than it wants to; 0: it does not."""
-    _too_early = 0.0
-    """Seconds by which a frame of the message that is being received came too early."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._was_active = False
+        """Whether the peer has sent anything since the last check."""
+        self._was_pinged = False
+        """Whether the last check sent a ping."""
+        self._too_early = 0.0
+        """Seconds by which a frame of the message that is being received came too early."""
         self.reader = FrameReader(self, self.config.ws_max_size)
 
     # --- The application -------------------------------------------------------------------------
