@@ -49,6 +49,30 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     (`realtime.layers.listener`), and an order to end the connection, or to leave a room, takes effect at once.
     """
 
+    __slots__ = (  # only the attributes that subclasses add are in a dict
+        "_admitted",
+        "_ended_early",
+        "_gone",
+        "_order",
+        "_registry",
+        "_said_closed",
+        "accepted",
+        "channel_layer",
+        "channel_name",
+        "connection_id",
+        "deadlines",
+        "declared",
+        "frames",
+        "layer",
+        "namespace",
+        "opened_at",
+        "outlet",
+        "principal",
+        "rate",
+        "rooms",
+        "typing",
+    )
+
     def __init__(self, *args: Any, declared: Namespace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.declared = declared

@@ -22,6 +22,11 @@ logger = logging.getLogger(__name__)
 class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
     """Runs handlers one at a time, until the connection is over."""
 
+    __slots__ = ("_handed_over", "base_send", "scope")
+
+    groups: Any = ()
+    """Channels makes a list for each connection. Here groups are entered as rooms."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._handed_over = False

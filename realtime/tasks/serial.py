@@ -24,6 +24,8 @@ Action = Callable[..., Awaitable[None]]
 class SerialExecutor:
     """Mixin: actions wait for each other, so that none sees the state in which another one is half-way."""
 
+    __slots__ = ("_timers", "ended", "turn")
+
     LONGEST: ClassVar[float] = 86400.0
     """Seconds: a timer set for longer fires after this and must be set again."""
 
