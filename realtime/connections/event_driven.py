@@ -30,7 +30,7 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._handed_over = False
-        """The server calls `_take` for each event; no task waits for the end of the connection."""
+        """The server calls `take` for each event; no task waits for the end of the connection."""
 
     async def attach(self, writer: FrameWriter) -> None:
         """Get ready to write with `writer`, and attach to the channel layer. Raises `StopConsumer` if that fails."""
@@ -78,9 +78,9 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         kept: Any = {name: scope[name] for name in ("type", "path", "client", "principal")}
         self.scope = kept
         self._handed_over = True
-        writer.hand_over(self._take, self.charge)
+        writer.hand_over(self)
 
-    def _take(self, message: Any, *, is_alone: bool) -> Awaitable[None] | None:
+    def take(self, message: Any, *, is_alone: bool) -> Awaitable[None] | None:
         """Handle an event: at once if it needs no waiting, neither for others nor for anything else.
 
         Returns what is left to be awaited in a task. `is_alone`: no earlier event is being handled.
