@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
     """Runs handlers one at a time, until the connection is over."""
 
-    __slots__ = ("_handed_over", "base_send", "scope")
+    __slots__ = ("_handed_over", "base_send", "channel_layer", "channel_name", "scope")
 
     groups: Any = ()
     """Channels makes a list for each connection. Here groups are entered as rooms."""
