@@ -46,6 +46,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
         "parser",
         "ping_interval",
         "queue",
+        "read_paused",
         "scope",
         "tasks",
         "transport",
@@ -55,7 +56,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
     # What uvicorn sets for each connection, where it begins the same for all.
     logger = logging.getLogger("uvicorn.error")
     client = server = None
-    handshake_initiated = close_sent = disconnected = read_paused = False
+    handshake_initiated = close_sent = disconnected = False
     close_timer: asyncio.TimerHandle | None = None
     ping_timer = pong_timer = pending_ping_payload = None
     initial_response = None
@@ -81,7 +82,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
         self.ping_interval = config.ws_ping_interval
         self.queue = asyncio.Queue()
         self.writable = Gate()  # type: ignore[assignment]
-        self.handshake_complete = False
+        self.handshake_complete = self.read_paused = False
         self.head = b""
         """The head with which the handshake is accepted, until it is written: a system call less if a frame follows."""
         self.parser: ServerProtocol | None = None
