@@ -16,8 +16,8 @@ class ConnectionIndex:
 
     def __init__(self) -> None:
         self.connections: dict[str, Connection] = {}
-        self._by_user: _Under[tuple[str, str]] = _Under()
-        self._by_token: _Under[str] = _Under()
+        self._by_user: _ByKey[tuple[str, str]] = _ByKey()
+        self._by_token: _ByKey[str] = _ByKey()
         """By the `jti` of the token that opened a connection, or that it was refreshed with."""
 
     def add(self, connection: Connection) -> None:
@@ -48,7 +48,7 @@ class ConnectionIndex:
         return self._by_token.get(jti)
 
 
-class _Under(Generic[Key]):
+class _ByKey(Generic[Key]):
     """The connections under each key. Most keys have one, which takes no set: a set takes 230 bytes."""
 
     def __init__(self) -> None:
