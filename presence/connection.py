@@ -27,6 +27,8 @@ from realtime.tasks.serial import Action
 class ListedConnection(NamespaceConsumer):
     """A connection whose user presence lists, as long as it is open."""
 
+    __slots__ = ("presence",)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.presence = PresenceTracker.current(self.namespace)
@@ -124,12 +126,10 @@ class CustomerPresence(ListedConnection):
 
     keeps_presence = Presence.CUSTOMERS
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._threads: set[str] = set()
-        """Where the customer is seen through this connection."""
-        self._expelled: set[str] = set()
-        """Rooms that were revoked since rights were last asked for."""
+    _threads: frozenset[str] = frozenset()
+    """Where the customer is seen through this connection."""
+    _expelled: frozenset[str] = frozenset()
+    """Rooms that were revoked since rights were last asked for."""
 
     @property
     def is_listed(self) -> bool:
@@ -147,7 +147,7 @@ class CustomerPresence(ListedConnection):
         super().on_entered(room)
         thread_id = thread_of(room)
         if self.is_listed and thread_id and thread_id not in self._threads and room in self.rooms:
-            self._threads.add(thread_id)
+            self._threads |= {thread_id}
             self.presence.regroup(self.presentee())
 
     def joined_rooms(self) -> set[str]:
@@ -155,20 +155,20 @@ class CustomerPresence(ListedConnection):
 
     def on_expelled(self, room: str) -> None:
         super().on_expelled(room)
-        self._expelled.add(room)
+        self._expelled |= {room}
         thread_id = thread_of(room)
         if thread_id in self._threads:
-            self._threads.remove(thread_id)
+            self._threads -= {thread_id}
             self.presence.regroup(self.presentee(), dropped=[thread_id])
 
     async def on_principal_changed(self, previous: Principal) -> None:
         await super().on_principal_changed(previous)
         if self.is_listed:
-            before = self._threads
-            asked = before | self._claimed()
+            asked = self._threads | self._claimed()
             self.rate.spend_rooms(len(asked))
-            self._threads = await self._allowed(asked)
-            dropped = sorted(before - self._threads)
+            allowed = await self._allowed(asked)
+            dropped = sorted(self._threads - allowed)  # less than before, if a room was revoked meanwhile
+            self._threads = allowed
             await self.presence.connect(self.presentee(), refreshed=True, dropped=dropped)
 
     def _claimed(self) -> set[str]:
@@ -176,26 +176,24 @@ class CustomerPresence(ListedConnection):
         most = conf().limits.rooms
         return set(sorted(self.principal.threads)[: most if most > 0 else None])
 
-    async def _allowed(self, threads: Iterable[str]) -> set[str]:
+    async def _allowed(self, threads: Iterable[str]) -> frozenset[str]:
         """Those of the threads that the customer may see. Raises `redis.RedisError`."""
         asked = sorted(threads)
-        self._expelled.clear()
+        self._expelled = frozenset()
         answers = await asyncio.gather(*(self.may_enter(thread_room(thread_id)) for thread_id in asked))
         # The rights are read first and the revokes second: one that came in between was signalled to this connection.
-        return {
+        return frozenset(
             thread_id
             for thread_id, may in zip(asked, answers, strict=True)
             if may and thread_room(thread_id) not in self._expelled
-        }
+        )
 
 
 class CustomerStates(NamespaceConsumer):
     """With `CUSTOMER_PRESENCE` the client gets a `customer:state` for each thread it enters."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._waiting: set[str] = set()
-        """Threads whose state is about to be sent."""
+    _waiting: frozenset[str] = frozenset()
+    """Threads whose state is about to be sent."""
 
     def on_entered(self, room: str) -> None:
         super().on_entered(room)
@@ -209,12 +207,12 @@ class CustomerStates(NamespaceConsumer):
         """Several reasons at once make one state."""
         thread_id = thread_of(room)
         if customers() and thread_id and thread_id not in self._waiting:
-            self._waiting.add(thread_id)
+            self._waiting |= {thread_id}
             self.soon(self.send_customer_state, thread_id)
 
     async def send_customer_state(self, thread_id: str) -> None:
         """Send `customer:state`, which replaces what the client knew of the thread, unless it has left the room."""
-        self._waiting.discard(thread_id)
+        self._waiting -= {thread_id}
         room = thread_room(thread_id)
         if room in self.rooms and (
             found := await _snapshot(self, customers(), room, self.send_customer_state)

@@ -49,6 +49,13 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     (`realtime.layers.listener`), and an order to end the connection, or to leave a room, takes effect at once.
     """
 
+    # Only what subclasses add is in a dict.
+    __slots__ = (
+        "_admitted", "_ended_early", "_gone", "_order", "_registry", "accepted", "connection_id", "deadlines",
+        "declared", "frames", "layer", "namespace", "opened_at", "outlet", "principal", "rate", "rooms",
+        "said_closed", "typing",
+    )  # fmt: skip
+
     def __init__(self, *args: Any, declared: Namespace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.declared = declared
@@ -67,7 +74,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self._ended_early: tuple[CloseCode, str] | None = None  # by an order, before it was accepted
         self._order: tuple[float, str] | None = None  # to disconnect the user, before `opened_at` was known
         self._admitted: user_limit.UserConnection | None = None
-        self._gone = self._said_closed = False
+        self._gone = self.said_closed = False
 
     @property
     def facts(self) -> dict[str, str]:
@@ -161,7 +168,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self.rooms.close()
         reason = fitting_reason(reason) or REASONS[code]
         if self.accepted:
-            self._say_closed(By.SERVER, code, reason)
+            _say_closed(self, By.SERVER, code, reason)
             self.outlet.writer.close(int(code), reason)
         else:
             self._ended_early = code, reason
@@ -170,17 +177,9 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         """`terminate`, as an action for `soon`."""
         self.terminate(code, reason)
 
-    def _say_closed(self, by: By, code: int, reason: str) -> None:
-        """Count and log which side ended the connection, and why. Only the first call counts."""
-        if self.accepted and not self._said_closed:
-            self._said_closed = True
-            metrics.closed(by, code)
-            facts = {**self.facts, "by": str(by), "code": int(code), "reason": reason}
-            logger.info("connection closed", extra=facts)
-
     async def websocket_disconnect(self, message: Any) -> None:
         self.ended = True
-        self._say_closed(*(self.outlet.writer.ending or _ending(message)))
+        _say_closed(self, *(self.outlet.writer.ending or _ending(message)))
         raise StopConsumer
 
     async def clean_up(self) -> None:
@@ -189,8 +188,9 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self._gone = self.ended = True
         tracing.end_handshake(self.scope, "gone")
         outlet = getattr(self, "outlet", None)  # without Redis it never came so far
-        self._say_closed(*((outlet and outlet.writer.ending) or (By.LOST, LOST, "")))
+        _say_closed(self, *((outlet and outlet.writer.ending) or (By.LOST, LOST, "")))
         self.cancel_all()
+        self.deadlines.end()
         self._registry.remove(self)
         if self.accepted:
             metrics.connections(self.namespace).dec()
@@ -299,6 +299,15 @@ def _say_opened(connection: NamespaceConsumer) -> None:
     tracing.end_handshake(connection.scope, "accepted")
     metrics.connections(connection.namespace).inc()
     logger.info("connection opened", extra={"role": connection.principal.role})
+
+
+def _say_closed(connection: NamespaceConsumer, by: By, code: int, reason: str) -> None:
+    """Count and log which side ended the connection, and why. Only the first call counts."""
+    if connection.accepted and not connection.said_closed:
+        connection.said_closed = True
+        metrics.closed(by, code)
+        facts = {**connection.facts, "by": str(by), "code": int(code), "reason": reason}
+        logger.info("connection closed", extra=facts)
 
 
 def _ready(connection: NamespaceConsumer) -> dict[str, Any]:

@@ -22,10 +22,15 @@ logger = logging.getLogger(__name__)
 class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
     """Runs handlers one at a time, until the connection is over."""
 
+    __slots__ = ("_handed_over", "base_send", "channel_layer", "channel_name", "scope")
+
+    groups: Any = ()
+    """Channels makes a list for each connection. Here groups are entered as rooms."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._handed_over = False
-        """The server calls `_take` for each event; no task waits for the end of the connection."""
+        """The server calls `take` for each event; no task waits for the end of the connection."""
 
     async def attach(self, writer: FrameWriter) -> None:
         """Get ready to write with `writer`, and attach to the channel layer. Raises `StopConsumer` if that fails."""
@@ -73,9 +78,9 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         kept: Any = {name: scope[name] for name in ("type", "path", "client", "principal")}
         self.scope = kept
         self._handed_over = True
-        writer.hand_over(self._take, self.charge)
+        writer.hand_over(self)
 
-    def _take(self, message: Any, *, is_alone: bool) -> Awaitable[None] | None:
+    def take(self, message: Any, *, is_alone: bool) -> Awaitable[None] | None:
         """Handle an event: at once if it needs no waiting, neither for others nor for anything else.
 
         Returns what is left to be awaited in a task. `is_alone`: no earlier event is being handled.

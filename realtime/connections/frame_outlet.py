@@ -21,10 +21,17 @@ BEHIND_SECONDS = 0.1
 """Seconds that frames may wait before the peer counts as too slow: one turn of the loop may write many."""
 
 
-class Take(Protocol):
-    """Takes an event of a connection, and returns what is left to be awaited in a task, or None."""
+class Receiver(Protocol):
+    """What the events of a connection are given to."""
 
-    def __call__(self, message: dict[str, Any], *, is_alone: bool) -> Awaitable[None] | None: ...
+    def take(self, message: dict[str, Any], *, is_alone: bool) -> Awaitable[None] | None:
+        """Handle an event, and return what is left to be awaited in a task, or None.
+
+        `is_alone`: no earlier event is being handled.
+        """
+
+    def charge(self) -> float:
+        """Count one frame of the client, of whatever kind. Returns 0, or how many seconds it came too early."""
 
 
 class FrameWriter(Protocol):
@@ -51,14 +58,11 @@ class FrameWriter(Protocol):
 class HandingOver(FrameWriter, Protocol):
     """The frame writer of a server that calls the application for each event, so that no task has to wait."""
 
-    def hand_over(self, take: Take, charge: Callable[[], float]) -> None:
-        """Give every further event to `take`, so that the application may return.
+    def hand_over(self, receiver: Receiver) -> None:
+        """Give every further event to `receiver`, so that the application may return.
 
-        `take` is told whether no earlier event is being handled (`is_alone`), and returns what is left to be awaited in
-        a task, or None.
-
-        `charge` is called for every frame of the client, control frames and fragments included, before it is parsed. It
-        returns how many seconds the frame came too early, which is in `websocket.receive` as `retry_after`.
+        `receiver.charge` is called for every frame of the client, control frames and fragments included, before it is
+        parsed. What it returns is in `websocket.receive` as `retry_after`.
         """
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Generic, TypeVar
 
 from realtime.connections.interface import Connection
 from realtime.telemetry import metrics
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class ConnectionIndex:
@@ -14,49 +16,65 @@ class ConnectionIndex:
 
     def __init__(self) -> None:
         self.connections: dict[str, Connection] = {}
-        self._by_user: dict[tuple[str, str], set[str]] = {}
-        self._by_token: dict[str, set[str]] = {}
+        self._by_user: _ByKey[tuple[str, str]] = _ByKey()
+        self._by_token: _ByKey[str] = _ByKey()
         """By the `jti` of the token that opened a connection, or that it was refreshed with."""
 
     def add(self, connection: Connection) -> None:
         """From now on signals reach this connection."""
-        connection_id, user = connection.connection_id, connection.user
-        self.connections[connection_id] = connection
-        if user not in self._by_user:
-            self._by_user[user] = set()
-            metrics.users(user[0]).inc()
-        self._by_user[user].add(connection_id)
-        self._by_token.setdefault(connection.principal.jti, set()).add(connection_id)
+        self.connections[connection.connection_id] = connection
+        self._by_token.add(connection.principal.jti, connection)
+        if self._by_user.add(connection.user, connection):
+            metrics.users(connection.user[0]).inc()
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.pop(connection.connection_id, None)
-        _discard(self._by_token, connection.principal.jti, connection.connection_id)
-        if _discard(self._by_user, connection.user, connection.connection_id):
+        self._by_token.discard(connection.principal.jti, connection)
+        if self._by_user.discard(connection.user, connection):
             metrics.users(connection.user[0]).dec()
 
     def refreshed(self, connection: Connection, previous: str) -> None:
         """The connection has exchanged the token with the `jti` `previous` for another."""
-        _discard(self._by_token, previous, connection.connection_id)
-        self._by_token.setdefault(connection.principal.jti, set()).add(connection.connection_id)
+        self._by_token.discard(previous, connection)
+        self._by_token.add(connection.principal.jti, connection)
 
-    def connections_of(self, namespace: str, user_id: str) -> Iterator[Connection]:
+    def connections_of(self, namespace: str, user_id: str) -> Sequence[Connection]:
         """The connections of a user to this instance."""
-        for connection_id in tuple(self._by_user.get((namespace, user_id), ())):
-            yield self.connections[connection_id]
+        return self._by_user.get((namespace, user_id))
 
-    def connections_with(self, jti: str) -> Iterator[Connection]:
+    def connections_with(self, jti: str) -> Sequence[Connection]:
         """The connections that a token opened, or was last refreshed with."""
-        for connection_id in tuple(self._by_token.get(jti, ())):
-            yield self.connections[connection_id]
+        return self._by_token.get(jti)
 
 
-def _discard(index: dict[Any, set[str]], key: object, connection_id: str) -> bool:
-    """Take a connection out of an index; True when it was the last one under its key."""
-    if (found := index.get(key)) is None:
+class _ByKey(Generic[Key]):
+    """The connections under each key. Most keys have one, which takes no set: a set takes 230 bytes."""
+
+    def __init__(self) -> None:
+        self._first: dict[Key, Connection] = {}
+        self._others: dict[Key, set[Connection]] = {}
+
+    def get(self, key: Key) -> Sequence[Connection]:
+        first = self._first.get(key)
+        return () if first is None else (first, *self._others.get(key, ()))
+
+    def add(self, key: Key, connection: Connection) -> bool:
+        """True when it is the first one under its key."""
+        if self._first.setdefault(key, connection) is connection:
+            return True
+        self._others.setdefault(key, set()).add(connection)
         return False
-    found.discard(connection_id)
-    if found:
+
+    def discard(self, key: Key, connection: Connection) -> bool:
+        """True when it was the last one under its key."""
+        others = self._others.get(key, set())
+        if self._first.get(key) is connection:
+            if not others:
+                del self._first[key]
+                return True
+            self._first[key] = others.pop()
+        others.discard(connection)
+        if not others:
+            self._others.pop(key, None)
         return False
-    del index[key]
-    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from realtime.connections.rate_limit import FrameRate
@@ -42,9 +42,6 @@ class Connection(results.Connection, Protocol):
 
     def after(self, seconds: float, name: str, action: Action, *args: Any) -> None:
         """Run `action` in the connection's turn after `seconds`, instead of an earlier timer of this name."""
-
-    def call_after(self, seconds: float, name: str, callback: Callable[..., object], *args: Any) -> None:
-        """Call `callback` after `seconds`, without waiting for a turn."""
 
     def cancel(self, name: str) -> None:
         """Cancel a timer."""

@@ -13,6 +13,7 @@ ROOM_COST = 0.5
 """What each room costs that is looked up because of a frame, in frames. A `join` includes one."""
 REPLAY_BYTES = 16 * 1024
 """Bytes sent because of a frame that cost as much as one more frame."""
+NEVER = float("-inf")
 
 
 class Bucket:
@@ -23,7 +24,7 @@ class Bucket:
     def __init__(self) -> None:
         self._spent = 0.0
         self._seen_at = 0.0
-        self._refused_since = self._refused_at = float("-inf")
+        self._refused_since = self._refused_at = NEVER
 
     def take(self, now: float, rate: float, burst: float) -> float:
         """Returns 0 if one more may pass at `now` (seconds of a monotonic clock), else how many seconds to wait."""

@@ -58,6 +58,7 @@ class LoopLayer:
         self.repair = GapRepair(
             self.groups, self._subscriptions.is_lost, self._histories, self._fan_out, self.tasks
         )
+        self._read = self.repair.read  # once, not for each group
         self.liveness = InstanceLiveness(
             self.id, self._subscriptions, self.tasks, on_wiped=self.repair.compare_all
         )
@@ -159,7 +160,7 @@ class LoopLayer:
     def _group(self, name: str) -> Group:
         group = self.groups.get(history.channel(name))
         if group is None:
-            group = Group(name, self.repair.read)
+            group = Group(name, self._read)
             self.groups[group.channel] = group
             if not self._opening:
                 self._opened = self.tasks.keep(begin(self._open()))

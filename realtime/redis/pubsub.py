@@ -36,8 +36,8 @@ def silence_limit() -> float:
 class _Channel:
     """Whether a channel is wanted, and which commands about it the open connection has been sent."""
 
-    ready: asyncio.Future[None]
-    """Done while Redis has the channel subscribed, and when it is not wanted any more."""
+    waiting: asyncio.Future[None] | None = None
+    """Done when Redis has the channel subscribed, or it is not wanted any more. Then there is none: it takes memory."""
     is_wanted: bool = False
     is_asked: bool = False
     """The last command about it was SUBSCRIBE."""
@@ -48,6 +48,12 @@ class _Channel:
     def is_confirmed(self) -> bool:
         """Whether Redis has it subscribed."""
         return self.is_asked and not self.unconfirmed
+
+    def wait_no_longer(self) -> None:
+        """Let those go on that wait."""
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
 
 class Subscription(Session):
@@ -98,26 +104,27 @@ class Subscription(Session):
 
         A caller that is cancelled has to `unsubscribe`.
         """
-        if waiting := [future for future in self.begin(channels) if not future.done()]:
+        if waiting := self.begin(channels):
             await asyncio.wait(waiting)
 
     def begin(self, channels: Iterable[bytes], *, lost: bool = False) -> list[asyncio.Future[None]]:
-        """Want channels; each is subscribed when its future is done. With `lost` they are to be restored."""
+        """Want channels; all are subscribed when these futures are done. With `lost` they are to be restored."""
         waiting = []
         for name in channels:
             channel = self._channels.get(name)
             if channel is None:
-                channel = self._channels[name] = _Channel(self._loop.create_future())
+                channel = self._channels[name] = _Channel()
             if not channel.is_wanted:
                 self._want(name, channel)
                 if lost:
                     self._lost.add(name)
-            waiting.append(channel.ready)
+            if channel.waiting is not None:
+                waiting.append(channel.waiting)
         return waiting
 
     def _want(self, name: bytes, channel: _Channel) -> None:
         channel.is_wanted = True
-        channel.ready = self._loop.create_future()
+        channel.waiting = self._loop.create_future()
         self._update(name, channel)  # the subscription may not have been cancelled yet
         self._change(name)
 
@@ -127,8 +134,7 @@ class Subscription(Session):
         if channel is None or not channel.is_wanted:
             return
         channel.is_wanted = False
-        if not channel.ready.done():
-            channel.ready.set_result(None)  # a caller may wait for several channels
+        channel.wait_no_longer()  # a caller may wait for several channels
         self._lost.discard(name)
         self._change(name)
 
@@ -144,8 +150,8 @@ class Subscription(Session):
 
     def _update(self, name: bytes, channel: _Channel) -> None:
         if channel.is_wanted:
-            if channel.is_confirmed and not channel.ready.done():
-                channel.ready.set_result(None)
+            if channel.is_confirmed:
+                channel.wait_no_longer()
         elif not channel.is_asked and not channel.unconfirmed:
             del self._channels[name]
 
@@ -167,11 +173,11 @@ class Subscription(Session):
         logger.warning("subscription lost", extra={"error": spelled(error), "failures": self._failures})
         self._channels = {name: channel for name, channel in self._channels.items() if channel.is_wanted}
         self._changed = dict.fromkeys(self._channels)
-        lost = [name for name, channel in self._channels.items() if channel.ready.done()]
+        lost = [name for name, channel in self._channels.items() if channel.waiting is None]
         for channel in self._channels.values():
             channel.is_asked, channel.unconfirmed = False, 0
         for name in lost:
-            self._channels[name].ready = self._loop.create_future()
+            self._channels[name].waiting = self._loop.create_future()
         self._lost.update(lost)
         self.schedule()
         if lost:
@@ -231,13 +237,13 @@ class Subscription(Session):
         repeated.
         """
         channel.is_asked = False
-        channel.ready = self._loop.create_future()
+        channel.waiting = self._loop.create_future()
         self._lost.add(name)
         self._on_lost([name])
         self._loop.call_later(TAKEN_SECONDS, self._change, name)
         self._on_trouble()
 
     def _report_restored(self) -> None:
-        if self._lost and all(self._channels[name].ready.done() for name in self._lost):
+        if self._lost and all(self._channels[name].waiting is None for name in self._lost):
             restored, self._lost = self._lost, set()
             self._on_restored(restored)

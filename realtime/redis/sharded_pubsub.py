@@ -60,7 +60,7 @@ class Subscriptions:
                 self._waiting[channel] = None
         await self._topology.known()
         self._start()
-        while waiting := [future for future in self._begin(channels) if not future.done()]:
+        while waiting := self._begin(channels):
             await asyncio.wait(waiting)  # a channel that has moved meanwhile has a new future
 
     def unsubscribe(self, channel: bytes) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from uvicorn.protocols.utils import ClientDisconnected
 
-from realtime.connections.frame_outlet import Take
+from realtime.connections.frame_outlet import Receiver
 
 MOST_OPEN = 8
 """The most events of a connection that are handled at the same time. While there are as many, nothing is read."""
-
-Charge = Callable[[], float]
 
 
 class Connection(Protocol):
@@ -32,13 +30,11 @@ class Connection(Protocol):
 class Dispatcher:
     """Takes the place of a connection's queue: an event that has to wait gets a task, which ends with the event."""
 
-    __slots__ = ("_connection", "_take", "charge", "open")
+    __slots__ = ("_connection", "open", "receiver")
 
-    def __init__(self, connection: Connection, take: Take, charge: Charge) -> None:
+    def __init__(self, connection: Connection, receiver: Receiver) -> None:
         self._connection = connection
-        self._take = take
-        self.charge = charge
-        """Counts a frame, and returns how many seconds it came too early."""
+        self.receiver = receiver
         self.open = 0
         """Events that are being handled; a large one counts several times."""
 
@@ -48,7 +44,7 @@ class Dispatcher:
         return self.open >= MOST_OPEN
 
     def put_nowait(self, message: dict[str, Any], weight: int = 1) -> None:
-        """Handle an event. `take` keeps the order of events that are handled at the same time."""
+        """Handle an event. The receiver keeps the order of events that are handled at the same time."""
         if (rest := self._begin(message)) is None:
             return
         self.open += weight
@@ -58,7 +54,7 @@ class Dispatcher:
 
     def _begin(self, message: dict[str, Any]) -> Awaitable[None] | None:
         try:
-            return self._take(message, is_alone=not self.open)
+            return self.receiver.take(message, is_alone=not self.open)
         except Exception as error:
             self._failed(error)
             return None

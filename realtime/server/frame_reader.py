@@ -99,7 +99,7 @@ class FrameReader:
         dispatcher = self._dispatcher
         if self._held is not None or dispatcher is None or dispatcher.is_full:
             return None
-        early = dispatcher.charge()
+        early = dispatcher.receiver.charge()
         if early and (pause := self._refusal_pause()):
             self._hold(min(pause, LONGEST_HOLD))
             return None

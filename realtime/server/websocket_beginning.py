@@ -32,10 +32,31 @@ _SWITCHING = (
 class WebSocketBeginning(WebSocketsSansIOProtocol):
     """A connection up to the moment when it is open. Its state is small, since many connections share a process."""
 
+    # What nearly every connection sets; the rest is in a dict, which few of them have.
+    __slots__ = (
+        "_accepts",
+        "app",
+        "app_state",
+        "config",
+        "connections",
+        "default_headers",
+        "handshake_complete",
+        "head",
+        "loop",
+        "parser",
+        "ping_interval",
+        "queue",
+        "read_paused",
+        "scope",
+        "tasks",
+        "transport",
+        "writable",
+    )
+
     # What uvicorn sets for each connection, where it begins the same for all.
     logger = logging.getLogger("uvicorn.error")
     client = server = None
-    handshake_initiated = handshake_complete = close_sent = disconnected = read_paused = False
+    handshake_initiated = close_sent = disconnected = False
     close_timer: asyncio.TimerHandle | None = None
     ping_timer = pong_timer = pending_ping_payload = None
     initial_response = None
@@ -43,13 +64,6 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
     frames: Any = ()
     """Of the message that is being received."""
     curr_msg_data_type = "bytes"
-
-    head = b""
-    """The head with which the handshake is accepted, until it is written: a system call less if a frame follows."""
-    _accepts = b""
-    """The value of Sec-WebSocket-Accept, once the request is one that may be accepted."""
-    parser: ServerProtocol | None = None
-    """Made when something comes, or is sent, that is not ordinary."""
 
     def __init__(  # not uvicorn's, which makes objects that most connections never need
         self,
@@ -68,6 +82,11 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
         self.ping_interval = config.ws_ping_interval
         self.queue = asyncio.Queue()
         self.writable = Gate()  # type: ignore[assignment]
+        self.handshake_complete = self.read_paused = False
+        self.head = b""
+        """The head with which the handshake is accepted, until it is written: a system call less if a frame follows."""
+        self.parser: ServerProtocol | None = None
+        """Made when something comes, or is sent, that is not ordinary."""
 
     @property
     def conn(self) -> ServerProtocol:  # type: ignore[override]
@@ -146,6 +165,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
         if subprotocol := message.get("subprotocol"):
             lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode())
         self.head = b"\r\n".join([*lines, b"", b""])
+        self._accepts = b""
         self.handshake_complete = True
         self.start_keepalive()
         self.loop.call_soon(self.write_head)

@@ -13,10 +13,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 
 from realtime.conf import conf
-from realtime.connections.frame_outlet import BEHIND_SECONDS, Take
+from realtime.connections.frame_outlet import BEHIND_SECONDS, Receiver
 from realtime.protocol.close_codes import LOST, REASONS, By, CloseCode
 from realtime.server import backlog
-from realtime.server.dispatcher import Charge, Dispatcher
+from realtime.server.dispatcher import Dispatcher
 from realtime.server.frame_reader import FrameReader
 from realtime.server.frames import CONTROL, PING_FRAME, is_short_pong, short_text
 from realtime.server.keepalive import keepalive
@@ -31,33 +31,33 @@ WEIGHT_BYTES = 8 * 1024
 class WebSocketProtocol(WebSocketBeginning):
     """One connection: what is written to it, its end, and the messages of its client."""
 
-    _was_active = False
-    """Whether the peer has sent anything since the last check."""
-    _was_pinged = False
-    """Whether the last check sent a ping."""
+    __slots__ = ("_too_early", "_was_active", "_was_pinged", "reader")
+
     _has_vanished = False
     """Whether the peer did not answer a ping."""
     _behind_since = 0.0
     """Loop time since which the transport holds more than it wants to; 0: it does not."""
-    _too_early = 0.0
-    """Seconds by which a frame of the message that is being received came too early."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._was_active = False
+        """Whether the peer has sent anything since the last check."""
+        self._was_pinged = False
+        """Whether the last check sent a ping."""
+        self._too_early = 0.0
+        """Seconds by which a frame of the message that is being received came too early."""
         self.reader = FrameReader(self, self.config.ws_max_size)
 
     # --- The application -------------------------------------------------------------------------
 
-    def hand_over(self, take: Take, charge: Charge) -> None:
-        """Give every further event to `take`, so that the ASGI application may return without ending the connection.
-
-        `charge` is called for every frame before it is parsed.
+    def hand_over(self, receiver: Receiver) -> None:
+        """Give every further event to `receiver`, so that the ASGI application may return and the connection goes on.
 
         What waits on `receive()` for the life of a connection (a task, a queue, the stack frames of all middleware,
         scopes with their headers) is most of its memory, and none of it is needed any more.
         """
         before: Any = self.queue
-        dispatcher = Dispatcher(self, take, charge)
+        dispatcher = Dispatcher(self, receiver)
         self.queue = dispatcher  # type: ignore[assignment]
         while not before.empty():
             dispatcher.put_nowait(before.get_nowait())

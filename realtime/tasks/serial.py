@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from redis.exceptions import RedisError
 
 from realtime.tasks.running import running_loop
-from realtime.tasks.supervision import PAUSE, report
 from realtime.tasks.task_set import TaskSet
 from realtime.telemetry.logs import speak_for, spelled
 
@@ -24,8 +23,7 @@ Action = Callable[..., Awaitable[None]]
 class SerialExecutor:
     """Mixin: actions wait for each other, so that none sees the state in which another one is half-way."""
 
-    LONGEST: ClassVar[float] = 86400.0
-    """Seconds: a timer set for longer fires after this and must be set again."""
+    __slots__ = ("_timers", "ended", "turn")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,24 +43,8 @@ class SerialExecutor:
 
     def after(self, seconds: float, name: str, action: Action, *args: Any) -> None:
         """Run `action(*args)` in its turn after `seconds`, instead of an earlier timer of this name."""
-        self.call_after(seconds, name, self.soon, action, *args)
-
-    def call_after(self, seconds: float, name: str, callback: Callable[..., object], *args: Any) -> None:
-        """`after`, for a `callback(*args)` that waits for no turn."""
         self.cancel(name)
-        self._timers[name] = running_loop().call_later(
-            min(max(seconds, 0.0), self.LONGEST), self._fire, name, callback, args
-        )
-
-    def _fire(self, name: str, callback: Callable[..., object], args: Sequence[Any]) -> None:
-        """Call a timer's callback, and again after `PAUSE` if it fails."""
-        timer = self._timers.get(name)
-        try:
-            callback(*args)
-        except Exception:
-            report("timer")
-            if not self.ended and self._timers.get(name) is timer:
-                self.call_after(PAUSE, name, callback, *args)
+        self._timers[name] = running_loop().call_later(seconds, self.soon, action, *args)
 
     def cancel(self, name: str) -> None:
         """Cancel a timer, if it is set."""

@@ -20,7 +20,7 @@ from presence.connection import CustomerPresence
 from realtime.auth import revocation
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
-from realtime.connections import ephemeral, rate_limit
+from realtime.connections import deadlines, ephemeral, rate_limit
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import history
@@ -740,7 +740,7 @@ async def test_who_is_not_in_the_room_cannot_be_seen_in_it(event: str):
 
 
 async def test_expiry_further_away_than_any_timer_is_watched_all_the_same(monkeypatch):
-    monkeypatch.setattr(HubConsumer, "LONGEST", 0.05)
+    monkeypatch.setattr(deadlines, "LONGEST", 0.05)
     async with connected(token=issue(user_id="7", role="attendant", ttl=3600)) as ana:
         await asyncio.sleep(0.3)
         await ana.call("heartbeat")

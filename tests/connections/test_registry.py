@@ -137,6 +137,20 @@ async def test_connections_are_found_by_user_and_namespace(registry: ConnectionR
     assert set(registry.connections_of("portal", "8")) == set()
 
 
+@pytest.mark.parametrize("leaves", [0, 1, 2])
+async def test_connections_of_a_user_are_found_whichever_of_them_has_left(
+    registry: ConnectionRegistry, leaves: int
+):
+    theirs = [Connection(f"c{number}") for number in range(3)]
+    for connection in theirs:
+        registry.add(connection)
+    registry.remove(theirs.pop(leaves))
+    assert set(registry.connections_of("hub", "7")) == set(registry.connections_with("j")) == {*theirs}
+    while theirs:
+        registry.remove(theirs.pop())
+        assert set(registry.connections_of("hub", "7")) == set(registry.connections_with("j")) == {*theirs}
+
+
 async def test_removed_connection_is_forgotten(registry: ConnectionRegistry):
     one = Connection("c1")
     registry.add(one)

@@ -76,6 +76,15 @@ async def test_small_room_is_served_in_the_turn_in_which_its_publication_comes(l
     await turns_until(lambda: all(len(each.heard) == 20 for each in large))
 
 
+def test_group_has_a_queue_of_its_own_only_while_something_waits():
+    one, other = (groups.Group(name, lambda _, position: asyncio.sleep(0)) for name in (ROOM, "hub.thread.2"))
+    one.put(groups.Compare(1))
+    assert not other.waiting
+    assert one.waiting is not other.waiting
+    one.next_item()
+    assert one.waiting is other.waiting
+
+
 @pytest.mark.parametrize("size", [1, 2 * SLICE])
 async def test_mistake_of_ours_does_not_end_the_fan_out_of_a_room(layer: Any, monkeypatch, size: int, caplog):
     all_ears = [await Ears.in_rooms(layer, ROOM) for _ in range(size)]

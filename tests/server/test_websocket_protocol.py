@@ -246,6 +246,20 @@ async def test_peer_that_reads_nothing_more_does_not_keep_its_connection_for_eve
         await eventually(lambda: protocol.disconnected)
 
 
+# --- Its memory --------------------------------------------------------------------------------------
+
+
+async def test_open_connection_keeps_nothing_in_dicts_of_its_own(port: int):
+    websocket = await opened(port)
+    await websocket.send('{"event": "join:thread", "data": {"thread_id": "1"}, "id": 1}')
+    await reply(websocket, 1)
+    protocol = await server_side()
+    protocol.check_alive()
+    (consumer,) = ConnectionRegistry.current().connections.values()
+    assert vars(protocol) == vars(consumer) == {}
+    await websocket.close()
+
+
 @pytest.mark.parametrize("handshake_seconds", [2.0])
 async def test_open_connection_outlives_the_time_for_the_handshake(port: int, handshake_seconds: float):
     websocket = await opened(port)

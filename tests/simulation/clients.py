@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from uuid import uuid4
 
 import msgspec
 
-from realtime.connections.frame_outlet import EXTENSION, Take
+from realtime.connections.frame_outlet import EXTENSION, Receiver
 from realtime.protocol.close_codes import By
 from realtime.protocol.principal import Principal
 from tests.simulation.clock import EPOCH, Clock
@@ -77,7 +76,7 @@ class Socket:
         self._is_pumping = False
         self._inbox: deque[dict[str, Any]] = deque([{"type": "websocket.connect"}])
         self._waiting: asyncio.Future[None] | None = None
-        self._take: Take | None = None
+        self._receiver: Receiver | None = None
         self._open = 0
         self._tasks: set[Any] = set()
         self._ending: tuple[By, int, str] | None = None
@@ -104,7 +103,7 @@ class Socket:
     async def _run(self, application: Any) -> None:
         with contextlib.suppress(ClientDisconnected):
             await application(self.scope, self.receive, self.send)
-        if self._take is None:
+        if self._receiver is None:
             self._end(By.SERVER, 1000, "")
 
     # --- ASGI ------------------------------------------------------------------------------------
@@ -159,8 +158,8 @@ class Socket:
             self._drained.append(future)
             await future
 
-    def hand_over(self, take: Take, charge: Callable[[], float]) -> None:
-        self._take = take
+    def hand_over(self, receiver: Receiver) -> None:
+        self._receiver = receiver
         self._deal()
 
     def cut(self, code: int, reason: str = "") -> None:
@@ -236,16 +235,16 @@ class Socket:
         self._deal()
 
     def _deal(self) -> None:
-        while self._take is not None and self._inbox and self._open < MOST_OPEN:
+        while self._receiver is not None and self._inbox and self._open < MOST_OPEN:
             self._open += 1
             task = self.host.create_task(self._deal_with(self._inbox.popleft()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _deal_with(self, message: dict[str, Any]) -> None:
-        assert self._take is not None
+        assert self._receiver is not None
         try:
-            if (rest := self._take(message, is_alone=self._open == 1)) is not None:
+            if (rest := self._receiver.take(message, is_alone=self._open == 1)) is not None:
                 await rest
         except ClientDisconnected:
             pass
