@@ -573,6 +573,16 @@ async def test_log_keeps_so_many_entries(settings):
     assert await names() == ["7", "8", "9", "10"]
 
 
+async def test_log_keeps_so_many_entries_of_calls_of_any_size(settings):
+    limited(settings, HISTORY_SIZE=4)
+    await several(3)
+    assert await names() == ["1", "2", "3"]
+    await put(*(entry(str(number)) for number in range(4, 7)))
+    assert await names() == ["3", "4", "5", "6"]
+    await several(2, start=7)
+    assert await names() == ["5", "6", "7", "8"]
+
+
 async def test_log_without_history_keeps_nothing_and_still_counts_positions(settings):
     limited(settings, HISTORY_SIZE=0)
     first, second = await several(2)
