@@ -410,6 +410,8 @@ async def test_entry_that_a_room_lost_is_appended_again_behind_what_came_later()
 @pytest.mark.parametrize(
     ("cursors", "end"),
     [
+        (["9-10", "10-1"], "10-1"),
+        (["10-1", "9-10"], "10-1"),
         (["5-1", "5-0"], "5-1"),
         (["5-9", "5-10"], "5-10"),
         (["999-0", "1000-0"], "1000-0"),
