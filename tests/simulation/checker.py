@@ -345,7 +345,22 @@ class Checker:
         view.socket.connection_id = data["connection_id"]
         view.socket.ready_at = view.socket.world.redis.now
         for room, offset in data["rooms"].items():
-            view.rooms[room] = Segment(int(offset), self._now(), view.socket.ready_at)
+            known_since = self._known_since(view.socket, room)
+            view.rooms[room] = Segment(
+                int(offset), self._now(), view.socket.ready_at, known_since=known_since
+            )
+
+    def _known_since(self, socket: Socket, room: str) -> float:
+        """Since when other connections of the host have been in the room, and so it has known where the room ends."""
+        return min(
+            (
+                view.rooms[room].since
+                for view in self.views.values()
+                if (view.socket.host, view.socket.namespace) == (socket.host, socket.namespace)
+                and room in view.rooms
+            ),
+            default=float("inf"),
+        )
 
     def _gap(self, view: View, room: str, reason: str) -> None:
         self.gaps += 1
