@@ -370,9 +370,8 @@ class Checker:
             return
         if segment.state == LIVE and segment.position is not None:
             history = self.history(group_name(view.socket.namespace, room))
-            may_be_lost = self.last_loss >= segment.since or not history.remembers(
-                segment.position, self._size
-            )
+            known_since = min(segment.since, segment.known_since)
+            may_be_lost = self.last_loss >= known_since or not history.remembers(segment.position, self._size)
             if reason == "lost" and not may_be_lost:
                 self._fail(
                     f"{view.socket}: told of a gap in {room} after {segment.position}, but nothing was lost"
