@@ -96,7 +96,10 @@ class StreamDelivery:
         if read:
             self.cursor = read[-1][0]
         is_busy = self.size.adapt(read)
-        following = self._read() if is_busy else None
+        following = None
+        if is_busy:
+            following = self._read()
+            self._pipes.flush()  # Redis works on the batch before while we decode this one
         entries = [self.source.entry(entry_id, fields, self._again) for entry_id, fields in read]
         for part in in_batches(entries, self.handlers):
             await self._send(part)

@@ -58,7 +58,7 @@ def direct(messages: Sequence[bytes]) -> Direct | None:
     if not all(map(_can_be_direct, parsed)) or sum(len(message.targets) for message in parsed) > MOST_ROOMS:
         return None
     drafts = [message.draft(traceparent=message.traceparent or "") for message in parsed]
-    keys, arguments = append_arguments(topology(), drafts)
+    keys, arguments = append_arguments(topology(), drafts, whole=True)
     arguments[:5] = [fingerprint(), len(messages), key("cursors"), key("stream"), ""]
     return Direct(_script, keys, [*arguments, *messages])
 

@@ -158,8 +158,12 @@ def append_arguments(
     *,
     again: str = "",
     publish: bool = True,
+    whole: bool = False,
 ) -> tuple[list[str], list[Argument]]:
-    """The keys and arguments of `append.lua`, where the settings come first: `append_settings`."""
+    """The keys and arguments of `append.lua`, where the settings come first: `append_settings`.
+
+    With `whole` nothing is done unless all rooms are as they should be; for entries without a source.
+    """
     prefix = conf().prefix
     keys: list[str] = []
     arguments: list[Argument] = [
@@ -169,6 +173,7 @@ def append_arguments(
         *cursor,
         key("id", "") if topology.spans_keys else "",
         again,
+        "1" if whole else "",
     ]
     for entry in entries:
         exclude = f"{entry.exclude}\0{entry.traceparent}" if entry.traceparent else entry.exclude

@@ -26,7 +26,7 @@ def whole_text(text: str) -> str:
 
 def whole_json(text: str) -> str:
     """The same for the escapes in a JSON document, which otherwise stays unchanged."""
-    if "\\ud" not in text and "\\uD" not in text:
+    if "\\" not in text or ("\\ud" not in text and "\\uD" not in text):
         return text
     return _ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
 

@@ -1,6 +1,8 @@
-"""Django in a process that serves sockets or runs the bridge, with the settings of any project."""
+"""Django and Python in a process that serves sockets or runs the bridge, with the settings of any project."""
 
 from __future__ import annotations
+
+import gc
 
 import django
 from django.apps import apps
@@ -24,6 +26,17 @@ def set_up() -> None:
     kept = [entry for entry in settings.INSTALLED_APPS if not _is(entry, OUTBOX)]
     settings.INSTALLED_APPS = [*kept, *(app for app in APPS if not any(_is(entry, app) for entry in kept))]
     django.setup()
+
+
+def spare_the_collector() -> None:
+    """Collect cyclic garbage less often than by default: modules stay, and connections live long.
+
+    By default Python collects after every 700 new objects, a dozen connections or a hundred bus messages, and visits
+    all living ones again and again: a tenth of what connecting costs, and a sixth of what a message costs the bridge.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _is(entry: str, app: str) -> bool:

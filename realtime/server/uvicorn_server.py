@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import resource
@@ -19,6 +18,7 @@ from realtime.conf import conf
 from realtime.connections.drain import drain
 from realtime.server.entrance import Entrance
 from realtime.server.keepalive import PING_SECONDS
+from realtime.server.setup import spare_the_collector
 from realtime.server.websocket_protocol import WebSocketProtocol
 from realtime.telemetry import prometheus
 
@@ -162,17 +162,6 @@ def several(sockets: list[socket.socket]) -> list[socket.socket]:
     one accepted a turn, all would be alone.
     """
     return [*sockets, *(sock.dup() for sock in sockets for _ in range(ACCEPTS - 1))]
-
-
-def spare_the_collector() -> None:
-    """Collect cyclic garbage less often than by default: modules stay, and connections live long.
-
-    By default Python collects after every 700 new objects, a dozen connections, and visits all living ones again and
-    again: a tenth of what connecting costs.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def raise_file_limit() -> None:

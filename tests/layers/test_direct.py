@@ -185,7 +185,7 @@ async def test_right_that_is_missing_is_noticed_before_anything_is_done(
     await read_by_a_bridge()
     rights = (
         "on >secret resetkeys ~* resetchannels &*:live -@all +hello +auth +ping +client|setinfo +evalsha +eval +hget"
-        " +hlen +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim +set +del +expire +pexpire"
+        " +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim +set +del +expire +pexpire"
         " +time +publish +pubsub|numsub"
     )
     words = [word for word in rights.split() if word != missing]
@@ -215,10 +215,13 @@ async def test_room_of_several_that_redis_cannot_append_to_does_not_repeat_the_m
         assert await room.message_ids(2) == ["1", "2"]
 
 
-async def test_replica_takes_nothing(settings):
+@pytest.mark.parametrize("entered", [[], ["hub.thread.42"]])
+async def test_replica_takes_nothing(settings, entered: list[str]):
     known = dict.fromkeys(("size", "ttl", "bytes", "room", "marker"), 9)
     with EmbeddedRedis() as old, old.client() as its:
         its.hset(key("cursors"), mapping={**known, "catalogue": module.fingerprint()})
+        for group in entered:
+            its.hset(f"{history.base(group)}:room", "position", "1700000000000000")
         its.replicaof("127.0.0.1", "1")
         own = {**settings.REALTIME, "REDIS_URL": old.url}
         with override_settings(REALTIME=own), pytest.raises(redis.exceptions.ReadOnlyError):
@@ -290,6 +293,18 @@ async def test_room_that_redis_cannot_append_to_makes_a_dead_letter_and_no_excep
         assert await room.message_ids(1) == ["2"]
         await eventually(dead_letters)
     assert "WRONGTYPE" in str(await dead_letters())
+
+
+@pytest.mark.parametrize("thread", [42, 43])
+async def test_full_redis_is_an_error_also_for_a_room_that_no_connection_has_entered(room: Room, thread: int):
+    await read_by_a_bridge()
+    used = (await client().info("memory"))["used_memory"]
+    await client().config_set("maxmemory", used - 100_000)
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            await apublish("thread:message", {"thread_id": thread, "message_id": 1})
+    finally:
+        await client().config_set("maxmemory", 0)
 
 
 async def test_full_redis_is_an_error_and_nothing_is_half_done(room: Room):

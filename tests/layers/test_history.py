@@ -410,6 +410,8 @@ async def test_entry_that_a_room_lost_is_appended_again_behind_what_came_later()
 @pytest.mark.parametrize(
     ("cursors", "end"),
     [
+        (["9-10", "10-1"], "10-1"),
+        (["10-1", "9-10"], "10-1"),
         (["5-1", "5-0"], "5-1"),
         (["5-9", "5-10"], "5-10"),
         (["999-0", "1000-0"], "1000-0"),
@@ -571,6 +573,16 @@ async def test_log_keeps_so_many_entries(settings):
     limited(settings, HISTORY_SIZE=4)
     await put(*(entry(str(number)) for number in range(1, 11)))
     assert await names() == ["7", "8", "9", "10"]
+
+
+async def test_log_keeps_so_many_entries_of_calls_of_any_size(settings):
+    limited(settings, HISTORY_SIZE=4)
+    await several(3)
+    assert await names() == ["1", "2", "3"]
+    await put(*(entry(str(number)) for number in range(4, 7)))
+    assert await names() == ["3", "4", "5", "6"]
+    await several(2, start=7)
+    assert await names() == ["5", "6", "7", "8"]
 
 
 async def test_log_without_history_keeps_nothing_and_still_counts_positions(settings):

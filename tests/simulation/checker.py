@@ -345,7 +345,22 @@ class Checker:
         view.socket.connection_id = data["connection_id"]
         view.socket.ready_at = view.socket.world.redis.now
         for room, offset in data["rooms"].items():
-            view.rooms[room] = Segment(int(offset), self._now(), view.socket.ready_at)
+            known_since = self._known_since(view.socket, room)
+            view.rooms[room] = Segment(
+                int(offset), self._now(), view.socket.ready_at, known_since=known_since
+            )
+
+    def _known_since(self, socket: Socket, room: str) -> float:
+        """Since when other connections of the host have been in the room, and so it has known where the room ends."""
+        return min(
+            (
+                view.rooms[room].since
+                for view in self.views.values()
+                if (view.socket.host, view.socket.namespace) == (socket.host, socket.namespace)
+                and room in view.rooms
+            ),
+            default=float("inf"),
+        )
 
     def _gap(self, view: View, room: str, reason: str) -> None:
         self.gaps += 1
@@ -355,9 +370,8 @@ class Checker:
             return
         if segment.state == LIVE and segment.position is not None:
             history = self.history(group_name(view.socket.namespace, room))
-            may_be_lost = self.last_loss >= segment.since or not history.remembers(
-                segment.position, self._size
-            )
+            known_since = min(segment.since, segment.known_since)
+            may_be_lost = self.last_loss >= known_since or not history.remembers(segment.position, self._size)
             if reason == "lost" and not may_be_lost:
                 self._fail(
                     f"{view.socket}: told of a gap in {room} after {segment.position}, but nothing was lost"

@@ -11,6 +11,7 @@
 --        first part of the keys that mark an id as delivered
 --        ('' = each room has its own, below its base: in a Cluster a script has one slot),
 --        the last entry that may have been appended before ('' = none; realtime/bridge/stream_delivery.py),
+--        whether nothing is done unless all rooms are as they should be ('' = no; only for entries without a source),
 --        then for each entry: rooms, source ('' = none), entry, id ('' = none), excluded connection (behind a NUL, a traceparent),
 --        the frame after its offset, then for each of its rooms the frame before its offset
 --
@@ -27,7 +28,7 @@
 
 local counts = {SPUBLISH = 'SHARDNUMSUB', PUBLISH = 'NUMSUB'}
 local size, ttl, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local keep_room, keep_marker, publish, ids, again = ARGV[4], ARGV[5], ARGV[8], ARGV[12], ARGV[13]
+local keep_room, keep_marker, publish, ids, again, whole = ARGV[4], ARGV[5], ARGV[8], ARGV[12], ARGV[13], ARGV[14]
 if ARGV[6] ~= '' and redis.call('GET', ARGV[6]) ~= ARGV[7] then
   return {}
 end
@@ -68,7 +69,8 @@ local function room_of(base, source)
   local room = rooms[base]
   if not room then
     local key, log, live = base .. ':room', base .. ':log', base .. ':live'
-    local known = redis.call('HMGET', key, 'position', 'count', 'bytes', source)
+    local known = source == '' and redis.call('HMGET', key, 'position', 'count', 'bytes')
+      or redis.call('HMGET', key, 'position', 'count', 'bytes', source)
     if not known[1] and publish ~= '' and redis.call('PUBSUB', counts[publish], live)[2] == 0 then
       room = {is_unknown = true}
     else
@@ -98,14 +100,18 @@ local function is_new_in(room, source, entry)
 end
 
 local function append(room, excluded, head, tail)
-  local before = room.position
   room.last = math.max(room.last + 1, now)
-  local position = string.format('%.0f', room.last)
+  local front = string.format('F%s%.0f%012d%06d', room.position, room.last, room.count + 1, #excluded)
+  local position = string.sub(front, 18, 33)
+  local publication = front .. excluded .. head .. position .. tail
+  if room.has_grown then
+    redis.call('XADD', room.log, position, 'p', publication)
+  else
+    redis.call('XADD', room.log, 'MINID', oldest, position, 'p', publication)
+    room.has_grown = true
+  end
   room.position = position
   room.count = room.count + 1
-  local publication = string.format('F%s%s%012d%06d', before, position, room.count, #excluded)
-    .. excluded .. head .. position .. tail
-  redis.call('XADD', room.log, 'MAXLEN', size, position .. '-0', 'p', publication)
   room.bytes = room.bytes + #publication
   if publish ~= '' then redis.call(publish, room.live, publication) end
   return position
@@ -122,13 +128,18 @@ end
 
 local answers = {}
 local function append_all()
-  local argument, key = 14, 1
-  while argument <= #ARGV do
-    local number, source, entry, id, excluded, tail = unpack(ARGV, argument, argument + 5)
+  for i = 1, whole ~= '' and #KEYS or 0 do
+    local room = room_of(KEYS[i], '')
+    if i > 1 and not room.is_unknown then redis.call('XLEN', room.log) end
+  end
+  local argument, key = 14, 0
+  while argument < #ARGV do
+    local number, source, entry, id, excluded, tail = unpack(ARGV, argument + 1, argument + 6)
     argument = argument + 6
     local positions, is_new = {}, id == '' or nil
     marker = nil
     for i = 1, tonumber(number) do
+      argument, key = argument + 1, key + 1
       local base = KEYS[key]
       local room = room_of(base, source)
       local position = ''
@@ -140,17 +151,18 @@ local function append_all()
         room.sources[source] = entry
       end
       positions[i] = position
-      argument = argument + 1
-      key = key + 1
     end
     answers[#answers + 1] = positions
   end
 end
 
 local function save(room)
-  redis.call('XTRIM', room.log, 'MINID', oldest)
-  redis.call('PEXPIRE', room.log, ttl)
-  if room.bytes > bytes then room.bytes = shrink(room.log) end
+  if room.has_grown then
+    -- What has never had more cannot hold more.
+    if room.count > size then redis.call('XTRIM', room.log, 'MAXLEN', size) end
+    redis.call('PEXPIRE', room.log, ttl)
+    if room.bytes > bytes then room.bytes = shrink(room.log) end
+  end
   local fields = {'position', room.position, 'count', room.count, 'bytes', room.bytes}
   for source, entry in pairs(room.sources) do
     if source ~= '' and entry then
@@ -177,8 +189,18 @@ end
 local function order(entry)
   return string.format('%20s-%20s', string.match(entry, '(%d+)-(%d+)'))
 end
+local function is_before(entry, other)
+  -- Where the times have as many digits, and the numbers, too, the ids themselves sort: as a rule, and without the cost of formatting.
+  local is_alike = #entry == #other and string.find(entry, '-', 1, true) == string.find(other, '-', 1, true)
+  if is_alike then return entry < other end
+  return order(entry) < order(other)
+end
 if ARGV[9] ~= '' then
   local known = redis.call('HGET', ARGV[9], ARGV[10])
-  if not known or order(known) < order(ARGV[11]) then redis.call('HSET', ARGV[9], ARGV[10], ARGV[11]) end
+  if not known or is_before(known, ARGV[11]) then redis.call('HSET', ARGV[9], ARGV[10], ARGV[11]) end
+elseif whole ~= '' and not touched[1] then
+  -- Nothing was written, but a replica, on which no connection has entered a room, or a Redis that is full, has to refuse it all the
+  -- same. (To a key that does not exist, so nothing is added.)
+  redis.call('XADD', ids, 'NOMKSTREAM', '*', 'p', '')
 end
 return answers

@@ -11,9 +11,6 @@
 -- Returns what append.lua does, or nothing if the messages were added to the stream.
 
 do
-  -- To a key that does not exist, so nothing is added; but a replica, or a Redis that is full, refuses it, also where nothing else would
-  -- be written.
-  redis.call('XADD', ARGV[12], 'NOMKSTREAM', '*', 'p', '')
   local fingerprint, number, cursors, stream = unpack(ARGV, 1, 4)
   local first = #ARGV - number + 1
   local known = redis.call('HMGET', cursors, 'size', 'ttl', 'bytes', 'room', 'marker', 'catalogue', stream)
@@ -22,11 +19,6 @@ do
   if not is_allowed or redis.call('XRANGE', stream, '(' .. (known[7] or '0-0'), '+', 'COUNT', 1)[1] then
     for i = first, #ARGV do redis.call('XADD', stream, '*', 'message', ARGV[i]) end
     return false
-  end
-  -- What is not as it should be fails before anything is done. Of a single room the script below reads and writes first.
-  for i = 1, #KEYS > 1 and #KEYS or 0 do
-    redis.call('HLEN', KEYS[i] .. ':room')
-    redis.call('XLEN', KEYS[i] .. ':log')
   end
   for i = 1, ARGV[5] ~= '' and redis.acl_check_cmd and #KEYS or 0 do
     local room, log, live = KEYS[i] .. ':room', KEYS[i] .. ':log', KEYS[i] .. ':live'

@@ -53,5 +53,8 @@ class Command(base.Command):
             tasks.create_task(deliver(self._ready))
 
     def _ready(self) -> None:
+        from realtime.server.setup import spare_the_collector  # noqa: PLC0415
+
+        spare_the_collector()
         self.stdout.write("ready")
         self.stdout.flush()
