@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("process")
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "PAUSE", 0.01)
-    monkeypatch.setattr("realtime.tasks.serial.PAUSE", 0.01)
+    monkeypatch.setattr("realtime.connections.deadlines.PAUSE", 0.01)
     monkeypatch.setattr(vitals, "SECONDS", 0.01)
 
 
