@@ -311,9 +311,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-    # A shell starts what runs in the background deaf to the first of them.
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, signal.default_int_handler)
+    # A shell starts what runs in the background deaf to SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # At SIGINT asyncio cancels the main task; an exception inside another task would be logged with a traceback.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         django.setup()
         with tempfile.TemporaryDirectory() as directory:

@@ -64,7 +64,6 @@ async def test_interrupted_attack_leaves_nothing_running(tmp_path: Path, how: si
         process.send_signal(how)
         code = process.wait(PATIENCE)
     output_text = (tmp_path / "output").read_text()
-    # A signal that falls into a task is logged behind this line.
     assert (code, "Stopped; nothing is left running." in output_text.splitlines()) == (130, True), output_text
     assert "Traceback" not in output_text
     await eventually(lambda: not marked(mark))
