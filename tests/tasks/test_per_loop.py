@@ -142,6 +142,8 @@ def _no_complaints(realtime_redis: str) -> Iterator[None]:
     """Nothing is left for the garbage collector to complain of."""
     uvloop.run(asyncio.sleep(0))  # the first one of a process opens a pipe for all of them
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()  # what earlier tests have left is not to be complained of here
         warnings.simplefilter("error")
         yield
         gc.collect()
