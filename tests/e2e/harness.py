@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -48,10 +49,17 @@ def unique(prefix: str = "") -> str:
     return prefix + uuid4().hex[:12]
 
 
+READY = "ready\n"
+"""A line of its own: "Address already in use" is another."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free, below those that the kernel chooses: it would soon give one of these to another test."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)  # `random` has the same seed in all test processes
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def backbone(url: str, **more: Any) -> redis.Redis:
@@ -176,7 +184,7 @@ class Stack:
         self.tokens: set[str] = set()
         """Every token made here: none of them may turn up in a log."""
 
-    def start(self, name: str, *command: str, ready: str = "ready", **env: str) -> Process:
+    def start(self, name: str, *command: str, ready: str = READY, **env: str) -> Process:
         """`start("runbridge")` starts `manage.py runbridge`; with a command, that command."""
         line = [sys.executable, *(command or (str(ROOT / "manage.py"), name))]
         log = self.directory / f"{len(self.processes)}-{name}.log"
