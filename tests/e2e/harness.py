@@ -94,7 +94,7 @@ class Process:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, text: str, within: float = PATIENCE) -> Self:
+    def wait_for(self, text: str = READY, within: float = PATIENCE) -> Self:
         deadline = time.monotonic() + within
         while text not in self.output:
             assert self._popen.poll() is None, (

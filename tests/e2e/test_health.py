@@ -165,7 +165,7 @@ async def test_server_starts_without_redis_and_becomes_ready(
             bridge = stack.start("runbridge", ready="")
             redis.start()
             await eventually(early.is_ready)
-            bridge.wait_for("ready")
+            bridge.wait_for()
             thread = unique("th")
             async with stack.client("hub") as client:
                 await client.call("join:thread", {"thread_id": thread})

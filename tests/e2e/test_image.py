@@ -94,7 +94,7 @@ def run(stack: Stack, image: Image, *command: str) -> Process:
     log = stack.directory / f"{len(stack.processes)}.log"
     process = Process(command[1], line, env, log, image.path("."))
     stack.processes.append(process)
-    return process.wait_for("ready")
+    return process.wait_for()
 
 
 async def test_image_delivers_the_events_of_the_product_and_asks_its_policy(stack: Stack, image: Image):

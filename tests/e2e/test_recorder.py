@@ -207,7 +207,7 @@ async def test_recorder_starts_before_redis_and_goes_on_after_its_restart(
     own_redis.stop()
     recorder = stack.start("runrecorder", ready="").wait_for("cannot record")
     own_redis.start()
-    recorder.wait_for("ready")
+    recorder.wait_for()
     for user in ("first", "second"):
         await eventually(partial(_append, stack, transition(user)))
         await eventually(partial(database.status, user))

@@ -49,7 +49,7 @@ class Keyed:
             self._start(name, JWT_ALGORITHM=name, JWT_VERIFYING_KEY=public_pem(key))
         self._start("JWKS", JWT_ALGORITHM="RS256", JWT_JWK_URL=self.jwks.url)
         for process in self.stack.processes:
-            process.wait_for("ready")
+            process.wait_for()
 
     def _start(self, name: str, **env: str) -> None:
         self.stack.start(

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from bench.frames import Opcode, client_frame, parse
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import ROOT, Process, Stack, eventually
+from tests.e2e.harness import READY, ROOT, Process, Stack, eventually
 
 PATIENCE = 60.0
 """Seconds after which a test gives up: a deadline only ends a hang."""
@@ -226,7 +226,7 @@ class Product:
         self.bridge = self.stack.start("runbridge", ready="", **bridge or {})
         self.sockets = self.start_instance(self.stack.port, ready="", **sockets or {})
         for process in (self.bridge, self.sockets):
-            process.wait_for("ready", PATIENCE)
+            process.wait_for(within=PATIENCE)
         return self
 
     def start_with_fast_keepalive(self) -> None:
@@ -237,9 +237,9 @@ class Product:
         )
         self.bridge = self.stack.start("runbridge", ready="")
         self.sockets = self.stack.start("runsockets", "-c", code, SOCKETS_PORT=str(self.stack.port))
-        self.bridge.wait_for("ready", PATIENCE)
+        self.bridge.wait_for(within=PATIENCE)
 
-    def start_instance(self, port: int, ready: str = "ready", **env: str) -> Process:
+    def start_instance(self, port: int, ready: str = READY, **env: str) -> Process:
         """Start one more instance."""
         return self.stack.start("runsockets", ready=ready, SOCKETS_PORT=str(port), **env)
 

@@ -147,7 +147,7 @@ def test_relay_begins_before_its_database(tmp_path: Path, redis_url: str):
         cluster.stop()
         relay = stack.start("runoutbox", ready="outbox: the database is away, trying again")
         cluster.start()
-        relay.wait_for("ready")
+        relay.wait_for()
 
 
 def test_numbers_are_shown(stack: Backbone):
