@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import secrets
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,25 @@ READY = "ready\n"
 """A line of its own: "Address already in use" is another."""
 
 
+def _ports() -> Iterator[int]:
+    """The ports of this test process, over and over.
+
+    They lie below those that the kernel chooses, which it would soon give to another test, and no other process of the
+    same run has them: a port that was free a moment ago is still free when a server listens on it.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw11").removeprefix("gw")) % 12
+    ports = range(20_000 + worker * 1_000, 21_000 + worker * 1_000)
+    start = secrets.randbelow(len(ports))  # `random` has the same seed in all test processes
+    return itertools.cycle([*ports[start:], *ports[:start]])
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """A port that is free, below those that the kernel chooses: it would soon give one of these to another test."""
+    """A port that nothing listens on, and that is not given again before the others of this process were."""
     while True:
-        port = 20_000 + secrets.randbelow(10_000)  # `random` has the same seed in all test processes
+        port = next(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
