@@ -256,13 +256,31 @@ def _execute(name: str, command: Command, arguments: Sequence[str]) -> None:
     if app is None:
         raise Unusable(f"there is no command {name}; {_program()} --help lists the commands")
     if name not in COMMANDS:
-        # Also for what Django does around its own commands, such as the reloader of runserver.
-        execute_from_command_line([_program(), name, *arguments])
+        _execute_of_django(name, arguments)
         return
     loaded: Any = app
     if isinstance(app, str):
         loaded = _importing(lambda: load_command_class(app, command.name), f"cannot run {name}")
     loaded.run_from_argv([_program(), name, *arguments])
+
+
+def _execute_of_django(name: str, arguments: Sequence[str]) -> None:
+    """A command of Django's or of an app, with what Django does around it, such as the reloader of `runserver`.
+
+    Its failures that the surroundings cause (a database that cannot be reached, a folder that is read-only) are one
+    sentence, too, unless `--traceback` asks for more.
+    """
+    try:
+        execute_from_command_line([_program(), name, *arguments])
+    except Exception as error:
+        if "--traceback" in arguments or isinstance(error, BrokenPipeError) or not _has_outer_cause(error):
+            raise
+        raise Unusable(f"{name} failed: {error} (--traceback shows where)") from error
+
+
+def _has_outer_cause(error: Exception) -> bool:
+    database = sys.modules.get("django.db.utils")  # the socket side does without
+    return isinstance(error, OSError) or (database is not None and isinstance(error, database.DatabaseError))
 
 
 def _importing(action: Callable[[], Any], failure: str) -> Any:

@@ -170,7 +170,8 @@ class Subscription(Session):
 
     def on_failure(self, error: BaseException, lasted: float | None) -> None:
         self._failures = 1 if (lasted or 0.0) > PROVEN_SECONDS else self._failures + 1
-        logger.warning("subscription lost", extra={"error": spelled(error), "failures": self._failures})
+        if self._failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...: an outage does not fill the log
+            logger.warning("subscription lost", extra={"error": spelled(error), "failures": self._failures})
         self._channels = {name: channel for name, channel in self._channels.items() if channel.is_wanted}
         self._changed = dict.fromkeys(self._channels)
         lost = [name for name, channel in self._channels.items() if channel.waiting is None]

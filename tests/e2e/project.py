@@ -82,6 +82,12 @@ FILES = {
 
         REALTIME = {**REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}
     """,
+    "read_only.py": """
+        from team.recorded import *
+
+        DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "/proc/recorded.sqlite3"}}
+        STATIC_ROOT = "/proc/static"
+    """,
     "missing.py": "from team.settings import *\nfrom nowhere import something\n",
     "misspelt.py": "from team.settings import *\nPORT = prot + 1\n",
     "unfinished.py": "DATABASES = {\n",

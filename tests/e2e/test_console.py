@@ -101,6 +101,13 @@ def test_help_of_a_command_names_it_as_it_was_called(project: Project):
             ("token", *ODD, "--user", "7", "--role", "king"),
             "--role must be one of admin, attendant, customer",
         ),
+        (
+            ("migrate", "--settings", "team.read_only"),
+            "migrate failed: unable to open database file (--trace",
+        ),
+        (("createsuperuser", "--noinput", "--settings", "team.read_only"), "failed: unable to open database"),
+        (("flush", "--noinput", "--settings", "team.read_only"), "unable to open database file"),
+        (("collectstatic", "--noinput", "--settings", "team.read_only"), "collectstatic failed: [Errno "),
         (("sockets", *ODD, "--port", "70000"), "--port must be between 0 and 65535, got 70000"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
@@ -110,6 +117,12 @@ def test_what_is_wrong_is_one_sentence(project: Project, arguments: tuple[str, .
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_traceback_is_shown_to_who_asks_for_it(project: Project):
+    done = project.realtime("migrate", "--traceback", "--settings", "team.read_only")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
 
 
 @pytest.mark.slow

@@ -214,6 +214,17 @@ async def test_subscription_is_kept_while_the_loop_is_blocked_and_lost_when_it_i
     listener.subscription.close()
 
 
+async def test_outage_is_logged_ever_more_seldom(caplog):
+    failing = Listener().subscription
+    for _ in range(100):
+        failing.on_failure(RedisConnectionError("refused"), None)
+    told = [record.failures for record in caplog.records if record.message == "subscription lost"]
+    assert told == [1, 2, 4, 8, 16, 32, 64]
+    failing.on_failure(RedisConnectionError("cut"), lasted=3600.0)
+    assert caplog.records[-1].failures == 1
+    failing.close()
+
+
 # --- What is sent again ------------------------------------------------------------------------------
 
 
