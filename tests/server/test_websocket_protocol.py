@@ -41,6 +41,16 @@ async def test_bytes_outside_ascii_in_a_handshake_are_a_bad_request(port: int, t
     assert errors(caplog) == []
 
 
+@pytest.mark.parametrize("name", [b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Version", b"Sec-WebSocket-Key"])
+async def test_header_that_is_wrong_is_named_without_its_value(port: int, name: bytes):
+    """A client may put its token in the wrong place, and what a refusal says may be logged."""
+    others = b"".join(line for line in UPGRADE.splitlines(keepends=True) if not line.startswith(name))
+    refusal = await answer(port, b"GET /hub/ HTTP/1.1\r\n%b%b: a, bearer.s3cret=\r\n\r\n" % (others, name))
+    assert refusal.startswith(b"HTTP/1.1 400")
+    assert name in refusal
+    assert b"s3cret" not in refusal
+
+
 class Wire(asyncio.Transport):
     """What a protocol writes, without a network."""
 
