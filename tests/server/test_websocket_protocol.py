@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -49,6 +50,15 @@ async def test_header_that_is_wrong_is_named_without_its_value(port: int, name: 
     assert refusal.startswith(b"HTTP/1.1 400")
     assert name in refusal
     assert b"s3cret" not in refusal
+
+
+async def test_refused_token_is_in_no_log_however_much_is_logged(port: int, caplog):
+    """A worker sets the project's `LOGGING` up after uvicorn has set its own levels."""
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "uvicorn.error"):
+        request = b"GET /hub/?token=s3cret HTTP/1.1\r\n%b\r\n" % UPGRADE
+        assert (await answer(port, request)).startswith(b"HTTP/1.1 401")
+    assert '"WebSocket /hub/" 401' in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 class Wire(asyncio.Transport):
