@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from websockets.frames import Opcode
 
+from hub.consumers import HubConsumer
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.outlets import text_frame
 from realtime.server import websocket_protocol
@@ -50,6 +51,13 @@ async def test_header_that_is_wrong_is_named_without_its_value(port: int, name: 
     assert refusal.startswith(b"HTTP/1.1 400")
     assert name in refusal
     assert b"s3cret" not in refusal
+
+
+async def test_consumer_that_does_not_call_its_base_is_an_error_that_the_log_tells(port, caplog, monkeypatch):
+    monkeypatch.setattr(HubConsumer, "__init__", lambda self, **_: None)
+    async with asyncio.timeout(PATIENCE):
+        assert (await answer(port, handshake_head() + b"\r\n")).startswith(b"HTTP/1.1 500")
+    assert errors(caplog) == ["Exception in ASGI application"]
 
 
 async def test_refused_token_is_in_no_log_however_much_is_logged(port: int, caplog):
