@@ -94,6 +94,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
         if self.parser is None:
             state = OPEN if self.handshake_complete else CONNECTING
             self.parser = ServerProtocol(state=state, max_size=self.config.ws_max_size, logger=self.logger)
+            self.parser.debug = False  # else it logs what it reads, and with that tokens
         return self.parser
 
     # --- The handshake ---------------------------------------------------------------------------

@@ -60,13 +60,31 @@ async def test_consumer_that_does_not_call_its_base_is_an_error_that_the_log_tel
     assert errors(caplog) == ["Exception in ASGI application"]
 
 
-async def test_refused_token_is_in_no_log_however_much_is_logged(port: int, caplog):
+@pytest.mark.parametrize(
+    ("query", "line", "status"),
+    [(b"?token=s3cret", b"", b"401"), (b"", b"Sec-WebSocket-Protocol: a, bearer.s3cret=\r\n", b"400")],
+    ids=["query", "protocol"],
+)
+async def test_refused_token_is_in_no_log_however_much_is_logged(
+    port: int, caplog, query: bytes, line: bytes, status: bytes
+):
     """A worker sets the project's `LOGGING` up after uvicorn has set its own levels."""
     with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "uvicorn.error"):
-        request = b"GET /hub/?token=s3cret HTTP/1.1\r\n%b\r\n" % UPGRADE
-        assert (await answer(port, request)).startswith(b"HTTP/1.1 401")
-    assert '"WebSocket /hub/" 401' in caplog.text
+        request = b"GET /hub/%b HTTP/1.1\r\n%b%b\r\n" % (query, UPGRADE, line)
+        assert (await answer(port, request)).startswith(b"HTTP/1.1 " + status)
     assert "s3cret" not in caplog.text
+
+
+async def test_fresh_token_is_in_no_log_however_much_is_logged(port: int, caplog):
+    with caplog.at_level(logging.DEBUG, "uvicorn.error"):
+        websocket = await opened(port)
+        await websocket.send(
+            json.dumps({"event": "auth:refresh", "id": 1, "data": {"token": "s3cret" * 100}})
+        )
+        await reply(websocket, 1)
+        await websocket.close()
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")]
+    assert not [line for line in lines if "s3cret" in line]
 
 
 class Wire(asyncio.Transport):
