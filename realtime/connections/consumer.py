@@ -101,9 +101,11 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     async def websocket_connect(self, message: Any) -> None:
         try:
             await self.connect()
-        except (OSError, StopConsumer):
+        except StopConsumer:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and not self.accepted:
+                raise  # the peer is gone
             if not isinstance(error, handshake.Refused):
                 logger.exception("handshake failed")
             if not self.accepted:
