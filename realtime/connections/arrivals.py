@@ -41,6 +41,7 @@ class Arrival(NamedTuple):
 
 Answer = asyncio.Future[Arrival | None]
 """None: the token was revoked, or the user disconnected."""
+Waiting = Sequence[tuple[UserConnection, Answer]]
 Again = Callable[[], Coroutine[Any, Any, Any]]
 """Asks Redis the same once more."""
 
@@ -71,7 +72,7 @@ class Arrivals:
         arguments: list[Argument] = [conf().limits.user_connections, user_limit.SECONDS, *channels]
         again = partial(run, _arrive, keys, arguments)
         found = pipes().to("").run(_arrive, keys, arguments)
-        found.add_done_callback(partial(_answer, [answer for _, _, answer in asked], again))
+        found.add_done_callback(partial(_answer, [(place, answer) for _, place, answer in asked], again))
 
 
 arrivals: PerLoop[Arrivals] = PerLoop(Arrivals, lambda _: None)
@@ -82,7 +83,7 @@ def _keys(principal: Principal, connection: UserConnection) -> tuple[str, str, s
     return (*revocation.marks_of(principal, connection.namespace), connection.key)
 
 
-def _answer(waiting: Sequence[Answer], again: Again | None, found: asyncio.Future[Any]) -> None:
+def _answer(waiting: Waiting, again: Again | None, found: asyncio.Future[Any]) -> None:
     """Hand out what was found. What failed is asked once more: a connection to Redis may just have been lost."""
     error = found.exception()
     if error is None:
@@ -90,15 +91,17 @@ def _answer(waiting: Sequence[Answer], again: Again | None, found: asyncio.Futur
     elif again is not None:
         begin(again()).add_done_callback(partial(_answer, waiting, None))
     else:
-        for answer in waiting:
+        for _, answer in waiting:
             refuse(answer, error)
 
 
-def _hand_out(waiting: Sequence[Answer], at: bytes, *places: int | list[bytes]) -> None:
+def _hand_out(waiting: Waiting, at: bytes, *places: int | list[bytes]) -> None:
     opened_at = float(at)
-    for answer, place in zip(waiting, places, strict=True):
+    for (connection, answer), place in zip(waiting, places, strict=True):
         if not answer.done():
             answer.set_result(_arrival(opened_at, place) if isinstance(place, list) else None)
+        else:  # it has gone meanwhile, and may have given its place back before it had it
+            begin(user_limit.release(connection))
 
 
 def _arrival(opened_at: float, channels: Sequence[bytes]) -> Arrival:

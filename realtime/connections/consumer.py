@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from realtime.auth.credentials import SUBPROTOCOL
 from realtime.conf import cached, conf
 from realtime.connections import ephemeral, handshake, rights, user_limit
-from realtime.connections.arrivals import arrivals
+from realtime.connections.arrivals import Arrival, arrivals
 from realtime.connections.deadlines import Deadlines
 from realtime.connections.dispatch import FrameDispatch
 from realtime.connections.event_driven import EventDrivenConsumer
@@ -101,9 +101,11 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
     async def websocket_connect(self, message: Any) -> None:
         try:
             await self.connect()
-        except (OSError, StopConsumer):
+        except StopConsumer:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and not self.accepted:
+                raise  # the peer is gone
             if not isinstance(error, handshake.Refused):
                 logger.exception("handshake failed")
             if not self.accepted:
@@ -140,10 +142,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self._registry.add(self)
         # In the registry first, checked second: a revoke in between is either found or signalled to this connection.
         self._admitted = user_limit.UserConnection(*self.user, self.channel_name)
-        arriving = arrivals().ask(self.principal, self._admitted)
-        resumes = b"resume=1" in self.scope.get("query_string", b"").split(b"&")
-        await self.rooms.enter_initial(self.initial_rooms(), resumes=resumes)
-        if (arrival := await arriving) is None:
+        if (arrival := await _arrive(self, self._admitted)) is None:
             raise _refusal(CloseCode.REVOKED, "the token was revoked or its user disconnected")
         self.opened_at = arrival.opened_at
         self.rooms.set_clock(self.opened_at)
@@ -292,6 +291,17 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         It is not stored, so never replayed. Raises `redis.RedisError`, and `ValueError` for data that does not fit.
         """
         await ephemeral.emit(self, room, event, data)
+
+
+async def _arrive(connection: NamespaceConsumer, place: user_limit.UserConnection) -> Arrival | None:
+    """Take a place, and enter the initial rooms meanwhile. Raises `redis.RedisError`."""
+    arriving = arrivals().ask(connection.principal, place)
+    resumes = b"resume=1" in connection.scope.get("query_string", b"").split(b"&")
+    try:
+        await connection.rooms.enter_initial(connection.initial_rooms(), resumes=resumes)
+        return await arriving
+    finally:
+        arriving.cancel()  # else it might take its place after the connection has gone
 
 
 def _say_opened(connection: NamespaceConsumer) -> None:

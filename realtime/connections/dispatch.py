@@ -95,11 +95,12 @@ class FrameDispatch:
                 return _acknowledgement(event, await event.handler(self._connection, payload))
         except EventError:
             raise
-        except (RedisError, TimeoutError) as error:
+        except (
+            RedisError,
+            OSError,
+        ) as error:  # also of a service of the product's; TimeoutError is an OSError
             logger.warning("event failed", extra={"event": event.name, "error": spelled(error)})
             raise EventError(ErrorCode.UNAVAILABLE, "not possible right now; try again") from error
-        except OSError:
-            raise
         except Exception as error:
             logger.exception("event handler failed", extra={"event": event.name})
             raise EventError(ErrorCode.INTERNAL, "something went wrong here") from error

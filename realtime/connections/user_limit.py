@@ -6,16 +6,26 @@ the records which a killed instance left behind can be told from the others.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from redis.exceptions import RedisError
+
 from realtime.conf import conf
 from realtime.layers.interface import room_layer
 from realtime.redis.client import execute, key, run, script
+from realtime.tasks.per_loop import PerLoop
+from realtime.tasks.supervision import PAUSE
+from realtime.tasks.task_set import TaskSet
 
 SECONDS = 7 * 86400
 """Seconds for which the connections of a user are remembered after the last of them was opened."""
+MOST_OVERDUE = 100_000
+"""Records that are still to be taken away when Redis is back: about 25 MB."""
+AT_ONCE = 500
+"""Records that are taken away together."""
 
 _record = script(Path(__file__).parent / "scripts" / "user_limit.lua")
 
@@ -45,9 +55,49 @@ async def admit(connection: UserConnection) -> None:
 
 
 async def release(connection: UserConnection | None) -> None:
-    """The connection is over; None: it was never recorded. Raises `redis.RedisError`."""
+    """The connection is over; None: it was never recorded. Raises `redis.RedisError`, and then tries on by itself."""
     if connection is not None and conf().limits.user_connections:
-        await execute("ZREM", connection.key, connection.channel)
+        try:
+            await _forget(connection)
+        except RedisError:
+            _overdue().add(connection)
+            raise
+
+
+async def _forget(connection: UserConnection) -> None:
+    await execute("ZREM", connection.key, connection.channel)
+
+
+class Overdue:
+    """Connections that ended while Redis was away. Left in their records, they would have living ones closed."""
+
+    def __init__(self) -> None:
+        self._connections: list[UserConnection] = []
+        self._tasks = TaskSet()
+
+    def add(self, connection: UserConnection) -> None:
+        """Take its record away as soon as Redis is back."""
+        if not self._connections:
+            self._tasks.spawn(self._forget_all())
+        if len(self._connections) < MOST_OVERDUE:
+            self._connections.append(connection)
+
+    def abort(self) -> None:
+        """The event loop ends."""
+        self._tasks.cancel()
+
+    async def _forget_all(self) -> None:
+        while some := self._connections[:AT_ONCE]:
+            try:
+                await asyncio.gather(*map(_forget, some))
+            except RedisError:
+                await asyncio.sleep(PAUSE)
+            else:
+                del self._connections[: len(some)]
+
+
+_overdue: PerLoop[Overdue] = PerLoop(Overdue, Overdue.abort)
+"""Those of the running loop."""
 
 
 async def close_oldest(connection: UserConnection, channels: Sequence[str]) -> None:

@@ -112,10 +112,7 @@ class LoopLayer:
             self._drop_if_empty(group)
 
     async def enter(self, names: Sequence[str], outlet: Outlet) -> list[Listener]:
-        """Return a listener in each room: paused, where the room ends.
-
-        Raises `redis.RedisError`: then there is none.
-        """
+        """Return a listener in each room: paused, where it ends. Raises `redis.RedisError`: then there is none."""
         groups = [self._group(name) for name in names]
         listeners = [Listener(group, outlet) for group in groups]
         for group, listener in zip(groups, listeners, strict=True):
@@ -206,6 +203,9 @@ class LoopLayer:
         if self.groups.get(group.channel) is not group:
             return  # left, and entered again by another connection
         del self.groups[group.channel]
+        # Of a group that could not be opened: the failure refers to it, and it would to the connections.
+        group.members.clear()
+        group.listeners.clear()
         self._subscriptions.unsubscribe(group.channel)
         self.repair.on_left(group)
 

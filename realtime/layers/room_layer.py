@@ -228,12 +228,17 @@ class RoomChannelLayer(BaseChannelLayer):
         await self._here.emit(groups, ephemeral)
 
     async def dead(self, channels: Sequence[str]) -> set[str]:
-        """Return those channels whose instance has ended. Raises `redis.RedisError`."""
-        names = {channel: instance_channel(_instance_of(channel)) for channel in channels}
+        """Return those channels that have ended, as far as that is known, or whose instance has.
+
+        Of its own channels an instance knows it; its subscription may be lost for a moment. Raises `redis.RedisError`.
+        """
+        here = self._here
+        names = {each: instance_channel(_instance_of(each)) for each in channels if not here.owns(each)}
         processes = sorted(set(names.values()))
-        listeners = await asyncio.gather(*map(self._here.pipes.listeners, processes))
+        listeners = await asyncio.gather(*map(here.pipes.listeners, processes))
         gone = {name for name, number in zip(processes, listeners, strict=True) if not number}
-        return {channel for channel, name in names.items() if name in gone}
+        ended = {each for each in channels if here.owns(each) and each not in here.channels}
+        return ended | {each for each, name in names.items() if name in gone}
 
     def when_restored(self, review: Callable[[float], Awaitable[None]]) -> None:
         """Await `review(seconds)` after messages to groups may have been lost for that time, before serving rooms."""

@@ -14,7 +14,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.protocol import CONNECTING, OPEN
 from websockets.server import ServerProtocol
 
@@ -94,6 +94,7 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
         if self.parser is None:
             state = OPEN if self.handshake_complete else CONNECTING
             self.parser = ServerProtocol(state=state, max_size=self.config.ws_max_size, logger=self.logger)
+            self.parser.debug = False  # else it logs what it reads, and with that tokens
         return self.parser
 
     # --- The handshake ---------------------------------------------------------------------------
@@ -128,13 +129,18 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
             return b""
         response = self.conn.accept(request)
         if response.status_code != 101:
-            self.conn.send_response(response)
+            self.conn.send_response(self._refusal() if response.status_code == 400 else response)
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.handshake_complete = self.close_sent = True
             self.transport.close()
             return b""
         self.parser = None  # the next one begins behind the handshake
         return response.headers["Sec-WebSocket-Accept"].encode()
+
+    def _refusal(self) -> Response:
+        """Which header is wrong, without its value: that may be a token, and `websockets` repeats it."""
+        name = getattr(self.conn.handshake_exc, "name", "")
+        return self.conn.reject(400, f"{name} is missing, or is not what it has to be\n")
 
     def _make_scope(self, target: bytes, headers: heads.Headers) -> Any:
         path, _, query = target.partition(b"?")

@@ -71,8 +71,10 @@ class WebSocketProtocol(WebSocketBeginning):
         return isinstance(self.queue, Dispatcher)
 
     async def run_asgi(self) -> None:
+        scope = self.scope
+        self.scope = {**scope, "query_string": b""}  # uvicorn logs a refusal with it, and it may hold a token
         try:
-            await self.app(self.scope, self.receive, self.send)
+            await self.app(scope, self.receive, self.send)
         except ClientDisconnected:
             pass
         except asyncio.CancelledError:  # the server stops, and waits no longer for a handshake

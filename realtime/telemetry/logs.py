@@ -120,9 +120,17 @@ class WithSubject(logging.Filter):
         except RuntimeError:  # no loop in this thread
             return True
         if (subject := _speaker if task is None else _subjects.get(task)) is not None:
-            for name, value in subject.facts.items():
+            for name, value in _facts(subject).items():
                 vars(record).setdefault(name, value)
         return True
+
+
+def _facts(subject: Subject) -> Mapping[str, str]:
+    """The facts; none if they cannot be told. An exception here would take the place of the one that is logged."""
+    try:
+        return subject.facts
+    except Exception:
+        return {}
 
 
 def digest(namespace: str, user_id: str) -> str:

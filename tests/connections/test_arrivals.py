@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from realtime.redis.client import client, key
 from realtime.redis.pipelining import Pipe
 from realtime.redis.topology import Topology
 from tests.inprocess import Connection as Client
-from tests.inprocess import Refusal, bearer, connected, refusal
+from tests.inprocess import Refusal, bearer, connected, eventually, refusal
 
 
 @pytest.fixture(params=[True, False], ids=["one server", "several"])
@@ -160,3 +162,44 @@ async def test_place_is_given_back(spans_keys: bool):
     async with connected(user_id="7"):
         assert await client().zcard(place("a").key) == 1
     assert await client().zcard(place("a").key) == 0
+
+
+async def places(number: int) -> bool:
+    """Whether the user has as many places."""
+    return await client().zcard(place("a").key) == number
+
+
+@contextlib.contextmanager
+def without_redis(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing that is sent arrives."""
+
+    def fail(pipe: Pipe, *command: Any) -> Any:
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_exception(RedisConnectionError("away"))
+        return answer
+
+    with monkeypatch.context() as changed:
+        for sending in ("send", "run"):
+            changed.setattr(Pipe, sending, fail)
+        yield
+
+
+async def test_connection_that_ended_while_redis_was_away_closes_no_other(spans_keys, monkeypatch, settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 2}}
+    async with connected(user_id="7") as oldest:
+        async with connected(user_id="7") as second:
+            with without_redis(monkeypatch):
+                await second.disconnect()
+        await eventually(lambda: places(1))
+        async with connected(user_id="7") as newest:
+            await newest.call("heartbeat")
+            await oldest.call("heartbeat")
+
+
+async def test_connection_that_has_gone_before_redis_let_it_in_keeps_no_place(process):
+    asked = arrivals().ask(principal(), place("a"))
+    staying = arrivals().ask(principal(), place("b"))
+    asked.cancel()
+    assert await staying is not None
+
+    await eventually(lambda: places(1))

@@ -390,8 +390,18 @@ async def test_answer_that_json_has_no_form_for_is_internal_and_its_place_is_log
     assert "items[0].owner: JSON has n" in caplog.text
 
 
-@pytest.mark.parametrize("failure", [RedisDown("gone"), TimeoutError()])
-async def test_handler_that_lost_redis_is_unavailable(client_event, failure: Exception):
+async def test_hook_of_a_product_that_lost_a_server_does_not_end_the_connection(monkeypatch, caplog):
+    async def on_ready(self: HubConsumer) -> None:
+        raise ConnectionRefusedError("a service of the product")
+
+    monkeypatch.setattr(HubConsumer, "on_ready", on_ready)
+    async with connected("hub") as ana:
+        await ana.call("heartbeat")
+    assert "a service of the product" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [RedisDown("gone"), TimeoutError(), ConnectionRefusedError()])
+async def test_handler_that_lost_a_server_is_unavailable(client_event, failure: Exception):
     async def handler(connection: Any, payload: Empty) -> None:
         raise failure
 

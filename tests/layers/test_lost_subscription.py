@@ -165,3 +165,17 @@ async def test_subscription_killed_again_and_again_loses_nothing_and_repeats_not
             await eventually(lambda ears=ears: len(ears.heard) >= 420)
             assert ears.heard == [str(n) for n in range(420)]
             assert ears.positions == positions
+
+
+async def test_instance_does_not_take_its_own_channels_for_dead_ones(alone: Layers, server: EmbeddedRedis):
+    layer, other = alone.make(), alone.make()
+    ended, living, foreign = (
+        await layer.attach(Ears()),
+        await layer.attach(Ears()),
+        await other.attach(Ears()),
+    )
+    layer.detach(ended)
+    assert await layer.dead([ended, living, foreign]) == {ended}
+    with server.client() as redis:
+        redis.client_kill_filter(_type="pubsub")
+    assert living not in await layer.dead([ended, living, foreign])

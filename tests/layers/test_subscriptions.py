@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import weakref
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
+from realtime.layers.history_reader import HistoryReader
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
-from tests.layers.support import Layers, calls, members, message, receive, receive_several, subscriptions
+from tests.layers.support import (
+    ROOM,
+    Ears,
+    Layers,
+    calls,
+    members,
+    message,
+    receive,
+    receive_several,
+    subscriptions,
+)
 
 
 async def test_group_costs_one_subscription_however_many_are_in_it(alone: Layers, server: EmbeddedRedis):
@@ -91,3 +106,22 @@ async def test_group_left_and_joined_again_in_any_moment_is_joined(layer: Any, t
         await layer.group_send("hub.thread.1", message(n))
         assert await receive(layer, channel) == message(n)
         await asyncio.wait_for(joining, PATIENCE)
+
+
+async def test_room_that_could_not_be_entered_does_not_keep_connections(layer: Any, monkeypatch):
+    """In an outage they are all that try. (One is kept by the traceback of the last failure.)"""
+
+    async def fail(self: HistoryReader, groups: Any) -> Any:
+        raise RedisError("away")
+
+    async def try_to_enter() -> weakref.ref[Ears]:
+        ears = Ears()
+        with contextlib.suppress(RedisError):
+            await ears.enter(layer, ROOM)
+        layer.detach(ears.channel)
+        return weakref.ref(ears)
+
+    monkeypatch.setattr(HistoryReader, "learn_ends", fail)
+    kept = await asyncio.gather(*(try_to_enter() for _ in range(5)))
+    gc.collect()
+    assert len([ears for ears in kept if ears() is not None]) <= 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from typing import Any
 
 import pytest
 import uvicorn
 from websockets.frames import Opcode
 
+from hub.consumers import HubConsumer
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.outlets import text_frame
 from realtime.server import websocket_protocol
@@ -39,6 +41,50 @@ async def test_bytes_outside_ascii_in_a_handshake_are_a_bad_request(port: int, t
     request = b"GET %b HTTP/1.1\r\n%b\r\n" % (target, UPGRADE)
     assert (await answer(port, request)).startswith(b"HTTP/1.1 400")
     assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("name", [b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Version", b"Sec-WebSocket-Key"])
+async def test_header_that_is_wrong_is_named_without_its_value(port: int, name: bytes):
+    """A client may put its token in the wrong place, and what a refusal says may be logged."""
+    others = b"".join(line for line in UPGRADE.splitlines(keepends=True) if not line.startswith(name))
+    refusal = await answer(port, b"GET /hub/ HTTP/1.1\r\n%b%b: a, bearer.s3cret=\r\n\r\n" % (others, name))
+    assert refusal.startswith(b"HTTP/1.1 400")
+    assert name in refusal
+    assert b"s3cret" not in refusal
+
+
+async def test_consumer_that_does_not_call_its_base_is_an_error_that_the_log_tells(port, caplog, monkeypatch):
+    monkeypatch.setattr(HubConsumer, "__init__", lambda self, **_: None)
+    async with asyncio.timeout(PATIENCE):
+        assert (await answer(port, handshake_head() + b"\r\n")).startswith(b"HTTP/1.1 500")
+    assert errors(caplog) == ["Exception in ASGI application"]
+
+
+@pytest.mark.parametrize(
+    ("query", "line", "status"),
+    [(b"?token=s3cret", b"", b"401"), (b"", b"Sec-WebSocket-Protocol: a, bearer.s3cret=\r\n", b"400")],
+    ids=["query", "protocol"],
+)
+async def test_refused_token_is_in_no_log_however_much_is_logged(
+    port: int, caplog, query: bytes, line: bytes, status: bytes
+):
+    """A worker sets the project's `LOGGING` up after uvicorn has set its own levels."""
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "uvicorn.error"):
+        request = b"GET /hub/%b HTTP/1.1\r\n%b%b\r\n" % (query, UPGRADE, line)
+        assert (await answer(port, request)).startswith(b"HTTP/1.1 " + status)
+    assert "s3cret" not in caplog.text
+
+
+async def test_fresh_token_is_in_no_log_however_much_is_logged(port: int, caplog):
+    with caplog.at_level(logging.DEBUG, "uvicorn.error"):
+        websocket = await opened(port)
+        await websocket.send(
+            json.dumps({"event": "auth:refresh", "id": 1, "data": {"token": "s3cret" * 100}})
+        )
+        await reply(websocket, 1)
+        await websocket.close()
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")]
+    assert not [line for line in lines if "s3cret" in line]
 
 
 class Wire(asyncio.Transport):

@@ -162,6 +162,16 @@ async def test_subject_that_a_line_names_itself_stays():
     assert about(connection_id="b") == "b"
 
 
+async def test_line_about_something_that_cannot_say_what_it_is_passes():
+    class HalfMade:
+        @property
+        def facts(self) -> Any:
+            raise AttributeError
+
+    speak_for(HalfMade())
+    assert about() is None
+
+
 def test_line_without_an_event_loop_passes():
     assert about() is None
 
