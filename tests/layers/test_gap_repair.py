@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 from collections import deque
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any
 
 import pytest
@@ -194,6 +194,26 @@ async def test_join_without_redis_fails_and_succeeds_when_it_is_back(alone: Laye
     ears.start()
     await publish("hello", group="hub.thread.1")
     await eventually(lambda: "hello" in ears.heard)
+
+
+async def test_join_that_fails_late_takes_nothing_from_one_that_came_after_it(
+    alone: Layers, server: EmbeddedRedis, monkeypatch
+):
+    layer = alone.make()
+    await Ears.in_rooms(layer, "hub.thread.other")
+    assert server.process is not None
+    server.process.send_signal(SIGSTOP)
+    monkeypatch.setattr(loop_layer, "JOIN_SECONDS", 0.3)
+    first = asyncio.create_task(Ears.in_rooms(layer, ROOM))
+    await asyncio.sleep(0.1)
+    first.cancel()
+    monkeypatch.setattr(loop_layer, "JOIN_SECONDS", PATIENCE)
+    second = asyncio.create_task(Ears.in_rooms(layer, ROOM))
+    await asyncio.sleep(0.4)  # the first has given up
+    server.process.send_signal(SIGCONT)
+    ears = await second
+    await publish("1")
+    await ears.hear("1")
 
 
 async def test_send_without_redis_raises(alone: Layers, server: EmbeddedRedis):

@@ -75,3 +75,29 @@ async def test_client_that_is_told_where_it_stands_is_not_told_of_a_loss_before_
     listener.start()
     assert listener.state is State.LIVE
     assert ears.gaps == []
+
+
+async def test_client_that_goes_on_while_a_former_read_is_under_way_gets_nothing_twice():
+    answered = asyncio.Event()
+    reads: list[int] = []
+
+    async def read(group: Group, position: int) -> PublicationBatch | None:
+        reads.append(position)
+        await answered.wait()
+        await asyncio.sleep(0)
+        return PublicationBatch([Publication(position + 1, position, "", b"{}")]) if position < 2 else None
+
+    group, ears = Group("hub.thread.7", read), Ears()
+    listener = Listener(group, ears)
+    group.listeners[listener] = None
+    group.tail = 2
+    listener.start()
+    await eventually(lambda: reads == [0])
+    listener.pause()
+    listener.start()
+    await eventually(lambda: reads == [0, 0])
+    answered.set()
+    await eventually(lambda: listener.state is State.LIVE)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(ears.frames) == 2

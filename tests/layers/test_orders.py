@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from realtime.layers import gap_repair, history, liveness
 from realtime.layers.fanout import SLICE, FanOut
@@ -14,10 +16,11 @@ from realtime.layers.gap_repair import GapRepair
 from realtime.layers.group import Group
 from realtime.layers.history_reader import HistoryReader
 from realtime.layers.listener import Listener
+from realtime.layers.outlets import PublicationBatch
 from realtime.protocol.publication import Publication
 from realtime.tasks.task_set import TaskSet
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.inprocess import eventually
+from tests.inprocess import PATIENCE, eventually
 from tests.layers.support import ROOM, Ears, Layers, Review, crowd, members, publish, turns_until
 
 
@@ -175,6 +178,64 @@ async def test_fan_out_stops_in_the_moment_in_which_orders_are_missed(process: s
     for _ in range(20):
         await asyncio.sleep(0)
     assert sum(len(each.heard) for each in all_ears) == served < len(all_ears)
+
+
+class Histories(HistoryReader):
+    """Histories that hold one publication, and are not asked for by Redis."""
+
+    def __init__(self) -> None:
+        super().__init__(TaskSet())
+        self.on_read: Callable[[], None] = lambda: None
+        self.compared: list[str] = []
+        self.failures = 0
+
+    async def read(self, group: Group, position: int) -> PublicationBatch | None:
+        self.on_read()
+        return PublicationBatch([Publication(1, 0, "", b"hello")])
+
+    async def learn_ends(self, groups: Sequence[Group]) -> list[Group]:
+        self.compared += [group.name for group in groups]
+        if self.failures:
+            self.failures -= 1
+            raise RedisConnectionError("refused")
+        return []
+
+
+@pytest.mark.parametrize("end", ["restored", "closed"])
+async def test_what_was_read_waits_when_orders_were_missed_meanwhile(process: str, end: str):
+    tasks, histories = TaskSet(), Histories()
+    groups: dict[bytes, Group] = {}
+    lost: set[bytes] = set()
+    repair = GapRepair(groups, lost.__contains__, histories, FanOut(), tasks)
+    orders, room = Group("orders", repair.read), Group(ROOM, repair.read)
+    groups |= {orders.channel: orders, room.channel: room}
+    histories.on_read = lambda: repair.on_lost([orders.channel], since=time.time())
+    reading = asyncio.create_task(repair.read(room, 0))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not reading.done()
+    if end == "restored":
+        repair.on_restored([orders.channel])
+    else:
+        repair.close()  # the loop ends, and nothing may wait for what never comes
+    assert (await asyncio.wait_for(reading, PATIENCE)) is not None
+    await tasks.ended()
+
+
+async def test_every_room_is_compared_though_redis_fails_once(process: str, monkeypatch):
+    monkeypatch.setattr(gap_repair, "COMPARE_BATCH", 2)
+    tasks, histories = TaskSet(), Histories()
+    names = [f"hub.thread.{number}" for number in range(5)]
+    groups: dict[bytes, Group] = {}
+    repair = GapRepair(groups, lambda channel: False, histories, FanOut(), tasks)
+    for name in names:
+        group = Group(name, repair.read)
+        groups[group.channel] = group
+    histories.failures = 1
+    repair.compare_all()
+    await eventually(lambda: histories.compared[2:] == names)
+    assert histories.compared[:2] == names[:2]
+    await tasks.ended()
 
 
 @pytest.mark.parametrize("end", ["restored", "left"])
