@@ -60,7 +60,8 @@ def direct(messages: Sequence[bytes]) -> Direct | None:
     drafts = [message.draft(traceparent=message.traceparent or "") for message in parsed]
     keys, arguments = append_arguments(topology(), drafts, whole=True)
     arguments[:5] = [fingerprint(), len(messages), key("cursors"), key("stream"), ""]
-    return Direct(_script, keys, [*arguments, *messages])
+    names = {namespace for message in parsed for namespace, _ in message.targets}
+    return Direct(_script, keys, [*arguments, *messages], names)
 
 
 def _can_be_direct(message: BusMessage) -> bool:

@@ -178,17 +178,19 @@ async def test_rights_of_the_documentation_are_enough(room: Room, process: str, 
     await client().execute_command("ACL", "DELUSER", "backbone")
 
 
+PUBLISHING = (
+    "on >secret resetkeys ~* resetchannels &*:live -@all +hello +auth +ping +client|setinfo +evalsha +eval +hget"
+    " +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim +set +del +expire +pexpire"
+    " +time +publish +pubsub|numsub"
+)
+
+
 @pytest.mark.parametrize("missing", ["+hset", "+set", "+xtrim", "&*:live", "+publish", "+evalsha"])
 async def test_right_that_is_missing_is_noticed_before_anything_is_done(
     missing: str, room: Room, settings, redis_url: str, caplog
 ):
     await read_by_a_bridge()
-    rights = (
-        "on >secret resetkeys ~* resetchannels &*:live -@all +hello +auth +ping +client|setinfo +evalsha +eval +hget"
-        " +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim +set +del +expire +pexpire"
-        " +time +publish +pubsub|numsub"
-    )
-    words = [word for word in rights.split() if word != missing]
+    words = [word for word in PUBLISHING.split() if word != missing]
     await client().execute_command("ACL", "SETUSER", "partial", "reset", *words)
     before = await in_stream()
     url = redis_url.replace("://", "://partial:secret@", 1)
@@ -200,6 +202,31 @@ async def test_right_that_is_missing_is_noticed_before_anything_is_done(
     async with bridging():
         assert await room.message_ids(2) == ["1", "2"]
     await client().execute_command("ACL", "DELUSER", "partial")
+
+
+@pytest.mark.parametrize("before", ["a message that waits", "a message to another namespace"])
+async def test_right_that_is_missing_is_noticed_also_if_another_message_was_sent_before(
+    before: str, settings, redis_url: str
+):
+    await Room().enter(namespace="portal")
+    await read_by_a_bridge()
+    words = PUBLISHING.replace("&*:live", "&*{hub.*:live").split()
+    await client().execute_command("ACL", "SETUSER", "partial", "reset", *words)
+    url = redis_url.replace("://", "://partial:secret@", 1)
+    own = {**settings.REALTIME, "REDIS_URL": url}
+    with override_settings(REALTIME=own), redis.Redis.from_url(redis_url) as its:
+        if before == "a message that waits":
+            its.xadd(key("stream"), {"message": "something"})
+            await say(1, namespaces=["portal"])
+        else:
+            await say(1, namespaces=["hub"])
+        ((newest, _),) = its.xrevrange(key("stream"), count=1)
+        its.hset(key("cursors"), key("stream"), newest)  # as if the bridge had delivered it
+        waiting = its.xlen(key("stream"))
+        await say(2, namespaces=["portal"])
+        assert its.xlen(key("stream")) == waiting + 1
+        assert not its.exists(f"{history.base('portal.thread.42')}:log")
+        its.acl_deluser("partial")
 
 
 async def test_room_of_several_that_redis_cannot_append_to_does_not_repeat_the_message_in_the_others(
