@@ -19,12 +19,13 @@ from hashlib import sha256
 
 from realtime.conf import cached, conf
 from realtime.layers.configured import OWN_LAYER, backend
-from realtime.layers.history import APPEND, append_arguments, append_settings
+from realtime.layers.history import APPEND, Lease, append_arguments, append_settings
 from realtime.protocol.bus_message import BusMessage, parse
 from realtime.protocol.catalogue import ServerEvent, catalogue
 from realtime.protocol.namespaces import namespaces
 from realtime.redis.appending import Direct
-from realtime.redis.client import execute, key, script
+from realtime.redis.client import key, run, script
+from realtime.redis.connection import Argument
 from realtime.redis.schema_version import SCHEMA_VERSION
 from realtime.redis.topology import topology
 
@@ -34,14 +35,31 @@ MOST_ROOMS = 1000
 _script = script(APPEND.with_name("direct.lua").read_bytes() + APPEND.read_bytes())
 
 
-async def allow() -> None:
-    """Let backbones with this catalogue publish directly: for a bridge that leads. Raises `redis.RedisError`."""
-    if backend() != OWN_LAYER:  # rooms are groups of another layer, which nothing but the bridge sends to
-        await execute("HDEL", key("cursors"), "catalogue")
+_allow = script(
+    b"""
+    if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+    return redis.call(ARGV[2], KEYS[2], unpack(ARGV, 3))
+    """,
+)
+
+
+async def allow(lease: Lease) -> None:
+    """Let backbones with this catalogue publish directly, if this bridge still leads. Raises `redis.RedisError`.
+
+    A bridge that was suspended meanwhile must not put its catalogue in place of that of the bridge that leads now.
+    """
+    if not topology().spans_keys:
         return
+    lease_key, holder = lease
+    await run(_allow, [lease_key, key("cursors")], [holder, *_permission()])
+
+
+def _permission() -> list[Argument]:
+    if backend() != OWN_LAYER:  # rooms are groups of another layer, which nothing but the bridge sends to
+        return ["HDEL", "catalogue"]
     names = ("size", "ttl", "bytes", "room", "marker")
     settings = [word for pair in zip(names, append_settings(), strict=True) for word in pair]
-    await execute("HSET", key("cursors"), "catalogue", fingerprint(), *settings)
+    return ["HSET", "catalogue", fingerprint(), *settings]
 
 
 def direct(messages: Sequence[bytes]) -> Direct | None:

@@ -14,12 +14,14 @@ from django.test import override_settings
 
 from realtime.layers import direct as module
 from realtime.layers import history
+from realtime.layers.configured import OWN_LAYER
 from realtime.outbox.sending import BATCH_ROWS
 from realtime.protocol.catalogue import catalogue
 from realtime.publisher import apublish
 from realtime.redis import appending
 from realtime.redis.bounded import now
 from realtime.redis.client import client, key
+from realtime.redis.lease import Lease
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.blocks import DOCS
 from tests.bridge.test_bridge import Room
@@ -256,11 +258,26 @@ async def test_replica_takes_nothing(settings, entered: list[str]):
 
 
 async def test_other_channel_layer_keeps_the_bridge(settings):
+    lease = Lease("bridge", 60)
+    assert await lease.hold()
     with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}):
-        await module.allow()
+        await module.allow(lease.fence)
     assert await client().hget(key("cursors"), "catalogue") is None
-    await module.allow()
+    await module.allow(lease.fence)
     assert await client().hget(key("cursors"), "catalogue") is not None
+
+
+@pytest.mark.parametrize("layer", [OWN_LAYER, "channels.layers.InMemoryChannelLayer"])
+async def test_bridge_that_was_suspended_changes_nothing_of_what_its_successor_allows(layer: str):
+    """They may be of different versions, with different catalogues."""
+    old, new = Lease("bridge", 60), Lease("bridge", 60)
+    assert await old.hold()
+    await old.release()
+    assert await new.hold()
+    await client().hset(key("cursors"), mapping={"catalogue": "that of the new one", "size": 7})
+    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": layer}}):
+        await module.allow(old.fence)
+    assert await client().hmget(key("cursors"), "catalogue", "size") == [b"that of the new one", b"7"]
 
 
 # --- Once, and with the histories as the servers have them -----------------------------------------------
