@@ -93,10 +93,11 @@ def _described(event: ServerEvent) -> Sequence[object]:
 
 @cached()
 def fingerprint() -> str:
-    """What decides the rooms of a message, as far as names tell: equal catalogues have equal fingerprints."""
+    """What decides whether a message is valid and where it goes, as far as names and the limit of its size tell."""
     events = catalogue()
     found = [
         SCHEMA_VERSION,
+        conf().limits.bus_bytes,
         sorted((each.name, [kind.name for kind in each.kinds]) for each in namespaces().values()),
         sorted(events.bus_handlers.keys() & events.server.keys()),
         sorted((name, *_described(event)) for name, event in events.server.items()),

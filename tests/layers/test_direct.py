@@ -121,6 +121,19 @@ async def test_backbone_with_another_catalogue_uses_the_stream(room: Room):
     assert await in_stream() == before + 1
 
 
+async def test_message_that_is_too_large_for_the_bridge_is_a_dead_letter_also_if_nothing_waits(
+    room: Room, settings
+):
+    await read_by_a_bridge()
+    with override_settings(REALTIME={**settings.REALTIME, "LIMITS": {"BUS_BYTES": 0}}):
+        await say(1)
+        await apublish("thread:message", {"thread_id": 42, "message_id": 2, "body": "x" * 262_144})
+    async with bridging():
+        await eventually(dead_letters)
+        assert await room.message_ids(1) == ["1"]
+    assert "too_large" in str(await dead_letters())
+
+
 @pytest.mark.parametrize("part", ["namespaces", "events", "handlers"])
 def test_fingerprint_is_of_what_decides_the_rooms(part: str, settings, monkeypatch: pytest.MonkeyPatch):
     own = module.fingerprint()
