@@ -105,7 +105,7 @@ class Bridge:
     async def _lead(self) -> None:
         """Deliver all streams until the lease or a connection to Redis is lost."""
         await topology().known()
-        await direct.allow()
+        await direct.allow(self._lease.fence)
         cursors = await read_cursors([*self._sources])
 
         def on_caught_up() -> None:
@@ -113,7 +113,7 @@ class Bridge:
                 self._caught_up.set()
 
         deliveries = [
-            StreamDelivery(source, cursor, size, self._handlers, on_caught_up)
+            StreamDelivery(source, cursor, size, self._handlers, self._lease, on_caught_up)
             for (source, size), cursor in zip(self._sources.items(), cursors, strict=True)
         ]
         self._become(leading=True)

@@ -19,12 +19,13 @@ from hashlib import sha256
 
 from realtime.conf import cached, conf
 from realtime.layers.configured import OWN_LAYER, backend
-from realtime.layers.history import APPEND, append_arguments, append_settings
+from realtime.layers.history import APPEND, Lease, append_arguments, append_settings
 from realtime.protocol.bus_message import BusMessage, parse
 from realtime.protocol.catalogue import ServerEvent, catalogue
 from realtime.protocol.namespaces import namespaces
 from realtime.redis.appending import Direct
-from realtime.redis.client import execute, key, script
+from realtime.redis.client import key, run, script
+from realtime.redis.connection import Argument
 from realtime.redis.schema_version import SCHEMA_VERSION
 from realtime.redis.topology import topology
 
@@ -34,14 +35,31 @@ MOST_ROOMS = 1000
 _script = script(APPEND.with_name("direct.lua").read_bytes() + APPEND.read_bytes())
 
 
-async def allow() -> None:
-    """Let backbones with this catalogue publish directly: for a bridge that leads. Raises `redis.RedisError`."""
-    if backend() != OWN_LAYER:  # rooms are groups of another layer, which nothing but the bridge sends to
-        await execute("HDEL", key("cursors"), "catalogue")
+_allow = script(
+    b"""
+    if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+    return redis.call(ARGV[2], KEYS[2], unpack(ARGV, 3))
+    """,
+)
+
+
+async def allow(lease: Lease) -> None:
+    """Let backbones with this catalogue publish directly, if this bridge still leads. Raises `redis.RedisError`.
+
+    A bridge that was suspended meanwhile must not put its catalogue in place of that of the bridge that leads now.
+    """
+    if not topology().spans_keys:
         return
+    lease_key, holder = lease
+    await run(_allow, [lease_key, key("cursors")], [holder, *_permission()])
+
+
+def _permission() -> list[Argument]:
+    if backend() != OWN_LAYER:  # rooms are groups of another layer, which nothing but the bridge sends to
+        return ["HDEL", "catalogue"]
     names = ("size", "ttl", "bytes", "room", "marker")
     settings = [word for pair in zip(names, append_settings(), strict=True) for word in pair]
-    await execute("HSET", key("cursors"), "catalogue", fingerprint(), *settings)
+    return ["HSET", "catalogue", fingerprint(), *settings]
 
 
 def direct(messages: Sequence[bytes]) -> Direct | None:
@@ -60,7 +78,8 @@ def direct(messages: Sequence[bytes]) -> Direct | None:
     drafts = [message.draft(traceparent=message.traceparent or "") for message in parsed]
     keys, arguments = append_arguments(topology(), drafts, whole=True)
     arguments[:5] = [fingerprint(), len(messages), key("cursors"), key("stream"), ""]
-    return Direct(_script, keys, [*arguments, *messages])
+    names = {namespace for message in parsed for namespace, _ in message.targets}
+    return Direct(_script, keys, [*arguments, *messages], names)
 
 
 def _can_be_direct(message: BusMessage) -> bool:
@@ -74,10 +93,11 @@ def _described(event: ServerEvent) -> Sequence[object]:
 
 @cached()
 def fingerprint() -> str:
-    """What decides the rooms of a message, as far as names tell: equal catalogues have equal fingerprints."""
+    """What decides whether a message is valid and where it goes, as far as names and the limit of its size tell."""
     events = catalogue()
     found = [
         SCHEMA_VERSION,
+        conf().limits.bus_bytes,
         sorted((each.name, [kind.name for kind in each.kinds]) for each in namespaces().values()),
         sorted(events.bus_handlers.keys() & events.server.keys()),
         sorted((name, *_described(event)) for name, event in events.server.items()),

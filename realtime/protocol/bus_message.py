@@ -23,10 +23,11 @@ from realtime.protocol.surrogates import whole_json
 
 MOST_TARGETS = 1000
 """Rooms of one message, each namespace's counted: Redis writes the whole message for each of them, at once."""
-
+MOST_TEXT = 128
+"""Characters of what a publication has besides its frame: its length has six digits there (`append.lua`)."""
 
 MessageId = (
-    Annotated[str, Meta(min_length=1, max_length=128)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    Annotated[str, Meta(min_length=1, max_length=MOST_TEXT)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 )
 """A whole number is the same id as its digits."""
 
@@ -55,9 +56,9 @@ class BusMessageJSON(msgspec.Struct, frozen=True, kw_only=True):
     id: MessageId | None = None
     rooms: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
     namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
-    exclude: str | None = msgspec.field(default=None, name="except")
+    exclude: Annotated[str, Meta(max_length=MOST_TEXT)] | None = msgspec.field(default=None, name="except")
     traceparent: Any = None
-    """Ignored unless it is text."""
+    """Ignored unless it is a short text."""
 
 
 class BusMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -144,7 +145,7 @@ def parse(raw: bytes) -> BusMessage:
             targets=_targets(server, payload, message),
             id=id,
             exclude=message.exclude,
-            traceparent=message.traceparent if isinstance(message.traceparent, str) else None,
+            traceparent=_traceparent(message.traceparent),
         )
     if control := events.control.get(message.event):
         payload = _payload(control.payload, message.event, data)
@@ -152,6 +153,10 @@ def parse(raw: bytes) -> BusMessage:
     if message.event in events.client:
         raise InvalidMessage("client_event", f"{message.event} goes from clients to the server only")
     raise InvalidMessage("unknown_event", f"{message.event[:64]!r} is not in the catalogue")
+
+
+def _traceparent(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= MOST_TEXT else None
 
 
 def _payload(kind: type[Payload], event: str, data: bytes) -> Payload:

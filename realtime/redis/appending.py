@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from queue import Empty, LifoQueue
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ class Direct(NamedTuple):
     script: AsyncScript
     keys: Sequence[str]
     arguments: Sequence[Argument]
+    namespaces: Set[str]
+    """Those of the rooms: Redis may allow us one and not another."""
 
     def commands(self, *, is_first: bool = False) -> tuple[Sequence[Argument], Sequence[Argument]]:
         """The script by its hash, and whole, for a Redis that does not know it.
@@ -101,12 +103,12 @@ def _exchange(messages: Sequence[bytes], until: float, direct: Direct | None, sh
 
 def _run(connection: Any, direct: Direct, until: float, pool: _Pool) -> bool:
     """Run the script that publishes the messages. False: Redis refuses it, and they have to use the stream."""
-    by_hash, whole = direct.commands(is_first=not pool.has_run_scripts)
+    by_hash, whole = direct.commands(is_first=not direct.namespaces <= pool.published_to)
     try:
         try:
-            _converse(connection, [by_hash], until)
+            answer = _converse(connection, [by_hash], until)
         except NoScriptError:
-            _converse(connection, [whole], until)
+            answer = _converse(connection, [whole], until)
     except ReadOnlyError:
         raise
     except ResponseError as error:
@@ -115,21 +117,22 @@ def _run(connection: Any, direct: Direct, until: float, pool: _Pool) -> bool:
             logger.warning("messages cannot be published directly", extra={"error": spelled(error)})
             pool.forbid_scripts()
         return False
-    pool.has_run_scripts = True
+    if answer is not None:  # else they had to wait in the stream, and no rights were looked at
+        pool.published_to |= direct.namespaces
     return True
 
 
-def _converse(connection: Any, commands: Sequence[Any], until: float) -> None:
-    """Send commands and read their answers. Raises the first error that is among them."""
+def _converse(connection: Any, commands: Sequence[Any], until: float) -> Any:
+    """Send commands and read their answers; returns the last one. Raises the first error that is among them."""
     packed = connection.pack_commands(commands)
     with cutting(connection.watched, until):
         connection.send_packed_command(packed, check_health=False)
         answers = [_answer(connection, until) for _ in commands]
-    if isinstance(answers[-1], list):  # EXEC's
-        answers += answers[-1]
-    for answer in answers:
+    last = answers[-1]
+    for answer in [*answers, *last] if isinstance(last, list) else answers:  # EXEC's is a list
         if isinstance(answer, RedisError):
             raise answer
+    return last
 
 
 def _answer(connection: Any, until: float) -> Any:
@@ -152,8 +155,8 @@ class _Pool:
         for _ in range(most):
             self._free.put(None)
         self._forbidden_until = 0.0
-        self.has_run_scripts = False
-        """Whether Redis has allowed us to."""
+        self.published_to: Set[str] = frozenset()
+        """The namespaces to which scripts have published: Redis allows us that."""
 
     @property
     def may_run_scripts(self) -> bool:
@@ -163,6 +166,7 @@ class _Pool:
     def forbid_scripts(self) -> None:
         """Run none for a while: Redis does not allow us to."""
         self._forbidden_until = now() + FORBIDDEN_SECONDS
+        self.published_to = frozenset()
 
     def take(self, until: float) -> tuple[Any, bool]:
         """An open connection, and whether it is new. Raises `redis.RedisError`."""

@@ -14,12 +14,14 @@ from django.test import override_settings
 
 from realtime.layers import direct as module
 from realtime.layers import history
+from realtime.layers.configured import OWN_LAYER
 from realtime.outbox.sending import BATCH_ROWS
 from realtime.protocol.catalogue import catalogue
 from realtime.publisher import apublish
 from realtime.redis import appending
 from realtime.redis.bounded import now
 from realtime.redis.client import client, key
+from realtime.redis.lease import Lease
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.blocks import DOCS
 from tests.bridge.test_bridge import Room
@@ -119,6 +121,19 @@ async def test_backbone_with_another_catalogue_uses_the_stream(room: Room):
     assert await in_stream() == before + 1
 
 
+async def test_message_that_is_too_large_for_the_bridge_is_a_dead_letter_also_if_nothing_waits(
+    room: Room, settings
+):
+    await read_by_a_bridge()
+    with override_settings(REALTIME={**settings.REALTIME, "LIMITS": {"BUS_BYTES": 0}}):
+        await say(1)
+        await apublish("thread:message", {"thread_id": 42, "message_id": 2, "body": "x" * 262_144})
+    async with bridging():
+        await eventually(dead_letters)
+        assert await room.message_ids(1) == ["1"]
+    assert "too_large" in str(await dead_letters())
+
+
 @pytest.mark.parametrize("part", ["namespaces", "events", "handlers"])
 def test_fingerprint_is_of_what_decides_the_rooms(part: str, settings, monkeypatch: pytest.MonkeyPatch):
     own = module.fingerprint()
@@ -178,17 +193,19 @@ async def test_rights_of_the_documentation_are_enough(room: Room, process: str, 
     await client().execute_command("ACL", "DELUSER", "backbone")
 
 
+PUBLISHING = (
+    "on >secret resetkeys ~* resetchannels &*:live -@all +hello +auth +ping +client|setinfo +evalsha +eval +hget"
+    " +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim +set +del +expire +pexpire"
+    " +time +publish +pubsub|numsub"
+)
+
+
 @pytest.mark.parametrize("missing", ["+hset", "+set", "+xtrim", "&*:live", "+publish", "+evalsha"])
 async def test_right_that_is_missing_is_noticed_before_anything_is_done(
     missing: str, room: Room, settings, redis_url: str, caplog
 ):
     await read_by_a_bridge()
-    rights = (
-        "on >secret resetkeys ~* resetchannels &*:live -@all +hello +auth +ping +client|setinfo +evalsha +eval +hget"
-        " +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim +set +del +expire +pexpire"
-        " +time +publish +pubsub|numsub"
-    )
-    words = [word for word in rights.split() if word != missing]
+    words = [word for word in PUBLISHING.split() if word != missing]
     await client().execute_command("ACL", "SETUSER", "partial", "reset", *words)
     before = await in_stream()
     url = redis_url.replace("://", "://partial:secret@", 1)
@@ -200,6 +217,31 @@ async def test_right_that_is_missing_is_noticed_before_anything_is_done(
     async with bridging():
         assert await room.message_ids(2) == ["1", "2"]
     await client().execute_command("ACL", "DELUSER", "partial")
+
+
+@pytest.mark.parametrize("before", ["a message that waits", "a message to another namespace"])
+async def test_right_that_is_missing_is_noticed_also_if_another_message_was_sent_before(
+    before: str, settings, redis_url: str
+):
+    await Room().enter(namespace="portal")
+    await read_by_a_bridge()
+    words = PUBLISHING.replace("&*:live", "&*{hub.*:live").split()
+    await client().execute_command("ACL", "SETUSER", "partial", "reset", *words)
+    url = redis_url.replace("://", "://partial:secret@", 1)
+    own = {**settings.REALTIME, "REDIS_URL": url}
+    with override_settings(REALTIME=own), redis.Redis.from_url(redis_url) as its:
+        if before == "a message that waits":
+            its.xadd(key("stream"), {"message": "something"})
+            await say(1, namespaces=["portal"])
+        else:
+            await say(1, namespaces=["hub"])
+        ((newest, _),) = its.xrevrange(key("stream"), count=1)
+        its.hset(key("cursors"), key("stream"), newest)  # as if the bridge had delivered it
+        waiting = its.xlen(key("stream"))
+        await say(2, namespaces=["portal"])
+        assert its.xlen(key("stream")) == waiting + 1
+        assert not its.exists(f"{history.base('portal.thread.42')}:log")
+        its.acl_deluser("partial")
 
 
 async def test_room_of_several_that_redis_cannot_append_to_does_not_repeat_the_message_in_the_others(
@@ -229,11 +271,26 @@ async def test_replica_takes_nothing(settings, entered: list[str]):
 
 
 async def test_other_channel_layer_keeps_the_bridge(settings):
+    lease = Lease("bridge", 60)
+    assert await lease.hold()
     with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}):
-        await module.allow()
+        await module.allow(lease.fence)
     assert await client().hget(key("cursors"), "catalogue") is None
-    await module.allow()
+    await module.allow(lease.fence)
     assert await client().hget(key("cursors"), "catalogue") is not None
+
+
+@pytest.mark.parametrize("layer", [OWN_LAYER, "channels.layers.InMemoryChannelLayer"])
+async def test_bridge_that_was_suspended_changes_nothing_of_what_its_successor_allows(layer: str):
+    """They may be of different versions, with different catalogues."""
+    old, new = Lease("bridge", 60), Lease("bridge", 60)
+    assert await old.hold()
+    await old.release()
+    assert await new.hold()
+    await client().hset(key("cursors"), mapping={"catalogue": "that of the new one", "size": 7})
+    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": layer}}):
+        await module.allow(old.fence)
+    assert await client().hmget(key("cursors"), "catalogue", "size") == [b"that of the new one", b"7"]
 
 
 # --- Once, and with the histories as the servers have them -----------------------------------------------

@@ -417,6 +417,8 @@ async def test_entry_that_a_room_lost_is_appended_again_behind_what_came_later()
         (["999-0", "1000-0"], "1000-0"),
         (["1000-0", "999-99999"], "1000-0"),
         (["1795000000000-3", "1795000000000-2", "1795000000000-4"], "1795000000000-4"),
+        (["0", "1795000000000-3"], "1795000000000-3"),  # as an operator may write it
+        (["1795000000001", "1795000000000-3", "1795000000001-1"], "1795000000001-1"),
     ],
 )
 async def test_cursor_of_a_bridge_that_is_behind_moves_nothing_back(cursors: list[str], end: str):

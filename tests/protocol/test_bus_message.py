@@ -179,12 +179,20 @@ def test_idempotency_id_may_have_128_characters():
         *({"id": value} for value in ("", "x" * 129, 1.5, True, [], 2**63, 10**400)),
         *({"rooms": value} for value in ([], "thread:42", [1], {}, ["user:1"] * 1001)),
         *({"namespaces": value} for value in ([], "hub", [1])),
-        *({"except": value} for value in (7, ["c1"])),
+        *({"except": value} for value in (7, ["c1"], "x" * 129)),
     ],
     ids=repr,
 )
 def test_option_of_the_wrong_shape_is_refused(more: dict[str, Any]):
     assert refused("thread:message", MESSAGE, **more).code == "invalid_message"
+
+
+def test_what_a_publication_carries_besides_its_frame_is_short(settings):
+    """Else it could not tell its length, and clients would get it as a part of the frame."""
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"BUS_BYTES": 0}}
+    long = "x" * 1_000_000
+    assert refused("thread:message", MESSAGE, **{"except": long}).code == "invalid_message"
+    assert parse("thread:message", MESSAGE, traceparent=long).traceparent is None
 
 
 @pytest.mark.parametrize("name", ["id", "rooms", "namespaces", "except"])

@@ -168,11 +168,11 @@ class Host(asyncio.BaseEventLoop):
         """What is ready now; what becomes ready meanwhile has the next turn."""
         ready, done = self._ready, 0
         for _ in range(len(ready)):
+            if self._callbacks_left <= 0:
+                break  # what is left is kept (`_die`)
             handle = ready.popleft()
             if handle.cancelled():
                 continue
-            if self._callbacks_left <= 0:
-                break
             self._callbacks_left -= 1
             done += 1
             handle._run()  # noqa: SLF001

@@ -185,9 +185,9 @@ if not is_done then
   return redis.error_reply(string.match(text, '^%u+ ') and text or 'ERR ' .. text)
 end
 
--- An entry's id as text that sorts like it.
+-- An entry's id as text that sorts like it. (An operator may have written one without its second part.)
 local function order(entry)
-  return string.format('%20s-%20s', string.match(entry, '(%d+)-(%d+)'))
+  return string.format('%20s-%20s', string.match(entry .. '-0', '(%d+)-(%d+)'))
 end
 local function is_before(entry, other)
   -- Where the times have as many digits, and the numbers, too, the ids themselves sort: as a rule, and without the cost of formatting.
