@@ -138,3 +138,11 @@ def test_admin_reads_and_sends_what_the_primary_has(operator, waiting, settings)
     settings.DATABASE_ROUTERS = [ReadFromReplica()]
     act(client, "send_now", waiting)
     assert not OutboxMessage.objects.using("default").exists()
+
+
+@pytest.mark.parametrize("action", ["send_now", "delete_selected"])
+def test_action_is_for_the_rows_of_a_page(operator, waiting, action: str):
+    client = operator("view", "send", "delete")
+    assert "action-counter" in client.get(reverse(LIST)).content.decode()
+    assert act(client, action, waiting[:1], select_across="1", post="yes").status_code == 400
+    assert [*OutboxMessage.objects.values_list("pk", flat=True)] == waiting
