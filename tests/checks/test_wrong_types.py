@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.core.checks import run_checks
 
 from tests.checking import production, startup
 from tests.checks.test_startup import PUBLIC_KEY, ids
@@ -65,3 +66,8 @@ def test_bytes_of_the_environment_that_are_no_text_are_an_error(settings, values
     settings.REALTIME = {**settings.REALTIME, **values}
     assert ids() == {"realtime.E001"}
     assert all(str(message).encode() for message in startup())
+
+
+def test_presence_needs_time_zones(settings):
+    settings.USE_TZ = False
+    assert [message.id for message in run_checks(tags=["realtime"])] == ["realtime.E033"]
