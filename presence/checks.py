@@ -1,6 +1,6 @@
-"""The system check of presence: whether the package `realtime` is the kernel that presence is built on.
+"""The system checks of presence: time zones, and whether the package `realtime` is the kernel presence is built on.
 
-It imports nothing of the kernel, as there may be none.
+They import nothing of the kernel, as there may be none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
 
@@ -25,6 +26,15 @@ def foreign_kernel() -> str:
         f"the package `realtime` is {found}, not the one of realtime-sockets: rename it, or run this process where it "
         "is not on Python's path"
     )
+
+
+@register("realtime")
+def check_time_zones(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """Find a project whose database takes no moments with a time zone, as all moments of presence are."""
+    if settings.USE_TZ:
+        return []
+    problem = "presence in INSTALLED_APPS needs USE_TZ = True: nothing of presence could be recorded or shown"
+    return [Error(problem, hint="Set USE_TZ, or leave the app out.", id="realtime.E033")]
 
 
 @register("realtime")

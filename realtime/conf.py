@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
@@ -272,4 +272,32 @@ def _given() -> Mapping[str, Any]:
         return from_environment(os.environ)
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(f"REALTIME: expected a dict, got {type(given).__name__}")
+    _check_text(given)
     return given
+
+
+def _check_text(given: Mapping[Any, Any], path: str = "") -> None:
+    """Refuse what is no text, without its value: Python reads bytes of the environment that are not UTF-8 as halves of
+    surrogate pairs.
+    """
+    for name, value in given.items():
+        entry = f"{path}{name}"
+        if not isinstance(name, str):
+            raise ImproperlyConfigured(f"REALTIME: expected names of settings, got {name!r}")
+        if any(not _is_text(each) for each in (name, *_texts(value))):
+            raise ImproperlyConfigured(f"REALTIME[{entry!r}]: expected text in UTF-8")
+        if isinstance(value, Mapping):
+            _check_text(value, f"{entry}.")
+
+
+def _texts(value: object) -> Iterable[str]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return (each for each in items if isinstance(each, str))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -55,7 +55,11 @@ class BoundedPaginator(Base):
 
 
 class BoundedRows(AdminBase):
-    """The admin of a long table: bounded pages, and an answer to ids that no row can have."""
+    """The admin of a long table: bounded pages, actions on the rows of one, an answer to ids that no row can have.
+
+    The template `actions.html` of each such table leaves out Django's offer to select the rows of all pages: before an
+    action is confirmed each row would be shown, and the confirmation have more fields than a request may have.
+    """
 
     paginator = BoundedPaginator
     show_full_result_count = False
@@ -66,7 +70,9 @@ class BoundedRows(AdminBase):
     def response_action(
         self, request: HttpRequest, queryset: Any, *args: Any, **more: Any
     ) -> HttpResponse | None:
-        """Raises `SuspiciousOperation` (400) for a row that no page of the list offers."""
+        """Raises `SuspiciousOperation` (400) for rows that no page of the list offers."""
+        if request.POST.get("select_across", "0") != "0":
+            raise SuspiciousOperation("an action is for the rows of a page")
         if not all(map(_ROW_ID.fullmatch, request.POST.getlist(ACTION_CHECKBOX_NAME))):
             raise SuspiciousOperation("not the id of a row")
         return super().response_action(request, queryset, *args, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
@@ -33,8 +34,10 @@ def readable(duration: timedelta | None) -> str:
 
 
 def moment(at: datetime) -> str:
-    """A moment to the second, in the current time zone."""
-    return timezone.localtime(at).strftime("%Y-%m-%d %H:%M:%S")
+    """A moment to the second, in the current time zone; in UTC where that has no such day any more."""
+    with suppress(OverflowError):
+        at = timezone.localtime(at)
+    return f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def zone() -> str:
@@ -52,19 +55,27 @@ def number(value: int) -> str:
     return number_format(value, force_grouping=True)
 
 
+LAST_INSTANT = 253_402_300_799.0
+"""The last second of the year 9999: what never ends is said to end then."""
+
+
 def instant(seconds: float) -> datetime:
-    """A moment given in seconds since the epoch."""
-    return datetime.fromtimestamp(seconds, UTC)
+    """A moment given in seconds since the epoch; the next one that there is for a number that is no time."""
+    return datetime.fromtimestamp(_sane(seconds), UTC)
+
+
+def _sane(seconds: float) -> float:
+    return max(0.0, min(LAST_INSTANT, seconds))  # in this order NaN is none of the results
 
 
 def since(seconds: float) -> str:
     """The time since a moment, which is given in seconds since the epoch, in whole seconds."""
-    return readable(timedelta(seconds=max(int(timezone.now().timestamp() - seconds), 0)))
+    return readable(timedelta(seconds=max(int(timezone.now().timestamp() - _sane(seconds)), 0)))
 
 
 def until(seconds: float) -> str:
     """The time until a moment, given in the same way; empty when it has passed."""
-    left = int(seconds - timezone.now().timestamp())
+    left = int(_sane(seconds) - timezone.now().timestamp())
     return readable(timedelta(seconds=left)) if left > 0 else ""
 
 

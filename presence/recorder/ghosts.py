@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 from presence import store
 from presence.models import PresenceRecord, Status
 from presence.namespaces import teams
+from presence.recorder.history import database
 from realtime.conf import conf
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class Ghosts:
             self._look(namespace, now)
 
     def _look(self, namespace: str, now: float) -> None:
-        present = PresenceRecord.objects.filter(namespace=namespace, status__in=(Status.ONLINE, Status.AWAY))
+        records = PresenceRecord.objects.using(database()).filter(namespace=namespace)
+        present = records.filter(status__in=(Status.ONLINE, Status.AWAY))
         user_ids = list(present.values_list("user_id", flat=True))
         statuses = store.statuses_sync(namespace, user_ids) if user_ids else {}
         before = self._unknown.get(namespace, {})

@@ -18,11 +18,15 @@ User = tuple[str, str]
 """Namespace and user id."""
 
 
+def database() -> str:
+    """The alias of the database that routers choose for these tables. It is read, too: a replica may be behind."""
+    return router.db_for_write(PresenceRecord)
+
+
 def write(transitions: Mapping[str, Transition]) -> None:
     """Write transitions by entry id: history first, which needs the records as they were. Raises `django.db.Error`."""
-    written = set(
-        PresenceTransition.objects.filter(entry_id__in=list(transitions)).values_list("entry_id", flat=True)
-    )
+    known = PresenceTransition.objects.using(database()).filter(entry_id__in=list(transitions))
+    written = set(known.values_list("entry_id", flat=True))
     records = _records({transition.user_id for transition in transitions.values()})
     groups: dict[User, list[str]] = {}
     history: list[PresenceTransition] = []
@@ -39,7 +43,7 @@ def write(transitions: Mapping[str, Transition]) -> None:
 
 
 def _records(user_ids: set[str]) -> dict[User, PresenceRecord]:
-    found = PresenceRecord.objects.filter(user_id__in=user_ids)
+    found = PresenceRecord.objects.using(database()).filter(user_id__in=user_ids)
     return {(record.namespace, record.user_id): record for record in found}
 
 
@@ -108,7 +112,7 @@ def prune(before: datetime) -> int:
     On PostgreSQL two recorders that prune at once skip each other's rows; on SQLite one waits for the other.
     """
     old = PresenceTransition.objects.filter(at__lt=before).order_by("at", "id")
-    with transaction.atomic() if _has_row_locks() else nullcontext():
+    with transaction.atomic(using=database()) if _has_row_locks() else nullcontext():
         ids = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:PRUNE_BATCH])
         _, deleted = PresenceTransition.objects.filter(pk__in=ids).delete()
     return deleted.get(PresenceTransition._meta.label, 0)
@@ -116,5 +120,5 @@ def prune(before: datetime) -> int:
 
 def _has_row_locks() -> bool:
     """Whether rows have locks. If not (SQLite), a transaction that reads first may fail instead of waiting."""
-    features: Any = connections[router.db_for_write(PresenceTransition)].features
+    features: Any = connections[database()].features
     return bool(features.has_select_for_update_skip_locked)

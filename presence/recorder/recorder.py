@@ -139,7 +139,7 @@ class Recorder:
 
     def _skip(self, cursor: str, entry: Entry, error: Exception) -> None:
         report("recorder")
-        with transaction.atomic():
+        with transaction.atomic(using=history.database()):
             if self._move(cursor, entry[0]):
                 _dead_letter(InvalidMessage("refused", spelled(error)), entry[1])
 
@@ -153,7 +153,7 @@ class Recorder:
                     transitions[entry_id] = transition
             except InvalidMessage as error:
                 rejected.append((error, fields))
-        with transaction.atomic():
+        with transaction.atomic(using=history.database()):
             if not self._move(cursor, entries[-1][0]):
                 return
             history.write(transitions)

@@ -20,7 +20,7 @@ from realtime.checks import collisions
 from realtime.conf import Conf, Limits, conf, load
 from realtime.connections.addresses import networks
 from realtime.connections.consumer import NamespaceConsumer
-from realtime.layers.configured import OWN_LAYER, backend
+from realtime.layers.configured import OWN_LAYER, backend, channel_layer
 from realtime.protocol.namespaces import Namespace, Presence, namespaces
 from realtime.redis import url
 
@@ -145,6 +145,8 @@ def _mapping() -> Iterator[CheckMessage]:
         found = mapping()
     except ImportError as error:
         problem = f"cannot import it: {error}"
+    except ImproperlyConfigured:
+        return  # realtime.E009 reports it
     else:
         if callable(found) and not iscoroutinefunction(found):
             return
@@ -200,6 +202,17 @@ def _is_as_browsers_write_it(ipv6: str) -> bool:
 
 
 def _layers(current: Conf) -> Iterator[CheckMessage]:
+    try:
+        backend()
+        channel_layer()  # which opens no connection
+    except Exception as error:
+        # Nothing in the setting is checked by Channels, and its options are those of any class.
+        yield Error(
+            f"The channel layer cannot be made: {type(error).__name__}: {error}",
+            hint='Expected CHANNEL_LAYERS = {"default": {"BACKEND": "dotted.path", "CONFIG": {…}}}, or none at all.',
+            id="realtime.E008",
+        )
+        return
     if backend() == "channels.layers.InMemoryChannelLayer":
         yield Error(
             "The in-memory channel layer cannot connect the bridge with the socket server",

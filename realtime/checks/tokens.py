@@ -12,6 +12,7 @@ from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, register
 from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import PyJWTError
 
@@ -35,13 +36,19 @@ def check_tokens(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Chec
 
     All values are those of simplejwt, with its defaults: without `SIMPLE_JWT` tokens are signed with SECRET_KEY.
     """
-    return [*_apps(), *_keys(), *_claims()]
+    try:
+        return [*_apps(), *_keys(), *_claims()]
+    except ImproperlyConfigured as error:
+        return [Error(str(error), hint="See docs/settings.md, or leave it out.", id="realtime.E009")]
 
 
 @register("realtime", deploy=True)
 def check_tokens_in_production(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """Find settings of tokens that are right for development only, or worth a thought."""
-    return [*_tokens()]
+    try:
+        return [*_tokens()]
+    except ImproperlyConfigured:
+        return []  # realtime.E009 reports it
 
 
 def _apps() -> Iterator[CheckMessage]:
@@ -147,7 +154,7 @@ def _tokens() -> Iterator[CheckMessage]:
             hint="With EdDSA, ES256 or RS256 the socket server needs the public key only.",
             id="realtime.I104",
         )
-    elif jwt.SIGNING_KEY not in {"", None, settings.SECRET_KEY} and not settings.DATABASES:
+    elif jwt.SIGNING_KEY not in ("", None, settings.SECRET_KEY) and not settings.DATABASES:
         yield CheckWarning(
             "JWT_SIGNING_KEY is set on the socket side, which signs nothing",
             hint="Keep it on the web side; JWT_VERIFYING_KEY or JWT_JWK_URL is enough here.",

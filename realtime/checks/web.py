@@ -9,6 +9,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Info, register
 from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
 
 from realtime.auth.jwt_settings import jwt_settings
 
@@ -26,7 +27,7 @@ def _web() -> Iterator[CheckMessage]:
             hint="List the names under which the web side is reached.",
             id="realtime.W113",
         )
-    if jwt_settings().SIGNING_KEY == settings.SECRET_KEY:
+    if _signing_key() == settings.SECRET_KEY:
         yield CheckWarning(
             "SECRET_KEY and JWT_SIGNING_KEY are the same",
             hint="One signs the sessions of the admin, the other signs tokens. Use two different keys.",
@@ -38,3 +39,10 @@ def _web() -> Iterator[CheckMessage]:
             hint="Set DATABASE_URL to postgres://….",
             id="realtime.I115",
         )
+
+
+def _signing_key() -> Any:
+    try:
+        return jwt_settings().SIGNING_KEY
+    except ImproperlyConfigured:
+        return None  # realtime.E009 reports it

@@ -5,10 +5,12 @@ Channels is imported at the first use: a publisher has bus handlers in its catal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from realtime.layers import history
 from realtime.redis.client import publish_sync
@@ -18,9 +20,16 @@ DEFAULT = "default"
 
 
 def backend(alias: str = DEFAULT) -> str:
-    """The dotted path of the channel layer of that name."""
-    configured = getattr(settings, "CHANNEL_LAYERS", {}).get(alias, {})
-    return str(configured.get("BACKEND", OWN_LAYER))
+    """The dotted path of the channel layer of that name. Raises `ImproperlyConfigured` when the setting is no dict."""
+    layers = _mapping(getattr(settings, "CHANNEL_LAYERS", {}), "CHANNEL_LAYERS")
+    layer = _mapping(layers.get(alias, {}), f"CHANNEL_LAYERS[{alias!r}]")
+    return str(layer.get("BACKEND", OWN_LAYER))
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(f"{name}: expected a dict, got {type(value).__name__}")
+    return value
 
 
 def channel_layer(alias: str = DEFAULT) -> Any:

@@ -42,8 +42,8 @@ class OutboxMessageAdmin(BoundedRows, ModelAdmin):
     search_fields = ("rooms",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxMessage]:
-        """The rows with the beginning of their messages, of which each may have 256 KiB."""
-        rows: QuerySet[OutboxMessage] = super().get_queryset(request)
+        """The rows with the beginning of their messages, of which each may have 256 KiB. They are no replica's."""
+        rows: QuerySet[OutboxMessage] = super().get_queryset(request).using(table.default_database())
         return rows.defer("message").annotate(head=Substr("message", 1, HEAD_BYTES))
 
     @admin.display(description=_("event"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
@@ -122,3 +124,25 @@ def test_nothing_is_added_or_changed(admin_client, waiting):
     page = admin_client.get(url)
     assert "secret words" not in page.content.decode()
     assert admin_client.post(url, {"rooms": "x"}).status_code == 403
+
+
+class ReadFromReplica:
+    """Reads of the outbox go to a database that takes no writes; here it is not even there."""
+
+    def db_for_read(self, model: Any, **_: Any) -> str | None:
+        return "replica" if model is OutboxMessage else None
+
+
+def test_admin_reads_and_sends_what_the_primary_has(operator, waiting, settings):
+    client = operator("view", "send")
+    settings.DATABASE_ROUTERS = [ReadFromReplica()]
+    act(client, "send_now", waiting)
+    assert not OutboxMessage.objects.using("default").exists()
+
+
+@pytest.mark.parametrize("action", ["send_now", "delete_selected"])
+def test_action_is_for_the_rows_of_a_page(operator, waiting, action: str):
+    client = operator("view", "send", "delete")
+    assert "action-counter" in client.get(reverse(LIST)).content.decode()
+    assert act(client, action, waiting[:1], select_across="1", post="yes").status_code == 400
+    assert [*OutboxMessage.objects.values_list("pk", flat=True)] == waiting

@@ -157,3 +157,22 @@ def test_address_alone_changes_nothing_even_for_those_who_may(admin_client: Clie
         query = {"confirmed": "yes", "letter": letter, "event": "queue:new", "payload": '{"item_id":"1"}'}
         admin_client.get("/admin/presence/" + path, {**query, "message": "{}"})
     assert (published(), logged(), sync_client().xlen(key("dead"))) == ([], [], 1)
+
+
+def test_action_is_for_the_rows_of_a_page(admin_client: Client):
+    now = timezone.now()
+    PresenceRecord.objects.bulk_create(
+        PresenceRecord(namespace="hub", user_id=f"u{number}", status="online", since=now, updated=now)
+        for number in range(150)
+    )
+    address = "/admin/presence/presencerecord/"
+    page = admin_client.get(address).content.decode()
+    assert "action-counter" in page
+    assert "Select all 150" not in page
+    of_all = {
+        "action": "disconnect",
+        "_selected_action": PresenceRecord.objects.latest("pk").pk,
+        "select_across": "1",
+    }
+    assert admin_client.post(address, of_all).status_code == 400
+    assert admin_client.post(address, {**of_all, "select_across": "0"}).status_code == 200
