@@ -48,7 +48,7 @@ export class Connector {
   #life = new AbortController();
   /** When the last frame arrived, by `performance.now()`. */
   #heardAt = 0;
-  /** The earliest time of the next attempt, in milliseconds since the epoch. */
+  /** The earliest time of the next attempt, by `performance.now()`: a clock that is set back would delay it. */
   #earliest = 0;
   readonly #settings: Settings;
   readonly #owner: Owner;
@@ -252,16 +252,17 @@ export class Connector {
       this.end("stopped");
       return;
     }
-    this.#earliest = Math.max(this.#earliest, Date.now() + least);
+    this.#earliest = Math.max(this.#earliest, performance.now() + least);
     this.#retryIn(this.#backoff.next());
     this.#become("offline"); // last, because its handlers may disconnect
   }
 
   /** Makes the next attempt after this wait, but not before `Retry-After`. */
   #retryIn(wait: number): void {
-    this.nextAttempt = Math.max(Date.now(), this.#earliest) + wait;
+    const all = Math.max(0, this.#earliest - performance.now()) + wait;
+    this.nextAttempt = Date.now() + all;
     this.timers.clear();
-    this.timers.after(this.nextAttempt - Date.now(), () => void this.#open());
+    this.timers.after(all, () => void this.#open());
   }
 
   #forget(): void {
