@@ -136,6 +136,7 @@ export class Membership {
       this.#reports.emit("joined", { room: name });
     } catch (error) {
       const { code } = error as SocketError;
+      if (!isWanted()) return; // it was left, and perhaps joined again
       if (FINAL.test(code)) this.expelled(name, code);
       else this.#again(error as SocketError, () => void this.#enter(name, room));
     }
@@ -164,6 +165,7 @@ export class Membership {
 
   #recovered({ rooms }: Acks["resume"]): void {
     for (const [name, found] of Object.entries(rooms)) {
+      if (!this.#isConnected) return; // a handler has disconnected
       this.#resumed.delete(name);
       if ("error" in found) this.expelled(name, found.error);
       else if (!found.recovered) this.#seen(name, found.offset, "not recovered");
