@@ -153,7 +153,7 @@ export class Membership {
     try {
       await this.#outbox.ask<Acks["resume"]>("resume", { rooms }, (answer) => this.#recovered(answer));
       // Those that failed for now.
-      if (this.#resumed.size > 0) this.#again({}, () => void this.#recover(asked));
+      if (this.#resumed.size) this.#again({}, () => void this.#recover(asked));
     } catch (error) {
       const half = asked.length >> 1;
       if ((error as SocketError).code === "too_large" && half > 0) {

@@ -113,7 +113,7 @@ export class Socket {
    * presence, and waiting events and calls. The rooms of `join()` are entered again, with a gap, for the user who connects next.
    */
   disconnect(): void {
-    if (this.status === "stopped") this.#outbox.end(true); // all that can have been added since
+    this.#outbox.end(true); // also what was added while it was stopped
     this.#connector.end("stopped");
   }
 
@@ -191,7 +191,7 @@ export class Socket {
     }
     if (frame.event === "connection:ready") {
       this.#start(frame.data as unknown as ServerEvents["connection:ready"]);
-      if (this.#connectionId === undefined) return; // a handler has disconnected
+      if (!this.#connectionId) return; // a handler has disconnected
     }
     this.#take(frame);
   }
@@ -255,7 +255,7 @@ export class Socket {
     const isAnother = user !== (this.#user ?? user);
     this.#connectionId = ready.connection_id;
     if (isAnother) this.#reset("user");
-    if (this.#connectionId === undefined) return; // a handler has disconnected
+    if (!this.#connectionId) return; // a handler has disconnected
     this.#user = user;
     this.#membership.begin(ready, isAnother);
     this.#outbox.begin((text) => this.#connector.send(text), ready.limits);
