@@ -14,6 +14,11 @@ export class SocketError extends Error {
   }
 }
 
+/** An error of the page's functions, without its own text, which may quote a token. */
+export function failure(cause: unknown): SocketError {
+  return cause instanceof SocketError ? cause : new SocketError("token", "getToken() or url() failed", undefined, { cause });
+}
+
 /** The error of what is not sent, or not answered, because the connection ended. */
 export function closed(): SocketError {
   return new SocketError("closed", "there is no connection");

@@ -1,5 +1,5 @@
 import { Backoff } from "./backoff.js";
-import { SocketError } from "./calls.js";
+import { SocketError, failure } from "./calls.js";
 import { consequence } from "./closing.js";
 import type { Emitter } from "./emitter.js";
 import type { Settings, WebSocketLike } from "./options.js";
@@ -48,7 +48,7 @@ export class Connector {
   #life = new AbortController();
   /** When the last frame arrived, by `performance.now()`. */
   #heardAt = 0;
-  /** The earliest time of the next attempt, in milliseconds since the epoch. */
+  /** The earliest time of the next attempt, by `performance.now()`: a clock that is set back would delay it. */
   #earliest = 0;
   readonly #settings: Settings;
   readonly #owner: Owner;
@@ -192,25 +192,15 @@ export class Connector {
 
   /** Handles an attempt that did not get as far as a WebSocket. */
   #fail(error: unknown): void {
-    // Not the text of an error of the page, which may quote a token.
-    const failure =
-      error instanceof SocketError
-        ? error
-        : new SocketError("token", "getToken() or url() failed", undefined, { cause: error });
-    if (failure.code === "forbidden") {
-      this.#deny(0, failure);
-    } else {
-      this.#reports.emit("error", failure);
-      this.#later();
-    }
+    const why = failure(error);
+    if (why.code === "forbidden") this.#deny(0, why);
+    else if (this.#goesOn("error", why)) this.#later();
   }
 
   // --- Loss ------------------------------------------------------------------------------------
 
   #closed(code: number, reason: string): void {
-    const { signal } = this.#life;
-    this.#reports.emit("closed", { code, reason });
-    if (signal.aborted) return;
+    if (!this.#goesOn("closed", { code, reason })) return;
     const next = consequence(code);
     if (next === "fresh token") this.forgetToken();
     if (next !== "stop") this.#later(next === "pause" ? PAUSE : 0);
@@ -231,20 +221,23 @@ export class Connector {
     }
     // A proxy, or another application, answers 404 as well, and may be the socket server again in a minute.
     else if (found && ([401, 403].includes(found.status) || found.code === "not_found")) this.#deny(found.status, found);
-    else {
-      if (found) this.#refuse(found.status, found);
-      if (!signal.aborted) this.#later(found?.wait);
-    }
+    else if (!found || this.#refuse(found.status, found)) this.#later(found?.wait);
   }
 
   #deny(status: number, why: Pick<Refusal, "code" | "message">): void {
-    this.#refuse(status, why);
-    this.end("denied");
+    if (this.#refuse(status, why)) this.end("denied");
   }
 
-  #refuse(status: number, { code, message }: Pick<Refusal, "code" | "message">): void {
+  #refuse(status: number, { code, message }: Pick<Refusal, "code" | "message">): boolean {
     this.refusal = { status, code, message: this.tokens.scrub(message) };
-    this.#reports.emit("refused", this.refusal);
+    return this.#goesOn("refused", this.refusal);
+  }
+
+  /** Reports something, and returns whether the handlers have left it to this attempt to go on. */
+  #goesOn<Name extends keyof SocketEvents>(name: Name, value: SocketEvents[Name]): boolean {
+    const { signal } = this.#life;
+    this.#reports.emit(name, value);
+    return !signal.aborted;
   }
 
   #later(least = 0): void {
@@ -252,16 +245,17 @@ export class Connector {
       this.end("stopped");
       return;
     }
-    this.#earliest = Math.max(this.#earliest, Date.now() + least);
+    this.#earliest = Math.max(this.#earliest, performance.now() + least);
     this.#retryIn(this.#backoff.next());
     this.#become("offline"); // last, because its handlers may disconnect
   }
 
   /** Makes the next attempt after this wait, but not before `Retry-After`. */
   #retryIn(wait: number): void {
-    this.nextAttempt = Math.max(Date.now(), this.#earliest) + wait;
+    const all = Math.max(0, this.#earliest - performance.now()) + wait;
+    this.nextAttempt = Date.now() + all;
     this.timers.clear();
-    this.timers.after(this.nextAttempt - Date.now(), () => void this.#open());
+    this.timers.after(all, () => void this.#open());
   }
 
   #forget(): void {

@@ -136,6 +136,7 @@ export class Membership {
       this.#reports.emit("joined", { room: name });
     } catch (error) {
       const { code } = error as SocketError;
+      if (!isWanted()) return; // it was left, and perhaps joined again
       if (FINAL.test(code)) this.expelled(name, code);
       else this.#again(error as SocketError, () => void this.#enter(name, room));
     }
@@ -151,6 +152,8 @@ export class Membership {
     const rooms = Object.fromEntries(asked);
     try {
       await this.#outbox.ask<Acks["resume"]>("resume", { rooms }, (answer) => this.#recovered(answer));
+      // Those that failed for now.
+      if (this.#resumed.size) this.#again({}, () => void this.#recover(asked));
     } catch (error) {
       const half = asked.length >> 1;
       if ((error as SocketError).code === "too_large" && half > 0) {
@@ -164,6 +167,8 @@ export class Membership {
 
   #recovered({ rooms }: Acks["resume"]): void {
     for (const [name, found] of Object.entries(rooms)) {
+      if (!this.#isConnected) return; // a handler has disconnected
+      if ("error" in found && !FINAL.test(found.error)) continue;
       this.#resumed.delete(name);
       if ("error" in found) this.expelled(name, found.error);
       else if (!found.recovered) this.#seen(name, found.offset, "not recovered");
@@ -171,7 +176,7 @@ export class Membership {
   }
 
   /** Retries after `unavailable`, `timeout` and `rate_limited`, with jitter. */
-  #again({ code, retryAfter = 1 }: SocketError, action: () => void): void {
+  #again({ code, retryAfter = 1 }: Partial<SocketError>, action: () => void): void {
     if (code !== "closed") this.#timers.after(retryAfter * 1000 * (1 + this.#settings.random()), action);
   }
 

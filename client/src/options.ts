@@ -1,3 +1,4 @@
+import { LONGEST } from "./timers.js";
 import type { GetToken } from "./token.js";
 
 /** What the client needs of a WebSocket: that of browsers, of Node, of React Native, or of `ws`. */
@@ -50,9 +51,6 @@ export interface SocketOptions {
 
 /** The options with their defaults. */
 export type Settings = { readonly [Name in keyof SocketOptions]-?: Exclude<SocketOptions[Name], undefined> };
-
-/** The longest time of a timer, in milliseconds: beyond it `setTimeout` fires at once. */
-const LONGEST = 2 ** 31 - 1;
 
 /** The type of an option, or the types; its default, if it has one; and the range of a number. */
 type Rule = readonly [type: string, usual?: unknown, least?: number, most?: number];

@@ -127,25 +127,22 @@ export class Outbox {
       const list = this.#own.length > 0 ? this.#own : this.#waiting;
       const frame = list[0];
       if (this.#send === undefined || frame === undefined) return;
-      const wait = this.#isWanted(frame) && this.#fits(frame) ? (this.#pace?.take() ?? 0) : -1;
-      if (wait > 0) {
+      const size = bytesOf(frame.text);
+      const isDue = size <= this.#most && this.#isWanted(frame);
+      const wait = isDue && this.#pace?.take();
+      if (wait) {
         this.#timer = setTimeout(() => this.#flush(), wait);
         return;
       }
-      list.shift();
-      if (wait === 0) this.#send(frame.text);
+      list.shift(); // before its error is reported, because the handlers may send, too
+      if (isDue) this.#send(frame.text);
+      else if (size > this.#most) this.settle(frame.id, new SocketError("too_large", `${size} bytes, above ${this.#most}`));
     }
   }
 
   /** Whether the call, if it is one, has not timed out. */
   #isWanted({ id }: Frame): boolean {
     return id === undefined || this.#calls.has(id);
-  }
-
-  #fits({ text, id }: Frame): boolean {
-    const size = bytesOf(text);
-    if (size > this.#most) this.settle(id, new SocketError("too_large", `${size} bytes, above ${this.#most}`));
-    return size <= this.#most;
   }
 }
 

@@ -53,6 +53,8 @@ export class SharedSocket {
   /** Connects as another user, if the socket is used, or as none. */
   change(isLoggedIn: boolean): void {
     this.isLoggedIn = isLoggedIn;
+    clearTimeout(this.#lingering);
+    this.#lingering = undefined; // so that the next user of the socket connects it
     this.socket.disconnect();
     if (isLoggedIn && this.#users > 0) this.socket.connect();
   }

@@ -1,4 +1,4 @@
-import { SocketError, closed } from "./calls.js";
+import { SocketError, closed, failure } from "./calls.js";
 import { Connector } from "./connector.js";
 import { Emitter, type Handler } from "./emitter.js";
 import type { Acks, ClientEvents, ServerEvents } from "./events.js";
@@ -113,7 +113,7 @@ export class Socket {
    * presence, and waiting events and calls. The rooms of `join()` are entered again, with a gap, for the user who connects next.
    */
   disconnect(): void {
-    if (this.status === "stopped") this.#reset("stopped");
+    this.#outbox.end(true); // also what was added while it was stopped
     this.#connector.end("stopped");
   }
 
@@ -189,7 +189,10 @@ export class Socket {
       this.#outbox.complain(new SocketError("invalid_json", "invalid JSON"));
       return;
     }
-    if (frame.event === "connection:ready") this.#start(frame.data as unknown as ServerEvents["connection:ready"]);
+    if (frame.event === "connection:ready") {
+      this.#start(frame.data as unknown as ServerEvents["connection:ready"]);
+      if (!this.#connectionId) return; // a handler has disconnected
+    }
     this.#take(frame);
   }
 
@@ -215,7 +218,7 @@ export class Socket {
       const token = await this.#connector.tokens.fresh();
       if (connection === this.#connectionId) await this.#outbox.ask("auth:refresh", { token });
     } catch (error) {
-      this.#outbox.complain(error as SocketError); // the connection is closed with 4401, and the next one asks again
+      this.#outbox.complain(failure(error)); // the connection is closed with 4401, and the next one asks again
     }
   }
 
@@ -250,9 +253,10 @@ export class Socket {
   #start(ready: ServerEvents["connection:ready"]): void {
     const user = `${ready.user_id} ${ready.role}`;
     const isAnother = user !== (this.#user ?? user);
-    if (isAnother) this.#reset("user");
-    this.#user = user;
     this.#connectionId = ready.connection_id;
+    if (isAnother) this.#reset("user");
+    if (!this.#connectionId) return; // a handler has disconnected
+    this.#user = user;
     this.#membership.begin(ready, isAnother);
     this.#outbox.begin((text) => this.#connector.send(text), ready.limits);
     this.#connector.ready(ready.heartbeat_interval * 1000);
@@ -266,7 +270,7 @@ export class Socket {
 
   #became(status: Status): void {
     if (this.#connector.isOver) this.#reset(status as "denied" | "stopped");
-    this.#own.emit("status", status);
+    if (status === this.status) this.#own.emit("status", status); // unless a handler of `reset` has connected
   }
 
   /** Discards everything of the last user. */

@@ -1,3 +1,6 @@
+/** The longest time of a timer, in milliseconds: beyond it `setTimeout` fires at once. */
+export const LONGEST = 2 ** 31 - 1;
+
 /** Timers that end together. */
 export class Timers {
   readonly #all = new Set<ReturnType<typeof setTimeout>>();
@@ -7,7 +10,7 @@ export class Timers {
     const timer = setTimeout(() => {
       this.#all.delete(timer);
       action();
-    }, wait);
+    }, Math.min(wait, LONGEST));
     this.#all.add(timer);
   }
 

@@ -462,6 +462,20 @@ test("another user needs no key: every socket and thread starts anew, at once", 
   expect([bearers(), shown.at(-1)]).toEqual([["ana", "bob"], "stopped out - "]);
 });
 
+test("a user who logs in less than a second after another page was left is connected", async () => {
+  const Page = (): string => useSocket("hub").status;
+  const tree = (user: string | null): ReactNode =>
+    createElement(SocketProvider, { user, namespaces: { hub: options } }, user === null ? null : createElement(Page));
+  const { container, rerender } = render(tree("7"));
+  await soon();
+  rerender(tree(null));
+  await soon(500);
+  expect(FakeWebSocket.open).toEqual([]);
+  rerender(tree("8"));
+  await soon(1001);
+  expect(container.textContent).toBe("connected");
+});
+
 test("the reason of a refusal is shown", async () => {
   const error = { code: "forbidden_role", message: "role 'customer' may not enter 'hub'" };
   const namespaces = { hub: { ...options, fetch: () => Promise.resolve(Response.json({ error }, { status: 403 })) } };

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .connection import Answer, Connection
+from .connection import Answer, Connection, Take
 from .errors import CallFailed
 from .event import Event
 from .names import room_of
@@ -33,6 +33,8 @@ class Rooms:
         """Kinds of rooms that the server enters by itself. Rooms of all others are wanted, or not kept."""
         self._offsets: dict[str, str] = {}
         """The offset of the last publication that came from each room the client was in."""
+        self._requests: dict[str, Take] = {}
+        """By room, what takes the answer to the last request to enter or leave it: those before it do not count."""
         self._resuming: set[str] = set()
         """Rooms for which a `resume` has no answer yet."""
         self.entered: set[str] = set()
@@ -61,6 +63,7 @@ class Rooms:
         """The connection has ended."""
         self._connection = None
         self.entered.clear()
+        self._requests.clear()
         self._resuming.clear()
 
     def forget_positions(self, offered: Mapping[str, str]) -> None:
@@ -108,6 +111,7 @@ class Rooms:
         for rooms in (self.entered, self._resuming):
             rooms.discard(room)
         self._wanted.pop(room, None)
+        self._requests.pop(room, None)
 
     def _is_wanted(self, room: str) -> bool:
         return room in self._wanted or _kind(room) in self._automatic
@@ -117,21 +121,24 @@ class Rooms:
         is_wanted = self._is_wanted(room)
 
         def take(answer: Answer) -> None:
-            if self._is_wanted(room) is not is_wanted:
+            if self._requests.get(room) is not take:
                 return
+            if isinstance(answer, CallFailed) and answer.code in TEMPORARY:
+                connection.spawn(_later(answer.retry_after, again))
+                return
+            del self._requests[room]
             if not isinstance(answer, CallFailed):
                 if is_wanted:
                     self._enter(room, answer["offset"])
                     self._tell(Event("room:joined", {"room": room}))
-            elif answer.code in TEMPORARY:
-                connection.spawn(_later(answer, again))
             elif answer.code != "closed":
                 self._refuse(room, answer.code)
 
         def again() -> None:
-            if self._is_wanted(room) is is_wanted:
+            if self._requests.get(room) is take:
                 self._request(connection, room)
 
+        self._requests[room] = take
         verb, (kind, _, id) = "join" if is_wanted else "leave", room.partition(":")
         if kind == "thread":  # servers of every version know these
             connection.ask(f"{verb}:thread", {"thread_id": id}, take)
@@ -157,13 +164,14 @@ class Rooms:
 
         def take(answer: Answer) -> None:
             if not isinstance(answer, CallFailed):
-                self._resuming.difference_update(offsets)
                 for room, result in answer["rooms"].items():
                     self._recover(room, result)
+                if failed := self._resuming & offsets.keys():
+                    connection.spawn(_later(None, lambda: self._resume(connection, failed)))
             elif answer.code == "too_large":
                 self._resume_halves(connection, list(offsets))
             elif answer.code != "closed":
-                connection.spawn(_later(answer, lambda: self._resume(connection, offsets)))
+                connection.spawn(_later(answer.retry_after, lambda: self._resume(connection, offsets)))
 
         offsets = {room: self._offsets[room] for room in rooms if room in self._resuming}
         if offsets:
@@ -179,6 +187,9 @@ class Rooms:
             self._resume(connection, rooms[half:])
 
     def _recover(self, room: str, result: Mapping[str, Any]) -> None:
+        if result.get("error") in TEMPORARY:
+            return
+        self._resuming.discard(room)
         if "error" in result:
             self._refuse(room, result["error"])
         elif self._is_wanted(room):
@@ -191,7 +202,7 @@ def _kind(room: str) -> str:
     return room.partition(":")[0]
 
 
-async def _later(failure: CallFailed, action: Callable[[], None]) -> None:
+async def _later(retry_after: float | None, action: Callable[[], None]) -> None:
     """Act when it may be granted, and not together with every other request: that may have been too fast."""
-    await asyncio.sleep(min(failure.retry_after or 1.0, LONGEST_SECONDS) + random.uniform(0, 1))  # noqa: S311
+    await asyncio.sleep(min(retry_after or 1.0, LONGEST_SECONDS) + random.uniform(0, 1))  # noqa: S311
     action()

@@ -1,0 +1,153 @@
+/** Handlers that act on the socket while it reports something: what they do holds. */
+
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { SocketError, type Socket, type Status } from "../src/index.js";
+import { FakeWebSocket, connectTo, token } from "./fake.js";
+
+let socket: Socket;
+
+const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
+const MINUTES = 600_000;
+
+beforeEach(() => {
+  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
+  FakeWebSocket.reset();
+});
+
+afterEach(() => {
+  socket.disconnect();
+  expect(FakeWebSocket.open).toEqual([]);
+  expect(vi.getTimerCount()).toBe(0);
+  vi.useRealTimers();
+});
+
+test("disconnect() is final in a handler of a change of user", async () => {
+  socket = connectTo();
+  await soon();
+  socket.when("reset", ({ reason }) => {
+    if (reason === "user") socket.disconnect();
+  });
+  FakeWebSocket.user = { user_id: "8", role: "attendant" };
+  FakeWebSocket.last.fail(1006);
+  await soon(510);
+  expect([socket.status, socket.connectionId, vi.getTimerCount()]).toEqual(["stopped", undefined, 0]);
+  await soon(MINUTES);
+  expect(FakeWebSocket.made.length).toBe(2);
+});
+
+test("another connect() in a handler of a change of user is not taken for connected", async () => {
+  socket = connectTo();
+  const connections: unknown[] = [];
+  socket.when("status", (status) => {
+    if (status === "connected") connections.push(socket.connectionId);
+  });
+  socket.on("connection:ready", ({ connection_id: id }) => connections.push(id));
+  await soon();
+  socket.when("reset", ({ reason }) => {
+    if (reason !== "user") return;
+    socket.disconnect();
+    socket.connect();
+  });
+  FakeWebSocket.user = { user_id: "8", role: "attendant" };
+  FakeWebSocket.last.fail(1006);
+  await soon(510);
+  expect([socket.status, connections]).toEqual(["connected", ["c1", "c1", "c3", "c3"]]);
+});
+
+test("disconnect() is final in a handler of an error of getToken", async () => {
+  socket = connectTo({ getToken: () => Promise.reject(new Error("no network")) });
+  socket.when("error", () => socket.disconnect());
+  await soon();
+  expect([socket.status, vi.getTimerCount()]).toEqual(["stopped", 0]);
+});
+
+test("an attempt that a handler of a refusal starts goes on", async () => {
+  let mark = "old";
+  socket = connectTo({
+    getToken: () => token(9e9, mark),
+    fetch: () => Promise.resolve(new Response(null, { status: 403 })),
+  });
+  FakeWebSocket.script = ["refuse"];
+  socket.when("refused", () => {
+    mark = "new";
+    socket.disconnect();
+    socket.connect();
+  });
+  await soon(10);
+  expect([socket.status, FakeWebSocket.last.protocols[1]]).toEqual(["connected", `bearer.${token(9e9, "new")}`]);
+});
+
+test("disconnect() in a handler of a reset happens once", async () => {
+  socket = connectTo();
+  await soon();
+  let resets = 0;
+  socket.when("reset", () => {
+    resets += 1;
+    socket.disconnect();
+  });
+  socket.disconnect();
+  expect([resets, socket.status]).toEqual([1, "stopped"]);
+});
+
+test("connect() in a handler of a reset is the last status that is reported", async () => {
+  socket = connectTo();
+  await soon();
+  const reported: Status[] = [];
+  socket.when("status", (status) => reported.push(status));
+  const off = socket.when("reset", () => socket.connect());
+  socket.disconnect();
+  off();
+  expect([socket.status, reported.at(-1)]).toEqual(["connecting", "connecting"]);
+});
+
+test("disconnect() in a handler of a room that is lost leaves no position of the others", async () => {
+  socket = connectTo();
+  for (const thread of ["1", "2"]) socket.join(thread);
+  await soon();
+  FakeWebSocket.answers = {
+    resume: {
+      rooms: {
+        "thread:1": { error: "forbidden" },
+        "thread:2": { recovered: false, offset: "900", missed: 0 },
+        "user:7": { recovered: false, offset: "900", missed: 0 },
+      },
+    },
+  };
+  const gaps: string[] = [];
+  socket.when("gap", ({ room }) => gaps.push(room));
+  socket.when("left", () => socket.disconnect());
+  FakeWebSocket.last.fail(1006);
+  await soon(501);
+  expect([socket.status, socket.isIn("2"), vi.getTimerCount()]).toEqual(["stopped", false, 0]);
+  FakeWebSocket.answers = {};
+  socket.connect();
+  await soon();
+  expect(FakeWebSocket.last.events("resume")).toEqual([]);
+});
+
+test("an event that is sent because another one was too large is sent once, and the other reported once", async () => {
+  FakeWebSocket.limits = { frame_bytes: 100, rate: 0, burst: 0, rooms: 0 };
+  socket = connectTo();
+  await soon();
+  const errors: string[] = [];
+  socket.when("error", ({ code }) => {
+    errors.push(code);
+    if (errors.length < 20) socket.emit("presence:away", {});
+  });
+  socket.emit("cursor:move", { thread_id: "1", position: "x".repeat(200) });
+  expect([errors, FakeWebSocket.last.events("presence:away").length]).toEqual([["too_large"], 1]);
+});
+
+test.each([undefined, new Error("the token is secret")])("a refresh that fails is reported as one of getToken", async (cause) => {
+  let fails = false;
+  socket = connectTo({ getToken: () => (fails ? Promise.reject(cause) : token()) });
+  const errors: SocketError[] = [];
+  socket.when("error", (error) => errors.push(error));
+  await soon();
+  fails = true;
+  FakeWebSocket.last.say("auth:expiring", { expires_at: "" });
+  await soon();
+  expect(errors.map(({ name, code, message, cause }) => [name, code, message, cause])).toEqual([
+    ["SocketError", "token", "getToken() or url() failed", cause],
+  ]);
+});
