@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 import logging
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from realtime.client import CallFailed, Denied
+from realtime.client.tokens import expiry
 from tests.client.scripted import (
     Refusal,
     ScriptedServer,
@@ -332,3 +334,9 @@ async def test_other_user_resumes_nothing_and_sends_nothing_of_the_last_one(
         assert "1 events of the last one were not sent" in caplog.text
         back.drop()
         assert await resumes(await server.visit(3)) == {"user:8": "300", "thread:42": "200"}
+
+
+@pytest.mark.parametrize("exp", ["1" + "0" * 400, "[" * 100_000, '"soon"', "null"])
+def test_token_whose_end_cannot_be_read_counts_as_expired(exp: str):
+    payload = base64.urlsafe_b64encode(b'{"exp":%b}' % exp.encode()).decode()
+    assert expiry(f"h.{payload}.s") == 0.0
