@@ -14,8 +14,8 @@ ASYNCAPI := tests/asyncapi
 LOCK := .run/lock/bin/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.13 \
 	--python-platform linux --custom-compile-command "make lock"
 
-# Five processes on two cores: most tests wait for other processes.
-PROCESSES := --numprocesses 5 --dist loadfile --no-loadscope-reorder --no-header
+# Three processes on two cores: most tests wait for other processes.
+PROCESSES := --numprocesses 3 --dist loadfile --no-loadscope-reorder --no-header
 PYTEST := $(BIN)/python -m pytest $(PROCESSES)
 FAST := -m "not slow and not needs_browser and not needs_tools and not needs_postgresql and not faults"
 SLOW := -m "slow or needs_browser or needs_tools or needs_postgresql or faults"

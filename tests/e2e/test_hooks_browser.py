@@ -240,8 +240,8 @@ async def test_hidden_and_frozen_tab_misses_nothing(site: Site):
 
 async def test_token_that_ends_is_refreshed_on_the_same_connection(browser: Browser, site: Site):
     thread, user = unique("th"), unique("u")
-    options = site.options(site.token(user, ttl=3), site.token(user, ttl=3600))
-    first_ends = time.time() + 3
+    options = site.options(site.token(user, ttl=8), site.token(user, ttl=3600))
+    first_ends = time.time() + 8
     tab = await desk(browser, site, thread, options=options)
     connection = await tab.value("page.socket.connectionId")
     sent: list[str] = []
