@@ -137,9 +137,11 @@ class Listener:
             self.catch_up()
 
     def regress(self, tail: int) -> None:
-        """Redis has lost publications up to `tail`."""
+        """Redis has lost publications up to `tail`: a client that had not got them is told, also if it was live."""
         if self.position < tail:
             self._has_missed = True
+            if self.state is State.LIVE:
+                self.catch_up()
 
     def _write(self, batch: PublicationBatch) -> None:
         if frames := batch.wire_for(self.outlet.connection_id):
