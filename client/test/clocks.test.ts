@@ -2,11 +2,9 @@
 
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { Socket } from "../src/index.js";
-import { FakeWebSocket, connectTo } from "./fake.js";
+import { FakeWebSocket, connectTo, soon } from "./fake.js";
 
 let socket: Socket;
-
-const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
 
 beforeEach(() => {
   vi.useFakeTimers({ now: new Date("2026-01-01T01:00:00Z") });

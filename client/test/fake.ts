@@ -1,6 +1,10 @@
 /** A WebSocket with a scripted, deterministic server, as strict as the real one. */
 
+import { vi } from "vitest";
 import { Socket, type SocketOptions } from "../src/index.js";
+
+/** Lets this time pass. */
+export const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
 
 type Sent = { event: string; data: Record<string, unknown>; id?: number };
 

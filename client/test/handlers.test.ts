@@ -2,11 +2,10 @@
 
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { SocketError, type Socket, type Status } from "../src/index.js";
-import { FakeWebSocket, connectTo, token } from "./fake.js";
+import { FakeWebSocket, connectTo, token, soon } from "./fake.js";
 
 let socket: Socket;
 
-const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
 const MINUTES = 600_000;
 
 beforeEach(() => {

@@ -1,9 +1,8 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { SocketError, type Gap, type Socket } from "../src/index.js";
-import { FakeWebSocket, connectTo, token } from "./fake.js";
+import { FakeWebSocket, connectTo, token, soon } from "./fake.js";
 
 let socket: Socket;
-const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
 const bearers = (): (string | undefined)[] => FakeWebSocket.made.map((each) => each.protocols[1]?.split(".")[1]);
 
 beforeEach(() => {

@@ -1,10 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { Socket } from "../src/index.js";
-import { FakeWebSocket, connectTo } from "./fake.js";
+import { FakeWebSocket, connectTo, soon } from "./fake.js";
 
 let socket: Socket;
 
-const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
 const member = (user: string, status = "online") => ({ user_id: user, name: user.toUpperCase(), status, since: "" });
 const state = (offset: string, ...users: string[]): void =>
   FakeWebSocket.last.say("presence:state", {

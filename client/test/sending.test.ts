@@ -1,9 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { Socket, SocketError } from "../src/index.js";
-import { FakeWebSocket, connectTo, token } from "./fake.js";
+import { FakeWebSocket, connectTo, token, soon } from "./fake.js";
 
 let socket: Socket;
-const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);
 
 beforeEach(() => {
   vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });

@@ -95,10 +95,7 @@ class FrameDispatch:
                 return _acknowledgement(event, await event.handler(self._connection, payload))
         except EventError:
             raise
-        except (
-            RedisError,
-            OSError,
-        ) as error:  # also of a service of the product's; TimeoutError is an OSError
+        except (RedisError, OSError) as error:  # of Redis, or of a service of the product's
             logger.warning("event failed", extra={"event": event.name, "error": spelled(error)})
             raise EventError(ErrorCode.UNAVAILABLE, "not possible right now; try again") from error
         except Exception as error:

@@ -78,7 +78,7 @@ class Overdue:
     def add(self, connection: UserConnection) -> None:
         """Take its record away as soon as Redis is back."""
         if not self._connections:
-            self._tasks.spawn(self._forget_all())
+            self._tasks.supervise("overdue", self._forget_all)
         if len(self._connections) < MOST_OVERDUE:
             self._connections.append(connection)
 
