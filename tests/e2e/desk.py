@@ -60,6 +60,7 @@ class Side:
         self.notes = self.log.locator("li.note")
         self.typing = self.pane.locator(".typing")
         self.draft = self.pane.get_by_role("textbox", name="Message")
+        self.chat = self.pane.locator(".chat")
         self.state = self.pane.locator(".chat .state")
         self.outage = self.pane.locator(".outage")
         self.problem = self.pane.get_by_role("alert")
@@ -101,6 +102,10 @@ class Side:
         await self.listed("Queue").filter(has_text=topic).get_by_role("button", name="Take").click()
         await expect(self.state).to_contain_text("with ")
 
+    async def is_live(self) -> None:
+        """The page has entered the chat's room: what is sent there from now on, and stored nowhere, reaches it."""
+        await expect(self.chat).to_have_attribute("data-live", "true")
+
     async def reads(self, text: str) -> None:
         await expect(self.messages.last).to_contain_text(text)
 
@@ -122,8 +127,10 @@ class Screen:
         return self
 
     async def chat(self) -> None:
-        """A chat that was started and taken."""
+        """A chat that was started and taken, with both sides in its room."""
         topic = unique("about ")
         await self.customer.start_chat(topic)
         await self.attendant.take(topic)
         await expect(self.customer.state).to_contain_text("with ")
+        for side in (self.attendant, self.customer):
+            await side.is_live()

@@ -32,7 +32,7 @@ export function Conversation({ chat, desk, session, socket, autoFocus = false, o
   useFetched(desk, thread_id, status === "open" ? live.joined : true);
 
   return (
-    <article className="chat" aria-label={chat.topic}>
+    <article className="chat" aria-label={chat.topic} data-live={live.joined}>
       {status === "open" && <Room socket={socket} threadId={thread_id} onChange={setLive} />}
       <header className="title">
         {onBack && (
