@@ -411,16 +411,24 @@ async def test_handler_that_lost_a_server_is_unavailable(client_event, failure: 
         await ana.call("heartbeat")
 
 
-async def test_peer_that_is_gone_is_no_error(client_event, caplog):
-    async def handler(connection: Any, payload: Empty) -> None:
-        raise BrokenPipeError
-
-    client_event(handler)
+async def test_peer_that_is_gone_is_no_error(monkeypatch, caplog):
     ana = Connection("/portal/", headers=bearer(issue(user_id="7", role="customer")))
+    output, failed = ana.communicator.output_queue, asyncio.Event()
+    put = output.put
+
+    async def write(message: Any) -> None:
+        if message["type"] == "websocket.send" and '"ack"' in message["text"]:
+            failed.set()
+            raise BrokenPipeError
+        await put(message)
+
+    monkeypatch.setattr(output, "put", write)
     await ana.handshake()
-    await ana.send("test:event")
-    await ana.communicator.wait(PATIENCE)
-    await eventually(lambda: not ConnectionRegistry.current().connections)
+    await ana.send("heartbeat", id="1")
+    await asyncio.wait_for(failed.wait(), PATIENCE)
+    await ana.communicator.send_input({"type": "websocket.disconnect", "code": 1006})
+    await asyncio.wait_for(asyncio.shield(ana.communicator.future), PATIENCE)
+    assert not ConnectionRegistry.current().connections
     assert "Traceback" not in caplog.text
 
 
