@@ -14,6 +14,9 @@ ASYNCAPI := tests/asyncapi
 LOCK := .run/lock/bin/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.13 \
 	--python-platform linux --custom-compile-command "make lock"
 
+# The tests start hundreds of interpreters: each would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Three processes on two cores: most tests wait for other processes.
 PROCESSES := --numprocesses 3 --dist loadfile --no-loadscope-reorder --no-header
 PYTEST := $(BIN)/python -m pytest $(PROCESSES)

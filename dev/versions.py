@@ -26,6 +26,31 @@ LEFT_OPEN = ("-W", "ignore::pytest.PytestUnraisableExceptionWarning")
 """A connection that a test has left is closed by the collector of garbage, in whichever test it runs then.
 
 `make test` fails for that; here it would say nothing about the versions."""
+OWN = (
+    *(
+        "adding_a_namespace",
+        "direct",
+        "drain",
+        "embedded_bridge",
+        "exactly_once",
+        "floods",
+        "limits",
+        "live_view",
+    ),
+    *(
+        "lost_history",
+        "make_run",
+        "redis_options",
+        "revocation_races",
+        "signing_keys",
+        "tokens_lifecycle",
+        "types",
+    ),
+)
+"""Tests of whole processes that are left out here: they take minutes, of which packages see little.
+
+Their subject is our own code on the wire, in Redis and under load. The other tests of whole processes run, with every
+command, both servers, the databases and the web side."""
 SHOWN = ("django", "channels", "redis", "uvicorn", "websockets", "daphne", "djangorestframework", "msgspec")
 
 
@@ -116,10 +141,11 @@ def plan(pythons: dict[str, Path]) -> list[Versions]:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     extras = tuple(extra for extra in project["optional-dependencies"] if extra not in TOOLS)
     lowest, newest = next(iter(pythons.values())), list(pythons.values())[-1]
+    options = (*LEFT_OPEN, *(f"--ignore=tests/e2e/test_{name}.py" for name in OWN))
     return [
-        Versions("lowest", lowest, extras, options=LEFT_OPEN),
+        Versions("lowest", lowest, extras, options=options),
         Versions("publisher", lowest, (), ("tests/test_publisher.py", "tests/redis/test_url.py")),
-        Versions("newest", newest, options=LEFT_OPEN),
+        Versions("newest", newest, options=options),
     ]
 
 

@@ -51,6 +51,10 @@ def test_lowest_run_on_the_lowest_python_and_newest_on_the_newest():
     assert chosen["newest"].extras is None
 
 
+def test_what_is_left_out_exists():
+    assert all((versions.PROJECT / f"tests/e2e/test_{name}.py").is_file() for name in versions.OWN)
+
+
 def test_lowest_are_constraints_and_tools_are_not_among_them(installed: list[tuple[str, ...]]):
     Versions("lowest", Path(sys.executable), ("web", "otel")).install()
     compiled, pip = installed[1], installed[2]
