@@ -73,6 +73,7 @@ class Group:
         "fan_out",
         "is_refused",
         "listeners",
+        "lost",
         "members",
         "name",
         "opening",
@@ -91,6 +92,8 @@ class Group:
         self.listeners: dict[Listener, None] = {}
         self.tail = 0
         """The last position that this instance has received, or read from the history."""
+        self.lost = 0
+        """The last position that Redis has lost, until Redis knows that, too."""
         self.waiting = NOTHING
         self.waiting_bytes = 0
         self.fan_out: Iterator[bool] | None = None
@@ -106,29 +109,36 @@ class Group:
 
     # --- The room's history -----------------------------------------------------------------------
 
-    def receive(self, publication: Publication) -> None:
-        """A publication has arrived."""
+    @property
+    def received(self) -> int:
+        """What every command says that reads the history: if Redis does not know it, the history is cut."""
+        return self.lost or self.tail
+
+    def receive(self, publication: Publication) -> bool:
+        """A publication has arrived. False: it shows that Redis has lost some that had arrived before."""
+        is_consistent = True
         if publication.position > self.tail:
-            if publication.previous < self.tail:
-                self._regress()  # it follows something older than what has arrived before
+            if publication.previous < self.tail:  # it follows something older than the tail
+                self.lost = self.tail
+                is_consistent = False
             self.tail = publication.position
         self.put(publication)
+        return is_consistent
 
-    def learn(self, end: int, tail: int) -> None:
-        """The history ends at `end`, as read by a command that was sent when the tail was `tail`.
+    def receive_cut(self, end: int) -> None:
+        """The history was cut, and begins anew at `end`: listeners find that out by reading."""
+        self.tail = max(self.tail, end)
+        self.put(Compare(end))
 
-        Redis is believed, also when it has lost its newest writes; but its answer does not take back what has arrived
-        since the command was sent.
+    def learn(self, end: int, tail: int, received: int = 0) -> None:
+        """The history ends at `end`, as a command has read that said `received` and was sent when the tail was `tail`.
+
+        Redis is believed; but its answer does not take back what has arrived since the command was sent.
         """
         if self.tail == tail or end > self.tail:
-            if end < self.tail:
-                self._regress()
             self.tail = end
-
-    def _regress(self) -> None:
-        """Redis has lost publications up to the tail: a listener that had not got them yet will not find them."""
-        for listener in self.listeners:
-            listener.regress(self.tail)
+        if self.lost == received:
+            self.lost = 0
 
     async def read(self, position: int) -> PublicationBatch | None:
         """The first publications above a position in the history.

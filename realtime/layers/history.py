@@ -8,11 +8,12 @@ Centrifugo (research: `recovered` only if everything after the position is still
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -39,8 +40,9 @@ READ_BYTES = 64 * 1024
 _SCRIPTS = Path(__file__).parent / "scripts"
 APPEND = _SCRIPTS / "append.lua"
 _append = script(APPEND)
-_ends = script(_SCRIPTS / "ends.lua")
-_after = script(_SCRIPTS / "after.lua")
+_CUT = (_SCRIPTS / "cut.lua").read_bytes()
+_ends = script(_CUT + (_SCRIPTS / "ends.lua").read_bytes())
+_after = script(_CUT + (_SCRIPTS / "after.lua").read_bytes())
 
 Lease = tuple[str, str]
 """Key and holder (`realtime.redis.lease`)."""
@@ -49,6 +51,7 @@ Cursor = tuple[str, bytes, bytes]
 
 NO_LEASE: Lease = ("", "")
 NO_CURSOR: Cursor = ("", b"", b"")
+NOTHING_RECEIVED: Mapping[str, int] = MappingProxyType({})
 
 
 @lru_cache(maxsize=4096)
@@ -193,22 +196,32 @@ def append_settings() -> list[Argument]:
     return [*kept, _room_seconds(), MARKER_SECONDS]
 
 
-async def ends(groups: Iterable[str]) -> dict[str, int]:
-    """The end of each group's room. Raises `redis.RedisError`."""
+async def ends(groups: Iterable[str], received: Mapping[str, int] = NOTHING_RECEIVED) -> dict[str, int]:
+    """The end of each group's room. Raises `redis.RedisError`.
+
+    `received`: the last position of each room that this instance has received. Where Redis has lost it, the history is
+    cut: no position from before is known any more, so all listeners of the room learn of the loss, in every instance.
+    """
     wanted = list(groups)
     bases = [base(group) for group in wanted]
-    found = await in_batches(
-        bases, lambda part: _run(pipes(), _ends, [bases[number] for number in part], [_room_seconds()])
-    )
+    topology = pipes().topology
+
+    def ask(part: Sequence[int]) -> Awaitable[Sequence[Any]]:
+        settings: list[Argument] = [_room_seconds(), topology.publish_command]
+        tails = [received.get(wanted[number], 0) for number in part]
+        return _run(pipes(), _ends, [bases[number] for number in part], [*settings, *tails])
+
+    found = await in_batches(bases, ask)
     return {group: int(position) for group, position in zip(wanted, found, strict=True)}
 
 
-async def after(group: str, position: int, most: int) -> After:
+async def after(group: str, position: int, most: int, received: int = 0) -> After:
     """What came after a position: their number, and the first of them, up to `most` or about `READ_BYTES`.
 
-    Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
+    `received`: see `ends`. Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
     """
-    end, *known = await _run(pipes(), _after, [base(group)], [position, most, READ_BYTES])
+    command = pipes().topology.publish_command
+    end, *known = await _run(pipes(), _after, [base(group)], [position, most, READ_BYTES, command, received])
     if not known:
         raise Unrecoverable(int(end) if end else (await ends([group]))[group])
     missed, publications = known

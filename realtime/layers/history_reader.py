@@ -76,20 +76,21 @@ class HistoryReader:
 
     async def after(self, group: Group, position: int, most: int) -> After:
         """Read up to `most` publications, and learn where the history ends. Raises as `read` does."""
-        tail = group.tail
+        tail, received = group.tail, group.received
         try:
-            found = await history.after(group.name, position, most)
+            found = await history.after(group.name, position, most, received)
         except Unrecoverable as lost:
-            group.learn(lost.end, tail)
+            group.learn(lost.end, tail, received)
             raise
-        group.learn(found.end, tail)
+        group.learn(found.end, tail, received)
         return found
 
     async def learn_ends(self, groups: Sequence[Group]) -> list[Group]:
         """Ask where rooms end; returns those whose keys Redis refuses, not being ours. Raises `redis.RedisError`."""
         tails = {group: group.tail for group in groups if group.room is not None}
+        received = {group.name: group.received for group in tails}
         try:
-            ends = await history.ends([group.name for group in tails]) if tails else {}
+            ends = await history.ends(received, received) if tails else {}
         except ResponseError as error:
             if type(error) is not ResponseError:  # the state of Redis is the reason, and no room
                 raise
@@ -98,5 +99,5 @@ class HistoryReader:
             logger.warning("room refused", extra={"room": groups[0].room, "error": spelled(error)})
             return list(tails)
         for group, tail in tails.items():
-            group.learn(ends[group.name], tail)
+            group.learn(ends[group.name], tail, received[group.name])
         return []

@@ -56,7 +56,6 @@ class Listener:
     """A connection in a room. It starts paused, at the room's end."""
 
     __slots__ = (
-        "_has_missed",
         "_task",
         "entered_at",
         "group",
@@ -78,15 +77,12 @@ class Listener:
         self.on_replay: Callable[[int], None] | None = None
         """Called with the bytes of each part of a replay that the client asked for, until the listener is live."""
         self.state = State.PAUSED
-        self._has_missed = False
-        """Redis has lost something that this client had not got: a gap is reported when it goes live."""
         self._task: asyncio.Task[None] | None = None
 
     def place(self, position: int) -> None:
         """Say where the client stands, before the listener starts."""
         if self.state is State.PAUSED:
             self.position = position
-            self._has_missed = False  # the acknowledgement says what the client lacks
 
     def start(self) -> None:
         """Deliver from here on: first what the history has above the position, then the live tail."""
@@ -136,13 +132,6 @@ class Listener:
         if self.state is State.LIVE and self.position != end:
             self.catch_up()
 
-    def regress(self, tail: int) -> None:
-        """Redis has lost publications up to `tail`: a client that had not got them is told, also if it was live."""
-        if self.position < tail:
-            self._has_missed = True
-            if self.state is State.LIVE:
-                self.catch_up()
-
     def _write(self, batch: PublicationBatch) -> None:
         if frames := batch.wire_for(self.outlet.connection_id):
             self.write(frames)
@@ -167,8 +156,6 @@ class Listener:
     def _go_live(self) -> None:
         self.state = State.LIVE
         self.on_replay = None
-        if self._has_missed:
-            self._lose(self.position)
 
     async def _step(self) -> bool:
         """Read and write once. False: it failed, and is to be tried again."""
@@ -206,6 +193,5 @@ class Listener:
 
     def _lose(self, end: int) -> None:
         self.position = end
-        self._has_missed = False
         metrics.GAPS.labels("lost").inc()
         self.outlet.gap(self.group.room or "", "lost")

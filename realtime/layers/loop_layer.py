@@ -259,15 +259,16 @@ class LoopLayer:
     def _receive(self, group: Group, payload: bytes) -> None:
         kind = payload[:1]
         if kind == b"F":
-            group.receive(unpack(payload))
+            if not group.receive(unpack(payload)):
+                self.repair.compare(group)
+        elif kind == b"C":
+            group.receive_cut(int(payload[1:]))
         elif kind == b"M":
             group.put(Message(payload[1:]))
-        elif kind == b"E":
-            if len(payload) < 65:
-                raise ValueError(payload)
-            if not payload.startswith(self._origin, 1):  # the members here have had it already
-                sender = payload[33:65].rstrip().decode()
-                group.put(Ephemeral(group.room or "", payload[65:], sender))
+        elif kind == b"E" and not payload.startswith(
+            self._origin, 1
+        ):  # else the members here have had it already
+            group.put(_ephemeral(group.room or "", payload))
         if group.room is not None and not self.repair.hears_orders:
             group.clear()  # it is read from the history, once rights have been reviewed
 
@@ -284,3 +285,10 @@ class LoopLayer:
         logger.info("subscription restored", extra={"channels": len(channels)})
         self.liveness.on_restored(channels)
         self.repair.on_restored(channels)
+
+
+def _ephemeral(room: str, payload: bytes) -> Ephemeral:
+    """As `emit` writes it. Raises `ValueError`."""
+    if len(payload) < 65:
+        raise ValueError(payload)
+    return Ephemeral(room, payload[65:], payload[33:65].rstrip().decode())

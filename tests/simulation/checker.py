@@ -41,8 +41,14 @@ class Lost:
     """What Redis has lost of a room."""
 
     at: float
-    seen_by: list[Segment]
-    """Only in the processes of these is it known that there was something."""
+    kept: int
+    """Publications that Redis still knew then."""
+    had_by: list[Segment]
+    """Only the processes of these know that there was something."""
+    lacked_by: list[tuple[Segment, float]]
+    """And since when: they have to be told after that."""
+    known_at: float = float("inf")
+    """When a process that had it noticed: all have to be told."""
 
 
 class History:
@@ -53,22 +59,43 @@ class History:
         self.order: list[int] = []
         self.lost: dict[int, Lost] = {}
         """By position: what was published and then lost by Redis."""
+        self.cut = 0
+        """What was published before this position is not to be had any more."""
 
     def add(self, position: int, publication: Publication) -> None:
         self.publications[position] = publication
         self.order.append(position)
 
-    def keep(self, number: int, now: float, listening: Sequence[Segment]) -> None:
-        """Redis has lost all but so many."""
+    @property
+    def end(self) -> int:
+        return max(self.cut, self.order[-1] if self.order else 0)
+
+    def keep(self, number: int, cut: int, now: float, since: float, listening: Sequence[Segment]) -> None:
+        """Redis has lost all but so many, and what it was told since then."""
+        self.lost = {
+            position: lost for position, lost in self.lost.items() if not since <= lost.known_at < now
+        }
         for position in self.order[number:]:
-            self.lost[position] = Lost(now, [one for one in listening if (one.position or 0) >= position])
+            had = [one for one in listening if one.stands_at >= position]
+            lacked = [(one, now) for one in listening if one.stands_at < position]
+            self.lost[position] = Lost(now, number, had, lacked)
         del self.order[number:]
+        self.cut = cut
+
+    def notice(self, segment: Segment, size: int, now: float) -> None:
+        """A process tells of a loss to a client of the room that had something which is lost."""
+        for lost in self.lost.values():
+            # A log that was trimmed meanwhile does not tell.
+            if any(one is segment for one in lost.had_by) and len(self.order) - lost.kept < size:
+                lost.known_at = min(lost.known_at, now)
 
     def after(self, position: int) -> int:
         return len(self.order) - bisect_right(self.order, position)
 
     def remembers(self, position: int, size: int) -> bool:
         """Whether a log of that size has all that came after a position."""
+        if position < self.cut:
+            return False
         if self.order and self.publications[self.order[0]].previous == position:
             return len(self.order) < size
         return position in self.order[-size:]
@@ -126,6 +153,10 @@ class Segment:
     """Since when its host may have known it: a join of a room that it is in does not ask Redis."""
     was_missed: bool = False
     """What bars it is an order that its host has missed, and can hear again."""
+
+    @property
+    def stands_at(self) -> int:
+        return self.floor if self.position is None else self.position
 
 
 @dataclass(slots=True)
@@ -206,10 +237,8 @@ class Checker:
         publication = Publication(int(raw[1:17]), excluded, message, self._now())
         if position in history.publications:
             self._fail(f"{group}: position {position} was used twice")
-        if history.order and publication.previous != history.order[-1]:
-            self._fail(
-                f"{group}: {position} follows {publication.previous}, but the end was {history.order[-1]}"
-            )
+        if history.order and publication.previous != history.end:
+            self._fail(f"{group}: {position} follows {publication.previous}, but the end was {history.end}")
         self._check_number(group, history, message)
         history.add(position, publication)
 
@@ -225,17 +254,18 @@ class Checker:
             if data.get("durable") and message["data"]["durable"] and data["number"] > number:
                 self._fail(f"{group}: message {number} was published after {data['number']}")
 
-    def state(self) -> dict[str, tuple[int, int]]:
+    def state(self) -> dict[str, tuple[int, int, int]]:
         """How much of everything Redis knows: for `lose`."""
         return {
             group: (
                 len(self.history(group).order),
                 len(self.expected[group]) if group in self.expected else -1,
+                self.history(group).cut,
             )
             for group in {**self.histories, **self.expected}
         }
 
-    def lose(self, kept: dict[str, tuple[int, int]], since: float) -> None:
+    def lose(self, kept: dict[str, tuple[int, int, int]], since: float) -> None:
         """Redis has lost what it was told since then."""
         self.losses += 1
         self.last_loss = self._now()
@@ -246,11 +276,14 @@ class Checker:
         for view in self.views.values():
             self._forgive(view)
         for group, history in self.histories.items():
-            history.keep(kept.get(group, (0, 0))[0], self._now(), self._listening(group))
+            number, _, cut = kept.get(group, (0, -1, 0))
+            history.keep(number, cut, self._now(), since - EPOCH, self._listening(group))
+            if not kept:
+                history.lost.clear()  # when everything is lost, all are told
         self.expected = {
             group: numbers[: kept[group][1]]
             for group, numbers in self.expected.items()
-            if kept.get(group, (0, -1))[1] >= 0
+            if kept.get(group, (0, -1, 0))[1] >= 0
         }
 
     def _listening(self, group: str) -> list[Segment]:
@@ -322,6 +355,8 @@ class Checker:
     def _check_follows(self, view: View, room: str, segment: Segment, position: int, frame: Frame) -> None:
         history, id = self.history(group_name(view.socket.namespace, room)), view.socket.connection_id
         before, segment.position = segment.position, position
+        if position in history.lost:
+            history.lost[position].had_by.append(segment)
         publication = history.publications.get(position)
         if publication is None or publication.message["data"] != frame["data"]:
             self._fail(f"{view.socket}: {frame} was never published")
@@ -377,6 +412,8 @@ class Checker:
                     f"{view.socket}: told of a gap in {room} after {segment.position}, but nothing was lost"
                 )
             segment.floor, segment.position = segment.position, None
+        if reason == "lost":
+            self.history(group_name(view.socket.namespace, room)).notice(segment, self._size, self._now())
         segment.since = self._now()
 
     # --- Answers -----------------------------------------------------------------------------------
@@ -416,6 +453,7 @@ class Checker:
             and before.state == BARRED
             and asked.at <= before.barred_at
             and not before.may_return
+            and not self._is_granted(view.socket.principal.user_id, room.removeprefix("thread:"))
         ):
             return  # acknowledged, and about to be told that it had to leave
         known_since = before.since if before is not None else self._now()
@@ -455,6 +493,9 @@ class Checker:
                 self._fail(f"{view.socket}: {has} of {room} was written before the ack, which says {offset}")
             return
         self.recoveries += 1
+        for position, lost in history.lost.items():
+            if position > int(since):  # its process may not have heard of it yet
+                lost.lacked_by.append((view.rooms[room], self._now()))
         if offset != since:
             self._fail(f"{view.socket}: {room} recovered from {offset}, not {since}")
         # What its process has not heard of yet is no more missed than what is published a moment later.
@@ -471,6 +512,8 @@ class Checker:
 
     def broadcast(self, channel: bytes, payload: bytes) -> None:
         """Something is sent to all instances, or whoever of them can hear it."""
+        if payload[:1] == b"C" and channel.startswith(self._log):
+            self.history(channel[len(self._log) : -6].decode()).cut = int(payload[1:])
         if payload[:1] == b"M" and b"control.signal" in payload:
             signal = msgspec.msgpack.decode(payload[1:])["signal"]
             if self._is_recorded(signal):
@@ -514,11 +557,14 @@ class Checker:
         if signal["type"] != "ThreadRevoked":
             return view.socket.ready_at <= at
         segment = view.rooms.get(f"thread:{signal['thread_id']}")
-        right = {"thread_id": signal["thread_id"], "user_id": signal["user_id"]}
-        # By the order of the bus: a bridge that is late signals a revoke after the grant that follows it was added.
-        words = [order.event for order in self.orders if order.data == right and order.event in _WORDS]
-        granted = words[-1:] == ["thread:grant"]
+        granted = self._is_granted(signal["user_id"], signal["thread_id"])
         return segment is not None and segment.entered <= at and not granted
+
+    def _is_granted(self, user_id: str, thread_id: str) -> bool:
+        """By the order of the bus: a bridge that is late signals a revoke after the grant that follows it was added."""
+        right = {"thread_id": thread_id, "user_id": user_id}
+        words = [order.event for order in self.orders if order.data == right and order.event in _WORDS]
+        return words[-1:] == ["thread:grant"]
 
     def _signalled(self, host: Host, signal: dict[str, Any]) -> None:
         for view in self.views.values():
@@ -574,13 +620,13 @@ class Checker:
             history = self.history(group_name(socket.namespace, room))
             newest = history.newest(socket.connection_id)
             if any(
-                position > (segment.position or position)
-                and lost.at > segment.since
-                and self._is_known(lost, socket.host)
-                for position, lost in history.lost.items()
+                lost.known_at < self._now()
+                and any(one is segment and segment.since <= since for one, since in lost.lacked_by)
+                and not any(one is segment for one in lost.had_by)
+                for lost in history.lost.values()
             ):
                 self._fail(
-                    f"{socket}: has {room} up to {segment.position}; what Redis lost after it was never told"
+                    f"{socket}: has {room} up to {segment.position}; what Redis lost before was never told"
                 )
             if segment.since < self.wiped_at:
                 self._fail(
@@ -598,12 +644,6 @@ class Checker:
                 continue  # the gap was told after it
             elif newest is not None and (segment.position or 0) < newest:
                 self._fail(f"{socket}: has {room} up to {segment.position}, and not {newest}")
-
-    def _is_known(self, lost: Lost, host: Host) -> bool:
-        """Whether a connection of this host has seen it, and is still where it was."""
-        views = [view for view in self.views.values() if view.socket.host is host]
-        present = [segment for view in views for segment in view.rooms.values()]
-        return any(segment is seen for seen in lost.seen_by for segment in present)
 
     def _check_complete(self, group: str, expected: list[int]) -> None:
         history, wanted = self.history(group), set(expected)

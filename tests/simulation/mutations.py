@@ -138,6 +138,19 @@ MUTATIONS = [
         seed=38,
     ),
     Mutation(
+        "a history of which Redis has lost a part is not cut",
+        "realtime/layers/scripts/cut.lua",
+        "  if received == last or received == '0' then return last end\n",
+        "  if true then return last end\n",
+        seed=66,
+    ),
+    Mutation(
+        "a loss that a publication shows is forgotten",
+        "realtime/layers/group.py",
+        "                self.lost = self.tail\n",
+        "",
+    ),
+    Mutation(
         "a rejoin does not pause the room",
         "realtime/connections/rooms.py",
         "        listener.pause()\n",

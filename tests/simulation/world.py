@@ -559,6 +559,9 @@ class World:
         if replica is not self._replica or not self.redis.is_up:
             return
         self.note("failover")
+        for link in list(self.network.links):
+            if self.random.random() < 0.3:
+                link.cut()  # what it was sent last was not sent to all
         database, kept, since = replica
         self._redis_stops(database, kept, since)
 

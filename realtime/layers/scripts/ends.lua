@@ -1,6 +1,6 @@
 -- The end of each room: the position of its last publication. A new room starts now.
 --
--- KEYS the rooms' bases   ARGV[1] seconds to keep a room
+-- KEYS the rooms' bases   ARGV seconds to keep a room, how to publish, then for each room what the caller has received (cut.lua)
 
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
@@ -16,6 +16,6 @@ for i, base in ipairs(KEYS) do
     end
   end
   redis.call('EXPIRE', base .. ':room', ARGV[1])
-  ends[i] = redis.call('HGET', base .. ':room', 'position')
+  ends[i] = cut_if_lost(base, ARGV[i + 2], redis.call('HGET', base .. ':room', 'position'), ARGV[2])
 end
 return ends
