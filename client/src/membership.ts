@@ -63,7 +63,7 @@ export class Membership {
 
   /** Whether the client is in the room, or was in it when the connection was lost. */
   isIn(name: string): boolean {
-    return this.#rooms.get(name)?.isIn ?? false;
+    return !!this.#rooms.get(name)?.isIn;
   }
 
   // --- The connection --------------------------------------------------------------------------
@@ -193,7 +193,7 @@ export class Membership {
   #lose(name: string): void {
     this.#resumed.delete(name);
     const room = this.#rooms.get(name);
-    if (room !== undefined) room.offset = undefined;
+    if (room) room.offset = undefined;
   }
 
   /** Forgets a room, which the client enters again only if the server joins it automatically. */

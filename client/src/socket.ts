@@ -185,9 +185,9 @@ export class Socket {
     let frame: Frame;
     try {
       frame = JSON.parse(text) as Frame;
+      void frame.data.event; // throws if it is no frame
     } catch {
-      this.#outbox.complain(new SocketError("invalid_json", "invalid JSON"));
-      return;
+      return this.#outbox.complain(new SocketError("invalid_json", "invalid JSON"));
     }
     if (frame.event === "connection:ready") {
       this.#start(frame.data as unknown as ServerEvents["connection:ready"]);
@@ -200,7 +200,7 @@ export class Socket {
     const { event, data, id, room, offset } = frame;
     if (event === "ack") return this.#outbox.settle(id, undefined, data);
     if (event === "error") return this.#outbox.settle(id, this.#errorOf(data));
-    if (room !== undefined && offset !== undefined && !this.#membership.accepts(room, offset)) return;
+    if (room && offset && !this.#membership.accepts(room, offset)) return;
     this.#presence.take(event, data, room, offset);
     if (event === "room:gap") this.#membership.gap(data.room as string, data.reason as string);
     else if (event === "room:left") this.#membership.expelled(data.room as string, data.reason as string);

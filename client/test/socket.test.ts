@@ -27,6 +27,18 @@ function verdict(status: number, headers: Record<string, string> = {}): typeof f
   return () => Promise.resolve(new Response(null, { status, headers }));
 }
 
+test.each(["", "{", "null", "1", '"x"', "[]", "{}", '{"event":"ack","id":"1"}', '{"event":"connection:ready"}'])(
+  "what is no frame is reported, and ends nothing: %s",
+  async (text) => {
+    socket = connectTo();
+    const codes: unknown[] = [];
+    socket.when("error", ({ code }) => codes.push(code));
+    await soon();
+    FakeWebSocket.last.onmessage?.({ data: text } as MessageEvent);
+    expect([codes, socket.status]).toEqual([["invalid_json"], "connected"]);
+  },
+);
+
 describe("connecting", () => {
   test("sends the token as a sub-protocol, never in the URL", async () => {
     const server = await connected({ getToken: () => token(9e9, "secret") });
