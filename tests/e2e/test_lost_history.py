@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from signal import SIGKILL
 
 import pytest
 
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import SERVERS, Client, Stack, unique
+from tests.e2e.harness import SERVERS, Client, Stack, free_port, unique
 from tests.e2e.test_recovery import frames_of, got, heard, ids_of, left_off, say
+from tests.faults.proxy import Proxy, to_socket
 
 
 @pytest.fixture
@@ -105,9 +107,40 @@ async def test_redis_restored_from_an_older_state_is_said_and_nothing_comes_twic
         answer = await late.call("join:thread", {"thread_id": thread, "since": str(offsets[-1])})
         assert (answer["recovered"], answer["missed"]) == (True, 0)
     async with fragile.client("hub") as late:
-        # A client from before the loss gets what is left: it was not connected when Redis had more.
-        await late.call("join:thread", {"thread_id": thread, "since": before})
-        await got(late, thread, 3, 7, 8)
+        # Nor is a client that left before the loss told that it has missed nothing but what is left.
+        answer = await late.call("join:thread", {"thread_id": thread, "since": before})
+        assert (answer["recovered"], answer["missed"]) == (False, 0)
+
+
+async def test_loss_of_what_one_server_alone_has_received_is_said_by_the_others(
+    fragile: Stack, server: EmbeddedRedis
+):
+    """Redis dies after it has sent a message to the one, and before it has sent it to the other."""
+    thread = unique("th")
+    room = f"thread:{thread}"
+    far = free_port()
+    async with Proxy(to_socket(server.socket)) as network:
+        far_url = f"redis://127.0.0.1:{network.port}/0"
+        await asyncio.to_thread(fragile.start_sockets, far, REDIS_URL=far_url)
+        async with fragile.client("hub") as has_it, fragile.client("hub", port=far) as lacks_it:
+            for client in (has_it, lacks_it):
+                await client.call("join:thread", {"thread_id": thread})
+            say(fragile, thread, 1)
+            for client in (has_it, lacks_it):
+                await heard(client, thread, 1)
+            fragile.redis.save()
+            network.swallow()
+            say(fragile, thread, 2)
+            await heard(has_it, thread, 2)
+            server.stop(SIGKILL)
+            network.cut()
+            server.start()
+            await gap_in((has_it, lacks_it), room)
+            say(fragile, thread, 3)
+            for client in (has_it, lacks_it):
+                await heard(client, thread, 3)
+                assert len([f for f in client.received("room:gap") if f["data"]["room"] == room]) == 1
+            assert ids_of(lacks_it, thread) == ["1", "3"]
 
 
 async def test_connections_live_through_an_outage_and_get_what_was_published_as_soon_as_it_is_over(

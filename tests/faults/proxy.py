@@ -48,6 +48,11 @@ class Proxy:
         for gate in self._gates:
             gate.clear()
 
+    def cut(self) -> None:
+        """Open connections end, with what was held back."""
+        for task in tuple(self._tasks):
+            task.cancel()
+
     def let_pass(self) -> None:
         """Go on, with what was held back."""
         for gate in self._gates:

@@ -22,8 +22,8 @@ local function cut_if_lost(base, received, last, command)
   local time = redis.call('TIME')
   local position = math.max(time[1] * 1000000 + time[2], tonumber(last) + 1, tonumber(received) + 1)
   position = string.format('%.0f', position)
+  redis.call('HSET', base .. ':room', 'position', position, 'bytes', 0)  -- first: a Redis that is full refuses it
   redis.call('DEL', log)
-  redis.call('HSET', base .. ':room', 'position', position, 'bytes', 0)
   redis.call(command, base .. ':live', 'C' .. position)
   return position
 end
