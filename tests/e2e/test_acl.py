@@ -29,6 +29,7 @@ class Users:
 
     def __init__(self, url: str, servers: Sequence[EmbeddedRedis], recipe: Sequence[str]) -> None:
         self.administrators_url = url
+        self.servers = servers
         for server in servers:
             with server.client() as client:
                 for line in recipe:
@@ -123,6 +124,26 @@ async def test_system_runs_with_the_users_of_the_recipe(restricted: Stack, users
         assert (await attendant.call("join:thread", {"thread_id": thread, "since": offset}))["recovered"]
         restricted.redis.xadd("realtime:stream", {"message": "no json"})
         await eventually(lambda: restricted.redis.xlen("realtime:dead"))
+
+
+async def test_history_that_redis_lost_in_part_is_cut_as_sockets(restricted: Stack, users: Users):
+    thread = unique("th")
+    keys = [f"realtime:{{hub.thread.{thread}}}:{name}" for name in ("room", "log")]
+    async with restricted.client("hub") as client:
+        await client.call("join:thread", {"thread_id": thread})
+        for message_id in ("1", "2"):
+            restricted.add("thread:message", {"thread_id": thread, "message_id": message_id})
+            await client.expect("thread:message", thread_id=thread, message_id=message_id)
+            if message_id == "1":
+                replica = {key: restricted.redis.dump(key) for key in keys}
+        for key, dumped in replica.items():
+            restricted.redis.restore(key, 0, dumped, replace=True)
+        for server in users.servers:
+            with server.client() as administrator:
+                administrator.client_kill_filter(_type="pubsub")
+        gap = await client.expect("room:gap", room=f"thread:{thread}")
+        assert gap["data"]["reason"] == "lost"
+    assert not restricted.redis.exists(keys[1])
 
 
 def test_backbone_is_told_who_is_online(restricted: Stack, users: Users):
