@@ -68,17 +68,21 @@ class HistoryReader:
 
     async def _read(self, group: Group, position: int) -> PublicationBatch | None:
         try:
-            found = await self.after(group, position, READ_COUNT)
+            found = await self.after(group, position, READ_COUNT, position)
         except (RedisError, OSError) as error:
             logger.warning("history not read", extra={"room": group.room, "error": spelled(error)})
             raise
         return PublicationBatch(found.publications) if found.publications else None
 
-    async def after(self, group: Group, position: int, most: int) -> After:
-        """Read up to `most` publications, and learn where the history ends. Raises as `read` does."""
+    async def after(self, group: Group, position: int, most: int, *written: int) -> After:
+        """Read up to `most` publications, and learn where the history ends. Raises as `read` does.
+
+        `written`: what a client here was written, so that this instance has received it. It may have come after the
+        tail had passed it: from a Redis that has been replaced.
+        """
         tail, received = group.tail, group.received
         try:
-            found = await history.after(group.name, position, most, received)
+            found = await history.after(group.name, position, most, (received, *written))
         except Unrecoverable as lost:
             group.learn(lost.end, tail, received)
             raise

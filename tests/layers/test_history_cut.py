@@ -134,6 +134,33 @@ async def test_instance_that_was_cut_off_learns_of_it_later(room: Room, server: 
     await eventually(lambda: room.has_it.gaps and room.lacks_it.gaps)
 
 
+async def test_loss_is_told_by_all_also_if_it_arrives_after_redis_was_read_again(
+    alone: Layers, server: EmbeddedRedis
+):
+    """An instance that was suspended reads from the new primary before it has read what the old one had sent."""
+    one, other = alone.make(), alone.make()
+    has_it, lacks_it = await Ears.in_rooms(one, ROOM), await Ears.in_rooms(other, ROOM)
+    start, before = has_it.listeners[0].position, await publish("1")
+    await has_it.hear("1")
+    await lacks_it.hear("1")
+    replica = await saved()
+    await silently("lost")
+    group: Any = has_it.listeners[0].group
+    (late,) = (await history.after(ROOM, before, 1)).publications
+    await set_back(replica)
+    (since,) = await silently("since")
+    again = await Ears().enter(one, ROOM)
+    assert await one.missed(again.listeners[0], str(start)) == 2
+    assert group.tail == since
+    group.receive(late)
+    group.clear()
+    has_it.listeners[0].take(PublicationBatch([late]))
+    with server.client() as redis:
+        redis.client_kill_filter(_type="pubsub")
+    await has_it.hear("1", "lost", LOST)
+    await eventually(lambda: lacks_it.gaps == [LOST])
+
+
 # --- What is no loss -----------------------------------------------------------------------------------
 
 
@@ -148,7 +175,7 @@ async def test_history_that_has_what_was_received_is_left_as_it_is(process: str,
     known = [start, *await silently("0", "1", "2", "3")]
     position = known[received] if received >= 0 else 0  # nothing
     assert await history.ends([ROOM], {ROOM: position}) == {ROOM: known[-1]}
-    assert (await history.after(ROOM, start, 10, position)).missed == 4
+    assert (await history.after(ROOM, start, 10, (position,))).missed == 4
 
 
 @pytest.mark.parametrize("trimmed", [1, 3, 4])

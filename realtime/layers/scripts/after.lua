@@ -1,7 +1,7 @@
 -- The publications after a position, if all of them are still in the log.
 --
--- KEYS[1] the room's base   ARGV position, most entries, bytes after which no more are added, how to publish, what the caller has
---                           received (cut.lua)
+-- KEYS[1] the room's base   ARGV position, most entries, bytes after which no more are added, how to publish, then positions that the
+--                           caller has received (cut.lua)
 --
 -- Returns {end}: not all of it is known. Else {end, missed, publications}: the number after the position, and
 -- the first of them. A position counts as known when it is the room's end, when its entry is in the log, or when it
@@ -11,7 +11,7 @@ local room, log, since = KEYS[1] .. ':room', KEYS[1] .. ':log', ARGV[1]
 local known = redis.call('HMGET', room, 'position', 'count')
 local last, count = known[1], tonumber(known[2] or 0)
 if not last then return {''} end
-last = cut_if_lost(KEYS[1], ARGV[5], last, ARGV[4])
+for i = 5, #ARGV do last = cut_if_lost(KEYS[1], ARGV[i], last, ARGV[4]) end
 if last == since then return {last, 0, {}} end
 
 -- A publication's running number, and the position before it (append.lua).
