@@ -10,13 +10,14 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from realtime.bridge.bus_entry import BusEntry
-from realtime.bridge.bus_handlers import Handlers, is_refusal
+from realtime.bridge.bus_handlers import Handlers
 from realtime.bridge.dead_letters import dead_letter, drop
 from realtime.layers import history
 from realtime.layers.history import NO_CURSOR, NO_LEASE
 from realtime.layers.interface import RoomLayer, room_layer
 from realtime.protocol.bus_message import BusMessage, InvalidMessage, subjects
 from realtime.protocol.publication import Draft
+from realtime.redis.connection import is_refusal
 from realtime.redis.pipelining import Pipes
 from realtime.telemetry import metrics, tracing
 from realtime.telemetry.logs import spelled

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from realtime.bridge.bus_entry import BusEntry
 from realtime.bridge.dead_letters import dead_letter
@@ -16,6 +16,7 @@ from realtime.protocol.bus_message import BusMessage, InvalidMessage, subjects
 from realtime.protocol.catalogue import BusContext, BusHandler, catalogue
 from realtime.protocol.payloads import Payload
 from realtime.redis.client import key
+from realtime.redis.connection import is_refusal
 from realtime.redis.pipelining import Pipes
 from realtime.telemetry import metrics
 from realtime.telemetry.logs import spelled
@@ -24,12 +25,6 @@ logger = logging.getLogger(__name__)
 
 HANDLER_SECONDS = 30.0
 """A handler that takes longer has failed: it must not hold up the bus for ever."""
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether Redis would refuse this command at any time, not because of the state that it is in."""
-    code = str(error).partition(" ")[0]
-    return type(error) is ResponseError and (not code.isupper() or code in {"ERR", "WRONGTYPE"})
 
 
 async def _failure(

@@ -14,6 +14,7 @@ from realtime.layers.fanout import SLICE
 from realtime.layers.group import Group
 from realtime.layers.outlets import PublicationBatch
 from realtime.protocol.publication import After, Unrecoverable
+from realtime.redis.connection import is_refusal
 from realtime.redis.pipelining import begin
 from realtime.tasks.task_set import TaskSet
 from realtime.telemetry.logs import spelled
@@ -96,7 +97,7 @@ class HistoryReader:
         try:
             ends = await history.ends(received, received) if tails else {}
         except ResponseError as error:
-            if type(error) is not ResponseError:  # the state of Redis is the reason, and no room
+            if not is_refusal(error):  # the state of Redis is the reason, and no room
                 raise
             if len(tails) > 1:
                 return [group for each in tails for group in await self.learn_ends([each])]

@@ -273,6 +273,12 @@ def _error(text: str) -> RedisError:
     return kind(rest if issubclass(kind, exceptions.AskError) else text)
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether Redis would refuse this command at any time, not because of the state that it is in."""
+    code = str(error).partition(" ")[0]
+    return type(error) is exceptions.ResponseError and (not code.isupper() or code in {"ERR", "WRONGTYPE"})
+
+
 def refuse(future: asyncio.Future[Any], error: BaseException) -> None:
     """Let a future fail with a `redis.RedisError`, unless it is done."""
     if not future.done():

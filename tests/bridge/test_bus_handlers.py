@@ -17,10 +17,11 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from realtime.bridge import bus_handlers as handling
 from realtime.bridge.batch import BATCH_BYTES, BATCH_ROOMS, in_batches
 from realtime.bridge.bus_entry import BUS, BusEntry, published
-from realtime.bridge.bus_handlers import Handlers, is_refusal
+from realtime.bridge.bus_handlers import Handlers
 from realtime.protocol import catalogue
 from realtime.protocol.catalogue import BusContext
 from realtime.redis.client import client, key
+from realtime.redis.connection import is_refusal
 from realtime.redis.pipelining import Pipes
 from tests.inprocess import PATIENCE, dead_letters, eventually
 

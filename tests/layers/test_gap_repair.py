@@ -159,6 +159,23 @@ async def test_data_wiped_without_a_lost_connection_is_said_in_a_room_where_noth
     await ears.hear(LOST, "after")
 
 
+async def test_redis_that_takes_no_writes_for_a_while_is_compared_with_later(
+    alone: Layers, server: EmbeddedRedis, caplog
+):
+    """A primary that has just taken over has no replica yet (`min-replicas-to-write`): no room is the reason."""
+    ears = [await Ears.in_rooms(alone.make(), *groups) for groups in ([ROOM], [ROOM, "hub.thread.other"])]
+    await history.append([Draft(rooms=[(ROOM, b"missed@")], tail=b"")], publish=False)
+    with server.client() as redis:
+        redis.config_set("min-replicas-to-write", 1)
+        redis.client_kill_filter(_type="pubsub")
+        await eventually(lambda: caplog.text.count("subscription restored") == len(ears))
+        await asyncio.sleep(0.2)  # until they have asked
+        redis.config_set("min-replicas-to-write", 0)
+    for each in ears:
+        await each.hear("missed")
+    assert "room refused" not in caplog.text
+
+
 async def test_room_whose_key_is_not_ours_is_refused_alone(alone: Layers):
     layer = alone.make()
     await client().set(f"{history.base('hub.thread.1')}:room", "another program's")
