@@ -73,7 +73,7 @@ class Watched:
             until(lambda: self.replica.call("ROLE")[3] == b"connected")
             for port in self._ports:
                 opening.callback(self._watch(port).stop)
-            until(lambda: all(self._knows_everybody(port) for port in self._ports))
+            until(lambda: all(self._knows_all(port) for port in self._ports))
             self._open = opening.pop_all()
         return self
 
@@ -92,7 +92,7 @@ class Watched:
         return Process("sentinel", [str(find_server()), str(config), "--sentinel"], {}, log)
 
     @staticmethod
-    def _knows_everybody(port: int) -> bool:
+    def _knows_all(port: int) -> bool:
         with redis.Redis(host=HOST, port=port) as sentinel:
             state = sentinel.sentinel_master(NAME)
         return state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 and not state["is_sdown"]
@@ -135,19 +135,19 @@ class Cluster:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opening:
-            everybody = [*self.primaries, *self.replicas]
-            for server in everybody:
+            servers = [*self.primaries, *self.replicas]
+            for server in servers:
                 opening.enter_context(server)
             bounds = [0, 5461, 10923, 16384]
             for server, first, end in zip(self.primaries, bounds, bounds[1:], strict=False):
                 server.call("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-            for server in everybody[1:]:
+            for server in servers[1:]:
                 self._introduce(server)
-            until(lambda: all(len(server.call("CLUSTER", "SLOTS")) == 3 for server in everybody))
+            until(lambda: all(len(server.call("CLUSTER", "SLOTS")) == 3 for server in servers))
             for primary, replica in zip(self.primaries, self.replicas, strict=False):
                 name = primary.call("CLUSTER", "MYID").decode()
                 until(lambda replica=replica, name=name: replica.call("CLUSTER", "REPLICATE", name))
-            until(lambda: all(self._is_whole(server) for server in everybody))
+            until(lambda: all(self._is_whole(server) for server in servers))
             self._open = opening.pop_all()
         return self
 

@@ -16,7 +16,7 @@ WHITENOISE_AUTOREFRESH = True  # no collectstatic before tests
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a good one takes its time, by design
 
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":  # noqa: F405
-    # A file, as in production: in memory, threads share one cache, and nobody waits for anybody's lock.
+    # A file, as in production: in memory, threads share one cache, and no thread waits for another's lock.
     DATABASES["default"]["TEST"] = {  # noqa: F405
         "NAME": str(Path(tempfile.gettempdir()) / f"realtime-test-{os.getpid()}.sqlite3")
     }

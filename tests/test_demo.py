@@ -276,12 +276,12 @@ def test_roles_do_not_do_each_others_work(ana: Person, carla: Person):
     assert answer.json() == {"detail": "Only attendants take chats."}
 
 
-def test_nobody_gets_in_without_a_good_token(ana: Person):
+def test_user_without_a_good_token_does_not_get_in(ana: Person):
     stranger = APIClient()
     assert stranger.get(CONVERSATIONS).status_code == 401
     for token in (
         "nonsense",
-        issue(user_id="somebody", role="customer"),
+        issue(user_id="stranger", role="customer"),
         issue(user_id="999999", role="customer"),
         issue(user_id="9" * 60, role="customer"),
         issue(user_id=ana.id, role="attendant", ttl=-1),
@@ -312,7 +312,7 @@ def test_chat_is_taken_once(ana: Person, bia: Person, carla: Person):
     assert Conversation.objects.get().attendant == ana.user
 
 
-def test_attendant_who_saw_a_chat_waiting_loses_it_to_who_was_quicker(
+def test_attendant_who_saw_a_chat_waiting_loses_it_to_one_who_was_quicker(
     ana: Person, bia: Person, carla: Person
 ):
     carla.opens()

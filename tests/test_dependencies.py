@@ -70,7 +70,9 @@ def test_version_we_test_with_is_safe(pinned: dict[str, Version], name: str):
 @pytest.mark.parametrize(
     "name", [name for name in SAFE if name != "django"]
 )  # which a project chooses itself
-def test_nobody_can_install_us_with_a_version_that_is_not(required: dict[str, Requirement], name: str):
+def test_version_that_is_not_supported_cannot_be_installed_with_us(
+    required: dict[str, Requirement], name: str
+):
     too_old = [
         version
         for version in ("0.1", "1.0", "2.0", "2.14", "3.0", "4.2.1")

@@ -310,13 +310,13 @@ def present(user: str, *groups: str, status: str = "online") -> None:
     )
 
 
-def test_online_is_who_is_in_the_group_and_not_away():
+def test_online_are_users_who_are_in_the_group_and_not_away():
     present("ana", "sales", "support")
     present("bob", "sales", status="away")
     present("cem", "support")
     assert online("sales") == ["ana"]
     assert sorted(online("support")) == ["ana", "cem"]
-    assert online("nobody") == []
+    assert online("empty") == []
 
 
 async def test_asynchronous_code_can_ask_too():

@@ -2,12 +2,6 @@ import type { Emitter } from "./emitter.js";
 import type { Settings } from "./options.js";
 import type { SocketEvents } from "./reports.js";
 
-/** Publications in a room may have been missed: refetch its data. New publications follow. */
-export interface Gap {
-  room: string;
-  reason: string;
-}
-
 /**
  * Gaps that were not reported yet. A loss affects all clients at the same moment; each client reports it after a random
  * delay, so that they do not all refetch from the backbone at once.

@@ -3,7 +3,7 @@ export { SocketError } from "./calls.js";
 export type { Handler, Where } from "./emitter.js";
 export { consequence, type Consequence } from "./closing.js";
 export * from "./events.js";
-export type { Gap } from "./gaps.js";
+export type { Gap } from "./reports.js";
 export type { FetchLike, WebSocketLike } from "./options.js";
 export type { Id } from "./ids.js";
 export type { Member } from "./presence.js";

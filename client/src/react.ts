@@ -14,7 +14,7 @@ import {
 } from "react";
 import type { ServerEvents } from "./events.js";
 import type { Handler } from "./emitter.js";
-import type { Gap } from "./gaps.js";
+import type { Gap } from "./reports.js";
 import type { Id } from "./ids.js";
 import type { Member } from "./presence.js";
 import { Sockets, presenceSource, type Namespaces, type SocketState, type Source, type User } from "./sharing.js";

@@ -1,5 +1,4 @@
 import type { SocketError } from "./calls.js";
-import type { Gap } from "./gaps.js";
 import type { Refusal } from "./verdict.js";
 
 /**
@@ -8,6 +7,12 @@ import type { Refusal } from "./verdict.js";
  * `reconnectionAttempts` are used up.
  */
 export type Status = "connecting" | "connected" | "offline" | "denied" | "stopped";
+
+/** Publications in a room may have been missed: refetch its data. New publications follow. */
+export interface Gap {
+  room: string;
+  reason: string;
+}
 
 /** The socket's own events, beside those of the server. */
 export interface SocketEvents {

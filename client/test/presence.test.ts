@@ -91,7 +91,7 @@ describe("the members of a group", () => {
     expect(listed()).toEqual(["bob online", "zoe online"]);
   });
 
-  test.each(["denied", "stopped"])("is nobody once the connection is %s", async (status) => {
+  test.each(["denied", "stopped"])("is empty once the connection is %s", async (status) => {
     state("100", "bob");
     const told: string[] = [];
     socket.when("presence", ({ group }) => told.push(group));

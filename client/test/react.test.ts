@@ -83,7 +83,7 @@ test("a hundred mounts and unmounts leak no socket and no timer", async () => {
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test.each(["denied", "stopped"])("a further component does not bring a %s connection back; somebody may", async (end) => {
+test.each(["denied", "stopped"])("a further component does not bring a %s connection back; connect() may", async (end) => {
   let socket: Socket | undefined;
   function Page(): ReactNode {
     const hub = useSocket("hub");

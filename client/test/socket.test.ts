@@ -118,7 +118,7 @@ describe("connecting", () => {
 
   test("is denied when no user is logged in", async () => {
     const getToken = vi.fn(() => {
-      throw new SocketError("forbidden", "nobody is logged in");
+      throw new SocketError("forbidden", "no user is logged in");
     });
     socket = connectTo({ getToken });
     await soon(60_000);

@@ -71,6 +71,11 @@ def _touched(entry: BusEntry) -> set[str]:
     return rooms.union(*[subjects(message.payload) for message in published])
 
 
+def _can_be_repeated(entry: BusEntry) -> bool:
+    """Whether Redis knows what it has done of it, although it refused the rest: it came by a stream, or has an id."""
+    return bool(entry.id) or all(message.id for message in entry.messages)
+
+
 class Batch:
     """Publishes what entries hold, and moves the cursor. Once sent, it is awaited for the result."""
 
@@ -119,10 +124,9 @@ class Batch:
         try:
             return self._lag(await self._sent)
         except ResponseError as error:
-            # Redis may have done a part of what it refused: only what a stream brought can be repeated.
-            if not (is_refusal(error) and self._entries[0].id):
+            if not (is_refusal(error) and all(map(_can_be_repeated, self._entries))):
                 raise
-            await self._send_singly(self._pipes, self._cursor, error)
+            await self._send_singly(error)
             return None
 
     def _on_answer(self, sent: asyncio.Future[list[list[bytes]]]) -> None:
@@ -134,16 +138,20 @@ class Batch:
             if (lag := self._lag(appended)) is not None:
                 metrics.BUS_LAG.observe(lag)
 
-    async def _send_singly(self, pipes: Pipes, cursor: history.Cursor, error: ResponseError) -> None:
+    async def _send_singly(self, error: ResponseError) -> None:
         """Redis refuses one of the messages: it must not hold up the others."""
-        if cursor is NO_CURSOR:  # this is the one
-            await dead_letter(pipes, self._entries[0], InvalidMessage("refused", spelled(error)))
+        singles = [
+            msgspec.structs.replace(entry, messages=[message])
+            for entry in self._entries
+            for message in entry.messages
+        ]
+        if len(singles) == 1 and self._cursor is NO_CURSOR:  # this is the one
+            await dead_letter(self._pipes, singles[0], InvalidMessage("refused", spelled(error)))
             return
-        for entry in self._entries:
-            for message in entry.messages:
-                single = msgspec.structs.replace(entry, messages=[message])
-                await Batch([single], again=self._again).send(pipes)
-        await history.send_append(pipes, [], cursor=cursor)
+        for single in singles:
+            await Batch([single], again=self._again).send(self._pipes)
+        if self._cursor is not NO_CURSOR:
+            await history.send_append(self._pipes, [], cursor=self._cursor)
 
     def _count(self, appended: Sequence[Sequence[bytes]]) -> None:
         delivered = sum(map(any, appended))  # in some room; a message that was left out is in none

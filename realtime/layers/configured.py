@@ -12,9 +12,6 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from realtime.layers import history
-from realtime.redis.client import publish_sync
-
 OWN_LAYER = "realtime.layers.RoomChannelLayer"
 DEFAULT = "default"
 
@@ -44,15 +41,3 @@ def _own_layer() -> Any:
     from realtime.layers.room_layer import RoomChannelLayer  # noqa: PLC0415
 
     return RoomChannelLayer()
-
-
-def group_send_sync(group: str, message: dict[str, Any]) -> int:
-    """Send a message to a group from synchronous code, which needs Channels for other layers than ours only.
-
-    Returns the number of instances that receive it, or 0 when the layer does not know. Raises `redis.RedisError`.
-    """
-    if backend() == OWN_LAYER:
-        return publish_sync(*history.group_message(group, message))
-    from realtime.layers.interface import room_layer  # noqa: PLC0415
-
-    return room_layer().group_send_sync(group, message)

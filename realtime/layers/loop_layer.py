@@ -265,9 +265,7 @@ class LoopLayer:
             group.receive_cut(int(payload[1:]))
         elif kind == b"M":
             group.put(Message(payload[1:]))
-        elif kind == b"E" and not payload.startswith(
-            self._origin, 1
-        ):  # else the members here have had it already
+        elif kind == b"E" and not payload.startswith(self._origin, 1):  # ours were handed out by `emit`
             group.put(_ephemeral(group.room or "", payload))
         if group.room is not None and not self.repair.hears_orders:
             group.clear()  # it is read from the history, once rights have been reviewed

@@ -49,12 +49,16 @@ class RoomChannelLayer(BaseChannelLayer):
 
     def __init__(
         self,
-        expiry: int = 60,
+        expiry: float = 60,
         capacity: int = 1000,
         channel_capacity: dict[Any, int] | None = None,
     ) -> None:
+        _require("expiry", expiry, int, float)
+        for name, number in {"capacity": capacity, **(channel_capacity or {})}.items():
+            _require(name, number, int)
         compiled: Any = self.compile_capacities(channel_capacity or {})
-        super().__init__(expiry=expiry, capacity=capacity, channel_capacity=compiled)
+        seconds: Any = expiry  # Channels says int
+        super().__init__(expiry=seconds, capacity=capacity, channel_capacity=compiled)
         self._loops = PerLoop(LoopLayer, LoopLayer.abort)
 
     @property
@@ -95,7 +99,7 @@ class RoomChannelLayer(BaseChannelLayer):
             raise ChannelFull
         async with client().pipeline(transaction=False) as pipeline:
             pipeline.rpush(queue, msgspec.msgpack.encode({**message, EXPIRES: time.time() + self.expiry}))
-            pipeline.expire(queue, self.expiry)
+            pipeline.expire(queue, math.ceil(self.expiry))
             await pipeline.execute()
 
     async def receive(self, channel: str) -> dict[str, Any]:
@@ -252,6 +256,12 @@ class RoomChannelLayer(BaseChannelLayer):
 
 def _instance_of(channel: str) -> str:
     return channel.partition("!")[0].rpartition(".")[2]
+
+
+def _require(option: object, value: object, *types: type) -> None:
+    if isinstance(value, bool) or not isinstance(value, types) or not 0 < value < math.inf:  # type: ignore[operator]
+        expected = "positive whole number" if types == (int,) else "positive number of seconds"
+        raise ValueError(f"{option}: expected a {expected}, got {value!r}")
 
 
 def _require_message(message: object) -> None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
-from realtime.layers.configured import group_send_sync
+from realtime.layers.synchronous import group_send_sync
 from realtime.protocol.rooms import CONTROL_GROUP
 from realtime.redis.client import key, sync_client
 from realtime.survey.messages import (

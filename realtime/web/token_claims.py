@@ -13,7 +13,7 @@ from typing import Any, cast
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractUser
-from django.db import transaction
+from django.db import router, transaction
 from django.utils.crypto import constant_time_compare
 from django.utils.module_loading import import_string
 from redis.exceptions import RedisError
@@ -129,7 +129,7 @@ class RefreshSerializer(TokenRefreshSerializer):
         if not refresh.is_of_password_of(user):
             raise AuthenticationFailed("The password has been changed.", "password_changed")
         _check_revocations(refresh)
-        with transaction.atomic():
+        with transaction.atomic(using=router.db_for_write(OutstandingToken)):
             refresh.use_up()
             renewed: Any = self.obtain_serializer.get_token(user)
             renewed.renews(refresh)

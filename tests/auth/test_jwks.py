@@ -74,7 +74,7 @@ async def test_key_is_not_unknown_while_the_provider_hangs(provider: JwksServer,
         await found.find("k1")
 
 
-async def test_provider_that_failed_a_moment_ago_is_not_asked_again_and_nobody_is_called_invalid(
+async def test_provider_that_failed_a_moment_ago_is_not_asked_again_and_no_token_is_called_invalid(
     provider: JwksServer,
 ):
     found = key_set(provider)

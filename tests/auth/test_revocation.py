@@ -161,7 +161,7 @@ async def test_older_disconnect_that_is_handled_again_replaces_no_newer_one(sign
 # --- thread:expel ------------------------------------------------------------------------------------
 
 
-async def test_expel_is_found_by_who_did_not_get_the_signal():
+async def test_expel_is_found_by_an_instance_that_did_not_get_the_signal():
     async with bridging():
         before = await revocation.now()
         await add("thread:expel", {"user_id": 7, "thread_id": "42"})

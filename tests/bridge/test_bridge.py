@@ -635,6 +635,25 @@ async def test_published_message_that_redis_refuses_is_dropped_and_those_with_it
         assert await room.message_ids(2) == ["42", "7"]
 
 
+async def test_published_message_with_an_id_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room):
+    await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
+    async with listening():
+        async with client().pipeline() as pipe:
+            for number, thread_id in enumerate([42, 13, 42]):
+                data = {"thread_id": thread_id, "message_id": number}
+                message = {
+                    "event": "thread:message",
+                    "data": data,
+                    "id": f"id-{number}",
+                    "namespaces": ["hub"],
+                }
+                pipe.publish(key("events"), json.dumps(message))
+            await pipe.execute()
+        assert await room.message_ids(2) == ["0", "2"]
+        (letter,) = await eventually(dead_letters)
+    assert "WRONGTYPE" in letter["reason"]
+
+
 async def test_orders_that_are_published_follow_each_other(on_ended):
     orders: list[str] = []
 

@@ -24,6 +24,22 @@ from tests.checks.test_startup import PUBLIC_KEY, ids
         {"default": {"BACKEND": "no.such"}},
         {"default": {"BACKEND": "realtime.layers.RoomChannelLayer", "CONFIG": None}},
         {"default": {"BACKEND": "realtime.layers.RoomChannelLayer", "CONFIG": {"hosts": []}}},
+        *(
+            {"default": {"BACKEND": "realtime.layers.RoomChannelLayer", "CONFIG": {option: value}}}
+            for option, value in (
+                ("expiry", "60"),
+                ("expiry", 0),
+                ("expiry", float("nan")),
+                ("expiry", float("inf")),
+                ("expiry", True),
+                ("capacity", None),
+                ("capacity", 0),
+                ("capacity", 1.5),
+                ("channel_capacity", {"worker*": "10"}),
+                ("channel_capacity", {1: 10}),
+                ("channel_capacity", [("worker*", 10)]),
+            )
+        ),
     ],
     ids=repr,
 )

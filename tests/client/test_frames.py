@@ -62,7 +62,7 @@ async def test_call_has_the_data_of_its_acknowledgement_or_the_error(server: Scr
         assert (failed.value.code, failed.value.retry_after) == ("rate_limited", 2.0)
 
 
-async def test_call_without_an_answer_times_out_and_what_comes_later_is_nobodys(server: ScriptedServer):
+async def test_call_without_an_answer_times_out_and_a_later_answer_is_ignored(server: ScriptedServer):
     server.answers["presence:away"] = None
     async with reading(server, ack_timeout=1) as reader:
         await reader.client.connected()
@@ -125,7 +125,7 @@ async def test_more_than_the_network_takes_is_waited_for(server: ScriptedServer)
         await eventually(lambda: len(visit.events("cursor:move")) == Flood.size)
 
 
-async def test_nobody_waits_for_a_connection_that_broke_while_it_took_nothing(server: ScriptedServer):
+async def test_no_call_waits_for_a_connection_that_broke_while_it_took_nothing(server: ScriptedServer):
     async with reading(server) as reader:
         await reader.client.connected()
         visit = await server.visit(1)

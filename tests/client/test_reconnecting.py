@@ -238,7 +238,7 @@ async def test_handshake_without_an_answer_is_tried_again(server: ScriptedServer
         await server.visit(1)
 
 
-async def test_address_that_cannot_work_reaches_whoever_reads_or_waits_and_is_not_tried_again():
+async def test_address_that_cannot_work_reaches_readers_and_waiting_calls_and_is_not_tried_again():
     asked = []
 
     def url() -> str:
@@ -262,7 +262,7 @@ async def test_redirect_to_a_page_is_tried_again(server: ScriptedServer):
         assert "redirects" in (await reader.heard("connection:lost")).data["reason"]
 
 
-async def test_whoever_waits_for_a_connection_hears_that_there_will_be_none(server: ScriptedServer):
+async def test_call_that_waits_for_a_connection_hears_that_there_will_be_none(server: ScriptedServer):
     server.script.extend([Refusal(403), Refusal(503)])
     async with Client(server.url, token) as client:
         with pytest.raises(Denied):

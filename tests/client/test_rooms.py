@@ -226,7 +226,7 @@ async def test_thread_left_is_not_resumed_for_what_was_still_on_its_way(server: 
         assert await resumes(await server.visit(2)) == {"user:7": "100"}
 
 
-async def test_thread_is_entered_once_and_left_with_the_last_who_wanted_it(server: ScriptedServer):
+async def test_thread_is_entered_once_and_left_with_the_last_use_of_it(server: ScriptedServer):
     async with reading(server) as reader:
         visit = await joined(server, reader)
         for call in (reader.client.join, reader.client.leave):

@@ -76,7 +76,7 @@ def client_event(monkeypatch):
         ("portal", "customer", {"user:7"}),
     ],
 )
-async def test_ready_is_the_first_frame_and_says_who_and_where_one_is(namespace, role, rooms):
+async def test_ready_is_the_first_frame_and_says_who_and_where_the_client_is(namespace, role, rooms):
     token = issue(user_id="7", role=role, groups=["sales", "vip"])
     connection = Connection(f"/{namespace}/", headers=bearer(token))
     await connection.handshake()

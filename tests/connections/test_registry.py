@@ -183,7 +183,9 @@ async def test_revoked_token_ends_what_it_opened_and_nothing_else(registry: Conn
     assert other.orders == []
 
 
-async def test_revoked_token_no_longer_ends_who_goes_on_with_another(registry: ConnectionRegistry):
+async def test_revoked_token_no_longer_ends_a_connection_that_goes_on_with_another(
+    registry: ConnectionRegistry,
+):
     renewed, stays = Connection("c1", jti="j1"), Connection("c2", jti="j1")
     for connection in (renewed, stays):
         registry.add(connection)
@@ -330,7 +332,7 @@ async def test_revoked_thread_is_left_by_that_portal_user_only(registry: Connect
     ("reason", "at", "before"),
     [("expelled", 5.0, 5.0), ("expelled", 0.0, math.inf), ("forbidden", 5.0, math.inf)],
 )
-async def test_expulsion_concerns_those_who_entered_before_it_and_a_revoke_everyone(
+async def test_expulsion_concerns_members_that_entered_before_it_and_a_revoke_all(
     reason: Any, at: float, before: float, registry: ConnectionRegistry
 ):
     theirs = Connection("c1")

@@ -221,9 +221,9 @@ FORBIDDEN = {
         KEYS *
         MONITOR""",
     "sockets": """
-        GET somebody:else
+        GET another:key
         SET realtimes 1
-        SUBSCRIBE somebody:else
+        SUBSCRIBE another:key
         CONFIG GET *
         FLUSHALL
         SHUTDOWN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
 
 import pytest
@@ -13,15 +13,40 @@ from playwright.async_api import Browser, Page, Route, expect
 
 from tests.e2e.browser import Tab, Window, require_chromium
 from tests.e2e.harness import eventually, unique
-from tests.e2e.test_live_view import System, system  # noqa: F401  (a fixture)
+from tests.e2e.test_live_view import System
 
 pytestmark = pytest.mark.needs_browser
 
 FETCHED = "performance.getEntriesByType('resource').filter(each => each.initiatorType == 'fetch').length"
 
 
+@pytest.fixture(scope="module")
+def system(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One for all tests, with a recorder: to start it takes longer than what they do."""
+    require_chromium()
+    unlimited = {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
+    system = System(tmp_path_factory.mktemp("admin"), redis_url, **unlimited)
+    try:
+        system.open().start("runrecorder")
+        yield system
+    finally:
+        system.stop()
+    system.assert_calm()
+
+
+@pytest.fixture(autouse=True)
+async def clean(system: System) -> None:
+    """No dead letter and no connection is left of the test before."""
+    system.redis.delete(system.key("dead"))
+    await eventually(lambda: _is_empty(system))
+
+
+async def _is_empty(system: System) -> bool:
+    return len(await system.admin.instances()) == 2 and not await system.admin.find()
+
+
 @contextlib.asynccontextmanager
-async def signed_in(browser: Browser, system: System, locale: str = "en-US") -> AsyncIterator[Page]:  # noqa: F811
+async def signed_in(browser: Browser, system: System, locale: str = "en-US") -> AsyncIterator[Page]:
     """A page of an operator; nothing on it fails, and nothing breaks the policy that it is served with."""
     context = await browser.new_context(locale=locale)
     page = await context.new_page()
@@ -40,7 +65,7 @@ async def signed_in(browser: Browser, system: System, locale: str = "en-US") -> 
 
 
 async def test_who_connects_appears_and_the_focus_and_the_filter_stay(
-    system: System,  # noqa: F811
+    system: System,
     browser: Browser,
 ):
     async with signed_in(browser, system) as page, contextlib.AsyncExitStack() as clients:
@@ -59,7 +84,7 @@ async def test_who_connects_appears_and_the_focus_and_the_filter_stay(
         await expect(page.locator(".presence-totals")).to_contain_text("Connections2")
 
 
-async def test_operator_pauses_it_and_goes_on(system: System, browser: Browser):  # noqa: F811
+async def test_operator_pauses_it_and_goes_on(system: System, browser: Browser):
     async with signed_in(browser, system) as page, contextlib.AsyncExitStack() as clients:
         await page.goto(f"{system.admin.url}/admin/presence/live/")
         other = await page.context.new_page()
@@ -74,7 +99,7 @@ async def test_operator_pauses_it_and_goes_on(system: System, browser: Browser):
         await page.get_by_role("link", name="Carla").wait_for()
 
 
-async def test_nothing_is_asked_while_the_page_is_hidden(system: System):  # noqa: F811
+async def test_nothing_is_asked_while_the_page_is_hidden(system: System):
     require_chromium()
     url = f"{system.admin.url}/admin/presence/live/"
     async with Window.open() as window, window.tab(url) as hidden:
@@ -99,7 +124,7 @@ async def _sign_in(tab: Tab) -> None:
 
 
 async def test_web_side_that_does_not_answer_is_told_and_the_page_recovers(
-    system: System,  # noqa: F811
+    system: System,
     browser: Browser,
 ):
     async with signed_in(browser, system) as page:
@@ -125,7 +150,7 @@ QUICKLY = """
 """Notes how long a page waits, and lets it wait for a fiftieth of that."""
 
 
-async def test_web_side_that_is_slow_or_away_is_asked_less_often(system: System, browser: Browser):  # noqa: F811
+async def test_web_side_that_is_slow_or_away_is_asked_less_often(system: System, browser: Browser):
     answers = {"seconds": 0.0, "status": 200}
 
     async def answer(route: Route) -> None:
@@ -155,8 +180,7 @@ async def test_web_side_that_is_slow_or_away_is_asked_less_often(system: System,
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-async def test_name_without_a_space_pushes_no_column_away(system: System, browser: Browser, width: int):  # noqa: F811
-    system.start("runrecorder")
+async def test_name_without_a_space_pushes_no_column_away(system: System, browser: Browser, width: int):
     client = system.client("hub", user_id="u" * 64, name="x" * 200)
     async with signed_in(browser, system, "pt-BR") as page, client:
         await page.set_viewport_size({"width": width, "height": 900})
@@ -176,14 +200,14 @@ async def test_name_without_a_space_pushes_no_column_away(system: System, browse
             assert await page.evaluate(f"{scrolled}.scrollWidth <= {scrolled}.clientWidth")
 
 
-async def test_session_that_has_ended_leads_to_the_login_page(system: System, browser: Browser):  # noqa: F811
+async def test_session_that_has_ended_leads_to_the_login_page(system: System, browser: Browser):
     async with signed_in(browser, system) as page:
         await page.goto(f"{system.admin.url}/admin/presence/live/")
         await page.context.clear_cookies()
         await page.wait_for_url("**/admin/login/**")
 
 
-async def test_connection_that_ends_is_told_on_its_page(system: System, browser: Browser):  # noqa: F811
+async def test_connection_that_ends_is_told_on_its_page(system: System, browser: Browser):
     async with signed_in(browser, system) as page, contextlib.AsyncExitStack() as clients:
         await clients.enter_async_context(system.client("hub", name="Ana"))
         await page.goto(f"{system.admin.url}/admin/presence/live/")
@@ -197,7 +221,7 @@ async def test_connection_that_ends_is_told_on_its_page(system: System, browser:
 
 
 async def test_dead_letter_is_edited_sent_again_and_reaches_the_client_once(
-    system: System,  # noqa: F811
+    system: System,
     browser: Browser,
 ):
     thread = unique("t")
@@ -231,7 +255,7 @@ async def test_dead_letter_is_edited_sent_again_and_reaches_the_client_once(
         assert await page.get_by_text("Edited and sent again: thread:message").count() == 1
 
 
-async def test_letters_are_sent_again_in_bulk(system: System, browser: Browser):  # noqa: F811
+async def test_letters_are_sent_again_in_bulk(system: System, browser: Browser):
     thread = unique("t")
     for number in range(3):
         system.redis.xadd(
@@ -257,7 +281,7 @@ async def test_letters_are_sent_again_in_bulk(system: System, browser: Browser):
         await page.get_by_text("There are no dead letters").wait_for()
 
 
-async def _has_letters(system: System, count: int) -> bool:  # noqa: F811
+async def _has_letters(system: System, count: int) -> bool:
     return len(system.dead_letters()) == count
 
 
@@ -265,7 +289,7 @@ async def _has_letters(system: System, count: int) -> bool:  # noqa: F811
 
 
 async def test_event_is_filled_in_as_it_is_chosen_unless_something_was_typed(
-    system: System,  # noqa: F811
+    system: System,
     browser: Browser,
 ):
     async with signed_in(browser, system) as page:
@@ -282,18 +306,17 @@ async def test_event_is_filled_in_as_it_is_chosen_unless_something_was_typed(
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])
-async def test_charts_are_as_wide_as_their_place(system: System, browser: Browser, width: int):  # noqa: F811
-    system.start("runrecorder")
-    async with signed_in(browser, system) as page, system.client("hub", user_id="ana", name="Ana"):
+async def test_charts_are_as_wide_as_their_place(system: System, browser: Browser, width: int):
+    async with signed_in(browser, system) as page, system.client("hub", user_id="ada", name="Ada"):
         await page.set_viewport_size({"width": width, "height": 800})
         url = f"{system.admin.url}/admin/presence/availability/"
-        await eventually(lambda: _shows(page, url, "Ana"))
+        await eventually(lambda: _shows(page, url, "Ada"))
         cell, drawn = await page.evaluate(
             "[...document.querySelectorAll('td .presence-chart')].map(each => ["
             "each.closest('td').clientWidth, each.clientWidth])[0]"
         )
         assert cell - 20 <= drawn <= cell
-        await page.get_by_role("link", name="Ana").click()
+        await page.get_by_role("link", name="Ada").click()
         await page.locator(".presence-scroll").wait_for()
         place, drawn = await page.evaluate(
             "['.presence-scroll', '.presence-chart'].map(each => document.querySelector(each).clientWidth)"
@@ -307,7 +330,7 @@ async def _shows(page: Page, url: str, text: str) -> bool:
     return await page.get_by_role("link", name=text).count() > 0
 
 
-async def test_admin_has_a_name_and_an_icon_of_its_own(system: System, browser: Browser):  # noqa: F811
+async def test_admin_has_a_name_and_an_icon_of_its_own(system: System, browser: Browser):
     async with signed_in(browser, system) as page:
         missing: list[str] = []
         page.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
@@ -321,7 +344,7 @@ async def test_admin_has_a_name_and_an_icon_of_its_own(system: System, browser: 
         assert missing == []
 
 
-async def test_pages_work_under_a_strict_content_security_policy(system: System, browser: Browser):  # noqa: F811
+async def test_pages_work_under_a_strict_content_security_policy(system: System, browser: Browser):
     refused: list[str] = []
 
     async def strictly(route: Route) -> None:

@@ -84,7 +84,7 @@ async def test_what_clients_send_and_get_is_as_described(uvicorn_stack: Stack, d
         for side in (hub, portal):
             joined = await side.ask("join:thread", {"thread_id": thread})
             await side.ask("join:thread", {"thread_id": thread, "since": joined["data"]["offset"]})
-            rooms = {f"thread:{thread}": joined["data"]["offset"], "user:somebody-else": "1"}
+            rooms = {f"thread:{thread}": joined["data"]["offset"], "user:another": "1"}
             await side.ask("resume", {"rooms": rooms})
         for side in (hub, portal):
             await side.ask("typing:start", {"thread_id": thread})
@@ -101,7 +101,7 @@ async def test_what_clients_send_and_get_is_as_described(uvicorn_stack: Stack, d
             ("user:notification", {"user_id": attendant}, {}),
             ("user:notification", {"user_id": customer}, {"namespaces": ["portal"]}),
             ("queue:new", {"item_id": 5, "group": group}, {}),
-            ("queue:taken", {"item_id": 5, "group": group}, {"except": "nobody"}),
+            ("queue:taken", {"item_id": 5, "group": group}, {"except": "none"}),
             ("queue:updated", {}, {"rooms": [f"presence:{group}"]}),
             ("chat:ended", {"thread_id": thread}, {}),
             ("presence:set", {"user_id": attendant, "status": "away"}, {}),

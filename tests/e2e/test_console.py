@@ -119,7 +119,7 @@ def test_what_is_wrong_is_one_sentence(project: Project, arguments: tuple[str, .
     assert "Traceback" not in done.stderr
 
 
-def test_traceback_is_shown_to_who_asks_for_it(project: Project):
+def test_traceback_is_shown_when_it_is_asked_for(project: Project):
     done = project.realtime("migrate", "--traceback", "--settings", "team.read_only")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")

@@ -59,7 +59,7 @@ def customers(frame: dict) -> set[str]:
     return {customer["user_id"] for customer in frame["data"]["customers"]}
 
 
-async def test_reloads_on_either_server_are_told_to_nobody(two: Two):
+async def test_reloads_on_either_server_are_not_told(two: Two):
     stack, thread, carla = two.stack, unique("th"), unique("u")
     other = two.start_other()
     async with stack.client("hub") as ana, stack.client("hub", port=two.other) as bia:

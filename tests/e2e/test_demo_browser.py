@@ -201,7 +201,7 @@ async def test_customer_whom_an_operator_disconnected_stays_away(screen: Screen,
     await screen.attendant.is_connected()
 
 
-async def test_what_somebody_writes_is_text_and_never_markup(screen: Screen):
+async def test_what_a_user_writes_is_text_and_never_markup(screen: Screen):
     markup = """<img src=x onerror="document.title='owned'"><b>bold</b>"""
     await screen.customer.start_chat(markup)
     await screen.attendant.take(markup)
@@ -239,7 +239,7 @@ async def test_message_in_a_chat_that_is_not_shown_is_marked_and_toasted_until_i
     await expect(screen.page).to_have_title("Support desk · realtime-sockets")
 
 
-async def test_toast_of_a_chat_goes_when_somebody_takes_it(screen: Screen):
+async def test_toast_of_a_chat_goes_when_the_chat_is_taken(screen: Screen):
     topic = unique("about ")
     await screen.customer.start_chat(topic)
     await screen.attendant.toast(topic).get_by_role("button", name="Take it").click()

@@ -33,7 +33,7 @@ async def people(stack: Stack, count: int) -> AsyncIterator[list[Client]]:
         yield [await all_clients.enter_async_context(stack.client("hub")) for _ in range(count)]
 
 
-async def test_nobody_is_let_in_while_everybody_leaves(stack: Stack):
+async def test_no_client_is_let_in_while_all_leave(stack: Stack):
     server = stack.start_sockets()
     token = stack.token(unique("u"), "attendant")
     async with people(stack, 20) as clients:
@@ -116,7 +116,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-async def test_rolling_restart_loses_nothing_and_announces_nobody(stack: Stack):
+async def test_rolling_restart_loses_nothing_and_announces_no_user(stack: Stack):
     other = free_port()
     old = stack.start_sockets()
     stack.start_sockets(other)

@@ -81,7 +81,7 @@ async def test_workers_have_a_bridge_each_of_which_one_leads(system: Stack):
     )  # fmt: skip
     async with Conversation.of(system, seed=1) as conversation:
         await conversation.keep_talking(200)
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
     body = (await system.http("GET", "/metrics")).body.decode()
     assert re.search(r"^realtime_bridge_leading 1\.0$", body, re.MULTILINE)
     assert server.stop() == 0
@@ -116,7 +116,7 @@ async def test_leader_that_is_killed_is_followed_by_another_process(system: Stac
             got = [int(number) for number in (*messages(client, room), *messages(back, room))]
             assert got == list(range(got[0], 200))
         await talking
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
     assert leader(servers) is servers[1]
 
 
@@ -130,7 +130,7 @@ async def test_leaders_that_are_killed_again_and_again_lose_and_repeat_nothing(s
             bridges.pop(0).stop(SIGKILL)
             bridges.append(await asyncio.to_thread(start, system, free_port()))
         await talking
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
 
 
 async def test_leader_delivers_while_it_drains_and_a_standalone_bridge_follows(system: Stack):
@@ -145,5 +145,5 @@ async def test_leader_delivers_while_it_drains_and_a_standalone_bridge_follows(s
         await talking
         assert await asyncio.to_thread(draining.wait) == 0
         await conversation.keep_talking(100)
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
     assert '"standing by"' in draining.output

@@ -87,7 +87,7 @@ class Conversation:
             self.say()
             await asyncio.sleep(self.chance.choice((0, 0, 0.001, 0.004)))
 
-    async def assert_everybody_got_everything_once_and_in_order(self) -> None:
+    async def assert_all_got_everything_once_and_in_order(self) -> None:
         total = sum(map(len, self.expected.values()))
         for client in self.clients:
             with contextlib.suppress(AssertionError):
@@ -164,7 +164,7 @@ async def test_bridges_killed_scripts_flushed_and_connections_cut_at_any_moment(
         await chaos.rage(until=talking)
         await talking
         assert "kill_a_bridge" in chaos.done
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
 
 
 # --- The lease ---------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ async def test_bridge_that_was_paused_for_longer_than_its_lease_delivers_nothing
             finally:
                 paused.signal(SIGCONT)
             await conversation.keep_talking(100)
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
 
 
 async def test_published_without_an_id_is_delivered_by_one_of_the_bridges(system: Stack):
@@ -216,7 +216,7 @@ async def test_first_bridge_ever_delivers_everything_there_is_before_it_is_ready
             == system.redis.xinfo_stream(system.key("stream"))["last-generated-id"]
         )
         conversation.say(100)
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
 
 
 @pytest.mark.slow
@@ -228,7 +228,7 @@ async def test_what_was_said_while_no_bridge_ran_is_delivered_by_the_next(system
             conversation.say(300)
             bridge.stop(SIGKILL)
         system.start("runbridge", ready="")
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
 
 
 def leave_memory(redis: Redis, more: int) -> None:
@@ -250,7 +250,7 @@ async def test_redis_that_is_full_for_a_while_loses_nothing_that_it_took(
         await eventually(lambda: "OutOfMemory" in bridge.output)
         leave_memory(system.redis, 100_000_000)
         conversation.say(100)
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
 
 
 @pytest.mark.slow
@@ -262,9 +262,9 @@ async def test_redis_that_is_full_of_what_was_delivered_long_ago_gets_room_again
         system.redis.xadd(stream, {"message": "x" * 5000}, id=f"{long_ago + n}-0")
     async with Conversation.of(system, seed=6) as conversation:
         conversation.say(10)
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()
         leave_memory(system.redis, -1_000_000)
         await eventually(lambda: "OutOfMemory" in bridge.output)
         await eventually(lambda: system.redis.xlen(stream) < 500)
         conversation.say(10)
-        await conversation.assert_everybody_got_everything_once_and_in_order()
+        await conversation.assert_all_got_everything_once_and_in_order()

@@ -331,7 +331,9 @@ async def test_who_may_not_be_in_a_thread_is_told(browser: Browser, site: Site):
 
 
 @pytest.mark.parametrize("role", ["attendant", "customer"])
-async def test_who_is_denied_is_told_apart_from_who_is_offline(browser: Browser, site: Site, role: str):
+async def test_client_that_is_denied_is_told_apart_from_one_that_is_offline(
+    browser: Browser, site: Site, role: str
+):
     user = unique("u")
     tab = Desk(await opened(browser, site))
     await tab.mount(site.options(site.token(user, role)), unique("th"))

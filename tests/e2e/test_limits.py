@@ -63,7 +63,7 @@ async def test_who_sends_garbage_too_fast_is_told_so(small: Stack):
         assert codes[-1] == "rate_limited"
 
 
-async def test_who_goes_on_too_fast_for_ten_seconds_is_closed(small: Stack):
+async def test_client_that_goes_on_too_fast_for_ten_seconds_is_closed(small: Stack):
     async with small.client("hub") as client:
 
         async def flood() -> None:
@@ -186,7 +186,7 @@ async def test_handshakes_from_one_address_do_not_keep_another_one_out(redis_url
         assert await status("198.51.100.2") == 101
 
 
-async def test_without_trusted_proxies_nobody_is_counted_by_address(redis_url: str, tmp_path: Path):
+async def test_without_trusted_proxies_no_connection_is_counted_by_address(redis_url: str, tmp_path: Path):
     with limited(tmp_path, redis_url, ADDRESS_HANDSHAKES="1") as stack:
         token = stack.token(unique("u"), "attendant")
         answers = [await stack.handshake(token=token) for _ in range(10)]

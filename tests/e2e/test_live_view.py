@@ -183,7 +183,7 @@ async def test_operator_finds_people_and_acts_on_them(system: System):
 
 
 @pytest.mark.slow
-async def test_drained_instance_closes_everybody_and_is_not_missed(system: System):
+async def test_drained_instance_closes_all_connections_and_is_not_missed(system: System):
     processes = await system.admin.instances()
     async with (
         system.client("hub") as staying,

@@ -40,7 +40,7 @@ async def gap_in(clients: Iterable[Client], *rooms: str) -> None:
             assert isinstance(frame["data"]["reason"], str)
 
 
-async def test_redis_restarted_empty_is_said_on_every_connection_and_to_everybody_who_comes_back(
+async def test_redis_restarted_empty_is_said_on_every_connection_and_to_clients_that_come_back(
     fragile: Stack, server: EmbeddedRedis
 ):
     thread = unique("th")

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.harness import Stack, unique
 
 
-async def test_fifty_invalid_frames_in_a_row_close_with_4400_and_nobody_else(stack: Stack):
+async def test_fifty_invalid_frames_in_a_row_close_with_4400_and_close_no_other(stack: Stack):
     async with stack.client("portal") as hostile, stack.client("portal", hostile.user_id) as other_tab:
         for number in range(50):
             await hostile.raw([b"\x00", "{", "[]", '{"event":"x"}', '{"event":"join:thread"}'][number % 5])

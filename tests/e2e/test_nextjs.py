@@ -110,13 +110,13 @@ async def enter(page: Page) -> None:
 
 
 def test_server_renders_the_components_without_a_connection(site: Site):
-    code, html = site.get("/", Cookie="session=of-somebody")
+    code, html = site.get("/", Cookie="session=unknown")
     assert code == 200
     assert '<section aria-label="Thread 42"><p role="status">stopped</p>' in html
     assert '<ul aria-label="Present"></ul>' in html
 
 
-def test_nobody_gets_a_token_without_a_session(site: Site):
+def test_visitor_without_a_session_gets_no_token(site: Site):
     assert "Sign in" in site.get("/")[1]
     assert site.get("/api/token") == (401, "not signed in")
     assert site.get("/api/token", Cookie="session=made-up") == (401, "not signed in")

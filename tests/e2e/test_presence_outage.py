@@ -40,7 +40,7 @@ def fragile(server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> 
     assert "Traceback" not in stack.logs, stack.logs
 
 
-async def test_redis_paused_for_longer_than_the_lease_and_the_grace_period_announces_nobody(
+async def test_redis_paused_for_longer_than_the_lease_and_the_grace_period_announces_no_user(
     fragile: Stack, server: EmbeddedRedis
 ):
     group, user = unique("g"), unique("u")
@@ -59,7 +59,7 @@ async def test_redis_paused_for_longer_than_the_lease_and_the_grace_period_annou
         assert said(admin, user) == ["online", "away"]
 
 
-async def test_redis_restarted_empty_keeps_who_is_connected_and_ends_who_was_in_grace(
+async def test_redis_restarted_empty_keeps_connected_users_and_ends_those_in_grace(
     fragile: Stack, server: EmbeddedRedis
 ):
     group, stays, away, leaves = unique("g"), unique("stays"), unique("away"), unique("leaves")

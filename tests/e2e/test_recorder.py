@@ -272,7 +272,7 @@ async def test_attendant_who_comes_and_goes_is_in_the_database(system: System):
 
 
 @pytest.mark.slow
-async def test_wiped_redis_leaves_no_ghost_online_and_nobody_who_is_there_flaps(system_of_its_own: System):
+async def test_wiped_redis_leaves_no_ghost_online_and_no_user_who_is_there_flaps(system_of_its_own: System):
     stack, database = system_of_its_own
     stack.start("runbridge")
     dying = stack.start_sockets()

@@ -116,7 +116,7 @@ async def test_every_room_of_a_resume_is_recovered_by_itself(stack: Stack):
         await got(client, threads[0], "live")
 
 
-async def test_nothing_is_lost_or_doubled_by_who_comes_and_goes_while_others_publish_at_full_speed(
+async def test_nothing_is_lost_or_doubled_for_a_client_that_comes_and_goes_during_publishing_at_full_speed(
     stack: Stack,
 ):
     chance = random.Random(3)

@@ -137,7 +137,7 @@ async def ask_in_vain(keyed: Keyed) -> asyncio.Task[int]:
         # Refused without asking: the keys had been fetched just before.
 
 
-async def test_hanging_key_server_blocks_nobody_who_is_connected(keyed: Keyed):
+async def test_hanging_key_server_blocks_no_client_that_is_connected(keyed: Keyed):
     _, _, token = await jwks_client(keyed)
     async with keyed.stack.client("hub", token=token, port=keyed.ports["JWKS"]) as other:
         with keyed.jwks.hanging():

@@ -37,7 +37,7 @@ async def primary_is_killed(world: World, servers: Cluster, number: int) -> floa
     """Seconds between the promotion and the moment at which every client has got a message written after it."""
     await asyncio.to_thread(servers.primaries[number].stop, SIGKILL)
     await eventually(lambda: servers.is_promoted(number), 30)
-    return await world.everybody_hears()
+    return await world.all_hear()
 
 
 async def test_rooms_of_all_servers_are_delivered_once_and_in_order(clustered, record_property):

@@ -38,7 +38,7 @@ async def socket_servers_are_restarted_one_by_one(world: World) -> None:
         process.signal(SIGTERM)
         assert await asyncio.to_thread(process.wait) == 0
         await restart_sockets(world, number)
-        await world.everybody_is_present()
+        await world.all_are_present()
 
 
 async def bridges_are_killed_in_turn(world: World) -> None:
@@ -118,7 +118,7 @@ HARMLESS: list[Break] = [
 
 
 @pytest.mark.parametrize("breaks", HARMLESS, ids=lambda breaks: breaks.__name__)
-async def test_nothing_is_lost_or_doubled_and_nobody_flaps(world: World, breaks: Break, record_property):
+async def test_nothing_is_lost_or_doubled_and_no_presence_flaps(world: World, breaks: Break, record_property):
     await asyncio.to_thread(world.start)
     await world.gather()
     async with world.traffic():
@@ -150,7 +150,7 @@ LOSES: list[Break] = [redis_is_wiped, redis_restarts_empty, redis_comes_back_as_
 
 
 @pytest.mark.parametrize("breaks", LOSES, ids=lambda breaks: breaks.__name__)
-async def test_whoever_may_have_missed_something_is_told(world: World, breaks: Break, record_property):
+async def test_client_that_may_have_missed_something_is_told(world: World, breaks: Break, record_property):
     await asyncio.to_thread(world.start)
     await world.gather()
     async with world.traffic():
@@ -215,7 +215,7 @@ async def test_client_whose_connection_died_without_a_word_comes_back_and_has_ev
                 person.move()
             number_of_people = len(world.people)
             await eventually(lambda: arrived(world, number_of_people))
-            await world.everybody_is_present()
+            await world.all_are_present()
             assert await world.connections(world.ports[0]) == number_of_people, "the old ones were ended"
         account = await world.settle()
         record_property("account", str(account))
@@ -223,7 +223,7 @@ async def test_client_whose_connection_died_without_a_word_comes_back_and_has_ev
         assert world.flaps() == []
 
 
-async def test_reader_at_one_kilobyte_a_second_holds_up_nobody(world: World, record_property):
+async def test_reader_at_one_kilobyte_a_second_holds_up_no_other(world: World, record_property):
     await asyncio.to_thread(world.start)
     async with Proxy(to_port(world.ports[0])) as network:
         network.narrow = 1000
@@ -247,7 +247,7 @@ async def test_reader_at_one_kilobyte_a_second_holds_up_nobody(world: World, rec
 
 
 @pytest.mark.parametrize("seconds", [600, -600])
-async def test_clock_of_a_host_that_jumps_matters_to_nobody(world: World, tmp_path: Path, seconds: int):
+async def test_clock_of_a_host_that_jumps_matters_to_no_client(world: World, tmp_path: Path, seconds: int):
     libraries = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     assert libraries, "needs the Debian package faketime"
     clock = tmp_path / "clock"

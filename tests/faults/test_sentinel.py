@@ -29,7 +29,7 @@ async def primary_is_killed(world: World, servers: Watched) -> float:
     """Seconds between the promotion and the moment at which every client has got a message written after it."""
     await asyncio.to_thread(servers.primary.stop, SIGKILL)
     await eventually(lambda: servers.is_promoted, 30)
-    return await world.everybody_hears()
+    return await world.all_hear()
 
 
 async def test_fail_over_loses_and_doubles_nothing_that_the_replica_has(watched, record_property):

@@ -69,7 +69,7 @@ def has_history() -> bool:
 
 @pytest.mark.skipif(not has_history(), reason="needs the repository's history: git fetch --unshallow")
 @pytest.mark.parametrize("way", ["upgrade", "way back"])
-async def test_nobody_notices_that_another_version_takes_over(
+async def test_no_client_notices_that_another_version_takes_over(
     world: World, before: Path, way: str, record_property
 ):
     old, new = (before, ROOT) if way == "upgrade" else (ROOT, before)
@@ -101,7 +101,7 @@ async def test_nobody_notices_that_another_version_takes_over(
             world.sockets[number] = await asyncio.to_thread(
                 start, stack, new, "runsockets", world.ports[number]
             )
-            await world.everybody_is_present()
+            await world.all_are_present()
     account = await world.settle()
     record_property("account", str(account))
     assert account.is_perfect, account

@@ -203,9 +203,9 @@ class World:
             self.people.append(person)
             self._lives.append(asyncio.create_task(person.stay()))
             await asyncio.sleep(0.005)  # thousands at once would be too much for this process
-        await self.everybody_is_present()
+        await self.all_are_present()
 
-    async def everybody_is_present(self) -> None:
+    async def all_are_present(self) -> None:
         await eventually(lambda: all(person.present for person in self.people), self.patience)
 
     @contextlib.asynccontextmanager
@@ -221,7 +221,7 @@ class World:
             over.set()
             await asyncio.wait_for(writing, self.patience)
 
-    async def everybody_hears(self) -> float:
+    async def all_hear(self) -> float:
         """Seconds until every client has got a message that was written from now on."""
         began = time.monotonic()
         marks = {thread: len(written) for thread, written in self.written.items()}
@@ -282,7 +282,7 @@ class World:
 
     async def settle(self) -> Account:
         """Publish one more message in each thread, wait until every member has it, and count."""
-        await self.everybody_is_present()
+        await self.all_are_present()
         client = self._backbone()
         try:
             for thread in self.threads:

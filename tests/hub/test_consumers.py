@@ -57,7 +57,7 @@ async def test_attendant_without_groups_gets_no_state():
         await ana.nothing("presence:state")
 
 
-async def test_state_holds_who_is_in_grace(world: World):
+async def test_state_holds_users_who_are_in_grace(world: World):
     async with connected("hub", "7"):
         pass
     await eventually(lambda: world.deadline("grace", "7") is not None)
@@ -98,7 +98,7 @@ async def test_log_out_with_another_tab_open_is_not_announced():
         await bob.nothing("attendant:offline")
 
 
-async def test_heartbeat_brings_back_who_was_away_by_itself(world: World, settings):
+async def test_heartbeat_brings_back_a_user_who_was_away_without_having_chosen_it(world: World, settings):
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4}
     async with connected("hub", "7") as ana:
         world.silence("7")

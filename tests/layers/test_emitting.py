@@ -54,7 +54,9 @@ async def test_emitted_message_reaches_every_process_once(layers: Layers):
     await far.hear(*expected)
 
 
-async def test_emitted_message_is_not_for_its_sender_nor_for_who_is_behind_or_paused(layers: Layers):
+async def test_emitted_message_is_not_for_its_sender_nor_for_listeners_that_are_behind_or_paused(
+    layers: Layers,
+):
     class Behind(Ears):
         is_behind = True
 

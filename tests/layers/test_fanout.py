@@ -186,7 +186,7 @@ async def test_listeners_that_lack_the_same_read_it_together(layer: Any, monkeyp
     assert len(reads) == 1
 
 
-async def test_closing_some_of_those_who_read_together_does_not_disturb_the_others(layer: Any, monkeypatch):
+async def test_closing_some_listeners_that_read_together_does_not_disturb_the_others(layer: Any, monkeypatch):
     all_ears = [await Ears.in_rooms(layer, ROOM) for _ in range(6)]
     after, asked, go_on = history.after, asyncio.Event(), asyncio.Event()
 

@@ -47,7 +47,7 @@ async def test_discarding_from_one_group_leaves_the_others(layer: Any):
     assert await receive(layer, channel) == message("two")
 
 
-async def test_discarding_who_is_not_in_is_fine(layer: Any):
+async def test_discarding_a_channel_that_is_not_in_is_fine(layer: Any):
     (channel,) = await members(layer, 1, "group")
     await layer.group_discard("never-heard-of", channel)
     await layer.group_discard("group", await layer.new_channel())

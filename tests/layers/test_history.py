@@ -39,7 +39,7 @@ def entry(
 
 
 async def put(*entries: Draft, publish: bool = False, **options) -> list[list[int]]:
-    """Append, to rooms that nobody need have entered; the positions, 0 where an entry was left out."""
+    """Append, to rooms that need not have been entered; the positions, 0 where an entry was left out."""
     appended = await append(entries, publish=publish, **options)
     return [[int(position or 0) for position in found] for found in appended]
 
@@ -149,29 +149,29 @@ async def test_concurrent_entries_never_share_a_position():
     assert 0 not in found
 
 
-# --- Rooms that nobody has entered ---------------------------------------------------------------------
+# --- Rooms that were never entered ---------------------------------------------------------------------
 
 
-async def test_nothing_is_kept_of_what_nobody_could_ever_ask_for():
+async def test_nothing_is_kept_of_what_no_client_could_ever_ask_for():
     assert await append([entry("1", id="order-7")]) == [[b"0"]]
     assert await client().keys(f"{history.base(HERE)}*") == []
 
 
-async def test_room_that_was_entered_is_kept_though_nobody_is_in_it():
+async def test_room_that_was_entered_is_kept_though_it_is_empty():
     end = (await ends([HERE]))[HERE]
     ((position,),) = await put(entry("1"), publish=True)
     assert position > end
     assert names_of((await after(HERE, end, EVERYTHING)).publications) == ["1"]
 
 
-async def test_room_that_redis_forgot_is_kept_for_who_is_in_it():
+async def test_room_that_redis_forgot_is_kept_for_clients_that_are_in_it():
     async with client().pubsub() as subscription:
         await subscription.subscribe(history.channel(HERE))
         await subscription.get_message(timeout=PATIENCE)
         assert await put(entry("1"), publish=True) != [[0]]
 
 
-async def test_entry_is_delivered_where_somebody_was_and_nowhere_else():
+async def test_entry_is_delivered_in_rooms_that_were_entered_and_nowhere_else():
     await ends([THERE])
     ((here, there),) = await put(entry("1", HERE, THERE, id="order-7"), publish=True)
     assert (here, bool(there)) == (0, True)
@@ -230,7 +230,7 @@ async def test_what_is_published_is_what_is_in_the_log():
     async with client().pubsub() as subscription:
         await subscription.subscribe(history.channel(HERE))
         await subscription.get_message(timeout=PATIENCE)
-        entries = entry("1", exclude="somebody"), entry("2", body="ünïcode".encode()), entry("3")
+        entries = entry("1", exclude="a-connection"), entry("2", body="ünïcode".encode()), entry("3")
         await put(*entries, publish=True)
         published = []
         while len(published) < 3:
@@ -238,13 +238,11 @@ async def test_what_is_published_is_what_is_in_the_log():
             assert message is not None
             published.append(unpack(message["data"]))
     assert published == await logged()
-    assert [publication.exclude for publication in published] == ["somebody", "", ""]
+    assert [publication.exclude for publication in published] == ["a-connection", "", ""]
     assert [publication.previous for publication in published[1:]] == [p.position for p in published[:-1]]
 
 
-@pytest.mark.parametrize(
-    "exclude", ["a", "c" * 32, "somebody-else's idea of a connection id " * 5, "ünïcode"]
-)
+@pytest.mark.parametrize("exclude", ["a", "c" * 32, "another's idea of a connection id " * 5, "ünïcode"])
 async def test_excluded_connection_is_passed_on_whatever_it_is_called(exclude: str):
     async with client().pubsub() as subscription:
         await subscription.subscribe(history.channel(HERE))
@@ -469,7 +467,7 @@ async def test_holder_of_the_lease_appends():
     assert position
 
 
-@pytest.mark.parametrize("holder", ["somebody else", None])
+@pytest.mark.parametrize("holder", ["another bridge", None])
 async def test_nothing_is_appended_in_the_name_of_a_lease_that_was_lost(holder: str | None):
     if holder:
         await client().set(key("lease", "bridge"), holder)

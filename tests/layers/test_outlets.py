@@ -237,7 +237,7 @@ async def test_channel_that_is_received_from_twice_at_once_gives_each_message_to
     assert await asyncio.wait_for(receiving[1], PATIENCE) == message(2)
 
 
-async def test_message_that_nobody_received_in_time_expires(layers: Layers):
+async def test_message_that_was_not_received_in_time_expires(layers: Layers):
     layer = layers.make(expiry=1)
     channel = await layer.new_channel()
     await layer.send(channel, message("old"))

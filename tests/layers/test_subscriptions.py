@@ -76,7 +76,7 @@ async def test_messages_published_at_once_travel_together(alone: Layers, server:
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_who_leaves_before_redis_has_confirmed_does_not_hold_up_who_joined_with_it(
+async def test_channel_that_leaves_before_redis_has_confirmed_does_not_hold_up_one_that_joined_with_it(
     alone: Layers, server: EmbeddedRedis, turns: int
 ):
     layer = alone.make()

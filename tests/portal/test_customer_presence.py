@@ -46,7 +46,9 @@ async def watch(attendant: Connection, thread: str = "42") -> set[str]:
     return {customer["user_id"] for customer in state["customers"]}
 
 
-async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they_are(wanted, monkeypatch):
+async def test_attendant_who_is_expelled_while_the_customers_are_read_is_not_told_who_they_are(
+    wanted, monkeypatch
+):
     snapshot = PresenceTracker.snapshot
 
     async def snapshot_and_expelled(presence: PresenceTracker, group: str) -> list[store.Member]:
@@ -66,7 +68,7 @@ async def test_who_is_expelled_while_the_customers_are_read_is_not_told_who_they
 # --- Off ---------------------------------------------------------------------------------------------
 
 
-async def test_nobody_is_told_and_nothing_is_kept_unless_it_is_wanted():
+async def test_nothing_is_told_or_kept_unless_it_is_wanted():
     async with bridging(), connected("hub", "7") as ana, connected("portal", "9", threads=["42"]) as carla:
         await ana.call("join:thread", {"thread_id": "42"})
         await carla.call("join:thread", {"thread_id": "42"})
@@ -218,7 +220,7 @@ async def test_last_connection_lost_is_told_after_the_grace_period():
 
 
 @pytest.mark.usefixtures("wanted")
-async def test_page_that_is_loaded_anew_is_told_to_nobody():
+async def test_page_that_is_loaded_anew_is_not_told():
     async with bridging(), sweeping(), connected("hub", "7") as ana:
         await watch(ana)
         await add("thread:grant", {"thread_id": "42", "user_id": "9"})

@@ -194,7 +194,9 @@ def test_a_records_page_shows_the_live_status_and_the_users_latest_changes(admin
     assert users(all_of_them) == {"7"}
 
 
-def test_a_records_page_without_history_says_so_and_hides_it_from_who_may_not_see_it(client: Client):
+def test_a_records_page_without_history_says_so_and_hides_it_from_operators_who_may_not_see_it(
+    client: Client,
+):
     record = make_record()
     url = reverse("admin:presence_presencerecord_change", args=[record.pk])
     user = operator(client, "view_presencerecord")
@@ -313,7 +315,7 @@ def test_disconnect_is_published_for_every_selected_user_and_leaves_a_log_entry(
     }
 
 
-def test_disconnect_asks_first_and_names_everybody_it_would_concern(admin_client: Client):
+def test_disconnect_asks_first_and_names_all_users_it_would_concern(admin_client: Client):
     response = disconnect(admin_client, make_record("7"), make_record("8"), confirmed_not="")
     page = response.content.decode()
     assert "these 2 users" in page

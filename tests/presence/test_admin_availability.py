@@ -150,7 +150,7 @@ def test_who_is_offline_counts_for_nothing():
     attend("8", [])
     assert counted("7", "2026-03-02", "2026-03-09", at("2026-03-09T12:00")) == {}
     assert counted("8", "2026-03-02", "2026-03-09", at("2026-03-09T12:00")) == {}
-    assert hours(["nobody"], days(date(2026, 3, 1), date(2026, 3, 1))) == {"nobody": [Hours()]}
+    assert hours(["absent"], days(date(2026, 3, 1), date(2026, 3, 1))) == {"absent": [Hours()]}
     assert hours([], days(date(2026, 3, 1), date(2026, 3, 1))) == {}
 
 
@@ -167,7 +167,7 @@ def test_change_at_midnight_sharp_belongs_to_the_new_day():
     assert counted("7", "2026-03-01", "2026-03-03", at("2026-03-09T00:00")) == {"2026-03-02": (1440, 0)}
 
 
-def test_same_id_in_another_namespace_is_somebody_else():
+def test_same_id_in_another_namespace_is_another_user():
     attend("7", [(at("2026-03-02T09:00"), "online"), (at("2026-03-02T10:00"), "offline")])
     attend("7", [(at("2026-03-02T09:30"), "away")], namespace="portal")
     assert counted("7", "2026-03-02", "2026-03-02", at("2026-03-03T00:00")) == {"2026-03-02": (60, 0)}
@@ -360,7 +360,7 @@ def test_index_finds_the_rows_of_a_page(recorded: dict[str, Changes]):
 # --- Pages -------------------------------------------------------------------------------------------
 
 
-def test_everybody_is_shown_with_their_hours_by_name_and_paged(admin_client: Client):
+def test_all_users_are_shown_with_their_hours_by_name_and_paged(admin_client: Client):
     attend("z", [(at("2026-03-02T09:00"), "online"), (at("2026-03-02T10:15"), "offline")], name="Ana")
     for number in range(30):
         attend(f"u{number}", [], name=f"Bia {number:02}")
@@ -389,7 +389,7 @@ def test_person_is_shown_with_a_chart_that_needs_no_script_and_no_style(admin_cl
     assert "style=" not in svg
     assert "<script" not in svg
     assert svg.count("<rect") == 2
-    assert admin_client.get(reverse(PERSON, args=["nobody"])).status_code == 404
+    assert admin_client.get(reverse(PERSON, args=["unknown"])).status_code == 404
     assert admin_client.get(reverse(PERSON, args=["8"])).status_code == 200
 
 
@@ -573,7 +573,7 @@ def exported(content: bytes) -> list[list[str]]:
     return [*csv.reader(io.StringIO(content.decode()))]
 
 
-def test_csv_has_a_line_for_each_day_somebody_was_there(admin_client: Client):
+def test_csv_has_a_line_for_each_day_on_which_a_user_was_there(admin_client: Client):
     attend(
         "7", [(at("2026-03-02T23:00"), "online"), (at("2026-03-03T00:30"), "offline")], name='Ana "A", Lima'
     )

@@ -324,7 +324,7 @@ def test_a_connection_is_shown_with_its_rooms_and_how_far_behind_it_is(admin_cli
     assert reverse(DISCONNECT[0], args=DISCONNECT[1:]) in page
 
 
-def test_connection_that_is_over_is_not_found_unless_somebody_did_not_answer(
+def test_connection_that_is_over_is_not_found_unless_an_instance_did_not_answer(
     admin_client: Client, system: System
 ):
     url = reverse("admin:presence_live_connection", args=["gone"])
@@ -462,7 +462,7 @@ def test_who_may_only_look_is_offered_nothing_to_do(client: Client, system: Syst
             assert reverse(name[0], args=name[1:]) not in page
 
 
-def test_index_links_to_the_live_view_for_who_may_see_it(client: Client):
+def test_index_links_to_the_live_view_for_operators_who_may_see_it(client: Client):
     operator(client, "view_live")
     page = client.get(reverse("admin:index")).content.decode()
     assert reverse(CONNECTIONS) in page
@@ -643,7 +643,7 @@ def test_event_that_is_not_valid_is_not_sent(
     assert (published(), logged()) == ([], [])
 
 
-def test_audience_that_cannot_be_counted_keeps_nobody_from_looking(admin_client: Client, monkeypatch):
+def test_audience_that_cannot_be_counted_keeps_no_operator_from_looking(admin_client: Client, monkeypatch):
     def down(*_: Any) -> None:
         raise RedisError
 

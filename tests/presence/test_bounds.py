@@ -66,7 +66,7 @@ def test_one_call_takes_off_no_more_connections_than_its_share(world: World):
     assert not list(world.redis.scan_iter(f"{world.base}:node:*"))
 
 
-def test_everybody_of_a_dead_instance_is_announced_offline_once(world: World):
+def test_each_user_of_a_dead_instance_is_announced_offline_once(world: World):
     for number in range(35):
         world.connect(f"user-{number}", f"tab-{number}")
     ended = expire(world, "instance-1")

@@ -103,7 +103,7 @@ def test_change_is_told_to_every_group_of_the_user(status: str):
     }
 
 
-def test_change_of_a_user_without_groups_is_told_to_nobody():
+def test_change_of_a_user_without_groups_is_not_told():
     (delivery,) = announcements(encoded(groups=[]))
     assert delivery.targets == ()
 

@@ -116,7 +116,7 @@ def test_regrouping_changes_the_records_groups_and_is_no_line_of_history():
     assert PresenceTransition.objects.count() == 1
 
 
-def test_regrouping_of_a_user_nobody_recorded_yet_makes_a_record():
+def test_regrouping_of_a_user_without_a_record_makes_one():
     append("7", "away", "away", at=at(60), since=at(10))
     append("8", "online", "online", at=at(60))
     Recorder().step()
@@ -174,7 +174,7 @@ def _refuse(*_: Any, **__: Any) -> None:
 
 def test_recorder_that_lost_the_race_for_a_batch_leaves_it_to_the_winner(monkeypatch):
     append()
-    append("8", field_nobody_knows=1)
+    append("8", unknown_field=1)
     append_raw("{")
     parse, recorder = module.parse_transition, Recorder()
 
@@ -368,7 +368,7 @@ def test_time_in_which_redis_did_not_answer_does_not_count(clock: Clock, monkeyp
     assert record().status == "online"
 
 
-def test_looking_for_ghosts_is_one_round_trip_and_none_when_nobody_is_there(clock: Clock, monkeypatch):
+def test_looking_for_ghosts_is_one_round_trip_and_none_when_no_user_is_there(clock: Clock, monkeypatch):
     looks: list[Any] = []
     statuses = store.statuses_sync
 

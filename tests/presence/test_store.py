@@ -101,7 +101,7 @@ def test_snapshot_is_sorted_by_name_and_says_since_when(world: World):
 
 
 def test_snapshot_of_an_unknown_group_is_empty(world: World):
-    assert store.snapshot_sync(HUB, "nobody") == []
+    assert store.snapshot_sync(HUB, "empty") == []
 
 
 async def test_asynchronous_code_sees_the_same(world: World, process):
@@ -237,7 +237,7 @@ def test_status_of_before_a_log_out_is_not_set_after_it(ana: World):
     assert ana.status() == "online"
 
 
-def test_status_set_for_who_was_not_there_is_not_set_when_they_have_come(world: World):
+def test_status_set_for_a_user_who_was_not_there_is_not_set_when_they_have_come(world: World):
     set_over_the_bus(world, "away", order(1000))
     world.connect()
     set_over_the_bus(world, "away", order(1000))

@@ -414,7 +414,7 @@ async def test_many_who_ask_at_once_share_a_snapshot_that_sees_all_of_them(
     assert reads <= 4
 
 
-async def test_failed_snapshot_is_said_to_who_asked_and_not_to_who_asks_next(
+async def test_failed_snapshot_is_said_to_the_caller_that_asked_and_not_to_the_next(
     tracker: PresenceTracker, monkeypatch
 ):
     async def down(*args: Any) -> Any:

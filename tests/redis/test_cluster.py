@@ -136,7 +136,7 @@ async def test_id_is_remembered_by_every_room(layer: Any):
 
 
 async def test_former_holder_of_the_lease_publishes_nothing():
-    await client().set(key("lease", "bridge"), "somebody else")
+    await client().set(key("lease", "bridge"), "another bridge")
     assert await history.append([everywhere("1")], lease=(key("lease", "bridge"), "me")) == []
 
 
@@ -243,7 +243,7 @@ async def seen_all(group: str, position: int) -> bool:
     return await seen(group, position) == ["2", "3"]
 
 
-async def test_what_is_delivered_again_is_not_for_who_came_later(layer: Any):
+async def test_what_is_delivered_again_is_not_for_clients_that_came_later(layer: Any):
     async with bridging():
         await add("thread:message", {"thread_id": 42, "message_id": 1})
         await add("no:such", {})
@@ -317,7 +317,7 @@ async def test_subscription_follows_its_slot(layer: Any):
             return await Ears.in_rooms(layer, *ROOMS)
         return None
 
-    ears = await eventually(enter)  # whoever does not serve a channel says so
+    ears = await eventually(enter)  # a server that does not serve a channel says so
     assert len(found.servers()) == 3
     await history.append([everywhere("1")])
     await ears.hear(*["1"] * len(ROOMS))
@@ -416,7 +416,7 @@ async def test_slot_may_move_while_people_are_in_its_rooms(layer: Any, servers: 
     assert caplog.text.count("subscription lost") == ears_lost  # the other rooms of the server stay
 
 
-async def test_presence_that_is_being_moved_is_not_taken_for_nobody(layer: Any, servers: Cluster):
+async def test_presence_that_is_being_moved_is_not_taken_for_empty(layer: Any, servers: Cluster):
     found = shards()
     await found.known()
     await store.apply(HUB, [ANA_CONNECTS], Caller("n", registers=True))
@@ -500,8 +500,8 @@ async def test_pub_sub_goes_on_at_another_server_when_its_own_has_left(
     found = shards()
     async with bridging():
         (gone,) = await eventually(listening)
-        everybody = found.servers()
-        monkeypatch.setattr(found, "servers", lambda: {each for each in everybody if each[1] != gone})
+        known = found.servers()
+        monkeypatch.setattr(found, "servers", lambda: {each for each in known if each[1] != gone})
         monkeypatch.setattr(found, "any_server", lambda: next(iter(found.servers())))
         for tell in tuple(found.on_change):
             tell()
@@ -604,7 +604,7 @@ async def test_connections_of_many_users_are_recorded_together(settings):
     assert await client().zrange(taken[3].key, 0, -1) == [second.encode()]
 
 
-async def test_process_that_nobody_hears_any_more_is_told_from_one_that_lives(layer: Any):
+async def test_process_without_a_subscription_is_told_from_one_that_lives(layer: Any):
     alive = await layer.new_channel()
     assert await layer.dead([alive, "specific.gone!1"]) == {"specific.gone!1"}
 

@@ -40,7 +40,7 @@ async def test_another_schema_version_is_refused_and_left_as_it_is():
 
 
 @pytest.mark.usefixtures("other")
-async def test_nobody_is_let_in_and_readiness_says_why():
+async def test_no_client_is_let_in_and_readiness_says_why():
     with pytest.raises(OtherSchemaVersion):
         await ConnectionRegistry().start()
     [reason] = await reasons_not_ready()
@@ -48,7 +48,7 @@ async def test_nobody_is_let_in_and_readiness_says_why():
 
 
 @pytest.mark.usefixtures("other")
-async def test_nothing_is_delivered_and_nobody_is_judged():
+async def test_nothing_is_delivered_and_no_presence_changes():
     with pytest.raises(OtherSchemaVersion):
         await Bridge([BUS]).lead_or_stand_by()
     with pytest.raises(OtherSchemaVersion):

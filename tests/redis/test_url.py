@@ -64,7 +64,7 @@ def test_sentinels_have_credentials_of_their_own():
     assert location.arguments().get("password") is None
 
 
-def test_tls_to_whoever_is_the_primary():
+def test_tls_to_the_server_that_is_the_primary():
     location = parse("rediss+sentinel://a/shop?ssl_ca_certs=/ca.pem")
     assert issubclass(location.arguments()["connection_class"], aioredis.SSLConnection)
     assert issubclass(location.sync_arguments()["connection_class"], redis.SSLConnection)

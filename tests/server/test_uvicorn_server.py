@@ -179,7 +179,7 @@ def test_server_does_not_log_paths_which_may_hold_tokens():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_address_that_somebody_listens_on_cannot_be_had(host: str):
+def test_address_on_which_another_process_listens_cannot_be_had(host: str):
     with bind(host, 0) as taken:
         taken.listen()
         with pytest.raises(OSError, match="in use"):

@@ -511,7 +511,7 @@ class Checker:
             link.marks.append((link.down.sent, lambda: self._signalled(link.host, signal)))
 
     def broadcast(self, channel: bytes, payload: bytes) -> None:
-        """Something is sent to all instances, or whoever of them can hear it."""
+        """Something is sent to all instances, or to those of them that can hear it."""
         if payload[:1] == b"C" and channel.startswith(self._log):
             self.history(channel[len(self._log) : -6].decode()).cut = int(payload[1:])
         if payload[:1] == b"M" and b"control.signal" in payload:

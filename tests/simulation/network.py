@@ -165,7 +165,7 @@ class Link(asyncio.Transport):
         self.network.clock.after(self.network.latency(), self._lose_peer)
 
     def stall(self) -> None:
-        """It carries nothing any more, and nobody is told."""
+        """It carries nothing any more, and neither end is told."""
         self.up.stall()
         self.down.stall()
 

@@ -296,7 +296,7 @@ class RedisServer:
     # --- Commands --------------------------------------------------------------------------------
 
     def run(self, session: Session | None, command: Sequence[bytes]) -> Any:
-        """Run a command, of nobody's for `session` None; returns its reply. Raises `Refused`."""
+        """Run a command, of no session for None; returns its reply. Raises `Refused`."""
         self.commands += 1
         name = command[0].decode().lower()
         if (of_session := getattr(self, f"session_{name}", None)) is not None and session is not None:

@@ -64,7 +64,7 @@ def test_promises_hold_for_a_million_steps():
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_mutation_is_noticed(mutation: Mutation):
     run = simulate("--mutation", mutation.name, "--seed", str(mutation.seed), "--seeds", "200")
-    assert run.returncode == 1, f"nobody notices that {mutation.name}\n{run.stdout}{run.stderr}"
+    assert run.returncode == 1, f"it was not noticed that {mutation.name}\n{run.stdout}{run.stderr}"
     assert "VIOLATION" in run.stdout, run.stdout + run.stderr
 
 

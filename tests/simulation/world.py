@@ -428,7 +428,7 @@ class World:
         )
 
     def order(self) -> None:
-        """An operator grants, revokes, expels, disconnects; mostly what concerns somebody who is there."""
+        """An operator grants, revokes, expels, disconnects; mostly what concerns a user who is there."""
         if not self.redis.is_up:
             return
         client = self.random.choice(self.clients)
@@ -475,7 +475,7 @@ class World:
     # --- Faults ----------------------------------------------------------------------------------
 
     def _any_link(self) -> Link | None:
-        """Every other time one that somebody has subscribed on."""
+        """Every other time one with a subscription."""
         links = list(self.network.links)
         if self.random.random() < 0.5:
             links = [link for link in links if isinstance(link.peer, Session) and link.peer.channels] or links
@@ -598,7 +598,7 @@ class World:
             self.clock.after(12.0, client.enter_wanted)
 
     def _probe(self) -> None:
-        """One last message to everybody."""
+        """One last message to each room."""
         self.note("probe")
         self.clock.after(1.0, lambda: [self._publish(thread) for thread in THREADS])
 

@@ -32,15 +32,15 @@ class Connection:
 
 
 def crowd(count: int = COUNT) -> list[Connection]:
-    """Every tenth a customer; thread n % 500, and everybody of the team in one group; in no order of time."""
-    everybody = []
+    """Every tenth a customer; thread n % 500, and the whole team in one group; in no order of time."""
+    made = []
     for number in range(count):
         namespace = "portal" if number % 10 == 0 else "hub"
         user = f"u{number}"
         rooms = {f"user:{user}": 1, f"thread:{number % 500}": 1}
         if namespace == "hub":
             rooms["presence:attendants"] = 1
-        everybody.append(
+        made.append(
             Connection(
                 connection_id=f"{number:032x}",
                 user=(namespace, user),
@@ -50,7 +50,7 @@ def crowd(count: int = COUNT) -> list[Connection]:
                 unsent=number if number % 1000 == 0 else 0,
             )
         )
-    return everybody
+    return made
 
 
 CROWD = crowd()
@@ -77,7 +77,7 @@ async def test_no_answer_has_more_than_200_rows_whatever_is_asked_for():
 
 
 @pytest.mark.parametrize("behind_first", [False, True])
-async def test_pages_show_everybody_once_in_order_there_and_back(behind_first: bool):
+async def test_pages_show_all_users_once_in_order_there_and_back(behind_first: bool):
     about = AboutConnections(behind_first=behind_first, limit=200)
     pages = [await results.page(about, CROWD)]
     while pages[-1].rows and pages[-1].before + len(pages[-1].rows) < pages[-1].total:
@@ -98,7 +98,7 @@ async def test_newest_come_first():
     assert opened == sorted((each.opened_at for each in CROWD), reverse=True)[:50]
 
 
-async def test_those_who_do_not_keep_up_come_first_when_asked_for():
+async def test_connections_that_read_too_slowly_come_first_when_asked_for():
     rows = (await results.page(AboutConnections(behind_first=True, limit=10), CROWD)).rows
     assert [row.unsent for row in rows] == [9000, 8000, 7000, 6000, 5000, 4000, 3000, 2000, 1000, 0]
 
@@ -136,7 +136,7 @@ async def test_a_row_names_a_few_rooms_and_counts_all():
 async def test_largest_rooms_come_first_and_personal_ones_only_when_asked_for():
     told = await results.rooms(AboutRooms(limit=5), CROWD)
     assert told.sizes[0] == ("hub", "presence:attendants", COUNT * 9 // 10)
-    assert told.total == 501  # a tenth of the threads has customers, and those have nobody of the team
+    assert told.total == 501  # a tenth of the threads has customers, and those have no member of the team
     assert not any(room.startswith("user:") for _, room, _ in told.sizes)
     counted = Counter((each.user[0], room) for each in CROWD for room in each.rooms)
     for namespace, room, connections in told.sizes:

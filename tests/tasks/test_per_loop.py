@@ -196,7 +196,7 @@ def test_subscription_and_its_attempts_end_with_their_loop(way: Callable[[Any], 
 @pytest.mark.usefixtures("_no_complaints")
 def test_threads_that_publish_share_connections():
     def publish(_: int) -> None:
-        assert publish_sync(b"nobody", b"listens") == 0
+        assert publish_sync(b"unheard", b"message") == 0
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(publish, range(4)))

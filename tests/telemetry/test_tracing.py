@@ -115,7 +115,7 @@ async def test_message_that_is_delivered_again_has_no_second_span(spans: Spans):
     assert len(spans.named("deliver thread:message")) == 1
 
 
-async def test_what_is_replayed_still_leaves_out_who_is_excepted(spans: Spans):
+async def test_what_is_replayed_still_leaves_out_the_excepted_connection(spans: Spans):
     async with bridging(), connected() as ana, connected(user_id="8") as ben:
         await ana.call("join:thread", {"thread_id": "42"})
         offset = (await ben.call("join:thread", {"thread_id": "42"}))["offset"]

@@ -243,7 +243,7 @@ def test_revoke_that_was_under_way_while_the_tokens_were_renewed_ends_the_sessio
     refused(renew(client, pair), "session_ended")
 
 
-def test_without_redis_nobody_is_called_invalid(client: Client, settings: Any):
+def test_without_redis_no_token_is_called_invalid(client: Client, settings: Any):
     user()
     pair = ask(client).json()
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://127.0.0.1:1/0"}

@@ -1,6 +1,6 @@
 -- Cut the history of a room that Redis has forgotten in part: it was set back, for example by a replica that took over without the
 -- newest writes. The instance that has received more is the only one that can tell. After the cut no position from before is known,
--- so whoever asks for what follows one learns of the loss: clients of every instance, also those that have gone on with what was
+-- so every reader of what follows one learns of the loss: clients of every instance, also those that have gone on with what was
 -- published since, and those that come back later.
 --
 -- This part precedes a script that reads (ends.lua, after.lua).
