@@ -263,7 +263,7 @@ export class Socket {
     this.#user = user;
     this.#membership.begin(ready, isAnother);
     this.#outbox.begin((text) => this.#connector.send(text), ready.limits);
-    this.#connector.ready(ready.heartbeat_interval * 1000);
+    if (this.#connectionId) this.#connector.ready(ready.heartbeat_interval * 1000); // or a handler has disconnected
   }
 
   #lost(): void {
