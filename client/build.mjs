@@ -18,7 +18,6 @@ await bundle.write({
   esModule: true,
   chunkFileNames: "[name].js",
   manualChunks: { index: ["dist/index.js"] }, // the core in one module
-  manualChunks: { index: ["dist/index.js"] }, // the core in one module
   banner: ({ name }) => (name === "react" ? '"use client";' : ""),
 });
 await bundle.close();

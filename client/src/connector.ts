@@ -69,11 +69,7 @@ export class Connector {
 
   connect(): void {
     if (!this.isOver) return;
-    this.#unwatch = watch({
-      wake: () => this.wake(),
-      online: () => this.reconnect(), // without a long wait: it was not the server's fault
-      lose: () => this.lose(), // some browsers never report that they are online again: retry anyway
-    });
+    this.#unwatch = watch(this);
     this.#backoff.reset();
     void this.#open();
   }

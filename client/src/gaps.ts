@@ -22,6 +22,11 @@ export class Gaps {
     this.#timer ??= setTimeout(() => this.#report(), this.#settings.random() * this.#settings.gapDelayMax);
   }
 
+  /** Drops the gap of a room that the client has left. */
+  forget(room: string): void {
+    this.#reasons.delete(room);
+  }
+
   /** Drops all gaps without a report. */
   drop(): void {
     clearTimeout(this.#timer);
@@ -30,8 +35,10 @@ export class Gaps {
   }
 
   #report(): void {
-    const all = [...this.#reasons];
-    this.drop();
-    for (const [room, reason] of all) this.#reports.emit("gap", { room, reason });
+    this.#timer = undefined;
+    for (const [room, reason] of this.#reasons) {
+      this.#reasons.delete(room);
+      this.#reports.emit("gap", { room, reason }); // a handler may leave the others, or disconnect
+    }
   }
 }

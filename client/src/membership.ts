@@ -53,11 +53,11 @@ export class Membership {
     const room = this.#rooms.get(name) ?? { users: new Set() };
     const who = {};
     this.#rooms.set(name, room);
-    if (room.users.add(who).size === 1) void this.#enter(name, room);
+    if (room.users.add(who).size === 1) this.#enter(name, room);
     return () => {
       if (!room.users.delete(who) || room.users.size > 0 || this.#rooms.get(name) !== room) return;
       this.#forget(name);
-      if (this.#isConnected) this.#outbox.tell(...frameOf("leave", name));
+      this.#leave(name);
     };
   }
 
@@ -70,7 +70,7 @@ export class Membership {
 
   /** The last offset received, by room. */
   get offsets(): [room: string, offset: string][] {
-    return [...this.#rooms].flatMap(([name, { offset }]) => (offset === undefined ? [] : [[name, offset]]));
+    return [...this.#rooms].flatMap(([name, { offset }]) => (offset ? [[name, offset]] : []));
   }
 
   /** Handles the first frame of a connection: continues where the last one ended, or anew for another user. */
@@ -85,7 +85,7 @@ export class Membership {
     // Another user's connection waits for a `resume`, too: it was opened for the last one.
     this.#resumed = isAnother ? new Map(Object.entries(ready.rooms)) : known;
     void this.#recover([...this.#resumed]);
-    for (const [name, room] of rooms) if (!known.has(name)) void this.#enter(name, room);
+    for (const [name, room] of rooms) if (!known.has(name)) this.#enter(name, room);
   }
 
   /** The connection is lost. */
@@ -99,7 +99,7 @@ export class Membership {
     this.#gaps.drop();
     for (const room of this.#rooms.values()) {
       room.offset = undefined;
-      if (room.isIn) room.isIn = false;
+      room.isIn &&= false;
     }
   }
 
@@ -112,8 +112,10 @@ export class Membership {
     return true;
   }
 
+  /** The client is live again from here; a room that is still to be resumed waits for that all the same. */
   gap(name: string, reason: string): void {
-    this.#lose(name);
+    const room = this.#rooms.get(name);
+    if (room) room.offset = undefined;
     this.#gaps.add(name, reason);
   }
 
@@ -125,21 +127,27 @@ export class Membership {
   // ---------------------------------------------------------------------------------------------
 
   /** Enters a room that is wanted, if there is a connection. */
-  async #enter(name: string, room: Room): Promise<void> {
+  #enter(name: string, room: Room): void {
     const isWanted = (): boolean => room.users.size > 0 && this.#rooms.get(name) === room;
-    if (!this.#isConnected || !isWanted()) return;
-    const missed = room.isIn === undefined ? undefined : "joined anew"; // without an offset to recover from
-    try {
-      const { offset } = await this.#outbox.ask<Acks["join"]>(...frameOf("join", name));
+    const entered = ({ offset }: Acks["join"]): void => {
       if (!isWanted()) return;
-      this.#seen(name, room.offset ?? offset, missed);
+      this.#seen(name, room.offset ?? offset, "joined anew");
       this.#reports.emit("joined", { room: name });
-    } catch (error) {
-      const { code } = error as SocketError;
+    };
+    if (!this.#isConnected || !isWanted()) return;
+    this.#outbox.ask(...frameOf("join", name), entered).catch((error: SocketError) => {
       if (!isWanted()) return; // it was left, and perhaps joined again
-      if (FINAL.test(code)) this.expelled(name, code);
-      else this.#again(error as SocketError, () => void this.#enter(name, room));
-    }
+      if (FINAL.test(error.code)) this.expelled(name, error.code);
+      else this.#again(error, () => this.#enter(name, room));
+    });
+  }
+
+  /** Leaves a room, unless it is wanted again: until the server agrees, its publications arrive. */
+  #leave(name: string): void {
+    if (!this.#isConnected || this.#rooms.get(name)?.users.size) return;
+    this.#outbox.ask(...frameOf("leave", name)).catch((error: SocketError) => {
+      if (!FINAL.test(error.code)) this.#again(error, () => this.#leave(name));
+    });
   }
 
   /**
@@ -180,26 +188,22 @@ export class Membership {
     if (code !== "closed") this.#timers.after(retryAfter * 1000 * (1 + this.#settings.random()), action);
   }
 
-  /** The client is in the room, at this offset; `missed` is why it may have missed publications. */
+  /** The client is in the room, at this offset; `missed` is why it may have missed publications if it was in it before. */
   #seen(name: string, offset: string, missed?: string): void {
     const room = this.#rooms.get(name) ?? { users: new Set() };
     if (room.users.size === 0 && !this.#automatic.has(kindOf(name))) return; // sent before the room was left
-    if (missed !== undefined && room.isIn !== undefined) this.#gaps.add(name, missed);
+    if (missed && room.isIn !== undefined) this.#gaps.add(name, missed);
     room.offset = offset;
     room.isIn = true;
     this.#rooms.set(name, room);
   }
 
-  #lose(name: string): void {
-    this.#resumed.delete(name);
-    const room = this.#rooms.get(name);
-    if (room) room.offset = undefined;
-  }
-
-  /** Forgets a room, which the client enters again only if the server joins it automatically. */
+  /** Forgets a room. One that the server joins automatically may have had publications when it does so again. */
   #forget(name: string): void {
-    this.#lose(name);
-    if (!this.#automatic.has(kindOf(name))) this.#rooms.delete(name);
+    this.#gaps.forget(name);
+    this.#resumed.delete(name);
+    this.#rooms.delete(name);
+    if (this.#automatic.has(kindOf(name))) this.#rooms.set(name, { users: new Set(), isIn: false });
   }
 }
 

@@ -57,7 +57,7 @@ export class Outbox {
     this.#own = [];
     if (isOver) this.#waiting = [];
     const waiting = new Set<unknown>(this.#waiting.map(({ id }) => id));
-    for (const id of [...this.#calls.keys()]) if (!waiting.has(id)) this.settle(id, closed());
+    for (const id of this.#calls.keys()) if (!waiting.has(id)) this.settle(id, closed());
   }
 
   /** Sends an event of the page, or keeps it for later. */
@@ -78,15 +78,9 @@ export class Outbox {
     return this.#open(timeout, (id) => this.put(event, data, id));
   }
 
-  /** Sends an event of the client itself on this connection, without an answer. */
-  tell(event: string, data: object, id?: number): void {
-    this.#own.push(frameOf(event, data, id));
-    this.#flush();
-  }
-
-  /** `tell()`, and the promise of the answer; `handle` gets it synchronously, before another frame arrives. */
+  /** Sends an event of the client itself on this connection; `handle` gets the answer before another frame arrives. */
   ask<Answer>(event: string, data: object, handle?: (answer: Answer) => void): Promise<Answer> {
-    return this.#open(undefined, (id) => this.tell(event, data, id), handle);
+    return this.#open(undefined, (id) => (this.#own.push(frameOf(event, data, id)), this.#flush()), handle);
   }
 
   /** Handles an answer, or an error, of the server: that of a call if it has an `id`. */

@@ -36,7 +36,7 @@ export class Presence {
       this.#replace(data as ServerEvents["presence:state"]);
     } else if (event === "room:gap" || event === "connection:ready") {
       this.#expect((data as { room?: string }).room);
-    } else if (event.startsWith("attendant:") && room?.startsWith(PREFIX) && offset !== undefined) {
+    } else if (event.startsWith("attendant:") && room?.startsWith(PREFIX) && offset) {
       this.#change(room.slice(PREFIX.length), offset, data as Member);
     }
   }
@@ -77,9 +77,9 @@ export class Presence {
   #change(name: string, offset: string, member: Member): void {
     const group = this.#group(name);
     // After a reconnect the missed changes are replayed behind a state that already includes them.
-    if (group.offset !== undefined && !isAfter(offset, group.offset)) return;
+    if (group.offset && !isAfter(offset, group.offset)) return;
     group.users.set(member.user_id, [offset, member]);
-    if (group.offset !== undefined) this.#show(name, group);
+    if (group.offset) this.#show(name, group);
   }
 
   #show(name: string, group: Group): void {

@@ -22,6 +22,9 @@ type Frame = {
   offset?: string;
 };
 
+/** The longest `retry_after` that is accepted, in seconds. */
+const LONGEST_WAIT = 600;
+
 /**
  * A connection to one namespace that reconnects and recovers its rooms until `disconnect()` is called.
  *
@@ -209,7 +212,8 @@ export class Socket {
   }
 
   #errorOf({ code, message, retry_after: retryAfter }: Frame["data"]): SocketError {
-    return new SocketError(code as string, this.#connector.tokens.scrub(message), retryAfter as number | undefined);
+    const wait = Math.min(Number(retryAfter), LONGEST_WAIT);
+    return new SocketError(code as string, this.#connector.tokens.scrub(message), wait > 0 ? wait : undefined);
   }
 
   async #refresh(): Promise<void> {
@@ -259,7 +263,7 @@ export class Socket {
     this.#user = user;
     this.#membership.begin(ready, isAnother);
     this.#outbox.begin((text) => this.#connector.send(text), ready.limits);
-    this.#connector.ready(ready.heartbeat_interval * 1000);
+    if (this.#connectionId) this.#connector.ready(ready.heartbeat_interval * 1000); // or a handler has disconnected
   }
 
   #lost(): void {

@@ -29,8 +29,7 @@ export class Tokens {
 
   /** A new token; concurrent calls share one request. */
   fresh(): Promise<string> {
-    this.#asking ??= this.#ask().finally(() => (this.#asking = undefined));
-    return this.#asking;
+    return (this.#asking ??= this.#ask().finally(() => (this.#asking = undefined)));
   }
 
   /** A text of the server, which may quote the token, without it. */

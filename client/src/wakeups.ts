@@ -1,11 +1,14 @@
-/** Callbacks for changes of the network, the page and the machine. */
-export interface Moments {
+/** What changes of the network, the page and the machine ask of a connection. */
+interface Connection {
   /** The page is active again: check the connection. */
-  wake: () => void;
-  /** The network is back. */
-  online: () => void;
-  /** There is no network, or the page enters the back-forward cache, which refuses pages with an open connection. */
-  lose: () => void;
+  wake(): void;
+  /** The network is back: replace the connection, without a long wait, because it was not the server's fault. */
+  reconnect(): void;
+  /**
+   * There is no network, or the page enters the back-forward cache, which refuses pages with an open connection. Some
+   * browsers never report that they are online again: retry anyway.
+   */
+  lose(): void;
 }
 
 const TICK = 5_000;
@@ -13,25 +16,26 @@ const TICK = 5_000;
 const ASLEEP = 20_000;
 
 /** Watches until the returned function is called. Outside a browser it only detects sleep: call `Socket.wake()` there. */
-export function watch(moments: Moments): () => void {
+export function watch(connection: Connection): () => void {
   const end = new AbortController();
   const listen = (target: EventTarget | undefined, type: string, handler: (event: Event) => void): void =>
     target?.addEventListener?.(type, handler, end); // React Native has a window without it
   const { window: page, document: tab } = globalThis as Partial<typeof globalThis>;
-  listen(page, "online", moments.online);
-  listen(page, "offline", moments.lose);
-  listen(page, "pageshow", moments.wake);
+  const wake = (): void => connection.wake();
+  listen(page, "online", () => connection.reconnect());
+  listen(page, "offline", () => connection.lose());
+  listen(page, "pageshow", wake);
   listen(page, "pagehide", (event) => {
-    if ((event as PageTransitionEvent).persisted) moments.lose();
+    if ((event as PageTransitionEvent).persisted) connection.lose();
   });
-  listen(tab, "resume", moments.wake); // after the browser had frozen a hidden tab
+  listen(tab, "resume", wake); // after the browser had frozen a hidden tab
   listen(tab, "visibilitychange", () => {
-    if (tab?.visibilityState === "visible") moments.wake();
+    if (tab?.visibilityState === "visible") wake();
   });
   let last = Date.now();
   const clock = setInterval(() => {
     const now = Date.now();
-    if (now - last > TICK + ASLEEP) moments.wake();
+    if (now - last > TICK + ASLEEP) wake();
     last = now;
   }, TICK);
   return () => {

@@ -150,3 +150,28 @@ test.each([undefined, new Error("the token is secret")])("a refresh that fails i
     ["SocketError", "token", "getToken() or url() failed", cause],
   ]);
 });
+
+test.each(["disconnect", "reconnect"] as const)("%s() is obeyed in a handler of an error of an event that had waited", async (action) => {
+  FakeWebSocket.limits = { frame_bytes: 200, rate: 0, burst: 0, rooms: 0 };
+  socket = connectTo();
+  const statuses: Status[] = [];
+  socket.when("status", (status) => statuses.push(status));
+  socket.when("error", () => socket[action]());
+  socket.emit("cursor:move", { thread_id: "42", position: "" });
+  socket.emit("auth:refresh", { token: "x".repeat(200) });
+  await soon();
+  expect([statuses, socket.connectionId]).toEqual([[action === "disconnect" ? "stopped" : "offline"], undefined]);
+  if (action === "disconnect") expect(vi.getTimerCount()).toBe(0);
+});
+
+test("gaps of the last user are not told after disconnect() in a handler of one of them", async () => {
+  socket = connectTo({ gapDelayMax: 1 });
+  const gaps: string[] = [];
+  socket.when("gap", ({ room }) => (gaps.push(room), socket.disconnect()));
+  socket.join("1");
+  socket.join("2");
+  await soon();
+  for (const room of ["thread:1", "thread:2"]) FakeWebSocket.last.say("room:gap", { room, reason: "lost" });
+  await soon();
+  expect(gaps).toEqual(["thread:1"]);
+});

@@ -137,6 +137,31 @@ describe("limits", () => {
     expect(FakeWebSocket.last.events("presence:away")).toHaveLength(5);
   });
 
+  test.each([
+    [0, 1],
+    [-1, 1],
+    [null, 1],
+    ["soon", 1],
+    [{}, 1],
+    ["3", 3],
+    [1e300, 600],
+  ])("that name the time %j stop everything for %i s", async (given, seconds) => {
+    FakeWebSocket.limits = { frame_bytes: 65536, rate: 100, burst: 200, rooms: 200 };
+    FakeWebSocket.heartbeat = 0;
+    socket = connectTo();
+    await soon();
+    const server = FakeWebSocket.last;
+    server.answers = { "join:thread": { code: "rate_limited", message: "too many frames", retry_after: given } };
+    socket.join("42");
+    await soon();
+    socket.emit("presence:away", {});
+    await soon(seconds * 1000 - 10);
+    expect([server.events("presence:away").length, server.events("join:thread").length]).toEqual([0, 1]);
+    server.answers = {};
+    await soon(seconds * 1000 + 20);
+    expect([server.events("presence:away").length, server.events("join:thread").length]).toEqual([1, 2]);
+  });
+
   test("of 0 are none", async () => {
     FakeWebSocket.limits = { frame_bytes: 0, rate: 0, burst: 0, rooms: 0 };
     socket = connectTo({ queueSize: 1000 });

@@ -180,7 +180,8 @@ class Connection:
     # --- The end ---------------------------------------------------------------------------------
 
     def abort(self) -> None:
-        """Drop the connection without a close frame."""
+        """Drop the connection without a close frame. What is sent from here on waits for the next one."""
+        self._close_outbox()
         self._websocket.transport.abort()
 
     async def close(self) -> None:
@@ -193,7 +194,7 @@ class Connection:
             await self._websocket.close()
         finally:
             self.abort()  # a caller that was cancelled may have cut the close short
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(self._websocket.wait_closed(), *tasks, return_exceptions=True)
 
     def _close_outbox(self) -> None:
         """Nothing is written any more, and no answer comes."""

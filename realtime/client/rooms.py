@@ -55,7 +55,7 @@ class Rooms:
         self._offsets = {**offered, **self._offsets}
         self._resume(connection, self._offsets)
         self._automatic |= {_kind(room) for room in offered}
-        for room in self._wanted:
+        for room in list(self._wanted):  # one whose frame is too large is forgotten at once
             if room not in self._resuming:
                 self._request(connection, room)
 

@@ -76,10 +76,13 @@ class Session:
 
     async def stop(self) -> None:
         """Close the connection, and end every task."""
-        if self._life is not None:
-            self._life.cancel()
-            await asyncio.wait([self._life])
-        await self._tokens.close()
+        try:
+            if self._life is not None:
+                self._life.cancel()
+                # Unlike `wait` it returns only then also if the caller is cancelled: that cuts the close short.
+                await asyncio.gather(self._life, return_exceptions=True)
+        finally:
+            await self._tokens.close()
 
     @property
     def is_over(self) -> bool:

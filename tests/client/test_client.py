@@ -149,6 +149,24 @@ async def test_cancelling_leaves_no_task_and_no_connection(server: ScriptedServe
     await visit.websocket.wait_closed()
 
 
+@pytest.mark.parametrize("steps", range(8))
+async def test_cancelling_while_it_is_left_leaves_no_task(server: ScriptedServer, steps: int):
+    leaving = asyncio.Event()
+
+    async def use() -> None:
+        async with Client(server.url, token) as client:
+            await client.connected()
+            leaving.set()
+
+    using = asyncio.create_task(use())
+    await leaving.wait()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    using.cancel()
+    await asyncio.wait([using])
+    assert tasks_of_clients() == []
+
+
 # --- On its own --------------------------------------------------------------------------------------
 
 

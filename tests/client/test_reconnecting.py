@@ -331,6 +331,17 @@ async def test_hurry_is_over_with_the_next_connection(server: ScriptedServer, at
         assert attempts == [0]
 
 
+async def test_what_is_sent_after_a_reconnect_waits_for_the_next_connection(server: ScriptedServer):
+    async with reading(server) as reader:
+        await reader.client.connected()
+        reader.client.reconnect()
+        await reader.client.send("presence:away")
+        await reader.client.call("presence:online")
+        assert [frame["event"] for frame in server.visits[0].sent] == []
+        names = [frame["event"] for frame in server.visits[1].sent]
+        assert [name for name in names if name.startswith("presence")] == ["presence:away", "presence:online"]
+
+
 def test_waits_grow_up_to_the_cap_with_full_jitter():
     for attempt, most in ((0, 0.5), (3, 4.0), (20, 20.0), (5000, 20.0)):
         waits = [backoff(attempt, 0.5, 20.0) for _ in range(500)]

@@ -270,3 +270,14 @@ async def test_room_of_any_kind_is_entered_resumed_and_left_by_its_name(server: 
         await reader.heard("thread:message", 2)
         back.drop()
         assert await resumes(await server.visit(3)) == {"user:7": "100"}
+
+
+async def test_rooms_whose_frames_are_larger_than_the_server_takes_are_left(server: ScriptedServer):
+    server.limits = {"frame_bytes": 60, "rate": 0, "burst": 0}
+    async with reading(server) as reader:
+        reader.client.join("42")
+        reader.client.join("43")
+        await reader.heard("room:left", 2)
+        refused = {(event.data["room"], event.data["reason"]) for event in reader.named("room:left")}
+        assert {("thread:42", "too_large"), ("thread:43", "too_large")} <= refused
+        assert reader.client.connection_id == "c1"
