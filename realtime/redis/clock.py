@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from realtime.tasks.per_loop import PerLoop, running_loop
+from realtime.tasks.per_loop import PerLoop
+from realtime.tasks.running import running_loop
 
 
 class RedisClock:
