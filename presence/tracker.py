@@ -215,6 +215,10 @@ class PresenceTracker:
         means that the lease ended and changes may have been announced, or that Redis lost its last writes.
         """
         wiped = self._lease.begin_registration(epoch)
+        if self._lease.epoch and not wiped:
+            # Perhaps this process was suspended: first it notices which connections were closed meanwhile, or their
+            # users would be announced online once more.
+            await asyncio.sleep(conf().batch_interval)
         registrations = self._roster.registrations(wiped=wiped, now=self._now())
         await self._lease.apply([], registers=True)  # there may be nothing to register but this instance
         await self._register_all(registrations)

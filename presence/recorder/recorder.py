@@ -117,7 +117,8 @@ class Recorder:
         """
         cursor = self._cursor()
         last: Any = sync_client().xrevrange(store.stream(), count=1)
-        if last and _position(last[0][0].decode()) < _position(cursor):
+        end = last[0][0].decode() if last else BEGINNING
+        if _position(end) < _position(cursor):
             logger.warning("the stream lost its end, reading it again", extra={"cursor": cursor})
             StreamCursor.objects.filter(stream=store.stream(), entry_id=cursor).update(entry_id=BEGINNING)
         self._resumed = True

@@ -365,18 +365,32 @@ function does.measure()
   return cjson.encode({online = known - away, away = away, late = late})
 end
 
+-- Make the members between two scores due at `to`, as many as one call may. Answers whether there are no more.
+local function move(zset, first, last, to)
+  local most = call.work * 10  -- one is a tenth of the work that a connection is
+  local members = redis.call('ZRANGEBYSCORE', zset, first, last, 'LIMIT', 0, most)
+  for _, member in ipairs(members) do redis.call('ZADD', zset, to, member) end
+  return #members < most
+end
+
 -- When this script has not run for half a lease, Redis stood still, or all its callers did. A deadline may have passed
 -- only because it could not be renewed, so all that have passed are put off by one lease, in as many calls as that
--- takes. Answers whether it is done.
+-- takes. When it last ran in the future, the clock was set back: nothing is due later than if it began now. Answers
+-- whether it is done.
 local function postpone()
-  if now - tonumber(redis.call('GET', key('touched')) or now) > call.lease / 2 then
+  local touched = tonumber(redis.call('GET', key('touched')) or now)
+  if now < touched then
+    local lease, latest = number(now + call.lease), number(now + math.max(call.lease, call.grace, call.away))
+    if not move(key('nodes'), '(' .. lease, '+inf', lease)
+        or not move(key('deadlines'), '(' .. latest, '+inf', latest) then
+      return false
+    end
+    redis.call('DEL', key('postponed'))
+  elseif now - touched > call.lease / 2 then
     redis.call('SET', key('postponed'), number(now + call.lease), 'NX', 'PX', number(call.lease))
     local till = redis.call('GET', key('postponed'))
-    local most = call.work * 10  -- one is a tenth of the work that a connection is
-    for _, zset in ipairs({key('nodes'), key('deadlines')}) do
-      local early = redis.call('ZRANGEBYSCORE', zset, '-inf', '(' .. till, 'LIMIT', 0, most)
-      for _, member in ipairs(early) do redis.call('ZADD', zset, till, member) end
-      if #early == most then return false end
+    if not move(key('nodes'), '-inf', '(' .. till, till) or not move(key('deadlines'), '-inf', '(' .. till, till) then
+      return false
     end
     redis.call('DEL', key('postponed'))
   end

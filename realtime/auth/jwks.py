@@ -6,16 +6,14 @@ import asyncio
 import json
 import logging
 import time
-import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import Future
-from http.client import HTTPResponse
 from threading import Thread
 from typing import Any
-from urllib.error import HTTPError
 
-from jwt import PyJWK, PyJWKSet
+from jwt import PyJWK
 
+from realtime.auth.download import download
 from realtime.telemetry.logs import spelled
 
 logger = logging.getLogger(__name__)
@@ -25,9 +23,9 @@ KEYS_SECONDS = 300.0
 REFETCH_SECONDS = 1.0
 """The shortest time between two fetches."""
 GIVE_UP = 4
-"""Time-outs after which a fetch whose answer trickles in no longer holds up the next fetch."""
+"""Time-outs after which a fetch no longer holds up the next one: nothing bounds the resolver of names."""
 KEYS_BYTES = 512 * 1024
-"""The size of the largest key set that is read."""
+"""The longest answer that is read."""
 
 
 class UnknownKey(Exception):
@@ -47,12 +45,14 @@ class KeySet:
 
     Args:
         url: the address of the key set.
+        algorithm: that of the tokens, for example "RS256"; keys for another one are left out.
         timeout: the longest wait for a fetch, in seconds.
         outage: how long keys outlive `KEYS_SECONDS` while the endpoint does not answer, in seconds.
     """
 
-    def __init__(self, url: str, *, timeout: float, outage: float) -> None:
+    def __init__(self, url: str, algorithm: str, *, timeout: float, outage: float) -> None:
         self.url = url
+        self.algorithm = algorithm
         self.timeout = timeout
         self.outage = outage
         self._keys: Mapping[str, PyJWK] = {}
@@ -96,7 +96,8 @@ class KeySet:
 
     def _run(self, done: Future[None]) -> None:
         try:
-            self._keys = _parse(_download(self.url, self.timeout))
+            document = download(self.url, timeout=self.timeout, most=KEYS_BYTES)
+            self._keys = _parse(document, self.algorithm)
             self._fetched_at = time.monotonic()
             self._is_down = False
         except Exception as error:
@@ -108,39 +109,22 @@ class KeySet:
             done.set_result(None)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: one could lead from https to http."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _download(url: str, timeout: float) -> bytes:
-    """Download a document, in a thread. Raises `OSError`, or `ValueError` for more than `KEYS_BYTES`."""
-    deadline, body = time.monotonic() + timeout, bytearray()
-    with _open(url, timeout) as response:
-        while part := response.read1(KEYS_BYTES):
-            body += part
-            if len(body) > KEYS_BYTES:
-                raise ValueError(f"more than {KEYS_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not complete after {timeout:g} s")
-    return bytes(body)
-
-
-def _open(url: str, timeout: float) -> HTTPResponse:
-    try:
-        response: HTTPResponse = urllib.request.build_opener(_NoRedirects).open(url, timeout=timeout)
-    except HTTPError as error:
-        error.close()  # it holds the connection
-        raise
-    return response
-
-
-def _parse(body: bytes) -> Mapping[str, PyJWK]:
-    """The keys for signatures, by id. Raises `ValueError` or `jwt.PyJWTError`."""
+def _parse(body: bytes, algorithm: str) -> Mapping[str, PyJWK]:
+    """The keys for signatures of this algorithm, by id. Raises `ValueError` when there is none."""
     document = json.loads(body)
-    if not isinstance(document, dict):
-        raise ValueError(f"expected a JSON object with keys, got {type(document).__name__}")
-    keys = PyJWKSet.from_dict(document).keys
-    return {str(key.key_id): key for key in keys if key.key_id and key.public_key_use in {"sig", None}}
+    keys = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(keys, list):
+        raise ValueError("expected a JSON object with a list of keys")
+    usable = {str(key.key_id): key for key in (_usable(data, algorithm) for data in keys) if key}
+    if not usable:
+        raise ValueError(f"no key for {algorithm} among {len(keys)} keys")
+    return usable
+
+
+def _usable(data: Any, algorithm: str) -> PyJWK | None:
+    """The key, if it has an id and is for signatures of this algorithm: others may be listed, by the same id, too."""
+    try:
+        is_meant = data["kid"] and data.get("use") in (None, "sig") and data.get("alg") in (None, algorithm)
+        return PyJWK(data, algorithm) if is_meant else None
+    except Exception:
+        return None  # for an odd key the library raises any exception; it is not to take the others with it

@@ -28,10 +28,15 @@ user who was disconnected on it.
 
 _MARK = script(
     b"""
+    -- No order is from the future. Its entry may have such an id, as ids never go back when Redis' clock does; then the
+    -- mark would concern all that is opened before the clock is there again.
+    local time = redis.call('TIME')
+    local now = time[1] + time[2] / 1e6
+    local at = math.min(tonumber(ARGV[1]), now)
     -- The latest order counts, also after an older one was handled again.
     local known = redis.call('GET', KEYS[1])
-    if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
-    redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+    if known and math.min(tonumber(known), now) > at then return 0 end
+    redis.call('SET', KEYS[1], string.format('%.6f', at), 'EX', ARGV[2])
     return 1
     """,
 )
@@ -110,6 +115,8 @@ async def expelled(namespace: str, user_id: str, rooms: Mapping[str, float]) -> 
 async def expel(namespace: str, user_id: str, room: str, at: float) -> None:
     """Take a user out of a room that they entered before `at` (Redis' clock, in seconds). Raises `redis.RedisError`."""
     if await _mark(_expelled_key(namespace, user_id, room), at):
+        if at > await now():
+            at = 0.0  # the clock was set back: no time tells any more who was there before
         await broadcast(
             RoomRevoked(user_id=user_id, room=room, namespace=namespace, reason="expelled", at=at)
         )

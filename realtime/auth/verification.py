@@ -172,7 +172,8 @@ def _key_set(backend: TokenBackend) -> KeySet | None:
     """The keys of `JWT_JWK_URL`, if tokens are verified with them."""
     if backend.jwks_client is None or backend.algorithm.startswith("HS"):
         return None
-    return KeySet(backend.jwks_client.uri, timeout=conf().jwks_timeout, outage=conf().jwks_outage)
+    timeout, outage = conf().jwks_timeout, conf().jwks_outage
+    return KeySet(backend.jwks_client.uri, backend.algorithm, timeout=timeout, outage=outage)
 
 
 def _shared_secret(backend: TokenBackend) -> SharedSecret | None:

@@ -26,6 +26,8 @@ EXAMPLE_KEY = "change-me"
 SECRET_BYTES = 32
 """The shortest secret for HS256 (RFC 7518 §3.2)."""
 _REPETITION = re.compile(r"(.+?)\1+", re.DOTALL)
+_UNSAFE = re.compile(r"[\x00-\x20\x7f]")
+"""What no request line may hold (`http.client`)."""
 _CLAIMS = ("JTI_CLAIM", "TOKEN_TYPE_CLAIM", "USER_ID_CLAIM")
 """simplejwt's settings for the names of the claims that every token needs."""
 
@@ -85,6 +87,12 @@ def _keys() -> Iterator[CheckMessage]:
             f"Neither JWT_VERIFYING_KEY nor JWT_JWK_URL is set; {algorithm} verifies with one of them",
             hint="The socket server needs the public key only.",
             id="realtime.E006",
+        )
+    if (url := jwt_settings().JWK_URL) and not symmetric and not _can_be_fetched(str(url)):
+        yield Error(
+            "JWT_JWK_URL is not the address of a key set",  # it is not shown, as it may hold a password
+            hint="Expected https://host[:port]/path, without a user name, a password or spaces.",
+            id="realtime.E009",
         )
     lifetime = jwt_settings().REFRESH_TOKEN_LIFETIME
     if isinstance(lifetime, timedelta) and lifetime.total_seconds() > MARK_SECONDS:
@@ -146,6 +154,16 @@ def _usable(algorithm: str, key: str, name: str) -> Iterator[CheckMessage]:
         )
 
 
+def _can_be_fetched(url: str) -> bool:
+    """Whether it can be fetched at all; a user name and a password are not sent, and would get into the log."""
+    try:
+        parts = urlsplit(url)
+        is_complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    return bool(is_complete) and "@" not in parts.netloc and url.isascii() and not _UNSAFE.search(url)
+
+
 def _tokens() -> Iterator[CheckMessage]:
     jwt = jwt_settings()
     if str(jwt.ALGORITHM).startswith("HS"):
@@ -166,7 +184,7 @@ def _tokens() -> Iterator[CheckMessage]:
             hint="Without them, a token that the same key signed for another service is accepted here.",
             id="realtime.W106",
         )
-    if (url := str(jwt.JWK_URL or "")) and urlsplit(url).scheme != "https":
+    if (url := str(jwt.JWK_URL or "")) and not url.lower().startswith("https:"):
         yield CheckWarning(
             "JWT_JWK_URL is not https",
             hint="An attacker who can change the response can sign tokens. Use an https:// address.",

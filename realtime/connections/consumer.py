@@ -145,7 +145,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         if (arrival := await _arrive(self, self._admitted)) is None:
             raise _refusal(CloseCode.REVOKED, "the token was revoked or its user disconnected")
         self.opened_at = arrival.opened_at
-        self.rooms.set_clock(self.opened_at)
+        self.rooms.arrived(self.opened_at)
         if arrival.surplus:
             await user_limit.close_oldest(self._admitted, arrival.surplus)
         if self._order is not None:

@@ -16,7 +16,7 @@ from realtime.layers.listener import Listener
 from realtime.protocol.envelope import ErrorCode, EventError
 from realtime.protocol.replies import Resumption
 from realtime.protocol.rooms import group_name
-from realtime.tasks.running import running_loop
+from realtime.redis.clock import redis_clock
 from realtime.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ class Rooms(Mapping[str, int]):
     """
 
     __slots__ = (
-        "_clock_offset",
         "_connection",
         "_entered",
         "_holds_back",
@@ -51,8 +50,6 @@ class Rooms(Mapping[str, int]):
         """The initial rooms wait for a `resume`."""
         self.has_resumed = False
         """A `resume` was answered. The first one is part of connecting, and costs no more than any frame."""
-        self._clock_offset = 0.0
-        """Redis' clock less that of the event loop, in seconds."""
 
     def __getitem__(self, room: str) -> int:
         return self._listeners[room].position
@@ -72,14 +69,11 @@ class Rooms(Mapping[str, int]):
 
     # --- Connecting ------------------------------------------------------------------------------
 
-    def set_clock(self, redis_time: float) -> None:
-        """Redis' clock showed `redis_time` a moment ago, when the connection entered its initial rooms.
-
-        From here on, the clock of the event loop stands for it.
-        """
-        self._clock_offset = redis_time - running_loop().time()
+    def arrived(self, at: float) -> None:
+        """Redis let the connection in at `at`, by its clock, when it entered its initial rooms."""
+        redis_clock().set(at)
         for listener in self._listeners.values():
-            listener.entered_at = redis_time
+            listener.entered_at = at
 
     async def enter_initial(self, rooms: Sequence[str], *, resumes: bool) -> None:
         """Enter the rooms that the token names, paused. Raises `redis.RedisError`."""
@@ -153,7 +147,7 @@ class Rooms(Mapping[str, int]):
         """Deliver nothing of a room this connection is in until the client has been told where it goes on."""
         listener = self._listeners[room]
         listener.pause()
-        listener.entered_at = self._redis_time()
+        listener.entered_at = redis_clock().now()
         if not self._holds_back:
             self._entered.append(listener)
         if not await self._connection.may_enter(room):
@@ -203,15 +197,12 @@ class Rooms(Mapping[str, int]):
 
     async def _enter_all(self, rooms: Sequence[str]) -> None:
         """Enter rooms, paused. Raises `redis.RedisError`."""
-        connection, entered_at = self._connection, self._redis_time()
+        connection, entered_at = self._connection, redis_clock().now()
         groups = [group_name(connection.namespace, room) for room in rooms]
         listeners = await connection.layer.enter(groups, connection.outlet, connection.channel_name)
         for room, listener in zip(rooms, listeners, strict=True):
             listener.entered_at = entered_at
             self._listeners[room] = listener
-
-    def _redis_time(self) -> float:
-        return running_loop().time() + self._clock_offset
 
     # --- Leaving ---------------------------------------------------------------------------------
 

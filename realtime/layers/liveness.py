@@ -13,6 +13,7 @@ from uuid import uuid4
 from redis.exceptions import RedisError
 
 from realtime.redis.client import key
+from realtime.redis.clock import redis_clock
 from realtime.redis.pipelining import pipes
 from realtime.redis.sharded_pubsub import Subscriptions, proof_interval
 from realtime.tasks.task_set import TaskSet
@@ -104,12 +105,14 @@ class InstanceLiveness:
                     await self._check()
 
     async def _check(self) -> None:
-        """Find out whether there are other instances, and whether Redis still has its data.
+        """Find out whether there are other instances, what time it is, and whether Redis still has its data.
 
         Instances that start from now on introduce themselves.
         """
         self._has_met = False
         self.is_alone = await self._pipes.listeners(self.common_channel) == 1 and not self._has_met
+        seconds, microseconds = await self._pipes.to(key("stream")).send("TIME")
+        redis_clock().set(float(seconds) + float(microseconds) / 1e6)
         name = key("epoch")
         pipe = self._pipes.to(name)
         pipe.send(

@@ -18,6 +18,7 @@ from realtime.protocol.events import TokenRevoke, UserDisconnect
 from realtime.protocol.payloads import Id
 from realtime.protocol.principal import Principal
 from realtime.redis.client import client, key
+from realtime.redis.clock import redis_clock
 from tests.inprocess import add, bridging, connected, dead_letters, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -202,6 +203,40 @@ async def test_older_revoke_that_is_handled_again_changes_nothing_after_a_newer_
 
 async def test_connection_stays_without_an_order():
     assert not await revocation.must_leave(principal(), "hub", await revocation.now())
+
+
+# --- A clock that was set back: entries get ids of the time before -------------------------------------
+
+
+async def test_disconnected_user_may_come_back_after_redis_clock_was_set_back(signals: list[Signal]):
+    payload = UserDisconnect(user_id=Id("7"), namespace="hub")
+    earlier = await revocation.now() + 3600
+    await client().set(key("disconnected", "hub", "7"), repr(earlier))
+    for at in (earlier + 0.001, earlier + 0.002):
+        await revocation.disconnect_user(payload, context(at))
+        opened_before, opened_after = await revocation.now() - 60, await revocation.now()
+        assert await revocation.must_leave(principal(), "hub", opened_before)
+        assert not await revocation.must_leave(principal(), "hub", opened_after)
+    assert len(signals) == 2
+
+
+async def test_expel_concerns_who_is_there_after_redis_clock_was_set_back(signals: list[Signal]):
+    """No time tells who has entered since: the ids of entries stand still until the clock is there again."""
+    now = await revocation.now()
+    await expel(ThreadExpel(user_id=Id("7"), thread_id=Id("42")), context(now + 3600))
+    assert [(signal.at, signal.reason) for signal in signals] == [(0.0, "expelled")]  # type: ignore[union-attr]
+    assert await revocation.expelled("hub", "7", {"thread:42": now - 60}) == {"thread:42"}
+
+
+async def test_room_is_entered_by_the_clock_that_redis_has_now():
+    async with connected("hub", "7") as ana:
+        redis_clock().set(time.time() + 3600)
+        await cut_the_subscription()  # what was missed is found, and the clock is looked at
+        await eventually(lambda: abs(redis_clock().now() - time.time()) < 60)
+        await ana.call("join:thread", {"thread_id": "42"})
+        async with bridging():
+            await add("thread:expel", {"user_id": 7, "thread_id": "42"})
+            assert (await ana.expect("room:left"))["data"] == {"room": "thread:42", "reason": "expelled"}
 
 
 async def test_now_is_the_clock_of_redis():

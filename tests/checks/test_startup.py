@@ -148,6 +148,7 @@ JWT: list[tuple[dict[str, Any], str]] = [
     *(({"ALGORITHM": algorithm, **WITHOUT_KEYS}, "E006") for algorithm in ("RS256", "ES256", "EdDSA")),
     ({"ALGORITHM": "RS256", **WITHOUT_KEYS, "VERIFYING_KEY": PUBLIC_KEY}, ""),
     ({"ALGORITHM": "RS256", **WITHOUT_KEYS, "JWK_URL": "https://id.test/jwks"}, ""),
+    ({"ALGORITHM": "RS256", **WITHOUT_KEYS, "JWK_URL": "http://[::1]:8080/realms/a%20b/certs?x=1"}, ""),
     *(({name: None}, "E014") for name in ("JTI_CLAIM", "TOKEN_TYPE_CLAIM", "USER_ID_CLAIM")),
     ({"JTI_CLAIM": ""}, "E014"),
     ({"JTI_CLAIM": "user_id"}, "E014"),
@@ -339,6 +340,20 @@ def test_cluster_wants_our_own_channel_layer(settings):
 def test_key_or_algorithm_that_cannot_be_used_is_an_error(settings, algorithm: str, key: str):
     settings.SIMPLE_JWT = {**settings.SIMPLE_JWT, "ALGORITHM": algorithm, "VERIFYING_KEY": key}
     assert "realtime.E009" in [message.id for message in startup()]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://ana:hidden@id.test/jwks", "https://hidden@id.test", "https://id.test:hidden/jwks"),
+        *("https://id.test/jwks?key=hidden key", "https://id.test/hidden\n", "https://[hidden/jwks"),
+        *("hidden", "/jwks/hidden", "https:///hidden", "file:///etc/hidden", "ftp://id.test/hidden"),
+    ],
+)
+def test_address_of_keys_that_cannot_be_fetched_is_an_error_that_does_not_quote_it(set_jwt, url: str):
+    set_jwt(**{"ALGORITHM": "RS256", **WITHOUT_KEYS, "JWK_URL": url})
+    [found] = [message for message in startup() if message.id == "realtime.E009"]
+    assert "hidden" not in str(found)
 
 
 # --- E016: channels cross databases ------------------------------------------------------------------

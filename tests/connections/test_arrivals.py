@@ -88,6 +88,17 @@ async def test_oldest_connection_makes_room_for_the_newest(spans_keys: bool, set
         await second.call("heartbeat")
 
 
+async def test_oldest_connection_makes_room_after_redis_clock_was_set_back(spans_keys: bool, settings):
+    settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 2}}
+    async with connected(user_id="7") as first, connected(user_id="7") as second:
+        channels = await client().zrange(place("").key, 0, -1, withscores=True)
+        await client().zadd(place("").key, {channel: at + 3600 for channel, at in channels})
+        async with connected(user_id="7") as third:
+            assert (await first.expect_close())[0] == 4409
+            for one in (second, third):
+                await one.call("heartbeat")
+
+
 async def test_connections_that_come_together_ask_once(process, monkeypatch):
     ran: list[Any] = []
     run = Pipe.run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
@@ -217,6 +218,25 @@ async def test_users_of_a_process_that_was_frozen_are_announced_again_and_what_i
         await client.call("presence:online")
         await admin.expect("attendant:online", user_id=user)
         assert said(admin, user) == ["online", "offline", "online", "away", "online"]
+    process.stop()
+
+
+async def test_users_who_left_a_process_that_was_frozen_are_announced_offline_once(quick: Stack):
+    group, users, port = unique("g"), [unique("u") for _ in range(40)], free_port()
+    process = quick.start_sockets(port)
+    async with quick.client("hub", role="admin", groups=[group]) as admin, AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(quick.client("hub", user, port=port, groups=[group]))
+            for user in users
+        ]
+        process.signal(SIGSTOP)
+        for client in clients:
+            client.drop()
+        for user in users:
+            await admin.expect("attendant:offline", user_id=user)
+        process.signal(SIGCONT)
+        await eventually(lambda: "presence registered again" in process.output)
+        assert [said(admin, user) for user in users] == [["online", "offline"]] * len(users)
     process.stop()
 
 

@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 import redis
 
+from realtime.outbox.listening import POLL
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import ROOT, Process, Stack, free_port
 from tests.outbox.conftest import CLOSED
@@ -105,6 +107,16 @@ def test_relays_send_what_the_requests_could_not_in_order(stack: Backbone):
     until(lambda: stack.published() == expected(120))
     for relay in relays:
         assert relay.stop(SIGTERM) == 0
+
+
+def test_relay_that_was_suspended_goes_on(stack: Backbone):
+    relay = stack.start("runoutbox")
+    relay.signal(SIGSTOP)
+    time.sleep(POLL * 2)
+    relay.signal(SIGCONT)
+    stack.publish(0, 7, REDIS_URL=CLOSED)
+    until(lambda: stack.published() == expected(7))
+    assert relay.stop(SIGTERM) == 0
 
 
 @pytest.mark.slow

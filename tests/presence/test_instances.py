@@ -192,3 +192,38 @@ def test_user_whose_record_expired_in_grace_still_goes_offline(ana: World):
     ana.redis.delete(f"{store.base(HUB)}:user:ana")
     ana.end_grace()
     assert ana.news() == [("online", "offline", "grace")]
+
+
+# --- A clock that is set back --------------------------------------------------------------------------
+
+
+def test_clock_that_is_set_back_delays_nothing_by_as_much(ana: World):
+    ana.connect("bob", "tab-2", instance="instance-2")
+    ana.disconnect("tab-2", instance="instance-2")
+    ana.set_clock_back(3_600_000)
+    ana.sweep()
+    lease: Any = ana.redis.zscore(f"{store.base(HUB)}:nodes", "instance-1")
+    assert 9_000 < lease - ana.now <= 10_000
+    for what, user in (("away", "ana"), ("grace", "bob")):
+        assert 74_000 < ana.deadline(what, user) <= 75_000  # the longest duration of all
+
+
+def test_clock_that_is_set_back_delays_nothing_however_much_is_due(
+    ana: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(store, "WORK", 1)
+    for n in range(50):
+        ana.connect(f"user-{n}", f"tab-{n + 2}")
+    ana.set_clock_back(3_600_000)
+    ana.sweep()
+    assert all(ana.deadline("away", f"user-{n}") <= 75_000 for n in range(50))
+    ana.silence("user-7")
+    assert ana.news()[-1] == ("online", "away", "timeout")
+
+
+def test_clock_that_is_set_back_by_a_moment_moves_nothing(ana: World):
+    ana.pass_deadline("away")
+    ana.set_clock_back(100)
+    assert ana.sweep() == 0
+    ana.silence()
+    assert ana.news() == [("online", "away", "timeout")]

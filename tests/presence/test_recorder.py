@@ -560,3 +560,14 @@ def test_a_recorder_that_has_caught_up_waits_for_news():
 
 def test_models_and_migrations_agree():
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+def test_stream_that_lost_everything_is_read_from_its_beginning_by_whatever_clock():
+    append_raw(json.dumps(entry("7")), entry_id="3000-0")
+    Recorder().step()
+    sync_client().delete(store.stream())
+    recorder = Recorder()
+    recorder.step()
+    append_raw(json.dumps(entry("8")), entry_id="2000-0")
+    recorder.step()
+    assert PresenceTransition.objects.count() == 2

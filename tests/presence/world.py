@@ -129,6 +129,14 @@ class World:
         """No call was made for that time."""
         self.redis.set(f"{self.base}:touched", self.now - milliseconds)
 
+    def set_clock_back(self, milliseconds: int) -> None:
+        """Redis' clock was set back: all times that were written before are ahead by so much."""
+        for name in ("nodes", "deadlines"):
+            times: Any = self.redis.zrange(f"{self.base}:{name}", 0, -1, withscores=True)
+            for member, time in times:
+                self.redis.zadd(f"{self.base}:{name}", {member: time + milliseconds})
+        self.stand_still(-milliseconds)
+
     def keys(self) -> dict[bytes, bytes]:
         """Everything in Redis, for `set_back`."""
         return {name: self.redis.dump(name) for name in self.redis.keys(f"{self.base}*")}

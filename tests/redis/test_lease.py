@@ -31,6 +31,14 @@ async def test_another_takes_over_when_the_holder_dies():
     assert not await one.hold()
 
 
+async def test_another_takes_over_when_the_holder_dies_and_redis_clock_is_set_back():
+    one, two = Lease("work", 60), Lease("work", 60)
+    await one.hold()
+    await client().pexpire(key("lease", "work"), 3_600_000)
+    assert await two.hold()
+    assert not await one.hold()
+
+
 async def test_released_lease_can_be_had_at_once():
     one, two = Lease("work", 60), Lease("work", 60)
     await one.hold()

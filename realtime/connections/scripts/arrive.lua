@@ -12,7 +12,10 @@ local now = string.format('%d.%06d', time[1], time[2])
 
 local function let_in(connections, channel)
   if most == 0 then return {} end
-  redis.call('ZADD', connections, now, channel)
+  -- Behind all others, also when the clock was set back since they were opened.
+  local newest = redis.call('ZRANGE', connections, -1, -1, 'WITHSCORES')[2]
+  local at = newest and math.max(tonumber(now), tonumber(newest) + 1e-6) or tonumber(now)
+  redis.call('ZADD', connections, string.format('%.6f', at), channel)
   redis.call('EXPIRE', connections, seconds)
   return redis.call('ZCARD', connections) > most and redis.call('ZRANGE', connections, 0, -1) or {}
 end

@@ -7,7 +7,10 @@
 
 local answers = {}
 for i, connections in ipairs(KEYS) do
-  redis.call('ZADD', connections, ARGV[i * 2 + 1], ARGV[i * 2 + 2])
+  -- Behind all others, also when the clock was set back since they were opened.
+  local newest = redis.call('ZRANGE', connections, -1, -1, 'WITHSCORES')[2]
+  local at = newest and math.max(tonumber(ARGV[i * 2 + 1]), tonumber(newest) + 1e-6) or tonumber(ARGV[i * 2 + 1])
+  redis.call('ZADD', connections, string.format('%.6f', at), ARGV[i * 2 + 2])
   redis.call('EXPIRE', connections, ARGV[2])
   local count = redis.call('ZCARD', connections)
   answers[i] = count > tonumber(ARGV[1]) and redis.call('ZRANGE', connections, 0, -1) or {}

@@ -49,7 +49,7 @@ class Command(BaseCommand):
             relays = [Relay(alias, stopping, numbers(alias)) for alias in aliases]
             running = Relays(relays, stopping, self._ready)
             running.start()
-            while running.are_running and signal.sigtimedwait(SIGNALS, POLL) is None:
+            while running.are_running and not _is_told_to_stop():
                 pass
             try:
                 running.stop()
@@ -59,6 +59,13 @@ class Command(BaseCommand):
     def _ready(self) -> None:
         self.stdout.write("ready")
         self.stdout.flush()
+
+
+def _is_told_to_stop() -> bool:
+    """Wait for a signal, for a moment."""
+    found = signal.sigtimedwait(SIGNALS, POLL)
+    # Suspended (SIGSTOP) and continued after that moment, CPython answers with what is no signal.
+    return found is not None and found.si_signo in SIGNALS
 
 
 @contextlib.contextmanager
