@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from hub.consumers import HubConsumer
 from presence.connection import CustomerPresence
+from realtime.asgi import application
 from realtime.auth import revocation
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
@@ -37,6 +38,7 @@ from realtime.protocol.rooms import group_name
 from realtime.protocol.wire_types import annotated_ack
 from realtime.redis import schema_version
 from realtime.redis.client import client, key
+from tests import inprocess
 from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -412,17 +414,19 @@ async def test_handler_that_lost_a_server_is_unavailable(client_event, failure: 
 
 
 async def test_peer_that_is_gone_is_no_error(monkeypatch, caplog):
+    failed = asyncio.Event()
+
+    async def cut_off(scope: Any, receive: Any, send: Any) -> None:
+        async def write(message: Any) -> None:
+            if message["type"] == "websocket.send" and '"ack"' in message["text"]:
+                failed.set()
+                raise BrokenPipeError
+            await send(message)
+
+        await application(scope, receive, write)
+
+    monkeypatch.setattr(inprocess, "application", cut_off)
     ana = Connection("/portal/", headers=bearer(issue(user_id="7", role="customer")))
-    output, failed = ana.communicator.output_queue, asyncio.Event()
-    put = output.put
-
-    async def write(message: Any) -> None:
-        if message["type"] == "websocket.send" and '"ack"' in message["text"]:
-            failed.set()
-            raise BrokenPipeError
-        await put(message)
-
-    monkeypatch.setattr(output, "put", write)
     await ana.handshake()
     await ana.send("heartbeat", id="1")
     await asyncio.wait_for(failed.wait(), PATIENCE)
