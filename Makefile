@@ -17,8 +17,8 @@ LOCK := .run/lock/bin/uv pip compile --quiet --generate-hashes --no-annotate --p
 # The tests start hundreds of interpreters: each would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-# Three processes on two cores: most tests wait for other processes.
-PROCESSES := --numprocesses 3 --dist loadfile --no-loadscope-reorder --no-header
+# Four processes on two cores: most tests wait for other processes.
+PROCESSES := --numprocesses 4 --dist loadfile --no-loadscope-reorder --no-header
 PYTEST := $(BIN)/python -m pytest $(PROCESSES)
 FAST := -m "not slow and not needs_browser and not needs_tools and not needs_postgresql and not faults"
 SLOW := -m "slow or needs_browser or needs_tools or needs_postgresql or faults"
