@@ -16,3 +16,9 @@ def ana(world: World) -> World:
     world.connect()
     world.transitions()
     return world
+
+
+@pytest.fixture(autouse=True)
+def patient_outbox(settings) -> None:
+    """What an operator does is sent at once, on a busy machine, too; half a second is for requests in production."""
+    settings.REALTIME = {**settings.REALTIME, "OUTBOX_WAIT": 60}
