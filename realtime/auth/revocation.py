@@ -29,7 +29,7 @@ user who was disconnected on it.
 _MARK = script(
     b"""
     -- No order is from the future. Its entry may have such an id, as ids never go back when Redis' clock does; then the
-    -- mark would concern all that is opened before the clock is there again.
+    -- mark would concern all that is opened before the clock has caught up.
     local time = redis.call('TIME')
     local now = time[1] + time[2] / 1e6
     local at = math.min(tonumber(ARGV[1]), now)

@@ -1,4 +1,4 @@
-"""Redis' clock between two looks at it: the clock of the event loop stands for it, which is never set."""
+"""Redis' clock between two readings: the clock of the event loop, which is never set, stands for it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from realtime.tasks.running import running_loop
 
 
 class RedisClock:
-    """How far Redis' clock is ahead of that of the event loop, as of the last look.
+    """How far Redis' clock is ahead of that of the event loop, as of the last reading.
 
-    Redis' clock may be set, so it is looked at again and again (`realtime.layers.liveness`).
+    Redis' clock may be set, so each instance reads it regularly (`realtime.layers.liveness`).
     """
 
     def __init__(self) -> None:

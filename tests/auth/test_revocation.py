@@ -221,7 +221,7 @@ async def test_disconnected_user_may_come_back_after_redis_clock_was_set_back(si
 
 
 async def test_expel_concerns_who_is_there_after_redis_clock_was_set_back(signals: list[Signal]):
-    """No time tells who has entered since: the ids of entries stand still until the clock is there again."""
+    """Times do not tell which members entered later: all entries get the same time until the clock has caught up."""
     now = await revocation.now()
     await expel(ThreadExpel(user_id=Id("7"), thread_id=Id("42")), context(now + 3600))
     assert [(signal.at, signal.reason) for signal in signals] == [(0.0, "expelled")]  # type: ignore[union-attr]
@@ -231,7 +231,7 @@ async def test_expel_concerns_who_is_there_after_redis_clock_was_set_back(signal
 async def test_room_is_entered_by_the_clock_that_redis_has_now():
     async with connected("hub", "7") as ana:
         redis_clock().set(time.time() + 3600)
-        await cut_the_subscription()  # what was missed is found, and the clock is looked at
+        await cut_the_subscription()  # the instance finds what it missed, and reads the clock
         await eventually(lambda: abs(redis_clock().now() - time.time()) < 60)
         await ana.call("join:thread", {"thread_id": "42"})
         async with bridging():
