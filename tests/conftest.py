@@ -58,6 +58,12 @@ def realtime_redis(redis_url: str, settings) -> str:
 
 
 @pytest.fixture
+def patient_outbox(settings) -> None:
+    """The outbox waits a minute for Redis: the half second of production is too short for a busy machine."""
+    settings.REALTIME = {**settings.REALTIME, "OUTBOX_WAIT": 60}
+
+
+@pytest.fixture
 def without_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backbone without the app, whose messages go straight to Redis."""
     monkeypatch.setattr("realtime.publisher.OUTBOX", "not installed")

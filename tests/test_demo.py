@@ -21,7 +21,11 @@ from realtime.auth.verification import verify
 from realtime.outbox.models import OutboxMessage
 
 # The demo is only routed while DEBUG is on, which pytest-django turns off.
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("demo.urls")]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.urls("demo.urls"),
+    pytest.mark.usefixtures("patient_outbox"),
+]
 
 CONVERSATIONS = "/demo/conversations/"
 

@@ -19,6 +19,5 @@ def ana(world: World) -> World:
 
 
 @pytest.fixture(autouse=True)
-def patient_outbox(settings) -> None:
-    """What an operator does is sent at once, on a busy machine, too; half a second is for requests in production."""
-    settings.REALTIME = {**settings.REALTIME, "OUTBOX_WAIT": 60}
+def patient(patient_outbox: None) -> None:
+    """What an operator does is sent at once, on a busy machine, too."""
