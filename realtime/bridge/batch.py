@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Self
 
@@ -77,21 +76,34 @@ def _can_be_repeated(entry: BusEntry) -> bool:
 
 
 class Batch:
-    """Publishes what entries hold, and moves the cursor. Once sent, it is awaited for the result."""
+    """Publishes what entries hold, and moves the cursor. It is packed when it is made; once sent, it is awaited.
+
+    Awaited, it has the seconds from when the oldest entry was added until it was published, if that is known. Or it
+    raises `redis.RedisError`: then sending all of it again does what is left.
+    """
 
     def __init__(
-        self, entries: Sequence[BusEntry], *, layer: RoomLayer | None = None, again: str = ""
+        self,
+        entries: Sequence[BusEntry],
+        pipes: Pipes,
+        *,
+        cursor: history.Cursor = NO_CURSOR,
+        lease: history.Lease = NO_LEASE,
+        layer: RoomLayer | None = None,
+        again: str = "",
     ) -> None:
         self._entries = entries
-        self._layer = layer or room_layer()
+        self._pipes = pipes
+        self._cursor = cursor
         self._again = again
         self._spans: list[tracing.Span] = []
         self._drafts = [
             self._draft(entry, message) for entry in entries for message in entry.messages if message.targets
         ]
-        self._sent: asyncio.Future[list[list[bytes]]]
-        self._pipes: Pipes
-        self._cursor = NO_CURSOR
+        self._send = (layer or room_layer()).prepare(
+            pipes, self._drafts, lease=lease, cursor=cursor, again=again
+        )
+        self._sent: history.Appending
 
     def _draft(self, entry: BusEntry, message: BusMessage) -> Draft:
         """What is appended, once for all the clients."""
@@ -104,16 +116,9 @@ class Batch:
             traceparent=(span and tracing.traceparent(span)) or "",
         )
 
-    def send(
-        self, pipes: Pipes, *, cursor: history.Cursor = NO_CURSOR, lease: history.Lease = NO_LEASE
-    ) -> Self:
-        """Begin to publish, and to move the cursor. It is on its way when this returns.
-
-        The batch, awaited, has the seconds from when the oldest entry was added until it was published, if that is
-        known. Or it raises `redis.RedisError`: then sending all of it again does what is left.
-        """
-        self._pipes, self._cursor = pipes, cursor
-        self._sent = self._layer.publish(pipes, self._drafts, lease=lease, cursor=cursor, again=self._again)
+    def send(self) -> Self:
+        """Begin to publish, and to move the cursor. It is on its way when this returns."""
+        self._sent = self._send()
         self._sent.add_done_callback(self._on_answer)  # no task: it would cost more than what it has to do
         return self
 
@@ -129,7 +134,7 @@ class Batch:
             await self._send_singly(error)
             return None
 
-    def _on_answer(self, sent: asyncio.Future[list[list[bytes]]]) -> None:
+    def _on_answer(self, sent: history.Appending) -> None:
         for span in self._spans:
             span.end()
         if not sent.cancelled() and sent.exception() is None:
@@ -149,9 +154,9 @@ class Batch:
             await dead_letter(self._pipes, singles[0], InvalidMessage("refused", spelled(error)))
             return
         for single in singles:
-            await Batch([single], again=self._again).send(self._pipes)
+            await Batch([single], self._pipes, again=self._again).send()
         if self._cursor is not NO_CURSOR:
-            await history.send_append(self._pipes, [], cursor=self._cursor)
+            await history.prepare_append(self._pipes, [], cursor=self._cursor)()
 
     def _count(self, appended: Sequence[Sequence[bytes]]) -> None:
         delivered = sum(map(any, appended))  # in some room; a message that was left out is in none

@@ -65,7 +65,7 @@ class PubSubListener:
                 self._latest = first + len(entries) - 1
                 entries = [entry.added_at(at) for at, entry in enumerate(entries, first)]
             await self._handlers.run(pipes, entries)
-            await Batch(entries).send(pipes, lease=lease)
+            await Batch(entries, pipes, lease=lease).send()
         except Exception as error:
             if not isinstance(error, RedisError | OSError):
                 report("pubsub")

@@ -7,7 +7,12 @@ from typing import Any
 
 READ_FIRST = 100
 """Entries that are read at once after the stream was quiet."""
-READ_MOST = 500
+READ_MOST = 250
+"""Entries that are read at once at most.
+
+The command that appends them should fit into the kernel's buffer of a socket: what does not fit is written only when
+the next entries have been decoded, and Redis waits for it meanwhile.
+"""
 READ_BYTES = 1 << 20
 """About as many bytes are read at once."""
 

@@ -118,11 +118,12 @@ class StreamDelivery:
         return self._guard.admit(read)
 
     async def _send(self, entries: Sequence[BusEntry]) -> None:
-        batch = Batch(entries, layer=self._layer, again=self._again)
+        cursor = (key("cursors"), self._stream, entries[-1].id)
+        batch = Batch(entries, self._pipes, cursor=cursor, layer=self._layer, again=self._again)
         await self._confirm()  # one batch in flight, the next only after the one before succeeded
         if any(entry.error or self.handlers.apply_to(entry) for entry in entries):
             await self.handlers.run(self._pipes, entries)
-        self._in_flight = batch.send(self._pipes, cursor=(key("cursors"), self._stream, entries[-1].id))
+        self._in_flight = batch.send()
 
     async def _confirm(self) -> None:
         """Return when the batch in flight was published. Raises `redis.RedisError` if it was not."""

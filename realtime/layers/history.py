@@ -8,7 +8,7 @@ Centrifugo (research: `recovered` only if everything after the position is still
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -44,6 +44,8 @@ _CUT = (_SCRIPTS / "cut.lua").read_bytes()
 _ends = script(_CUT + (_SCRIPTS / "ends.lua").read_bytes())
 _after = script(_CUT + (_SCRIPTS / "after.lua").read_bytes())
 
+Appending = asyncio.Future[list[list[bytes]]]
+"""The position of each entry in each of its rooms, once Redis has answered."""
 Lease = tuple[str, str]
 """Key and holder (`realtime.redis.lease`)."""
 Cursor = tuple[str, bytes, bytes]
@@ -84,11 +86,11 @@ def _room_seconds() -> int:
 
 
 async def append(entries: Sequence[Draft], **options: Any) -> list[list[bytes]]:
-    """`send_append`, over the loop's pipes, for a caller with nothing to send behind it."""
-    return await send_append(pipes(), entries, **options)
+    """`prepare_append`, sent at once over the loop's pipes, for a caller with nothing to send behind it."""
+    return await prepare_append(pipes(), entries, **options)()
 
 
-def send_append(
+def prepare_append(
     pipes: Pipes,
     entries: Sequence[Draft],
     *,
@@ -96,11 +98,12 @@ def send_append(
     cursor: Cursor = NO_CURSOR,
     again: str = "",
     publish: bool = True,
-) -> asyncio.Future[list[list[bytes]]]:
+) -> Callable[[], Appending]:
     """Append entries to the histories of their rooms and publish them, then set a cursor.
 
-    That is one atomic script (in a Cluster one for each slot). The command has been sent when this returns, so that
-    more can follow in the same write. (In a Cluster sending has only begun.)
+    That is one atomic script (in a Cluster one for each slot). It is packed now, and sent when what this returns is
+    called: when that returns, the command has been sent, so that more can follow in the same write. (In a Cluster
+    sending has only begun.)
 
     The future has the position of each entry in each of its rooms, empty where it was left out as a duplicate; an empty
     list when another instance holds `lease`. Entries of a source up to `again` were appended before, perhaps not
@@ -109,8 +112,8 @@ def send_append(
     Or it raises a `redis.RedisError`: then all, some, or nothing was done, and the same call again does what is left.
     """
     if not pipes.topology.spans_keys:
-        return begin(_append_by_slot(pipes, entries, lease, cursor, again=again, publish=publish))
-    return pipes.to("").run(
+        return lambda: begin(_append_by_slot(pipes, entries, lease, cursor, again=again, publish=publish))
+    return pipes.to("").prepare(
         _append, *append_arguments(pipes.topology, entries, lease, cursor, again=again, publish=publish)
     )
 

@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from realtime.layers.configured import channel_layer
-from realtime.layers.history import NO_CURSOR, NO_LEASE, Cursor, Lease
+from realtime.layers.history import NO_CURSOR, NO_LEASE, Appending, Cursor, Lease
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import Ephemeral, Mailbox, Outlet
 from realtime.layers.room_layer import RoomChannelLayer
@@ -26,7 +25,7 @@ class RoomLayer(Protocol):
     emit_waits: bool
     """Whether `emit` may wait for anything."""
 
-    def publish(
+    def prepare(
         self,
         pipes: Pipes,
         entries: Sequence[Draft],
@@ -34,8 +33,8 @@ class RoomLayer(Protocol):
         lease: Lease = NO_LEASE,
         cursor: Cursor = NO_CURSOR,
         again: str = "",
-    ) -> asyncio.Future[list[list[bytes]]]:
-        """Append entries to the histories of their rooms and publish them (`realtime.layers.history.send_append`)."""
+    ) -> Callable[[], Appending]:
+        """Append entries to their rooms' histories and publish them (`realtime.layers.history.prepare_append`)."""
 
     async def attach(self, mailbox: Mailbox) -> str:
         """Return a new channel whose messages are handed to `mailbox`. Raises `redis.RedisError`."""

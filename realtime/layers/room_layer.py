@@ -189,11 +189,11 @@ class RoomChannelLayer(BaseChannelLayer):
 
     # --- Rooms: `realtime.layers.interface.RoomLayer` -----------------------------------------------------
 
-    def publish(
+    def prepare(
         self, pipes: Pipes, entries: Sequence[Draft], **options: Any
-    ) -> asyncio.Future[list[list[bytes]]]:
-        """Append entries to the histories of their rooms and publish them (`realtime.layers.history.send_append`)."""
-        return history.send_append(pipes, entries, **options)
+    ) -> Callable[[], history.Appending]:
+        """Append entries to their rooms' histories and publish them (`realtime.layers.history.prepare_append`)."""
+        return history.prepare_append(pipes, entries, **options)
 
     async def attach(self, mailbox: Mailbox) -> str:
         """Return a new channel whose messages are handed to `mailbox` at once."""

@@ -56,14 +56,13 @@ class StockLayer:
             _wrapped[layer] = cls(layer)
         return _wrapped[layer]
 
-    def publish(
+    def prepare(
         self, pipes: Pipes, entries: Sequence[Draft], **options: Any
-    ) -> asyncio.Future[list[list[bytes]]]:
-        return begin(self._publish(entries, history.send_append(pipes, entries, publish=False, **options)))
+    ) -> Callable[[], history.Appending]:
+        append = history.prepare_append(pipes, entries, publish=False, **options)
+        return lambda: begin(self._publish(entries, append()))
 
-    async def _publish(
-        self, entries: Sequence[Draft], appending: asyncio.Future[list[list[bytes]]]
-    ) -> list[list[bytes]]:
+    async def _publish(self, entries: Sequence[Draft], appending: history.Appending) -> list[list[bytes]]:
         appended = await appending
         for entry, positions in zip(entries, appended, strict=False):
             for (group, head), position in zip(entry.rooms, positions, strict=True):

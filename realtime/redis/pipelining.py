@@ -159,8 +159,15 @@ class Pipe(Session):
         self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> asyncio.Future[Any]:
         """Send a Lua script by its hash; when Redis does not know it (any more), it is sent whole."""
+        return self.prepare(script, keys, arguments)()
+
+    def prepare(
+        self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Callable[[], asyncio.Future[Any]]:
+        """`run`, packed now, and sent when what this returns is called, once."""
         rest = (len(keys), *keys, *arguments)
-        return self._send(pack("EVALSHA", script.sha, *rest), lambda: pack("EVAL", script.script, *rest))
+        packed = pack("EVALSHA", script.sha, *rest)
+        return lambda: self._send(packed, lambda: pack("EVAL", script.script, *rest))
 
     def _send(self, packed: bytes, whole: Callable[[], bytes] | None = None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()

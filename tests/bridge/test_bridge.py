@@ -273,23 +273,23 @@ async def test_entry_whose_delivery_failed_is_delivered_again_and_reaches_each_r
 ):
     """Redis goes away after any step: the room knows the last entry it took from the stream."""
     failures = iter([True])
-    send_append = history.send_append
+    prepare_append = history.prepare_append
 
     def unreliable(*args: Any, **kwargs: Any) -> Any:
-        sent = send_append(*args, **kwargs)
+        send = prepare_append(*args, **kwargs)
 
         async def answer() -> Any:
-            result = await sent
+            result = await send()
             if next(failures, False):
                 raise RedisDown("gone")
             return result
 
-        return asyncio.ensure_future(answer())
+        return lambda: asyncio.ensure_future(answer())
 
     async with bridging():
         await add("thread:message", {**MESSAGE, "message_id": 6})
         assert await room.message_ids(1) == ["6"]  # Redis knows the script from here on
-        monkeypatch.setattr(history, "send_append", unreliable)
+        monkeypatch.setattr(history, "prepare_append", unreliable)
         entry = await add("thread:message", MESSAGE)
         first = await room.frame()
         await eventually(lambda: "redis lost" in caplog.text)
@@ -469,15 +469,15 @@ async def test_event_whose_rooms_fail_is_a_dead_letter(room: Room, monkeypatch, 
 
 async def test_mistake_in_the_bridge_does_not_end_it(room: Room, monkeypatch, caplog):
     failures = iter([True])
-    send_append = history.send_append
+    prepare_append = history.prepare_append
 
     def mistaken(*args: Any, **kwargs: Any) -> Any:
         if next(failures, False):
             raise ZeroDivisionError
-        return send_append(*args, **kwargs)
+        return prepare_append(*args, **kwargs)
 
     async with bridging():
-        monkeypatch.setattr(history, "send_append", mistaken)
+        monkeypatch.setattr(history, "prepare_append", mistaken)
         await add("thread:message", MESSAGE)
         assert await room.message_ids(1) == ["7"]
     assert "task failed" in caplog.messages
@@ -493,16 +493,18 @@ def size(entry: Draft) -> int:
 
 async def test_batch_that_is_too_much_is_made_smaller(room: Room, monkeypatch):
     """A slow link: what is not through in time fails, however often the same is sent."""
-    send_append = history.send_append
+    prepare_append = history.prepare_append
+
+    def failed() -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.set_exception(RedisDown("no answer"))
+        return answer
 
     def narrow(pipes: Any, entries: Any, **options: Any) -> Any:
-        if sum(map(size, entries)) > 150_000:
-            failed = asyncio.get_running_loop().create_future()
-            failed.set_exception(RedisDown("no answer"))
-            return failed
-        return send_append(pipes, entries, **options)
+        too_much = sum(map(size, entries)) > 150_000
+        return failed if too_much else prepare_append(pipes, entries, **options)
 
-    monkeypatch.setattr(history, "send_append", narrow)
+    monkeypatch.setattr(history, "prepare_append", narrow)
     for number in range(60):
         await add("thread:message", {"thread_id": 42, "message_id": number, "body": "x" * 60_000})
     async with bridging():
@@ -532,7 +534,7 @@ async def test_of_several_messages_in_an_entry_the_one_that_redis_refuses_is_kep
         ]
 
     entry = dataclasses.replace(BUS, decode=decode).entry(b"1-0", [b"message", b"both"])
-    await Batch([entry]).send(pipes(), cursor=(key("cursors"), key("stream").encode(), b"1-0"))
+    await Batch([entry], pipes(), cursor=(key("cursors"), key("stream").encode(), b"1-0")).send()
     assert await room.message_ids(1) == ["42"]
     assert [letter["message"] for letter in await dead_letters()] == ["both"]
 
@@ -573,13 +575,13 @@ async def listening() -> AsyncIterator[None]:
 
 async def test_what_was_published_in_the_meantime_is_delivered_together_and_in_order(room: Room, monkeypatch):
     sizes: list[int] = []
-    send_append = history.send_append
+    prepare_append = history.prepare_append
 
     def counted(pipes: Any, entries: Any, **options: Any) -> Any:
         sizes.append(len(entries))
-        return send_append(pipes, entries, **options)
+        return prepare_append(pipes, entries, **options)
 
-    monkeypatch.setattr(history, "send_append", counted)
+    monkeypatch.setattr(history, "prepare_append", counted)
     async with bridging():
         async with client().pipeline(transaction=False) as pipe:
             for number in range(300):
@@ -602,17 +604,17 @@ async def test_what_is_published_without_id_while_the_lease_is_lost_is_counted(r
 
 
 async def test_what_could_not_be_delivered_is_counted_and_not_tried_twice(room: Room, monkeypatch):
-    send_append = history.send_append
+    prepare_append = history.prepare_append
 
     def broken(pipes: Any, entries: Any, **options: Any) -> Any:
         if entries:
             raise RedisDown("gone")
-        return send_append(pipes, entries, **options)
+        return prepare_append(pipes, entries, **options)
 
     async with bridging():
         counted = Counting()
         with monkeypatch.context() as patch:
-            patch.setattr(history, "send_append", broken)
+            patch.setattr(history, "prepare_append", broken)
             await publish("thread:message", MESSAGE)
             await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 1)
         await publish("thread:message", {**MESSAGE, "message_id": 8})

@@ -46,7 +46,7 @@ async def layer(memory: InMemoryChannelLayer, monkeypatch) -> AsyncIterator[Stoc
 async def publish(layer: StockLayer, *texts: str, exclude: str = "", group: str = ROOM) -> None:
     """As a bridge does."""
     entries = [Draft(rooms=[(group, f"{text}@".encode())], tail=b"", exclude=exclude) for text in texts]
-    await layer.publish(pipes(), entries)
+    await layer.prepare(pipes(), entries)()
 
 
 @pytest.mark.parametrize("room", [room_of_group(ROOM), "presence:Équipe São Paulo", "presence:" + "é" * 64])

@@ -118,7 +118,7 @@ async def test_what_large_bodies_in_many_slots_cost_is_bounded():
     large = Draft(rooms=rooms, tail=b"x" * 200_000, source="stream", entry=f"{1:0>20}")
     tracemalloc.start()
     try:
-        await history.send_append(pipes := Pipes(), [large])
+        await history.prepare_append(pipes := Pipes(), [large])()
         assert tracemalloc.get_traced_memory()[1] < 30_000_000
     finally:
         tracemalloc.stop()
@@ -144,13 +144,13 @@ async def test_batch_that_goes_over_pipes_ends_with_them():
     """Lease and cursor go over them, too: what has begun uses nothing that might be closed before."""
     pipes, cursor = Pipes(), (key("cursors"), b"s", b"2-0")
     await client().set(key("lease", "bridge"), "me")
-    assert await history.send_append(
+    assert await history.prepare_append(
         pipes, [everywhere("1")], lease=(key("lease", "bridge"), "me"), cursor=cursor
-    )
+    )()
     assert await client().hget(key("cursors"), "s") == b"2-0"
     pipes.close()
     with pytest.raises(redis_py.RedisError):
-        await history.send_append(pipes, [everywhere("2")], cursor=cursor)
+        await history.prepare_append(pipes, [everywhere("2")], cursor=cursor)()
 
 
 @pytest.mark.usefixtures("without_outbox")

@@ -111,7 +111,7 @@ async def test_trace_that_a_backbone_in_another_language_began_goes_on(spans: Sp
 async def test_message_that_is_delivered_again_has_no_second_span(spans: Spans):
     encoded = b'{"event": "thread:message", "data": {"thread_id": "42", "message_id": "1"}}'
     for again in ("", "9"):
-        await Batch([BUS.entry(b"1-0", [b"message", encoded], again)]).send(pipes())
+        await Batch([BUS.entry(b"1-0", [b"message", encoded], again)], pipes()).send()
     assert len(spans.named("deliver thread:message")) == 1
 
 
