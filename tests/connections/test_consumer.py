@@ -139,50 +139,10 @@ async def test_closed_connection_leaves_nothing_behind():
 # --- Frames ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frame_id", ["", "é", 0, -5, 2**53 - 1])
-async def test_ack_carries_the_id_as_it_was_sent(frame_id: str | int):
-    async with connected("portal") as ana:
-        await ana.send("heartbeat", id=frame_id)
-        assert (await ana.expect("ack"))["id"] == frame_id
-
-
-@pytest.mark.parametrize(
-    ("text", "code", "frame_id"),
-    [
-        ("hello", "invalid_json", None),
-        ("[]", "invalid_envelope", None),
-        ('{"event": 1, "id": 5}', "invalid_envelope", 5),
-        ('{"event": "heartbeat", "data": 1, "id": 5}', "invalid_envelope", 5),
-        ('{"event": "no:such", "id": 5}', "unknown_event", 5),
-        ('{"event": "thread:message", "id": 5}', "unknown_event", 5),
-        ('{"event": "join:thread", "id": 5}', "invalid_payload", 5),
-        ('{"event": "join:thread", "data": {"thread_id": "a b"}}', "invalid_payload", None),
-        ('{"event": "presence:away", "id": 5}', "forbidden", 5),
-        ('{"event": "join:thread", "data": {"thread_id": 1}, "id": 5}', "forbidden", 5),
-        ('{"event": "typing:start", "data": {"thread_id": 1}, "id": 5}', "not_in_room", 5),
-    ],
-)
-async def test_refused_frame_gets_one_error_and_the_connection_stays_open(text, code, frame_id):
-    async with connected("portal") as ana:
-        await ana.raw(text)
-        frame = await ana.expect("error")
-        assert (frame["data"]["code"], frame.get("id")) == (code, frame_id)
-        assert frame["data"]["message"]
-        assert ("id" in frame) == (frame_id is not None)
-        await ana.call("heartbeat")
-        await ana.nothing()
-
-
 async def test_invalid_payload_names_the_field():
     async with connected() as ana:
         error = await ana.refused("join:thread", {"thread_id": "a b"})
         assert error["message"].startswith("thread_id: ")
-
-
-async def test_binary_frame_is_an_invalid_envelope():
-    async with connected() as ana:
-        await ana.communicator.send_to(bytes_data=b"{}")
-        assert (await ana.expect("error"))["data"]["code"] == "invalid_envelope"
 
 
 async def test_valid_frame_starts_the_count_anew(settings):
@@ -485,12 +445,6 @@ async def test_joining_twice_is_fine():
         )
 
 
-async def test_joining_with_since_says_that_nothing_can_be_recovered():
-    async with connected() as ana:
-        answer = await ana.call("join:thread", {"thread_id": 42, "since": "1"})
-        assert (answer["room"], answer["recovered"], answer["missed"]) == ("thread:42", False, 0)
-
-
 @pytest.mark.parametrize("since", ["", "x" * 65, 7])
 async def test_since_is_a_non_empty_opaque_string(since: Any):
     async with connected() as ana:
@@ -505,30 +459,6 @@ async def test_leaving_a_room_one_is_not_in_is_fine():
 
 
 # --- Resume ------------------------------------------------------------------------------------------
-
-
-async def test_resume_answers_for_each_room():
-    async with connected("hub", groups=["sales"]) as ana:
-        answer = await ana.call(
-            "resume",
-            {
-                "rooms": {
-                    "thread:42": "1",
-                    "user:7": "1",
-                    "presence:sales": "1",
-                    "user:8": "1",
-                    "presence:vip": "1",
-                    "lobby:1": "1",
-                }
-            },
-        )
-        rooms = answer["rooms"]
-        for room in ("thread:42", "user:7", "presence:sales"):
-            assert rooms[room]["recovered"] is False
-            assert rooms[room]["missed"] == 0
-            assert int(rooms[room]["offset"]) > 0
-        for room in ("user:8", "presence:vip", "lobby:1"):
-            assert rooms[room] == {"error": "forbidden"}
 
 
 @pytest.mark.parametrize("is_in", [False, True])
@@ -751,13 +681,6 @@ async def test_cursor_without_position_is_refused():
         assert (await ana.refused("cursor:move", {"thread_id": 42}))["message"] == "position: required"
 
 
-@pytest.mark.parametrize("event", ["typing:start", "typing:stop", "cursor:move"])
-async def test_who_is_not_in_the_room_cannot_be_seen_in_it(event: str):
-    async with connected() as ana:
-        error = await ana.refused(event, {"thread_id": 42, "position": 1})
-        assert error["code"] == "not_in_room"
-
-
 # --- Token -------------------------------------------------------------------------------------------
 
 
@@ -790,13 +713,6 @@ async def test_what_is_no_token_does_not_refresh(data: dict[str, Any]):
         error = await ana.refused("auth:refresh", data)
         assert error["code"] == "invalid_payload"
         assert error["message"].startswith("token: ")
-
-
-async def test_revoked_token_does_not_refresh():
-    fresh = issue(user_id="7", role="attendant")
-    await client().set(key("revoked", verify(fresh).jti), "1")
-    async with connected() as ana:
-        assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "forbidden"
 
 
 # --- Silence -----------------------------------------------------------------------------------------
