@@ -5,6 +5,7 @@ import gc
 import json
 import time
 from typing import Any, TypedDict
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import pytest
@@ -353,10 +354,9 @@ async def test_answer_that_json_has_no_form_for_is_internal_and_its_place_is_log
 
 
 async def test_hook_of_a_product_that_lost_a_server_does_not_end_the_connection(monkeypatch, caplog):
-    async def on_ready(self: HubConsumer) -> None:
-        raise ConnectionRefusedError("a service of the product")
-
-    monkeypatch.setattr(HubConsumer, "on_ready", on_ready)
+    monkeypatch.setattr(
+        HubConsumer, "on_ready", AsyncMock(side_effect=ConnectionRefusedError("a service of the product"))
+    )
     async with connected("hub") as ana:
         await ana.call("heartbeat")
     assert "a service of the product" in caplog.text
@@ -411,10 +411,7 @@ async def test_mistake_in_the_handler_of_a_message_ends_nothing(monkeypatch, cap
 
 
 async def test_clean_up_that_redis_refuses_is_logged_and_completed(monkeypatch, caplog):
-    async def gone(self: Any) -> None:
-        raise RedisDown("gone")
-
-    monkeypatch.setattr(HubConsumer, "on_gone", gone)
+    monkeypatch.setattr(HubConsumer, "on_gone", AsyncMock(side_effect=RedisDown("gone")))
     async with connected():
         pass
     await eventually(lambda: "clean-up incomplete" in caplog.text)
@@ -539,16 +536,13 @@ async def test_resume_does_not_answer_for_a_room_lost_while_others_are_resumed(m
 async def test_resume_that_redis_did_not_answer_leaves_no_room_with_a_hole(monkeypatch):
     missed = RoomChannelLayer.missed
 
-    async def fails(*args: Any) -> Any:
-        raise RedisDown("away")
-
     async with bridging(), connected("hub", "8") as other, connected() as ana:
         await other.call("join:thread", {"thread_id": "42"})
         await add("thread:message", {"thread_id": 42, "message_id": 1})
         since = (await other.expect("thread:message", message_id="1"))["offset"]
         await add("thread:message", {"thread_id": 42, "message_id": 2})
         await other.expect("thread:message", message_id="2")
-        monkeypatch.setattr(RoomChannelLayer, "missed", fails)
+        monkeypatch.setattr(RoomChannelLayer, "missed", AsyncMock(side_effect=RedisDown("away")))
         refused = await ana.refused("resume", {"rooms": {"thread:42": since}})
         assert refused["code"] == "unavailable"
         await add("thread:message", {"thread_id": 42, "message_id": 3})
@@ -561,12 +555,9 @@ async def test_resume_that_redis_did_not_answer_leaves_no_room_with_a_hole(monke
 
 
 async def test_member_whose_rejoin_fails_stays_in_the_room(monkeypatch):
-    async def fails(*args: Any) -> Any:
-        raise RedisDown("away")
-
     async with bridging(), connected() as ana:
         await ana.call("join:thread", {"thread_id": "42"})
-        monkeypatch.setattr(RoomChannelLayer, "missed", fails)
+        monkeypatch.setattr(RoomChannelLayer, "missed", AsyncMock(side_effect=RedisDown("away")))
         again = {"thread_id": "42", "since": "1"}
         assert (await ana.refused("join:thread", again))["code"] == "unavailable"
         await add("thread:message", {"thread_id": 42, "message_id": 1})
@@ -639,10 +630,7 @@ async def test_typist_leaves_also_when_the_stop_cannot_be_announced(monkeypatch)
         await ana.call("join:thread", {"thread_id": 42})
         await ana.call("typing:start", {"thread_id": 42})
 
-        async def emit(*args: Any, **kwargs: Any) -> None:
-            raise RedisError("away")
-
-        monkeypatch.setattr(NamespaceConsumer, "emit", emit)
+        monkeypatch.setattr(NamespaceConsumer, "emit", AsyncMock(side_effect=RedisError("away")))
         await ana.call("leave:thread", {"thread_id": 42})
         assert (await ana.refused("typing:start", {"thread_id": 42}))["code"] == "not_in_room"
 
@@ -849,10 +837,7 @@ async def test_what_is_published_while_the_handshake_ends_follows_the_ready_fram
 
 
 async def test_mistake_in_a_hook_at_the_end_leaves_nothing_behind(monkeypatch, caplog):
-    async def fail(connection: HubConsumer) -> None:
-        raise ValueError("oops")
-
-    monkeypatch.setattr(HubConsumer, "on_gone", fail)
+    monkeypatch.setattr(HubConsumer, "on_gone", AsyncMock(side_effect=ValueError("oops")))
     layer: Any = get_channel_layer()
     async with connected("hub", "7"):
         assert group_name("hub", "user:7") in layer.groups
@@ -861,12 +846,9 @@ async def test_mistake_in_a_hook_at_the_end_leaves_nothing_behind(monkeypatch, c
 
 
 async def test_room_that_a_fresh_token_does_not_allow_is_left_also_when_redis_does_not_answer(monkeypatch):
-    async def fail(connection: HubConsumer, room: str) -> bool:
-        raise RedisDown
-
     async with connected("hub", "7", groups=["sales", "vip"]) as ana:
         await ana.call("join:thread", {"thread_id": 42})
-        monkeypatch.setattr(HubConsumer, "may_enter", fail)
+        monkeypatch.setattr(HubConsumer, "may_enter", AsyncMock(side_effect=RedisDown))
         fresh = issue(user_id="7", role="attendant", groups=["vip"])
         assert (await ana.refused("auth:refresh", {"token": fresh}))["code"] == "unavailable"
         assert (await ana.expect("room:left"))["data"]["room"] == "presence:sales"
