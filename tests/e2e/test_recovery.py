@@ -249,11 +249,9 @@ def forgetful(
     request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """A system that remembers five publications a room."""
-    stack = Stack(tmp_path_factory.mktemp("forgetful"), redis_url, REALTIME_HISTORY_SIZE="5")
-    stack.server = request.param
-    yield stack.start_all()
-    stack.stop()
-    stack.assert_calm()
+    with Stack(tmp_path_factory.mktemp("forgetful"), redis_url, REALTIME_HISTORY_SIZE="5") as stack:
+        stack.server = request.param
+        yield stack.start_all()
 
 
 @pytest.mark.parametrize(("missed", "recovered"), [(0, True), (1, True), (5, True), (6, False), (50, False)])
