@@ -25,6 +25,13 @@ def redis_url() -> Iterator[str]:
             yield server.url
 
 
+@pytest.fixture
+def server() -> Iterator[EmbeddedRedis]:
+    """A Redis of the test's own, which may be stopped."""
+    with EmbeddedRedis() as server:
+        yield server
+
+
 @pytest.fixture(scope="session", params=SERVERS)
 def stack(request: pytest.FixtureRequest) -> Stack:
     """The system with default timings, its sockets served by each server we support."""

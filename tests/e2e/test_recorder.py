@@ -93,14 +93,8 @@ def system(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> It
 
 
 @pytest.fixture
-def own_redis() -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis() as server:
-        yield server
-
-
-@pytest.fixture
-def system_of_its_own(tmp_path: Path, own_redis: EmbeddedRedis) -> Iterator[System]:
-    with migrated(tmp_path, own_redis.url) as system:
+def system_of_its_own(tmp_path: Path, server: EmbeddedRedis) -> Iterator[System]:
+    with migrated(tmp_path, server.url) as system:
         yield system
 
 
@@ -181,32 +175,32 @@ def test_recorder_ends_when_it_is_asked_to(system: System, how: Signals):
 
 
 def test_recorder_ends_when_it_is_asked_to_while_redis_hangs(
-    system_of_its_own: System, own_redis: EmbeddedRedis
+    system_of_its_own: System, server: EmbeddedRedis
 ):
     stack, _ = system_of_its_own
     recorder = stack.start("runrecorder")
-    assert own_redis.process is not None
-    own_redis.process.send_signal(SIGSTOP)
+    assert server.process is not None
+    server.process.send_signal(SIGSTOP)
     try:
         time.sleep(QUIET)  # now it waits for an answer
         assert recorder.stop() == 0
     finally:
-        own_redis.process.send_signal(SIGCONT)
+        server.process.send_signal(SIGCONT)
 
 
 async def test_recorder_starts_before_redis_and_goes_on_after_its_restart(
-    system_of_its_own: System, own_redis: EmbeddedRedis
+    system_of_its_own: System, server: EmbeddedRedis
 ):
     stack, database = system_of_its_own
-    own_redis.stop()
+    server.stop()
     recorder = stack.start("runrecorder", ready="").wait_for("cannot record")
-    own_redis.start()
+    server.start()
     recorder.wait_for()
     for user in ("first", "second"):
         await eventually(partial(_append, stack, transition(user)))
         await eventually(partial(database.status, user))
-        own_redis.stop(SIGKILL)
-        own_redis.start()
+        server.stop(SIGKILL)
+        server.start()
 
 
 def _append(stack: Stack, text: str) -> bool:
