@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -21,14 +19,14 @@ from bench.context import QUICK, Context, Outcome
 from bench.profiling import summary
 from bench.report import number
 from bench.wires import Centrifuge, Kind, Ours, Refused, Seen, SocketIO, User
-from tests.e2e.harness import ROOT
+from tests.e2e.harness import ROOT, python
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("bench")
     command = ["-m", "bench", "--quick", "--runs", "1", "--peers", "ours", "--output", str(folder)]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python(*command)
     assert done.returncode == 0, done.stderr
     assert (folder / "table.md").read_text() == done.stdout
     assert (folder / "chart.svg").read_text().startswith("<svg")
@@ -236,8 +234,7 @@ def test_profile_counts_functions_not_lines() -> None:
 
 @pytest.mark.slow
 def test_memory_of_redis_is_measured_for_all_that_the_page_lists() -> None:
-    command = [sys.executable, "-m", "bench.memory", "--count", "40"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python("-m", "bench.memory", "--count", "40")
     assert done.returncode == 0, done.stderr
     measured = re.findall(r"(?m)^\| (.+) \| ([\d,]+) \|$", done.stdout)
     assert len(measured) == 10

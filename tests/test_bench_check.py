@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +16,7 @@ from bench.comparison import Comparison, Verdict, estimate
 from bench.context import Outcome
 from bench.profiling import titled
 from bench.systems.base import ROOT
+from tests.e2e.harness import python
 
 # --- Statistics --------------------------------------------------------------------------------------
 
@@ -167,8 +166,7 @@ def test_one_pair_is_too_few(tmp_path: Path, pairs: str, capsys):
 @pytest.mark.slow
 def test_commit_is_compared_with_the_working_tree(tmp_path: Path):
     options = ["--quick", "--pairs", "2", "--scenarios", "d", "--base", "HEAD", "--output", str(tmp_path)]
-    command = [sys.executable, "-m", "bench.check", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python("-m", "bench.check", *options)
     assert done.returncode == 0, done.stderr
     assert "| d. connect storm |" in done.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from redis.exceptions import RedisError
@@ -135,11 +136,7 @@ async def test_resume_that_redis_could_not_answer_may_be_repeated_for_one_frame(
     async with connected() as ana:
         rooms = {"rooms": dict.fromkeys(threads(100), "5")}
         with monkeypatch.context() as patch:
-
-            async def down(*_: Any) -> int:
-                raise RedisError("gone")
-
-            patch.setattr(inside().layer, "missed", down)
+            patch.setattr(inside().layer, "missed", AsyncMock(side_effect=RedisError("gone")))
             assert (await ana.refused("resume", rooms))["code"] == "unavailable"
         await ana.call("resume", rooms)
         assert bill.total <= 2

@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.e2e.harness import ROOT, python
 
 SOCKET_SIDE = [
     "realtime.asgi",
@@ -62,14 +61,7 @@ def on_the_socket_side(program: str) -> str:
         "DEBUG": "1",
     }
     env.pop("DATABASE_URL", None)
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = python("-W", "error", "-c", program, env=env)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

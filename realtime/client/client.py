@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.client import connect
@@ -82,9 +81,7 @@ class Client:
         self._session.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.stop()
 
     async def __aiter__(self) -> AsyncIterator[Event]:

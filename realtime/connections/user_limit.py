@@ -49,9 +49,8 @@ async def admit(connection: UserConnection) -> None:
     """Record a connection; if it is one too many, the oldest is closed (4409). Raises `redis.RedisError`."""
     if limit := conf().limits.user_connections:
         arguments = [limit, SECONDS, repr(connection.opened_at), connection.channel]
-        found = await run(_record, [connection.key], arguments)
-        if found[0]:
-            await close_oldest(connection, [channel.decode() for channel in found[0]])
+        if found := await run(_record, [connection.key], arguments):
+            await close_oldest(connection, [channel.decode() for channel in found])
 
 
 async def release(connection: UserConnection | None) -> None:

@@ -20,11 +20,6 @@ class _Instance:
 _instance: PerLoop[_Instance] = PerLoop(_Instance, lambda _: None)
 
 
-def instance_id() -> str:
-    """The id of this instance: 32 hexadecimal digits."""
-    return _instance().id
-
-
 def id_for(part: str) -> str:
     """The id under which a part of this instance (its layer, its lease) is known to other instances.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -17,7 +18,6 @@ def private_key() -> rsa.RSAPrivateKey:
 
 @pytest.fixture
 def provider(private_key: rsa.RSAPrivateKey) -> Iterator[JwksServer]:
-    server = JwksServer()
-    server.keys = {"k1": private_key}
-    yield server
-    server.stop()
+    with closing(JwksServer()) as server:
+        server.keys = {"k1": private_key}
+        yield server

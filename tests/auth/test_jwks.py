@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -249,12 +249,9 @@ async def test_key_of_another_kind_may_have_the_same_id(provider: JwksServer):
 
 
 async def test_redirect_is_not_followed(provider: JwksServer):
-    other = JwksServer()
-    try:
+    with closing(JwksServer()) as other:
         other.keys = provider.keys
         provider.redirect = other.url
         with pytest.raises(KeysUnavailable):
             await key_set(provider).find("k1")
         assert other.asked == 0
-    finally:
-        other.stop()

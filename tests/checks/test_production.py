@@ -7,7 +7,6 @@ import re
 import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from django.core.checks import run_checks
 
 from realtime import extras
 from tests.checking import production
-from tests.e2e.harness import ROOT
+from tests.e2e.harness import ROOT, python
 from tests.example_environment import example
 
 SIDES = ("sockets", "web")
@@ -197,14 +196,8 @@ def test_each_is_documented(id: str):
 
 
 def check(side: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
-        cwd=ROOT,
-        env={**example(side), **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    deploy = ("check", "--deploy", "--fail-level", "WARNING")
+    return python("manage.py", *deploy, env={**example(side), **env})
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import ROOT
+from tests.e2e.harness import ROOT, python
 
 PROJECT = """
 import sys
@@ -60,14 +59,7 @@ def manage(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of a project with these apps; its folder comes first on Python's path."""
     program = PROJECT.format(folder=str(folder), apps=apps, command=command, extra=settings)
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("-c", program, env={})
 
 
 def ids(done: subprocess.CompletedProcess[str]) -> list[str]:

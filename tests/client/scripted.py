@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -212,9 +212,9 @@ async def reading(
             await asyncio.gather(reader.task, return_exceptions=True)
 
 
-def token(mark: str = "x", seconds: float = 3600.0) -> str:
-    """A text that looks like a JWT which expires after some seconds."""
-    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + seconds}).encode()).decode()
+def token(mark: str = "x") -> str:
+    """A text that looks like a JWT which expires in an hour."""
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + 3600}).encode()).decode()
     return f"{mark}.{claims.rstrip('=')}.sig"
 
 
@@ -224,11 +224,8 @@ class Tokens:
     `script` has an exception to raise, or an event to wait for, by the number of the call.
     """
 
-    def __init__(
-        self, seconds: Iterable[float] = (), script: Mapping[int, Exception | asyncio.Event] | None = None
-    ) -> None:
+    def __init__(self, script: Mapping[int, Exception | asyncio.Event] | None = None) -> None:
         self.asked = 0
-        self._seconds = deque(seconds)
         self._script = script or {}
 
     async def __call__(self) -> str:
@@ -239,7 +236,7 @@ class Tokens:
                 raise error
             case asyncio.Event() as event:
                 await event.wait()
-        return token(str(self.asked), self._seconds.popleft() if self._seconds else 3600)
+        return token(str(self.asked))
 
 
 async def joined(server: ScriptedServer, reader: Reader) -> Visit:

@@ -84,13 +84,6 @@ async def test_slow_reader_whose_connection_is_lost_goes_on_from_the_last_event_
         assert since == messages[-1].offset
 
 
-async def test_frame_may_be_as_large_as_the_server_wants(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await server.visit(1)
-        await visit.say("presence:state", {"members": ["x" * 100] * 50_000})
-        assert len((await reader.heard("presence:state")).data["members"]) == 50_000
-
-
 def tasks_of_clients() -> list[str]:
     return [name for task in asyncio.all_tasks() if (name := task.get_name()).startswith("client")]
 

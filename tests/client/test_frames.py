@@ -9,7 +9,6 @@ import pytest
 
 from realtime.client import CallFailed, Client, Denied
 from tests.client.scripted import (
-    Bucket,
     Refusal,
     ScriptedServer,
     reading,
@@ -75,18 +74,6 @@ async def test_call_without_an_answer_times_out_and_a_later_answer_is_ignored(se
         assert reader.named("ack") == []
 
 
-async def test_call_whose_connection_is_lost_fails(server: ScriptedServer):
-    server.answers["presence:away"] = None
-    async with reading(server) as reader:
-        await reader.client.connected()
-        calling = asyncio.create_task(reader.client.call("presence:away"))
-        visit = await server.visit(1)
-        await eventually(lambda: visit.events("presence:away"))
-        visit.drop()
-        with pytest.raises(CallFailed, match="closed"):
-            await calling
-
-
 async def test_events_wait_for_a_connection_but_for_typing_and_not_without_end(server: ScriptedServer):
     server.script.append("hang")
     async with reading(server, queue_size=2) as reader:
@@ -134,13 +121,6 @@ async def test_no_call_waits_for_a_connection_that_broke_while_it_took_nothing(s
         await eventually(flood.is_stuck)
         visit.drop()
         await flood.task
-
-
-async def test_error_that_belongs_to_no_call_is_passed_on(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await server.visit(1)
-        await visit.say("error", {"code": "not_in_room", "message": "join first"})
-        assert (await reader.heard("error")).data["code"] == "not_in_room"
 
 
 async def test_what_is_no_frame_is_passed_over(server: ScriptedServer):
@@ -258,19 +238,3 @@ async def test_server_without_limits_gets_frames_of_any_size_as_fast_as_they_com
         await reader.client.call("ticket:note", {"text": "x" * 100_000})
         await asyncio.gather(*(reader.client.call("presence:online") for _ in range(300)))
         assert len(visit.events("presence:online")) == 300
-
-
-async def test_hundred_events_that_waited_and_sixty_rooms_lose_none(server: ScriptedServer):
-    """The scripted server counts as the real one does: `rate` a second, `burst` at once, and drops the rest."""
-    server.limits, server.bucket = LIMITS, Bucket(rate=50, burst=20)
-    server.script.append("hang")
-    async with reading(server) as reader:
-        visit = await server.visit(1)
-        for number in range(60):
-            reader.client.join(number)
-        for _ in range(100):
-            await reader.client.send("ticket:note", {"text": "x"})
-        visit.go.set()
-        await reader.heard("room:joined", 60)
-        await eventually(lambda: len(visit.events("ticket:note")) == 100)
-        assert (len(visit.events("join:thread")), server.bucket.refused) == (60, 0)

@@ -90,17 +90,6 @@ def test_address_is_a_text_or_a_function(url: Any):
 # --- Ids ---------------------------------------------------------------------------------------------
 
 
-async def test_thread_is_entered_and_left_by_its_number(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await server.visit(1)
-        reader.client.join(42)
-        assert (await reader.heard("room:joined")).data == {"room": "thread:42"}
-        assert visit.events("join:thread") == [{"thread_id": "42"}]
-        assert "thread:42" in reader.client.rooms
-        reader.client.leave("42")
-        assert await eventually(lambda: visit.events("leave:thread")) == [{"thread_id": "42"}]
-
-
 async def test_numbers_in_events_of_the_protocol_become_text(server: ScriptedServer):
     async with reading(server) as reader:
         visit = await joined(server, reader)

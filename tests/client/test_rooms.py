@@ -18,18 +18,6 @@ from tests.client.scripted import (
 from tests.e2e.harness import eventually
 
 
-async def test_room_is_resumed_from_what_was_seen_last(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await joined(server, reader)
-        await visit.message("205")
-        await reader.heard("thread:message")
-        visit.drop()
-        back = await server.visit(2)
-        assert back.path == "/hub/?resume=1"
-        assert await resumes(back) == {"user:7": "100", ROOM: "205"}
-        assert back.events("join:thread") == []
-
-
 async def test_address_with_a_query_keeps_it(server: ScriptedServer):
     server.url += "?tenant=7"
     async with reading(server):
@@ -66,15 +54,6 @@ async def test_gap_of_a_resume_is_said_before_what_is_new(server: ScriptedServer
             ("room:gap", {"room": ROOM, "reason": "not recovered"}),
             ("thread:message", {"message_id": "301"}),
         ]
-
-
-async def test_room_that_was_not_recovered_goes_on_from_its_end(server: ScriptedServer):
-    server.answers["resume"] = {"rooms": {ROOM: {"recovered": False, "offset": "300", "missed": 0}}}
-    async with reading(server) as reader:
-        (await joined(server, reader)).drop()
-        await reader.heard("room:gap")
-        (await server.visit(2)).drop()
-        assert (await resumes(await server.visit(3)))[ROOM] == "300"
 
 
 async def test_answer_to_a_resume_may_take_longer_than_a_call(server: ScriptedServer):
@@ -135,19 +114,6 @@ async def test_thread_left_while_it_could_not_be_resumed_may_be_joined_anew(serv
         assert back.events("resume")[-1]["rooms"] == {"user:7": "100"}
 
 
-async def test_what_comes_before_the_answer_to_a_resume_comes_again_after_it(server: ScriptedServer):
-    server.answers["resume"] = None
-    async with reading(server) as reader:
-        (await joined(server, reader)).drop()
-        back = await server.visit(2)
-        await back.message("202")  # the server waited for five seconds, and no longer
-        await back.answer("resume", {"rooms": {ROOM: {"recovered": True, "offset": "200", "missed": 2}}})
-        for offset in ("201", "202"):
-            await back.message(offset)
-        await reader.heard("thread:message", 2)
-        assert [event.offset for event in reader.named("thread:message")] == ["201", "202"]
-
-
 async def test_room_that_may_not_be_entered_any_more_is_said_to_be_left(server: ScriptedServer):
     server.answers["resume"] = {"rooms": {ROOM: {"error": "forbidden"}}}
     async with reading(server) as reader:
@@ -155,28 +121,6 @@ async def test_room_that_may_not_be_entered_any_more_is_said_to_be_left(server: 
         assert (await reader.heard("room:left")).data == {"room": ROOM, "reason": "forbidden"}
         (await server.visit(2)).drop()
         assert await resumes(await server.visit(3)) == {"user:7": "100"}
-
-
-async def test_room_one_was_taken_out_of_is_not_asked_for_again(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await joined(server, reader)
-        await visit.say("room:left", {"room": ROOM, "reason": "forbidden"})
-        await reader.heard("room:left")
-        visit.drop()
-        back = await server.visit(2)
-        assert await resumes(back) == {"user:7": "100"}
-        assert back.events("join:thread") == []
-
-
-async def test_thread_that_is_refused_is_said_to_be_left_and_not_asked_for_again(server: ScriptedServer):
-    server.answers["join:thread"] = {"code": "forbidden", "message": "not yours"}
-    async with reading(server) as reader:
-        reader.client.join("42")
-        assert (await reader.heard("room:left")).data == {"room": ROOM, "reason": "forbidden"}
-        (await server.visit(1)).drop()
-        back = await server.visit(2)
-        await resumes(back)
-        assert back.events("join:thread") == []
 
 
 @pytest.mark.parametrize("code", ["unavailable", "rate_limited", "internal"])

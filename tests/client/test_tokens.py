@@ -26,35 +26,11 @@ from tests.client.scripted import (
 from tests.e2e.harness import eventually
 
 
-async def test_token_is_sent_in_a_header_and_never_in_the_address(server: ScriptedServer):
-    async with reading(server, lambda: "secret"):
-        visit = await server.visit(1)
-        assert (visit.token, visit.path) == ("secret", "/hub/")
-
-
-async def test_token_is_asked_for_once_and_kept_until_shortly_before_it_ends(server: ScriptedServer):
-    tokens = Tokens([9.0, 3600.0])  # the first is as good as over: ten seconds are left for the way
-    async with reading(server, tokens) as reader:
-        for number in range(1, 4):
-            visit = await server.visit(number)
-            await reader.heard("connection:ready", number)
-            assert visit.token.startswith(f"{min(number, 2)}.")
-            visit.drop()
-        await server.visit(4)
-        assert tokens.asked == 2
-
-
 async def test_token_that_says_nothing_of_its_end_is_asked_for_every_time(server: ScriptedServer):
     async with reading(server, map("opaque{}".format, itertools.count()).__next__):
         for number in range(1, 4):
             (await server.visit(number)).drop()
         assert (await server.visit(4)).token == "opaque3"
-
-
-async def test_expired_token_is_replaced_before_coming_back(server: ScriptedServer):
-    async with reading(server, Tokens()):
-        await (await server.visit(1)).fail(4401)
-        assert (await server.visit(2)).token.startswith("2.")
 
 
 async def test_refused_token_is_replaced_once_and_at_once(server: ScriptedServer):
@@ -107,18 +83,6 @@ async def test_session_that_ends_while_there_is_a_connection_ends_with_it(server
             await reader.end()
 
 
-async def test_token_is_refreshed_in_band_with_a_fresh_one(server: ScriptedServer):
-    tokens = Tokens()
-    async with reading(server, tokens):
-        visit = await server.visit(1)
-        await visit.say("auth:expiring", {"expires_at": "2030-01-01T00:00:00.000Z"})
-        [refresh] = await eventually(lambda: visit.events("auth:refresh"))
-        assert refresh["token"].startswith("2.")
-        visit.drop()
-        assert (await server.visit(2)).token == refresh["token"]
-        assert tokens.asked == 2
-
-
 async def test_token_asked_for_when_the_connection_is_lost_is_waited_for_and_not_asked_for_again(
     server: ScriptedServer,
 ):
@@ -148,12 +112,6 @@ async def test_refresh_that_fails_is_no_end(server: ScriptedServer):
 
 
 # --- What is no token, and where none appears ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("given", [" good.one \n", "\tgood.one", "good.one\r\n"])
-async def test_white_space_around_a_token_is_left_out(server: ScriptedServer, given: str):
-    async with reading(server, lambda: given):
-        assert (await server.visit(1)).token == "good.one"
 
 
 @pytest.mark.parametrize(

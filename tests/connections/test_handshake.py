@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from channels.testing import WebsocketCommunicator
@@ -339,10 +340,7 @@ async def test_handshake_that_takes_too_long_is_cut(process, settings, monkeypat
 
 
 async def test_mistake_in_the_handshake_is_unavailable_and_tells_nothing(process, monkeypatch, caplog):
-    def fail(*_: object) -> None:
-        raise ZeroDivisionError("a secret")
-
-    monkeypatch.setattr(Arrivals, "ask", fail)
+    monkeypatch.setattr(Arrivals, "ask", Mock(side_effect=ZeroDivisionError("a secret")))
     answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
     assert (answer.status, answer.code) == (503, "unavailable")
     assert "secret" not in answer.error["message"]

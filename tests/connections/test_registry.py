@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
@@ -468,20 +469,14 @@ async def test_process_without_redis_is_not_ready_but_alive(settings):
 
 
 async def test_process_that_hears_nothing_is_not_ready(monkeypatch):
-    async def deaf(timeout: float) -> None:
-        raise TimeoutError
-
-    monkeypatch.setattr(ConnectionRegistry.current(), "probe", deaf)
+    monkeypatch.setattr(ConnectionRegistry.current(), "probe", AsyncMock(side_effect=TimeoutError))
     answer = await http("/readyz")
     assert answer.status == 503
     assert answer.json["reasons"] == ["a probe did not come back through the subscription"]
 
 
 async def test_mistake_in_the_probe_is_not_hidden(monkeypatch):
-    async def broken(timeout: float) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(ConnectionRegistry.current(), "probe", broken)
+    monkeypatch.setattr(ConnectionRegistry.current(), "probe", AsyncMock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         await reasons_not_ready()
 

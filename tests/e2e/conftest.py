@@ -25,12 +25,11 @@ def redis_url() -> Iterator[str]:
             yield server.url
 
 
-def _run(stack: Stack) -> Iterator[Stack]:
-    try:
-        yield stack.start_all()
-    finally:
-        stack.stop()
-    stack.assert_calm()
+@pytest.fixture
+def server() -> Iterator[EmbeddedRedis]:
+    """A Redis of the test's own, which may be stopped."""
+    with EmbeddedRedis() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=SERVERS)
@@ -43,14 +42,15 @@ def stack(request: pytest.FixtureRequest) -> Stack:
 @pytest.fixture(scope="session")
 def uvicorn_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """By `runsockets`; alone, for what daphne cannot by design (docs/protocol.md)."""
-    yield from _run(Stack(tmp_path_factory.mktemp("uvicorn"), redis_url))
+    with Stack(tmp_path_factory.mktemp("uvicorn"), redis_url) as stack:
+        yield stack.start_all()
 
 
 @pytest.fixture(scope="session")
 def daphne_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("daphne"), redis_url)
-    stack.server = "daphne"
-    yield from _run(stack)
+    with Stack(tmp_path_factory.mktemp("daphne"), redis_url) as stack:
+        stack.server = "daphne"
+        yield stack.start_all()
 
 
 @pytest.fixture
@@ -68,19 +68,15 @@ def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
     """The demo's processes."""
     require_chromium()
     require_desk()
-    desk = Desk(tmp_path_factory.mktemp("demo"), redis_url)
-    # All tests log in as the same few people, more often in a minute than people do.
-    desk.env |= {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
-    try:
+    with Desk(tmp_path_factory.mktemp("demo"), redis_url) as desk:
+        # All tests log in as the same few people, more often in a minute than people do.
+        desk.env |= {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
         desk.manage("migrate", "--verbosity", "0")
         desk.manage("createdemo")
         desk.start("runbridge")
         desk.sockets = desk.start_sockets()
         desk.start("runweb")
         yield desk
-    finally:
-        desk.stop()
-    assert "Traceback" not in desk.logs, desk.logs
 
 
 @pytest.fixture

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
 from playwright.async_api import Locator, Page, expect
 
-from tests.e2e.harness import PATIENCE, ROOT, Process, Stack, free_port, unique
+from tests.e2e.harness import PATIENCE, Process, Stack, free_port, unique
 
 
 class Desk(Stack):
@@ -27,9 +25,6 @@ class Desk(Stack):
     @property
     def page_url(self) -> str:
         return f"http://127.0.0.1:{self.web_port}"
-
-    def manage(self, *arguments: str) -> None:
-        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.env, check=True)
 
     def api(self, username: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Call the desk's API: GET, or POST when there is a body."""

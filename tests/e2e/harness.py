@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,14 @@ def backbone(url: str, **more: Any) -> redis.Redis:
     if parse(url).nodes:
         return cluster.sync_client(parse(url), **more)
     return redis.Redis.from_pool(redis.ConnectionPool(**parse(url).sync_arguments(), **more))
+
+
+def python(
+    *arguments: Any, folder: Path = ROOT, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, to its end."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 class Process:
@@ -166,7 +174,10 @@ class Response:
 
 
 class Stack:
-    """A whole system with settings of its own: socket servers, bridges, recorders, on one Redis."""
+    """A whole system with settings of its own: socket servers, bridges, recorders, on one Redis.
+
+    As a context manager it ends its processes, and looks whether they were calm unless the block has failed.
+    """
 
     def __init__(self, directory: Path, redis_url: str, **env: str) -> None:
         self.directory = directory
@@ -224,10 +235,28 @@ class Stack:
         )
         return process.wait_until_listening(port)
 
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run Python as the processes run, to its end."""
+        return python(*arguments, folder=self.folder, env={**self.env, **env})
+
+    def manage(self, *arguments: str, **env: str) -> str:
+        """Run a command that has to succeed; what it prints."""
+        done = self.run("manage.py", *arguments, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def start_all(self) -> Self:
         self.start("runbridge")
         self.start_sockets()
         return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self.stop()
+        if failure is None:
+            self.assert_calm()
 
     def stop(self) -> None:
         for process in reversed(self.processes):

@@ -62,7 +62,7 @@ class JwksServer:
         finally:
             self.fails = False
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self.answering.set()
         self._http.shutdown()
         self._http.server_close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -152,17 +151,6 @@ class Project(Stack):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text))
         return path
-
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run Python in the folder of the project, to its end."""
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env={**self.env, **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
     def realtime(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the console script."""

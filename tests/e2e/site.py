@@ -64,17 +64,14 @@ def serving(redis_url: str, factory: pytest.TempPathFactory, page: str, entry: s
         check=True,
         capture_output=True,
     )
-    site = Site(factory.mktemp("client"), redis_url)
     handler = functools.partial(_Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", site.site_port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with (
+        Site(factory.mktemp("client"), redis_url) as site,
+        http.server.ThreadingHTTPServer(("127.0.0.1", site.site_port), handler) as server,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield site.start_all()
-    finally:
-        site.stop()
         server.shutdown()
-        server.server_close()
-    site.assert_calm()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

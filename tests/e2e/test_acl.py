@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,30 +56,17 @@ def users(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def restricted(users: Users, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(
+    with Stack(
         tmp_path_factory.mktemp("acl"),
         users.administrators_url,
         REALTIME_GRACE_PERIOD="0.5",
         REALTIME_NODE_LEASE="1",
-    )
-    stack.prefix = "realtime"
-    stack.env |= {"REALTIME_PREFIX": "realtime", "REDIS_URL": users.url("sockets")}
-    try:
+    ) as stack:
+        stack.prefix = "realtime"
+        stack.env |= {"REALTIME_PREFIX": "realtime", "REDIS_URL": users.url("sockets")}
         yield stack.start_all()
-    finally:
-        stack.stop()
-    stack.assert_calm()
     assert "NoPermission" not in stack.logs
     assert "NOPERM" not in stack.logs
-
-
-def manage(stack: Stack, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **stack.env, "REDIS_URL": url}
-    environment.pop("DJANGO_SETTINGS_MODULE", None)  # that of the command
-    return subprocess.run(
-        [sys.executable, str(ROOT / "manage.py"), *arguments],
-        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 async def test_system_runs_with_the_users_of_the_recipe(restricted: Stack, users: Users, tmp_path: Path):
@@ -91,22 +75,14 @@ async def test_system_runs_with_the_users_of_the_recipe(restricted: Stack, users
         restricted.client("hub", groups=["attendants"]) as attendant,
         restricted.client("portal", customer, "customer") as client,
     ):
-        events = users.url("backbone")
-        granted = manage(
-            restricted,
-            events,
-            "publish",
-            "thread:grant",
-            f'{{"thread_id":"{thread}","user_id":"{customer}"}}',
-        )
-        assert granted.returncode == 0, granted.stderr
+        backbone = {"REDIS_URL": users.url("backbone")}
+        grant = f'{{"thread_id":"{thread}","user_id":"{customer}"}}'
+        restricted.manage("publish", "thread:grant", grant, **backbone)
         await eventually(lambda: restricted.redis.exists(f"realtime:grant:{customer}:{thread}"))
         for each in (attendant, client):
             await each.call("join:thread", {"thread_id": thread})
-        said = manage(
-            restricted, events, "publish", "thread:message", f'{{"thread_id":"{thread}","message_id":"1"}}'
-        )
-        assert said.returncode == 0, said.stderr
+        message = f'{{"thread_id":"{thread}","message_id":"1"}}'
+        restricted.manage("publish", "thread:message", message, **backbone)
         for each in (attendant, client):
             await each.expect("thread:message", message_id="1")
         await attendant.call("typing:start", {"thread_id": thread})
@@ -147,24 +123,15 @@ async def test_history_that_redis_lost_in_part_is_cut_as_sockets(restricted: Sta
 
 
 def test_backbone_is_told_who_is_online(restricted: Stack, users: Users):
-    asked = manage(
-        restricted,
-        users.url("backbone"),
-        *(*SHELL, "-c", "from realtime.publisher import online; print(online('support'))"),
-    )
-    assert asked.returncode == 0, asked.stderr
-    assert asked.stdout.strip().endswith("[]")
+    program = "from realtime.publisher import online; print(online('support'))"
+    asked = restricted.manage(*SHELL, "-c", program, REDIS_URL=users.url("backbone"))
+    assert asked.strip().endswith("[]")
 
 
 @pytest.mark.slow
 def test_recorder_and_admin_run_as_web(restricted: Stack, users: Users, tmp_path: Path):
     env = {"DATABASE_URL": f"sqlite:///{tmp_path / 'acl.sqlite3'}", "REDIS_URL": users.url("web")}
-    stack_env = {**restricted.env, **env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"}
-    migrated = subprocess.run(
-        [sys.executable, str(ROOT / "manage.py"), "migrate", "--verbosity", "0"],
-        env=stack_env, cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert migrated.returncode == 0, migrated.stderr
+    restricted.manage("migrate", "--verbosity", "0", **env)
     recorder = restricted.start("runrecorder", **env)
     recorder.stop()
 
@@ -182,9 +149,8 @@ def test_admin_asks_the_sockets_and_sends_and_discards_dead_letters_as_web(restr
         f"assert send_again({{'{other}': b'no json'}}) == {{'{other}'}}\n"
         "print(len(instances().answers), len(instances().silent), len(read(1000)) >= 0)"
     )
-    asked = manage(restricted, users.url("web"), *SHELL, "-c", program)
-    assert asked.returncode == 0, asked.stderr
-    assert asked.stdout.strip().endswith("1 0 True")
+    asked = restricted.manage(*SHELL, "-c", program, REDIS_URL=users.url("web"))
+    assert asked.strip().endswith("1 0 True")
     assert not restricted.redis.xrange("realtime:dead", letter, other)
 
 
@@ -261,9 +227,8 @@ def test_tokens_are_renewed_as_web(restricted: Stack, users: Users):
         "from realtime.auth.revocation import disconnected_for, is_token_revoked\n"
         "print(disconnected_for('hub', 'x') > 1e9, disconnected_for('hub', 'y'), is_token_revoked('x'))"
     )
-    asked = manage(restricted, users.url("web"), *SHELL, "-c", program)
-    assert asked.returncode == 0, asked.stderr
-    assert asked.stdout.strip().endswith("True None False")
+    asked = restricted.manage(*SHELL, "-c", program, REDIS_URL=users.url("web"))
+    assert asked.strip().endswith("True None False")
 
 
 async def test_backbone_cannot_stop_the_bus_or_lock_a_user_out(restricted: Stack, users: Users):

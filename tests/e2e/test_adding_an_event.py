@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -24,26 +22,20 @@ def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     module.parent.mkdir()
     (module.parent / "__init__.py").touch()
     module.write_text(PAGE["support/realtime_events.py"] + PAGE["a bus handler"])
-    stack = Stack(
+    with Stack(
         directory,
         redis_url,
         REALTIME_EVENTS="support.realtime_events",
         PYTHONPATH=os.pathsep.join([str(directory), str(ROOT)]),
-    ).start_all()
-    yield stack
-    stack.stop()
-    assert "Traceback" not in stack.logs, stack.logs
+    ) as stack:
+        yield stack.start_all()
 
 
 async def test_published_event_reaches_the_team_and_no_customer(product: Stack):
     async with product.client("hub") as attendant, product.client("portal") as customer:
         script = f"import django; django.setup()\n{PAGE['publish']}"
-        subprocess.run(
-            [sys.executable, "-c", script],
-            env={**product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.sockets"},
-            cwd=ROOT,
-            check=True,
-        )
+        done = product.run("-c", script, DJANGO_SETTINGS_MODULE="realtime.settings.sockets")
+        assert done.returncode == 0, done.stderr
         frame = await attendant.expect("ticket:escalated")
         assert frame["data"] == {"ticket_id": "42", "severity": "high"}
         assert frame["room"] == "presence:attendants"
@@ -75,37 +67,20 @@ async def test_client_event_of_the_team_is_forbidden_to_customers(product: Stack
         assert (await customer.refused("ticket:watch", {"thread_id": "1"}))["code"] == "forbidden"
 
 
-@pytest.fixture(scope="module")
-def generated(product: Stack) -> Callable[[str], str]:
-    """Runs a command that prints the product's catalogue."""
-
-    def run(command: str) -> str:
-        return subprocess.run(
-            [sys.executable, "manage.py", command],
-            env=product.env,
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-
-    return run
-
-
-def test_example_is_documented_like_every_other_event(generated: Callable[[str], str]):
-    page = generated("documentevents")
+def test_example_is_documented_like_every_other_event(product: Stack):
+    page = product.manage("documentevents")
     assert "| `ticket:escalated` | ✓ | – | `presence:{group}` |" in page
     assert "Show colleagues that this user has the ticket open." in page
 
 
-def test_example_has_types_for_the_browser(generated: Callable[[str], str]):
-    found = generated("generateclient")
+def test_example_has_types_for_the_browser(product: Stack):
+    found = product.manage("generateclient")
     assert '"ticket:watch": { thread_id: string | number; minutes?: number };' in found
     assert '"ticket:watch": { watching: boolean };' in found
 
 
-def test_example_is_part_of_the_asyncapi_document(generated: Callable[[str], str]):
-    found = json.loads(generated("generateasyncapi"))
+def test_example_is_part_of_the_asyncapi_document(product: Stack):
+    found = json.loads(product.manage("generateasyncapi"))
     message = found["components"]["messages"]["bus.ticket.escalated"]
     assert (
         message["summary"]

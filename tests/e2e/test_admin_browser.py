@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
@@ -25,13 +26,9 @@ def system(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """One for all tests, with a recorder: to start it takes longer than what they do."""
     require_chromium()
     unlimited = {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
-    system = System(tmp_path_factory.mktemp("admin"), redis_url, **unlimited)
-    try:
+    with System(tmp_path_factory.mktemp("admin"), redis_url, **unlimited) as system:
         system.open().start("runrecorder")
         yield system
-    finally:
-        system.stop()
-    system.assert_calm()
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +43,11 @@ async def _is_empty(system: System) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def signed_in(browser: Browser, system: System, locale: str = "en-US") -> AsyncIterator[Page]:
+async def signed_in(
+    browser: Browser, system: System, locale: str = "en-US", **options: Any
+) -> AsyncIterator[Page]:
     """A page of an operator; nothing on it fails, and nothing breaks the policy that it is served with."""
-    context = await browser.new_context(locale=locale)
+    context = await browser.new_context(locale=locale, **options)
     page = await context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -316,7 +315,7 @@ async def test_charts_are_as_wide_as_their_place(system: System, browser: Browse
             "each.closest('td').clientWidth, each.clientWidth])[0]"
         )
         assert cell - 20 <= drawn <= cell
-        await page.get_by_role("link", name="Ada").click()
+        await page.get_by_role("link", name="Ada", exact=True).click()
         await page.locator(".presence-scroll").wait_for()
         place, drawn = await page.evaluate(
             "['.presence-scroll', '.presence-chart'].map(each => document.querySelector(each).clientWidth)"
@@ -368,3 +367,36 @@ async def test_pages_work_under_a_strict_content_security_policy(system: System,
         for path in ("presence/deadletter/", "presence/availability/"):
             await page.goto(f"{system.admin.url}/admin/{path}")
         assert refused == []
+
+
+# --- Every page, at any width ------------------------------------------------------------------------
+
+PAGES = [
+    *("presence/live/", "presence/live/instances/", "presence/live/rooms/", "presence/live/event/"),
+    *("presence/live/log/", "presence/deadletter/", "presence/availability/", "presence/presencerecord/"),
+    "presence/presencetransition/",
+]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (800, "dark"), (1280, "light")])
+async def test_pages_fit_and_work(system: System, browser: Browser, width: int, scheme: str):
+    for letter in ("no json", '{"event":"nope:nope","data":{"' + "y" * 3000 + '":1}}', "\x00\x1b"):
+        system.redis.xadd(system.key("stream"), {"message": letter})
+    look: dict[str, Any] = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+    async with (
+        contextlib.AsyncExitStack() as all_clients,
+        signed_in(browser, system, "pt-BR", **look) as page,
+    ):
+        for number in range(12):
+            client = await all_clients.enter_async_context(system.client("hub", name=f"Attendant {number}"))
+            await client.call("join:thread", {"thread_id": unique("a-thread-with-a-long-name")})
+        for path in PAGES:
+            answer = await page.goto(f"{system.admin.url}/admin/{path}")
+            assert answer is not None
+            assert answer.status == 200, path
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
+        await page.goto(f"{system.admin.url}/admin/presence/live/")
+        await page.get_by_role("link", name="Attendant 3").click()
+        await page.get_by_role("link", name="Desconectar usuário").click()
+        await page.get_by_role("button", name="Desconectar").click()
+        await page.get_by_text("O usuário está sendo desconectado.").wait_for()

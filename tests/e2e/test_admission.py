@@ -28,13 +28,9 @@ def new_address() -> Header:
 def guarded(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A socket server behind a proxy. An address may send one request, the process many."""
     limits = {"TRUSTED_PROXIES": "127.0.0.1", "REALTIME_LIMIT_ADDRESS_HANDSHAKES": "0.001"}
-    stack = Stack(tmp_path_factory.mktemp("guarded"), redis_url, **limits)
-    try:
+    with Stack(tmp_path_factory.mktemp("guarded"), redis_url, **limits) as stack:
         stack.start_sockets()
         yield stack
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/hub/"])

@@ -290,56 +290,51 @@ async def test_invalid_message_is_kept_with_the_reason_and_not_delivered(stack: 
 
 @pytest.mark.slow
 async def test_redis_that_restarts_is_survived(tmp_path_factory: pytest.TempPathFactory):
-    with EmbeddedRedis() as server:
-        stack = Stack(tmp_path_factory.mktemp("restart"), server.url)
-        try:
-            stack.start_all()
-            thread = unique("th")
-            async with (
-                stack.client("hub") as attendant,
-                stack.client("portal", threads=[thread]) as customer,
-            ):
-                clients = (attendant, customer)
-                for client in clients:
-                    await client.call("join:thread", {"thread_id": thread})
-                stack.add("thread:message", {"thread_id": thread, "message_id": "before"})
-                for client in clients:
-                    await client.expect("thread:message", message_id="before")
-                server.stop()
-                error = await attendant.refused("join:thread", {"thread_id": unique("th")})
-                assert error["code"] == "unavailable"
-                response = await stack.handshake(token=stack.sign())
-                stack.assert_refused(response, 503, "unavailable")
-                assert int(response.headers["retry-after"]) > 0
-                verdict = await stack.http("GET", "/hub/", [("Authorization", f"Bearer {stack.sign()}")])
-                assert (verdict.status, verdict.error["code"]) == (503, "unavailable")
-                assert "retry-after" in verdict.headers
-                server.start()
+    with EmbeddedRedis() as server, Stack(tmp_path_factory.mktemp("restart"), server.url) as stack:
+        stack.start_all()
+        thread = unique("th")
+        async with (
+            stack.client("hub") as attendant,
+            stack.client("portal", threads=[thread]) as customer,
+        ):
+            clients = (attendant, customer)
+            for client in clients:
+                await client.call("join:thread", {"thread_id": thread})
+            stack.add("thread:message", {"thread_id": thread, "message_id": "before"})
+            for client in clients:
+                await client.expect("thread:message", message_id="before")
+            server.stop()
+            error = await attendant.refused("join:thread", {"thread_id": unique("th")})
+            assert error["code"] == "unavailable"
+            response = await stack.handshake(token=stack.sign())
+            stack.assert_refused(response, 503, "unavailable")
+            assert int(response.headers["retry-after"]) > 0
+            verdict = await stack.http("GET", "/hub/", [("Authorization", f"Bearer {stack.sign()}")])
+            assert (verdict.status, verdict.error["code"]) == (503, "unavailable")
+            assert "retry-after" in verdict.headers
+            server.start()
 
-                async def arrives() -> bool:
-                    message = unique("m")
-                    stack.add("thread:message", {"thread_id": thread, "message_id": message})
-                    await asyncio.sleep(0.2)
-                    return all(
-                        any(f["data"]["message_id"] == message for f in client.received("thread:message"))
-                        for client in clients
-                    )
+            async def arrives() -> bool:
+                message = unique("m")
+                stack.add("thread:message", {"thread_id": thread, "message_id": message})
+                await asyncio.sleep(0.2)
+                return all(
+                    any(f["data"]["message_id"] == message for f in client.received("thread:message"))
+                    for client in clients
+                )
 
-                await eventually(arrives)
-                # Only what is published once the bridge has subscribed again can arrive.
-                channel = stack.key("events")
-                await eventually(lambda: stack.redis.pubsub_numsub(channel)[0][1] > 0)
-                stack.publish("chat:ended", {"thread_id": thread})
-                for client in clients:
-                    await client.expect("chat:ended")
-                    await client.call("leave:thread", {"thread_id": thread})
-                    ids = [frame["data"]["message_id"] for frame in client.received("thread:message")]
-                    assert len(ids) == len(set(ids))
-                    assert client.close_code is None
-                assert (await stack.handshake(token=stack.sign())).status == 101
-            for process in stack.processes:
-                lines = [json.loads(line) for line in process.output.splitlines() if line.startswith("{")]
-                assert any(line["level"] == "WARNING" for line in lines), process.name
-        finally:
-            stack.stop()
-        stack.assert_calm()
+            await eventually(arrives)
+            # Only what is published once the bridge has subscribed again can arrive.
+            channel = stack.key("events")
+            await eventually(lambda: stack.redis.pubsub_numsub(channel)[0][1] > 0)
+            stack.publish("chat:ended", {"thread_id": thread})
+            for client in clients:
+                await client.expect("chat:ended")
+                await client.call("leave:thread", {"thread_id": thread})
+                ids = [frame["data"]["message_id"] for frame in client.received("thread:message")]
+                assert len(ids) == len(set(ids))
+                assert client.close_code is None
+            assert (await stack.handshake(token=stack.sign())).status == 101
+        for process in stack.processes:
+            lines = [json.loads(line) for line in process.output.splitlines() if line.startswith("{")]
+            assert any(line["level"] == "WARNING" for line in lines), process.name

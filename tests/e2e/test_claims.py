@@ -24,12 +24,10 @@ def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for side in ("sockets", "web"):
         (folder / f"{side}_with_other_claims.py").write_text(SETTINGS.format(side=side))
     sockets = {"PYTHONPATH": str(folder), "DJANGO_SETTINGS_MODULE": "sockets_with_other_claims"}
-    stack = Stack(folder, redis_url)
-    stack.start("runbridge", **sockets)
-    stack.start_sockets(**sockets)
-    yield stack
-    stack.stop()
-    stack.assert_calm()
+    with Stack(folder, redis_url) as stack:
+        stack.start("runbridge", **sockets)
+        stack.start_sockets(**sockets)
+        yield stack
 
 
 @pytest.fixture(scope="module")

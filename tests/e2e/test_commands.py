@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection
@@ -15,7 +14,7 @@ from signal import SIGINT, SIGTERM, Signals
 import pytest
 
 from realtime.auth.verification import verify
-from tests.e2e.harness import PATIENCE, ROOT, Stack, free_port, unique
+from tests.e2e.harness import PATIENCE, Stack, free_port, python, unique
 
 MESSAGE = '{"thread_id": "42", "message_id": "1"}'
 NOBODY = "redis://127.0.0.1:1/0"
@@ -39,23 +38,15 @@ def manage(environment: dict[str, str]) -> Manage:
     """`manage(command, arguments…, NAME=value…)`, run to its end."""
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "manage.py"), *arguments],
-            env={**environment, **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return python("manage.py", *arguments, env={**environment, **env})
 
     return run
 
 
 @pytest.fixture
 def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
-    stack = Stack(tmp_path, redis_url)
-    yield stack
-    stack.stop()
-    stack.assert_calm()
+    with Stack(tmp_path, redis_url) as stack:
+        yield stack
 
 
 # --- Wrong arguments ------------------------------------------------------------------------------------

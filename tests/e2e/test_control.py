@@ -100,8 +100,7 @@ async def test_disconnected_user_is_closed_in_that_namespace_only(stack: Stack, 
 async def test_disconnect_that_is_read_late_concerns_only_earlier_connections(
     redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ):
-    stack = Stack(tmp_path_factory.mktemp("late"), redis_url)
-    try:
+    with Stack(tmp_path_factory.mktemp("late"), redis_url) as stack:
         stack.start_sockets()
         user = unique("u")
         async with stack.client("hub", user) as earlier:
@@ -112,9 +111,6 @@ async def test_disconnect_that_is_read_late_concerns_only_earlier_connections(
                 await asyncio.to_thread(stack.start, "runbridge")
                 assert await earlier.expect_close() == 4403
                 await later.call("heartbeat")
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 async def test_very_long_reason_is_cut_to_what_a_close_frame_holds(stack: Stack):

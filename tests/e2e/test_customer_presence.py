@@ -29,7 +29,7 @@ class Two:
 
 @pytest.fixture(scope="module")
 def two(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    stack = Stack(
+    with Stack(
         tmp_path_factory.mktemp("customers"),
         redis_url,
         REALTIME_CUSTOMER_PRESENCE="1",
@@ -38,12 +38,10 @@ def two(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tw
         REALTIME_GRACE_PERIOD=str(GRACE),
         REALTIME_NODE_LEASE="3.0",
         REALTIME_PRESENCE_TTL="12",
-    )
-    stack.start("runbridge")
-    stack.start_all()
-    yield Two(stack, free_port())
-    stack.stop()
-    stack.assert_calm()
+    ) as stack:
+        stack.start("runbridge")
+        stack.start_all()
+        yield Two(stack, free_port())
 
 
 def said(attendant: Client, user_id: str) -> list[str]:

@@ -21,13 +21,10 @@ pytestmark = pytest.mark.usefixtures("without_outbox")
 @pytest.fixture
 def system(tmp_path: Path, settings) -> Iterator[Stack]:
     """A running system, of which this process is the backbone."""
-    with EmbeddedRedis() as server:
-        stack = Stack(tmp_path, server.url)
+    with EmbeddedRedis() as server, Stack(tmp_path, server.url) as stack:
         own = {"REDIS_URL": server.url, "PREFIX": stack.prefix, "PUBLISH_DIRECTLY": True}
         with override_settings(REALTIME={**settings.REALTIME, **own}):
             yield stack.start_all()
-            stack.stop()
-        stack.assert_calm()
 
 
 def numbers(client: Client) -> list[int]:

@@ -18,13 +18,9 @@ from tests.e2e.harness import ROOT, Client, Stack, eventually, free_port, unique
 
 @pytest.fixture
 async def stack(redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    stack = Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="5")
-    try:
+    with Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="5") as stack:
         stack.start("runbridge")
         yield stack
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 @contextlib.asynccontextmanager
@@ -64,15 +60,12 @@ async def test_clients_are_not_closed_all_at_once(stack: Stack):
 
 
 async def test_second_signal_ends_it_at_once(redis_url: str, tmp_path: Path):
-    stack = Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="300")
-    try:
+    with Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="300") as stack:
         server = stack.start_sockets()
         async with people(stack, 5):
             server.signal(SIGTERM)
             await eventually(lambda: '"draining"' in server.output)
             assert server.stop() == 0  # sends it again
-    finally:
-        stack.stop()
 
 
 @pytest.mark.slow

@@ -20,11 +20,8 @@ INSIDE = {"REALTIME_EMBEDDED_BRIDGE": "1"}
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[Stack]:
     """A Redis of its own, and no process yet."""
-    with EmbeddedRedis() as server:
-        stack = Stack(tmp_path, server.url)
+    with EmbeddedRedis() as server, Stack(tmp_path, server.url) as stack:
         yield stack
-        stack.stop()
-        stack.assert_calm()
 
 
 def start(stack: Stack, port: int | None = None, **env: str) -> Process:

@@ -61,6 +61,7 @@ async def test_frame_without_an_id_is_not_acknowledged(stack: Stack, extra: dict
         ('{"event":"thread:message","id":"i"}', "unknown_event", "i"),
         ('{"event":"join:thread","data":{"thread_id":1.0},"id":"i"}', "invalid_payload", "i"),
         ('{"event":"presence:away","id":"i"}', "forbidden", "i"),
+        ('{"event":"join:thread","data":{"thread_id":1},"id":"i"}', "forbidden", "i"),
         ('{"event":"typing:start","data":{"thread_id":"1"},"id":"i"}', "not_in_room", "i"),
     ],
 )

@@ -20,19 +20,11 @@ from tests.e2e.harness import PATIENCE, Client, Process, Stack, eventually, uniq
 
 
 @pytest.fixture
-def server() -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis() as server:
-        yield server
-
-
-@pytest.fixture
 def system(server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Sockets on a Redis of their own, and no bridge yet."""
-    stack = Stack(tmp_path_factory.mktemp("system"), server.url)
-    stack.start_sockets()
-    yield stack
-    stack.stop()
-    stack.assert_calm()
+    with Stack(tmp_path_factory.mktemp("system"), server.url) as stack:
+        stack.start_sockets()
+        yield stack
 
 
 class Conversation:

@@ -45,12 +45,10 @@ REQUESTS = {
 def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("floods")
     (directory / "tmp").mkdir()
-    stack = Stack(directory, redis_url, TMPDIR=str(directory / "tmp"), REALTIME_LIMIT_INVALID_FRAMES="0")
-    try:
+    with Stack(
+        directory, redis_url, TMPDIR=str(directory / "tmp"), REALTIME_LIMIT_INVALID_FRAMES="0"
+    ) as stack:
         yield stack.start_all()
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 @pytest.fixture(scope="module")

@@ -251,7 +251,7 @@ async def test_verdict_on_the_own_address_is_that_of_the_handshake(uvicorn_stack
 @pytest.fixture(scope="module")
 def strict_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """As in production: no debugging, an audience, an issuer, some leeway, another claim for the user."""
-    stack = Stack(
+    with Stack(
         tmp_path_factory.mktemp("strict"),
         redis_url,
         DEBUG="0",
@@ -261,13 +261,9 @@ def strict_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
         JWT_AUDIENCE="chat, sockets",
         JWT_ISSUER="https://id.test",
         JWT_LEEWAY="30",
-    )
-    try:
+    ) as stack:
         stack.start_sockets()
         yield stack
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 def strict_token(stack: Stack, **claims: Any) -> str:

@@ -98,14 +98,12 @@ TOKEN = [("Authorization", "Bearer let me see")]
 
 @pytest.fixture(scope="module")
 def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
-    with EmbeddedRedis() as redis:
-        stack = Stack(tmp_path_factory.mktemp("outage"), redis.url, REALTIME_METRICS_TOKEN="let me see")
-        try:
-            stack.start_all()
-            yield Outage(stack, redis)
-        finally:
-            stack.stop()
-        stack.assert_calm()
+    with (
+        EmbeddedRedis() as redis,
+        Stack(tmp_path_factory.mktemp("outage"), redis.url, REALTIME_METRICS_TOKEN="let me see") as stack,
+    ):
+        stack.start_all()
+        yield Outage(stack, redis)
 
 
 async def test_metrics_want_the_token_when_one_is_set(outage: Outage):
@@ -157,8 +155,7 @@ async def test_server_starts_without_redis_and_becomes_ready(
 ):
     with EmbeddedRedis(None) as redis:
         redis.stop()
-        stack = Stack(tmp_path_factory.mktemp("early"), redis.url)
-        try:
+        with Stack(tmp_path_factory.mktemp("early"), redis.url) as stack:
             stack.start_sockets()
             early = Outage(stack, redis)
             await early.assert_not_ready()
@@ -171,9 +168,6 @@ async def test_server_starts_without_redis_and_becomes_ready(
                 await client.call("join:thread", {"thread_id": thread})
                 stack.add("chat:ended", {"thread_id": thread})
                 await client.expect("chat:ended")
-        finally:
-            stack.stop()
-        stack.assert_calm()
 
 
 @pytest.mark.parametrize("host", ["x,x", "127.0.0.1:999999", "\xff", "a" * 3000])

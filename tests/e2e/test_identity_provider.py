@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 import unicodedata
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from typing import Any
 
@@ -48,19 +47,14 @@ def provider(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (directory / "support").mkdir()
     (directory / "support" / "__init__.py").touch()
     (directory / "support" / "identity.py").write_text(PAGE["support/identity.py"])
-    keys = JwksServer()
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    keys.keys = {"k1": key}
     environment = dict(line.split("=", 1) for line in PAGE["environment"].splitlines())
-    environment |= {"JWT_JWK_URL": keys.url, "JWT_SIGNING_KEY": ""}
     path = os.pathsep.join([str(directory), str(ROOT)])
-    stack = Stack(directory, redis_url, PYTHONPATH=path, **environment).start_all()
-    try:
-        yield Provider(stack, key)
-    finally:
-        stack.stop()
-        keys.stop()
-    stack.assert_calm()
+    with closing(JwksServer()) as keys:
+        keys.keys = {"k1": key}
+        environment |= {"JWT_JWK_URL": keys.url, "JWT_SIGNING_KEY": ""}
+        with Stack(directory, redis_url, PYTHONPATH=path, **environment) as stack:
+            yield Provider(stack.start_all(), key)
 
 
 def new_user_id() -> str:
@@ -157,14 +151,7 @@ def online(stack: Stack, group: str) -> set[str]:
         "from realtime.publisher import online\n"
         f"import json; print(json.dumps(online({group!r})))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**stack.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"},
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    return set(json.loads(done.stdout))
+    return set(json.loads(stack.run("-c", script, DJANGO_SETTINGS_MODULE="realtime.settings.web").stdout))
 
 
 async def test_room_of_a_group_of_any_name_is_recovered(provider: Provider):

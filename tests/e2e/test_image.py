@@ -79,10 +79,8 @@ def image(base: Image, tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 @pytest.fixture
 def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
-    stack = Stack(tmp_path, redis_url)
-    yield stack
-    stack.stop()
-    stack.assert_calm()
+    with Stack(tmp_path, redis_url) as stack:
+        yield stack
 
 
 def run(stack: Stack, image: Image, *command: str) -> Process:

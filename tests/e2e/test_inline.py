@@ -48,11 +48,9 @@ SERVERS = {
 
 @pytest.fixture
 def project(redis_url: str, tmp_path: Path) -> Iterator[Project]:
-    project = Project(tmp_path, redis_url, REALTIME_INLINE="1")
-    project.write("asgi.py", ASGI)
-    yield project
-    project.stop()
-    project.assert_calm()
+    with Project(tmp_path, redis_url, REALTIME_INLINE="1") as project:
+        project.write("asgi.py", ASGI)
+        yield project
 
 
 def serve(project: Project, server: str, port: int, **env: str) -> Process:

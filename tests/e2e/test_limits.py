@@ -21,12 +21,8 @@ def limited(
 ) -> Iterator[Stack]:
     """A system with limits of its own."""
     env = {f"REALTIME_LIMIT_{name}": value for name, value in limits.items()}
-    stack = Stack(directory, redis_url, **env, **(settings or {}))
-    try:
+    with Stack(directory, redis_url, **env, **(settings or {})) as stack:
         yield stack.start_all()
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import http.cookiejar
 import re
-import subprocess
-import sys
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
@@ -78,13 +76,7 @@ class System(Stack):
         operator = {"USERNAME": "admin", "EMAIL": "a@example.com", "PASSWORD": "a long one"}
         self.env |= {f"DJANGO_SUPERUSER_{name}": value for name, value in operator.items()}
         for command in (["migrate", "--verbosity", "0"], ["createsuperuser", "--noinput"]):
-            subprocess.run(
-                [sys.executable, "manage.py", *command],
-                cwd=ROOT,
-                env=self.env,
-                check=True,
-                capture_output=True,
-            )
+            self.manage(*command)
         self.start("runbridge")
         self.one = self.start_sockets()
         self.two = self.start_sockets(self.other_port)
@@ -104,17 +96,13 @@ async def _answers(admin: Admin, count: int) -> bool:
 
 @pytest.fixture
 async def system(redis_url: str, tmp_path: Path) -> AsyncIterator[System]:
-    system = System(tmp_path, redis_url)
-    try:
+    with System(tmp_path, redis_url) as system:
         await asyncio.to_thread(system.open)
         await eventually(lambda: _answers(system.admin, 2))
         yield system
-    finally:
         for process in system.processes:
             with contextlib.suppress(ProcessLookupError):
                 process.signal(SIGCONT)
-        system.stop()
-    system.assert_calm()
 
 
 async def test_instance_has_one_id_everywhere(system: System):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,7 +13,7 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.e2e.harness import PATIENCE, ROOT, SHELL, Stack, free_port
+from tests.e2e.harness import PATIENCE, SHELL, Stack, free_port
 
 PEOPLE = """
 from django.contrib.auth.models import User
@@ -34,12 +32,6 @@ class Desk(Stack):
         self.start_all()
         self.start("runweb", WEB_PORT=str(self.web_port))
         return self
-
-    def manage(self, *arguments: str) -> None:
-        env = {**self.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"}
-        command = [sys.executable, str(ROOT / "manage.py"), *arguments]
-        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
 
     def post(self, path: str, **data: str) -> tuple[int, dict[str, Any]]:
         request = urllib.request.Request(
@@ -69,12 +61,8 @@ class Desk(Stack):
 
 @pytest.fixture(scope="module")
 def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    desk = Desk(tmp_path_factory.mktemp("desk"), redis_url)
-    try:
+    with Desk(tmp_path_factory.mktemp("desk"), redis_url) as desk:
         yield desk.begin()
-    finally:
-        desk.stop()
-    desk.assert_calm()
 
 
 def claims(token: str) -> dict[str, Any]:

@@ -26,11 +26,9 @@ def fragile(
     request: pytest.FixtureRequest, server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """A system on a Redis of its own."""
-    stack = Stack(tmp_path_factory.mktemp("fragile"), server.url, REALTIME_NODE_LEASE="1.0")
-    stack.server = request.param
-    yield stack.start_all()
-    stack.stop()
-    assert "Traceback" not in stack.logs, stack.logs
+    with Stack(tmp_path_factory.mktemp("fragile"), server.url, REALTIME_NODE_LEASE="1.0") as stack:
+        stack.server = request.param
+        yield stack.start_all()
 
 
 async def gap_in(clients: Iterable[Client], *rooms: str) -> None:

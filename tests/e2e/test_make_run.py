@@ -20,7 +20,7 @@ import redis
 from websockets.asyncio.client import connect
 
 from dev.run import KEYS, PROCESSES, read_environment
-from tests.e2e.harness import PATIENCE, ROOT, Client, eventually, free_port
+from tests.e2e.harness import PATIENCE, ROOT, Client, eventually, free_port, python
 
 PACKAGES = ("realtime", "hub", "portal", "presence", "demo", "dev")
 
@@ -208,14 +208,7 @@ async def test_printed_commands_send_a_message_to_the_printed_token_and_ctrl_c_l
 
 def without_debug(run: Run, command: str) -> subprocess.CompletedProcess[str]:
     """What is started in that folder by an operator who forgot DEBUG, and everything else."""
-    return subprocess.run(
-        [sys.executable, "manage.py", command],
-        cwd=run.checkout,
-        env=run.shell,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("manage.py", command, folder=run.checkout, env=run.shell)
 
 
 @pytest.mark.slow

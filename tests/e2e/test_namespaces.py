@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
-import sys
 import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.e2e.harness import ROOT, Client, Stack, eventually, unique
+from tests.e2e.harness import Client, Stack, eventually, unique
 from tests.e2e.test_live_view import System
 
 NAMESPACES = ",".join(
@@ -28,7 +26,7 @@ ROLES = {"ops": "supervisor", "lab": "researcher"}
 
 @pytest.fixture(scope="module")
 def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    stack = System(
+    with System(
         tmp_path_factory.mktemp("ops"),
         redis_url,
         REALTIME_NAMESPACES=NAMESPACES,
@@ -36,12 +34,8 @@ def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         REALTIME_LIMIT_ROOMS="12",
         REALTIME_LIMIT_RATE="1000",
         REALTIME_LIMIT_BURST="1000",
-    )
-    try:
+    ) as stack:
         yield stack.open()
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 @asynccontextmanager
@@ -88,17 +82,13 @@ async def test_namespace_lets_in_its_roles_and_no_others(product: Stack):
 
 
 def test_commands_follow_the_namespaces(product: Stack):
-    def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "manage.py"), *arguments]
-        return subprocess.run(command, env=product.env, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert manage("issuetoken", "--user", "7", "--role", "supervisor").stdout.count(".") == 2
-    refused = manage("issuetoken", "--user", "7", "--role", "stranger")
+    assert product.manage("issuetoken", "--user", "7", "--role", "supervisor").count(".") == 2
+    refused = product.run("manage.py", "issuetoken", "--user", "7", "--role", "stranger")
     assert "admin, attendant, customer, researcher, supervisor" in refused.stderr
-    document = manage("generateasyncapi").stdout
+    document = product.manage("generateasyncapi")
     assert '"/ops/"' in document
     assert "board.changed" in document
-    assert '"board:changed": { board_id: string;' in manage("generateclient").stdout
+    assert '"board:changed": { board_id: string;' in product.manage("generateclient")
 
 
 # --- Rooms -------------------------------------------------------------------------------------------

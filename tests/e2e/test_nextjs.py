@@ -6,8 +6,6 @@ import asyncio
 import http.client
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from signal import SIGKILL
@@ -41,7 +39,7 @@ class Site(Stack):
 
     def start_site(self) -> Site:
         for command in (["migrate", "--verbosity", "0"], ["createdemo", "--verbosity", "0"]):
-            subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=self.env, check=True)
+            self.manage(*command)
         self.start("runbridge")
         self.start("runweb")
         self.sockets = self.start_sockets()
@@ -74,12 +72,8 @@ def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     require_chromium()
     if shutil.which("node") is None or not (EXAMPLE / ".next" / "BUILD_ID").exists():
         pytest.fail("the example is not built: make nextjs")
-    site = Site(tmp_path_factory.mktemp("nextjs"), redis_url)
-    try:
+    with Site(tmp_path_factory.mktemp("nextjs"), redis_url) as site:
         yield site.start_site()
-    finally:
-        site.stop()
-    site.assert_calm()
     assert "⨯" not in site.next.output, site.next.output
 
 

@@ -128,8 +128,7 @@ async def test_client_that_hangs_up_in_the_middle_of_a_handshake_leaves_no_trace
 async def test_handshake_that_is_never_finished_is_cut(
     redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ):
-    stack = Stack(tmp_path_factory.mktemp("slow"), redis_url, REALTIME_LIMIT_HANDSHAKE_SECONDS="1.5")
-    try:
+    with Stack(tmp_path_factory.mktemp("slow"), redis_url, REALTIME_LIMIT_HANDSHAKE_SECONDS="1.5") as stack:
         stack.start_sockets()
         async with stack.client("hub") as settled:
             unfinished = (
@@ -142,6 +141,3 @@ async def test_handshake_that_is_never_finished_is_cut(
             assert None not in answers
             assert [answer.count(b"200 OK") for answer in answers if answer is not None] == [0, 0, 0, 1]
             await settled.call("heartbeat")
-    finally:
-        stack.stop()
-    stack.assert_calm()

@@ -43,16 +43,13 @@ async def test_page_at_the_address_of_the_server_connects_when_it_is_listed(
     redis_url: str, tmp_path, browser: Browser
 ):
     require_chromium()
-    stack = Stack(tmp_path, redis_url)
-    stack.env["ALLOWED_ORIGINS"] = f"http://127.0.0.1:{stack.port}"
-    try:
+    with Stack(tmp_path, redis_url) as stack:
+        stack.env["ALLOWED_ORIGINS"] = f"http://127.0.0.1:{stack.port}"
         stack.start_sockets()
         page = await browser.new_page()
         await page.goto(f"http://127.0.0.1:{stack.port}/healthz")
         assert await page.evaluate(CONNECT, [stack.url("hub"), stack.token()]) == "connection:ready"
         assert await page.evaluate(ASK, ["/hub/", stack.token()]) == [204, ""]
-    finally:
-        stack.stop()
 
 
 async def test_verdict_for_a_page_at_the_address_of_the_server_is_that_of_the_handshake(

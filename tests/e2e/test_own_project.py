@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from websockets.sync.client import connect
 
-from tests.e2e.harness import ROOT, free_port
+from tests.e2e.harness import ROOT, free_port, python
 
 PUBLISH = "from realtime.publisher import publish; publish('chat:ended', {'thread_id': 42}, rooms=['user:7'])"
 
@@ -35,14 +35,7 @@ class Project:
             settings.write("INSTALLED_APPS += ['realtime']\n")
 
     def manage(self, *command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *command],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = python("manage.py", *command, folder=self.folder, env=self.env)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

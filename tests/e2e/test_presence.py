@@ -20,7 +20,7 @@ SILENT_AFTER = 12.0
 @pytest.fixture(scope="module")
 def quick(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A system whose grace period, lease and patience are a few seconds."""
-    stack = Stack(
+    with Stack(
         tmp_path_factory.mktemp("quick"),
         redis_url,
         REALTIME_HEARTBEAT_INTERVAL="0.5",
@@ -28,10 +28,8 @@ def quick(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         REALTIME_GRACE_PERIOD=str(GRACE),
         REALTIME_NODE_LEASE=str(LEASE),
         REALTIME_PRESENCE_TTL=str(SILENT_AFTER),
-    ).start_all()
-    yield stack
-    stack.stop()
-    assert "Traceback" not in stack.logs, stack.logs
+    ) as stack:
+        yield stack.start_all()
 
 
 def said(observer: Client, user_id: str) -> list[str]:

@@ -19,25 +19,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def server() -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis() as server:
-        yield server
-
-
-@pytest.fixture
 def fragile(server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A system on a Redis of its own."""
-    stack = Stack(
+    with Stack(
         tmp_path_factory.mktemp("fragile"),
         server.url,
         REALTIME_GRACE_PERIOD=str(GRACE),
         REALTIME_NODE_LEASE=str(LEASE),
         REALTIME_AWAY_AFTER="31",
         REALTIME_PRESENCE_TTL="60",
-    ).start_all()
-    yield stack
-    stack.stop()
-    assert "Traceback" not in stack.logs, stack.logs
+    ) as stack:
+        yield stack.start_all()
 
 
 async def test_redis_paused_for_longer_than_the_lease_and_the_grace_period_announces_no_user(

@@ -106,8 +106,7 @@ async def test_refusal_has_its_reason_by_every_server(stack: Stack):
 
 
 async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: str, tmp_path):
-    stack = Stack(tmp_path, redis_url)
-    try:
+    with Stack(tmp_path, redis_url) as stack:
         stack.start("runbridge")
         server = stack.start_sockets()
         async with reading(stack) as reader:
@@ -117,8 +116,6 @@ async def test_server_that_is_killed_and_comes_back_is_found_again(redis_url: st
             stack.add("thread:message", {"thread_id": "42", "message_id": "missed"})
             await asyncio.to_thread(stack.start_sockets)
             await eventually(lambda: reader.messages == ["missed"])
-    finally:
-        stack.stop()
 
 
 async def test_hundred_events_that_waited_beside_sixty_joins_lose_none(stack: Stack):

@@ -3,13 +3,11 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
@@ -20,7 +18,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import QUIET, ROOT, Stack, eventually, unique
+from tests.e2e.harness import QUIET, Stack, eventually, unique
 from tests.postgresql import Cluster
 
 GRACE, LEASE = "3", "3"
@@ -70,13 +68,13 @@ class Database:
 System = tuple[Stack, Database]
 
 
-def build(directory: Path, redis_url: str, **env: str) -> System:
+@contextmanager
+def migrated(directory: Path, redis_url: str, **env: str) -> Iterator[System]:
     """A stack whose database is migrated."""
-    stack = Stack(directory, redis_url, REALTIME_GRACE_PERIOD=GRACE, REALTIME_NODE_LEASE=LEASE, **env)
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, env=stack.env, check=True
-    )
-    return stack, Database(stack.env["DATABASE_URL"])
+    env = {"REALTIME_GRACE_PERIOD": GRACE, "REALTIME_NODE_LEASE": LEASE, **env}
+    with Stack(directory, redis_url, **env) as stack:
+        stack.manage("migrate", "--verbosity", "0")
+        yield stack, Database(stack.env["DATABASE_URL"])
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +88,14 @@ def system(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> It
     env = {}
     if request.param == "postgresql":
         env["DATABASE_URL"] = request.getfixturevalue("cluster").create(unique("t"))
-    stack, database = build(tmp_path, redis_url, **env)
-    yield stack, database
-    stack.stop()
-    assert "Traceback" not in stack.logs, stack.logs
+    with migrated(tmp_path, redis_url, **env) as system:
+        yield system
 
 
 @pytest.fixture
-def own_redis() -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis() as server:
-        yield server
-
-
-@pytest.fixture
-def system_of_its_own(tmp_path: Path, own_redis: EmbeddedRedis) -> Iterator[System]:
-    stack, database = build(tmp_path, own_redis.url)
-    yield stack, database
-    stack.stop()
-    assert "Traceback" not in stack.logs, stack.logs
+def system_of_its_own(tmp_path: Path, server: EmbeddedRedis) -> Iterator[System]:
+    with migrated(tmp_path, server.url) as system:
+        yield system
 
 
 def transition(user_id: str, old: str = "offline", new: str = "online") -> str:
@@ -187,32 +175,32 @@ def test_recorder_ends_when_it_is_asked_to(system: System, how: Signals):
 
 
 def test_recorder_ends_when_it_is_asked_to_while_redis_hangs(
-    system_of_its_own: System, own_redis: EmbeddedRedis
+    system_of_its_own: System, server: EmbeddedRedis
 ):
     stack, _ = system_of_its_own
     recorder = stack.start("runrecorder")
-    assert own_redis.process is not None
-    own_redis.process.send_signal(SIGSTOP)
+    assert server.process is not None
+    server.process.send_signal(SIGSTOP)
     try:
         time.sleep(QUIET)  # now it waits for an answer
         assert recorder.stop() == 0
     finally:
-        own_redis.process.send_signal(SIGCONT)
+        server.process.send_signal(SIGCONT)
 
 
 async def test_recorder_starts_before_redis_and_goes_on_after_its_restart(
-    system_of_its_own: System, own_redis: EmbeddedRedis
+    system_of_its_own: System, server: EmbeddedRedis
 ):
     stack, database = system_of_its_own
-    own_redis.stop()
+    server.stop()
     recorder = stack.start("runrecorder", ready="").wait_for("cannot record")
-    own_redis.start()
+    server.start()
     recorder.wait_for()
     for user in ("first", "second"):
         await eventually(partial(_append, stack, transition(user)))
         await eventually(partial(database.status, user))
-        own_redis.stop(SIGKILL)
-        own_redis.start()
+        server.stop(SIGKILL)
+        server.start()
 
 
 def _append(stack: Stack, text: str) -> bool:
@@ -224,10 +212,8 @@ def _append(stack: Stack, text: str) -> bool:
 
 @pytest.mark.slow
 async def test_recorder_waits_for_a_database_that_is_locked(tmp_path: Path, redis_url: str):
-    stack, database = build(
-        tmp_path, redis_url, DATABASE_URL=f"sqlite:///{tmp_path / 'db.sqlite3'}?timeout=1"
-    )
-    try:
+    url = f"sqlite:///{tmp_path / 'db.sqlite3'}?timeout=1"
+    with migrated(tmp_path, redis_url, DATABASE_URL=url) as (stack, database):
         recorder = stack.start("runrecorder")
         with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
@@ -236,26 +222,21 @@ async def test_recorder_waits_for_a_database_that_is_locked(tmp_path: Path, redi
             other.execute("ROLLBACK")
         await eventually(lambda: database.status("7") == "online")
         assert database.recorded == 1
-    finally:
-        stack.stop()
-    assert "Traceback" not in stack.logs
 
 
 @pytest.mark.needs_postgresql
 async def test_recorder_waits_for_a_postgresql_that_restarts(tmp_path: Path, redis_url: str):
-    with Cluster() as cluster:
-        stack, database = build(tmp_path, redis_url, DATABASE_URL=cluster.url())
-        try:
-            recorder = stack.start("runrecorder")
-            cluster.stop()
-            stack.redis.xadd(stack.key("presence"), {"transition": transition("7")})
-            recorder.wait_for("cannot record")
-            cluster.start()
-            await eventually(lambda: database.status("7") == "online")
-            assert database.recorded == 1
-        finally:
-            stack.stop()
-        assert "Traceback" not in stack.logs
+    with (
+        Cluster() as cluster,
+        migrated(tmp_path, redis_url, DATABASE_URL=cluster.url()) as (stack, database),
+    ):
+        recorder = stack.start("runrecorder")
+        cluster.stop()
+        stack.redis.xadd(stack.key("presence"), {"transition": transition("7")})
+        recorder.wait_for("cannot record")
+        cluster.start()
+        await eventually(lambda: database.status("7") == "online")
+        assert database.recorded == 1
 
 
 async def test_attendant_who_comes_and_goes_is_in_the_database(system: System):

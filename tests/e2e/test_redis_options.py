@@ -8,8 +8,6 @@ import datetime as dt
 import ipaddress
 import json
 import ssl
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.e2e.harness import ROOT, Stack, eventually, unique
+from tests.e2e.harness import Stack, eventually, unique
 from tests.servers import HOST, Server
 
 OPTIONS = (
@@ -110,17 +108,6 @@ def url(
             yield f"rediss://{HOST}:{port}/0?{OPTIONS}&{tls}"
 
 
-def manage(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env={**stack.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.web"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def subscribers(server: Server) -> set[str]:
     """What the clients are called that have subscribed to something."""
     clients = [
@@ -133,27 +120,21 @@ def subscribers(server: Server) -> set[str]:
 async def test_every_process_works_with_the_options_that_are_permitted(
     url: str, server: Server, tmp_path: Path
 ):
-    stack = Stack(tmp_path, url)
-    user, thread = unique("u"), unique("th")
-    try:
-        for command in (["check"], ["migrate", "--verbosity", "0"]):
-            done = manage(stack, *command)
-            assert done.returncode == 0, done.stderr
+    with Stack(tmp_path, url) as stack:
+        user, thread = unique("u"), unique("th")
+        stack.manage("check", DJANGO_SETTINGS_MODULE="realtime.settings.web")
+        stack.manage("migrate", "--verbosity", "0")
         stack.start_all().start("runrecorder")
         async with stack.client("hub", user_id=user) as client:
             await client.call("join:thread", {"thread_id": thread})
             data = json.dumps({"thread_id": thread, "message_id": 1})
-            done = manage(stack, "publish", "thread:message", data)
-            assert done.returncode == 0, done.stderr
+            stack.manage("publish", "thread:message", data)
             await client.expect("thread:message", message_id="1")
             stack.publish("chat:ended", {"thread_id": thread})
             await client.expect("chat:ended", thread_id=thread)
             await eventually(lambda: stack.transitions(user))
             assert (await stack.http("GET", "/readyz")).status == 200
             assert subscribers(server) == {"ours"}
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 @pytest.mark.parametrize("command", ["runsockets", "runbridge", "runrecorder", "runweb", "check", "publish"])
@@ -163,7 +144,7 @@ def test_process_says_which_option_it_cannot_use_and_does_not_start(
     stack = Stack(tmp_path, server.url)
     stack.env["REDIS_URL"] = f"redis://:secret@{HOST}:{server.port}/0?decode_responses=1"
     arguments = ["chat:ended", '{"thread_id": "1"}'] if command == "publish" else []
-    done = manage(stack, command, *arguments)
+    done = stack.run("manage.py", command, *arguments, DJANGO_SETTINGS_MODULE="realtime.settings.web")
     stack.redis.close()
     assert done.returncode != 0
     assert "realtime.E010" in done.stderr

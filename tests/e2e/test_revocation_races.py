@@ -19,16 +19,12 @@ from tests.e2e.harness import PATIENCE, Stack, eventually, free_port, unique
 @pytest.fixture(scope="module")
 def cluster(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, list[int]]]:
     """Two socket servers and a bridge."""
-    stack = Stack(tmp_path_factory.mktemp("races"), redis_url)
-    ports = [stack.port, free_port()]
-    try:
+    with Stack(tmp_path_factory.mktemp("races"), redis_url) as stack:
+        ports = [stack.port, free_port()]
         stack.start("runbridge")
         for port in ports:
             stack.start_sockets(port)
         yield stack, ports
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 async def test_revoked_customer_gets_nothing_whenever_they_join(cluster: tuple[Stack, list[int]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -66,16 +67,10 @@ class Keyed:
 
 @pytest.fixture(scope="module")
 def keyed(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
-    jwks = JwksServer()
-    stack = Stack(tmp_path_factory.mktemp("keyed"), redis_url)
-    try:
+    with closing(JwksServer()) as jwks, Stack(tmp_path_factory.mktemp("keyed"), redis_url) as stack:
         keyed = Keyed(stack, jwks)
         keyed.start()
         yield keyed
-    finally:
-        stack.stop()
-        jwks.stop()
-    stack.assert_calm()
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])

@@ -11,11 +11,9 @@ from tests.e2e.harness import Stack, unique
 
 @pytest.fixture(scope="module")
 def stock(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("stock"), redis_url)
-    stack.env["DJANGO_SETTINGS_MODULE"] = "tests.settings_stock_layer"
-    yield stack.start_all()
-    stack.stop()
-    stack.assert_calm()
+    with Stack(tmp_path_factory.mktemp("stock"), redis_url) as stack:
+        stack.env["DJANGO_SETTINGS_MODULE"] = "tests.settings_stock_layer"
+        yield stack.start_all()
 
 
 async def test_messages_typing_and_presence_work(stock: Stack):

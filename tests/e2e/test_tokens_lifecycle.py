@@ -90,12 +90,8 @@ async def test_new_name_is_used_from_then_on(stack: Stack):
 @pytest.fixture(scope="module")
 def lenient(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A token stays good for two seconds after it expired."""
-    stack = Stack(tmp_path_factory.mktemp("lenient"), redis_url, JWT_LEEWAY="2")
-    try:
+    with Stack(tmp_path_factory.mktemp("lenient"), redis_url, JWT_LEEWAY="2") as stack:
         yield stack.start_all()
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 async def test_leeway_is_added_to_the_end(lenient: Stack):

@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.harness import ROOT, Client, Stack, unique
+from tests.e2e.harness import ROOT, Client, Stack, python, unique
 from tests.e2e.test_asyncapi import Document
 
 CLIENT = ROOT / "client"
@@ -73,26 +72,19 @@ FROM_ANOTHER_LANGUAGE = {
 @pytest.fixture(scope="module")
 def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A system whose product has the events of the shop."""
-    stack = Stack(tmp_path_factory.mktemp("shop"), redis_url, REALTIME_EVENTS=EVENTS, PYTHONPATH=str(ROOT))
-    try:
+    with Stack(
+        tmp_path_factory.mktemp("shop"), redis_url, REALTIME_EVENTS=EVENTS, PYTHONPATH=str(ROOT)
+    ) as stack:
         yield stack.start_all()
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 def generated(*command: str) -> str:
     """What a command prints without keys, without DEBUG, and with neither a database nor a Redis."""
     needed = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
     unreachable = {"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "postgres://127.0.0.1:1/none"}
-    return subprocess.run(
-        [sys.executable, "manage.py", *command],
-        cwd=ROOT,
-        env={**needed, **unreachable, "REALTIME_EVENTS": EVENTS},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    done = python("manage.py", *command, env={**needed, **unreachable, "REALTIME_EVENTS": EVENTS})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class Frames:
@@ -113,8 +105,9 @@ class Frames:
         return [*published, emitted, {"event": "ack", "id": 1, "data": answer}]
 
     async def _from_python(self, client: Client) -> dict[str, Any]:
-        env = {**self._product.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.sockets"}
-        subprocess.run([sys.executable, "-c", FROM_PYTHON, self.thread], cwd=ROOT, env=env, check=True)
+        settings = "realtime.settings.sockets"
+        done = self._product.run("-c", FROM_PYTHON, self.thread, DJANGO_SETTINGS_MODULE=settings)
+        assert done.returncode == 0, done.stderr
         return await client.expect("order:changed")
 
     async def _from_another_language(self, client: Client) -> dict[str, Any]:
@@ -169,9 +162,8 @@ def with_own_settings(folder: Path, command: str, kind: str) -> subprocess.Compl
     """A generator run by Django's own command line, with settings that have neither keys nor a database."""
     (folder / "shop_settings.py").write_text(OWN_SETTINGS)
     (folder / "shop_events.py").write_text(OWN_EVENTS.format(kind=kind))
-    line = [sys.executable, "-m", "django", command, "--settings", "shop_settings"]
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    return subprocess.run(line, env=env, cwd=folder, check=False, capture_output=True, text=True)
+    return python("-m", "django", command, "--settings", "shop_settings", folder=folder, env=env)
 
 
 @pytest.mark.parametrize(

@@ -25,20 +25,18 @@ DEEP = [
 @pytest.fixture(scope="module")
 def web(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The web side as in production, behind a proxy that ends TLS."""
-    stack = Stack(
+    with Stack(
         tmp_path_factory.mktemp("web"),
         redis_url,
         DEBUG="0",
         ALLOWED_HOSTS="support.test",
         ALLOWED_ORIGINS="https://support.test",
         WEB_HTTPS="1",
-    )
-    stack.port = free_port()
-    stack.start("migrate", ready="", DJANGO_SETTINGS_MODULE="realtime.settings.web").wait()
-    stack.start("runweb", WEB_PORT=str(stack.port))
-    yield stack
-    stack.stop()
-    stack.assert_calm()
+    ) as stack:
+        stack.port = free_port()
+        stack.start("migrate", ready="", DJANGO_SETTINGS_MODULE="realtime.settings.web").wait()
+        stack.start("runweb", WEB_PORT=str(stack.port))
+        yield stack
 
 
 def ask(stack: Stack, method: str, path: str, body: str = "", **headers: str) -> Response:

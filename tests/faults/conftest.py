@@ -22,9 +22,5 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     """A product on a Redis of its own, not started yet."""
     (tmp_path / "redis").mkdir()
     with EmbeddedRedis(tmp_path / "redis") as server:
-        world = World(tmp_path, server)
-        try:
+        async with World(tmp_path, server) as world:
             yield world
-        finally:
-            await world.stop()
-        world.stack.assert_calm()

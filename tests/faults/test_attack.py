@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import PATIENCE, ROOT, eventually
+from tests.e2e.harness import PATIENCE, ROOT, eventually, python
 from tests.faults import attack
 from tests.faults.attack_report import CALM, SLACK_MIB, Noticed, Report
 from tests.faults.pressing import Spent
 from tests.faults.world import World
 
-COMMAND = [sys.executable, "-m", "tests.faults.attack"]
+COMMAND = ("-m", "tests.faults.attack")
 
 
 # --- It runs -----------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ COMMAND = [sys.executable, "-m", "tests.faults.attack"]
 @pytest.mark.slow
 def test_floods_run_and_the_ordinary_clients_notice_nothing():
     few = ["--minutes", "0.1", "--people", "8", "--flood", "empty pings", "--flood", "GET /healthz"]
-    done = subprocess.run([*COMMAND, *few], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python(*COMMAND, *few)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -49,7 +49,7 @@ async def test_interrupted_attack_leaves_nothing_running(tmp_path: Path, how: si
     mark = f"attack-{os.getpid()}-{how}"
     with (tmp_path / "output").open("wb") as output:
         process = subprocess.Popen(
-            [*COMMAND, "--minutes", "0.3", "--people", "4", "--flood", "unread pongs"],
+            [sys.executable, *COMMAND, "--minutes", "0.3", "--people", "4", "--flood", "unread pongs"],
             cwd=ROOT,
             env={**os.environ, "MARK": mark},
             stdout=output,

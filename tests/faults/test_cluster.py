@@ -20,12 +20,8 @@ THREADS = 24
 @pytest.fixture
 async def clustered(tmp_path: Path) -> AsyncIterator[tuple[World, Cluster]]:
     with Cluster(tmp_path) as servers:
-        world = World(tmp_path, servers, threads=THREADS)
-        try:
+        async with World(tmp_path, servers, threads=THREADS) as world:
             yield world, servers
-        finally:
-            await world.stop()
-        world.stack.assert_calm()
 
 
 def server_of(key: str) -> int:

@@ -5,14 +5,12 @@ Each program runs in a process of its own, in Python's development mode, in whic
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-from tests.e2e.harness import ROOT, Stack, unique
+from tests.e2e.harness import Stack
 
 PROLOGUE = """
 import asyncio, gc, os, sys, threading, time
@@ -111,19 +109,10 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_nothing_remains_of_an_event_loop_that_is_over(tmp_path: Path, redis_url: str, name: str):
-    stack = Stack(tmp_path, redis_url)
-    env = {**stack.env, "DJANGO_SETTINGS_MODULE": "realtime.settings.sockets", "REALTIME_PREFIX": unique("t")}
     program = PROLOGUE + dedent(PROGRAMS[name]) + EPILOGUE
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
-        cwd=ROOT,
-        check=False,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    stack.redis.close()
+    with Stack(tmp_path, redis_url) as stack:
+        options = ("-X", "dev", "-W", "error", "-c", program)
+        done = stack.run(*options, DJANGO_SETTINGS_MODULE="realtime.settings.sockets")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "nothing remains\n"
     # On a busy machine the development mode also tells what took long.

@@ -31,12 +31,8 @@ SCRAPS = [
 def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """No limits: the server parses everything that is sent."""
     limits = {f"REALTIME_LIMIT_{name}": "0" for name in ("RATE", "INVALID_FRAMES", "HANDSHAKES")}
-    stack = Stack(tmp_path_factory.mktemp("fuzz"), redis_url, **limits)
-    try:
+    with Stack(tmp_path_factory.mktemp("fuzz"), redis_url, **limits) as stack:
         yield stack.start_all()
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 @pytest.fixture

@@ -17,12 +17,8 @@ from tests.servers import Watched
 @pytest.fixture
 async def watched(tmp_path: Path) -> AsyncIterator[tuple[World, Watched]]:
     with Watched(tmp_path) as servers:
-        world = World(tmp_path, servers)
-        try:
+        async with World(tmp_path, servers) as world:
             yield world, servers
-        finally:
-            await world.stop()
-        world.stack.assert_calm()
 
 
 async def primary_is_killed(world: World, servers: Watched) -> float:

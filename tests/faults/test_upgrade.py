@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import io
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from signal import SIGTERM
 
 import pytest
 
-from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, unique
+from tests.e2e.harness import ROOT, Process, Stack, eventually, free_port, python, unique
 from tests.e2e.test_recorder import Database
 from tests.faults.world import World
 
@@ -50,8 +49,8 @@ def start(stack: Stack, tree: Path, command: str, port: int = 0) -> Process:
 
 
 def migrate(stack: Stack, tree: Path) -> None:
-    command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-    subprocess.run(command, cwd=tree, env=stack.env, check=True)
+    done = python("manage.py", "migrate", "--verbosity", "0", folder=tree, env=stack.env)
+    assert done.returncode == 0, done.stderr
 
 
 async def stop(process: Process) -> None:

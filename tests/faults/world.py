@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import redis
@@ -384,6 +384,14 @@ class World:
 
     async def _is_empty(self) -> bool:
         return not await self.members()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        await self.stop()
+        if failure is None:
+            self.stack.assert_calm()
 
     async def stop(self) -> None:
         for life in self._lives:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from redis.exceptions import ConnectionError as RedisDown
@@ -148,11 +149,8 @@ async def test_chosen_status_outlives_redis_though_another_tab_was_closed(world:
 
 
 async def test_handshake_is_refused_while_presence_cannot_be_recorded(monkeypatch):
-    async def down(*args: Any, **kwargs: Any) -> Any:
-        raise RedisDown("gone")
-
     with monkeypatch.context() as patch:
-        patch.setattr(store, "apply", down)
+        patch.setattr(store, "apply", AsyncMock(side_effect=RedisDown("gone")))
         answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
     assert (answer.status, answer.code) == (503, "unavailable")
 
@@ -160,10 +158,7 @@ async def test_handshake_is_refused_while_presence_cannot_be_recorded(monkeypatc
 async def test_refused_handshake_leaves_again(world: World, monkeypatch):
     """Presence knew of the connection before it was refused: it must forget it."""
 
-    async def fail(self: Any, *args: Any, **kwargs: Any) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(NamespaceConsumer, "accept", fail)
+    monkeypatch.setattr(NamespaceConsumer, "accept", AsyncMock(side_effect=ZeroDivisionError))
     await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
     await eventually(lambda: world.deadline("grace", "7") is not None)
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import redis
 
 from realtime.protocol.catalogue import catalogue
-from tests.e2e.harness import ROOT
+from tests.e2e.harness import python
 
 EXTRAS = (
     *("channels", "channels_redis", "daphne", "uvicorn", "httptools", "uvloop", "websockets"),
@@ -91,14 +89,8 @@ def project(tmp_path: Path) -> Path:
 def test_backbone_publishes_all_events_without_extras_and_without_the_apps(
     project: Path, redis_url: str, tmp_path: Path
 ):
-    done = subprocess.run(
-        [sys.executable, "-c", BACKBONE, str(project), json.dumps(EVENTS)],
-        cwd=ROOT,
-        env={"REDIS_URL": redis_url, "REALTIME_PREFIX": "light"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {"REDIS_URL": redis_url, "REALTIME_PREFIX": "light"}
+    done = python("-c", BACKBONE, project, json.dumps(EVENTS), env=env)
     assert done.returncode == 0, done.stderr
     loaded = {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
     assert not loaded & {"hub", "portal", *EXTRAS}

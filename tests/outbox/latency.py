@@ -71,8 +71,7 @@ async def _measure(database: str, run: Run, received: Callable[[int], Awaitable[
 async def _system(name: str, database_url: str, folder: Path) -> None:
     from tests.e2e.harness import ROOT, Stack
 
-    with EmbeddedRedis() as redis:
-        stack = Stack(folder, redis.url, DATABASE_URL=database_url)
+    with EmbeddedRedis() as redis, Stack(folder, redis.url, DATABASE_URL=database_url) as stack:
 
         def run(settings: str, *arguments: str) -> str:
             env = {**stack.env, "DJANGO_SETTINGS_MODULE": settings}
@@ -81,29 +80,26 @@ async def _system(name: str, database_url: str, folder: Path) -> None:
                 command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True
             ).stdout
 
-        try:
-            stack.start_all()
-            run(WITH, "manage.py", "migrate", "--verbosity", "0")
-            async with stack.client() as client:
-                await client.call("join:thread", {"thread_id": "t"})
-                arrivals: list[float] = []
+        stack.start_all()
+        run(WITH, "manage.py", "migrate", "--verbosity", "0")
+        async with stack.client() as client:
+            await client.call("join:thread", {"thread_id": "t"})
+            arrivals: list[float] = []
 
-                async def received(count: int) -> list[float]:
-                    while len(arrivals) < count:
-                        await asyncio.sleep(0.01)
-                    found, arrivals[:] = arrivals[:], []
-                    return found
+            async def received(count: int) -> list[float]:
+                while len(arrivals) < count:
+                    await asyncio.sleep(0.01)
+                found, arrivals[:] = arrivals[:], []
+                return found
 
-                async def listen() -> None:
-                    while True:
-                        await client.expect("thread:message")
-                        arrivals.append(time.perf_counter())
+            async def listen() -> None:
+                while True:
+                    await client.expect("thread:message")
+                    arrivals.append(time.perf_counter())
 
-                listening = asyncio.create_task(listen())
-                await _measure(name, run, received)
-                listening.cancel()
-        finally:
-            stack.stop()
+            listening = asyncio.create_task(listen())
+            await _measure(name, run, received)
+            listening.cancel()
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -18,7 +17,7 @@ import redis
 
 from realtime.outbox.listening import POLL
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import ROOT, Process, Stack, free_port
+from tests.e2e.harness import ROOT, Process, Stack, free_port, python
 from tests.outbox.conftest import CLOSED
 from tests.outbox.reading import once, sqlite_url
 from tests.postgresql import Cluster
@@ -55,14 +54,9 @@ class Backbone(Stack):
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         settings = {"DJANGO_SETTINGS_MODULE": SETTINGS, "LOG_LEVEL": "ERROR"}
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env={**self.env, **settings, **env},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        done = super().run(*command, **{**settings, **env})
+        assert done.returncode == 0, done.stderr
+        return done
 
     def published(self) -> dict[int, list[int]]:
         """The messages of each thread in the stream, in order and without those that were sent twice."""
@@ -80,13 +74,9 @@ def expected(count: int) -> dict[int, list[int]]:
 
 @contextmanager
 def backbone(directory: Path, redis_url: str, **env: str) -> Iterator[Backbone]:
-    stack = Backbone(directory, redis_url, **env)
-    stack.migrate()
-    try:
+    with Backbone(directory, redis_url, **env) as stack:
+        stack.migrate()
         yield stack
-    finally:
-        stack.stop()
-    stack.assert_calm()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs_postgresql)])
@@ -198,8 +188,7 @@ def test_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], text: str
         "DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}",
         "DJANGO_SETTINGS_MODULE": SETTINGS,
     }
-    command = [sys.executable, "manage.py", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = python("manage.py", *arguments, env=env)
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.db import connection, transaction
@@ -222,10 +223,7 @@ class TestRedisIsAway:
     def test_failed_database_is_logged_and_raises_nothing(self, monkeypatch, caplog):
         from django.db import OperationalError
 
-        def fail(*_: object) -> None:
-            raise OperationalError("gone")
-
-        monkeypatch.setattr("realtime.outbox.table.oldest", fail)
+        monkeypatch.setattr("realtime.outbox.table.oldest", Mock(side_effect=OperationalError("gone")))
         with caplog.at_level(logging.WARNING):
             say(1)
         monkeypatch.undo()

@@ -64,13 +64,6 @@ async def granted(user_id: str, thread_id: str) -> bool | None:
     return await grants.read("portal", user_id, f"thread:{thread_id}")
 
 
-async def test_grant_is_for_that_user_only():
-    async with bridging(), connected("portal", "8") as other:
-        await add("thread:grant", {"user_id": 9, "thread_id": 42})
-        await eventually(lambda: granted("9", "42"))
-        assert (await other.refused("join:thread", {"thread_id": 42}))["code"] == "forbidden"
-
-
 async def test_accepted_chat_grants_its_thread_and_reaches_its_customer():
     async with bridging(), connected("portal", "9") as customer:
         await add("chat:accepted", {"thread_id": 42, "attendant_id": 7, "user_id": 9})

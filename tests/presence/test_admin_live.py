@@ -11,6 +11,7 @@ from decimal import Decimal
 from html import unescape
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unittest.mock import Mock
 from urllib.parse import urlencode
 
 import msgspec
@@ -644,10 +645,7 @@ def test_event_that_is_not_valid_is_not_sent(
 
 
 def test_audience_that_cannot_be_counted_keeps_no_operator_from_looking(admin_client: Client, monkeypatch):
-    def down(*_: Any) -> None:
-        raise RedisError
-
-    monkeypatch.setattr(asking, "ask", down)
+    monkeypatch.setattr(asking, "ask", Mock(side_effect=RedisError))
     assert "<dd>–</dd>" in admin_client.post(reverse(EVENT), MESSAGE).content.decode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.core.management import call_command
@@ -54,10 +55,7 @@ def test_rows_and_cursor_are_one_transaction_of_the_database_that_routers_choose
     recorder = Recorder()
     write = history.write
 
-    def fail(*_: Any) -> None:
-        raise OperationalError("disk full")
-
-    monkeypatch.setattr(history, "write", fail)
+    monkeypatch.setattr(history, "write", Mock(side_effect=OperationalError("disk full")))
     with pytest.raises(OperationalError):
         recorder.step()
     assert StreamCursor.objects.using("other").get().entry_id == "0-0"

@@ -15,11 +15,6 @@ pytestmark = pytest.mark.usefixtures("process")
 
 
 @pytest.fixture
-def world(process: str) -> World:
-    return World()
-
-
-@pytest.fixture
 def brief(settings) -> None:
     """Periods that a test can wait for."""
     settings.REALTIME = {**settings.REALTIME, "GRACE_PERIOD": 0.1, "AWAY_AFTER": 0.1, "NODE_LEASE": 0.1}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from redis.exceptions import ConnectionError as RedisDown
@@ -19,12 +20,7 @@ BOB = Presentee("tab-2", "bob", "Bob", ("sales",))
 
 
 @pytest.fixture
-def world(process: str) -> World:
-    return World()
-
-
-@pytest.fixture
-async def tracker(world: World) -> PresenceTracker:
+async def tracker(process: str, world: World) -> PresenceTracker:
     return PresenceTracker.current(HUB)
 
 
@@ -36,6 +32,18 @@ def change(tracker: PresenceTracker, status: str, since: float, user: str = "ana
     """The bridge signals a change that was made elsewhere."""
     chosen = status == "away"
     tracker.registry.on_presence(PresenceChanged(user_id=user, status=status, chosen=chosen, since=since))
+
+
+def lose_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis does what it is asked next, and the answer gets lost."""
+    apply = store.apply
+
+    async def lose_the_answer(*args: Any, **kwargs: Any) -> Any:
+        await apply(*args, **kwargs)
+        monkeypatch.setattr(store, "apply", apply)
+        raise RedisDown("answer lost")
+
+    monkeypatch.setattr(store, "apply", lose_the_answer)
 
 
 class Outage:
@@ -187,14 +195,7 @@ async def test_connection_whose_answer_got_lost_does_not_stay(
     """Redis did it, we never heard: the handshake is refused, so the connection must go again."""
     settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 0.4}
     await tracker.connect(BOB)
-    apply = store.apply
-
-    async def lose_the_answer(*args: Any, **kwargs: Any) -> Any:
-        await apply(*args, **kwargs)
-        monkeypatch.setattr(store, "apply", apply)
-        raise RedisDown("answer lost")
-
-    monkeypatch.setattr(store, "apply", lose_the_answer)
+    lose_the_next_answer(monkeypatch)
     with pytest.raises(RedisError):
         await tracker.connect(ana())
     await eventually(lambda: world.deadline("grace") is not None)
@@ -345,14 +346,7 @@ async def test_redis_that_knows_more_than_it_could_answer_has_lost_nothing(
     tracker: PresenceTracker, world: World, monkeypatch, caplog
 ):
     await tracker.connect(ana())
-    apply = store.apply
-
-    async def lose_the_answer(*args: Any, **kwargs: Any) -> Any:
-        await apply(*args, **kwargs)
-        monkeypatch.setattr(store, "apply", apply)
-        raise RedisDown("answer lost")
-
-    monkeypatch.setattr(store, "apply", lose_the_answer)
+    lose_the_next_answer(monkeypatch)
     with pytest.raises(RedisError):
         await tracker.choose("ana", "away")
     await tracker.choose("ana", "online")
@@ -417,11 +411,8 @@ async def test_many_who_ask_at_once_share_a_snapshot_that_sees_all_of_them(
 async def test_failed_snapshot_is_said_to_the_caller_that_asked_and_not_to_the_next(
     tracker: PresenceTracker, monkeypatch
 ):
-    async def down(*args: Any) -> Any:
-        raise RedisDown("gone")
-
     with monkeypatch.context() as patch:
-        patch.setattr(store, "snapshot", down)
+        patch.setattr(store, "snapshot", AsyncMock(side_effect=RedisDown("gone")))
         with pytest.raises(RedisError):
             await tracker.snapshot("attendants")
     assert await tracker.snapshot("attendants") == []

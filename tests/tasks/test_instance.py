@@ -10,7 +10,7 @@ from realtime.connections.registry import ConnectionRegistry
 from realtime.layers.room_layer import RoomChannelLayer
 from realtime.redis.client import client, key
 from realtime.redis.lease import Lease
-from realtime.tasks.instance import instance_id
+from realtime.tasks.instance import id_for
 from tests.inprocess import connected
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -22,11 +22,11 @@ async def test_instance_has_one_id_in_channels_leases_presence_and_what_operator
     async with connected():
         known: Any = await client().hkeys(key("instances"))
         present: Any = await client().zrange(f"{{{key('presence')}}}:nodes", 0, -1)
-    assert ConnectionRegistry.current().instance.id == instance_id()
-    assert channel.split("!")[0].split(".")[-1] == instance_id()
-    assert Lease("bridge", 60).fence[1] == instance_id()
-    assert [name.decode() for name in known] == [instance_id()]
-    assert [name.decode() for name in present] == [instance_id()]
+    id = ConnectionRegistry.current().instance.id
+    assert channel.split("!")[0].split(".")[-1] == id
+    assert Lease("bridge", 60).fence[1] == id
+    assert [name.decode() for name in known] == [id]
+    assert [name.decode() for name in present] == [id]
 
 
 async def test_second_layer_and_second_lease_are_told_from_the_first():
@@ -38,8 +38,8 @@ async def test_second_layer_and_second_lease_are_told_from_the_first():
 
 async def test_each_loop_is_an_instance_of_its_own():
     elsewhere = await asyncio.to_thread(asyncio.run, _id())
-    assert elsewhere != instance_id()
+    assert elsewhere != await _id()
 
 
 async def _id() -> str:
-    return instance_id()
+    return id_for("test")

@@ -187,11 +187,8 @@ def test_digest_tells_users_apart_without_naming_them():
 
 @pytest.fixture(params=["json", "console"])
 def stack(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Stack]:
-    stack = Stack(tmp_path, redis_url, LOG_FORMAT=request.param)
-    stack.start_all()
-    yield stack
-    stack.stop()
-    stack.assert_calm()
+    with Stack(tmp_path, redis_url, LOG_FORMAT=request.param) as stack:
+        yield stack.start_all()
 
 
 def lines(stack: Stack) -> list[dict[str, Any]]:

@@ -249,10 +249,8 @@ TOKEN = [("Authorization", "Bearer let me see")]
 
 @pytest.fixture
 def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
-    stack = Stack(tmp_path, redis_url, REALTIME_METRICS_TOKEN="let me see", TMPDIR=str(tmp_path))
-    yield stack
-    stack.stop()
-    stack.assert_calm()
+    with Stack(tmp_path, redis_url, REALTIME_METRICS_TOKEN="let me see", TMPDIR=str(tmp_path)) as stack:
+        yield stack
 
 
 async def scrape(stack: Stack, port: int | None = None) -> Samples:

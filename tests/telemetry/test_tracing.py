@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from unittest.mock import AsyncMock
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -172,10 +173,7 @@ def test_trace_that_is_not_recorded_is_not_sent_along(settings, monkeypatch):
 
 
 async def test_handshake_that_fails_in_between_ends_its_span(spans: Spans, monkeypatch):
-    async def broken(*arguments: object) -> object:
-        raise RuntimeError("oh")
-
-    monkeypatch.setattr(handshake, "authorize", broken)
+    monkeypatch.setattr(handshake, "authorize", AsyncMock(side_effect=RuntimeError("oh")))
     communicator = Connection("/hub/", headers=[]).communicator
     await communicator.send_input({"type": "websocket.connect"})
     with pytest.raises(RuntimeError, match="oh"):

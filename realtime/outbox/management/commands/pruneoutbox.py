@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
 
 from realtime.outbox import table
-from realtime.outbox.management.commands.runoutbox import known_databases
+from realtime.outbox.management.commands.runoutbox import add_database_option, known_databases
 
 BATCH = 1000
 LONGEST = 100 * 366 * 86400
@@ -19,13 +19,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--older-than", type=float, required=True, metavar="SECONDS")
-        parser.add_argument(
-            "--database",
-            action="append",
-            dest="databases",
-            metavar="ALIAS",
-            help="a database with an outbox; may be given several times (default: the one of its table)",
-        )
+        add_database_option(parser)
 
     def handle(self, *, older_than: float, databases: list[str] | None, **_: Any) -> None:
         if not 0 <= older_than <= LONGEST:

@@ -25,13 +25,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
-            "--database",
-            action="append",
-            dest="databases",
-            metavar="ALIAS",
-            help="a database with an outbox; may be given several times (default: the one of its table)",
-        )
+        add_database_option(parser)
         parser.add_argument("--metrics-host", default="127.0.0.1")
         parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port (default: on none)")
 
@@ -76,6 +70,17 @@ def _held_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def add_database_option(parser: CommandParser) -> None:
+    """`--database`, for `known_databases`."""
+    parser.add_argument(
+        "--database",
+        action="append",
+        dest="databases",
+        metavar="ALIAS",
+        help="a database with an outbox; may be given several times (default: the one of its table)",
+    )
 
 
 def known_databases(given: Sequence[str] | None) -> list[str]:
