@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -57,9 +58,9 @@ class Part:
     main: Callable[[], Coroutine[Any, Any, None]]
 
 
-async def instance() -> None:
-    """A socket process, without its port."""
-    from realtime.server.lifespan import lifespan
+async def instance(*, embeds_bridge: bool = False) -> None:
+    """A socket process, without its port; or with `EMBEDDED_BRIDGE`."""
+    from realtime.inline.life import EMBEDDED_BRIDGE, life
 
     async def receive() -> Any:
         if started:
@@ -71,7 +72,7 @@ async def instance() -> None:
         """Nobody waits for it."""
 
     started: list[bool] = []
-    await lifespan({"type": "lifespan"}, receive, send)
+    await life().run({"type": "lifespan"}, receive, send, EMBEDDED_BRIDGE if embeds_bridge else ())
 
 
 async def bridge() -> None:
@@ -109,6 +110,8 @@ class World:
         self.seed = seed
         self.random = Random(seed)
         self._is_direct = seed % 4 == 0
+        self._has_bridges = seed % 3 != 0
+        """Else every instance has one inside."""
         self.calm = calm
         """Nothing breaks."""
         self._say = say
@@ -265,8 +268,9 @@ class World:
 
     def _populate(self) -> None:
         for number in range(2):
-            self._start("instance", f"instance-{number}", instance)
-        for number in range(2):
+            main = partial(instance, embeds_bridge=not self._has_bridges)
+            self._start("instance", f"instance-{number}", main)
+        for number in range(2 if self._has_bridges else 0):
             self._start("bridge", f"bridge-{number}", bridge)
         for number in range(20):
             is_hub = number % 2 == 0
@@ -501,6 +505,8 @@ class World:
 
     def pause(self) -> None:
         """A host stands still."""
+        if not self.parts:
+            return  # all were killed, and none is back yet
         part, seconds = self.random.choice(self.parts), self.random.choice((0.05, 0.3, 1.0, 4.0, 90.0))
         if seconds == 90.0 and self.random.random() < 0.8:
             return
@@ -509,6 +515,8 @@ class World:
 
     def kill(self) -> None:
         """kill -9, between any two callbacks; another one is started in its place."""
+        if not self.parts:
+            return
         part = self.random.choice(self.parts)
         self.note("kill", part.name)
         part.host.kill(self.random.randrange(30), lambda host: self._on_killed(part))
