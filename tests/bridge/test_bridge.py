@@ -564,17 +564,22 @@ async def test_message_that_one_of_its_rooms_refuses_reaches_the_others_once(
 
 
 @pytest.mark.usefixtures("damaged")
-async def test_id_of_a_message_that_was_refused_can_be_sent_again(room: Room):
-    """An operator sends a dead letter again once its room is mended."""
+@pytest.mark.parametrize("rooms", [["thread:13"], *ROOMS])
+async def test_id_that_a_room_refused_is_new_for_that_room_alone(room: Room, rooms: list[str]):
+    """A backbone sends a message again, and an operator sends the dead letter again once the room is mended."""
     async with bridging():
         message = {"thread_id": 13, "message_id": 7}
-        await add("thread:message", message, id="a", namespaces=["hub"])
-        await eventually(dead_letters)
+        for _ in range(2):
+            last = await add("thread:message", message, id="a", rooms=rooms, namespaces=["hub"])
+        await eventually(lambda: is_at(last))
         base = history.base("hub.thread.13")
         await client().delete(f"{base}:room", f"{base}:log")
         mended = await Room().enter("thread:13")
-        await add("thread:message", message, id="a", namespaces=["hub"])
-        assert await mended.message_ids(1) == ["7"]
+        for _ in range(2):
+            await add("thread:message", message, id="a", rooms=rooms, namespaces=["hub"])
+        await add("thread:message", {**message, "message_id": 8}, rooms=["thread:13", "thread:42"])
+        assert await mended.message_ids(2) == ["7", "8"]
+        assert await room.message_ids(len(rooms[:2])) == ["7", "8"][-len(rooms[:2]) :]
 
 
 async def test_of_several_messages_in_an_entry_the_one_that_redis_refuses_is_kept_once(room: Room):

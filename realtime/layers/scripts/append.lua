@@ -18,8 +18,9 @@
 -- Returns for each entry its position in each of its rooms, '' where it was left out, '0' in a room that no connection has entered
 -- while it is remembered: no client has an offset of the room, so none can ask for this publication. An entry that is not above the
 -- room's last entry of its source, or whose id was delivered before, is left out: submitting it again does no harm.
--- Behind these, for each entry that cannot be appended to one of its rooms: its number, from 0, and why. It is left out there (and
--- its id is not marked), all others are appended, and the cursor is not moved. With `whole` that is an error instead.
+-- Behind these, for each entry that cannot be appended to one of its rooms: its number, from 0, and why. It is left out there, all
+-- others are appended, and the cursor is not moved. With `whole` that is an error instead. The id is marked as delivered except there:
+-- submitted again, it is new for that room alone.
 -- Positions are microseconds of Redis' clock and never go back: max(last + 1, now).
 --
 -- Redis undoes nothing when a script fails half-way (for example at a key of another type). So the part that was done is recorded
@@ -119,22 +120,29 @@ local function append(room, excluded, head, tail)
   return position
 end
 
--- Whether nothing of this id was delivered before; from now on it was.
+-- Whether nothing of this id was delivered before; from now on it was. Or the rooms that refused it before, as keys.
 local marker
 local function is_first(id, base)
-  marker = (ids ~= '' and ids or base .. ':id:') .. id
-  if redis.call('SET', marker, '1', 'NX', 'EX', keep_marker) then return true end
-  marker = nil
-  return false
+  local name = (ids ~= '' and ids or base .. ':id:') .. id
+  if redis.call('SET', name, '1', 'NX', 'EX', keep_marker) then
+    marker = name
+    return true
+  end
+  local known = ids ~= '' and whole == '' and redis.call('GET', name)  -- (a backbone has no right to, and nothing to repeat)
+  if not known or known == '1' then return false end
+  local left = {}
+  for room in string.gmatch(known, '[^\n]+') do left[room] = true end
+  return left
 end
 
-local is_new  -- of the entry that is being appended, and nil until that is known
+local is_new  -- of the entry that is being appended, as `is_first` says, and nil until that is known
 local function append_in(base, source, entry, id, excluded, head, tail)
   local room = room_of(base, source)
   if room.is_unknown then return '0' end
   if not is_new_in(room, source, entry) then return '' end
   if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, base) end
-  local position = is_new and append(room, excluded, head, tail) or ''
+  local position = (is_new == true or is_new and is_new[base]) and append(room, excluded, head, tail) or ''
+  if is_new and is_new ~= true then is_new[base] = nil end
   room.sources[source] = entry
   return position
 end
@@ -149,8 +157,20 @@ local function refusal(failure)
   local text = text_of(failure)
   local code = string.match(text, '^%u+')
   if whole ~= '' or (code ~= 'ERR' and code ~= 'WRONGTYPE') then error(failure, 0) end
-  if marker then redis.call('DEL', marker) end
+  if marker and ids == '' then redis.call('DEL', marker) end
   return text
+end
+
+-- Write down which rooms have refused an id that others have taken. If none has, it was not delivered.
+local function mark(name, refused, is_taken)
+  local left, list = is_new == true and {} or is_new, {}
+  for base in pairs(refused) do left[base] = true end
+  for base in pairs(left) do list[#list + 1] = base end
+  if is_new == true and not is_taken then
+    redis.call('DEL', name)
+  else
+    redis.call('SET', name, list[1] and table.concat(list, '\n') or '1', 'EX', keep_marker)
+  end
 end
 
 local answers, refusals = {}, {}
@@ -163,18 +183,21 @@ local function append_all()
   while argument < #ARGV do
     local number, source, entry, id, excluded, tail = unpack(ARGV, argument + 1, argument + 6)
     argument = argument + 6
-    local positions, refused = {}, nil
+    local positions, refused, why, is_taken = {}, {}, nil, false
     marker, is_new = nil, id == '' or nil
     for i = 1, tonumber(number) do
       argument, key = argument + 1, key + 1
       local is_done, position = pcall(append_in, KEYS[key], source, entry, id, excluded, ARGV[argument], tail)
       if not is_done then
-        refused, position = refusal(position), ''
+        why, position = refusal(position), ''
+        refused[KEYS[key]] = true
       end
       positions[i] = position
+      is_taken = is_taken or position ~= ''
     end
     answers[#answers + 1] = positions
-    if refused then refusals[#refusals + 1] = {tostring(#answers - 1), refused} end
+    if why then refusals[#refusals + 1] = {tostring(#answers - 1), why} end
+    if id ~= '' and ids ~= '' and is_new and (why or is_new ~= true) then mark(ids .. id, refused, is_taken) end
   end
 end
 
