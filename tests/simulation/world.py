@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "LIMITS": {"RATE": 0, "HANDSHAKES": 0, "HANDSHAKE_SECONDS": 5.0},
 }
 THREADS = ("1", "2", "3")
+DAMAGED = "thread:13"
 SETTLE_SECONDS = 25.0
 QUIET_SECONDS = 9.0
 
@@ -112,6 +113,8 @@ class World:
         self._is_direct = seed % 4 == 0
         self._has_bridges = seed % 3 != 0
         """Else every instance has one inside."""
+        self._has_refusals = seed % 5 == 0
+        """Some messages are for a room, too, whose key another program has overwritten."""
         self.calm = calm
         """Nothing breaks."""
         self._say = say
@@ -306,7 +309,11 @@ class World:
 
     def _on_add(self, key: bytes, id: tuple[int, int], fields: list[bytes]) -> None:
         self.note("added", key.decode(), id, fields[1])
-        self.checker.added(key, id, fields)
+        is_expected = (
+            self._has_refusals and key == f"{PREFIX}:dead".encode() and DAMAGED.encode() in fields[-1]
+        )
+        if not is_expected:
+            self.checker.added(key, id, fields)
 
     def _on_push(self, session: Session, channel: bytes, payload: bytes) -> None:
         host = session.link.host
@@ -368,6 +375,8 @@ class World:
             message["id"] = f"id{number}"
         if self.random.random() < 0.2 and connected:
             message["except"] = self.random.choice(connected).connection_id
+        if self._has_refusals and number % 6 == 0:
+            self._damage(message)
         raw = msgspec.json.encode(message)
         if durable:
             self._submit(raw)
@@ -378,9 +387,21 @@ class World:
         else:
             self.redis.run(None, [b"PUBLISH", f"{PREFIX}:events".encode(), raw])
 
+    def _damage(self, message: dict[str, Any]) -> None:
+        """One of its rooms will refuse a message. Without an id, one that is not durable comes once all the same."""
+        damaged = f"{PREFIX}:{{{group_name('hub', DAMAGED)}}}:room".encode()
+        self.redis.run(None, [b"DEL", damaged])
+        self.redis.run(None, [b"SET", damaged, b"not ours"])
+        rooms = [DAMAGED, f"thread:{message['data']['thread_id']}"]
+        message["rooms"] = self.random.choice((rooms, rooms[::-1]))
+        if not message["data"]["durable"]:
+            message["id"] = self.random.choice((None, message["id"]))
+
     def _submit(self, raw: bytes) -> None:
         """By one of the two ways that a backbone has; with most seeds always by the stream, where more can go wrong."""
         found = direct([raw]) if self._is_direct and self.random.random() < 0.5 else None
+        if DAMAGED.encode() in raw:
+            found = None  # Redis refuses all of it, and the backbone takes the stream
         if found is None:
             self._add(raw)
         else:
