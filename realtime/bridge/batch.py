@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Self
 
@@ -134,9 +135,13 @@ class Batch:
     async def _keep(self, refusals: Sequence[Sequence[bytes]]) -> None:
         """Keep the messages that Redis refuses as dead letters, before the cursor says that all was done."""
         entries = [entry for entry in self._entries for message in entry.messages if message.targets]
-        for number, reason in refusals:
-            error = InvalidMessage("refused", reason.decode(errors="replace"))
-            await dead_letter(self._pipes, entries[int(number)], error)
+        reasons = {
+            int(number): InvalidMessage("refused", why.decode(errors="replace")) for number, why in refusals
+        }
+        letters = [
+            dead_letter(self._pipes, entries[number], error) for number, error in sorted(reasons.items())
+        ]
+        await asyncio.gather(*letters)
         if self._cursor is not NO_CURSOR:
             await history.prepare_append(self._pipes, [], cursor=self._cursor)()
 
