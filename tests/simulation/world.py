@@ -388,14 +388,12 @@ class World:
             self.redis.run(None, [b"PUBLISH", f"{PREFIX}:events".encode(), raw])
 
     def _damage(self, message: dict[str, Any]) -> None:
-        """One of its rooms will refuse a message. Without an id, one that is not durable comes once all the same."""
+        """One of its rooms will refuse a message."""
         damaged = f"{PREFIX}:{{{group_name('hub', DAMAGED)}}}:room".encode()
         self.redis.run(None, [b"DEL", damaged])
         self.redis.run(None, [b"SET", damaged, b"not ours"])
         rooms = [DAMAGED, f"thread:{message['data']['thread_id']}"]
         message["rooms"] = self.random.choice((rooms, rooms[::-1]))
-        if not message["data"]["durable"]:
-            message["id"] = self.random.choice((None, message["id"]))
 
     def _submit(self, raw: bytes) -> None:
         """By one of the two ways that a backbone has; with most seeds always by the stream, where more can go wrong."""
