@@ -485,7 +485,7 @@ class World:
             )
         )
         at = self._add(msgspec.json.encode({"event": event, "data": data}))
-        self.checker.orders.append(Order(event, data, at))
+        self.checker.orders.append(Order(event, data, at, self.redis.now))
         self.note(event, data)
 
     def _cut_subscription(self, host: Host) -> None:
