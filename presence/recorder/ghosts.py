@@ -29,7 +29,7 @@ class Ghosts:
     """
 
     def __init__(self) -> None:
-        self._next_look = 0.0
+        self._next_look = self._looked_at = 0.0
         self._unknown: dict[str, dict[str, float]] = {}
         """By namespace: users whom Redis does not know, and since when."""
 
@@ -42,7 +42,9 @@ class Ghosts:
         now = time.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + conf().batch_interval
+        if now - self._looked_at > _patience() / 2:
+            self.forget()  # this process stood still: the user may have been known meanwhile
+        self._next_look, self._looked_at = now + conf().batch_interval, now
         for namespace in teams():
             self._look(namespace, now)
 
@@ -55,11 +57,14 @@ class Ghosts:
         unknown = {
             user: before.get(user, now) for user, status in statuses.items() if status == Status.OFFLINE
         }
-        patience = conf().node_lease + conf().grace_period
-        ghosts = [user for user, since in unknown.items() if now - since > patience]
+        ghosts = [user for user, since in unknown.items() if now - since > _patience()]
         for start in range(0, len(ghosts), BATCH):
             _announce_offline(namespace, present.filter(user_id__in=ghosts[start : start + BATCH]))
         self._unknown[namespace] = {user: since for user, since in unknown.items() if user not in ghosts}
+
+
+def _patience() -> float:
+    return conf().node_lease + conf().grace_period
 
 
 def _announce_offline(namespace: str, records: QuerySet[PresenceRecord]) -> None:

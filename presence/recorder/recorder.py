@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import msgspec
@@ -28,7 +28,7 @@ from presence.recorder.ghosts import Ghosts
 from realtime.bridge.dead_letters import DEAD_LETTER_BYTES, DEAD_LETTERS
 from realtime.conf import conf
 from realtime.protocol.bus_message import InvalidMessage
-from realtime.redis.client import key, sync_client
+from realtime.redis.client import key, sync_client, time_sync
 from realtime.tasks.supervision import report
 from realtime.telemetry import metrics
 from realtime.telemetry.logs import spelled
@@ -48,7 +48,6 @@ class Recorder:
     """Records transitions, prunes the history, and has ghosts announced offline, until interrupted."""
 
     def __init__(self) -> None:
-        self._resumed = False
         self._ghosts = Ghosts()
         self._prune_at = 0.0
 
@@ -78,10 +77,12 @@ class Recorder:
         Returns whether it has caught up. Raises `redis.RedisError` or `django.db.Error`: then nothing was recorded,
         and it can be called again.
         """
-        if not self._resumed:
-            self._resume()
         cursor = self._cursor()
-        entries = self._read(cursor, wait)
+        found = self._read(cursor, wait=wait)
+        if _is_lost(cursor, found):
+            cursor = self._begin_again(cursor)
+            found = self._read(cursor)
+        entries = _behind(cursor, found)[:BATCH]
         if entries:
             self._record_or_skip(cursor, entries)
         if len(entries) == BATCH:
@@ -93,7 +94,6 @@ class Recorder:
     def _recover(self, error: Exception, failures: int) -> None:
         """Start again after a random pause, which grows up to a second."""
         logger.warning("cannot record, trying again", extra={"failures": failures, "error": spelled(error)})
-        self._resumed = False
         self._ghosts.forget()
         connections.close_all()
         time.sleep(random.uniform(0.05, min(1.0, 0.1 * 2 ** min(failures, 4))))  # noqa: S311
@@ -104,24 +104,21 @@ class Recorder:
         """The last entry that any recorder took."""
         return StreamCursor.objects.get_or_create(stream=store.stream())[0].entry_id
 
-    def _read(self, cursor: str, wait: bool) -> list[Entry]:
-        block = max(1, int(conf().batch_interval * 1000)) if wait else None  # 0 would be for ever
-        answer: Any = sync_client().xread({store.stream(): cursor}, count=BATCH, block=block)
-        return [(entry_id.decode(), fields) for _, entries in answer for entry_id, fields in entries]
+    @staticmethod
+    def _read(cursor: str, *, wait: bool = False) -> list[Entry]:
+        """The entry at the cursor, and those behind it; with `wait`, as they are a moment later if there are none."""
+        found = _entries(min=cursor, count=BATCH + 1)
+        if wait and not _behind(cursor, found):
+            block = max(1, int(conf().batch_interval * 1000))  # 0 would be for ever
+            sync_client().xread({store.stream(): cursor}, count=1, block=block)
+            found = _entries(min=cursor, count=BATCH + 1)
+        return found
 
-    def _resume(self) -> None:
-        """Begin again if the stream ends before the cursor: otherwise no new entry would ever be read.
-
-        A replica that took over without the newest entries, or a Redis that came back empty on a machine whose clock is
-        behind, gives out ids that are lower than the cursor. Entries that are in the database are not written twice.
-        """
-        cursor = self._cursor()
-        last: Any = sync_client().xrevrange(store.stream(), count=1)
-        end = last[0][0].decode() if last else BEGINNING
-        if _position(end) < _position(cursor):
-            logger.warning("the stream lost its end, reading it again", extra={"cursor": cursor})
-            StreamCursor.objects.filter(stream=store.stream(), entry_id=cursor).update(entry_id=BEGINNING)
-        self._resumed = True
+    def _begin_again(self, cursor: str) -> str:
+        """Read the stream from its beginning; returns the cursor. What is in the database is not written twice."""
+        logger.warning("the stream lost its end, reading it again", extra={"cursor": cursor})
+        StreamCursor.objects.filter(stream=store.stream(), entry_id=cursor).update(entry_id=BEGINNING)
+        return self._cursor()
 
     # --- The database ----------------------------------------------------------------------------
 
@@ -177,11 +174,35 @@ class Recorder:
         now, retention = time.monotonic(), conf().presence_retention
         if not retention or now < self._prune_at:
             return
-        pruned = history.prune(timezone.now() - timedelta(seconds=retention))
+        today = min(
+            timezone.now().timestamp(), time_sync()
+        )  # a clock that is ahead must not delete what is young
+        pruned = history.prune(datetime.fromtimestamp(today, UTC) - timedelta(seconds=retention))
         if pruned:
             logger.info("history pruned", extra={"transitions": pruned})
         if pruned < history.PRUNE_BATCH:
             self._prune_at = now + PRUNE_SECONDS
+
+
+def _entries(**which: Any) -> list[Entry]:
+    found: Any = sync_client().xrange(store.stream(), **which)
+    return [(entry_id.decode(), fields) for entry_id, fields in found]
+
+
+def _behind(cursor: str, found: Sequence[Entry]) -> Sequence[Entry]:
+    """The entries without the one at the cursor."""
+    return found[1:] if found and found[0][0] == cursor else found
+
+
+def _is_lost(cursor: str, found: Sequence[Entry]) -> bool:
+    """Whether the stream is not the one in which the cursor was: it has older entries, but not the cursor's.
+
+    A replica that took over without the newest entries, or a Redis that was wiped, with a clock that is behind, gives
+    out ids below the cursor, which are never read. It may have given out higher ones, too, before it is asked. (What is
+    too old is removed from the beginning on: where the cursor's entry was, there is no older one.)
+    """
+    is_there = bool(found) and found[0][0] == cursor
+    return not is_there and cursor != BEGINNING and bool(_entries(max=f"({cursor}", count=1))
 
 
 def _is_outage(error: Exception) -> bool:
@@ -201,11 +222,6 @@ def _dead_letter(error: InvalidMessage, fields: Fields) -> None:
         {"reason": reason, "source": "presence", "message": raw[:DEAD_LETTER_BYTES]},
         maxlen=DEAD_LETTERS,
     )
-
-
-def _position(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)
 
 
 def _parse(fields: Fields) -> Transition:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Self
-
-import msgspec
-from redis.exceptions import ResponseError
 
 from realtime.bridge.bus_entry import BusEntry
 from realtime.bridge.bus_handlers import Handlers
@@ -16,10 +14,8 @@ from realtime.layers.history import NO_CURSOR, NO_LEASE
 from realtime.layers.interface import RoomLayer, room_layer
 from realtime.protocol.bus_message import BusMessage, InvalidMessage, subjects
 from realtime.protocol.publication import Draft
-from realtime.redis.connection import is_refusal
 from realtime.redis.pipelining import Pipes
 from realtime.telemetry import metrics, tracing
-from realtime.telemetry.logs import spelled
 
 BATCH_BYTES = 1 << 20
 """About as many bytes go to Redis at once, unless a single entry has more."""
@@ -70,16 +66,12 @@ def _touched(entry: BusEntry) -> set[str]:
     return rooms.union(*[subjects(message.payload) for message in published])
 
 
-def _can_be_repeated(entry: BusEntry) -> bool:
-    """Whether Redis knows what it has done of it, although it refused the rest: it came by a stream, or has an id."""
-    return bool(entry.id) or all(message.id for message in entry.messages)
-
-
 class Batch:
     """Publishes what entries hold, and moves the cursor. It is packed when it is made; once sent, it is awaited.
 
-    Awaited, it has the seconds from when the oldest entry was added until it was published, if that is known. Or it
-    raises `redis.RedisError`: then sending all of it again does what is left.
+    Awaited, it has the seconds from when the oldest entry was added until it was published, if that is known; messages
+    that Redis refuses have become dead letters. Or it raises `redis.RedisError`: then sending all of it again does what
+    is left.
     """
 
     def __init__(
@@ -126,13 +118,10 @@ class Batch:
         return self._finish().__await__()
 
     async def _finish(self) -> float | None:
-        try:
-            return self._lag(await self._sent)
-        except ResponseError as error:
-            if not (is_refusal(error) and all(map(_can_be_repeated, self._entries))):
-                raise
-            await self._send_singly(error)
-            return None
+        appended = await self._sent
+        if refusals := history.refusals(appended, self._drafts):
+            await self._keep(refusals)
+        return self._lag(appended)
 
     def _on_answer(self, sent: history.Appending) -> None:
         for span in self._spans:
@@ -143,32 +132,33 @@ class Batch:
             if (lag := self._lag(appended)) is not None:
                 metrics.BUS_LAG.observe(lag)
 
-    async def _send_singly(self, error: ResponseError) -> None:
-        """Redis refuses one of the messages: it must not hold up the others."""
-        singles = [
-            msgspec.structs.replace(entry, messages=[message])
-            for entry in self._entries
-            for message in entry.messages
+    async def _keep(self, refusals: Sequence[Sequence[bytes]]) -> None:
+        """Keep the messages that Redis refuses as dead letters, before the cursor says that all was done."""
+        entries = [entry for entry in self._entries for message in entry.messages if message.targets]
+        reasons = {
+            int(number): InvalidMessage("refused", why.decode(errors="replace")) for number, why in refusals
+        }
+        letters = [
+            dead_letter(self._pipes, entries[number], error) for number, error in sorted(reasons.items())
         ]
-        if len(singles) == 1 and self._cursor is NO_CURSOR:  # this is the one
-            await dead_letter(self._pipes, singles[0], InvalidMessage("refused", spelled(error)))
-            return
-        for single in singles:
-            await Batch([single], self._pipes, again=self._again).send()
+        await asyncio.gather(*letters)
         if self._cursor is not NO_CURSOR:
             await history.prepare_append(self._pipes, [], cursor=self._cursor)()
 
     def _count(self, appended: Sequence[Sequence[bytes]]) -> None:
-        delivered = sum(map(any, appended))  # in some room; a message that was left out is in none
+        positions, refusals = appended[: len(self._drafts)], history.refusals(appended, self._drafts)
+        delivered = sum(map(any, positions))  # in some room; a message that was left out is in none
+        refused = sum([not any(positions[int(number)]) for number, _ in refusals])
         _DELIVERED.inc(delivered)
-        _DUPLICATE.inc(len(appended) - delivered)
-        if dropped := len(self._drafts) - len(appended):
+        _DUPLICATE.inc(len(positions) - delivered - refused)
+        if dropped := len(self._drafts) - len(positions):
             drop(dropped, "the lease is another bridge's")
 
     def _lag(self, appended: Sequence[Sequence[bytes]]) -> float | None:
         """Positions are times: Redis published when it gave the first one."""
         oldest = self._entries[0]
-        known = (int(position) for positions in appended for position in positions if position > b"0")
+        answers = appended[: len(self._drafts)]
+        known = (int(position) for positions in answers for position in positions if position > b"0")
         if not oldest.id or oldest.is_repeated or (position := next(known, None)) is None:
             return None
         return max(position / 1e6 - oldest.at, 0.0)

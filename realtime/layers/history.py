@@ -45,7 +45,7 @@ _ends = script(_CUT + (_SCRIPTS / "ends.lua").read_bytes())
 _after = script(_CUT + (_SCRIPTS / "after.lua").read_bytes())
 
 Appending = asyncio.Future[list[list[bytes]]]
-"""The position of each entry in each of its rooms, once Redis has answered."""
+"""The position of each entry in each of its rooms, and the `refusals`, once Redis has answered."""
 Lease = tuple[str, str]
 """Key and holder (`realtime.redis.lease`)."""
 Cursor = tuple[str, bytes, bytes]
@@ -105,9 +105,10 @@ def prepare_append(
     called: when that returns, the command has been sent, so that more can follow in the same write. (In a Cluster
     sending has only begun.)
 
-    The future has the position of each entry in each of its rooms, empty where it was left out as a duplicate; an empty
-    list when another instance holds `lease`. Entries of a source up to `again` were appended before, perhaps not
-    everywhere: a room that has nothing of the source leaves out those that are older than itself.
+    The future has the position of each entry in each of its rooms, empty where it was left out as a duplicate, and
+    behind these the `refusals`, if there are any: then the cursor has not been moved. It has an empty list when another
+    instance holds `lease`. Entries of a source up to `again` were appended before, perhaps not everywhere: a room that
+    has nothing of the source leaves out those that are older than itself.
 
     Or it raises a `redis.RedisError`: then all, some, or nothing was done, and the same call again does what is left.
     """
@@ -116,6 +117,11 @@ def prepare_append(
     return pipes.to("").prepare(
         _append, *append_arguments(pipes.topology, entries, lease, cursor, again=again, publish=publish)
     )
+
+
+def refusals(appended: Sequence[Sequence[bytes]], entries: Sequence[Draft]) -> Sequence[Sequence[bytes]]:
+    """The entries that Redis refuses to append to one of their rooms, at any time: the number of each, and why."""
+    return appended[len(entries) :]
 
 
 async def _append_by_slot(
@@ -132,6 +138,7 @@ async def _append_by_slot(
     places = [(number, room) for number, entry in enumerate(entries) for room in entry.rooms]
     heaviest = sum([len(entry.tail) for entry in entries])
     at_once = asyncio.Semaphore(max(SLOTS_BYTES // max(heaviest, 1), 1))
+    refused: dict[int, list[bytes]] = {}
 
     async def append_part(part: Sequence[int]) -> Sequence[bytes]:
         of_slot = [
@@ -144,16 +151,19 @@ async def _append_by_slot(
                 _append,
                 *append_arguments(pipes.topology, of_slot, NO_LEASE, NO_CURSOR, again=again, publish=publish),
             )
-        return [position for positions in found for position in positions]
+        for place, why in refusals(found, of_slot):
+            number = [*dict.fromkeys([places[each][0] for each in part])][int(place)]
+            refused[number] = [b"%d" % number, why]
+        return [position for positions in found[: len(of_slot)] for position in positions]
 
     positions = iter(await in_batches([base(group) for _, (group, _) in places], append_part))
-    if cursor[0]:
+    if cursor[0] and not refused:
         await _run(
             pipes,
             _append,
             *append_arguments(pipes.topology, [], NO_LEASE, cursor, again=again, publish=publish),
         )
-    return [[next(positions) for _ in entry.rooms] for entry in entries]
+    return [*[[next(positions) for _ in entry.rooms] for entry in entries], *refused.values()]
 
 
 def append_arguments(

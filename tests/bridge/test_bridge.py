@@ -511,8 +511,23 @@ async def test_batch_that_is_too_much_is_made_smaller(room: Room, monkeypatch):
         assert await room.message_ids(60) == [str(number) for number in range(60)]
 
 
+@pytest.fixture(params=["room", "log", "position", "count"])
+async def damaged(request: pytest.FixtureRequest, process: str) -> None:
+    """Another program wrote to thread 13: one of its keys is not what a room has, or its numbers are none."""
+    base = history.base("hub.thread.13")
+    match request.param:
+        case "room":
+            await client().set(f"{base}:room", "not ours")
+        case "log":
+            await client().hset(f"{base}:room", "position", f"{1:016}")
+            await client().set(f"{base}:log", "not ours")
+        case name:
+            await client().hset(f"{base}:room", mapping={"position": f"{1:016}", name: "none"})
+
+
+@pytest.mark.usefixtures("damaged")
 async def test_entry_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room):
-    await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
+    counted = Counting()
     for number, thread in enumerate([42, 13, 42, 13]):
         last = await add("thread:message", {"thread_id": thread, "message_id": number}, namespaces=["hub"])
     async with bridging():
@@ -520,7 +535,51 @@ async def test_entry_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room)
         await eventually(lambda: is_at(last))
         letters = await dead_letters()
     assert [letter["reason"].partition(" ")[0] for letter in letters] == ["refused:", "refused:"]
-    assert all("WRONGTYPE" in letter["reason"] for letter in letters)
+    assert all(letter["source"] == "stream" for letter in letters)
+    results = ("delivered", "dead", "duplicate", "dropped")
+    assert [counted("realtime_bus_messages_total", result=each) for each in results] == [2, 2, 0, 0]
+
+
+ROOMS = [["thread:42", "thread:13", "thread:43"], ["thread:13", "thread:42", "thread:43"]]
+
+
+@pytest.mark.usefixtures("damaged")
+@pytest.mark.parametrize("rooms", ROOMS)
+@pytest.mark.parametrize(("send", "more"), [(add, {}), (publish, {}), (publish, {"id": "a"})])
+async def test_message_that_one_of_its_rooms_refuses_reaches_the_others_once(
+    room: Room, rooms: list[str], more: dict[str, Any], send: Any
+):
+    other = await Room().enter("thread:43")
+    async with bridging():
+        for message_id in (7, 8, 9):
+            message = {"thread_id": 42, "message_id": message_id}
+            await send("thread:message", message, **({"rooms": rooms, **more} if message_id == 8 else {}))
+        assert await room.message_ids(3) == ["7", "8", "9"]
+        assert await other.message_ids(1) == ["8"]
+        (letter,) = await eventually(dead_letters)
+        await send("thread:message", {"thread_id": 42, "message_id": 10}, rooms=["thread:42", "thread:43"])
+        assert await other.message_ids(1) == ["10"]
+        assert await room.message_ids(1) == ["10"]
+    assert json.loads(letter["message"])["data"]["message_id"] == 8
+
+
+@pytest.mark.usefixtures("damaged")
+@pytest.mark.parametrize("rooms", [["thread:13"], *ROOMS])
+async def test_id_that_a_room_refused_is_new_for_that_room_alone(room: Room, rooms: list[str]):
+    """A backbone sends a message again, and an operator sends the dead letter again once the room is mended."""
+    async with bridging():
+        message = {"thread_id": 13, "message_id": 7}
+        for _ in range(2):
+            last = await add("thread:message", message, id="a", rooms=rooms, namespaces=["hub"])
+        await eventually(lambda: is_at(last))
+        base = history.base("hub.thread.13")
+        await client().delete(f"{base}:room", f"{base}:log")
+        mended = await Room().enter("thread:13")
+        for _ in range(2):
+            await add("thread:message", message, id="a", rooms=rooms, namespaces=["hub"])
+        await add("thread:message", {**message, "message_id": 8}, rooms=["thread:13", "thread:42"])
+        assert await mended.message_ids(2) == ["7", "8"]
+        assert await room.message_ids(len(rooms[:2])) == ["7", "8"][-len(rooms[:2]) :]
 
 
 async def test_of_several_messages_in_an_entry_the_one_that_redis_refuses_is_kept_once(room: Room):
@@ -621,39 +680,25 @@ async def test_what_could_not_be_delivered_is_counted_and_not_tried_twice(room: 
         assert await room.message_ids(1) == ["8"]
 
 
-async def test_published_message_that_redis_refuses_is_dropped_and_those_with_it_do_not_come_twice(
-    room: Room,
+@pytest.mark.usefixtures("damaged")
+@pytest.mark.parametrize("ids", [(None, None, None, None), ("a", "b", "c", "d"), ("a", None, None, "d")])
+async def test_published_message_that_redis_refuses_is_kept_and_those_with_it_come_once(
+    room: Room, ids: tuple[str | None, ...]
 ):
-    await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
     async with listening():
         counted = Counting()
         async with client().pipeline() as pipe:  # in a transaction: they arrive together
-            for thread_id in (42, 13):
-                data = {"thread_id": thread_id, "message_id": thread_id}
-                pipe.publish(key("events"), json.dumps({"event": "thread:message", "data": data}))
-            await pipe.execute()
-        await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 2)
-        await publish("thread:message", MESSAGE)
-        assert await room.message_ids(2) == ["42", "7"]
-
-
-async def test_published_message_with_an_id_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room):
-    await client().set(f"{history.base('hub.thread.13')}:room", "not ours")
-    async with listening():
-        async with client().pipeline() as pipe:
-            for number, thread_id in enumerate([42, 13, 42]):
+            for number, (thread_id, id) in enumerate(zip((42, 13, 13, 42), ids, strict=True)):
                 data = {"thread_id": thread_id, "message_id": number}
-                message = {
-                    "event": "thread:message",
-                    "data": data,
-                    "id": f"id-{number}",
-                    "namespaces": ["hub"],
-                }
+                message = {"event": "thread:message", "data": data, "id": id, "namespaces": ["hub"]}
                 pipe.publish(key("events"), json.dumps(message))
             await pipe.execute()
-        assert await room.message_ids(2) == ["0", "2"]
-        (letter,) = await eventually(dead_letters)
-    assert "WRONGTYPE" in letter["reason"]
+        await publish("thread:message", MESSAGE)
+        assert await room.message_ids(3) == ["0", "3", "7"]
+        letters = await dead_letters()
+        assert counted("realtime_bus_messages_total", result="dropped") == 0
+    assert [json.loads(letter["message"])["data"]["message_id"] for letter in letters] == [1, 2]
+    assert {letter["source"] for letter in letters} == {"events"}
 
 
 async def test_orders_that_are_published_follow_each_other(on_ended):

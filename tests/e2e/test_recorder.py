@@ -239,6 +239,50 @@ async def test_recorder_waits_for_a_postgresql_that_restarts(tmp_path: Path, red
         assert database.recorded == 1
 
 
+async def test_stream_that_begins_anew_below_the_cursor_is_recorded_by_recorders_whose_commands_all_succeed(
+    system: System,
+):
+    """As after a fail-over that no recorder notices, to a replica whose clock is behind."""
+    stack, database = system
+    recorders = [stack.start("runrecorder") for _ in range(2)]
+    presence = stack.key("presence")
+    stack.redis.xadd(presence, {"transition": transition("before")})
+    await eventually(lambda: database.status("before"))
+    for number in range(3):
+        with stack.redis.pipeline() as pipe:
+            pipe.delete(presence)
+            for user in ("below", "further-below"):
+                pipe.xadd(presence, {"transition": transition(f"{user}-{number}")}, id=f"{number + 1}-*")
+            pipe.xadd(presence, {"transition": transition(f"above-{number}")})
+            pipe.execute()
+        for user in ("below", "further-below", "above"):
+            await eventually(partial(database.status, f"{user}-{number}"))
+    assert all(recorder.is_running for recorder in recorders)
+    assert "cannot record" not in stack.logs
+    assert database.recorded == 10
+
+
+@pytest.mark.slow
+async def test_recorder_that_is_suspended_in_the_middle_of_a_batch_loses_and_doubles_nothing(system: System):
+    stack, database = system
+    recorders = [stack.start("runrecorder") for _ in range(2)]
+    writer = Writer(stack, 2000)
+    writer.start()
+    for number in range(6):
+        before = database.recorded
+        await eventually(partial(database.has_more_than, before))
+        suspended = recorders[number % 2]
+        suspended.signal(SIGSTOP)
+        time.sleep(random.uniform(0, float(LEASE) + 1))
+        suspended.signal(SIGCONT)
+        if not writer.is_alive():
+            writer = Writer(stack, 500)
+            writer.start()
+    expected = writer.ids()
+    await eventually(lambda: database.recorded >= len(expected))
+    assert database.entry_ids == expected
+
+
 async def test_attendant_who_comes_and_goes_is_in_the_database(system: System):
     stack, database = system
     stack.start_all()

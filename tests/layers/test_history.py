@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError
 
 from realtime.layers import history
 from realtime.layers.history import after, append, ends
@@ -41,7 +41,13 @@ def entry(
 async def put(*entries: Draft, publish: bool = False, **options) -> list[list[int]]:
     """Append, to rooms that need not have been entered; the positions, 0 where an entry was left out."""
     appended = await append(entries, publish=publish, **options)
-    return [[int(position or 0) for position in found] for found in appended]
+    return [[int(position or 0) for position in found] for found in appended[: len(entries)]]
+
+
+async def refused(*entries: Draft) -> list[tuple[int, str]]:
+    """Append; the number of each entry that Redis refuses, and the code of its error."""
+    appended = await append(entries, publish=False)
+    return [(int(number), why.split()[0].decode()) for number, why in history.refusals(appended, entries)]
 
 
 async def one(name: str, *groups: str, **options) -> int:
@@ -428,33 +434,29 @@ async def test_cursor_of_a_bridge_that_is_behind_moves_nothing_back(cursors: lis
 # --- Failures half-way -------------------------------------------------------------------------------
 
 
-async def test_what_was_done_before_a_failure_is_not_done_again():
-    """Redis undoes nothing when a script fails."""
+async def test_entry_that_redis_refuses_holds_back_no_other_and_the_rest_is_not_done_again():
     broken = f"{history.base(THERE)}:log"
     await client().set(broken, "not ours")
     batch = [entry("1"), entry("2", HERE, THERE, id="order-7"), entry("3")]
     for _ in range(3):
-        with pytest.raises(ResponseError):
-            await put(*batch)
-    assert await names() == ["1", "2"]
+        assert await refused(*batch) == [(1, "WRONGTYPE")]
+        assert await names() == ["1", "2", "3"]
     await client().delete(broken)
     await put(*batch)
     assert await names() == ["1", "2", "3"]
     assert await names(THERE) == ["2"]
 
 
-async def test_id_that_was_delivered_before_a_failure_stays_delivered():
+async def test_id_that_was_delivered_before_a_refusal_stays_delivered():
     await client().set(f"{history.base(THERE)}:log", "not ours")
-    with pytest.raises(ResponseError):
-        await put(entry("1", id="order-7"), entry("2", THERE))
+    assert await refused(entry("1", id="order-7"), entry("2", THERE)) == [(1, "WRONGTYPE")]
     assert await put(entry("3", source="presence", id="order-7")) == [[0]]
 
 
 async def test_room_that_is_broken_says_why_and_its_entry_is_not_lost_elsewhere():
     await client().hset(f"{history.base(THERE)}:room", mapping={"position": "nonsense"})
     for _ in range(2):
-        with pytest.raises(ResponseError):
-            await put(entry("1", HERE, THERE, id="order-7"))
+        assert await refused(entry("1", HERE, THERE, id="order-7")) == [(0, "ERR")]
     assert await names() == ["1"]
 
 

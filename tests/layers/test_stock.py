@@ -10,17 +10,21 @@ import pytest
 from channels.layers import InMemoryChannelLayer
 from redis.exceptions import ConnectionError as RedisDown
 
-from realtime.layers import stock
+from realtime.layers import history, stock
 from realtime.layers.interface import room_layer
 from realtime.layers.outlets import Ephemeral, Mailbox
 from realtime.layers.stock import StockLayer
 from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import group_name, room_of_group
+from realtime.redis.client import client
 from realtime.redis.pipelining import pipes
 from tests.inprocess import eventually
 from tests.layers.support import LOST, ROOM, Ears, Gap
 
 pytestmark = pytest.mark.usefixtures("process")
+
+
+REFUSED = "hub.thread.13"
 
 
 @pytest.fixture
@@ -47,6 +51,16 @@ async def publish(layer: StockLayer, *texts: str, exclude: str = "", group: str 
     """As a bridge does."""
     entries = [Draft(rooms=[(group, f"{text}@".encode())], tail=b"", exclude=exclude) for text in texts]
     await layer.prepare(pipes(), entries)()
+
+
+async def test_message_that_redis_refuses_holds_back_no_other(layer: Any):
+    ears = await Ears.in_rooms(layer, ROOM)
+    await client().set(f"{history.base(REFUSED)}:room", "not ours")
+    heads = [(ROOM, b"1@"), (REFUSED, b"refused@"), (ROOM, b"2@")]
+    entries = [Draft(rooms=[head], tail=b"") for head in heads]
+    appended = await layer.prepare(pipes(), entries)()
+    await ears.hear("1", "2")
+    assert [number for number, _ in history.refusals(appended, entries)] == [b"1"]
 
 
 @pytest.mark.parametrize("room", [room_of_group(ROOM), "presence:Équipe São Paulo", "presence:" + "é" * 64])

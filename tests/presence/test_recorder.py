@@ -206,6 +206,34 @@ def test_stream_that_lost_its_end_is_read_again_without_doubling_anything(caplog
     assert record("8").status == "online"
 
 
+def test_stream_that_lost_its_end_is_read_again_though_no_command_failed_and_newer_entries_follow():
+    """A fail-over between two reads: the new primary's clock is behind, and then ahead of the cursor."""
+    recorder = Recorder()
+    append_raw(json.dumps(entry("7")), entry_id="2000-0")
+    append_raw(json.dumps(entry("lost")), entry_id="3000-0")
+    recorder.step()
+    sync_client().delete(store.stream())
+    for entry_id, user_id in (("2000-0", "7"), ("2999-0", "8"), ("3001-0", "9")):
+        append_raw(json.dumps(entry(user_id)), entry_id=entry_id)
+    assert recorder.step(wait=True)
+    recorded = PresenceTransition.objects.order_by("entry_id").values_list("user_id", flat=True)
+    assert list(recorded) == ["7", "8", "lost", "9"]
+    assert StreamCursor.objects.get().entry_id == "3001-0"
+
+
+def test_stream_whose_old_entries_were_removed_is_not_read_again(caplog):
+    recorder = Recorder()
+    for number in range(1, 4):
+        append_raw(json.dumps(entry(str(number))), entry_id=f"{number}000-0")
+        recorder.step()
+    sync_client().xtrim(store.stream(), minid="3001-0", approximate=False)
+    assert recorder.step()
+    append_raw(json.dumps(entry("4")), entry_id="4000-0")
+    assert recorder.step()
+    assert PresenceTransition.objects.count() == 4
+    assert "lost its end" not in caplog.text
+
+
 def test_stream_that_lost_its_end_in_an_outage_is_read_again(monkeypatch):
     append_raw(json.dumps(entry("7")), entry_id="10000-0")
     step, errors = Recorder.step, [Enough(), None, RedisConnectionError("gone"), None]
@@ -351,6 +379,20 @@ def _in_grace(user_id: str) -> dict[str, Any]:
     }
 
 
+def test_time_in_which_the_recorder_stood_still_does_not_count(clock: Clock):
+    append("7")
+    recorder = Recorder()
+    recorder.step()
+    clock.now += 100
+    recorder.step()
+    assert record().status == "online"
+    for _ in range(3):
+        clock.now += 30
+        recorder.step()
+    recorder.step()
+    assert record().status == "offline"
+
+
 def test_time_in_which_redis_did_not_answer_does_not_count(clock: Clock, monkeypatch):
     append("7")
     step, errors = Recorder.step, [Enough(), None, None, RedisConnectionError("gone"), None]
@@ -409,6 +451,19 @@ def test_history_older_than_the_retention_is_forgotten_and_nothing_else():
     assert [line.entry_id for line in PresenceTransition.objects.all()] == [kept]
     assert PresenceTransition.groups.through.objects.count() == 1
     assert record().status == "offline"
+
+
+@pytest.mark.usefixtures("keep_ten_days")
+@pytest.mark.parametrize("ahead", ["ours", "that of Redis"])
+def test_clock_that_is_ahead_forgets_nothing(monkeypatch, ahead: str):
+    append(at=days_ago(1))
+    in_a_year = datetime.now(UTC) + timedelta(days=366)
+    if ahead == "ours":
+        monkeypatch.setattr(module.timezone, "now", lambda: in_a_year)
+    else:
+        monkeypatch.setattr(module, "time_sync", in_a_year.timestamp)
+    Recorder().step()
+    assert PresenceTransition.objects.count() == 1
 
 
 def test_history_is_kept_for_ever_with_a_retention_of_zero(settings):

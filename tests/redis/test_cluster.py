@@ -107,6 +107,19 @@ async def test_batch_that_failed_half_way_can_be_repeated(layer: Any, monkeypatc
         await each.hear("1", "2")
 
 
+async def test_entry_that_one_of_its_rooms_refuses_reaches_all_others_and_the_cursor_waits(layer: Any):
+    ears = [await Ears.in_rooms(layer, group) for group in ROOMS[1:]]
+    await client().set(f"{history.base(ROOMS[0])}:room", "not ours")
+    entries = [everywhere("1", groups=ROOMS[1:]), everywhere("2"), everywhere("3", groups=ROOMS[1:])]
+    appended = await history.append(entries, cursor=(key("cursors"), b"s", b"3-0"))
+    ((number, why),) = history.refusals(appended, entries)
+    assert number == b"1"
+    assert why.startswith(b"WRONGTYPE")
+    assert await client().hget(key("cursors"), "s") is None
+    for each in ears:
+        await each.hear("1", "2", "3")
+
+
 async def test_cursor_of_a_bridge_that_is_behind_moves_nothing_back():
     for entry in (b"10-0", b"9-5", b"10-1", b"10-0"):
         await history.append([everywhere("1")], cursor=(key("cursors"), b"s", entry))

@@ -190,7 +190,9 @@ class Order:
     event: str
     data: dict[str, Any]
     at: float
-    """Redis' clock."""
+    """Redis' clock, in whole milliseconds, as the entry's id has it."""
+    added_at: float
+    """The same, exactly: what Redis keeps is not decided by the millisecond."""
 
 
 class Checker:
@@ -271,7 +273,7 @@ class Checker:
         self.last_loss = self._now()
         if not kept:
             self.wiped_at = self._now()
-        self.orders = [order for order in self.orders if order.at < since] if kept else []
+        self.orders = [order for order in self.orders if order.added_at < since] if kept else []
         self.signals = [(at, signal) for at, signal in self.signals if kept and at < since]
         for view in self.views.values():
             self._forgive(view)

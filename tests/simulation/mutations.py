@@ -207,8 +207,22 @@ MUTATIONS = [
     Mutation(
         "an id is delivered twice",
         "realtime/layers/scripts/append.lua",
-        "  if redis.call('SET', marker, '1', 'NX', 'EX', keep_marker) then return true end",
-        "  if true then return true end",
+        "  if redis.call('SET', name, '1', 'NX', 'EX', keep_marker) then\n",
+        "  if true then\n",
+    ),
+    Mutation(
+        "an id that one room refuses is delivered again in the others",
+        "realtime/layers/scripts/append.lua",
+        "  if is_new == true and not is_taken then\n",
+        "  if is_new == true then\n",
+        seed=5,
+    ),
+    Mutation(
+        "a message that one room refuses takes the rest of its batch with it",
+        "realtime/layers/scripts/append.lua",
+        "  if whole ~= '' or (code ~= 'ERR' and code ~= 'WRONGTYPE') then error(failure, 0) end\n",
+        "  error(failure, 0)\n",
+        seed=5,
     ),
     Mutation(
         "a batch that is sent again is delivered again",

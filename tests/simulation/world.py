@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -43,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "LIMITS": {"RATE": 0, "HANDSHAKES": 0, "HANDSHAKE_SECONDS": 5.0},
 }
 THREADS = ("1", "2", "3")
+DAMAGED = "thread:13"
 SETTLE_SECONDS = 25.0
 QUIET_SECONDS = 9.0
 
@@ -57,9 +59,9 @@ class Part:
     main: Callable[[], Coroutine[Any, Any, None]]
 
 
-async def instance() -> None:
-    """A socket process, without its port."""
-    from realtime.server.lifespan import lifespan
+async def instance(*, embeds_bridge: bool = False) -> None:
+    """A socket process, without its port; or with `EMBEDDED_BRIDGE`."""
+    from realtime.inline.life import EMBEDDED_BRIDGE, life
 
     async def receive() -> Any:
         if started:
@@ -71,7 +73,7 @@ async def instance() -> None:
         """Nobody waits for it."""
 
     started: list[bool] = []
-    await lifespan({"type": "lifespan"}, receive, send)
+    await life().run({"type": "lifespan"}, receive, send, EMBEDDED_BRIDGE if embeds_bridge else ())
 
 
 async def bridge() -> None:
@@ -109,6 +111,10 @@ class World:
         self.seed = seed
         self.random = Random(seed)
         self._is_direct = seed % 4 == 0
+        self._has_bridges = seed % 3 != 0
+        """Else every instance has one inside."""
+        self._has_refusals = seed % 5 == 0
+        """Some messages are for a room, too, whose key another program has overwritten."""
         self.calm = calm
         """Nothing breaks."""
         self._say = say
@@ -265,8 +271,9 @@ class World:
 
     def _populate(self) -> None:
         for number in range(2):
-            self._start("instance", f"instance-{number}", instance)
-        for number in range(2):
+            main = partial(instance, embeds_bridge=not self._has_bridges)
+            self._start("instance", f"instance-{number}", main)
+        for number in range(2 if self._has_bridges else 0):
             self._start("bridge", f"bridge-{number}", bridge)
         for number in range(20):
             is_hub = number % 2 == 0
@@ -302,7 +309,11 @@ class World:
 
     def _on_add(self, key: bytes, id: tuple[int, int], fields: list[bytes]) -> None:
         self.note("added", key.decode(), id, fields[1])
-        self.checker.added(key, id, fields)
+        is_expected = (
+            self._has_refusals and key == f"{PREFIX}:dead".encode() and DAMAGED.encode() in fields[-1]
+        )
+        if not is_expected:
+            self.checker.added(key, id, fields)
 
     def _on_push(self, session: Session, channel: bytes, payload: bytes) -> None:
         host = session.link.host
@@ -364,6 +375,8 @@ class World:
             message["id"] = f"id{number}"
         if self.random.random() < 0.2 and connected:
             message["except"] = self.random.choice(connected).connection_id
+        if self._has_refusals and number % 6 == 0:
+            self._damage(message)
         raw = msgspec.json.encode(message)
         if durable:
             self._submit(raw)
@@ -374,9 +387,19 @@ class World:
         else:
             self.redis.run(None, [b"PUBLISH", f"{PREFIX}:events".encode(), raw])
 
+    def _damage(self, message: dict[str, Any]) -> None:
+        """One of its rooms will refuse a message."""
+        damaged = f"{PREFIX}:{{{group_name('hub', DAMAGED)}}}:room".encode()
+        self.redis.run(None, [b"DEL", damaged])
+        self.redis.run(None, [b"SET", damaged, b"not ours"])
+        rooms = [DAMAGED, f"thread:{message['data']['thread_id']}"]
+        message["rooms"] = self.random.choice((rooms, rooms[::-1]))
+
     def _submit(self, raw: bytes) -> None:
         """By one of the two ways that a backbone has; with most seeds always by the stream, where more can go wrong."""
         found = direct([raw]) if self._is_direct and self.random.random() < 0.5 else None
+        if DAMAGED.encode() in raw:
+            found = None  # Redis refuses all of it, and the backbone takes the stream
         if found is None:
             self._add(raw)
         else:
@@ -462,7 +485,7 @@ class World:
             )
         )
         at = self._add(msgspec.json.encode({"event": event, "data": data}))
-        self.checker.orders.append(Order(event, data, at))
+        self.checker.orders.append(Order(event, data, at, self.redis.now))
         self.note(event, data)
 
     def _cut_subscription(self, host: Host) -> None:
@@ -501,6 +524,8 @@ class World:
 
     def pause(self) -> None:
         """A host stands still."""
+        if not self.parts:
+            return  # all were killed, and none is back yet
         part, seconds = self.random.choice(self.parts), self.random.choice((0.05, 0.3, 1.0, 4.0, 90.0))
         if seconds == 90.0 and self.random.random() < 0.8:
             return
@@ -509,6 +534,8 @@ class World:
 
     def kill(self) -> None:
         """kill -9, between any two callbacks; another one is started in its place."""
+        if not self.parts:
+            return
         part = self.random.choice(self.parts)
         self.note("kill", part.name)
         part.host.kill(self.random.randrange(30), lambda host: self._on_killed(part))

@@ -18,6 +18,9 @@
 -- Returns for each entry its position in each of its rooms, '' where it was left out, '0' in a room that no connection has entered
 -- while it is remembered: no client has an offset of the room, so none can ask for this publication. An entry that is not above the
 -- room's last entry of its source, or whose id was delivered before, is left out: submitting it again does no harm.
+-- Behind these, for each entry that cannot be appended to one of its rooms: its number, from 0, and why. It is left out there, all
+-- others are appended, and the cursor is not moved. With `whole` that is an error instead. The id is marked as delivered except there:
+-- submitted again, it is new for that room alone.
 -- Positions are microseconds of Redis' clock and never go back: max(last + 1, now).
 --
 -- Redis undoes nothing when a script fails half-way (for example at a key of another type). So the part that was done is recorded
@@ -75,8 +78,8 @@ local function room_of(base, source)
       room = {is_unknown = true}
     else
       local position = known[1] or beginning(log)
-      room = {key = key, log = log, live = live, position = position, last = tonumber(position),
-        count = tonumber(known[2] or 0), bytes = tonumber(known[3] or 0), sources = {[source] = known[4]}}
+      room = {key = key, log = log, live = live, position = position, last = position + 0,
+        count = (known[2] or 0) + 0, bytes = (known[3] or 0) + 0, sources = {[source] = known[4]}}
     end
     rooms[base] = room
   elseif not room.is_unknown and room.sources[source] == nil then
@@ -117,16 +120,60 @@ local function append(room, excluded, head, tail)
   return position
 end
 
--- Whether nothing of this id was delivered before; from now on it was.
+-- Whether nothing of this id was delivered before; from now on it was. Or the rooms that refused it before, as keys.
 local marker
 local function is_first(id, base)
-  marker = (ids ~= '' and ids or base .. ':id:') .. id
-  if redis.call('SET', marker, '1', 'NX', 'EX', keep_marker) then return true end
-  marker = nil
-  return false
+  local name = (ids ~= '' and ids or base .. ':id:') .. id
+  if redis.call('SET', name, '1', 'NX', 'EX', keep_marker) then
+    marker = name
+    return true
+  end
+  local known = ids ~= '' and whole == '' and redis.call('GET', name)  -- (a backbone has no right to, and nothing to repeat)
+  if not known or known == '1' then return false end
+  local left = {}
+  for room in string.gmatch(known, '[^\n]+') do left[room] = true end
+  return left
 end
 
-local answers = {}
+local is_new  -- of the entry that is being appended, as `is_first` says, and nil until that is known
+local function append_in(base, source, entry, id, excluded, head, tail)
+  local room = room_of(base, source)
+  if room.is_unknown then return '0' end
+  if not is_new_in(room, source, entry) then return '' end
+  if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, base) end
+  local position = (is_new == true or is_new and is_new[base]) and append(room, excluded, head, tail) or ''
+  if is_new and is_new ~= true then is_new[base] = nil end
+  room.sources[source] = entry
+  return position
+end
+
+local function text_of(failure)
+  local text = type(failure) == 'table' and failure.err or tostring(failure)
+  return string.match(text, '^%u+ ') and text or 'ERR ' .. text
+end
+
+-- Why an entry cannot be appended to a room. Another error is not about it: it is raised again.
+local function refusal(failure)
+  local text = text_of(failure)
+  local code = string.match(text, '^%u+')
+  if whole ~= '' or (code ~= 'ERR' and code ~= 'WRONGTYPE') then error(failure, 0) end
+  if marker and ids == '' then redis.call('DEL', marker) end
+  return text
+end
+
+-- Write down which rooms have refused an id that others have taken. If none has, it was not delivered.
+local function mark(name, refused, is_taken)
+  local left, list = is_new == true and {} or is_new, {}
+  for base in pairs(refused) do left[base] = true end
+  for base in pairs(left) do list[#list + 1] = base end
+  if is_new == true and not is_taken then
+    redis.call('DEL', name)
+  else
+    redis.call('SET', name, list[1] and table.concat(list, '\n') or '1', 'EX', keep_marker)
+  end
+end
+
+local answers, refusals = {}, {}
 local function append_all()
   for i = 1, whole ~= '' and #KEYS or 0 do
     local room = room_of(KEYS[i], '')
@@ -136,23 +183,21 @@ local function append_all()
   while argument < #ARGV do
     local number, source, entry, id, excluded, tail = unpack(ARGV, argument + 1, argument + 6)
     argument = argument + 6
-    local positions, is_new = {}, id == '' or nil
-    marker = nil
+    local positions, refused, why, is_taken = {}, {}, nil, false
+    marker, is_new = nil, id == '' or nil
     for i = 1, tonumber(number) do
       argument, key = argument + 1, key + 1
-      local base = KEYS[key]
-      local room = room_of(base, source)
-      local position = ''
-      if room.is_unknown then
-        position = '0'
-      elseif is_new_in(room, source, entry) then
-        if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, base) end
-        if is_new then position = append(room, excluded, ARGV[argument], tail) end
-        room.sources[source] = entry
+      local is_done, position = pcall(append_in, KEYS[key], source, entry, id, excluded, ARGV[argument], tail)
+      if not is_done then
+        why, position = refusal(position), ''
+        refused[KEYS[key]] = true
       end
       positions[i] = position
+      is_taken = is_taken or position ~= ''
     end
     answers[#answers + 1] = positions
+    if why then refusals[#refusals + 1] = {tostring(#answers - 1), why} end
+    if id ~= '' and ids ~= '' and is_new and (why or is_new ~= true) then mark(ids .. id, refused, is_taken) end
   end
 end
 
@@ -181,8 +226,7 @@ for _, room in ipairs(touched) do
   if not is_saved then is_done, failure = false, why end
 end
 if not is_done then
-  local text = type(failure) == 'table' and failure.err or tostring(failure)
-  return redis.error_reply(string.match(text, '^%u+ ') and text or 'ERR ' .. text)
+  return redis.error_reply(text_of(failure))
 end
 
 -- An entry's id as text that sorts like it. (An operator may have written one without its second part.)
@@ -195,7 +239,7 @@ local function is_before(entry, other)
   if is_alike then return entry < other end
   return order(entry) < order(other)
 end
-if ARGV[9] ~= '' then
+if ARGV[9] ~= '' and not refusals[1] then
   local known = redis.call('HGET', ARGV[9], ARGV[10])
   if not known or is_before(known, ARGV[11]) then redis.call('HSET', ARGV[9], ARGV[10], ARGV[11]) end
 elseif whole ~= '' and not touched[1] then
@@ -203,4 +247,5 @@ elseif whole ~= '' and not touched[1] then
   -- same. (To a key that does not exist, so nothing is added.)
   redis.call('XADD', ids, 'NOMKSTREAM', '*', 'p', '')
 end
+for _, refused in ipairs(refusals) do answers[#answers + 1] = refused end
 return answers
