@@ -135,69 +135,50 @@ local function is_first(id, base)
   return left
 end
 
-local is_new  -- of the entry that is being appended, as `is_first` says, and nil until that is known
-local function append_in(base, source, entry, id, excluded, head, tail)
-  local room = room_of(base, source)
-  if room.is_unknown then return '0' end
-  if not is_new_in(room, source, entry) then return '' end
-  if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, base) end
-  local position = (is_new == true or is_new and is_new[base]) and append(room, excluded, head, tail) or ''
-  if is_new and is_new ~= true then is_new[base] = nil end
-  room.sources[source] = entry
-  return position
-end
-
-local function text_of(failure)
-  local text = type(failure) == 'table' and failure.err or tostring(failure)
-  return string.match(text, '^%u+ ') and text or 'ERR ' .. text
-end
-
--- Why an entry cannot be appended to a room. Another error is not about it: it is raised again.
-local function refusal(failure)
-  local text = text_of(failure)
-  local code = string.match(text, '^%u+')
-  if whole ~= '' or (code ~= 'ERR' and code ~= 'WRONGTYPE') then error(failure, 0) end
-  if marker and ids == '' then redis.call('DEL', marker) end
-  return text
-end
-
--- Write down which rooms have refused an id that others have taken. If none has, it was not delivered.
-local function mark(name, refused, is_taken)
-  local left, list = is_new == true and {} or is_new, {}
-  for base in pairs(refused) do left[base] = true end
-  for base in pairs(left) do list[#list + 1] = base end
-  if is_new == true and not is_taken then
-    redis.call('DEL', name)
-  else
-    redis.call('SET', name, list[1] and table.concat(list, '\n') or '1', 'EX', keep_marker)
-  end
-end
-
+-- The entry that is being appended: `is_new` as `is_first` says, nil until that is known; the rooms that refuse it now, and why.
+local source, entry, id, excluded, tail, positions, is_new, is_taken, refused, why
+-- Where `append_all` stands, and in how many more rooms the entry belongs: after a failure it goes on with the next room.
+local argument, key, left = 14, 0, 0
 local answers, refusals = {}, {}
 local function append_all()
   for i = 1, whole ~= '' and #KEYS or 0 do
     local room = room_of(KEYS[i], '')
     if i > 1 and not room.is_unknown then redis.call('XLEN', room.log) end
   end
-  local argument, key = 14, 0
-  while argument < #ARGV do
-    local number, source, entry, id, excluded, tail = unpack(ARGV, argument + 1, argument + 6)
-    argument = argument + 6
-    local positions, refused, why, is_taken = {}, {}, nil, false
-    marker, is_new = nil, id == '' or nil
-    for i = 1, tonumber(number) do
-      argument, key = argument + 1, key + 1
-      local is_done, position = pcall(append_in, KEYS[key], source, entry, id, excluded, ARGV[argument], tail)
-      if not is_done then
-        why, position = refusal(position), ''
-        refused[KEYS[key]] = true
+  while true do
+    while left > 0 do
+      argument, key, left = argument + 1, key + 1, left - 1
+      if ids == '' then marker = nil end
+      local base = KEYS[key]
+      local room, position = room_of(base, source), ''
+      if room.is_unknown then
+        position = '0'
+      elseif is_new_in(room, source, entry) then
+        if is_new == nil or (ids == '' and id ~= '') then is_new = is_first(id, base) end
+        if is_new == true or is_new and is_new[base] then position = append(room, excluded, ARGV[argument], tail) end
+        if is_new and is_new ~= true then is_new[base] = nil end
+        room.sources[source] = entry
       end
-      positions[i] = position
+      positions[#positions + 1] = position
       is_taken = is_taken or position ~= ''
     end
-    answers[#answers + 1] = positions
     if why then refusals[#refusals + 1] = {tostring(#answers - 1), why} end
-    if id ~= '' and ids ~= '' and is_new and (why or is_new ~= true) then mark(ids .. id, refused, is_taken) end
+    if (why or is_new ~= true) and is_new and id ~= '' and ids ~= '' then
+      -- The mark names the rooms that have refused an id that others have taken. If none has, it was not delivered.
+      local rooms, list = is_new == true and {} or is_new, {}
+      for base in pairs(refused or {}) do rooms[base] = true end
+      for base in pairs(rooms) do list[#list + 1] = base end
+      if is_new == true and not is_taken then
+        redis.call('DEL', ids .. id)
+      else
+        redis.call('SET', ids .. id, list[1] and table.concat(list, '\n') or '1', 'EX', keep_marker)
+      end
+    end
+    if argument >= #ARGV then return end
+    left, source, entry, id, excluded, tail = unpack(ARGV, argument + 1, argument + 6)
+    argument, left, positions = argument + 6, left + 0, {}
+    marker, is_new, is_taken, refused, why = nil, id == '' or nil, false, nil, nil
+    answers[#answers + 1] = positions
   end
 end
 
@@ -220,13 +201,25 @@ local function save(room)
 end
 
 local is_done, failure = pcall(append_all)
+local failed = 0  -- the room in which it did last
+while not is_done and whole == '' and key > failed do
+  local text = type(failure) == 'table' and failure.err or tostring(failure)
+  local code = string.match(text, '^(%u+) ') or 'ERR'
+  if code ~= 'ERR' and code ~= 'WRONGTYPE' then break end  -- Redis takes nothing, whichever room it is
+  failed, why, refused = key, string.find(text, code .. ' ', 1, true) == 1 and text or 'ERR ' .. text, refused or {}
+  refused[KEYS[key]] = true
+  positions[#positions + 1] = ''
+  if ids == '' and marker then redis.call('DEL', marker) end
+  is_done, failure = pcall(append_all)
+end
 if not is_done and marker then redis.call('DEL', marker) end
 for _, room in ipairs(touched) do
   local is_saved, why = pcall(save, room)  -- the others are saved all the same
   if not is_saved then is_done, failure = false, why end
 end
 if not is_done then
-  return redis.error_reply(text_of(failure))
+  local text = type(failure) == 'table' and failure.err or tostring(failure)
+  return redis.error_reply(string.match(text, '^%u+ ') and text or 'ERR ' .. text)
 end
 
 -- An entry's id as text that sorts like it. (An operator may have written one without its second part.)
