@@ -1,24 +1,13 @@
 /** Handlers that act on the socket while it reports something: what they do holds. */
 
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
 import { SocketError, type Socket, type Status } from "../src/index.js";
-import { FakeWebSocket, connectTo, token, soon } from "./fake.js";
+import { FakeWebSocket, connectTo, leavesNothing, token, soon } from "./fake.js";
 
 let socket: Socket;
+leavesNothing(() => socket);
 
 const MINUTES = 600_000;
-
-beforeEach(() => {
-  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
-  FakeWebSocket.reset();
-});
-
-afterEach(() => {
-  socket.disconnect();
-  expect(FakeWebSocket.open).toEqual([]);
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
-});
 
 test("disconnect() is final in a handler of a change of user", async () => {
   socket = connectTo();
