@@ -16,7 +16,7 @@ function verdict(status: number, headers: Record<string, string> = {}): typeof f
   return () => Promise.resolve(new Response(null, { status, headers }));
 }
 
-test.each(["", "{", "null", "1", '"x"', "[]", "{}", '{"event":"ack","id":"1"}', '{"event":"connection:ready"}'])(
+test.each(["", "{", "null", "1", '"x"', "[]", "{}", '{"event":"connection:ready"}', '{"event":5}'])(
   "what is no frame is reported, and ends nothing: %s",
   async (text) => {
     socket = connectTo();
