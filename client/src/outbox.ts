@@ -55,7 +55,7 @@ export class Outbox {
   /** The connection is lost: calls that were sent fail, and what waits goes on waiting, unless `isOver`. */
   end(isOver = false): void {
     clearTimeout(this.#timer);
-    this.#send = undefined;
+    this.#send = this.#urgent = undefined;
     this.#own = [];
     if (isOver) this.#waiting = [];
     for (const id of this.#calls.keys()) if (!this.#waiting.some((frame) => frame.id === id)) this.settle(id, closed());
