@@ -57,9 +57,7 @@ class Probe {
 
   constructor(private readonly script: Script) {}
 
-  meet(socket: Socket): void {
-    this.script.meet(socket);
-  }
+  readonly meet = (socket: Socket): void => this.script.meet(socket);
 
   begin(): void {
     if (this.got.length === 0) this.#from = this.script.published.length;
@@ -208,7 +206,8 @@ class Script {
       const found = [shown.status, shown.joined, shown.thread, shown.people];
       if (JSON.stringify(found) !== JSON.stringify(wanted)) world.faults.push(`${id} shows ${JSON.stringify(found)} instead of ${JSON.stringify(wanted)}`);
       const other = this.leaves.find((each) => each.thread === thread)?.probe.shown;
-      if (JSON.stringify([other?.refused, other?.typists]) !== JSON.stringify([shown.refused, shown.typists])) world.faults.push(`${id} shows not what others show`);
+      const [one, all] = [other, shown].map((each) => JSON.stringify([each?.refused, each?.typists]));
+      if (one !== all) world.faults.push(`${id} shows not what others show`);
       if (shown.typists.length > 0 && !(shown.joined && shown.status === "connected")) world.faults.push(`${id} shows typists from outside`);
       if (shown.joined && shown.refused !== undefined) world.faults.push(`${id} is joined and refused`);
       probe.check();
@@ -382,13 +381,8 @@ beforeAll(async () => {
   svelte = (await import(/* @vite-ignore */ `${cache}/bundle.mjs`)) as typeof svelte;
 }, 60_000);
 
-beforeEach(() => {
-  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
-});
-
-afterEach(() => {
-  vi.useRealTimers();
-});
+beforeEach(() => void vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") }));
+afterEach(() => void vi.useRealTimers());
 
 test.each([
   ["React", inReact],
