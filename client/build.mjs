@@ -15,7 +15,6 @@ const bundle = await rollup({
 await bundle.write({
   dir: "dist/cjs",
   format: "cjs",
-  esModule: true,
   chunkFileNames: "[name].js",
   manualChunks: { index: ["dist/index.js"] }, // the core in one module
   banner: ({ name }) => (name === "react" ? '"use client";' : ""),

@@ -6,7 +6,7 @@ import type { Settings, WebSocketLike } from "./options.js";
 import type { SocketEvents, Status } from "./reports.js";
 import { Timers } from "./timers.js";
 import { Tokens } from "./token.js";
-import { verdict, type Refusal } from "./verdict.js";
+import { verdict, type Refusal, type Verdict } from "./verdict.js";
 import { watch } from "./wakeups.js";
 
 /** What a connector works for. */
@@ -19,8 +19,6 @@ export interface Owner {
   lost(): void;
   /** The status has changed. */
   became(status: Status): void;
-  /** Sends a heartbeat, which is answered. */
-  heartbeat(): void;
 }
 
 /** Milliseconds after which a connection counts as stable, and the backoff starts over. */
@@ -29,6 +27,9 @@ const STABLE = 10_000;
 const PAUSE = 5_000;
 /** Milliseconds within which a connection that may be dead must answer. */
 const PROBE = 5_000;
+
+/** No call has its id. */
+const HEARTBEAT = '{"event":"heartbeat","data":{},"id":0}';
 
 /** Keeps one connection open: the attempts, why they fail, and the waits between them. */
 export class Connector {
@@ -84,9 +85,8 @@ export class Connector {
   /** Connects soon, or checks that the connection is alive. */
   wake(): void {
     if (this.status === "connected") this.#probe(PROBE);
-    if (this.status !== "offline") return;
     // With jitter, because the network of a whole office may be back.
-    this.#retryIn(this.#settings.random() * this.#settings.reconnectionDelay);
+    if (this.status === "offline") this.#retryIn(this.#settings.random() * this.#settings.reconnectionDelay);
   }
 
   /** Replaces the connection, or the attempt, soon. */
@@ -123,10 +123,13 @@ export class Connector {
     this.#become("connected");
   }
 
-  /** Sends a heartbeat. Without any frame in this time the connection is dead, which a browser does not notice for minutes. */
+  /**
+   * Sends a heartbeat, past all that waits. Without any frame in this time the connection is dead, which a browser does not
+   * notice for minutes.
+   */
   #probe(within: number, alive?: () => void): void {
     const since = performance.now();
-    this.#owner.heartbeat();
+    this.send(HEARTBEAT);
     this.timers.after(within, () => {
       if (this.#heardAt < since) this.reconnect();
       else alive?.();
@@ -136,7 +139,7 @@ export class Connector {
   // --- Attempts --------------------------------------------------------------------------------
 
   async #open(fresh = false): Promise<void> {
-    const signal = this.#renew();
+    const signal = this.#forget();
     this.#expect(() => this.forgetToken()); // it may never arrive
     this.#become("connecting");
     try {
@@ -189,7 +192,7 @@ export class Connector {
   /** Handles an attempt that did not get as far as a WebSocket. */
   #fail(error: unknown): void {
     const why = failure(error);
-    if (why.code === "forbidden") this.#deny(0, why);
+    if (why.code === "forbidden") this.#refuse({ status: 0, code: why.code, message: why.message });
     else if (this.#goesOn("error", why)) this.#later();
   }
 
@@ -201,7 +204,7 @@ export class Connector {
     if (next === "fresh token") this.forgetToken();
     if (next !== "stop") this.#later(next === "pause" ? PAUSE : 0);
     else if (code === 1000) this.end("stopped");
-    else this.#deny(code, { code: "closed", message: reason || `code ${code}` });
+    else this.#refuse({ status: code, code: "closed", message: reason || `code ${code}` });
   }
 
   /** Asks the server why a handshake failed. */
@@ -211,29 +214,28 @@ export class Connector {
     this.#become("offline");
     const found = await verdict(this.#settings.fetch, url, token, signal).catch(() => undefined); // no network
     if (signal.aborted) return;
-    if (found?.status === 401 && !fresh) {
+    if (!found) return this.#later();
+    const { status, code } = found;
+    if (status === 401 && !fresh) {
       this.forgetToken(); // it may just have expired
       void this.#open(true);
     }
     // A proxy, or another application, answers 404 as well, and may be the socket server again in a minute.
-    else if (found && ([401, 403].includes(found.status) || found.code === "not_found")) this.#deny(found.status, found);
-    else if (!found || this.#refuse(found.status, found)) this.#later(found?.wait);
+    else this.#refuse(found, [401, 403].includes(status) || code === "not_found");
   }
 
-  #deny(status: number, why: Pick<Refusal, "code" | "message">): void {
-    if (this.#refuse(status, why)) this.end("denied");
-  }
-
-  #refuse(status: number, { code, message }: Pick<Refusal, "code" | "message">): boolean {
+  #refuse({ status, code, message, wait }: Verdict, isFinal = true): void {
     this.refusal = { status, code, message: this.tokens.scrub(message) };
-    return this.#goesOn("refused", this.refusal);
+    if (!this.#goesOn("refused", this.refusal)) return;
+    if (isFinal) this.end("denied");
+    else this.#later(wait);
   }
 
   /** Reports something, and returns whether the handlers have left it to this attempt to go on. */
   #goesOn<Name extends keyof SocketEvents>(name: Name, value: SocketEvents[Name]): boolean {
-    const { signal } = this.#life;
+    const life = this.#life;
     this.#reports.emit(name, value);
-    return !signal.aborted;
+    return life === this.#life;
   }
 
   #later(least = 0): void {
@@ -254,20 +256,17 @@ export class Connector {
     this.timers.after(all, () => void this.#open());
   }
 
-  #forget(): void {
-    this.#renew();
+  /** Ends the connection or the attempt, if there is one. Returns the signal of the end of the next. */
+  #forget(): AbortSignal {
+    this.nextAttempt = undefined;
+    this.#life.abort();
+    this.#life = new AbortController();
     this.timers.clear();
     const websocket = this.#websocket;
     this.#websocket = undefined;
     if (websocket) websocket.onmessage = websocket.onclose = null; // what it still reports comes too late
     websocket?.close(1000);
     this.#owner.lost();
-  }
-
-  #renew(): AbortSignal {
-    this.nextAttempt = undefined;
-    this.#life.abort();
-    this.#life = new AbortController();
     return this.#life.signal;
   }
 

@@ -1,14 +1,12 @@
 import { SocketError } from "./calls.js";
 import type { Emitter } from "./emitter.js";
-import type { Acks, ServerEvents } from "./events.js";
+import type { Acks } from "./events.js";
 import { Gaps } from "./gaps.js";
 import type { Settings } from "./options.js";
 import type { Outbox } from "./outbox.js";
 import type { SocketEvents } from "./reports.js";
 import { THREAD } from "./rooms.js";
 import type { Timers } from "./timers.js";
-
-type Ready = ServerEvents["connection:ready"];
 
 /** A room that the page wants, or that the server joins. */
 interface Room {
@@ -21,7 +19,7 @@ interface Room {
 }
 
 /** Errors after which the client does not ask for a room again. */
-const FINAL = /^(forbidden|limit_exceeded|invalid_payload)$/;
+const FINAL = ["forbidden", "limit_exceeded", "invalid_payload"];
 
 /** Which rooms the client is in: enters them, recovers them after a reconnect, and reports what it may have missed. */
 export class Membership {
@@ -74,16 +72,16 @@ export class Membership {
   }
 
   /** Handles the first frame of a connection: continues where the last one ended, or anew for another user. */
-  begin(ready: Ready, isAnother: boolean): void {
+  begin(given: Membership["offsets"], isAnother: boolean): void {
     const rooms = [...this.#rooms];
     const known = new Map(this.offsets);
     this.#isConnected = true;
-    for (const [name, offset] of Object.entries(ready.rooms)) {
+    for (const [name, offset] of given) {
       this.#automatic.add(kindOf(name));
       if (!known.has(name)) this.#seen(name, offset, "joined anew");
     }
     // Another user's connection waits for a `resume`, too: it was opened for the last one.
-    this.#resumed = isAnother ? new Map(Object.entries(ready.rooms)) : known;
+    this.#resumed = isAnother ? new Map(given) : known;
     void this.#recover([...this.#resumed]);
     for (const [name, room] of rooms) if (!known.has(name)) this.#enter(name, room);
   }
@@ -137,7 +135,7 @@ export class Membership {
     if (!this.#isConnected || !isWanted()) return;
     this.#outbox.ask(...frameOf("join", name), entered).catch((error: SocketError) => {
       if (!isWanted()) return; // it was left, and perhaps joined again
-      if (FINAL.test(error.code)) this.expelled(name, error.code);
+      if (FINAL.includes(error.code)) this.expelled(name, error.code);
       else this.#again(error, () => this.#enter(name, room));
     });
   }
@@ -146,7 +144,7 @@ export class Membership {
   #leave(name: string): void {
     if (!this.#isConnected || this.#rooms.get(name)?.users.size) return;
     this.#outbox.ask(...frameOf("leave", name)).catch((error: SocketError) => {
-      if (!FINAL.test(error.code)) this.#again(error, () => this.#leave(name));
+      if (!FINAL.includes(error.code)) this.#again(error, () => this.#leave(name));
     });
   }
 
@@ -174,12 +172,12 @@ export class Membership {
   }
 
   #recovered({ rooms }: Acks["resume"]): void {
-    for (const [name, found] of Object.entries(rooms)) {
-      if (!this.#isConnected) return; // a handler has disconnected
-      if ("error" in found && !FINAL.test(found.error)) continue;
+    for (const [name, found] of Object.entries(Object(rooms) as typeof rooms)) {
+      const { error, recovered, offset } = Object(found) as { error?: string; recovered?: boolean; offset?: string };
+      if (!this.#resumed.has(name) || (error && !FINAL.includes(error))) continue; // also if a handler has disconnected
       this.#resumed.delete(name);
-      if ("error" in found) this.expelled(name, found.error);
-      else if (!found.recovered) this.#seen(name, found.offset, "not recovered");
+      if (error) this.expelled(name, error);
+      else if (!recovered) this.#seen(name, offset, "not recovered");
     }
   }
 
@@ -189,11 +187,11 @@ export class Membership {
   }
 
   /** The client is in the room, at this offset; `missed` is why it may have missed publications if it was in it before. */
-  #seen(name: string, offset: string, missed?: string): void {
+  #seen(name: string, offset: string | undefined, missed?: string): void {
     const room = this.#rooms.get(name) ?? { users: new Set() };
     if (room.users.size === 0 && !this.#automatic.has(kindOf(name))) return; // sent before the room was left
     if (missed && room.isIn !== undefined) this.#gaps.add(name, missed);
-    room.offset = offset;
+    room.offset = offset && String(offset);
     room.isIn = true;
     this.#rooms.set(name, room);
   }

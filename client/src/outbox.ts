@@ -30,6 +30,8 @@ export class Outbox {
   #last = 0;
   #own: Frame[] = [];
   #waiting: Frame[] = [];
+  /** One of the client's own that goes before all others, however long the server wants the client to wait. */
+  #urgent: Frame | undefined;
   #most = 0;
   #pace: Pace | undefined;
   #send: ((text: string) => void) | undefined;
@@ -53,11 +55,10 @@ export class Outbox {
   /** The connection is lost: calls that were sent fail, and what waits goes on waiting, unless `isOver`. */
   end(isOver = false): void {
     clearTimeout(this.#timer);
-    this.#send = undefined;
+    this.#send = this.#urgent = undefined;
     this.#own = [];
     if (isOver) this.#waiting = [];
-    const waiting = new Set<unknown>(this.#waiting.map(({ id }) => id));
-    for (const id of this.#calls.keys()) if (!waiting.has(id)) this.settle(id, closed());
+    for (const id of this.#calls.keys()) if (!this.#waiting.some((frame) => frame.id === id)) this.settle(id, closed());
   }
 
   /** Sends an event of the page, or keeps it for later. */
@@ -80,21 +81,24 @@ export class Outbox {
 
   /** Sends an event of the client itself on this connection; `handle` gets the answer before another frame arrives. */
   ask<Answer>(event: string, data: object, handle?: (answer: Answer) => void): Promise<Answer> {
-    return this.#open(undefined, (id) => (this.#own.push(frameOf(event, data, id)), this.#flush()), handle);
+    const send = (id: number): void => {
+      const frame = frameOf(event, data, id);
+      if (event !== "auth:refresh") this.#own.push(frame);
+      else this.#own.unshift((this.#urgent = frame)); // it keeps the connection alive
+      this.#flush();
+    };
+    return this.#open(undefined, send, handle);
   }
 
   /** Handles an answer, or an error, of the server: that of a call if it has an `id`. */
-  settle(id: unknown, error?: SocketError, data?: unknown): void {
+  settle(id: unknown, answer: unknown): void {
     const call = this.#calls.get(id);
     clearTimeout(call?.timer);
     this.#calls.delete(id);
-    if (error === undefined) {
-      call?.resolve(data as never);
-      return;
-    }
-    if (error.code === "rate_limited") this.#pace?.pause((error.retryAfter ?? 1) * 1000);
-    if (id === undefined) this.complain(error);
-    else call?.reject(error);
+    if (!(answer instanceof SocketError)) return call?.resolve(answer as never);
+    if (answer.code === "rate_limited") this.#pace?.pause((answer.retryAfter ?? 1) * 1000);
+    if (id === undefined || id === null) this.complain(answer);
+    else call?.reject(answer);
   }
 
   /** Reports an error that is no answer of a call, unless it only says that the connection was lost. */
@@ -118,19 +122,19 @@ export class Outbox {
   #flush(): void {
     clearTimeout(this.#timer);
     for (;;) {
-      const list = this.#own.length > 0 ? this.#own : this.#waiting;
+      const list = this.#own.length ? this.#own : this.#waiting;
       const frame = list[0];
       if (this.#send === undefined || frame === undefined) return;
       const size = bytesOf(frame.text);
       const isDue = size <= this.#most && this.#isWanted(frame);
-      const wait = isDue && this.#pace?.take();
+      const wait = isDue && frame !== this.#urgent && this.#pace?.take();
       if (wait) {
         this.#timer = setTimeout(() => this.#flush(), wait);
         return;
       }
       list.shift(); // before its error is reported, because the handlers may send, too
       if (isDue) this.#send(frame.text);
-      else if (size > this.#most) this.settle(frame.id, new SocketError("too_large", `${size} bytes, above ${this.#most}`));
+      else this.settle(frame.id, new SocketError("too_large", `${size} bytes, above ${this.#most}`));
     }
   }
 

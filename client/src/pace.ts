@@ -7,7 +7,7 @@ export interface Limits {
   burst: number;
 }
 
-/** The share of the limit that is used: pongs, and frames that the network delivers together, count as well. */
+/** The share of the limit that is used: pongs, heartbeats, and frames that the network delivers together, count as well. */
 const SHARE = 0.8;
 
 /** Says when the next frame may be sent (GCRA, the leaky bucket of ATM networks). */
@@ -19,7 +19,7 @@ export class Pace {
   #due = -Infinity;
 
   constructor({ rate, burst }: Limits) {
-    this.#interval = rate && 1000 / (rate * SHARE);
+    this.#interval = rate > 0 ? 1000 / (rate * SHARE) : 0;
     this.#slack = Math.max(0, burst * SHARE - 1) * this.#interval;
   }
 

@@ -22,6 +22,9 @@ type Frame = {
   offset?: string;
 };
 
+/** The server's events, by names that the socket's own do not have. */
+type Served = { [Name in keyof ServerEvents as `server ${Name}`]: ServerEvents[Name] };
+
 /** The longest `retry_after` that is accepted, in seconds. */
 const LONGEST_WAIT = 600;
 
@@ -36,8 +39,7 @@ const LONGEST_WAIT = 600;
  * socket.emit("presence:away", {});
  */
 export class Socket {
-  readonly #events = new Emitter<ServerEvents>();
-  readonly #own = new Emitter<SocketEvents>();
+  readonly #own = new Emitter<SocketEvents & Served>();
   readonly #presence = new Presence(this.#own);
   readonly #outbox: Outbox;
   readonly #connector: Connector;
@@ -55,8 +57,6 @@ export class Socket {
       received: (text: string) => this.#received(text),
       lost: () => this.#lost(),
       became: (status: Status) => this.#became(status),
-      // Any answer proves that the connection is alive.
-      heartbeat: () => void this.#outbox.ask("heartbeat", {}).catch(() => undefined),
     };
     this.#connector = new Connector(settings, owner, this.#own);
     this.#membership = new Membership(settings, this.#outbox, this.#connector.timers, this.#own);
@@ -91,7 +91,7 @@ export class Socket {
    * @returns A function that removes the handler.
    */
   on<Name extends keyof ServerEvents>(name: Name, handler: Handler<ServerEvents[Name]>): () => void {
-    return this.#events.on(name, handler);
+    return this.#own.on(`server ${name}`, handler as never);
   }
 
   /**
@@ -101,7 +101,7 @@ export class Socket {
    * @returns A function that removes the handler.
    */
   when<Name extends keyof SocketEvents>(name: Name, handler: Handler<SocketEvents[Name]>): () => void {
-    return this.#own.on(name, handler);
+    return this.#own.on(name, handler as never);
   }
 
   // --- Life cycle ------------------------------------------------------------------------------
@@ -185,35 +185,32 @@ export class Socket {
   }
 
   #received(text: string): void {
-    let frame: Frame;
     try {
-      frame = JSON.parse(text) as Frame;
-      void frame.data.event; // throws if it is no frame
+      this.#take(JSON.parse(text) as Frame);
     } catch {
-      return this.#outbox.complain(new SocketError("invalid_json", "invalid JSON"));
+      this.#outbox.complain(new SocketError("invalid_json", "invalid JSON")); // or not of this protocol
     }
-    if (frame.event === "connection:ready") {
-      this.#start(frame.data as unknown as ServerEvents["connection:ready"]);
-      if (!this.#connectionId) return; // a handler has disconnected
-    }
-    this.#take(frame);
   }
 
-  #take(frame: Frame): void {
-    const { event, data, id, room, offset } = frame;
-    if (event === "ack") return this.#outbox.settle(id, undefined, data);
+  #take({ event, data, id, room, offset }: Frame): void {
+    data ??= {};
+    if (event === "ack") return this.#outbox.settle(id, data);
     if (event === "error") return this.#outbox.settle(id, this.#errorOf(data));
+    if (event === "connection:ready") {
+      this.#start(data as unknown as ServerEvents["connection:ready"]);
+      if (!this.#connectionId) return; // a handler has disconnected
+    }
     if (room && offset && !this.#membership.accepts(room, offset)) return;
     this.#presence.take(event, data, room, offset);
     if (event === "room:gap") this.#membership.gap(data.room as string, data.reason as string);
     else if (event === "room:left") this.#membership.expelled(data.room as string, data.reason as string);
     else if (event === "auth:expiring") void this.#refresh();
-    this.#events.emit(event as keyof ServerEvents, data as never, { room, offset });
+    this.#own.emit(`server ${event as keyof ServerEvents}`, data as never, { room, offset });
   }
 
   #errorOf({ code, message, retry_after: retryAfter }: Frame["data"]): SocketError {
     const wait = Math.min(Number(retryAfter), LONGEST_WAIT);
-    return new SocketError(code as string, this.#connector.tokens.scrub(message), wait > 0 ? wait : undefined);
+    return new SocketError(String(code), this.#connector.tokens.scrub(message), wait > 0 ? wait : undefined);
   }
 
   async #refresh(): Promise<void> {
@@ -255,13 +252,14 @@ export class Socket {
   // --- The connection --------------------------------------------------------------------------
 
   #start(ready: ServerEvents["connection:ready"]): void {
+    const rooms = Object.entries(ready.rooms); // throws before anything has changed
     const user = `${ready.user_id} ${ready.role}`;
     const isAnother = user !== (this.#user ?? user);
     this.#connectionId = ready.connection_id;
     if (isAnother) this.#reset("user");
     if (!this.#connectionId) return; // a handler has disconnected
     this.#user = user;
-    this.#membership.begin(ready, isAnother);
+    this.#membership.begin(rooms, isAnother);
     this.#outbox.begin((text) => this.#connector.send(text), ready.limits);
     if (this.#connectionId) this.#connector.ready(ready.heartbeat_interval * 1000); // or a handler has disconnected
   }

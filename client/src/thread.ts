@@ -152,6 +152,6 @@ class Thread {
 
   #become(change: Partial<ThreadState>): void {
     this.state = { ...this.state, ...change };
-    for (const changed of [...this.#users]) changed();
+    for (const changed of [...this.#users]) if (this.#users.has(changed)) changed(); // one may unmount another
   }
 }

@@ -15,7 +15,8 @@ const TOKEN = /^[\w.+-]+$/;
 
 /** Requests one token at a time, and keeps it until shortly before it expires. */
 export class Tokens {
-  #token = "";
+  /** The last one; before there is one, what is in no text. */
+  #token = "\0";
   #asking: Promise<string> | undefined;
   readonly #getToken: GetToken;
 
@@ -34,13 +35,13 @@ export class Tokens {
 
   /** A text of the server, which may quote the token, without it. */
   scrub(text: unknown): string {
-    return this.#token ? String(text).replaceAll(this.#token, "…") : String(text);
+    return String(text).replaceAll(this.#token, "…");
   }
 
   async #ask(): Promise<string> {
-    const token: unknown = await this.#getToken();
-    const text = String(token).trim();
-    if (typeof token !== "string" || !TOKEN.test(text)) throw new SocketError("forbidden", "getToken() gave no token");
+    const token = (await this.#getToken()) as Partial<string> | undefined;
+    const text = token?.trim?.() ?? "";
+    if (!TOKEN.test(text)) throw new SocketError("forbidden", "getToken() gave no token");
     return (this.#token = text);
   }
 }

@@ -36,8 +36,8 @@ export async function verdict(fetch: FetchLike, url: string, token: string, sign
   const { status } = response;
   if (status === 204) return undefined;
   const body = (await response.json().catch(() => undefined)) as { error?: Partial<Refusal> } | undefined;
-  const { code = `http_${status}`, message = "not an answer of the socket server" } = body?.error ?? {};
+  const { code = `http_${status}`, message = "no answer of the server" } = body?.error ?? {};
   const after = response.headers.get("Retry-After");
   const wait = Number(after) * 1000 || Date.parse(after as string) - Date.now();
-  return { status, code, message, wait: Math.min(wait || 0, LONGEST) };
+  return { status, code: String(code), message: String(message), wait: Math.min(wait || 0, LONGEST) };
 }

@@ -30,7 +30,7 @@ export function watch(connection: Connection): () => void {
   });
   listen(tab, "resume", wake); // after the browser had frozen a hidden tab
   listen(tab, "visibilitychange", () => {
-    if (tab?.visibilityState === "visible") wake();
+    if (!tab?.hidden) wake();
   });
   let last = Date.now();
   const clock = setInterval(() => {

@@ -1,7 +1,21 @@
 /** A WebSocket with a scripted, deterministic server, as strict as the real one. */
 
-import { vi } from "vitest";
+import { afterEach, beforeEach, expect, vi } from "vitest";
 import { Socket, type SocketOptions } from "../src/index.js";
+
+/** Gives each test of a file its own clock and server; when the test's socket has disconnected, nothing may be left of it. */
+export function leavesNothing(socket: () => Socket): void {
+  beforeEach(() => {
+    vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
+    FakeWebSocket.reset();
+  });
+  afterEach(() => {
+    socket().disconnect();
+    expect(FakeWebSocket.open).toEqual([]);
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
+  });
+}
 
 /** Lets this time pass. */
 export const soon = (milliseconds = 1): Promise<unknown> => vi.advanceTimersByTimeAsync(milliseconds);

@@ -1,24 +1,13 @@
 /** Handlers that act on the socket while it reports something: what they do holds. */
 
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
 import { SocketError, type Socket, type Status } from "../src/index.js";
-import { FakeWebSocket, connectTo, token, soon } from "./fake.js";
+import { FakeWebSocket, connectTo, leavesNothing, token, soon } from "./fake.js";
 
 let socket: Socket;
+leavesNothing(() => socket);
 
 const MINUTES = 600_000;
-
-beforeEach(() => {
-  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
-  FakeWebSocket.reset();
-});
-
-afterEach(() => {
-  socket.disconnect();
-  expect(FakeWebSocket.open).toEqual([]);
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
-});
 
 test("disconnect() is final in a handler of a change of user", async () => {
   socket = connectTo();
@@ -174,4 +163,54 @@ test("gaps of the last user are not told after disconnect() in a handler of one 
   for (const room of ["thread:1", "thread:2"]) FakeWebSocket.last.say("room:gap", { room, reason: "lost" });
   await soon();
   expect(gaps).toEqual(["thread:1"]);
+});
+
+test.each([
+  ["connecting", "disconnect", ["connecting", "stopped"]],
+  ["connected", "disconnect", ["connecting", "connected", "stopped"]],
+  ["connected", "reconnect", ["connecting", "connected", "offline", "connecting", "connected"]],
+  ["offline", "disconnect", ["connecting", "connected", "offline", "stopped"]],
+  ["denied", "connect", ["connecting", "connected", "denied", "connecting", "connected"]],
+] as const)("every handler is told in the same order what a handler of %s does with %s()", async (at, action, expected) => {
+  socket = connectTo({ autoConnect: false });
+  const seen: [Status[], Status[]] = [[], []];
+  let isDone = false;
+  socket.when("status", (status) => seen[0].push(status));
+  socket.when("status", (status) => {
+    if (status !== at || isDone) return;
+    isDone = true;
+    socket[action]();
+  });
+  socket.when("status", (status) => seen[1].push(status));
+  socket.connect();
+  await soon();
+  if (at === "offline" || at === "denied") FakeWebSocket.last.fail(at === "denied" ? 4403 : 1006);
+  await soon(1000);
+  expect(seen).toEqual([expected, expected]);
+  expect(socket.status).toBe(expected.at(-1));
+});
+
+test("what a message tells the page reaches all its handlers before the reset that one of them causes", async () => {
+  socket = connectTo();
+  const seen: string[] = [];
+  socket.on("thread:message", () => socket.disconnect());
+  socket.on("thread:message", ({ message_id: id }) => seen.push(id));
+  for (const name of ["reset", "status"] as const) socket.when(name, () => seen.push(name));
+  socket.join("42");
+  await soon();
+  seen.length = 0;
+  FakeWebSocket.last.message("42", "201");
+  expect(seen).toEqual(["201", "reset", "status"]);
+});
+
+test("a handler that another one removes is not called any more; one that is added gets the next event", async () => {
+  socket = connectTo();
+  await soon();
+  const seen: string[] = [];
+  socket.on("thread:message", () => (off(), socket.on("thread:message", () => seen.push("added"))));
+  const off = socket.on("thread:message", () => seen.push("removed"));
+  FakeWebSocket.last.message("42", "201");
+  expect(seen).toEqual([]);
+  FakeWebSocket.last.message("42", "202");
+  expect(seen).toEqual(["added"]);
 });

@@ -1,20 +1,10 @@
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import { SocketError, type Gap, type Socket } from "../src/index.js";
-import { FakeWebSocket, connectTo, token, soon } from "./fake.js";
+import { FakeWebSocket, connectTo, leavesNothing, token, soon } from "./fake.js";
 
 let socket: Socket;
+leavesNothing(() => socket);
 const bearers = (): (string | undefined)[] => FakeWebSocket.made.map((each) => each.protocols[1]?.split(".")[1]);
-
-beforeEach(() => {
-  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
-  FakeWebSocket.reset();
-});
-
-afterEach(() => {
-  socket.disconnect();
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
-});
 
 /** Ana's connection in thread 42, with presence; `log.user` is who is logged in next. */
 async function ana(): Promise<{ login: { user: string }; resets: string[] }> {

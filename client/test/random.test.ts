@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { SocketError, type Socket } from "../src/index.js";
-import { connectTo, soon, token } from "./fake.js";
+import { connectTo, soon } from "./fake.js";
 import { Connection, ROOMS, World, happen, type Entry } from "./world.js";
 
 /** Set them to look for more, or to see one again. */
@@ -21,8 +21,8 @@ class Page {
     this.socket = connectTo({
       WebSocket: Connection as never,
       random: world.chance.next,
-      getToken: () => this.#token(),
-      fetch: ((_: string, { signal }: { signal: AbortSignal }) => this.#verdict(signal)) as never,
+      getToken: () => world.token(),
+      fetch: ((_: string, { signal }: { signal: AbortSignal }) => world.verdict(signal)) as never,
       queueSize: 5,
     });
     const { socket, world: { log } } = this;
@@ -45,24 +45,6 @@ class Page {
       if (name === "error" && !(value instanceof SocketError)) world.faults.push("no SocketError");
       this.#react();
     });
-  }
-
-  #token(): string | Promise<string> {
-    const { chance, isCalm, user } = this.world;
-    const fresh = token(Date.now() / 1000 + (isCalm ? 3600 : chance.one([5, 60, 3600])), `u${user}`);
-    if (isCalm || chance.of(0.7)) return fresh;
-    if (chance.of(0.3)) throw new Error("no token");
-    if (chance.of(0.3)) return new Promise(() => undefined);
-    return new Promise((resolve) => setTimeout(() => resolve(fresh), chance.below(20_000)));
-  }
-
-  #verdict(signal: AbortSignal): Promise<Response> {
-    const { chance, isCalm } = this.world;
-    if (isCalm || chance.of(0.3)) return Promise.resolve(new Response(null, { status: 204 }));
-    if (chance.of(0.3)) return Promise.reject(new Error("no network"));
-    if (chance.of(0.2)) return new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
-    const headers: Record<string, string> = chance.of(0.5) ? { "Retry-After": chance.one(["1", "-5", "x", "1e30"]) } : {};
-    return Promise.resolve(new Response(null, { status: chance.one([401, 403, 404, 500, 503]), headers }));
   }
 
   /** A handler that calls the socket. */

@@ -1,22 +1,12 @@
 /** Whether the client is in a room, and what it tells of it, when frames come in an unlucky order. */
 
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import type { Socket, SocketOptions } from "../src/index.js";
-import { FakeWebSocket, connectTo, soon } from "./fake.js";
+import { FakeWebSocket, connectTo, leavesNothing, soon } from "./fake.js";
 
 let socket: Socket;
 let told: string[];
-
-beforeEach(() => {
-  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
-  FakeWebSocket.reset();
-});
-
-afterEach(() => {
-  socket.disconnect();
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
-});
+leavesNothing(() => socket);
 
 async function connected(options: Partial<SocketOptions> = {}): Promise<FakeWebSocket> {
   socket = connectTo({ gapDelayMax: 1, ...options });

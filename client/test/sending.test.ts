@@ -1,19 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Socket, SocketError } from "../src/index.js";
-import { FakeWebSocket, connectTo, token, soon } from "./fake.js";
+import { FakeWebSocket, connectTo, leavesNothing, token, soon } from "./fake.js";
 
 let socket: Socket;
-
-beforeEach(() => {
-  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
-  FakeWebSocket.reset();
-});
-
-afterEach(() => {
-  socket.disconnect();
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
-});
+leavesNothing(() => socket);
 
 describe("a call", () => {
   test("waits for a connection, as an event does, and is sent in order with them", async () => {
@@ -160,6 +150,40 @@ describe("limits", () => {
     server.answers = {};
     await soon(seconds * 1000 + 20);
     expect([server.events("presence:away").length, server.events("join:thread").length]).toEqual([1, 2]);
+  });
+
+  test("hold back no heartbeat, and no fresh token, however long the server wants a pause", async () => {
+    FakeWebSocket.limits = { frame_bytes: 65_536, rate: 50, burst: 100, rooms: 200 };
+    socket = connectTo();
+    await soon();
+    const server = FakeWebSocket.last;
+    server.say("error", { code: "rate_limited", message: "too many frames", retry_after: 600 });
+    socket.emit("presence:away", {});
+    socket.join("42");
+    await soon(95_000);
+    server.say("auth:expiring", { expires_at: "" });
+    socket.wake();
+    await soon();
+    expect(server.sent.map(({ event }) => event)).toEqual([...Array<string>(4).fill("heartbeat"), "auth:refresh"]);
+    expect([socket.status, FakeWebSocket.made.length]).toEqual(["connected", 1]);
+    await soon(600_000);
+    expect([server.events("presence:away").length, server.events("join:thread").length, server.closed]).toEqual([1, 1, false]);
+  });
+
+  test("that are reached hold back no heartbeat, and a token that is too large is not sent", async () => {
+    FakeWebSocket.limits = { frame_bytes: 300, rate: 1, burst: 1, rooms: 200 };
+    let mark = "x";
+    socket = connectTo({ queueSize: 500, getToken: () => token(undefined, mark) });
+    const errors: string[] = [];
+    socket.when("error", ({ code }) => errors.push(code));
+    await soon();
+    for (let n = 0; n < 400; n++) socket.emit("presence:away", {});
+    await soon(95_000);
+    expect(FakeWebSocket.last.events("heartbeat")).toHaveLength(3);
+    mark = "x".repeat(300);
+    FakeWebSocket.last.say("auth:expiring", { expires_at: "" });
+    await soon();
+    expect([errors, socket.status, FakeWebSocket.made.length]).toEqual([["too_large"], "connected", 1]);
   });
 
   test("of 0 are none", async () => {

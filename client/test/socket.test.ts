@@ -1,20 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { SocketError, type Gap, type Socket } from "../src/index.js";
-import { FakeWebSocket, connectTo, token, soon } from "./fake.js";
+import { FakeWebSocket, connectTo, leavesNothing, token, soon } from "./fake.js";
 
 let socket: Socket;
-
-beforeEach(() => {
-  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
-  FakeWebSocket.reset();
-});
-
-afterEach(() => {
-  socket.disconnect();
-  expect(FakeWebSocket.open).toEqual([]);
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
-});
+leavesNothing(() => socket);
 
 async function connected(options: Parameters<typeof connectTo>[0] = {}): Promise<FakeWebSocket> {
   socket = connectTo(options);
@@ -27,7 +16,7 @@ function verdict(status: number, headers: Record<string, string> = {}): typeof f
   return () => Promise.resolve(new Response(null, { status, headers }));
 }
 
-test.each(["", "{", "null", "1", '"x"', "[]", "{}", '{"event":"ack","id":"1"}', '{"event":"connection:ready"}'])(
+test.each(["", "{", "null", "1", '"x"', "[]", "{}", '{"event":"connection:ready"}', '{"event":5}'])(
   "what is no frame is reported, and ends nothing: %s",
   async (text) => {
     socket = connectTo();

@@ -8,7 +8,8 @@ import { writable, type Writable } from "svelte/store";
 import { afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { createApp, defineComponent, h, nextTick, ref, type VNode } from "vue";
 import { provideSockets, usePresence, useSocket, useThread, type Namespaces, type User } from "../src/vue.js";
-import { FakeWebSocket, token } from "./fake.js";
+import { useThread as useThreadStore } from "../src/svelte.js";
+import { FakeWebSocket, connectTo, token } from "./fake.js";
 
 /** Mounts a page; returns what changes its user, and what unmounts it. */
 type Mount = (target: Element, namespaces: Namespaces) => { login: (user: User) => unknown; unmount: () => unknown };
@@ -109,4 +110,15 @@ test.each([
   await soon(60_000);
   expect(bearers()).toEqual(["ana", "bob", "eve"]);
   unmount();
+});
+
+test("a subscriber of a thread that another one removes is not called any more", async () => {
+  const socket = connectTo();
+  const thread = useThreadStore(socket, "42");
+  const seen: boolean[] = [];
+  const ends = [thread.subscribe(({ joined }) => joined && ends[1]?.()), thread.subscribe(({ joined }) => seen.push(joined))];
+  await soon();
+  expect([socket.isIn("42"), seen]).toEqual([true, [false]]);
+  for (const end of ends) end();
+  socket.disconnect();
 });

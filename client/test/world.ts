@@ -1,5 +1,7 @@
 /** A server with rooms that have histories, which fails in every way it may, as random numbers decide. */
 
+import { token } from "./fake.js";
+
 export const ROOMS = ["thread:1", "thread:2", "board:1"];
 const CODES = [1000, 1001, 1002, 1006, 1009, 1011, 1012, 4400, 4401, 4403, 4408, 4409, 4413, 4429];
 const AFTER = [undefined, null, 0, -1, 0.1, 3, "2", "soon", 1e9, 1e300, {}];
@@ -71,6 +73,26 @@ export class World {
 
   get open(): Connection[] {
     return this.connections.filter((each) => !each.closed);
+  }
+
+  /** What the page's `getToken` gives, if it gives anything. */
+  token(): string | Promise<string> {
+    const { chance, isCalm, user } = this;
+    const fresh = token(Date.now() / 1000 + (isCalm ? 3600 : chance.one([5, 60, 3600])), `u${user}`);
+    if (isCalm || chance.of(0.7)) return fresh;
+    if (chance.of(0.3)) throw new Error("no token");
+    if (chance.of(0.3)) return new Promise(() => undefined);
+    return new Promise((resolve) => setTimeout(() => resolve(fresh), chance.below(20_000)));
+  }
+
+  /** What the server, or the network, says of a handshake that it refused. */
+  verdict(signal: AbortSignal): Promise<Response> {
+    const { chance, isCalm } = this;
+    if (isCalm || chance.of(0.3)) return Promise.resolve(new Response(null, { status: 204 }));
+    if (chance.of(0.3)) return Promise.reject(new Error("no network"));
+    if (chance.of(0.2)) return new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
+    const headers: Record<string, string> = chance.of(0.5) ? { "Retry-After": chance.one(["1", "-5", "x", "1e30"]) } : {};
+    return Promise.resolve(new Response(null, { status: chance.one([401, 403, 404, 500, 503]), headers }));
   }
 
   /** Publishes in a room; or loses it, which is told. */
@@ -159,6 +181,10 @@ export class Connection {
     const { chance, isCalm } = this.world;
     if (!isCalm && chance.of(0.2)) return this.#refuse(frame);
     if (!isCalm && chance.of(0.05)) return; // no answer
+    const room = (frame.data.room as string) ?? `thread:${frame.data.thread_id as string}`;
+    if (frame.event.startsWith("join") && this.world.forbidden.has(room)) {
+      return this.say("error", { code: "forbidden", message: "no" }, { id: frame.id });
+    }
     const answer = this.#take(frame.event, frame.data);
     if (frame.id !== undefined) this.say("ack", answer.data, { id: frame.id });
     answer.then?.();
