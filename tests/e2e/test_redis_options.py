@@ -60,10 +60,15 @@ def behind_tls(port: int, certificate: Path) -> Iterator[int]:
     serving.start()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
+        except OSError:
+            pass
+        except asyncio.CancelledError:  # at the end, when nothing waits for its peer to close
+            writer.transport.abort()
+            raise
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
