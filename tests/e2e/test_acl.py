@@ -60,7 +60,7 @@ def restricted(users: Users, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         tmp_path_factory.mktemp("acl"),
         users.administrators_url,
         REALTIME_GRACE_PERIOD="0.5",
-        REALTIME_NODE_LEASE="1",
+        REALTIME_NODE_LEASE="3",
     ) as stack:
         stack.prefix = "realtime"
         stack.env |= {"REALTIME_PREFIX": "realtime", "REDIS_URL": users.url("sockets")}
