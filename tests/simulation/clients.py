@@ -64,6 +64,8 @@ class Socket:
         self.client: Client | None = client
         self.namespace = client.namespace
         self.principal = client.principal
+        self.began_at = world.redis.now
+        """Redis' clock when the handshake began, or a little earlier."""
         self.connection_id = ""
         self.ready_at = float("inf")
         self.close_sent = self.disconnected = self.accepted = False
@@ -312,6 +314,8 @@ class Client:
     """What it has seen of each room."""
     joined: set[str] = field(default_factory=set)
     socket: Socket | None = None
+    is_refused: bool = False
+    """It was told to stay away."""
     pause: float = 0.0
     appetite: int = 1 << 30
     requests: dict[str, Request] = field(default_factory=dict)
@@ -345,7 +349,7 @@ class Client:
 
     def connect(self) -> None:
         self._due = False
-        if self.socket is not None:
+        if self.socket is not None or self.is_refused:
             return
         host = self.world.any_instance()
         if host is None:
@@ -358,7 +362,7 @@ class Client:
         self.world.open(self, host, b"resume=1" if resumes else b"")
 
     def connect_later(self, least: float = 0.01) -> None:
-        if not self._due:
+        if not self._due and not self.is_refused:
             self._due = True
             self.clock.after(
                 least + self.random.choice((0.0, 0.05, 0.5, 2.0)) * self.random.random(), self.connect

@@ -265,6 +265,9 @@ class Link(asyncio.Transport):
     def is_closing(self) -> bool:
         return self._is_closing
 
+    def is_reading(self) -> bool:
+        return self._is_reading
+
     def pause_reading(self) -> None:
         self._is_reading = False
 
@@ -275,6 +278,9 @@ class Link(asyncio.Transport):
     def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
 
+    def get_protocol(self) -> Any:
+        return self._protocol
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
@@ -283,3 +289,6 @@ class Link(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: Any = None, low: Any = None) -> None:
         """It has no limits."""
+
+    def can_write_eof(self) -> bool:
+        return False

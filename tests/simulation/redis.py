@@ -10,6 +10,7 @@ import copy
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from hashlib import sha1
 from typing import Any
 
@@ -31,6 +32,10 @@ class Refused(Exception):
     """An error reply."""
 
 
+class Pairs(dict[Any, Any]):
+    """A mapping that is a list of pairs to who speaks RESP 2."""
+
+
 class Push(list[Any]):
     """Sent without being asked for."""
 
@@ -50,6 +55,9 @@ def encode(value: Any, protocol: int) -> bytes:
             return b":%d\r\n" % value
         case None:
             return b"_\r\n" if protocol == 3 else b"$-1\r\n"
+        case float():
+            text = _number(value)
+            return b",%b\r\n" % text if protocol == 3 else encode(text, protocol)
         case Refused():
             return b"-%b\r\n" % str(value).encode()
         case Push():
@@ -58,6 +66,10 @@ def encode(value: Any, protocol: int) -> bytes:
             return b"%%%d\r\n" % len(value) + _all(
                 [part for pair in value.items() for part in pair], protocol
             )
+        case Pairs():
+            return encode([list(pair) for pair in value.items()], protocol)
+        case dict():
+            return encode([part for pair in value.items() for part in pair], protocol)
         case list() | tuple():
             return b"*%d\r\n" % len(value) + _all(value, protocol)
     raise TypeError(value)
@@ -87,6 +99,9 @@ class Parser:
         end = data.find(b"\r\n")
         if end < 0:
             return None
+        if data[:1] != b"*":
+            self._data = data[end + 2 :]
+            return data[:end].split()
         start, arguments = end + 2, []
         for _ in range(int(data[1:end])):
             end = data.find(b"\r\n", start)
@@ -167,6 +182,8 @@ class Session:
         self.protocol = 2
         self.channels: dict[bytes, None] = {}
         self.blocked: Blocked | None = None
+        self.silent = 0
+        """The next so many replies are not sent."""
         self._parser = Parser()
         self._commands: deque[list[bytes]] = deque()
 
@@ -179,11 +196,12 @@ class Session:
             self._run(self._commands.popleft())
 
     def _run(self, command: list[bytes]) -> None:
+        silent, self.silent = self.silent > 0, max(self.silent - 1, 0)
         try:
             reply = self.server.run(self, command)
         except Refused as error:
             reply = error
-        if reply is not NOTHING:
+        if reply is not NOTHING and not silent:
             self.send(reply)
 
     def send(self, reply: Any) -> None:
@@ -294,12 +312,26 @@ class RedisServer:
 
     def session_client(self, session: Session, what: bytes, *arguments: bytes) -> Any:
         match what.upper(), *arguments:
+            case b"REPLY", b"SKIP":
+                session.silent = 1
+                return NOTHING
+            case b"REPLY", b"ON":
+                session.silent = 0
+                return OK
             case ((b"SETINFO" | b"SETNAME"), *_):
                 return OK
         raise Refused("ERR unknown subcommand")
 
+    def do_select(self, number: bytes) -> Any:
+        return OK
+
     def session_ping(self, session: Session, *message: bytes) -> Any:
+        if session.channels and session.protocol == 2:
+            return [b"pong", message[0] if message else b""]
         return message[0] if message else Status(b"PONG")
+
+    def do_ping(self) -> Any:
+        return Status(b"PONG")
 
     def do_time(self) -> Any:
         seconds, rest = divmod(self.now, 1)
@@ -365,24 +397,56 @@ class RedisServer:
     def do_del(self, *keys: bytes) -> Any:
         return sum([self._get(key, object) is not None and self._delete(key) for key in keys])
 
-    def do_flushall(self) -> Any:
+    do_unlink = do_del
+
+    def do_flushall(self, *_: bytes) -> Any:
         self.database = Database()
         return OK
 
-    def do_expire(self, key: bytes, seconds: bytes) -> Any:
-        return self.do_pexpire(key, b"%d" % (int(seconds) * 1000))
+    def do_keys(self, pattern: bytes) -> Any:
+        names = [key for key in list(self.database.values) if self._get(key, object) is not None]
+        return [key for key in names if fnmatchcase(key.decode(), pattern.decode())]
 
-    def do_pexpire(self, key: bytes, milliseconds: bytes) -> Any:
+    def _expire_at(self, key: bytes, when: float, flags: Sequence[bytes] = ()) -> Any:
         if self._get(key, object) is None:
             return 0
-        self.database.expires[key] = self.now + int(milliseconds) / 1000
+        current = self.database.expires.get(key)
+        options = {flag.upper() for flag in flags}
+        if b"NX" in options and current is not None:
+            return 0
+        if b"XX" in options and current is None:
+            return 0
+        if b"GT" in options and (current is None or when <= current):
+            return 0
+        if b"LT" in options and current is not None and when >= current:
+            return 0
+        self.database.expires[key] = when
         return 1
+
+    def do_expire(self, key: bytes, seconds: bytes, *flags: bytes) -> Any:
+        return self._expire_at(key, self.now + int(seconds), flags)
+
+    def do_pexpire(self, key: bytes, milliseconds: bytes, *flags: bytes) -> Any:
+        return self._expire_at(key, self.now + int(milliseconds) / 1000, flags)
+
+    def do_expireat(self, key: bytes, when: bytes, *flags: bytes) -> Any:
+        return self._expire_at(key, int(when), flags)
+
+    def do_pexpireat(self, key: bytes, when: bytes, *flags: bytes) -> Any:
+        return self._expire_at(key, int(when) / 1000, flags)
+
+    def do_persist(self, key: bytes) -> Any:
+        return int(self.database.expires.pop(key, None) is not None)
 
     def do_pttl(self, key: bytes) -> Any:
         if self._get(key, object) is None:
             return -2
         when = self.database.expires.get(key)
         return -1 if when is None else int((when - self.now) * 1000)
+
+    def do_ttl(self, key: bytes) -> Any:
+        milliseconds = self.do_pttl(key)
+        return milliseconds if milliseconds < 0 else milliseconds // 1000
 
     # Strings
 
@@ -393,24 +457,39 @@ class RedisServer:
         return [self._get(key, bytes) for key in keys]
 
     def do_set(self, key: bytes, value: bytes, *options: bytes) -> Any:
-        is_there, when = self._get(key, object) is not None, None
+        before, expires, when = self._get(key, object), self.database.expires.get(key), None
         words = iter(options)
+        flags = set()
         for word in words:
             match word.upper():
                 case b"EX":
                     when = self.now + int(next(words))
                 case b"PX":
                     when = self.now + int(next(words)) / 1000
-                case b"NX":
-                    if is_there:
-                        return None
-                case option:
-                    raise Refused(f"ERR unknown option {option!r}")
+                case b"EXAT":
+                    when = float(next(words))
+                case b"PXAT":
+                    when = int(next(words)) / 1000
+                case flag:
+                    flags.add(flag)
+        reply = before if b"GET" in flags else OK
+        if (b"NX" in flags and before is not None) or (b"XX" in flags and before is None):
+            return before if b"GET" in flags else None
         self.database.values[key] = value
         self.database.expires.pop(key, None)
         if when is not None:
             self.database.expires[key] = when
-        return OK
+        elif b"KEEPTTL" in flags and expires is not None:
+            self.database.expires[key] = expires
+        return reply
+
+    def do_incrby(self, key: bytes, by: bytes) -> Any:
+        value = int(self._get(key, bytes) or 0) + int(by)
+        self.database.values[key] = b"%d" % value
+        return value
+
+    def do_incr(self, key: bytes) -> Any:
+        return self.do_incrby(key, b"1")
 
     # Hashes
 
@@ -435,8 +514,25 @@ class RedisServer:
         value = self._get(key, dict) or {}
         return [value.get(field) for field in fields]
 
+    def do_hgetall(self, key: bytes) -> Any:
+        return dict(self._get(key, dict) or {})
+
+    def do_hkeys(self, key: bytes) -> Any:
+        return list(self._get(key, dict) or {})
+
+    def do_hvals(self, key: bytes) -> Any:
+        return list((self._get(key, dict) or {}).values())
+
     def do_hlen(self, key: bytes) -> Any:
         return len(self._get(key, dict) or {})
+
+    def do_hexists(self, key: bytes, field: bytes) -> Any:
+        return int(field in (self._get(key, dict) or {}))
+
+    def do_hincrby(self, key: bytes, field: bytes, by: bytes) -> Any:
+        value = self._make(key, dict)
+        value[field] = b"%d" % (int(value.get(field, 0)) + int(by))
+        return int(value[field])
 
     def do_hdel(self, key: bytes, *fields: bytes) -> Any:
         value = self._get(key, dict) or {}
@@ -475,20 +571,35 @@ class RedisServer:
     def do_scard(self, key: bytes) -> Any:
         return len(self._get(key, Members) or ())
 
+    def do_sismember(self, key: bytes, member: bytes) -> Any:
+        return int(member in (self._get(key, Members) or ()))
+
     # Sorted sets
 
     def _ranked(self, key: bytes) -> list[tuple[bytes, float]]:
         return sorted((self._get(key, Scores) or {}).items(), key=lambda item: (item[1], item[0]))
 
     def do_zadd(self, key: bytes, *arguments: bytes) -> Any:
-        if is_new_only := arguments[0] == b"NX":
+        flags: set[bytes] = set()
+        while arguments[0].upper() in {b"NX", b"XX", b"GT", b"LT", b"CH"}:
+            flags.add(arguments[0].upper())
             arguments = arguments[1:]
         value = self._make(key, Scores)
-        before = len(value)
+        added = changed = 0
         for score, member in zip(map(float, arguments[::2]), arguments[1::2], strict=True):
-            if not (is_new_only and member in value):
-                value[member] = score
-        return len(value) - before
+            old = value.get(member)
+            if (
+                (b"NX" in flags and old is not None)
+                or (b"XX" in flags and old is None)
+                or (b"GT" in flags and old is not None and score <= old)
+                or (b"LT" in flags and old is not None and score >= old)
+            ):
+                continue
+            added += old is None
+            changed += old != score
+            value[member] = score
+        self._drop_empty(key, value)
+        return changed if b"CH" in flags else added
 
     def do_zrem(self, key: bytes, *members: bytes) -> Any:
         value = self._get(key, Scores) or {}
@@ -502,8 +613,21 @@ class RedisServer:
     def do_zscore(self, key: bytes, member: bytes) -> Any:
         return (self._get(key, Scores) or {}).get(member)
 
+    def do_zmscore(self, key: bytes, *members: bytes) -> Any:
+        return [self.do_zscore(key, member) for member in members]
+
     def do_zrange(self, key: bytes, first: bytes, last: bytes, *options: bytes) -> Any:
-        return _members(_slice(self._ranked(key), int(first), int(last)), b"WITHSCORES" in options)
+        words = [option.upper() for option in options]
+        if b"BYSCORE" in words:
+            assert b"REV" not in words
+            return self.do_zrangebyscore(key, first, last, *[o for o in options if o.upper() != b"BYSCORE"])
+        ranked = self._ranked(key)
+        if b"REV" in words:
+            ranked.reverse()
+        return _members(_slice(ranked, int(first), int(last)), b"WITHSCORES" in words)
+
+    def do_zrevrange(self, key: bytes, first: bytes, last: bytes, *options: bytes) -> Any:
+        return self.do_zrange(key, first, last, b"REV", *options)
 
     def do_zrangebyscore(self, key: bytes, least: bytes, most: bytes, *options: bytes) -> Any:
         found = [item for item in self._ranked(key) if _within(item[1], least, most)]
@@ -513,6 +637,55 @@ class RedisServer:
             start, number = int(options[place + 1]), int(options[place + 2])
             found = found[start:] if number < 0 else found[start : start + number]
         return _members(found, b"WITHSCORES" in words)
+
+    def do_zcount(self, key: bytes, least: bytes, most: bytes) -> Any:
+        return len(self.do_zrangebyscore(key, least, most))
+
+    def do_zremrangebyscore(self, key: bytes, least: bytes, most: bytes) -> Any:
+        found = self.do_zrangebyscore(key, least, most)
+        return self.do_zrem(key, *found) if found else 0
+
+    def do_zremrangebyrank(self, key: bytes, first: bytes, last: bytes) -> Any:
+        found = self.do_zrange(key, first, last)
+        return self.do_zrem(key, *found) if found else 0
+
+    # Lists
+
+    def do_rpush(self, key: bytes, *values: bytes) -> Any:
+        value = self._make(key, list)
+        value.extend(values)
+        self._tell(key)
+        return len(value)
+
+    def do_lpush(self, key: bytes, *values: bytes) -> Any:
+        value = self._make(key, list)
+        value[:0] = reversed(values)
+        self._tell(key)
+        return len(value)
+
+    def do_llen(self, key: bytes) -> Any:
+        return len(self._get(key, list) or ())
+
+    def do_lpop(self, key: bytes) -> Any:
+        if not (value := self._get(key, list)):
+            return None
+        first = value.pop(0)
+        self._drop_empty(key, value)
+        return first
+
+    def do_lrange(self, key: bytes, first: bytes, last: bytes) -> Any:
+        return _slice(self._get(key, list) or [], int(first), int(last))
+
+    def session_blpop(self, session: Session, *arguments: bytes) -> Any:
+        *keys, seconds = arguments
+
+        def pop() -> Any:
+            for key in keys:
+                if (value := self.do_lpop(key)) is not None:
+                    return [key, value]
+            return None
+
+        return self._wait(session, keys, pop, float(seconds))
 
     # Streams
 
@@ -620,7 +793,7 @@ class RedisServer:
         ]
 
         def read() -> Any:
-            found = {}
+            found = Pairs()
             for name, id in zip(names, after, strict=True):
                 entries = self._get(name, Entries) or Entries()
                 place = bisect_right(entries.ids, id)
@@ -730,8 +903,11 @@ class Lua:
                     b"call": self._call,
                     b"pcall": self._pcall,
                     b"error_reply": lambda text: self._table({b"err": text}),
+                    b"status_reply": lambda text: self._table({b"ok": text}),
+                    b"sha1hex": lambda text: sha1(text, usedforsecurity=False).hexdigest().encode(),
                     b"log": lambda *_: None,
                     b"LOG_WARNING": 3,
+                    b"replicate_commands": lambda: True,
                 }
             )
             names[b"cjson"] = self._table({b"decode": self._decode, b"encode": self._encode, b"null": None})
@@ -739,7 +915,10 @@ class Lua:
 
     def compile(self, sha: bytes, source: bytes) -> Any:
         if sha not in Lua._compiled:
-            Lua._compiled[sha] = Lua.runtime.eval(b"function(KEYS, ARGV)\n" + source + b"\nend")
+            try:
+                Lua._compiled[sha] = Lua.runtime.eval(b"function(KEYS, ARGV)\n" + source + b"\nend")
+            except lua51.LuaError as error:
+                raise Refused(f"ERR Error compiling script {error}") from error
         return Lua._compiled[sha]
 
     def run(self, script: Any, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Any:
