@@ -200,7 +200,9 @@ async def test_task_goes_on_after_a_failure_that_is_logged_and_counted(
     async with asyncio.timeout(PATIENCE), run():
         failing = failing or Failing(monkeypatch, owner, function)
         await eventually(lambda: failing.calls >= 2)
-        assert failures(task) == before + 1
+        await eventually(
+            lambda: before < failures(task) <= before + failing.calls
+        )  # each is counted a moment later
     assert "RuntimeError: injected" in caplog.text
     assert "task failed" in caplog.text
 
