@@ -188,7 +188,8 @@ async def test_task_goes_on_after_a_failure_that_is_logged_and_counted(
     settings.REALTIME = {
         **settings.REALTIME,
         "CUSTOMER_PRESENCE": True,
-        "NODE_LEASE": 0.8,
+        # Where the layer's own task does the same, it must not come first.
+        "NODE_LEASE": 30 if task == "introduce" else 0.8,
         "PRESENCE_TTL": 300,
     }
     if function == "check":
@@ -200,9 +201,7 @@ async def test_task_goes_on_after_a_failure_that_is_logged_and_counted(
     async with asyncio.timeout(PATIENCE), run():
         failing = failing or Failing(monkeypatch, owner, function)
         await eventually(lambda: failing.calls >= 2)
-        await eventually(
-            lambda: before < failures(task) <= before + failing.calls
-        )  # each is counted a moment later
+        assert failures(task) == before + 1
     assert "RuntimeError: injected" in caplog.text
     assert "task failed" in caplog.text
 
