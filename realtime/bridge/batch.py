@@ -87,7 +87,6 @@ class Batch:
         self._entries = entries
         self._pipes = pipes
         self._cursor = cursor
-        self._again = again
         self._spans: list[tracing.Span] = []
         self._drafts = [
             self._draft(entry, message) for entry in entries for message in entry.messages if message.targets

@@ -200,13 +200,19 @@ local function save(room)
   redis.call('EXPIRE', room.key, keep_room)
 end
 
+-- An error as Redis tells it: its code comes first.
+local function text_of(failure)
+  local text = type(failure) == 'table' and failure.err or tostring(failure)
+  return string.match(text, '^%u+ ') and text or 'ERR ' .. text
+end
+
 local is_done, failure = pcall(append_all)
 local failed = 0  -- the room in which it did last
 while not is_done and whole == '' and key > failed do
-  local text = type(failure) == 'table' and failure.err or tostring(failure)
-  local code = string.match(text, '^(%u+) ') or 'ERR'
+  local text = text_of(failure)
+  local code = string.match(text, '^%u+')
   if code ~= 'ERR' and code ~= 'WRONGTYPE' then break end  -- Redis takes nothing, whichever room it is
-  failed, why, refused = key, string.find(text, code .. ' ', 1, true) == 1 and text or 'ERR ' .. text, refused or {}
+  failed, why, refused = key, text, refused or {}
   refused[KEYS[key]] = true
   positions[#positions + 1] = ''
   if ids == '' and marker then redis.call('DEL', marker) end
@@ -218,8 +224,7 @@ for _, room in ipairs(touched) do
   if not is_saved then is_done, failure = false, why end
 end
 if not is_done then
-  local text = type(failure) == 'table' and failure.err or tostring(failure)
-  return redis.error_reply(string.match(text, '^%u+ ') and text or 'ERR ' .. text)
+  return redis.error_reply(text_of(failure))
 end
 
 -- An entry's id as text that sorts like it. (An operator may have written one without its second part.)
