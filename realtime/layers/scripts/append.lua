@@ -79,7 +79,8 @@ local function room_of(base, source)
     else
       local position = known[1] or beginning(log)
       room = {key = key, log = log, live = live, position = position, last = position + 0,
-        count = (known[2] or 0) + 0, bytes = (known[3] or 0) + 0, sources = {[source] = known[4]}}
+        count = (known[2] or 0) + 0, bytes = (known[3] or 0) + 0, sources = {[source] = known[4]},
+        touched = false, has_grown = false}  -- all fields at once: a table that grows is built anew
     end
     rooms[base] = room
   elseif not room.is_unknown and room.sources[source] == nil then
