@@ -18,9 +18,11 @@ from redis import asyncio as aioredis
 
 from presence import store
 from presence.store import Caller
-from realtime.auth.revocation import now
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
 from realtime.bridge import stream_delivery
 from realtime.connections import user_limit
+from realtime.connections.arrivals import arrivals
 from realtime.layers import history
 from realtime.protocol.publication import Draft
 from realtime.publisher import apublish
@@ -607,11 +609,15 @@ async def test_connections_of_many_users_are_recorded_together(settings):
     settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 1}}
     layer: Any = get_channel_layer()
     channels = [await layer.new_channel() for _ in range(8)]
-    at = await now()
-    taken = [user_limit.UserConnection("hub", f"u{number}", name, at) for number, name in enumerate(channels)]
-    await asyncio.gather(*map(user_limit.admit, taken))
+    taken = [user_limit.UserConnection("hub", f"u{number}", name) for number, name in enumerate(channels)]
+    someone = verify(issue(user_id="7", role="attendant"))
+    arrived = await asyncio.gather(*[arrivals().ask(someone, each) for each in taken])
+    assert not any(arrival.surplus for arrival in arrived if arrival)
     second = await layer.new_channel()
-    await user_limit.admit(user_limit.UserConnection("hub", "u3", second, at + 1))
+    arrival = await arrivals().ask(someone, taken[3]._replace(channel=second))
+    assert arrival is not None
+    assert arrival.surplus == [channels[3], second]
+    await user_limit.close_oldest(taken[3], arrival.surplus)
     assert (await layer.receive(channels[3]))["type"] == "connection.replaced"
     await asyncio.gather(*map(user_limit.release, taken))
     assert await client().zrange(taken[3].key, 0, -1) == [second.encode()]
