@@ -418,7 +418,7 @@ async def test_registry_on_another_layer_hears_again_after_the_layer_failed(proc
 
     monkeypatch.setattr(stock, "PAUSE", 0.01)
     layer = Failing()
-    registry = ConnectionRegistry(stock.StockLayer.around(layer))
+    registry = ConnectionRegistry(stock.StockLayer(layer))
     await registry.start()
     await registry.probe(5)
     assert not layer.failures
