@@ -130,17 +130,15 @@ class LoopLayer:
     def exit(self, listener: Listener) -> None:
         """Leave a room."""
         listener.close()
-        if (group := self.groups.get(history.channel(listener.group.name))) is not None:
-            group.listeners.pop(listener, None)
-            self._drop_if_empty(group)
+        listener.group.listeners.pop(listener, None)
+        self._drop_if_empty(listener.group)
 
     async def missed(self, listener: Listener, position: int) -> int | None:
         """Count the publications after a position, where the listener then stands.
 
         None when not all of them are known: then it stands where the room ends. Raises `redis.RedisError`.
         """
-        if (group := self.groups.get(history.channel(listener.group.name))) is None:
-            return None  # it has left meanwhile
+        group = listener.group
         if position == group.tail:
             listener.place(position)
             return 0  # everything after it arrives live
