@@ -60,7 +60,7 @@ class LoopLayer:
         )
         self._read = self.repair.read  # once, not for each group
         self.liveness = InstanceLiveness(
-            self.id, self._subscriptions, self.tasks, on_wiped=self.repair.compare_all
+            self.id, self._subscriptions, self.tasks, lambda: self.repair.compare(*self.groups.values())
         )
 
     async def close(self) -> None:
