@@ -283,13 +283,23 @@ async def test_what_has_been_delivered_again_does_not_move_the_cursor_back(layer
     assert await client().hgetall(key("cursors")) == before
 
 
-async def test_busy_stream_does_not_wait_for_one_that_is_idle(layer: Any, monkeypatch):
+@pytest.mark.parametrize("is_with_the_stream", [True, False])
+async def test_message_does_not_wait_for_the_next_one_nor_for_an_idle_stream(
+    layer: Any, monkeypatch, caplog, is_with_the_stream: bool
+):
+    """A read that waits in Redis holds up what the bridge sends to that server after it."""
     monkeypatch.setattr(stream_delivery, "READ_BLOCK", 60.0)
-    ears = await Ears.in_rooms(layer, "hub.thread.42")
+    found = shards()
+    await found.known()
+    at = found.owner(key("stream"))
+    places = ((found.owner(history.base(f"hub.thread.{number}")) == at, number) for number in range(100))
+    thread = dict(places)[is_with_the_stream]
+    ears = await Ears.in_rooms(layer, f"hub.thread.{thread}")
     async with bridging():
         for number in range(3):
-            await add("thread:message", {"thread_id": 42, "message_id": number})
+            await add("thread:message", {"thread_id": thread, "message_id": number})
             await eventually(lambda number=number: len(offsets(ears)) == number + 1)
+        assert "redis does not answer" not in caplog.text
 
 
 # --- Servers -----------------------------------------------------------------------------------------
