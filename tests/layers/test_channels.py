@@ -182,9 +182,9 @@ async def test_receive_cancelled_at_any_moment_loses_no_message_of_a_normal_chan
 
 
 async def test_message_on_a_normal_channel_expires(layers: Layers):
-    layer = layers.make(expiry=1)
+    layer = layers.make(expiry=0.5)
     await layer.send("work", message("old"))
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(0.55)
     await layer.send("work", message("new"))
     assert await receive_several(layer, "work", 1) == ["new"]
 

@@ -140,7 +140,7 @@ async def test_orders_count_as_missed_from_the_moment_the_process_was_suspended(
 async def test_review_that_fails_is_done_again_before_anything_is_delivered(
     alone: Layers, server: EmbeddedRedis, caplog
 ):
-    layer, failures = alone.make(), [True, True]
+    layer, failures = alone.make(), [True]
     ears = await Ears.in_rooms(layer, ROOM)
     await members(layer, 1, "orders")
 
