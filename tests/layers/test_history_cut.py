@@ -10,21 +10,13 @@ import pytest
 
 from realtime.layers import history
 from realtime.layers.outlets import PublicationBatch
-from realtime.protocol.publication import Draft, Unrecoverable
+from realtime.protocol.publication import Unrecoverable
 from realtime.redis.client import client
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import eventually
-from tests.layers.support import LOST, ROOM, Ears, Layers, publish
+from tests.layers.support import LOST, ROOM, Ears, Layers, publish, silently
 
 QUIET = "hub.thread.quiet"
-
-
-async def silently(*texts: str, group: str = ROOM) -> list[int]:
-    """Append without publishing; the positions."""
-    found = await history.append(
-        [Draft(rooms=[(group, f"{text}@".encode())], tail=b"") for text in texts], publish=False
-    )
-    return [int(position) for (position,) in found]
 
 
 async def saved(group: str = ROOM) -> dict[str, Any]:

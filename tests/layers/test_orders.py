@@ -21,7 +21,7 @@ from realtime.protocol.publication import Publication
 from realtime.tasks.task_set import TaskSet
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
-from tests.layers.support import ROOM, Ears, Layers, Review, crowd, members, publish, turns_until
+from tests.layers.support import ROOM, Ears, Layers, Review, Slow, crowd, members, publish, turns_until
 
 
 async def test_nothing_is_delivered_while_orders_may_have_been_missed_and_then_everything_is(
@@ -81,14 +81,6 @@ async def test_fan_out_that_is_under_way_stops_when_orders_are_missed_and_nothin
 async def test_replay_that_is_under_way_waits_while_orders_may_have_been_missed(
     alone: Layers, server: EmbeddedRedis
 ):
-    class Slow(Ears):
-        def __init__(self) -> None:
-            super().__init__()
-            self.may_go_on = asyncio.Event()
-
-        async def drained(self) -> None:
-            await self.may_go_on.wait()
-
     layer, review = alone.make(), Review()
     await members(layer, 1, "orders")
     large = "x" * history.READ_BYTES
