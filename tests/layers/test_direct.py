@@ -70,12 +70,6 @@ async def test_message_reaches_its_room_without_the_stream(room: Room):
         assert int(after["offset"]) > int(frame["offset"])
 
 
-async def test_message_goes_on_when_the_bridge_has_ended(room: Room):
-    await read_by_a_bridge()
-    await say(7)
-    assert (await room.frame())["data"]["message_id"] == "7"
-
-
 async def test_without_a_bridge_it_waits_in_the_stream(room: Room):
     await say(1)
     assert await in_stream() == 1

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -74,6 +74,21 @@ async def names(group: str = HERE) -> list[str]:
 
 def names_of(publications: Sequence[Publication]) -> list[str]:
     return [publication.frame.partition(b"@")[0].decode() for publication in publications]
+
+
+@contextlib.asynccontextmanager
+async def listening() -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
+    """What is published in HERE, one after the other."""
+    async with client().pubsub() as subscription:
+        await subscription.subscribe(history.channel(HERE))
+        await subscription.get_message(timeout=PATIENCE)
+
+        async def next_one() -> bytes:
+            message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
+            assert message is not None
+            return message["data"]
+
+        yield next_one
 
 
 async def microseconds() -> int:
@@ -171,9 +186,7 @@ async def test_room_that_was_entered_is_kept_though_it_is_empty():
 
 
 async def test_room_that_redis_forgot_is_kept_for_clients_that_are_in_it():
-    async with client().pubsub() as subscription:
-        await subscription.subscribe(history.channel(HERE))
-        await subscription.get_message(timeout=PATIENCE)
+    async with listening():
         assert await put(entry("1"), publish=True) != [[0]]
 
 
@@ -233,43 +246,23 @@ async def test_frame_carries_its_position():
 
 
 async def test_what_is_published_is_what_is_in_the_log():
-    async with client().pubsub() as subscription:
-        await subscription.subscribe(history.channel(HERE))
-        await subscription.get_message(timeout=PATIENCE)
-        entries = entry("1", exclude="a-connection"), entry("2", body="ünïcode".encode()), entry("3")
+    excluded = ["a", "c" * 32, "another's idea of a connection id " * 5, "ünïcode", ""]
+    entries = [
+        entry(f"{number}", exclude=each, body="ünï".encode()) for number, each in enumerate(excluded, 1)
+    ]
+    async with listening() as next_one:
         await put(*entries, publish=True)
-        published = []
-        while len(published) < 3:
-            message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
-            assert message is not None
-            published.append(unpack(message["data"]))
+        published = [unpack(await next_one()) for _ in entries]
     assert published == await logged()
-    assert [publication.exclude for publication in published] == ["a-connection", "", ""]
+    assert [publication.exclude for publication in published] == excluded
     assert [publication.previous for publication in published[1:]] == [p.position for p in published[:-1]]
 
 
-@pytest.mark.parametrize("exclude", ["a", "c" * 32, "another's idea of a connection id " * 5, "ünïcode"])
-async def test_excluded_connection_is_passed_on_whatever_it_is_called(exclude: str):
-    async with client().pubsub() as subscription:
-        await subscription.subscribe(history.channel(HERE))
-        await subscription.get_message(timeout=PATIENCE)
-        await put(entry("1", exclude=exclude), publish=True)
-        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
-    assert message is not None
-    (publication,) = await logged()
-    assert unpack(message["data"]) == publication
-    assert publication.exclude == exclude
-
-
 async def test_nothing_is_published_when_another_channel_layer_does_that():
-    async with client().pubsub() as subscription:
-        await subscription.subscribe(history.channel(HERE))
-        await subscription.get_message(timeout=PATIENCE)
+    async with listening() as next_one:
         await put(entry("1"), publish=False)
         await client().publish(history.channel(HERE), b"end")
-        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=PATIENCE)
-    assert message is not None
-    assert message["data"] == b"end"
+        assert await next_one() == b"end"
     assert await names() == ["1"]
 
 
@@ -290,16 +283,6 @@ async def test_batch_that_overlaps_another_bridges_appends_only_what_is_new():
     appended = await put(*(entry(str(number)) for number in (1, 2, 3, 4)))
     assert [bool(position) for (position,) in appended] == [False, False, True, True]
     assert await names() == ["1", "2", "3", "4"]
-
-
-async def test_entry_below_the_rooms_last_one_of_its_source_is_left_out():
-    await one("9")
-    assert await one("8") == 0
-
-
-async def test_entries_are_ordered_like_their_stream_not_like_text():
-    await one("9")
-    assert await one("10")
 
 
 async def test_entry_is_left_out_only_in_rooms_that_had_it():
@@ -342,11 +325,6 @@ async def test_what_follows_a_duplicate_is_delivered():
     await put(entry("1", id="order-7"), entry("2", id="order-7"), entry("3"))
     assert await names() == ["1", "3"]
     assert await one("2") == 0
-
-
-async def test_other_ids_are_no_duplicates():
-    assert await one("1", id="order-7")
-    assert await one("2", id="order-8")
 
 
 async def test_ids_with_any_characters_are_told_apart():
@@ -570,12 +548,6 @@ async def test_slices_put_together_are_the_whole():
 
 
 # --- Trimming ----------------------------------------------------------------------------------------
-
-
-async def test_log_keeps_so_many_entries(settings):
-    limited(settings, HISTORY_SIZE=4)
-    await put(*(entry(str(number)) for number in range(1, 11)))
-    assert await names() == ["7", "8", "9", "10"]
 
 
 async def test_log_keeps_so_many_entries_of_calls_of_any_size(settings):
