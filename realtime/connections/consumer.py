@@ -172,10 +172,6 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         else:
             self._ended_early = code, reason
 
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """`terminate`, as an action for `soon`."""
-        self.terminate(code, reason)
-
     async def websocket_disconnect(self, message: Any) -> None:
         self.ended = True
         _say_closed(self, *(self.outlet.writer.ending or _ending(message)))

@@ -785,7 +785,7 @@ async def test_signal_waits_until_the_frame_is_answered(client_event):
     go_on = asyncio.Event()
 
     async def handler(connection: Any, payload: Empty) -> None:
-        connection.soon(connection.end, CloseCode.NORMAL)
+        connection.soon(connection.terminate, CloseCode.NORMAL)
         await go_on.wait()
 
     client_event(handler)
@@ -827,8 +827,8 @@ async def test_action_for_a_connection_that_ended_is_left_out():
 async def test_ending_twice_closes_once():
     async with connected("portal") as ana:
         inside = consumer()
-        await inside.end(CloseCode.REVOKED)
-        await inside.end(CloseCode.SILENT)
+        inside.terminate(CloseCode.REVOKED)
+        inside.terminate(CloseCode.SILENT)
         assert await ana.expect_close() == (CloseCode.REVOKED, "revoked")
         assert await ana.communicator.receive_nothing()
 
