@@ -3,10 +3,11 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from channels.testing import WebsocketCommunicator
+from redis.exceptions import ConnectionError as RedisDown
 
 from realtime.asgi import application
 from realtime.auth import revocation
@@ -20,6 +21,7 @@ from realtime.connections.handshake import (
     is_allowed_origin,
     unavailable,
 )
+from realtime.layers.room_layer import RoomChannelLayer
 from realtime.protocol.handshake_errors import RefusalCode
 from realtime.redis.client import client, key
 from tests.inprocess import Connection, bearer, connected, http, refusal
@@ -328,6 +330,15 @@ async def test_handshake_is_refused_while_the_channel_layer_is_down(process, set
             "CONFIG": {"hosts": [{"address": DEAD_REDIS}]},
         }
     }
+    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("failure", [RedisDown("away"), ConnectionRefusedError()], ids=repr)
+async def test_handshake_is_refused_while_the_layer_gives_no_channel(
+    process, monkeypatch, failure: Exception
+):
+    monkeypatch.setattr(RoomChannelLayer, "attach", AsyncMock(side_effect=failure))
     answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
     assert (answer.status, answer.code) == (503, "unavailable")
 
