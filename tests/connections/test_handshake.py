@@ -10,7 +10,6 @@ from channels.testing import WebsocketCommunicator
 from redis.exceptions import ConnectionError as RedisDown
 
 from realtime.asgi import application
-from realtime.auth import revocation
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
 from realtime.connections.arrivals import Arrivals
@@ -301,19 +300,6 @@ async def test_revoked_token_is_refused(process):
     await client().set(key("revoked", verify(token).jti), "1")
     answer = await refusal("/hub/", headers=bearer(token))
     assert (answer.status, answer.code) == (401, "token_invalid")
-
-
-async def test_user_disconnected_while_the_handshake_is_under_way_does_not_get_in(process):
-    at = await revocation.now() + 5
-    await client().set(key("disconnected", "hub", "7"), repr(at))
-    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
-    assert (answer.status, answer.code) == (401, "token_invalid")
-
-
-async def test_user_disconnected_before_may_come_back(process):
-    await client().set(key("disconnected", "hub", "7"), repr(await revocation.now() - 0.001))
-    async with connected(user_id="7"):
-        pass
 
 
 async def test_handshake_is_refused_while_redis_is_down(process, settings):

@@ -65,15 +65,6 @@ async def test_hole_that_the_log_no_longer_fills_is_said(alone: Layers, server: 
     await other.hear()
 
 
-async def test_hole_of_messages_that_the_subscription_did_not_bring_is_filled(layer: Any):
-    """A message that the subscription did not bring (it may have been cut in that moment) is missed at the next one."""
-    ears = await Ears.in_rooms(layer, ROOM)
-    await publish("1")
-    await silently("2", "3")
-    await publish("4")
-    await ears.hear("1", "2", "3", "4")
-
-
 @pytest.mark.parametrize("read", ["after", "ends"])
 async def test_history_that_cannot_be_read_for_a_moment_is_read_again(
     alone: Layers, server: EmbeddedRedis, monkeypatch, read: str
