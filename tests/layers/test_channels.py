@@ -173,9 +173,10 @@ async def test_receive_cancelled_at_any_moment_loses_no_message_of_a_normal_chan
 
 
 async def test_message_on_a_normal_channel_expires(layers: Layers):
-    layer = layers.make(expiry=0.5)
+    layer = layers.make(expiry=0.1)
     await layer.send("work", message("old"))
-    await asyncio.sleep(0.55)
+    await asyncio.sleep(0.15)
+    layer.expiry = 60
     await layer.send("work", message("new"))
     assert await receive_several(layer, "work", 1) == ["new"]
 

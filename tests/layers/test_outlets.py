@@ -237,13 +237,13 @@ async def test_channel_that_is_received_from_twice_at_once_gives_each_message_to
 
 
 async def test_messages_that_were_not_received_in_time_expire_and_take_no_room(layers: Layers):
-    layer = layers.make(expiry=0.5, capacity=2)
+    layer = layers.make(expiry=1, capacity=2)
     (channel,) = await members(layer, 1, "group")
     for n in range(3):
         await layer.group_send("group", message(n))  # the last of them makes it overflow
     with pytest.raises(ChannelFull):
         await layer.send(channel, message())
-    await asyncio.sleep(0.55)
+    await asyncio.sleep(1.1)
     await layer.send(channel, message("new"))
     await layer.group_send("group", END)
     assert await receive_several(layer, channel, 2) == ["new", "end"]
