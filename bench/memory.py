@@ -43,9 +43,11 @@ def message(number: int) -> dict[str, Any]:
 def contents() -> dict[str, tuple[Fill, Fill | None]]:
     """Return what to measure: functions that write the value, and those that write the rest without it."""
     from presence import store  # noqa: PLC0415
-    from realtime.connections import user_limit  # noqa: PLC0415
+    from realtime.connections.arrivals import arrivals  # noqa: PLC0415
+    from realtime.connections.user_limit import UserConnection  # noqa: PLC0415
     from realtime.layers import history  # noqa: PLC0415
     from realtime.protocol.envelope import frame_head, frame_tail  # noqa: PLC0415
+    from realtime.protocol.principal import Principal  # noqa: PLC0415
     from realtime.protocol.publication import Draft  # noqa: PLC0415
     from realtime.redis.client import client, key  # noqa: PLC0415
 
@@ -79,12 +81,10 @@ def contents() -> dict[str, tuple[Fill, Fill | None]]:
     def admitted(connections: int) -> Fill:
         async def fill(count: int) -> None:
             for number in range(count):
+                user = Principal(f"user{number}", "attendant", "", (), frozenset(), uuid4().hex, 1.8e9)
                 for index in range(connections):
-                    await user_limit.admit(
-                        user_limit.UserConnection(
-                            "hub", f"user{number}", f"specific.{uuid4().hex}!{index}", 1.8e9
-                        )
-                    )
+                    place = UserConnection("hub", user.user_id, f"specific.{uuid4().hex}!{index}")
+                    await arrivals().ask(user, place)
 
         return fill
 

@@ -148,7 +148,7 @@ async def presence_away(connection: TeamPresence, payload: Empty) -> None:
 async def presence_offline(connection: TeamPresence, payload: Empty) -> None:
     """The user logs out: this connection ends without a grace period."""
     await connection.presence.logout(connection.connection_id)
-    connection.soon(connection.end, CloseCode.NORMAL)
+    connection.soon(connection.terminate, CloseCode.NORMAL)
 
 
 def _listed(connection: TeamPresence) -> str:

@@ -2,7 +2,8 @@
 
 All that open in the same turn of the event loop ask together, by one script. It reads the time and the marks at the
 same moment, so every order comes either before it, and is found, or after it, and is signalled to the connections that
-the registry has. In a Cluster the keys are on several servers, and each connection asks one thing after the other.
+the registry has. In a Cluster the keys are on several servers: each connection asks for the time and the marks, one
+after the other, and the script only records it.
 """
 
 from __future__ import annotations
@@ -68,8 +69,7 @@ class Arrivals:
         if self._waiting:
             self._loop.call_soon(self._send)
         keys = [key for principal, connection, _ in asked for key in _keys(principal, connection)]
-        channels = [connection.channel for _, connection, _ in asked]
-        arguments: list[Argument] = [conf().limits.user_connections, user_limit.SECONDS, *channels]
+        arguments = _arguments([connection for _, connection, _ in asked])
         again = partial(run, _arrive, keys, arguments)
         found = pipes().to("").run(_arrive, keys, arguments)
         found.add_done_callback(partial(_answer, [(place, answer) for _, place, answer in asked], again))
@@ -80,7 +80,12 @@ arrivals: PerLoop[Arrivals] = PerLoop(Arrivals, lambda _: None)
 
 
 def _keys(principal: Principal, connection: UserConnection) -> tuple[str, str, str]:
-    return (*revocation.marks_of(principal, connection.namespace), connection.key)
+    return (connection.key, *revocation.marks_of(principal, connection.namespace))
+
+
+def _arguments(connections: Sequence[UserConnection]) -> list[Argument]:
+    channels = [connection.channel for connection in connections]
+    return [conf().limits.user_connections, user_limit.SECONDS, *channels]
 
 
 def _answer(waiting: Waiting, again: Again | None, found: asyncio.Future[Any]) -> None:
@@ -112,5 +117,5 @@ async def _one_after_the_other(principal: Principal, connection: UserConnection)
     at = await revocation.now()
     if await revocation.must_leave(principal, connection.namespace, at):
         return None
-    await user_limit.admit(connection._replace(opened_at=at))
-    return Arrival(at)
+    _, channels = await run(_arrive, [connection.key], _arguments([connection]))
+    return _arrival(at, channels)

@@ -87,16 +87,10 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         self.principal = scope["principal"]
         await super().__call__(scope, receive, send)
 
-    async def attach(self, writer: FrameWriter) -> None:
+    def begin(self, writer: FrameWriter) -> None:
         self.channel_layer = channel_layer(self.channel_layer_alias)
         self.layer = room_layer(self.channel_layer_alias)
         self.outlet = ConnectionOutlet(self, writer)
-        try:
-            self.channel_name = await self.layer.attach(self.outlet)
-        except RedisError as error:
-            logger.warning("handshake failed", extra={"error": spelled(error)})
-            await handshake.deny(self.scope, self.base_send, handshake.unavailable(), self.namespace)
-            raise StopConsumer from None
 
     async def websocket_connect(self, message: Any) -> None:
         try:
@@ -137,6 +131,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         await self.on_ready()
 
     async def _enter(self) -> None:
+        self.channel_name = await self.layer.attach(self.outlet)
         await self._registry.start()
         handshake.check_capacity()  # no `await` before the next line, which takes the place
         self._registry.add(self)
@@ -172,10 +167,6 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         else:
             self._ended_early = code, reason
 
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """`terminate`, as an action for `soon`."""
-        self.terminate(code, reason)
-
     async def websocket_disconnect(self, message: Any) -> None:
         self.ended = True
         _say_closed(self, *(self.outlet.writer.ending or _ending(message)))
@@ -186,8 +177,7 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
             return
         self._gone = self.ended = True
         tracing.end_handshake(self.scope, "gone")
-        outlet = getattr(self, "outlet", None)  # without Redis it never came so far
-        _say_closed(self, *((outlet and outlet.writer.ending) or (By.LOST, LOST, "")))
+        _say_closed(self, *(self.outlet.writer.ending or (By.LOST, LOST, "")))
         self.cancel_all()
         self.deadlines.end()
         self._registry.remove(self)

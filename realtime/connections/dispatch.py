@@ -37,16 +37,12 @@ class FrameDispatch:
         self._connection = connection
         self._invalid_in_a_row = 0
 
-    async def receive(self, text: str | None, retry_after: float = 0.0) -> None:
+    def begin(self, text: str | None, retry_after: float = 0.0) -> Awaitable[None] | None:
         """Answer one frame: exactly once if it has an id, and with an error if it is refused.
 
-        `text` is None for a binary frame. `retry_after` is how many seconds the frame came too early.
+        `text` is None for a binary frame. `retry_after` is how many seconds the frame came too early. What has to wait
+        for something is left, and returned to be awaited.
         """
-        if (rest := self.begin(text, retry_after)) is not None:
-            await rest
-
-    def begin(self, text: str | None, retry_after: float = 0.0) -> Awaitable[None] | None:
-        """`receive`, as far as nothing has to be waited for. Returns what is left, or None."""
         frame_id: str | int | None = None
         try:
             if text is None:

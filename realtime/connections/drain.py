@@ -32,9 +32,9 @@ async def drain() -> None:
     for number, connection in enumerate(leaving):
         if (early := started + seconds * number / len(leaving) - loop.time()) > 0:
             await asyncio.sleep(early)
-        connection.soon(connection.end, CloseCode.RESTARTING)
+        connection.soon(connection.terminate, CloseCode.RESTARTING)
     for connection in list(registry.connections.values()):
-        connection.soon(connection.end, CloseCode.RESTARTING)  # those whose handshake was under way
+        connection.soon(connection.terminate, CloseCode.RESTARTING)  # those whose handshake was under way
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_SECONDS):
             while registry.connections:  # noqa: ASYNC110  (for two seconds, once)

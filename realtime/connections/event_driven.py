@@ -32,8 +32,8 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         self._handed_over = False
         """The server calls `take` for each event; no task waits for the end of the connection."""
 
-    async def attach(self, writer: FrameWriter) -> None:
-        """Get ready to write with `writer`, and attach to the channel layer. Raises `StopConsumer` if that fails."""
+    def begin(self, writer: FrameWriter) -> None:
+        """Get ready to write with `writer`."""
         raise NotImplementedError
 
     def charge(self) -> float:
@@ -70,7 +70,7 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
     async def _serve(self, receive: Any) -> None:
         scope: Any = self.scope
         writer: HandingOver | None = (scope.get("extensions") or {}).get(EXTENSION)
-        await self.attach(writer or AsgiWriter(self.base_send))
+        self.begin(writer or AsgiWriter(self.base_send))
         await self.dispatch(await receive())
         if writer is None:
             while True:

@@ -55,9 +55,6 @@ class Connection(results.Connection, Protocol):
     async def emit(self, room: str, event: str, **data: Any) -> None:
         """Send an ephemeral event to a room. Raises `redis.RedisError`."""
 
-    async def end(self, code: CloseCode, reason: str = "") -> None:
-        """`terminate`, as an action for `soon`."""
-
     def terminate(self, code: CloseCode, reason: str = "") -> None:
         """Close the connection now."""
 

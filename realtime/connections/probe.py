@@ -13,7 +13,9 @@ class Probe:
 
     def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         self._send = send
-        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._name = ""
+        """Of the last one that was sent."""
+        self._is_back = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
     async def run(self, timeout: float) -> None:
@@ -26,16 +28,13 @@ class Probe:
         await asyncio.shield(self._running)
 
     async def _round_trip(self, timeout: float) -> None:
-        name = uuid4().hex
-        answer = self._waiting[name] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._send({"type": "node.probe", "probe": name})
-                await answer
-        finally:
-            self._waiting.pop(name, None)
+        self._name = uuid4().hex
+        self._is_back.clear()
+        async with asyncio.timeout(timeout):
+            await self._send({"type": "node.probe", "probe": self._name})
+            await self._is_back.wait()
 
     def on_message(self, message: dict[str, Any]) -> None:
         """A probe has come back."""
-        if (answer := self._waiting.pop(message["probe"], None)) and not answer.done():
-            answer.set_result(None)
+        if message["probe"] == self._name:
+            self._is_back.set()

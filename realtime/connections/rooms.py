@@ -93,7 +93,7 @@ class Rooms(Mapping[str, int]):
         self.has_resumed = True
         self._hold_back_no_more()
 
-    async def release(self) -> None:
+    def release(self) -> None:
         """Start the rooms that are held back for a `resume`."""
         self._hold_back_no_more()
         self.start_entered()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
 from realtime.conf import conf
 from realtime.layers.interface import room_layer
-from realtime.redis.client import execute, key, run, script
+from realtime.redis.client import execute, key
 from realtime.tasks.per_loop import PerLoop
 from realtime.tasks.supervision import PAUSE
 from realtime.tasks.task_set import TaskSet
@@ -27,8 +26,6 @@ MOST_OVERDUE = 100_000
 AT_ONCE = 500
 """Records that are taken away together."""
 
-_record = script(Path(__file__).parent / "scripts" / "user_limit.lua")
-
 
 class UserConnection(NamedTuple):
     """One connection of a user."""
@@ -36,21 +33,11 @@ class UserConnection(NamedTuple):
     namespace: str
     user_id: str
     channel: str
-    opened_at: float = 0.0
-    """Redis' clock, seconds; 0: not known yet."""
 
     @property
     def key(self) -> str:
         """The key of the user's connections."""
         return key("seats", self.namespace, self.user_id)
-
-
-async def admit(connection: UserConnection) -> None:
-    """Record a connection; if it is one too many, the oldest is closed (4409). Raises `redis.RedisError`."""
-    if limit := conf().limits.user_connections:
-        arguments = [limit, SECONDS, repr(connection.opened_at), connection.channel]
-        if found := await run(_record, [connection.key], arguments):
-            await close_oldest(connection, [channel.decode() for channel in found])
 
 
 async def release(connection: UserConnection | None) -> None:

@@ -88,13 +88,8 @@ class GapRepair:
         if group.room is None and not self._hears_orders.is_set():
             self.on_restored(())
 
-    def compare(self, group: Group) -> None:
-        """Compare a room with its history."""
-        self._tasks.supervise("compare", lambda: self._compare([group]))
-
-    def compare_all(self) -> None:
-        """Compare every room with its history; a failure is retried until all are compared."""
-        groups = tuple(self._groups.values())
+    def compare(self, *groups: Group) -> None:
+        """Compare rooms with their histories; a failure is retried until all are compared."""
         self._tasks.supervise("compare", lambda: self._compare(groups))
 
     def _carries_orders(self, channel: bytes) -> bool:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from realtime.layers.configured import channel_layer
@@ -48,12 +49,6 @@ class RoomLayer(Protocol):
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to a group. Raises `redis.RedisError`."""
 
-    def group_send_sync(self, group: str, message: dict[str, Any]) -> int:
-        """Send a message to a group from synchronous code. Raises `redis.RedisError`.
-
-        Returns the number of instances that receive it, or 0 when the layer does not know.
-        """
-
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send a message to a channel. Raises `redis.RedisError`."""
 
@@ -82,4 +77,8 @@ class RoomLayer(Protocol):
 def room_layer(alias: str = "default") -> RoomLayer:
     """The channel layer of that name as a layer of rooms."""
     layer = channel_layer(alias)
-    return layer if isinstance(layer, RoomChannelLayer) else StockLayer.around(layer)
+    return layer if isinstance(layer, RoomChannelLayer) else _around(layer)
+
+
+_around = lru_cache(StockLayer)
+"""The one wrapper of a layer."""

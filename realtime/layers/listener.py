@@ -16,7 +16,7 @@ import enum
 import logging
 import random
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
@@ -25,18 +25,10 @@ from realtime.protocol.publication import Unrecoverable
 from realtime.telemetry import metrics
 from realtime.telemetry.metrics import tally
 
+if TYPE_CHECKING:
+    from realtime.layers.group import Group
+
 logger = logging.getLogger(__name__)
-
-
-class Room(Protocol):
-    """What a listener has to know about its group (`realtime.layers.group.Group`)."""
-
-    name: str
-    room: str | None
-    tail: int
-
-    async def read(self, position: int) -> PublicationBatch | None:
-        """The first publications above a position in the history."""
 
 
 class State(enum.Enum):
@@ -66,7 +58,7 @@ class Listener:
         "write",
     )
 
-    def __init__(self, group: Room, outlet: Outlet) -> None:
+    def __init__(self, group: Group, outlet: Outlet) -> None:
         self.group = group
         self.outlet = outlet
         self.write = outlet.write

@@ -60,7 +60,7 @@ class LoopLayer:
         )
         self._read = self.repair.read  # once, not for each group
         self.liveness = InstanceLiveness(
-            self.id, self._subscriptions, self.tasks, on_wiped=self.repair.compare_all
+            self.id, self._subscriptions, self.tasks, lambda: self.repair.compare(*self.groups.values())
         )
 
     async def close(self) -> None:
@@ -130,17 +130,15 @@ class LoopLayer:
     def exit(self, listener: Listener) -> None:
         """Leave a room."""
         listener.close()
-        if (group := self.groups.get(history.channel(listener.group.name))) is not None:
-            group.listeners.pop(listener, None)
-            self._drop_if_empty(group)
+        listener.group.listeners.pop(listener, None)
+        self._drop_if_empty(listener.group)
 
     async def missed(self, listener: Listener, position: int) -> int | None:
         """Count the publications after a position, where the listener then stands.
 
         None when not all of them are known: then it stands where the room ends. Raises `redis.RedisError`.
         """
-        if (group := self.groups.get(history.channel(listener.group.name))) is None:
-            return None  # it has left meanwhile
+        group = listener.group
         if position == group.tail:
             listener.place(position)
             return 0  # everything after it arrives live

@@ -171,10 +171,6 @@ class RoomChannelLayer(BaseChannelLayer):
         _require_message(message)
         await self._publish(*history.group_message(group, message))
 
-    def group_send_sync(self, group: str, message: dict[str, Any]) -> int:
-        """`group_send` from synchronous code; returns the number of instances that receive the message."""
-        return publish_sync(*history.group_message(group, message))
-
     async def _publish(self, channel: bytes, payload: bytes) -> None:
         if is_short_lived_loop():
             # Called from synchronous code, whose thread waits anyway: all such calls share their connections.

@@ -10,9 +10,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from asgiref.sync import async_to_sync
 from redis.exceptions import RedisError
 
 from realtime.layers import history
@@ -49,13 +47,6 @@ class StockLayer:
         self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By group and channel."""
 
-    @classmethod
-    def around(cls, layer: Any) -> StockLayer:
-        """The one wrapper of a layer."""
-        if layer not in _wrapped:
-            _wrapped[layer] = cls(layer)
-        return _wrapped[layer]
-
     def prepare(
         self, pipes: Pipes, entries: Sequence[Draft], **options: Any
     ) -> Callable[[], history.Appending]:
@@ -76,10 +67,6 @@ class StockLayer:
                     }
                     await self._layer.group_send(portable_group(group), message)
         return appended
-
-    def group_send_sync(self, group: str, message: dict[str, Any]) -> int:
-        async_to_sync(self._layer.group_send)(group, message)
-        return 0
 
     async def attach(self, mailbox: Mailbox) -> str:
         channel: str = await self._layer.new_channel()
@@ -188,6 +175,3 @@ async def _kept(group: Group, position: int) -> PublicationBatch | None:
     if first is None or start != position:
         raise Unrecoverable(start)
     return _next_batch(group)
-
-
-_wrapped: WeakKeyDictionary[Any, StockLayer] = WeakKeyDictionary()

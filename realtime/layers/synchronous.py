@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from asgiref.sync import async_to_sync
+
 from realtime.layers import history
-from realtime.layers.configured import OWN_LAYER, backend
+from realtime.layers.configured import OWN_LAYER, backend, channel_layer
 from realtime.redis.client import publish_sync
 
 
@@ -16,6 +18,5 @@ def group_send_sync(group: str, message: dict[str, Any]) -> int:
     """
     if backend() == OWN_LAYER:
         return publish_sync(*history.group_message(group, message))
-    from realtime.layers.interface import room_layer  # noqa: PLC0415
-
-    return room_layer().group_send_sync(group, message)
+    async_to_sync(channel_layer().group_send)(group, message)
+    return 0

@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -28,6 +30,8 @@ TICK = 0.05
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended
 
 T = TypeVar("T")
+_Call = tuple[Callable[[], Any], Future[Any]]
+"""A function, and what becomes of it."""
 
 
 def now() -> float:
@@ -46,43 +50,14 @@ def left(until: float) -> float:
 # --- Calls in a thread of their own ------------------------------------------------------------------
 
 
-class _Call(Generic[T]):
-    """A call, and what became of it."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._function = function
-        self._context = copy_context()
-        self._is_done = threading.Lock()
-        self._is_done.acquire()
-        self._result: T
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._result = self._context.run(self._function)
-        except BaseException as error:  # (it belongs to the caller)
-            self._error = error
-        self._is_done.release()
-
-    def result(self, seconds: float) -> T:
-        if not self._is_done.acquire(timeout=seconds):
-            raise RedisTimeoutError("Redis did not answer in time")
-        try:
-            if self._error is not None:
-                raise self._error
-            return self._result
-        finally:
-            self._error = None  # it refers to the frames, and they to it
-
-
 class Threads:
     """Daemon threads that run one call after another; one that hangs keeps neither a caller nor the process waiting."""
 
     def __init__(self) -> None:
-        self._idle: list[SimpleQueue[_Call[Any]]] = []
+        self._idle: list[SimpleQueue[_Call]] = []
         self._free = threading.Semaphore(MOST)
 
-    def start(self, call: _Call[Any]) -> None:
+    def start(self, call: _Call) -> None:
         """Raises `redis.TimeoutError` when too many calls hang, and `RuntimeError` at the end of the process."""
         try:
             calls = self._idle.pop()
@@ -93,18 +68,21 @@ class Threads:
             self._start_thread(calls)
         calls.put(call)
 
-    def _start_thread(self, calls: SimpleQueue[_Call[Any]]) -> None:
+    def _start_thread(self, calls: SimpleQueue[_Call]) -> None:
         try:
             _start(threading.Thread(target=self._work, args=[calls], name="redis", daemon=True))
         except BaseException:
             self._free.release()
             raise
 
-    def _work(self, calls: SimpleQueue[_Call[Any]]) -> None:
+    def _work(self, calls: SimpleQueue[_Call]) -> None:
         while True:
-            call = calls.get()
-            call.run()
-            del call
+            function, future = calls.get()
+            try:
+                future.set_result(function())
+            except BaseException as error:  # (it belongs to the caller)
+                future.set_exception(error)
+            del function, future
             self._idle.append(calls)
 
 
@@ -124,12 +102,17 @@ def call(function: Callable[[], T], until: float) -> T:
     Raises what the function raises, and `redis.TimeoutError` when the time is over.
     """
     seconds = left(until)
-    pending = _Call(function)
+    future: Future[T] = Future()
     try:
-        threads.start(pending)
+        threads.start((partial(copy_context().run, function), future))
     except RuntimeError:  # the interpreter ends, and starts no threads any more
         return function()
-    return pending.result(seconds)
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        raise RedisTimeoutError("Redis did not answer in time") from None
+    finally:
+        del future  # its error refers to this frame
 
 
 # --- Connections that are cut when their time is over ------------------------------------------------

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _running = TaskSet()
 
-Action = Callable[..., Awaitable[None]]
+Action = Callable[..., Awaitable[None] | None]
 
 
 class SerialExecutor:
@@ -63,7 +63,8 @@ class SerialExecutor:
             if self.ended:
                 return
             try:
-                await action(*args)
+                if (waiting := action(*args)) is not None:
+                    await waiting
             except (RedisError, OSError) as error:
                 logger.warning("action failed", extra={"error": spelled(error)})
             except Exception:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import time
+from types import SimpleNamespace
 from typing import Any, TypedDict
 from unittest.mock import AsyncMock
 from uuid import UUID
@@ -39,6 +40,7 @@ from realtime.protocol.rooms import group_name
 from realtime.protocol.wire_types import annotated_ack
 from realtime.redis import schema_version
 from realtime.redis.client import client, key
+from realtime.tasks import serial
 from tests import inprocess
 from tests.inprocess import PATIENCE, Connection, add, bearer, bridging, connected, eventually, refusal
 
@@ -486,16 +488,16 @@ async def test_expulsion_does_not_concern_a_member_who_entered_after_it(again: d
     claim = schema_version.claim
 
     async def slow() -> None:  # a handshake that takes its time must not put the clock back
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
         await claim()
 
     monkeypatch.setattr(schema_version, "claim", slow)
     async with connected() as ana:
         if again:
             await ana.call("join:thread", {"thread_id": 42})
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.02)
         expelled_at = await revocation.now()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.02)
         await ana.call("join:thread", {"thread_id": 42, **again})
         consumer().expel("thread:42", "expelled", before=expelled_at)
         assert "thread:42" in consumer().rooms
@@ -651,14 +653,21 @@ async def test_typist_who_is_expelled_is_reported_as_stopped(monkeypatch):
 async def test_repeated_start_keeps_the_typist_typing_and_is_not_announced_too_often(
     monkeypatch, pause: float, announced: int
 ):
-    monkeypatch.setattr(ephemeral, "TYPING_SECONDS", 1.5)
+    timers: list[asyncio.TimerHandle] = []
+
+    def call_later(*arguments: Any) -> asyncio.TimerHandle:
+        timers.append(asyncio.get_running_loop().call_later(*arguments))
+        return timers[-1]
+
     monkeypatch.setattr(ephemeral, "TYPING_PAUSE", pause)
     async with connected("hub", "8") as bob, connected("hub", "7") as ana:
         for one in (ana, bob):
             await one.call("join:thread", {"thread_id": 42})
+        monkeypatch.setattr(serial, "running_loop", lambda: SimpleNamespace(call_later=call_later))
         for _ in range(4):
             await ana.call("typing:start", {"thread_id": 42})
-            await asyncio.sleep(0.5)
+        assert [timer.cancelled() for timer in timers] == [True, True, True, False]
+        await ana.call("typing:stop", {"thread_id": 42})
         seen = [(await bob.expect("thread:typing"))["data"]["typing"] for _ in range(announced + 1)]
         assert seen == [True] * announced + [False]
 
@@ -706,20 +715,25 @@ async def test_what_is_no_token_does_not_refresh(data: dict[str, Any]):
 # --- Silence -----------------------------------------------------------------------------------------
 
 
-async def test_silent_connection_is_closed(settings):
-    settings.REALTIME = {**settings.REALTIME, "PRESENCE_TTL": 0.3}
-    async with connected() as ana:
-        assert await ana.expect_close() == (CloseCode.SILENT, "silent for too long")
-
-
-@pytest.mark.parametrize("frame", ["hello", '{"event": "leave:thread", "data": {"thread_id": 1}}'])
-async def test_any_frame_even_an_invalid_one_is_a_sign_of_life(frame: str, settings):
-    settings.REALTIME = {**settings.REALTIME, "PRESENCE_TTL": 2}
+@pytest.mark.parametrize(
+    ("frame", "answer"), [("hello", "error"), ('{"event": "heartbeat", "id": 1}', "ack")]
+)
+async def test_connection_is_closed_when_no_frame_comes_not_even_an_invalid_one(
+    frame: str, answer: str, monkeypatch
+):
+    loop = asyncio.get_running_loop()
+    clock = SimpleNamespace(ahead=0.0, time=lambda: loop.time() + clock.ahead, call_later=loop.call_later)
+    monkeypatch.setattr(deadlines, "running_loop", lambda: clock)
     async with connected("portal") as ana:
-        for _ in range(4):
-            await asyncio.sleep(0.6)
+        inside = consumer()
+        for _ in range(3):
+            clock.ahead += 200.0
             await ana.raw(frame)
-        await ana.call("heartbeat")
+            await ana.expect(answer)
+            inside.deadlines.check()
+        clock.ahead += 300.0
+        inside.deadlines.check()
+        assert await ana.expect_close() == (CloseCode.SILENT, "silent for too long")
 
 
 # --- Connection limit, revocation --------------------------------------------------------------------
@@ -771,7 +785,7 @@ async def test_signal_waits_until_the_frame_is_answered(client_event):
     go_on = asyncio.Event()
 
     async def handler(connection: Any, payload: Empty) -> None:
-        connection.soon(connection.end, CloseCode.NORMAL)
+        connection.soon(connection.terminate, CloseCode.NORMAL)
         await go_on.wait()
 
     client_event(handler)
@@ -813,8 +827,8 @@ async def test_action_for_a_connection_that_ended_is_left_out():
 async def test_ending_twice_closes_once():
     async with connected("portal") as ana:
         inside = consumer()
-        await inside.end(CloseCode.REVOKED)
-        await inside.end(CloseCode.SILENT)
+        inside.terminate(CloseCode.REVOKED)
+        inside.terminate(CloseCode.SILENT)
         assert await ana.expect_close() == (CloseCode.REVOKED, "revoked")
         assert await ana.communicator.receive_nothing()
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from channels.testing import WebsocketCommunicator
+from redis.exceptions import ConnectionError as RedisDown
 
 from realtime.asgi import application
-from realtime.auth import revocation
 from realtime.auth.issuing import issue
 from realtime.auth.verification import verify
 from realtime.connections.arrivals import Arrivals
@@ -20,6 +20,7 @@ from realtime.connections.handshake import (
     is_allowed_origin,
     unavailable,
 )
+from realtime.layers.room_layer import RoomChannelLayer
 from realtime.protocol.handshake_errors import RefusalCode
 from realtime.redis.client import client, key
 from tests.inprocess import Connection, bearer, connected, http, refusal
@@ -301,19 +302,6 @@ async def test_revoked_token_is_refused(process):
     assert (answer.status, answer.code) == (401, "token_invalid")
 
 
-async def test_user_disconnected_while_the_handshake_is_under_way_does_not_get_in(process):
-    at = await revocation.now() + 5
-    await client().set(key("disconnected", "hub", "7"), repr(at))
-    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
-    assert (answer.status, answer.code) == (401, "token_invalid")
-
-
-async def test_user_disconnected_before_may_come_back(process):
-    await client().set(key("disconnected", "hub", "7"), repr(await revocation.now() - 0.001))
-    async with connected(user_id="7"):
-        pass
-
-
 async def test_handshake_is_refused_while_redis_is_down(process, settings):
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": DEAD_REDIS}
     answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
@@ -328,6 +316,15 @@ async def test_handshake_is_refused_while_the_channel_layer_is_down(process, set
             "CONFIG": {"hosts": [{"address": DEAD_REDIS}]},
         }
     }
+    answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
+    assert (answer.status, answer.code) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("failure", [RedisDown("away"), ConnectionRefusedError()], ids=repr)
+async def test_handshake_is_refused_while_the_layer_gives_no_channel(
+    process, monkeypatch, failure: Exception
+):
+    monkeypatch.setattr(RoomChannelLayer, "attach", AsyncMock(side_effect=failure))
     answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
     assert (answer.status, answer.code) == (503, "unavailable")
 

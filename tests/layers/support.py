@@ -153,10 +153,21 @@ LOST = Gap("thread:42", "lost")
 ROOM = "hub.thread.42"
 
 
+def draft(text: Any, group: str = ROOM, exclude: str = "") -> Draft:
+    """What is appended to a room, with a frame that `Ears` can read."""
+    return Draft(rooms=[(group, f"{text}@".encode())], tail=b"", exclude=exclude)
+
+
 async def publish(*texts: Any, group: str = ROOM) -> int:
     """Publish in a room as a bridge does; the last position."""
-    found = await history.append([Draft(rooms=[(group, f"{text}@".encode())], tail=b"") for text in texts])
+    found = await history.append([draft(text, group) for text in texts])
     return int(found[-1][0])
+
+
+async def silently(*texts: Any, group: str = ROOM) -> list[int]:
+    """Append what no subscription brings; the positions."""
+    found = await history.append([draft(text, group) for text in texts], publish=False)
+    return [int(position) for (position,) in found]
 
 
 class Broken(Ears):
@@ -182,11 +193,22 @@ class Broken(Ears):
             raise ZeroDivisionError
 
 
+class Slow(Ears):
+    """An outlet whose client does not read until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = asyncio.Event()
+
+    async def drained(self) -> None:
+        await self.may_go_on.wait()
+
+
 async def keep_publishing(count: int, *, group: str = ROOM, at_once: int = 1) -> list[int]:
     """Publish the numbers below `count`, as fast as Redis takes them; all the positions."""
     positions = []
     for start in range(0, count, at_once):
-        entries = [Draft(rooms=[(group, f"{n}@".encode())], tail=b"") for n in range(start, start + at_once)]
+        entries = [draft(n, group) for n in range(start, start + at_once)]
         positions += [int(found[0]) for found in await history.append(entries)]
     return positions
 

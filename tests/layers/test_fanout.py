@@ -13,7 +13,6 @@ from realtime.layers import fanout, history
 from realtime.layers import group as groups
 from realtime.layers.fanout import SLICE
 from realtime.layers.listener import State
-from realtime.protocol.publication import Draft
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
 from tests.layers.support import (
@@ -22,11 +21,14 @@ from tests.layers.support import (
     Clock,
     Ears,
     Layers,
+    Slow,
     crowd,
+    draft,
     keep_publishing,
     noted_reads,
     publish,
     said,
+    silently,
     turns_until,
 )
 
@@ -51,9 +53,7 @@ async def test_large_room_is_served_in_slices_so_that_the_loop_has_time_for_othe
 async def test_large_rooms_take_turns(layer: Any):
     rooms = ["hub.thread.1", "hub.thread.2"]
     one, other = [await crowd(layer, room, 6) for room in rooms]
-    await history.append(
-        [Draft(rooms=[(room, f"{n}@".encode())], tail=b"") for n in range(3) for room in rooms]
-    )
+    await history.append([draft(n, room) for n in range(3) for room in rooms])
     await turns_until(lambda: all(len(each.heard) == 3 for each in (*one, *other)))
     served = [sorted(turn for each in room for turn in each.served) for room in (one, other)]
     for turn in sorted({*served[0], *served[1]}):
@@ -65,12 +65,7 @@ async def test_small_room_is_served_in_the_turn_in_which_its_publication_comes(l
     """Whatever waits for a large one."""
     large = await crowd(layer, "hub.thread.1", 10)
     small = await Clock.in_rooms(layer, ROOM)
-    await history.append(
-        [
-            *(Draft(rooms=[("hub.thread.1", f"{n}@".encode())], tail=b"") for n in range(20)),
-            Draft(rooms=[(ROOM, b"small@")], tail=b""),
-        ]
-    )
+    await history.append([*[draft(n, "hub.thread.1") for n in range(20)], draft("small")])
     await turns_until(lambda: bool(small.served))
     assert sum(bool(each.served) for each in large) <= SLICE
     await turns_until(lambda: all(len(each.heard) == 20 for each in large))
@@ -177,8 +172,7 @@ async def test_answers_about_the_end_of_a_room_that_cross_each_other_hide_nothin
 
 async def test_listeners_that_lack_the_same_read_it_together(layer: Any, monkeypatch):
     all_ears = [await Ears.in_rooms(layer, ROOM) for _ in range(100)]
-    silent = [Draft(rooms=[(ROOM, f"{n}@".encode())], tail=b"") for n in range(3)]
-    await history.append(silent, publish=False)
+    await silently(*range(3))
     reads = noted_reads(monkeypatch)
     await publish("3")
     for ears in all_ears:
@@ -196,7 +190,7 @@ async def test_closing_some_listeners_that_read_together_does_not_disturb_the_ot
         return await after(*args)
 
     monkeypatch.setattr(history, "after", slow)
-    await history.append([Draft(rooms=[(ROOM, b"1@")], tail=b"")], publish=False)
+    await silently("1")
     await publish("2")
     await asyncio.wait_for(asked.wait(), PATIENCE)
     all_ears[0].leave(layer)
@@ -225,7 +219,7 @@ async def test_room_left_and_entered_again_while_its_history_is_read_gets_all_of
         return found
 
     monkeypatch.setattr(history, "after", slow)
-    await history.append([Draft(rooms=[(ROOM, b"2@")], tail=b"")], publish=False)
+    await silently("2")
     await publish("3")
     await asyncio.wait_for(asked.wait(), PATIENCE)
     since = ears.listeners[0].position
@@ -262,14 +256,6 @@ async def test_outlet_that_closes_its_listener_while_a_replay_is_written_gets_no
 
 
 async def test_replay_waits_for_a_client_that_reads_slowly_and_live_publications_for_the_replay(layer: Any):
-    class Slow(Ears):
-        def __init__(self) -> None:
-            super().__init__()
-            self.may_go_on = asyncio.Event()
-
-        async def drained(self) -> None:
-            await self.may_go_on.wait()
-
     large = "x" * history.READ_BYTES
     others = await Ears.in_rooms(layer, ROOM)
     ears = await Slow().enter(layer, ROOM)

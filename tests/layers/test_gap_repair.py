@@ -16,7 +16,7 @@ from realtime.layers import history, loop_layer
 from realtime.layers.group import Group
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import Queue
-from realtime.protocol.publication import Draft, Publication, unpack
+from realtime.protocol.publication import Publication, unpack
 from realtime.redis.client import client, key
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
@@ -31,6 +31,7 @@ from tests.layers.support import (
     message,
     publish,
     receive,
+    silently,
     subscriptions,
 )
 
@@ -55,24 +56,13 @@ async def test_hole_that_the_log_no_longer_fills_is_said(alone: Layers, server: 
     await publish("before")
     await ears.hear("before")
     with server.client() as redis:
-        await history.append([Draft(rooms=[(ROOM, b"lost@")], tail=b"")], publish=False)
+        await silently("lost")
         redis.delete(f"{history.base(ROOM)}:log")
     await publish("not before the gap")
     await ears.hear("before", LOST)
     await publish("after")
     await ears.hear("before", LOST, "after")
     await other.hear()
-
-
-async def test_hole_of_messages_that_the_subscription_did_not_bring_is_filled(layer: Any):
-    """A message that the subscription did not bring (it may have been cut in that moment) is missed at the next one."""
-    ears = await Ears.in_rooms(layer, ROOM)
-    await publish("1")
-    await history.append(
-        [Draft(rooms=[(ROOM, b"2@")], tail=b""), Draft(rooms=[(ROOM, b"3@")], tail=b"")], publish=False
-    )
-    await publish("4")
-    await ears.hear("1", "2", "3", "4")
 
 
 @pytest.mark.parametrize("read", ["after", "ends"])
@@ -92,7 +82,7 @@ async def test_history_that_cannot_be_read_for_a_moment_is_read_again(
         return await original(*arguments)
 
     monkeypatch.setattr(history, read, unreliable)
-    await history.append([Draft(rooms=[(ROOM, b"2@")], tail=b"")], publish=False)
+    await silently("2")
     if read == "ends":
         with server.client() as redis:
             redis.client_kill_filter(_type="pubsub")
@@ -104,8 +94,7 @@ async def test_history_that_cannot_be_read_for_a_moment_is_read_again(
 
 async def test_hole_larger_than_one_slice_is_filled_in_order_while_more_is_published(layer: Any):
     ears = await Ears.in_rooms(layer, ROOM)
-    silent = [Draft(rooms=[(ROOM, f"{n}@".encode())], tail=b"") for n in range(350)]
-    await history.append(silent, publish=False)
+    await silently(*range(350))
     await asyncio.gather(*(publish(f"later {n}") for n in range(50)))
     await eventually(lambda: len(ears.heard) >= 400)
     assert ears.heard[:350] == [str(n) for n in range(350)]
@@ -164,7 +153,7 @@ async def test_redis_that_takes_no_writes_for_a_while_is_compared_with_later(
 ):
     """A primary that has just taken over has no replica yet (`min-replicas-to-write`): no room is the reason."""
     ears = [await Ears.in_rooms(alone.make(), *groups) for groups in ([ROOM], [ROOM, "hub.thread.other"])]
-    await history.append([Draft(rooms=[(ROOM, b"missed@")], tail=b"")], publish=False)
+    await silently("missed")
     with server.client() as redis:
         redis.config_set("min-replicas-to-write", 1)
         redis.client_kill_filter(_type="pubsub")
@@ -183,7 +172,7 @@ async def test_room_whose_key_is_not_ours_is_refused_alone(alone: Layers):
     first, refused, last = await asyncio.gather(*entering, return_exceptions=True)
     assert isinstance(refused, RedisError)
     for group, text in (("hub.thread.0", "a"), ("hub.thread.2", "b")):
-        await history.append([Draft(rooms=[(group, f"{text}@".encode())], tail=b"")])
+        await publish(text, group=group)
     for ears, text in ((first, "a"), (last, "b")):
         assert isinstance(ears, Ears)
         ears.start()
@@ -192,13 +181,17 @@ async def test_room_whose_key_is_not_ours_is_refused_alone(alone: Layers):
         await Ears().enter(layer, "hub.thread.1")
 
 
-async def test_join_without_redis_fails_and_succeeds_when_it_is_back(alone: Layers, server: EmbeddedRedis):
+async def test_join_without_redis_fails_and_succeeds_when_it_is_back(
+    alone: Layers, server: EmbeddedRedis, monkeypatch
+):
     layer = alone.make()
     await Ears.in_rooms(layer, ROOM)
     ears = Ears()
     server.stop(SIGKILL)
-    with pytest.raises((RedisError, OSError)):
-        await asyncio.wait_for(ears.enter(layer, "hub.thread.1"), PATIENCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_layer, "JOIN_SECONDS", 0.1)
+        with pytest.raises((RedisError, OSError)):
+            await asyncio.wait_for(ears.enter(layer, "hub.thread.1"), PATIENCE)
     server.start()
 
     async def joins() -> bool:

@@ -55,15 +55,6 @@ async def test_discarding_a_channel_that_is_not_in_is_fine(layer: Any):
     await layer.group_discard("group", channel)
 
 
-async def test_channel_may_come_back(layer: Any):
-    (channel,) = await members(layer, 1, "group")
-    for n in range(20):
-        await layer.group_discard("group", channel)
-        await layer.group_add("group", channel)
-        await layer.group_send("group", message(n))
-        assert await receive(layer, channel) == message(n)
-
-
 async def test_group_and_channel_of_the_same_name_are_different(layer: Any):
     (channel,) = await members(layer, 1, "name")
     receiving = asyncio.create_task(layer.receive("name"))
@@ -73,14 +64,6 @@ async def test_group_and_channel_of_the_same_name_are_different(layer: Any):
     assert not receiving.done()
     receiving.cancel()
     await asyncio.gather(receiving, return_exceptions=True)
-
-
-async def test_messages_to_a_group_come_in_the_order_they_were_sent(layer: Any):
-    channels = await members(layer, 5, "group")
-    for n in range(80):
-        await layer.group_send("group", message(n))
-    for channel in channels:
-        assert await receive_several(layer, channel, 80) == list(range(80))
 
 
 async def test_group_is_one_for_all_processes(layers: Layers):

@@ -10,21 +10,13 @@ import pytest
 
 from realtime.layers import history
 from realtime.layers.outlets import PublicationBatch
-from realtime.protocol.publication import Draft, Unrecoverable
+from realtime.protocol.publication import Unrecoverable
 from realtime.redis.client import client
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import eventually
-from tests.layers.support import LOST, ROOM, Ears, Layers, publish
+from tests.layers.support import LOST, ROOM, Ears, Layers, publish, silently
 
 QUIET = "hub.thread.quiet"
-
-
-async def silently(*texts: str, group: str = ROOM) -> list[int]:
-    """Append without publishing; the positions."""
-    found = await history.append(
-        [Draft(rooms=[(group, f"{text}@".encode())], tail=b"") for text in texts], publish=False
-    )
-    return [int(position) for (position,) in found]
 
 
 async def saved(group: str = ROOM) -> dict[str, Any]:
@@ -68,8 +60,8 @@ async def room(alone: Layers, request) -> AsyncIterator[Room]:
     (lost,) = await silently("lost")
     group = has_it.listeners[0].group
     found = await history.after(ROOM, before, 10)
-    group.receive(found.publications[-1])  # type: ignore[attr-defined]  # a group, as the listener sees it
-    group.clear()  # type: ignore[attr-defined]
+    group.receive(found.publications[-1])
+    group.clear()
     has_it.listeners[0].take(PublicationBatch(found.publications))
     await set_back(replica)
     for ears in (has_it, lacks_it):
@@ -145,7 +137,7 @@ async def test_loss_is_told_by_all_also_if_it_arrives_after_redis_was_read_again
     await lacks_it.hear("1")
     replica = await saved()
     await silently("lost")
-    group: Any = has_it.listeners[0].group
+    group = has_it.listeners[0].group
     (late,) = (await history.after(ROOM, before, 1)).publications
     await set_back(replica)
     (since,) = await silently("since")

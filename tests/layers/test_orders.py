@@ -21,7 +21,7 @@ from realtime.protocol.publication import Publication
 from realtime.tasks.task_set import TaskSet
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
-from tests.layers.support import ROOM, Ears, Layers, Review, crowd, members, publish, turns_until
+from tests.layers.support import ROOM, Ears, Layers, Review, Slow, crowd, members, publish, turns_until
 
 
 async def test_nothing_is_delivered_while_orders_may_have_been_missed_and_then_everything_is(
@@ -81,14 +81,6 @@ async def test_fan_out_that_is_under_way_stops_when_orders_are_missed_and_nothin
 async def test_replay_that_is_under_way_waits_while_orders_may_have_been_missed(
     alone: Layers, server: EmbeddedRedis
 ):
-    class Slow(Ears):
-        def __init__(self) -> None:
-            super().__init__()
-            self.may_go_on = asyncio.Event()
-
-        async def drained(self) -> None:
-            await self.may_go_on.wait()
-
     layer, review = alone.make(), Review()
     await members(layer, 1, "orders")
     large = "x" * history.READ_BYTES
@@ -140,7 +132,7 @@ async def test_orders_count_as_missed_from_the_moment_the_process_was_suspended(
 async def test_review_that_fails_is_done_again_before_anything_is_delivered(
     alone: Layers, server: EmbeddedRedis, caplog
 ):
-    layer, failures = alone.make(), [True, True]
+    layer, failures = alone.make(), [True]
     ears = await Ears.in_rooms(layer, ROOM)
     await members(layer, 1, "orders")
 
@@ -232,7 +224,7 @@ async def test_every_room_is_compared_though_redis_fails_once(process: str, monk
         group = Group(name, repair.read)
         groups[group.channel] = group
     histories.failures = 1
-    repair.compare_all()
+    repair.compare(*groups.values())
     await eventually(lambda: histories.compared[2:] == names)
     assert histories.compared[:2] == names[:2]
     await tasks.ended()

@@ -11,7 +11,6 @@ from channels.exceptions import ChannelFull
 from realtime.layers import fanout, history
 from realtime.layers.fanout import SLICE
 from realtime.layers.listener import State
-from realtime.protocol.publication import Draft
 from tests.inprocess import PATIENCE, eventually
 from tests.layers.support import (
     END,
@@ -19,6 +18,7 @@ from tests.layers.support import (
     Broken,
     Ears,
     Layers,
+    draft,
     keep_publishing,
     members,
     message,
@@ -26,6 +26,7 @@ from tests.layers.support import (
     receive,
     receive_several,
     said,
+    silently,
 )
 
 
@@ -159,9 +160,7 @@ async def test_publication_that_leaves_a_connection_out_is_not_written_to_it(lay
     me, other = await Ears("m" * 32).enter(layer, ROOM), await Ears("o" * 32).enter(layer, ROOM)
     for ears in (me, other):
         ears.start()
-    await history.append(
-        [Draft(rooms=[(ROOM, b"a@")], tail=b"", exclude="m" * 32), Draft(rooms=[(ROOM, b"b@")], tail=b"")]
-    )
+    await history.append([draft("a", exclude="m" * 32), draft("b")])
     await publish("c")
     await me.hear("b", "c")
     await other.hear("a", "b", "c")
@@ -169,7 +168,7 @@ async def test_publication_that_leaves_a_connection_out_is_not_written_to_it(lay
 
 async def test_publication_that_leaves_a_connection_out_is_not_replayed_to_it_either(layer: Any):
     me = await Ears("m" * 32).enter(layer, ROOM)
-    await history.append([Draft(rooms=[(ROOM, b"a@")], tail=b"", exclude="m" * 32)])
+    await history.append([draft("a", exclude="m" * 32)])
     await publish("b")
     (listener,) = me.listeners
     await eventually(lambda: listener.group.tail > listener.position)
@@ -237,16 +236,7 @@ async def test_channel_that_is_received_from_twice_at_once_gives_each_message_to
     assert await asyncio.wait_for(receiving[1], PATIENCE) == message(2)
 
 
-async def test_message_that_was_not_received_in_time_expires(layers: Layers):
-    layer = layers.make(expiry=1)
-    channel = await layer.new_channel()
-    await layer.send(channel, message("old"))
-    await asyncio.sleep(1.1)
-    await layer.send(channel, message("new"))
-    assert await receive_several(layer, channel, 1) == ["new"]
-
-
-async def test_expired_messages_take_no_room(layers: Layers):
+async def test_messages_that_were_not_received_in_time_expire_and_take_no_room(layers: Layers):
     layer = layers.make(expiry=1, capacity=2)
     (channel,) = await members(layer, 1, "group")
     for n in range(3):
@@ -279,7 +269,7 @@ async def test_replay_is_reported_until_the_listener_is_live(layer: Any):
     ears.start()
     await ears.hear("2")
     await eventually(lambda: listener.state is State.LIVE)
-    await history.append([Draft(rooms=[(ROOM, b"3@")], tail=b"")], publish=False)
+    await silently("3")
     await publish("4")
     await ears.hear("2", "3", "4")  # the third was missed, and not asked for
     assert len(replayed) == 1

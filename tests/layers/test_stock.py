@@ -14,12 +14,11 @@ from realtime.layers import history, stock
 from realtime.layers.interface import room_layer
 from realtime.layers.outlets import Ephemeral, Mailbox
 from realtime.layers.stock import StockLayer
-from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import group_name, room_of_group
 from realtime.redis.client import client
 from realtime.redis.pipelining import pipes
 from tests.inprocess import eventually
-from tests.layers.support import LOST, ROOM, Ears, Gap
+from tests.layers.support import LOST, ROOM, Ears, Gap, draft
 
 pytestmark = pytest.mark.usefixtures("process")
 
@@ -49,15 +48,13 @@ async def layer(memory: InMemoryChannelLayer, monkeypatch) -> AsyncIterator[Stoc
 
 async def publish(layer: StockLayer, *texts: str, exclude: str = "", group: str = ROOM) -> None:
     """As a bridge does."""
-    entries = [Draft(rooms=[(group, f"{text}@".encode())], tail=b"", exclude=exclude) for text in texts]
-    await layer.prepare(pipes(), entries)()
+    await layer.prepare(pipes(), [draft(text, group, exclude) for text in texts])()
 
 
 async def test_message_that_redis_refuses_holds_back_no_other(layer: Any):
     ears = await Ears.in_rooms(layer, ROOM)
     await client().set(f"{history.base(REFUSED)}:room", "not ours")
-    heads = [(ROOM, b"1@"), (REFUSED, b"refused@"), (ROOM, b"2@")]
-    entries = [Draft(rooms=[head], tail=b"") for head in heads]
+    entries = [draft("1"), draft("refused", REFUSED), draft("2")]
     appended = await layer.prepare(pipes(), entries)()
     await ears.hear("1", "2")
     assert [number for number, _ in history.refusals(appended, entries)] == [b"1"]

@@ -18,9 +18,11 @@ from redis import asyncio as aioredis
 
 from presence import store
 from presence.store import Caller
-from realtime.auth.revocation import now
+from realtime.auth.issuing import issue
+from realtime.auth.verification import verify
 from realtime.bridge import stream_delivery
 from realtime.connections import user_limit
+from realtime.connections.arrivals import arrivals
 from realtime.layers import history
 from realtime.protocol.publication import Draft
 from realtime.publisher import apublish
@@ -281,13 +283,23 @@ async def test_what_has_been_delivered_again_does_not_move_the_cursor_back(layer
     assert await client().hgetall(key("cursors")) == before
 
 
-async def test_busy_stream_does_not_wait_for_one_that_is_idle(layer: Any, monkeypatch):
+@pytest.mark.parametrize("is_with_the_stream", [True, False])
+async def test_message_does_not_wait_for_the_next_one_nor_for_an_idle_stream(
+    layer: Any, monkeypatch, caplog, is_with_the_stream: bool
+):
+    """A read that waits in Redis holds up what the bridge sends to that server after it."""
     monkeypatch.setattr(stream_delivery, "READ_BLOCK", 60.0)
-    ears = await Ears.in_rooms(layer, "hub.thread.42")
+    found = shards()
+    await found.known()
+    at = found.owner(key("stream"))
+    places = ((found.owner(history.base(f"hub.thread.{number}")) == at, number) for number in range(100))
+    thread = dict(places)[is_with_the_stream]
+    ears = await Ears.in_rooms(layer, f"hub.thread.{thread}")
     async with bridging():
         for number in range(3):
-            await add("thread:message", {"thread_id": 42, "message_id": number})
+            await add("thread:message", {"thread_id": thread, "message_id": number})
             await eventually(lambda number=number: len(offsets(ears)) == number + 1)
+        assert "redis does not answer" not in caplog.text
 
 
 # --- Servers -----------------------------------------------------------------------------------------
@@ -607,11 +619,15 @@ async def test_connections_of_many_users_are_recorded_together(settings):
     settings.REALTIME = {**settings.REALTIME, "LIMITS": {"USER_CONNECTIONS": 1}}
     layer: Any = get_channel_layer()
     channels = [await layer.new_channel() for _ in range(8)]
-    at = await now()
-    taken = [user_limit.UserConnection("hub", f"u{number}", name, at) for number, name in enumerate(channels)]
-    await asyncio.gather(*map(user_limit.admit, taken))
+    taken = [user_limit.UserConnection("hub", f"u{number}", name) for number, name in enumerate(channels)]
+    someone = verify(issue(user_id="7", role="attendant"))
+    arrived = await asyncio.gather(*[arrivals().ask(someone, each) for each in taken])
+    assert not any(arrival.surplus for arrival in arrived if arrival)
     second = await layer.new_channel()
-    await user_limit.admit(user_limit.UserConnection("hub", "u3", second, at + 1))
+    arrival = await arrivals().ask(someone, taken[3]._replace(channel=second))
+    assert arrival is not None
+    assert arrival.surplus == [channels[3], second]
+    await user_limit.close_oldest(taken[3], arrival.surplus)
     assert (await layer.receive(channels[3]))["type"] == "connection.replaced"
     await asyncio.gather(*map(user_limit.release, taken))
     assert await client().zrange(taken[3].key, 0, -1) == [second.encode()]

@@ -21,7 +21,7 @@ from realtime.redis.pipelining import Pipe, Pipes
 from realtime.redis.pubsub import Subscription
 from tests.inprocess import eventually
 
-TIMEOUT = 0.2
+TIMEOUT = 0.1
 
 
 class Peer:

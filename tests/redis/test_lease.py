@@ -11,12 +11,6 @@ from tests.inprocess import PATIENCE, eventually
 pytestmark = pytest.mark.usefixtures("process")
 
 
-async def test_at_most_one_holds_a_lease():
-    one, two = Lease("work", 60), Lease("work", 60)
-    assert await one.hold()
-    assert not await two.hold()
-
-
 async def test_holder_keeps_it_by_asking_again():
     one, two = Lease("work", 60), Lease("work", 60)
     for _ in range(3):

@@ -84,7 +84,8 @@ def acknowledged(answer: Any) -> str:
         frames.append(encode(event, data, id=id))
 
     connection: Any = SimpleNamespace(namespace="hub", write_event=write_event)
-    asyncio.run(FrameDispatch(connection).receive('{"event": "random:call", "id": 1}'))
+    answering: Any = FrameDispatch(connection).begin('{"event": "random:call", "id": 1}')
+    asyncio.run(answering)
     return frames[0]
 
 

@@ -140,7 +140,7 @@ async def rewound() -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def stock() -> AsyncIterator[None]:
-    stock_layer = stock_layers.StockLayer.around(InMemoryChannelLayer())
+    stock_layer = stock_layers.StockLayer(InMemoryChannelLayer())
 
     class Taking:
         message = staticmethod(lambda message: None)

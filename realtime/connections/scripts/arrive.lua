@@ -1,12 +1,13 @@
 -- Let connections in that open together: unless it has to leave at once, each is recorded among those of its user.
 --
--- KEYS for each connection: the mark of its token, the mark of its user, the connections of its user
+-- KEYS for each connection: the connections of its user (a sorted set of channels by the time they were opened), the mark of its token,
+--      the mark of its user. Without the marks, which are on other servers of a Cluster, it is recorded in any case
 -- ARGV most connections a user (0: they are not counted), seconds to remember them, the channel of each connection
 --
 -- Returns the time, then for each connection: 0 if its token was revoked or its user disconnected since, else all
 -- channels of its user, oldest first, if there are too many, else nothing.
 
-local most, seconds = tonumber(ARGV[1]), ARGV[2]
+local most, seconds, number = tonumber(ARGV[1]), ARGV[2], #ARGV - 2
 local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 
@@ -20,10 +21,14 @@ local function let_in(connections, channel)
   return redis.call('ZCARD', connections) > most and redis.call('ZRANGE', connections, 0, -1) or {}
 end
 
-local answers = {now}
-for i = 1, #KEYS / 3 do
-  local marks = redis.call('MGET', KEYS[i * 3 - 2], KEYS[i * 3 - 1])
-  local leaves = marks[1] or (marks[2] and tonumber(marks[2]) >= tonumber(now))
-  answers[i + 1] = leaves and 0 or let_in(KEYS[i * 3], ARGV[i + 2])
+local function must_leave(token, user)
+  local marks = redis.call('MGET', token, user)
+  return marks[1] or (marks[2] and tonumber(marks[2]) >= tonumber(now))
+end
+
+local answers, width = {now}, #KEYS / number
+for i = 1, number do
+  local connections, token, user = unpack(KEYS, (i - 1) * width + 1, i * width)
+  answers[i + 1] = token and must_leave(token, user) and 0 or let_in(connections, ARGV[i + 2])
 end
 return answers
