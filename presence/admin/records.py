@@ -44,16 +44,12 @@ def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
     """Fill in `live` of all records, by one round trip for each namespace; an outage of Redis becomes a warning."""
     try:
         for namespace in teams():
-            _ask_for(namespace, [record for record in records if record.namespace == namespace])
+            here = {record.user_id: record for record in records if record.namespace == namespace}
+            for user_id, status in store.statuses_sync(namespace, [*here]).items():
+                here[user_id].live = status
     except RedisError as error:
         logger.warning("live presence not available", extra={"error": spelled(error)})
         messages.warning(request, gettext("Redis does not answer: who is online right now is unknown."))
-
-
-def _ask_for(namespace: str, records: Sequence[PresenceRecord]) -> None:
-    statuses = store.statuses_sync(namespace, [record.user_id for record in records]) if records else {}
-    for record in records:
-        record.live = statuses[record.user_id]
 
 
 class LiveChangeList(ChangeList):

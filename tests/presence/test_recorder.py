@@ -412,13 +412,13 @@ def test_time_in_which_redis_did_not_answer_does_not_count(clock: Clock, monkeyp
 
 def test_looking_for_ghosts_is_one_round_trip_and_none_when_no_user_is_there(clock: Clock, monkeypatch):
     looks: list[Any] = []
-    statuses = store.statuses_sync
+    run_sync = store.run_sync
 
-    def look(namespace: str, user_ids: list[str]) -> dict[str, str]:
+    def look(script: Any, keys: list[str], user_ids: list[str]) -> Any:
         looks.append(user_ids)
-        return statuses(namespace, user_ids)
+        return run_sync(script, keys, user_ids)
 
-    monkeypatch.setattr(store, "statuses_sync", look)
+    monkeypatch.setattr(store, "run_sync", look)
     recorder = Recorder()
     recorder.step()
     assert looks == []
