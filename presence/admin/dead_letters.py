@@ -38,6 +38,8 @@ _ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 class DeadLetterAdmin(Pages):
     """A page of letters at a time."""
 
+    may = {"discard": DISCARD, "resend": RESEND}
+
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [
@@ -46,9 +48,6 @@ class DeadLetterAdmin(Pages):
             path("resend/", view(self.resend), name="presence_deadletter_resend"),
             path("<str:letter_id>/", view(self.letter), name="presence_deadletter_letter"),
         ]
-
-    def permissions(self, request: HttpRequest) -> dict[str, bool]:
-        return {"discard": request.user.has_perm(DISCARD), "resend": request.user.has_perm(RESEND)}
 
     # --- What is shown ---------------------------------------------------------------------------
 

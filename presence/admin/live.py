@@ -54,6 +54,13 @@ REFRESH_SECONDS = 5
 class LiveAdmin(Pages):
     """Connections, instances and rooms, and the actions of operators."""
 
+    may = {
+        "disconnect": steps.DISCONNECT,
+        "move": steps.MOVE,
+        "drain": steps.DRAIN,
+        "publish": steps.PUBLISH,
+    }
+
     def get_urls(self) -> list[URLPattern]:
         def page(route: str, view: Any, name: str) -> URLPattern:
             admin_view: Callable[..., HttpResponse] = self.admin_site.admin_view(view)
@@ -70,14 +77,6 @@ class LiveAdmin(Pages):
             page("event/", self.event, "event"),
             page("log/", self.log, "log"),
         ]
-
-    def permissions(self, request: HttpRequest) -> dict[str, bool]:
-        return {
-            "disconnect": request.user.has_perm(steps.DISCONNECT),
-            "move": request.user.has_perm(steps.MOVE),
-            "drain": request.user.has_perm(steps.DRAIN),
-            "publish": request.user.has_perm(steps.PUBLISH),
-        }
 
     # --- What is shown ---------------------------------------------------------------------------
 
@@ -114,12 +113,9 @@ class LiveAdmin(Pages):
         """One connection: its user, its instance, its rooms, and how far behind it is in each."""
         self.require(request, VIEW)
         found = self._survey(partial(ask.connection, connection_id))
-        context: dict[str, Any] = {"tab": "connections"}
-        if found is None:
-            return self._show(request, "connection", gettext("Connection"), context, None)
-        instance, detail, silent = found
-        context |= {"instance": instance, "row": detail.row, **_described(detail)}
-        context["has_ended"] = has_ended = detail.row is None and not silent
+        instance, detail, silent = found or (None, Detail(), None)
+        has_ended = detail.row is None and silent == []
+        context = {"tab": "connections", "instance": instance, "has_ended": has_ended, **_described(detail)}
         status = 404 if has_ended else 200
         return self._show(request, "connection", gettext("Connection"), context, silent, status=status)
 
@@ -130,9 +126,8 @@ class LiveAdmin(Pages):
         context: dict[str, Any] = {"namespaces": list(namespaces())}
         if asked is not None:
             context |= {"rows": [_loaded(answer) for answer in asked.answers], "totals": _load_of_all(asked)}
-        return self._show(
-            request, "instances", gettext("Instances"), context, asked.silent if asked else None
-        )
+        silent = asked.silent if asked else None
+        return self._show(request, "instances", gettext("Instances"), context, silent)
 
     def rooms(self, request: HttpRequest) -> HttpResponse:
         """Rooms, the largest first."""
@@ -147,16 +142,15 @@ class LiveAdmin(Pages):
         page = listing.number(request)
         before = (page - 1) * PAGE
         found = self._survey(partial(ask.rooms, about, before, PAGE))
-        context: dict[str, Any] = {"form": form, "kept": [], "personal": about.personal}
-        context["searched"] = listing.searched(form)
-        if found is None:
-            return self._show(request, "rooms", gettext("Rooms"), context, None)
-        total, rooms, silent = found
+        total, rooms, silent = found or (0, [], None)
         largest = max((size for _, _, size in rooms), default=1)
-        context |= {
+        context = {
+            "form": form,
+            "personal": about.personal,
+            "searched": listing.searched(form),
             "total": total,
             "shown_total": number(total),
-            "totals": [(gettext("Rooms listed"), number(total))],
+            "totals": [(gettext("Rooms listed"), number(total))] if found else [],
             "rows": [(name, room, size, round(100 * size / largest)) for name, room, size in rooms],
             "first": before + 1,
             "last": before + len(rooms),
@@ -315,6 +309,7 @@ def _described(detail: Detail) -> dict[str, Any]:
         for each in sorted(detail.rooms, key=lambda each: each.room)
     ]
     return {
+        "row": row,
         **_opened(row.opened_at),
         "expires": moment(instant(detail.expires_at)),
         "left": until(detail.expires_at),

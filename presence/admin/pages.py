@@ -49,6 +49,9 @@ class ReadOnly(ModelAdmin):
 class Pages(ReadOnly):
     """A section with pages of its own."""
 
+    may: Mapping[str, str] = {}
+    """What an operator may do here, as the templates call it, and the permission for it."""
+
     def show(
         self,
         request: HttpRequest,
@@ -59,16 +62,13 @@ class Pages(ReadOnly):
         status: int = 200,
     ) -> HttpResponse:
         """A page in the admin's frame; without the frame for the script that refreshes a page."""
-        shown = {"title": title, "opts": self.opts, "may": self.permissions(request), **context}
+        may = {action: request.user.has_perm(permission) for action, permission in self.may.items()}
+        shown = {"title": title, "opts": self.opts, "may": may, **context}
         if REFRESH in request.headers:
             # Nor with the messages at the top: they are for the page that the operator opens next.
             return TemplateResponse(request, template, {**shown, "frame": PART}, status=status)
         frame = {**self.admin_site.each_context(request), "media": self.media, "frame": FRAME}
         return TemplateResponse(request, template, {**frame, **shown}, status=status)
-
-    def permissions(self, request: HttpRequest) -> dict[str, bool]:
-        """What this operator may do, for the templates."""
-        return {}
 
     def require(self, request: HttpRequest, permission: str) -> None:
         """Raises `PermissionDenied`."""
