@@ -20,14 +20,6 @@ def brief(settings) -> None:
     settings.REALTIME = {**settings.REALTIME, "GRACE_PERIOD": 0.1, "AWAY_AFTER": 0.1, "NODE_LEASE": 0.1}
 
 
-async def test_sweep_says_how_much_changed(world: World):
-    world.connect()
-    assert await Sweeper().sweep() == 0
-    world.pass_deadline("away")
-    assert await Sweeper().sweep() == 1
-    assert await Sweeper().sweep() == 0
-
-
 async def test_several_sweepers_announce_a_change_once(world: World):
     world.connect()
     world.disconnect()
