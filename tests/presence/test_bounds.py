@@ -28,6 +28,11 @@ def world(process: str, monkeypatch) -> World:
     return World()
 
 
+def crowd(world: World, tab: str = "tab", **more: Any) -> None:
+    for number in range(35):
+        world.connect(f"user-{number}", f"{tab}-{number}", **more)
+
+
 def connections(world: World) -> int:
     return int(world.redis.hlen(f"{world.base}:connections"))  # type: ignore[arg-type]
 
@@ -54,8 +59,7 @@ def sweep_counting(world: World) -> list[int]:
 
 def test_one_call_takes_off_no_more_connections_than_its_share(world: World):
     for instance in ("instance-1", "instance-2"):
-        for number in range(35):
-            world.connect(f"{instance}-{number}", f"{instance}-tab-{number}", instance=instance)
+        crowd(world, instance, instance=instance)
     world.transitions()
     expire(world, "instance-1", "instance-2")
     taken = sweep_counting(world)
@@ -67,8 +71,7 @@ def test_one_call_takes_off_no_more_connections_than_its_share(world: World):
 
 
 def test_each_user_of_a_dead_instance_is_announced_offline_once(world: World):
-    for number in range(35):
-        world.connect(f"user-{number}", f"tab-{number}")
+    crowd(world)
     ended = expire(world, "instance-1")
     sweep_counting(world)
     world.transitions()
@@ -96,9 +99,8 @@ def test_groups_count_as_work_when_their_user_goes_offline(world: World):
 
 
 def test_user_of_two_dead_instances_leaves_no_group_before_the_grace_period(world: World):
-    for number in range(35):
-        world.connect(f"user-{number}", f"tab-{number}", instance="instance-1", groups=("sales",))
-        world.connect(f"user-{number}", f"other-{number}", instance="instance-2", groups=("support",))
+    crowd(world, groups=("sales",))
+    crowd(world, "other", instance="instance-2", groups=("support",))
     world.transitions()
     expire(world, "instance-1", "instance-2")
     assert sum(sweep_counting(world)) == 70
@@ -107,9 +109,8 @@ def test_user_of_two_dead_instances_leaves_no_group_before_the_grace_period(worl
 
 
 def test_user_who_keeps_a_connection_leaves_the_groups_of_the_dead_instance_once(world: World):
-    for number in range(35):
-        world.connect(f"user-{number}", f"tab-{number}", instance="instance-1", groups=("sales", "all"))
-        world.connect(f"user-{number}", f"other-{number}", instance="instance-2", groups=("support", "all"))
+    crowd(world, groups=("sales", "all"))
+    crowd(world, "other", instance="instance-2", groups=("support", "all"))
     world.transitions()
     expire(world, "instance-1")
     assert sum(sweep_counting(world)) == 35
@@ -120,8 +121,7 @@ def test_user_who_keeps_a_connection_leaves_the_groups_of_the_dead_instance_once
 
 def test_instance_that_comes_back_while_it_is_taken_off_registers_again(world: World):
     instance = "instance-1"
-    for number in range(35):
-        world.connect(f"user-{number}", f"tab-{number}", instance=instance)
+    crowd(world)
     world.transitions()
     expire(world, instance)
     assert world.sweep_once().more
@@ -131,8 +131,7 @@ def test_instance_that_comes_back_while_it_is_taken_off_registers_again(world: W
     assert ended is not None
     assert float(str(ended)) < world.now, "a call that was refused renews no lease"
     world.register(instance=instance)
-    for number in range(35):
-        world.connect(f"user-{number}", f"tab-{number}", instance=instance)
+    crowd(world)
     assert not any(sweep_counting(world))
     assert connections(world) == 35
     assert world.news() == []
@@ -141,8 +140,7 @@ def test_instance_that_comes_back_while_it_is_taken_off_registers_again(world: W
 
 def test_deadlines_do_not_wait_for_dead_instances(world: World):
     world.connect("silent", "tab", instance="instance-2")
-    for number in range(35):
-        world.connect(f"user-{number}", f"tab-{number}", instance="instance-1")
+    crowd(world)
     world.transitions()
     expire(world, "instance-1")
     world.redis.zadd(f"{world.base}:deadlines", {"away|silent": world.now - 1})
@@ -151,8 +149,7 @@ def test_deadlines_do_not_wait_for_dead_instances(world: World):
 
 
 async def test_sweeper_goes_on_until_nothing_is_due(world: World):
-    for number in range(35):
-        world.connect(f"user-{number}", f"tab-{number}")
+    crowd(world)
     expire(world, "instance-1")
     assert await Sweeper().sweep() == 35
     assert connections(world) == 0
