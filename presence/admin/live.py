@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -99,7 +98,7 @@ class LiveAdmin(Pages):
             backwards="before" in request.GET,
             limit=PAGE,
         )
-        found: Connections | None = self._survey(partial(ask.connections, about, instance))
+        found: Connections | None = self._survey(ask.connections, about, instance)
         context: dict[str, Any] = {"form": form, "kept": listing.kept(request, "instance", "user")}
         context["searched"] = listing.searched(form, room=room, user=user, instance=instance[:8])
         if found is not None:
@@ -112,7 +111,7 @@ class LiveAdmin(Pages):
     def connection(self, request: HttpRequest, connection_id: str) -> HttpResponse:
         """One connection: its user, its instance, its rooms, and how far behind it is in each."""
         self.require(request, VIEW)
-        found = self._survey(partial(ask.connection, connection_id))
+        found = self._survey(ask.connection, connection_id)
         instance, detail, silent = found or (None, Detail(), None)
         has_ended = detail.row is None and silent == []
         context = {"tab": "connections", "instance": instance, "has_ended": has_ended, **_described(detail)}
@@ -141,7 +140,7 @@ class LiveAdmin(Pages):
         )
         page = listing.number(request)
         before = (page - 1) * PAGE
-        found = self._survey(partial(ask.rooms, about, before, PAGE))
+        found = self._survey(ask.rooms, about, before, PAGE)
         total, rooms, silent = found or (0, [], None)
         largest = max((size for _, _, size in rooms), default=1)
         context = {
@@ -201,17 +200,17 @@ class LiveAdmin(Pages):
         if "confirmed" in request.POST:
             return ""
         about = AboutRooms(named=[*delivery.targets], personal=True)
-        asked: Asked[Rooms] | None = self._survey(partial(ask.ask, about, Rooms))
+        asked: Asked[Rooms] | None = self._survey(ask.ask, about, Rooms)
         if asked is None:
             return "–"
         return str(sum(size for answer in asked.answers for _, _, size in answer.result.sizes))
 
     # --- In common -------------------------------------------------------------------------------
 
-    def _survey(self, question: Callable[[], Any]) -> Any:
+    def _survey(self, question: Callable[..., Any], *about: Any) -> Any:
         """The answers; None when Redis does not take the question."""
         try:
-            return question()
+            return question(*about)
         except RedisError as error:
             logger.warning("live view not available", extra={"error": spelled(error)})
             return None
