@@ -232,6 +232,10 @@ def _append(stack: Stack, text: str) -> bool:
 @pytest.mark.slow
 async def test_recorder_waits_for_a_database_that_is_locked(tmp_path: Path, redis_url: str, sqlite: str):
     with recorded(tmp_path, redis_url, f"{sqlite}?timeout=1") as (stack, database):
+        timeout = (
+            "from django.conf import settings; print(settings.DATABASES['default']['OPTIONS']['timeout'])"
+        )
+        assert stack.run("-c", timeout, DJANGO_SETTINGS_MODULE="realtime.settings.web").stdout == "1\n"
         recorder = stack.start("runrecorder")
         with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
