@@ -62,7 +62,7 @@ class DeadLetterAdmin(Pages):
         except RedisError as error:
             logger.warning("dead letters not available", extra={"error": spelled(error)})
             messages.error(request, gettext("Redis does not answer."))
-        return self.show(request, "admin/presence/deadletter/list.html", gettext("Dead letters"), context)
+        return self.show(request, "deadletter/list.html", gettext("Dead letters"), context)
 
     def letter(self, request: HttpRequest, letter_id: str) -> HttpResponse:
         """One letter, to be edited and sent again."""
@@ -75,7 +75,7 @@ class DeadLetterAdmin(Pages):
             parcel = Parcel(letter, form.encoded, form.parsed, is_edited=form.has_changed())
             return self._resend(request, [parcel], fields=(("message", form.cleaned_data["message"]),))
         context = {"form": form, "letter": letter}
-        return self.show(request, "admin/presence/deadletter/letter.html", gettext("Dead letter"), context)
+        return self.show(request, "deadletter/letter.html", gettext("Dead letter"), context)
 
     # --- What operators do -----------------------------------------------------------------------
 

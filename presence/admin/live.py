@@ -234,8 +234,7 @@ class LiveAdmin(Pages):
             "refresh": REFRESH_SECONDS,
             "scripts": ["presence/live.js"],
         }
-        template = f"admin/presence/live/{page}.html"
-        return self.show(request, template, title, {**about_all, **context}, status=status)
+        return self.show(request, f"live/{page}.html", title, {**about_all, **context}, status=status)
 
 
 def name(instance: Instance) -> str:
