@@ -576,11 +576,8 @@ def test_event_is_filled_in_with_what_it_needs_and_is_valid_as_it_is(admin_clien
     first = admin_client.get(reverse(EVENT))
     names = [name for name, _ in first.context["form"].fields["event"].choices]
     assert {"thread:message", "chat:ended", "queue:updated"} <= {*names}
-    assert '{"thread_id": "1", "message_id": "1"}' in " ".join(
-        text_of(admin_client.get(reverse(EVENT), {"event": "thread:message"}))
-        .replace("{ ", "{")
-        .replace(" }", "}")
-        .split()
+    assert '{ "thread_id": "1", "message_id": "1" }' in text_of(
+        admin_client.get(reverse(EVENT), {"event": "thread:message"})
     )
     for name in names:
         page = admin_client.get(reverse(EVENT), {"event": name})
@@ -675,7 +672,3 @@ def test_log_says_who_did_what_newest_first(admin_client: Client, admin_user: An
     assert admin_user.username in page.content.decode()
     last = admin_client.get(reverse(LOG) + page.context["next"])
     assert [entry.object_repr for _, entry, _ in last.context["rows"]] == ["hub user:ana"]
-
-
-def test_instance_whose_host_is_not_known_goes_by_its_id():
-    assert live.name(Instance("z" * 32, "", 0, "", 0.0)) == "zzzzzzzz"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from redis.exceptions import ResponseError
@@ -195,15 +196,9 @@ def test_call_says_how_many_operations_it_did(world: World):
 
 
 async def test_calls_are_bounded_in_bytes(world: World, monkeypatch):
-    sizes: list[int] = []
-    run = store.run
-
-    async def measured(script: Any, keys: Any, arguments: Any) -> Any:
-        sizes.append(len(arguments[0]))
-        return await run(script, keys, arguments)
-
+    run = AsyncMock(wraps=store.run)
     monkeypatch.setattr(store, "WORK", 1000)
-    monkeypatch.setattr(store, "run", measured)
+    monkeypatch.setattr(store, "run", run)
     tracker, name = PresenceTracker.current(HUB), "n" * (BATCH_BYTES // 8)
     waiting = [tracker.connect(Presentee(f"tab-{n}", f"user-{n}", name, ("attendants",))) for n in range(20)]
     for arrival in [eventually(lambda: connections(world) == 20), *waiting][::-1]:
@@ -211,7 +206,7 @@ async def test_calls_are_bounded_in_bytes(world: World, monkeypatch):
     for number in range(20):
         tracker.regroup(Presentee(f"tab-{number}", f"user-{number}", name, (f"group-{number}" * 4000,)))
     await tracker.connect(Presentee("last", "last", "", ()))
-    assert max(sizes) < BATCH_BYTES + 2000
+    assert max(len(call.args[2][0]) for call in run.await_args_list) < BATCH_BYTES + 2000
 
 
 async def test_connections_that_redis_still_knows_and_the_instance_not_are_taken_off(world: World):

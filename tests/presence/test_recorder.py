@@ -5,6 +5,7 @@ import logging
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.core.management import call_command
@@ -160,16 +161,12 @@ def test_text_that_no_database_takes_is_made_fit():
 def test_batch_that_ends_half_way_leaves_nothing_behind_and_is_read_again(monkeypatch):
     append()
     with monkeypatch.context() as patch:
-        patch.setattr(QuerySet, "bulk_update", _refuse)
+        patch.setattr(QuerySet, "bulk_update", Mock(side_effect=OperationalError("gone")))
         with pytest.raises(OperationalError):
             Recorder().step()
     assert not PresenceTransition.objects.exists()
     Recorder().step()
     assert PresenceTransition.objects.count() == PresenceRecord.objects.count() == 1
-
-
-def _refuse(*_: Any, **__: Any) -> None:
-    raise OperationalError("gone")
 
 
 def test_recorder_that_lost_the_race_for_a_batch_leaves_it_to_the_winner(monkeypatch):
@@ -280,7 +277,7 @@ def test_batch_whose_dead_letter_cannot_be_kept_is_not_recorded(monkeypatch):
     append()
     append_raw("{")
     with monkeypatch.context() as patch:
-        patch.setattr(Redis, "xadd", _refuse)
+        patch.setattr(Redis, "xadd", Mock(side_effect=OperationalError("gone")))
         with pytest.raises(OperationalError):
             Recorder().step()
     assert not PresenceTransition.objects.exists()
@@ -409,23 +406,18 @@ def test_time_in_which_redis_did_not_answer_does_not_count(clock: Clock, monkeyp
 
 
 def test_looking_for_ghosts_is_one_round_trip_and_none_when_no_user_is_there(clock: Clock, monkeypatch):
-    looks: list[Any] = []
-    run_sync = store.run_sync
-
-    def look(script: Any, keys: list[str], user_ids: list[str]) -> Any:
-        looks.append(user_ids)
-        return run_sync(script, keys, user_ids)
-
+    look = Mock(wraps=store.run_sync)
     monkeypatch.setattr(store, "run_sync", look)
     recorder = Recorder()
     recorder.step()
-    assert looks == []
+    assert not look.called
     for number in range(5):
         append(f"u{number}")
     clock.now += 10
     recorder.step()
     recorder.step()
-    assert [sorted(users) for users in looks] == [[f"u{number}" for number in range(5)]]
+    assert sorted(look.call_args.args[2]) == [f"u{number}" for number in range(5)]
+    assert look.call_count == 1
 
 
 # --- Old history -----------------------------------------------------------------------------------

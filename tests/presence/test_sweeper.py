@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain, repeat
+from unittest.mock import DEFAULT, AsyncMock
 
 import pytest
 from redis.exceptions import RedisError
@@ -41,14 +43,8 @@ async def test_running_sweeper_takes_a_user_from_online_to_offline(world: World,
 
 
 async def test_sweeper_outlives_an_outage_of_redis(world: World, brief: None, monkeypatch, caplog):
-    sweep, failures = store.apply, iter([RedisError("gone"), RedisError("still gone")])
-
-    async def unreliable(*args, **kwargs):
-        for failure in failures:
-            raise failure
-        return await sweep(*args, **kwargs)
-
-    monkeypatch.setattr(store, "apply", unreliable)
+    outages = chain([RedisError("gone"), RedisError("still gone")], repeat(DEFAULT))
+    monkeypatch.setattr(store, "apply", AsyncMock(wraps=store.apply, side_effect=outages))
     world.connect()
     world.pass_deadline("away")
     sweeping = asyncio.create_task(Sweeper().run())
