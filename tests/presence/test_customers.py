@@ -156,22 +156,8 @@ def test_nothing_is_announced_when_redis_comes_back_empty(carla: World):
     carla.transitions()
     carla.lose_everything()
     restored = {"status": "online", "chosen": False, "since": carla.now}
-    for instance, connection, threads in (
-        ("instance-1", "tab-1", ["42", "43"]),
-        ("instance-2", "tab-2", ["77"]),
-    ):
-        carla.register(
-            {
-                "does": "connect",
-                "connection": connection,
-                "user": "carla",
-                "name": "Carla",
-                "groups": threads,
-                "restored": restored,
-                "silent": True,
-            },
-            instance=instance,
-        )
+    for instance, tab, threads in (("instance-1", "tab-1", ("42", "43")), ("instance-2", "tab-2", ("77",))):
+        carla.connect("carla", tab, groups=threads, instance=instance, restored=restored, silent=True)
     assert announced(carla) == []
     assert there("42") == there("77") == {"carla"}
 
