@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
@@ -61,7 +61,3 @@ class Lease:
         """Redis has all connections now."""
         self.epoch = epoch
         self._is_registered = True
-
-    def connections(self) -> AsyncIterator[list[str]]:
-        """The connections that Redis knows of this instance, part by part. Raises `redis.RedisError`."""
-        return store.connections(self.namespace, self.instance)

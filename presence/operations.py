@@ -41,19 +41,22 @@ class Presentee:
         }
 
 
+Sign = tuple[str, str]
+"""A sign of life: what the operation does, and the user."""
+
+
 @dataclass(slots=True)
 class Pending:
     """An operation that Redis has not answered yet.
 
-    With an `answer`, its caller waits and receives the error if it fails. With `signs`, it is a sign of life of `user`,
-    who is put back into that set if it fails: one such operation is enough, however late. Any other operation is kept
-    until Redis takes it.
+    With an `answer`, its caller waits and receives the error if it fails. With a `sign`, it is a sign of life, which is
+    put back among the others if it fails: one such operation is enough, however late. Any other operation is kept until
+    Redis takes it.
     """
 
     operation: msgspec.Raw
     answer: asyncio.Future[str] | None = None
-    user: str = ""
-    signs: set[str] | None = None
+    sign: Sign | None = None
 
     def resolve(self, answer: str) -> None:
         """Hand the answer to the caller."""
@@ -71,13 +74,12 @@ class OperationQueue:
 
     def __init__(self) -> None:
         self._pending: list[Pending] = []
-        self._heartbeats: set[str] = set()
-        self._touched: set[str] = set()
+        self._signs: set[Sign] = set()
         self._seen: set[str] = set()
         self._touch_at = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._pending or self._heartbeats or self._touched)
+        return bool(self._pending or self._signs)
 
     def ask(self, operation: Mapping[str, Any]) -> asyncio.Future[str]:
         """Submit an operation whose answer the caller awaits. Raises `UnicodeEncodeError`."""
@@ -92,7 +94,7 @@ class OperationQueue:
 
     def heartbeat(self, user_id: str) -> None:
         """The user's client sent a heartbeat."""
-        self._heartbeats.add(user_id)
+        self._signs.add(("heartbeat", user_id))
 
     def seen(self, user_id: str) -> None:
         """The user's client sent some frame: its record must not expire. Submitted a few times per expiry."""
@@ -102,17 +104,14 @@ class OperationQueue:
         """Submit the users who were seen, if it is time."""
         if now >= self._touch_at:
             self._touch_at = now + conf().presence_ttl / 4
-            self._touched |= self._seen
+            self._signs |= {("touch", user) for user in self._seen}
             self._seen = set()
 
     def take(self) -> list[Pending]:
         """Take out as many operations as fit into one call."""
-        for does, signs in (("heartbeat", self._heartbeats), ("touch", self._touched)):
-            while signs and len(self._pending) < BATCH:
-                user = signs.pop()
-                self._pending.append(
-                    Pending(store.encode({"does": does, "user": user}), user=user, signs=signs)
-                )
+        while self._signs and len(self._pending) < BATCH:
+            does, user = sign = self._signs.pop()
+            self._pending.append(Pending(store.encode({"does": does, "user": user}), sign=sign))
         size = batch_size([pending.operation for pending in self._pending[:BATCH]])
         batch, self._pending = self._pending[:size], self._pending[size:]
         return batch
@@ -122,8 +121,8 @@ class OperationQueue:
         self._pending = [*batch[len(answers) :], *self._pending]
         for pending, answer in zip(batch, answers, strict=False):
             pending.resolve(answer)
-            if pending.signs is not None:
-                yield pending.user, answer
+            if pending.sign is not None:
+                yield pending.sign[1], answer
 
     def leave_out(self, batch: Sequence[Pending], error: BaseException) -> None:
         """Redis can't do the first operation, and never will."""
@@ -134,8 +133,8 @@ class OperationQueue:
         """Redis may have done the batch or not: callers who wait are told so, and the rest is tried again."""
         kept = []
         for pending in batch:
-            if pending.signs is not None:
-                pending.signs.add(pending.user)
+            if pending.sign is not None:
+                self._signs.add(pending.sign)
             elif pending.answer is not None:
                 pending.fail(error)
             else:

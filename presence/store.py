@@ -6,7 +6,7 @@ All rules live in `scripts/apply.lua`; this module is how Python calls it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 from uuid import uuid4
@@ -16,7 +16,7 @@ import msgspec
 from presence.namespaces import OLDEST, lists_customers
 from realtime.conf import conf
 from realtime.protocol.envelope import iso
-from realtime.redis.client import key, run, run_sync, script, sync_client
+from realtime.redis.client import execute, key, run, run_sync, script, sync_client
 from realtime.redis.topology import topology
 from realtime.tasks.supervision import report
 
@@ -96,7 +96,6 @@ Operation = Mapping[str, Any] | msgspec.Raw
 _SCRIPTS = Path(__file__).parent / "scripts"
 _apply = script(_SCRIPTS / "apply.lua")
 _snapshot = script(_SCRIPTS / "snapshot.lua")
-_SCAN = script(b"return redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])")
 _STATUSES = script(
     b"""
     local found = {}
@@ -159,12 +158,8 @@ def _call(namespace: str, operations: Sequence[Operation], caller: Caller) -> by
     settings, is_team = conf(), not lists_customers(namespace)
     return msgspec.json.encode(
         {
+            **asdict(caller),
             "namespace": namespace,
-            "instance": caller.instance,
-            "epoch": caller.epoch,
-            "number": caller.number,
-            "acked": caller.acked,
-            "registers": caller.registers,
             "seed": uuid4().hex,
             "lease": int(settings.node_lease * 1000),
             "grace": int(settings.grace_period * 1000),
@@ -198,7 +193,7 @@ async def connections(namespace: str, instance: str) -> AsyncIterator[list[str]]
     """The connections that Redis knows of an instance, part by part. Raises `redis.RedisError`."""
     cursor = b"0"
     while True:
-        cursor, part = await run(_SCAN, [f"{base(namespace)}:node:{instance}"], [cursor, PART])
+        cursor, part = await execute("SSCAN", f"{base(namespace)}:node:{instance}", cursor, "COUNT", PART)
         yield [connection.decode() for connection in part]
         if cursor == b"0":
             return
@@ -235,8 +230,8 @@ def snapshot_sync(namespace: str, group: str) -> list[Member]:
 
 
 def statuses_sync(namespace: str, user_ids: Sequence[str]) -> dict[str, str]:
-    """The status of each of these users, `offline` for a user who is not known: one round trip."""
-    found = run_sync(_STATUSES, _keys_to_read(namespace), user_ids)
+    """The status of each of these users, `offline` for a user who is not known: one round trip, none for no user."""
+    found = run_sync(_STATUSES, _keys_to_read(namespace), user_ids) if user_ids else ()
     return {user_id: status.decode() for user_id, status in zip(user_ids, found, strict=True)}
 
 

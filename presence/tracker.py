@@ -76,11 +76,11 @@ class PresenceTracker:
         try:
             answer = await self._ask({**presentee.connect(), "refreshed": refreshed, "dropped": dropped})
         except BaseException:
-            self._roster.arrived(presentee)
             if not refreshed:  # Redis may have done it all the same
                 self.disconnect(presentee.connection_id)
             raise
-        self._roster.arrived(presentee)
+        finally:
+            self._roster.arrived(presentee)
         self._roster.note(presentee.user_id, answer)
 
     def regroup(self, presentee: Presentee, dropped: Sequence[str] = ()) -> None:
@@ -248,7 +248,7 @@ class PresenceTracker:
 
     async def _take_off_the_closed(self) -> None:
         """Connections that only Redis knows were closed, and Redis lost that."""
-        async for part in self._lease.connections():
+        async for part in store.connections(self.namespace, self.registry.id):
             closed = [connection for connection in part if connection not in self._roster]
             losses = [store.encode({"does": "disconnect", "connection": each}) for each in closed]
             await self._register_all([("", loss) for loss in losses])

@@ -269,9 +269,7 @@ class AvailabilityAdmin(Pages):
             "previous": _query(form, p=page.previous_page_number()) if page.has_previous() else None,
             "next": _query(form, p=page.next_page_number()) if page.has_next() else None,
         }
-        return self.show(
-            request, "admin/presence/availability/people.html", gettext("Presence over time"), context
-        )
+        return self.show(request, "availability/people.html", gettext("Presence over time"), context)
 
     def person(self, request: HttpRequest, user_id: str) -> HttpResponse:
         """One attendant: a chart, and its values as a table."""
@@ -297,9 +295,7 @@ class AvailabilityAdmin(Pages):
             "away": _spent(total.away),
             "query": _query(form, user=user_id),
         }
-        return self.show(
-            request, "admin/presence/availability/person.html", person.name or person.user_id, context
-        )
+        return self.show(request, "availability/person.html", person.name or person.user_id, context)
 
     def export(self, request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
         """The same days as CSV, of all attendants who match or of one."""

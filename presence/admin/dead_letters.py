@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import URLPattern, path
 from django.utils.translation import gettext, ngettext
 from redis.exceptions import RedisError
 
@@ -38,6 +39,8 @@ _ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 class DeadLetterAdmin(Pages):
     """A page of letters at a time."""
 
+    may = {"discard": DISCARD, "resend": RESEND}
+
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [
@@ -46,9 +49,6 @@ class DeadLetterAdmin(Pages):
             path("resend/", view(self.resend), name="presence_deadletter_resend"),
             path("<str:letter_id>/", view(self.letter), name="presence_deadletter_letter"),
         ]
-
-    def permissions(self, request: HttpRequest) -> dict[str, bool]:
-        return {"discard": request.user.has_perm(DISCARD), "resend": request.user.has_perm(RESEND)}
 
     # --- What is shown ---------------------------------------------------------------------------
 
@@ -63,45 +63,39 @@ class DeadLetterAdmin(Pages):
         except RedisError as error:
             logger.warning("dead letters not available", extra={"error": spelled(error)})
             messages.error(request, gettext("Redis does not answer."))
-        return self.show(request, "admin/presence/deadletter/list.html", gettext("Dead letters"), context)
+        return self.show(request, "deadletter/list.html", gettext("Dead letters"), context)
 
     def letter(self, request: HttpRequest, letter_id: str) -> HttpResponse:
         """One letter, to be edited and sent again."""
         self.require(request, RESEND)
         if not (chosen := self._read(request, [letter_id])) or not chosen[0].is_of_bus:
-            return HttpResponseRedirect(reverse(LIST))
+            return redirect(LIST)
         [letter] = chosen
         form = LetterForm(request.POST or None, letter)
         if form.is_bound and form.is_valid():
             parcel = Parcel(letter, form.encoded, form.parsed, is_edited=form.has_changed())
             return self._resend(request, [parcel], fields=(("message", form.cleaned_data["message"]),))
         context = {"form": form, "letter": letter}
-        return self.show(request, "admin/presence/deadletter/letter.html", gettext("Dead letter"), context)
+        return self.show(request, "deadletter/letter.html", gettext("Dead letter"), context)
 
     # --- What operators do -----------------------------------------------------------------------
 
     def discard(self, request: HttpRequest) -> HttpResponse:
         """Discard the selected letters."""
-        self.require(request, DISCARD)
-        if not (ids := _selected(request)):
-            return self._nothing(request)
-        if (chosen := self._read(request, ids)) is None:
-            return HttpResponseRedirect(reverse(LIST))
+        if not (chosen := self._selected(request, DISCARD)):
+            return redirect(LIST)
         there = [each.id for each in chosen]  # the log tells of no others
         return self.take(request, steps.discard(there, partial(letters.discard, there)))
 
     def resend(self, request: HttpRequest) -> HttpResponse:
         """Send the selected letters again, as far as they are valid now."""
-        self.require(request, RESEND)
-        if not (ids := _selected(request)):
-            return self._nothing(request)
-        if (chosen := self._read(request, ids)) is None:
-            return HttpResponseRedirect(reverse(LIST))
+        if not (chosen := self._selected(request, RESEND)):
+            return redirect(LIST)
         parcels, refused = _packed(chosen)
         if not parcels:
             for letter, reason in refused:
                 messages.error(request, f"{letter.at}: {reason}")
-            return HttpResponseRedirect(reverse(LIST))
+            return redirect(LIST)
         fields = tuple(("letter", each.letter.id) for each in parcels)
         return self._resend(request, parcels, fields, refused)
 
@@ -125,14 +119,22 @@ class DeadLetterAdmin(Pages):
         else:
             self._write_down(request, [each for each in parcels if each.letter.id in sent])
             _tell(request, len(sent), len(parcels) - len(sent))
-        return HttpResponseRedirect(reverse(LIST))
+        return redirect(LIST)
 
     def _write_down(self, request: HttpRequest, parcels: Sequence[Parcel], words: str = "") -> None:
         for each in parcels:
             self.log_change(request, DeadLetter(id=each.letter.id), each.entry(words))
 
-    def _read(self, request: HttpRequest, ids: Sequence[str]) -> list[Letter] | None:
-        """The letters; None, and a message to the operator, when there is none to be had."""
+    def _selected(self, request: HttpRequest, permission: str) -> list[Letter]:
+        """The letters that were selected, each once, at most a page of them; none as `_read`."""
+        self.require(request, permission)
+        if ids := [*dict.fromkeys(filter(_entry, request.POST.getlist("letter")[:PAGE]))]:
+            return self._read(request, ids)
+        messages.warning(request, gettext("Nothing was selected."))
+        return []
+
+    def _read(self, request: HttpRequest, ids: Sequence[str]) -> list[Letter]:
+        """The letters; none, and a message to the operator, when there is none to be had."""
         try:
             if found := letters.read_these([each for each in ids if _entry(each)]):
                 return found
@@ -141,12 +143,7 @@ class DeadLetterAdmin(Pages):
             messages.error(request, gettext("Redis does not answer: nothing was done."))
         else:
             _tell(request, 0, len(ids))
-        return None
-
-    @staticmethod
-    def _nothing(request: HttpRequest) -> HttpResponse:
-        messages.warning(request, gettext("Nothing was selected."))
-        return HttpResponseRedirect(reverse(LIST))
+        return []
 
 
 def _page(before: str, after: str) -> dict[str, Any]:
@@ -188,11 +185,6 @@ def _tell(request: HttpRequest, sent: int, missed: int) -> None:
             missed,
         )
         messages.warning(request, text % {"count": missed})
-
-
-def _selected(request: HttpRequest) -> list[str]:
-    """The ids that were selected, each once, at most a page of them."""
-    return [*dict.fromkeys(filter(_entry, request.POST.getlist("letter")[:PAGE]))]
 
 
 def _entry(text: str) -> str:

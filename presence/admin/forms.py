@@ -17,8 +17,12 @@ from realtime.protocol.catalogue import catalogue
 from realtime.protocol.namespaces import namespaces
 
 
-def _namespace_choices() -> list[tuple[str, Any]]:
-    return [("", _("All")), *((name, name) for name in namespaces())]
+def _namespace() -> forms.ChoiceField:
+    return forms.ChoiceField(
+        label=_("Namespace"),
+        required=False,
+        choices=lambda: [("", _("All")), *((name, name) for name in namespaces())],
+    )
 
 
 class ConnectionFilter(forms.Form):
@@ -26,11 +30,7 @@ class ConnectionFilter(forms.Form):
 
     q = forms.CharField(label=_("User"), required=False, max_length=100)
     room = forms.CharField(label=_("Room"), required=False, max_length=100)
-    namespace = forms.ChoiceField(
-        label=_("Namespace"),
-        required=False,
-        choices=_namespace_choices,
-    )
+    namespace = _namespace()
     order = forms.ChoiceField(
         label=_("Order"),
         required=False,
@@ -42,11 +42,7 @@ class RoomFilter(forms.Form):
     """Narrows the list of rooms, in the same way."""
 
     q = forms.CharField(label=_("Room"), required=False, max_length=100)
-    namespace = forms.ChoiceField(
-        label=_("Namespace"),
-        required=False,
-        choices=_namespace_choices,
-    )
+    namespace = _namespace()
     personal = forms.BooleanField(label=_("Include the users' own rooms"), required=False)
 
 

@@ -27,11 +27,6 @@ class Day:
     opens: datetime
     closes: datetime
 
-    @property
-    def seconds(self) -> float:
-        """The length of the day, 23 to 25 hours."""
-        return self.closes.timestamp() - self.opens.timestamp()
-
 
 @dataclass(frozen=True, slots=True)
 class Hours:

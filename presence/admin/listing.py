@@ -34,10 +34,7 @@ def number(request: HttpRequest) -> int:
 def another(request: HttpRequest, **where: Any) -> str:
     """The query of another page of the same list."""
     query = {key: value for key, value in request.GET.dict().items() if key not in {"after", "before", "p"}}
-    places = {
-        key: str(value) if isinstance(value, int) else msgspec.json.encode(value).decode()
-        for key, value in where.items()
-    }
+    places = {key: msgspec.json.encode(value).decode() for key, value in where.items()}
     return "?" + urlencode(query | places)
 
 

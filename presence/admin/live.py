@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -54,6 +53,13 @@ REFRESH_SECONDS = 5
 class LiveAdmin(Pages):
     """Connections, instances and rooms, and the actions of operators."""
 
+    may = {
+        "disconnect": steps.DISCONNECT,
+        "move": steps.MOVE,
+        "drain": steps.DRAIN,
+        "publish": steps.PUBLISH,
+    }
+
     def get_urls(self) -> list[URLPattern]:
         def page(route: str, view: Any, name: str) -> URLPattern:
             admin_view: Callable[..., HttpResponse] = self.admin_site.admin_view(view)
@@ -70,14 +76,6 @@ class LiveAdmin(Pages):
             page("event/", self.event, "event"),
             page("log/", self.log, "log"),
         ]
-
-    def permissions(self, request: HttpRequest) -> dict[str, bool]:
-        return {
-            "disconnect": request.user.has_perm(steps.DISCONNECT),
-            "move": request.user.has_perm(steps.MOVE),
-            "drain": request.user.has_perm(steps.DRAIN),
-            "publish": request.user.has_perm(steps.PUBLISH),
-        }
 
     # --- What is shown ---------------------------------------------------------------------------
 
@@ -100,7 +98,7 @@ class LiveAdmin(Pages):
             backwards="before" in request.GET,
             limit=PAGE,
         )
-        found: Connections | None = self._survey(partial(ask.connections, about, instance))
+        found: Connections | None = self._survey(ask.connections, about, instance)
         context: dict[str, Any] = {"form": form, "kept": listing.kept(request, "instance", "user")}
         context["searched"] = listing.searched(form, room=room, user=user, instance=instance[:8])
         if found is not None:
@@ -113,13 +111,10 @@ class LiveAdmin(Pages):
     def connection(self, request: HttpRequest, connection_id: str) -> HttpResponse:
         """One connection: its user, its instance, its rooms, and how far behind it is in each."""
         self.require(request, VIEW)
-        found = self._survey(partial(ask.connection, connection_id))
-        context: dict[str, Any] = {"tab": "connections"}
-        if found is None:
-            return self._show(request, "connection", gettext("Connection"), context, None)
-        instance, detail, silent = found
-        context |= {"instance": instance, "row": detail.row, **_described(detail)}
-        context["has_ended"] = has_ended = detail.row is None and not silent
+        found = self._survey(ask.connection, connection_id)
+        instance, detail, silent = found or (None, Detail(), None)
+        has_ended = detail.row is None and silent == []
+        context = {"tab": "connections", "instance": instance, "has_ended": has_ended, **_described(detail)}
         status = 404 if has_ended else 200
         return self._show(request, "connection", gettext("Connection"), context, silent, status=status)
 
@@ -130,9 +125,8 @@ class LiveAdmin(Pages):
         context: dict[str, Any] = {"namespaces": list(namespaces())}
         if asked is not None:
             context |= {"rows": [_loaded(answer) for answer in asked.answers], "totals": _load_of_all(asked)}
-        return self._show(
-            request, "instances", gettext("Instances"), context, asked.silent if asked else None
-        )
+        silent = asked.silent if asked else None
+        return self._show(request, "instances", gettext("Instances"), context, silent)
 
     def rooms(self, request: HttpRequest) -> HttpResponse:
         """Rooms, the largest first."""
@@ -146,17 +140,16 @@ class LiveAdmin(Pages):
         )
         page = listing.number(request)
         before = (page - 1) * PAGE
-        found = self._survey(partial(ask.rooms, about, before, PAGE))
-        context: dict[str, Any] = {"form": form, "kept": [], "personal": about.personal}
-        context["searched"] = listing.searched(form)
-        if found is None:
-            return self._show(request, "rooms", gettext("Rooms"), context, None)
-        total, rooms, silent = found
+        found = self._survey(ask.rooms, about, before, PAGE)
+        total, rooms, silent = found or (0, [], None)
         largest = max((size for _, _, size in rooms), default=1)
-        context |= {
+        context = {
+            "form": form,
+            "personal": about.personal,
+            "searched": listing.searched(form),
             "total": total,
             "shown_total": number(total),
-            "totals": [(gettext("Rooms listed"), number(total))],
+            "totals": [(gettext("Rooms listed"), number(total))] if found else [],
             "rows": [(name, room, size, round(100 * size / largest)) for name, room, size in rooms],
             "first": before + 1,
             "last": before + len(rooms),
@@ -207,17 +200,17 @@ class LiveAdmin(Pages):
         if "confirmed" in request.POST:
             return ""
         about = AboutRooms(named=[*delivery.targets], personal=True)
-        asked: Asked[Rooms] | None = self._survey(partial(ask.ask, about, Rooms))
+        asked: Asked[Rooms] | None = self._survey(ask.ask, about, Rooms)
         if asked is None:
             return "–"
         return str(sum(size for answer in asked.answers for _, _, size in answer.result.sizes))
 
     # --- In common -------------------------------------------------------------------------------
 
-    def _survey(self, question: Callable[[], Any]) -> Any:
+    def _survey(self, question: Callable[..., Any], *about: Any) -> Any:
         """The answers; None when Redis does not take the question."""
         try:
-            return question()
+            return question(*about)
         except RedisError as error:
             logger.warning("live view not available", extra={"error": spelled(error)})
             return None
@@ -241,8 +234,7 @@ class LiveAdmin(Pages):
             "refresh": REFRESH_SECONDS,
             "scripts": ["presence/live.js"],
         }
-        template = f"admin/presence/live/{page}.html"
-        return self.show(request, template, title, {**about_all, **context}, status=status)
+        return self.show(request, f"live/{page}.html", title, {**about_all, **context}, status=status)
 
 
 def name(instance: Instance) -> str:
@@ -315,6 +307,7 @@ def _described(detail: Detail) -> dict[str, Any]:
         for each in sorted(detail.rooms, key=lambda each: each.room)
     ]
     return {
+        "row": row,
         **_opened(row.opened_at),
         "expires": moment(instant(detail.expires_at)),
         "left": until(detail.expires_at),

@@ -30,11 +30,14 @@ REFRESH = "X-Presence-Refresh"
 FRAME, PART = "admin/presence/frame.html", "admin/presence/part.html"
 
 
-class ReadOnly(ModelAdmin):
-    """Nothing here is added, changed or deleted as a row."""
+class Pages(ModelAdmin):
+    """A section with pages of its own. Nothing in it is added, changed or deleted as a row."""
 
     class Media:
         css = STYLE
+
+    may: Mapping[str, str] = {}
+    """What an operator may do here, as the templates call it, and the permission for it."""
 
     def has_add_permission(self, request: HttpRequest, *_: Any) -> bool:
         return False
@@ -45,10 +48,6 @@ class ReadOnly(ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-
-class Pages(ReadOnly):
-    """A section with pages of its own."""
-
     def show(
         self,
         request: HttpRequest,
@@ -58,17 +57,18 @@ class Pages(ReadOnly):
         *,
         status: int = 200,
     ) -> HttpResponse:
-        """A page in the admin's frame; without the frame for the script that refreshes a page."""
-        shown = {"title": title, "opts": self.opts, "may": self.permissions(request), **context}
+        """A page in the admin's frame; without the frame for the script that refreshes a page.
+
+        `template` is its path below `admin/presence/`.
+        """
+        template = f"admin/presence/{template}"
+        may = {action: request.user.has_perm(permission) for action, permission in self.may.items()}
+        shown = {"title": title, "opts": self.opts, "may": may, **context}
         if REFRESH in request.headers:
             # Nor with the messages at the top: they are for the page that the operator opens next.
             return TemplateResponse(request, template, {**shown, "frame": PART}, status=status)
         frame = {**self.admin_site.each_context(request), "media": self.media, "frame": FRAME}
         return TemplateResponse(request, template, {**frame, **shown}, status=status)
-
-    def permissions(self, request: HttpRequest) -> dict[str, bool]:
-        """What this operator may do, for the templates."""
-        return {}
 
     def require(self, request: HttpRequest, permission: str) -> None:
         """Raises `PermissionDenied`."""
@@ -82,7 +82,7 @@ class Pages(ReadOnly):
 
     def ask(self, request: HttpRequest, step: Step) -> HttpResponse:
         """The page that asks whether to take a step."""
-        return self.show(request, "admin/presence/confirm.html", step.title, {"step": step})
+        return self.show(request, "confirm.html", step.title, {"step": step})
 
     def take(self, request: HttpRequest, step: Step) -> HttpResponse:
         """Ask; on a confirmed POST do it, and write it into the log."""

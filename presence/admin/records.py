@@ -13,7 +13,6 @@ from django.contrib.admin.views.main import ChangeList
 from django.db import DataError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
@@ -24,8 +23,8 @@ from redis.exceptions import RedisError
 from presence import store
 from presence.admin.display import light, moment, readable
 from presence.admin.hours import days
-from presence.admin.pages import ReadOnly
-from presence.admin.steps import DISCONNECTED
+from presence.admin.pages import Pages
+from presence.admin.steps import DISCONNECT, DISCONNECTED
 from presence.models import PresenceRecord, PresenceTransition
 from presence.namespaces import teams
 from realtime.paging import BoundedRows
@@ -44,16 +43,12 @@ def _ask_redis(request: HttpRequest, records: Sequence[PresenceRecord]) -> None:
     """Fill in `live` of all records, by one round trip for each namespace; an outage of Redis becomes a warning."""
     try:
         for namespace in teams():
-            _ask_for(namespace, [record for record in records if record.namespace == namespace])
+            here = {record.user_id: record for record in records if record.namespace == namespace}
+            for user_id, status in store.statuses_sync(namespace, [*here]).items():
+                here[user_id].live = status
     except RedisError as error:
         logger.warning("live presence not available", extra={"error": spelled(error)})
         messages.warning(request, gettext("Redis does not answer: who is online right now is unknown."))
-
-
-def _ask_for(namespace: str, records: Sequence[PresenceRecord]) -> None:
-    statuses = store.statuses_sync(namespace, [record.user_id for record in records]) if records else {}
-    for record in records:
-        record.live = statuses[record.user_id]
 
 
 class LiveChangeList(ChangeList):
@@ -65,7 +60,7 @@ class LiveChangeList(ChangeList):
             _ask_redis(request, list(self.result_list))
 
 
-class RecordedAdmin(BoundedRows, ReadOnly):
+class RecordedAdmin(BoundedRows, Pages):
     """Recorded facts."""
 
     if hasattr(admin, "ShowFacets"):  # Django 5.0
@@ -156,24 +151,14 @@ class PresenceRecordAdmin(RecordedAdmin):
 
     def has_disconnect_permission(self, request: HttpRequest) -> bool:
         """Whether this operator may disconnect users."""
-        return request.user.has_perm("presence.disconnect_presencerecord")
+        return request.user.has_perm(DISCONNECT)
 
     @admin.action(description=_("Disconnect user"), permissions=("disconnect",))
     def disconnect(self, request: HttpRequest, queryset: QuerySet[PresenceRecord]) -> HttpResponse | None:
         """Close every connection that the selected users have open now, once that is confirmed."""
-        if "confirmed" not in request.POST:
-            return TemplateResponse(
-                request,
-                "admin/presence/presencerecord/disconnect.html",
-                {
-                    **self.admin_site.each_context(request),
-                    "title": gettext("Disconnect user"),
-                    "opts": self.opts,
-                    "media": self.media,
-                    "records": queryset,
-                    "action": "disconnect",
-                },
-            )
+        if not self.is_confirmed(request):
+            context = {"records": queryset, "action": "disconnect"}
+            return self.show(request, "presencerecord/disconnect.html", gettext("Disconnect user"), context)
         done = 0
         try:
             for record in queryset:

@@ -52,7 +52,7 @@ class Ghosts:
         records = PresenceRecord.objects.using(database()).filter(namespace=namespace)
         present = records.filter(status__in=(Status.ONLINE, Status.AWAY))
         user_ids = list(present.values_list("user_id", flat=True))
-        statuses = store.statuses_sync(namespace, user_ids) if user_ids else {}
+        statuses = store.statuses_sync(namespace, user_ids)
         before = self._unknown.get(namespace, {})
         unknown = {
             user: before.get(user, now) for user, status in statuses.items() if status == Status.OFFLINE

@@ -117,7 +117,7 @@ class Recorder:
     def _begin_again(self, cursor: str) -> str:
         """Read the stream from its beginning; returns the cursor. What is in the database is not written twice."""
         logger.warning("the stream lost its end, reading it again", extra={"cursor": cursor})
-        StreamCursor.objects.filter(stream=store.stream(), entry_id=cursor).update(entry_id=BEGINNING)
+        self._move(cursor, BEGINNING)
         return self._cursor()
 
     # --- The database ----------------------------------------------------------------------------
@@ -129,11 +129,12 @@ class Recorder:
         except Exception as error:
             if _is_outage(error):
                 raise
-            for entry in entries if len(entries) > 1 else ():
-                self._record_or_skip(cursor, [entry])
-                cursor = entry[0]
             if len(entries) == 1:
                 self._skip(cursor, entries[0], error)
+                return
+            for entry in entries:
+                self._record_or_skip(cursor, [entry])
+                cursor = entry[0]
 
     def _skip(self, cursor: str, entry: Entry, error: Exception) -> None:
         report("recorder")

@@ -32,7 +32,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # The web side and the recorder write to the same file: each waits for the other from the start of a transaction.
     # (Django 4.2 cannot do that. There a transaction that reads first may fail while the other side writes.)
     _mode = {"transaction_mode": "IMMEDIATE"} if django.VERSION >= (5, 1) else {}
-    DATABASES["default"]["OPTIONS"] = {**_mode, "timeout": 20}
+    DATABASES["default"]["OPTIONS"] = {**_mode, "timeout": 20, **DATABASES["default"].get("OPTIONS", {})}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [

@@ -12,8 +12,9 @@ import pytest
 from tests.e2e.harness import Client, Stack, eventually, free_port, unique
 
 GRACE = 2.0
-AWAY = 4.0
 LEASE = 3.0
+AWAY = 6.0
+"""Longer than lease and grace period together: users whose process is gone or frozen are not away before."""
 SILENT_AFTER = 12.0
 
 
@@ -134,16 +135,7 @@ async def test_logout_is_announced_at_once_and_ends_the_connection(quick: Stack)
 
 
 @pytest.mark.slow
-async def test_frames_other_than_heartbeats_keep_a_connection_from_being_silent(quick: Stack):
-    async with quick.client("portal") as client:
-        for _ in range(int(SILENT_AFTER) + 2):
-            await client.call("leave:thread", {"thread_id": "1"})
-            await asyncio.sleep(1)
-        assert client.close_code is None
-
-
-@pytest.mark.slow
-async def test_who_sends_frames_but_no_heartbeat_is_away_and_stays_present(quick: Stack):
+async def test_who_sends_frames_but_no_heartbeat_is_away_and_stays_connected_and_present(quick: Stack):
     group, user = unique("g"), unique("u")
     async with quick.client("hub", user, groups=[group]) as client:
         for _ in range(int(SILENT_AFTER) + 2):
@@ -152,6 +144,7 @@ async def test_who_sends_frames_but_no_heartbeat_is_away_and_stays_present(quick
         async with quick.client("hub", role="admin", groups=[group]) as admin:
             state = (await admin.expect("presence:state"))["data"]
             assert [(m["user_id"], m["status"]) for m in state["members"]] == [(user, "away")]
+        assert client.close_code is None
 
 
 @pytest.mark.slow
@@ -173,26 +166,6 @@ async def test_killed_process_loses_its_users_after_lease_and_grace_each_announc
             assert said(admin, user) == ["online", "offline"]
             assert said(admin, moved) == ["online"]
     assert [t["reason"] for t in quick.transitions(user)] == ["connect", "lease"]
-
-
-@pytest.mark.slow
-async def test_process_paused_beyond_its_lease_registers_again_unnoticed(quick: Stack):
-    group, user = unique("g"), unique("u")
-    port = free_port()
-    process = quick.start_sockets(port)
-    async with (
-        quick.client("hub", role="admin", groups=[group]) as admin,
-        quick.client("hub", user, port=port, groups=[group]) as client,
-    ):
-        await client.call("presence:away")
-        await admin.expect("attendant:away", user_id=user)
-        process.signal(SIGSTOP)
-        await asyncio.sleep(LEASE + 0.3)
-        process.signal(SIGCONT)
-        await client.call("heartbeat")
-        await asyncio.sleep(GRACE * 1.5)
-        assert said(admin, user) == ["online", "away"]
-    process.stop()
 
 
 async def test_users_of_a_process_that_was_frozen_are_announced_again_and_what_is_acknowledged_counts(
@@ -234,27 +207,7 @@ async def test_users_who_left_a_process_that_was_frozen_are_announced_offline_on
             await admin.expect("attendant:offline", user_id=user)
         process.signal(SIGCONT)
         await eventually(lambda: "presence registered again" in process.output)
-        assert [said(admin, user) for user in users] == [["online", "offline"]] * len(users)
+        # Those who came first may have been away before the last one was there.
+        told = [[status for status in said(admin, user) if status != "away"] for user in users]
+        assert told == [["online", "offline"]] * len(users)
     process.stop()
-
-
-@pytest.mark.parametrize("event", ["presence:online", "heartbeat"])
-async def test_user_whose_record_is_lost_is_announced_again_by_what_is_acknowledged(quick: Stack, event: str):
-    """As after all processes were suspended together for longer than the record lives."""
-    group, user = unique("g"), unique("u")
-    async with (
-        quick.client("hub", role="admin", groups=[group]) as admin,
-        quick.client("hub", user, groups=[group]) as client,
-    ):
-        await admin.expect("attendant:online", user_id=user)
-        quick.redis.delete(f"{{{quick.key('presence')}}}:user:{user}")
-        async with quick.client("hub", role="admin", groups=[group]) as late:
-            assert (await late.expect("presence:state"))["data"]["members"] == []
-            await client.call(event)
-            await late.expect("attendant:online", user_id=user)
-        async with quick.client("hub", role="admin", groups=[group]) as later:
-            members = (await later.expect("presence:state"))["data"]["members"]
-            assert [(member["user_id"], member["status"]) for member in members] == [(user, "online")]
-        await client.call("presence:away")
-        await admin.expect("attendant:away", user_id=user)
-        assert said(admin, user) == ["online", "online", "away"]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from realtime.conf import Conf
+
 from .world import World
 
 
@@ -16,6 +18,12 @@ def ana(world: World) -> World:
     world.connect()
     world.transitions()
     return world
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches follow each other at once, while leases and grace periods are as long as in production."""
+    monkeypatch.setattr(Conf, "batch_interval", 0.05)
 
 
 @pytest.fixture(autouse=True)

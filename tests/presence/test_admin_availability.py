@@ -1,26 +1,22 @@
-"""Hours a day, summed by the database, beside the same sums in a few lines of Python."""
+"""Hours a day of each attendant: the sums, the pages and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import NotSupportedError, connection, connections
+from django.db import NotSupportedError, connections
 from django.test import AsyncClient, Client
-from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from presence.admin import hours as counting
 from presence.admin.availability import chart, harmless
 from presence.admin.hours import Hours, days, hours
 from presence.models import PresenceRecord, PresenceTransition
@@ -68,24 +64,6 @@ def transitions(user_id: str, changes: Changes, namespace: str = "hub") -> Itera
             at=moment,
         )
         before = status
-
-
-def reference(changes: Changes, dates: Iterable[date], zone: Any, now: datetime) -> dict[date, Hours]:
-    """The same sums, second by second of the calendar and without any SQL."""
-    found: dict[date, Hours] = defaultdict(Hours)
-    ends = [moment for moment, _ in changes[1:]] + [now]
-    for (began, status), ended in zip(changes, ends, strict=True):
-        for day in dates:
-            midnight = datetime.combine(day, time.min, tzinfo=zone)
-            next_midnight = datetime.combine(day + timedelta(1), time.min, tzinfo=zone)
-            lasted = min(ended, next_midnight).timestamp() - max(began, midnight).timestamp()
-            if status != "offline" and lasted > 0:
-                found[day] += Hours(**{status: lasted})
-    return found
-
-
-def close(one: Hours, other: Hours) -> bool:
-    return abs(one.online - other.online) < 0.01 and abs(one.away - other.away) < 0.01
 
 
 def counted(user: str, first: str, last: str, now: datetime) -> dict[str, tuple[int, int]]:
@@ -187,130 +165,12 @@ def test_day_on_which_clocks_are_changed_has_23_or_25_hours():
         assert [online for online, _ in found.values()] == [1440, 1380, 1440]
         found = counted("7", "2026-10-24", "2026-10-26", at("2026-12-01T00:00"))
         assert [online for online, _ in found.values()] == [1440, 1500, 1440]
-        assert [day.seconds for day in days(date(2026, 3, 29), date(2026, 3, 29))] == [23 * 3600]
 
 
 def test_database_that_was_never_tried_is_refused(monkeypatch):
     monkeypatch.setattr(connections["default"], "vendor", "mysql")
     with pytest.raises(NotSupportedError, match="SQLite or PostgreSQL, got mysql"):
         hours(["7"], days(date(2026, 3, 1), date(2026, 3, 1)))
-
-
-# --- 100,000 rows --------------------------------------------------------------------------------------
-
-USERS = 200
-ROWS = 100_000
-NOW = at("2026-03-31T15:00")
-DATES = [date(2026, 3, 1) + timedelta(number) for number in range(31)]
-
-
-def history(seed: int) -> dict[str, Changes]:
-    """Two months of 200 people who come and go at any time of the day and night."""
-    dice = random.Random(seed)
-    found: dict[str, Changes] = {}
-    for user in range(USERS):
-        moment, status, changes = at("2026-01-25T08:00"), "offline", []
-        for _ in range(ROWS // USERS):
-            moment += timedelta(seconds=dice.expovariate(1 / (64 * 86400 / (ROWS / USERS))))
-            moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-            status = dice.choice([each for each in ("online", "away", "offline") if each != status])
-            changes.append((min(moment, NOW), status))
-        found[f"u{user:03}"] = changes
-    return found
-
-
-@pytest.fixture
-def recorded() -> dict[str, Changes]:
-    found = history(7)
-    PresenceRecord.objects.bulk_create(
-        PresenceRecord(
-            namespace="hub", user_id=user, name=f"Name {user}", status="offline", since=NOW, updated=NOW
-        )
-        for user in found
-    )
-    PresenceTransition.objects.bulk_create(
-        (row for user, changes in found.items() for row in transitions(user, changes)), batch_size=5000
-    )
-    assert PresenceTransition.objects.count() == ROWS
-    return found
-
-
-@pytest.mark.slow
-def test_hundred_thousand_rows_are_summed_in_one_query_and_right(recorded: dict[str, Changes]):
-    with timezone.override(SAO_PAULO):
-        over = days(DATES[0], DATES[-1])
-        with CaptureQueriesContext(connection) as queries:
-            found = hours([*recorded], over, NOW)
-        assert len(queries) == 1
-        for user, changes in recorded.items():
-            expected = reference(changes, DATES, SAO_PAULO, NOW)
-            for day, each in zip(over, found[user], strict=True):
-                assert close(each, expected[day.date]), (user, day.date)
-
-
-@pytest.mark.slow
-def test_page_and_export_of_hundred_thousand_rows_cost_as_many_queries_as_of_few(
-    admin_client: Client, recorded: dict[str, Changes]
-):
-    span = {"begin": "2026-03-01", "end": "2026-03-31"}
-
-    def cost(url: str, **query: str) -> int:
-        with CaptureQueriesContext(connection) as queries:
-            response = admin_client.get(url, {**span, **query})
-            assert response.status_code == 200
-            if response.streaming:
-                assert b"".join(response)
-        return len(queries)
-
-    admin_client.get(reverse(PEOPLE), span)  # what is read once per process
-    page, person, one = (
-        cost(reverse(PEOPLE)),
-        cost(reverse(PERSON, args=["u007"])),
-        cost(reverse(CSV), user="u007"),
-    )
-    exported = cost(reverse(CSV))
-    assert page <= 6
-    assert person <= 5
-    assert exported <= one + USERS // counting.CHUNK
-    PresenceTransition.objects.exclude(user_id="u007").delete()
-    PresenceRecord.objects.exclude(user_id="u007").delete()
-    assert cost(reverse(PEOPLE)) == page
-    assert cost(reverse(PERSON, args=["u007"])) == person
-
-
-PAGES = [
-    ("admin:presence_presencerecord_changelist", {}),
-    ("admin:presence_presencerecord_changelist", {"status__exact": "offline"}),
-    ("admin:presence_presencetransition_changelist", {}),
-    ("admin:presence_presencetransition_changelist", {"p": "100"}),
-    ("admin:presence_presencetransition_changelist", {"day": "2026-03-02"}),
-    ("admin:presence_presencetransition_changelist", {"user_id": "u007", "namespace": "hub"}),
-    (PEOPLE, {"begin": "2026-03-01", "end": "2026-03-31"}),
-    ("admin:presence_live_log", {}),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("realtime_redis", "recorded")
-def test_no_page_reads_a_whole_table_of_hundred_thousand_rows(admin_client: Client):
-    for name, query in PAGES:
-        with CaptureQueriesContext(connection) as queries:
-            page = admin_client.get(reverse(name), query)
-        assert page.status_code == 200, name
-        assert len(queries) <= 12, name
-        assert len(page.content) < 300_000, name
-        for each in queries:
-            sql = each["sql"]
-            assert "COUNT(" not in sql or "LIMIT 10001" in sql, sql
-            assert "DISTINCT" not in sql, sql
-            is_of_rows = sql.startswith("SELECT") and "presence_" in sql and "_groups" not in sql
-            if connection.vendor == "sqlite" and is_of_rows:
-                with connection.cursor() as cursor:
-                    cursor.execute("EXPLAIN QUERY PLAN " + sql)
-                    plan = [row[3] for row in cursor.fetchall()]
-                assert not [step for step in plan if "TEMP B-TREE FOR ORDER BY" in step], (sql, plan)
-                found = [step for step in plan if step.startswith("SCAN presence_") and "INDEX" not in step]
-                assert [step for step in found if "group" not in step] == [], (sql, plan)
 
 
 def test_table_that_is_longer_than_what_is_counted_says_so(admin_client: Client, monkeypatch, realtime_redis):
@@ -341,20 +201,6 @@ def test_history_of_one_day_begins_at_its_midnight(admin_client: Client, setting
     assert len(found) == (2 if zone == "UTC" else 1)
     for wrong in ("nonsense", "2026-02-30", "0001-01-01", "9999-12-31", "\x00"):
         assert admin_client.get(url, {"day": wrong}).status_code in {200, 302}
-
-
-@pytest.mark.slow
-def test_index_finds_the_rows_of_a_page(recorded: dict[str, Changes]):
-    """Nobody reads the whole history for 25 people."""
-    over = days(DATES[0], DATES[-1])
-    with CaptureQueriesContext(connection) as queries:
-        hours([*recorded][:25], over, NOW)
-    with connection.cursor() as cursor:
-        if connection.vendor == "sqlite":
-            cursor.execute("EXPLAIN QUERY PLAN " + queries[0]["sql"])
-            plan = "\n".join(row[3] for row in cursor.fetchall())
-            assert "SCAN history" not in plan
-            assert plan.count("USING INDEX presence_history_user") + plan.count("COVERING INDEX") >= 2, plan
 
 
 # --- Pages -------------------------------------------------------------------------------------------
@@ -418,7 +264,7 @@ def test_span_that_cannot_be_shown_is_refused(admin_client: Client, begin: str, 
     assert admin_client.get(reverse(CSV), query).status_code == 400
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Sao_Paulo", "Asia/Kathmandu"])
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Sao_Paulo"])
 @pytest.mark.parametrize(
     ("begin", "end"),
     [
@@ -446,7 +292,7 @@ def test_days_at_the_ends_of_the_calendar_are_refused(
     assert admin_client.get(f"{reverse(CSV)}?{query}").status_code == 400
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Sao_Paulo", "Asia/Kathmandu"])
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Sao_Paulo"])
 @pytest.mark.parametrize("day", ["1900-01-01", "1969-12-31", "2400-02-29", "9998-12-31"])
 def test_first_and_last_day_that_are_taken_can_be_shown(admin_client: Client, settings, day: str, zone: str):
     attend("7", [(at("2026-03-02T09:00"), "online")])

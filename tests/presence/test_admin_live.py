@@ -43,10 +43,13 @@ from tests.operators import logged, operator, published, texts
 from tests.survey.test_messages import CROWD, Connection, Principal
 
 pytestmark = [
-    pytest.mark.django_db(transaction=True),  # what is published is not held back for a commit
+    pytest.mark.django_db,
     pytest.mark.usefixtures("realtime_redis"),
     pytest.mark.filterwarnings("ignore:No directory at"),
 ]
+
+PUBLISHES = pytest.mark.django_db(transaction=True)
+"""What is published is not held back for a commit."""
 
 ONE = Instance("one", "pod-a", 11, "0.1.0", 1e9)
 TWO = Instance("two", "pod-b", 22, "0.1.0", 1e9, is_draining=True)
@@ -255,13 +258,7 @@ def test_group_of_a_team_is_shown_for_its_members_and_not_for_customers(admin_cl
 
 @pytest.mark.parametrize(
     ("age", "said"),
-    [
-        (0.4, "0 s"),
-        (59.9, "59 s"),
-        (192, "3 min 12 s"),
-        (7500, "2 h 5 min"),
-        (3 * 86400 + 4 * 3600, "3 d 4 h"),
-    ],
+    [(0.4, "0 s"), (59.9, "59 s"), (3 * 86400 + 4 * 3600, "3 d 4 h")],
 )
 def test_time_of_a_connection_is_told_in_the_units_of_people(
     admin_client: Client, system: System, monkeypatch, age: float, said: str
@@ -400,7 +397,7 @@ def test_rooms_are_listed_by_size_and_paged(admin_client: Client, system: System
 
 @pytest.mark.parametrize("text", ["9" * 5000, "9" * 9, "-1", "0", "x", "٣"])
 def test_odd_number_of_a_page_is_no_error(admin_client: Client, system: System, text: str):
-    system.hold("one", *CROWD)
+    system.hold("one", *CROWD[:60])
     for page in (ROOMS, LOG, CONNECTIONS):
         assert admin_client.get(reverse(page), {"p": text}).status_code == 200
 
@@ -411,7 +408,7 @@ def test_odd_number_of_a_page_is_no_error(admin_client: Client, system: System, 
     ids=["1", "2", "3", "4", "5", "6"],
 )
 def test_odd_place_in_an_address_is_no_error(admin_client: Client, system: System, text: str):
-    system.hold("one", *CROWD)
+    system.hold("one", *CROWD[:60])
     for name in ("after", "before"):
         query = urlencode({name: text}, errors="surrogatepass")
         assert admin_client.get(f"{reverse(CONNECTIONS)}?{query}").status_code == 200
@@ -488,6 +485,7 @@ ACTIONS = [
 ]
 
 
+@PUBLISHES
 @pytest.mark.parametrize(("action", "event", "entry"), ACTIONS)
 def test_action_is_asked_for_then_done_and_written_down(
     admin_client: Client, action: tuple[str, ...], event: Any, entry: Any
@@ -511,6 +509,7 @@ def test_no_other_site_can_have_it_done(client: Client, action: tuple[str, ...])
     assert (published(), logged()) == ([], [])
 
 
+@PUBLISHES
 @pytest.mark.usefixtures("without_redis", "without_outbox")
 @pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
 def test_action_that_failed_is_said_and_not_written_down(admin_client: Client, action: tuple[str, ...]):
@@ -519,6 +518,7 @@ def test_action_that_failed_is_said_and_not_written_down(admin_client: Client, a
     assert logged() == []
 
 
+@PUBLISHES
 @pytest.mark.usefixtures("without_redis")
 @pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
 def test_action_is_kept_in_the_outbox_while_redis_is_away(admin_client: Client, action: tuple[str, ...]):
@@ -527,6 +527,7 @@ def test_action_is_kept_in_the_outbox_while_redis_is_away(admin_client: Client, 
     assert len(logged()) == 1
 
 
+@PUBLISHES
 def test_action_on_what_cannot_be_is_refused(admin_client: Client, system: System):
     for name, arguments in (
         (DISCONNECT[0], ("nowhere", "7")),
@@ -552,6 +553,7 @@ def test_drained_instance_is_named_in_the_log(admin_client: Client):
 MESSAGE = {"event": "thread:message", "payload": '{"thread_id": "42", "message_id": "1"}', "rooms": ""}
 
 
+@PUBLISHES
 def test_event_is_shown_with_where_it_goes_before_it_is_sent(admin_client: Client, system: System):
     system.hold("one", person(1))
     system.hold("two", Connection("c2", ("portal", "9"), Principal("Carla"), 1.0, {"thread:42": 1}))
@@ -574,11 +576,8 @@ def test_event_is_filled_in_with_what_it_needs_and_is_valid_as_it_is(admin_clien
     first = admin_client.get(reverse(EVENT))
     names = [name for name, _ in first.context["form"].fields["event"].choices]
     assert {"thread:message", "chat:ended", "queue:updated"} <= {*names}
-    assert '{"thread_id": "1", "message_id": "1"}' in " ".join(
-        text_of(admin_client.get(reverse(EVENT), {"event": "thread:message"}))
-        .replace("{ ", "{")
-        .replace(" }", "}")
-        .split()
+    assert '{ "thread_id": "1", "message_id": "1" }' in text_of(
+        admin_client.get(reverse(EVENT), {"event": "thread:message"})
     )
     for name in names:
         page = admin_client.get(reverse(EVENT), {"event": name})
@@ -663,17 +662,13 @@ def test_templates_have_neither_script_nor_style_of_their_own(path: Path):
 # --- Log ---------------------------------------------------------------------------------------------
 
 
-def test_log_says_who_did_what_newest_first(admin_client: Client, admin_user: Any):
+def test_log_says_who_did_what_newest_first(admin_client: Client, admin_user: Any, monkeypatch):
     assert "There are no actions yet." in admin_client.get(reverse(LOG)).content.decode()
-    for number in range(60):
-        url = reverse(DISCONNECT[0], args=["hub", f"u{number}"])
-        admin_client.post(url, {"confirmed": "yes"})
+    monkeypatch.setattr(live, "PAGE", 2)
+    for user in ("ana", "bia", "cleo"):
+        admin_client.post(reverse(DISCONNECT[0], args=["hub", user]), {"confirmed": "yes"})
     page = admin_client.get(reverse(LOG))
-    assert [entry.object_repr for _, entry, _ in page.context["rows"]][:2] == ["hub user:u59", "hub user:u58"]
+    assert [entry.object_repr for _, entry, _ in page.context["rows"]] == ["hub user:cleo", "hub user:bia"]
     assert admin_user.username in page.content.decode()
     last = admin_client.get(reverse(LOG) + page.context["next"])
-    assert len(last.context["rows"]) == 10
-
-
-def test_instance_whose_host_is_not_known_goes_by_its_id():
-    assert live.name(Instance("z" * 32, "", 0, "", 0.0)) == "zzzzzzzz"
+    assert [entry.object_repr for _, entry, _ in last.context["rows"]] == ["hub user:ana"]

@@ -28,13 +28,6 @@ def carla(world: World) -> World:
     return world
 
 
-def regroup(world: World, *threads: str, connection: str = "tab-1", dropped: tuple[str, ...] = ()) -> None:
-    world.apply(
-        {"does": "regroup", "connection": connection, "groups": threads, "dropped": dropped},
-        instance="instance-1",
-    )
-
-
 def announced(world: World) -> list[tuple[str, str]]:
     """What was announced since the last call: thread and event."""
     found = []
@@ -57,12 +50,6 @@ def test_first_connection_is_announced_to_each_thread_once(world: World):
     assert there("42") == there("43") == {"carla"}
 
 
-def test_transition_names_the_namespace(world: World):
-    world.connect("carla", groups=("42",))
-    (transition,) = world.transitions()
-    assert (transition["namespace"], transition["from"], transition["to"]) == ("portal", "offline", "online")
-
-
 def test_team_and_customers_of_the_same_id_are_different_people(carla: World):
     team = World(HUB)
     team.connect("carla", groups=("42",))
@@ -83,43 +70,68 @@ def test_customer_is_never_away(carla: World):
     assert carla.deadline("away", "carla") is None
 
 
-def test_thread_joined_later_hears_of_the_customer_then(carla: World):
-    regroup(carla, "42", "43", "77")
-    assert announced(carla) == [("77", "online")]
-    assert there("77") == {"carla"}
+TAB_IN_42, TAB_IN_77 = "connect carla tab-2 groups=42", "connect carla tab-2 groups=77"
+END_77 = "pass_deadline lost carla|77; sweep; sweep"
+RULES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "a thread joined later hears of it then": ("", "regroup tab-1 groups=42,43,77", {"77": "online"}),
+    "a lost connection joins no thread": ("disconnect", "regroup tab-1 groups=42,43,77", {}),
+    "a thread that is not joined again": (
+        f"disconnect; {TAB_IN_42}; sweep",
+        "pass_deadline lost carla|43; sweep; sweep",
+        {"43": "offline"},
+    ),
+    "the thread of a closed tab": (f"{TAB_IN_77}; disconnect tab-2; sweep", END_77, {"77": "offline"}),
+    "the last connection": (
+        "disconnect; sweep",
+        "end_grace carla; sweep",
+        {"42": "offline", "43": "offline"},
+    ),
+    "a killed instance": ("kill", "end_grace carla", {"42": "offline", "43": "offline"}),
+    "one of two instances": (
+        f"{TAB_IN_77} instance=instance-2; kill instance-2",
+        END_77,
+        {"77": "offline"},
+    ),
+    "a right that ends": ("", "regroup tab-1 groups=43 dropped=42", {"42": "offline"}),
+    "in another tab later": (
+        f"{TAB_IN_42}; regroup tab-1 groups=43 dropped=42",
+        "regroup tab-2 dropped=42",
+        {"42": "offline"},
+    ),
+    "and nothing else that is in grace": (
+        f"{TAB_IN_77}; disconnect tab-2",
+        "regroup tab-1 groups=43 dropped=42",
+        {"42": "offline"},
+    ),
+    "by a refreshed token": (
+        "",
+        "connect carla tab-1 groups=43 refreshed=yes dropped=42",
+        {"42": "offline"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "story", "events"), RULES.values(), ids=RULES)
+def test_no_thread_is_lost_before_and_those_that_are_now_once(
+    carla: World, before: str, story: str, events: dict[str, str]
+):
+    carla.play(before)
+    statuses = {"42": "online", "43": "online", **dict(announced(carla))}
+    assert "offline" not in statuses.values()
+    carla.play(story)
+    assert announced(carla) == [*events.items()]
+    assert {thread for thread in ("42", "43", "77") if there(thread)} == {
+        thread for thread, status in {**statuses, **events}.items() if status == "online"
+    }
 
 
 def test_return_within_the_grace_period_is_not_announced(carla: World):
-    regroup(carla, "42", "43", "77")
-    carla.transitions()
-    carla.disconnect()
+    carla.play("regroup tab-1 groups=42,43,77; transitions; disconnect")
     carla.connect("carla", "tab-2", groups=("42", "43"))  # thread 77 was granted: it is joined a moment later
     assert there("77") == {"carla"}
-    regroup(carla, "42", "43", "77", connection="tab-2")
+    carla.regroup("tab-2", groups=("42", "43", "77"))
     assert carla.deadline("lost", "carla|77") is None
     assert announced(carla) == []
-
-
-def test_thread_that_is_not_joined_again_is_lost_after_its_grace_period(carla: World):
-    carla.disconnect()
-    carla.connect("carla", "tab-2", groups=("42",))
-    assert announced(carla) == []
-    carla.pass_deadline("lost", "carla|43")
-    carla.sweep()
-    assert announced(carla) == [("43", "offline")]
-    assert (there("42"), there("43")) == ({"carla"}, set())
-    carla.sweep()
-    assert announced(carla) == []
-
-
-def test_thread_of_a_closed_tab_is_lost_after_its_grace_period(carla: World):
-    carla.connect("carla", "tab-2", groups=("77",))
-    assert announced(carla) == [("77", "online")]
-    carla.disconnect("tab-2")
-    assert 59_000 < (carla.deadline("lost", "carla|77") or 0) <= 60_000
-    carla.pass_deadline("lost", "carla|77")
-    carla.sweep()
-    assert announced(carla) == [("77", "offline")]
 
 
 def test_each_thread_has_a_grace_period_of_its_own(carla: World):
@@ -134,74 +146,9 @@ def test_each_thread_has_a_grace_period_of_its_own(carla: World):
 
 
 def test_lost_thread_that_is_judged_in_the_grace_period_prolongs_no_other(carla: World):
-    carla.connect("carla", "tab-2", groups=("77",))
-    carla.disconnect("tab-2")
-    carla.disconnect()
-    carla.pass_deadline("lost", "carla|77")
-    carla.sweep()
+    carla.play(f"{TAB_IN_77}; disconnect tab-2; disconnect; {END_77}")
     assert carla.deadline("lost", "carla|42") is None
     assert there("42") == {"carla"}
-
-
-def test_last_connection_lost_is_announced_once_after_the_grace_period(carla: World):
-    carla.disconnect()
-    assert announced(carla) == []
-    assert there("42") == {"carla"}
-    carla.end_grace("carla")
-    assert announced(carla) == [("42", "offline"), ("43", "offline")]
-    assert there("42") == set()
-
-
-def test_customers_of_a_killed_instance_are_lost_with_its_lease(carla: World):
-    carla.kill()
-    assert announced(carla) == []
-    carla.end_grace("carla")
-    assert announced(carla) == [("42", "offline"), ("43", "offline")]
-
-
-def test_thread_of_a_killed_instance_has_its_grace_though_another_tab_is_open(carla: World):
-    carla.connect("carla", "tab-2", groups=("77",), instance="instance-2")
-    carla.transitions()
-    carla.kill("instance-2")
-    assert announced(carla) == []
-    carla.pass_deadline("lost", "carla|77")
-    carla.sweep()
-    assert announced(carla) == [("77", "offline")]
-
-
-def test_right_that_ends_is_announced_at_once(carla: World):
-    regroup(carla, "43", dropped=("42",))
-    assert announced(carla) == [("42", "offline")]
-    assert there("42") == set()
-
-
-def test_right_that_ends_is_announced_once_when_the_last_tab_has_left(carla: World):
-    carla.connect("carla", "tab-2", groups=("42",), instance="instance-2")
-    regroup(carla, "43", dropped=("42",))
-    assert announced(carla) == []
-    regroup(carla, connection="tab-2", dropped=("42",))
-    assert announced(carla) == [("42", "offline")]
-
-
-def test_right_that_ends_leaves_what_is_in_grace_alone(carla: World):
-    carla.connect("carla", "tab-2", groups=("77",))
-    carla.disconnect("tab-2")
-    carla.transitions()
-    regroup(carla, "43", dropped=("42",))
-    assert announced(carla) == [("42", "offline")]
-    assert there("77") == {"carla"}
-
-
-def test_refreshed_token_may_end_a_right(carla: World):
-    carla.connect("carla", groups=("43",), refreshed=True, dropped=("42",))
-    assert announced(carla) == [("42", "offline")]
-
-
-def test_connection_that_is_over_is_in_no_other_thread(carla: World):
-    carla.disconnect()
-    regroup(carla, "42", "43", "99")
-    assert announced(carla) == []
-    assert there("99") == set()
 
 
 def test_nothing_is_announced_when_redis_comes_back_empty(carla: World):
@@ -209,28 +156,10 @@ def test_nothing_is_announced_when_redis_comes_back_empty(carla: World):
     carla.transitions()
     carla.lose_everything()
     restored = {"status": "online", "chosen": False, "since": carla.now}
-    for instance, connection, threads in (
-        ("instance-1", "tab-1", ["42", "43"]),
-        ("instance-2", "tab-2", ["77"]),
-    ):
-        carla.register(
-            {
-                "does": "connect",
-                "connection": connection,
-                "user": "carla",
-                "name": "Carla",
-                "groups": threads,
-                "restored": restored,
-                "silent": True,
-            },
-            instance=instance,
-        )
+    for instance, tab, threads in (("instance-1", "tab-1", ("42", "43")), ("instance-2", "tab-2", ("77",))):
+        carla.connect("carla", tab, groups=threads, instance=instance, restored=restored, silent=True)
     assert announced(carla) == []
     assert there("42") == there("77") == {"carla"}
-
-
-def test_snapshot_of_the_team_knows_no_customer(carla: World):
-    assert store.snapshot_sync(HUB, "42") == []
 
 
 # --- As an instance keeps it --------------------------------------------------------------------------
@@ -238,11 +167,6 @@ def test_snapshot_of_the_team_knows_no_customer(carla: World):
 
 def page(*threads: str) -> Presentee:
     return Presentee(connection_id="tab-1", user_id="carla", name="Carla", groups=threads)
-
-
-async def test_instance_keeps_team_and_customers_apart(process: str):
-    assert PresenceTracker.current(PORTAL) is PresenceTracker.current(PORTAL)
-    assert PresenceTracker.current(PORTAL) is not PresenceTracker.current(HUB)
 
 
 async def test_instance_registers_its_customers_again_when_redis_comes_back_empty(process: str):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -15,7 +16,6 @@ from presence.operations import Presentee
 from presence.tracker import PresenceTracker
 from realtime.auth import revocation
 from realtime.conf import conf
-from realtime.layers.signals import PresenceChanged
 from realtime.protocol.bus_message import InvalidMessage
 from realtime.protocol.catalogue import BusContext, catalogue
 from realtime.protocol.payloads import Id
@@ -162,14 +162,11 @@ def test_announcement_has_the_data_the_catalogue_promises():
 async def test_instances_are_signalled_a_change_of_status_and_whether_it_was_chosen(
     changes: dict[str, Any], chosen: list[bool], monkeypatch
 ):
-    signals: list[PresenceChanged] = []
-
-    async def broadcast(signal: PresenceChanged) -> None:
-        signals.append(signal)
-
+    broadcast = AsyncMock()
     monkeypatch.setattr(events, "broadcast", broadcast)
     (first, *_) = announcements(encoded(**changes))
     await tell_instances(first.payload, BusContext(at=0.0, order=""))
+    signals = [call.args[0] for call in broadcast.await_args_list]
     assert [(signal.namespace, signal.chosen) for signal in signals] == [("hub", each) for each in chosen]
 
 

@@ -4,43 +4,55 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import pytest
+
 from .world import World
 
+CHANGES: dict[str, tuple[str, str, str, list[str], list[str]]] = {
+    "another tab gains groups": ("", "connect ana tab-2 groups=sales", "connect", ["sales"], []),
+    "a lost tab loses those of no other tab": (
+        "connect ana tab-2 groups=sales,attendants,support",
+        "disconnect tab-2",
+        "grace",
+        [],
+        ["sales", "support"],
+    ),
+    "a refreshed token does both": (
+        "",
+        "connect ana tab-1 groups=sales refreshed=yes",
+        "connect",
+        ["sales"],
+        ["attendants"],
+    ),
+    "so does a return in the grace period": (
+        "disconnect",
+        "connect ana tab-2 groups=sales",
+        "connect",
+        ["sales"],
+        ["attendants"],
+    ),
+    "a killed instance takes those of its connections with it": (
+        "connect ana tab-2 groups=sales instance=instance-2; connect ana tab-3 groups=vip instance=instance-2",
+        "kill instance-2",
+        "lease",
+        [],
+        ["sales", "vip"],
+    ),
+}
 
-def test_groups_are_the_union_over_open_connections(ana: World):
-    ana.connect(connection="tab-2", groups=("sales", "attendants"))
-    assert (ana.status(group="attendants"), ana.status(group="sales")) == ("online", "online")
 
-
-def test_gaining_a_group_is_announced_to_that_group_only(ana: World):
-    ana.connect(connection="tab-2", groups=("sales",))
-    (entry,) = ana.transitions()
-    assert (entry["from"], entry["to"], entry["reason"]) == ("online", "online", "connect")
-    assert (entry["gained"], entry["lost"]) == (["sales"], [])
-    assert entry["groups"] == ["attendants", "sales"]
-
-
-def test_losing_a_group_is_announced_to_that_group_only(ana: World):
-    ana.connect(connection="tab-2", groups=("sales", "support"))
+@pytest.mark.parametrize(("before", "story", "reason", "gained", "lost"), CHANGES.values(), ids=CHANGES)
+def test_change_of_groups_is_announced_once_to_those_it_concerns(
+    ana: World, before: str, story: str, reason: str, gained: list[str], lost: list[str]
+):
+    ana.play(before)
     ana.transitions()
-    ana.disconnect("tab-2")
+    ana.play(story)
     (entry,) = ana.transitions()
-    assert (entry["gained"], entry["lost"]) == ([], ["sales", "support"])
-    assert entry["groups"] == ["attendants"]
-    assert ana.status(group="sales") is None
-
-
-def test_group_shared_with_another_connection_is_not_lost(ana: World):
-    ana.connect(connection="tab-2")
-    ana.disconnect("tab-1")
-    assert ana.news() == []
-    assert ana.status() == "online"
-
-
-def test_refreshed_token_changes_groups(ana: World):
-    ana.connect(groups=("sales",), refreshed=True)
-    (entry,) = ana.transitions()
-    assert (entry["gained"], entry["lost"]) == (["sales"], ["attendants"])
+    assert (entry["from"], entry["to"], entry["reason"]) == ("online", "online", reason)
+    assert (entry["gained"], entry["lost"]) == (gained, lost)
+    everywhere = ("attendants", "sales", "support", "vip")
+    assert [group for group in everywhere if ana.status(group=group)] == entry["groups"]
 
 
 def test_refreshed_token_is_no_heartbeat(ana: World):
@@ -61,18 +73,6 @@ def test_group_change_tells_since_when_the_status_is_what_it_is(ana: World):
     assert datetime.fromisoformat(entry["since"]).timestamp() * 1000 == chosen.since
 
 
-def test_who_is_in_grace_stays_in_its_groups(ana: World):
-    ana.disconnect()
-    assert ana.status() == "online"
-
-
-def test_return_with_other_groups_tells_both(ana: World):
-    ana.disconnect()
-    ana.connect(connection="tab-2", groups=("sales",))
-    (entry,) = ana.transitions()
-    assert (entry["gained"], entry["lost"]) == (["sales"], ["attendants"])
-
-
 def test_offline_is_announced_to_all_groups(ana: World):
     ana.connect(connection="tab-2", groups=("sales",))
     ana.transitions()
@@ -82,15 +82,6 @@ def test_offline_is_announced_to_all_groups(ana: World):
     assert (entry["to"], entry["groups"]) == ("offline", ["attendants", "sales"])
     assert ana.status() is None
     assert ana.status(group="sales") is None
-
-
-def test_instance_that_is_killed_takes_the_groups_of_its_connections_with_it(ana: World):
-    ana.connect(connection="tab-2", groups=("sales",), instance="instance-2")
-    ana.connect(connection="tab-3", groups=("support",), instance="instance-2")
-    ana.transitions()
-    ana.kill("instance-2")
-    (entry,) = ana.transitions()
-    assert (entry["reason"], entry["gained"], entry["lost"]) == ("lease", [], ["sales", "support"])
 
 
 def test_return_together_with_a_status_change_tells_the_old_groups_before_the_new(ana: World):

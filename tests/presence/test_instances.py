@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from presence import store
-from presence.store import LeaseLost
 from tests.inprocess import HUB
 
 from .world import World
@@ -15,48 +14,10 @@ from .world import World
 # --- Instances that die ------------------------------------------------------------------------------
 
 
-def test_killed_instance_has_its_connections_lost_when_its_lease_ends(ana: World):
-    ana.kill()
-    assert ana.news() == []
-    assert 58_000 < ana.deadline("grace") <= 60_000
-    ana.end_grace()
-    assert ana.news() == [("online", "offline", "lease")]
-
-
-def test_no_group_sees_anybody_leave_before_the_grace_period_when_a_instance_is_killed(ana: World):
-    ana.connect(connection="tab-2", groups=("sales",))
-    ana.transitions()
-    ana.kill()
-    assert ana.news() == []
-    assert (ana.status(), ana.status(group="sales")) == ("online", "online")
-
-
 def test_grace_period_counts_from_the_end_of_the_lease_not_from_when_it_was_judged(ana: World):
     ana.redis.zadd(f"{store.base(HUB)}:nodes", {"instance-1": ana.now - 30_000}, xx=True)
     ana.sweep()
     assert 28_000 < ana.deadline("grace") <= 30_000
-
-
-def test_connection_to_another_instance_goes_on(ana: World):
-    ana.connect(connection="tab-2", instance="instance-2")
-    ana.kill("instance-1")
-    assert ana.deadline("grace") is None
-    assert ana.news() == []
-
-
-def test_reconnecting_elsewhere_within_grace_after_a_kill_is_never_announced(ana: World):
-    ana.kill("instance-1")
-    ana.connect(connection="tab-2", instance="instance-2")
-    assert ana.news() == []
-    assert ana.deadline("grace") is None
-
-
-def test_reconnecting_before_the_lease_ended_is_never_announced(ana: World):
-    ana.connect(connection="tab-2", instance="instance-2")
-    ana.kill("instance-1")
-    ana.sweep()
-    assert ana.news() == []
-    assert ana.status() == "online"
 
 
 def test_every_call_renews_the_lease(ana: World):
@@ -66,15 +27,6 @@ def test_every_call_renews_the_lease(ana: World):
     assert 9_000 < lease - ana.now <= 10_000
 
 
-def test_instance_whose_lease_ended_must_register_before_anything_is_done(ana: World):
-    ana.kill("instance-1")
-    with pytest.raises(LeaseLost):
-        ana.apply_once(
-            {"does": "choose", "user": "ana", "status": "away", "reason": "chosen"}, instance="instance-1"
-        )
-    assert ana.news() == []
-
-
 def test_registering_again_is_no_heartbeat(ana: World):
     ana.silence()
     ana.transitions()
@@ -82,13 +34,6 @@ def test_registering_again_is_no_heartbeat(ana: World):
     ana.connect(restored={"status": "away", "chosen": False, "since": ana.now})
     assert ana.news() == []
     assert ana.status() == "away"
-
-
-def test_instance_that_ends_in_good_order_leaves_nothing_behind(ana: World):
-    ana.disconnect()
-    ana.apply({"does": "close"}, instance="instance-1")
-    assert ana.redis.zcard(f"{store.base(HUB)}:nodes") == 0
-    assert ana.redis.exists(f"{store.base(HUB)}:node:instance-1") == 0
 
 
 # --- Redis that stands still or loses everything -----------------------------------------------------
@@ -121,14 +66,6 @@ def test_short_pause_postpones_nothing(ana: World):
     ana.stand_still(1_000)
     ana.sweep()
     assert ana.news() == [("online", "away", "timeout")]
-
-
-def test_instance_notices_that_redis_lost_everything(ana: World):
-    epoch = ana.epochs["instance-1"]
-    ana.lose_everything()
-    with pytest.raises(LeaseLost) as caught:
-        ana.apply_once(instance="instance-1")
-    assert caught.value.epoch != epoch
 
 
 def test_user_in_grace_gets_at_least_a_lease_to_come_back_after_redis_lost_everything(ana: World):

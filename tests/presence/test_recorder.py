@@ -5,6 +5,7 @@ import logging
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.core.management import call_command
@@ -160,16 +161,12 @@ def test_text_that_no_database_takes_is_made_fit():
 def test_batch_that_ends_half_way_leaves_nothing_behind_and_is_read_again(monkeypatch):
     append()
     with monkeypatch.context() as patch:
-        patch.setattr(QuerySet, "bulk_update", _refuse)
+        patch.setattr(QuerySet, "bulk_update", Mock(side_effect=OperationalError("gone")))
         with pytest.raises(OperationalError):
             Recorder().step()
     assert not PresenceTransition.objects.exists()
     Recorder().step()
     assert PresenceTransition.objects.count() == PresenceRecord.objects.count() == 1
-
-
-def _refuse(*_: Any, **__: Any) -> None:
-    raise OperationalError("gone")
 
 
 def test_recorder_that_lost_the_race_for_a_batch_leaves_it_to_the_winner(monkeypatch):
@@ -234,24 +231,6 @@ def test_stream_whose_old_entries_were_removed_is_not_read_again(caplog):
     assert "lost its end" not in caplog.text
 
 
-def test_stream_that_lost_its_end_in_an_outage_is_read_again(monkeypatch):
-    append_raw(json.dumps(entry("7")), entry_id="10000-0")
-    step, errors = Recorder.step, [Enough(), None, RedisConnectionError("gone"), None]
-
-    def step_through_an_outage(self: Recorder, *, wait: bool = False) -> bool:
-        if error := errors.pop():
-            sync_client().delete(store.stream())
-            append_raw(json.dumps(entry("8")), entry_id="9000-0")
-            raise error
-        return step(self)
-
-    monkeypatch.setattr(Recorder, "step", step_through_an_outage)
-    monkeypatch.setattr(connections, "close_all", lambda: None)  # the test's transaction lives there
-    with pytest.raises(Enough):
-        Recorder().run(lambda: None)
-    assert record("8").status == "online"
-
-
 # --- What is no transition -------------------------------------------------------------------------
 
 
@@ -298,7 +277,7 @@ def test_batch_whose_dead_letter_cannot_be_kept_is_not_recorded(monkeypatch):
     append()
     append_raw("{")
     with monkeypatch.context() as patch:
-        patch.setattr(Redis, "xadd", _refuse)
+        patch.setattr(Redis, "xadd", Mock(side_effect=OperationalError("gone")))
         with pytest.raises(OperationalError):
             Recorder().step()
     assert not PresenceTransition.objects.exists()
@@ -307,6 +286,31 @@ def test_batch_whose_dead_letter_cannot_be_kept_is_not_recorded(monkeypatch):
 
 
 # --- Ghosts ----------------------------------------------------------------------------------------
+
+
+class Enough(BaseException):
+    """Ends a recorder that would run for ever."""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *happenings: Exception | None) -> tuple[int, list[bool]]:
+    """Run a recorder: each of its steps fails or, with None, is taken, and then it is enough.
+
+    Returns how often it said that it is ready, and for each step that was taken whether it waited for news.
+    """
+    step, left, waited, ready = Recorder.step, [*happenings, Enough()], [], []
+
+    def next_step(self: Recorder, *, wait: bool = False) -> bool:
+        if error := left.pop(0):
+            raise error
+        waited.append(wait)
+        return step(self, wait=wait)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "step", next_step)
+        patch.setattr(connections, "close_all", lambda: None)  # the test's transaction lives there
+        with pytest.raises(Enough):
+            Recorder().run(lambda: ready.append(True))
+    return len(ready), waited
 
 
 class Clock:
@@ -395,39 +399,25 @@ def test_time_in_which_the_recorder_stood_still_does_not_count(clock: Clock):
 
 def test_time_in_which_redis_did_not_answer_does_not_count(clock: Clock, monkeypatch):
     append("7")
-    step, errors = Recorder.step, [Enough(), None, None, RedisConnectionError("gone"), None]
-
-    def step_through_an_outage(self: Recorder, *, wait: bool = False) -> bool:
-        if error := errors.pop():
-            clock.now += 100
-            raise error
-        return step(self)
-
-    monkeypatch.setattr(Recorder, "step", step_through_an_outage)
-    monkeypatch.setattr(connections, "close_all", lambda: None)
-    with pytest.raises(Enough):
-        Recorder().run(lambda: None)
+    sleep = clock.sleep
+    monkeypatch.setattr(clock, "sleep", lambda seconds: sleep(30))  # after each failure
+    run(monkeypatch, None, *(RedisConnectionError("gone"), None) * 3, None)
     assert record().status == "online"
 
 
 def test_looking_for_ghosts_is_one_round_trip_and_none_when_no_user_is_there(clock: Clock, monkeypatch):
-    looks: list[Any] = []
-    statuses = store.statuses_sync
-
-    def look(namespace: str, user_ids: list[str]) -> dict[str, str]:
-        looks.append(user_ids)
-        return statuses(namespace, user_ids)
-
-    monkeypatch.setattr(store, "statuses_sync", look)
+    look = Mock(wraps=store.run_sync)
+    monkeypatch.setattr(store, "run_sync", look)
     recorder = Recorder()
     recorder.step()
-    assert looks == []
+    assert not look.called
     for number in range(5):
         append(f"u{number}")
     clock.now += 10
     recorder.step()
     recorder.step()
-    assert [sorted(users) for users in looks] == [[f"u{number}" for number in range(5)]]
+    assert sorted(look.call_args.args[2]) == [f"u{number}" for number in range(5)]
+    assert look.call_count == 1
 
 
 # --- Old history -----------------------------------------------------------------------------------
@@ -532,51 +522,20 @@ def task_failures() -> float:
     return REGISTRY.get_sample_value("realtime_task_failures_total", {"task": "recorder"}) or 0.0
 
 
-class Enough(BaseException):
-    """Ends a recorder that would run for ever."""
-
-
 def test_outage_is_one_warning_each_time_and_everything_is_recorded_afterwards(monkeypatch, caplog):
     append()
-    outages = [RedisConnectionError("gone"), OperationalError("the database is gone")]
-    step = Recorder.step
-    ready: list[bool] = []
-    waited: list[bool] = []
-
-    def step_through_outages(self: Recorder, *, wait: bool = False) -> bool:
-        if outages:
-            raise outages.pop()
-        if len(waited) == 2:
-            raise Enough
-        waited.append(wait)
-        return step(self, wait=wait)
-
-    monkeypatch.setattr(Recorder, "step", step_through_outages)
-    monkeypatch.setattr(connections, "close_all", lambda: None)  # the test's transaction lives there
-    with caplog.at_level(logging.WARNING), pytest.raises(Enough):
-        Recorder().run(lambda: ready.append(True))
+    outages = (OperationalError("the database is gone"), RedisConnectionError("gone"))
+    with caplog.at_level(logging.WARNING):
+        ready, waited = run(monkeypatch, *outages, None, None)
     assert [line.exc_info for line in caplog.records if "trying again" in line.message] == [None, None]
     assert record().status == "online"
-    assert ready == [True]
-    assert waited == [False, True]
+    assert (ready, waited) == (1, [False, True])
 
 
 def test_unexpected_failure_is_logged_and_counted_and_recording_goes_on(monkeypatch, caplog):
     append()
-    step, failures = Recorder.step, [RuntimeError("injected")]
-
-    def failing(self: Recorder, *, wait: bool = False) -> bool:
-        if failures:
-            raise failures.pop()
-        if wait:
-            raise Enough
-        return step(self, wait=wait)
-
-    monkeypatch.setattr(Recorder, "step", failing)
-    monkeypatch.setattr(connections, "close_all", lambda: None)
     before = task_failures()
-    with pytest.raises(Enough):
-        Recorder().run(lambda: None)
+    run(monkeypatch, RuntimeError("injected"), None)
     assert task_failures() == before + 1
     assert "RuntimeError: injected" in caplog.text
     assert record().status == "online"
@@ -615,14 +574,3 @@ def test_a_recorder_that_has_caught_up_waits_for_news():
 
 def test_models_and_migrations_agree():
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
-
-
-def test_stream_that_lost_everything_is_read_from_its_beginning_by_whatever_clock():
-    append_raw(json.dumps(entry("7")), entry_id="3000-0")
-    Recorder().step()
-    sync_client().delete(store.stream())
-    recorder = Recorder()
-    recorder.step()
-    append_raw(json.dumps(entry("8")), entry_id="2000-0")
-    recorder.step()
-    assert PresenceTransition.objects.count() == 2

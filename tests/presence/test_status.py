@@ -9,15 +9,6 @@ from tests.inprocess import HUB
 
 from .world import CAME, World
 
-
-def play(ana: World, story: str) -> None:
-    """Call the methods of the world that a story names, with the words behind them."""
-    for step in filter(None, story.split("; ")):
-        verb, *words = step.split()
-        named = dict(word.split("=") for word in words if "=" in word)
-        getattr(ana, verb)(*(word for word in words if "=" not in word), **named)
-
-
 TAB, TAB_ELSEWHERE = "connect ana tab-2", "connect ana tab-3 instance=instance-2"
 RULES: dict[str, tuple[str, str, list[tuple[str, str, str]]]] = {
     # Coming
@@ -104,14 +95,22 @@ RULES: dict[str, tuple[str, str, list[tuple[str, str, str]]]] = {
         [("online", "offline", "grace")],
     ),
     "a return after a log-out comes online anew": ("logout", TAB, [CAME]),
+    # An instance that dies
+    "the lease of a killed instance ends like a connection": (
+        "",
+        "kill; end_grace",
+        [("online", "offline", "lease")],
+    ),
+    "a connection to another instance goes on": (TAB_ELSEWHERE, "kill", []),
+    "nor is back elsewhere after a kill announced": ("kill", TAB_ELSEWHERE, []),
 }
 
 
 @pytest.mark.parametrize(("before", "story", "news"), RULES.values(), ids=RULES)
 def test_status_follows_the_rule(ana: World, before: str, story: str, news: list[tuple[str, str, str]]):
-    play(ana, before)
+    ana.play(before)
     status = ["online", *(to for _, to, _ in ana.news())][-1]
-    play(ana, story)
+    ana.play(story)
     assert ana.news() == news
     status = [status, *(to for _, to, _ in news)][-1]
     assert ana.status() == (None if status == "offline" else status)
@@ -151,7 +150,7 @@ def test_absent_user_has_no_status_and_no_heartbeat(world: World):
 
 @pytest.mark.parametrize("story", ["", f"pass_deadline away; {TAB}", f"disconnect; {TAB}"])
 def test_opening_a_connection_starts_the_timer_of_away(ana: World, story: str):
-    play(ana, story)
+    ana.play(story)
     assert 74_000 < ana.deadline("away") <= 75_000
 
 
@@ -159,26 +158,30 @@ def test_opening_a_connection_starts_the_timer_of_away(ana: World, story: str):
     "story", ["choose away", "silence", "disconnect; choose online; heartbeat", "logout"]
 )
 def test_away_has_no_timer_for_a_user_who_is_away_or_gone(ana: World, story: str):
-    play(ana, story)
+    ana.play(story)
     assert ana.deadline("away") is None
 
 
-@pytest.mark.parametrize("story", ["disconnect", f"{TAB}; disconnect tab-1; logout tab-2"])
+@pytest.mark.parametrize("story", ["disconnect", "kill", f"{TAB}; disconnect tab-1; logout tab-2"])
 def test_last_connection_lost_starts_the_grace_period(ana: World, story: str):
-    play(ana, story)
+    ana.play(story)
     assert 59_000 < ana.deadline("grace") <= 60_000
 
 
 @pytest.mark.parametrize(
-    "story", [f"{TAB}; disconnect tab-1", f"disconnect; {TAB}", "disconnect never-seen", "logout"]
+    "story",
+    [
+        *(f"{TAB}; disconnect tab-1", f"disconnect; {TAB}", "disconnect never-seen", "logout"),
+        *(f"{TAB_ELSEWHERE}; kill", f"kill; {TAB_ELSEWHERE}"),
+    ],
 )
 def test_no_grace_period_with_a_connection_open_or_after_a_log_out(ana: World, story: str):
-    play(ana, story)
+    ana.play(story)
     assert ana.deadline("grace") is None
 
 
 def test_connection_lost_longer_ago_than_the_grace_period_does_not_delay_a_logout(ana: World):
-    play(ana, f"{TAB}; disconnect tab-1")
+    ana.play(f"{TAB}; disconnect tab-1")
     ana.redis.hset(f"{store.base(HUB)}:user:ana", "lost_until", ana.now - 1)
     ana.logout("tab-2")
     assert ana.news() == [("online", "offline", "logout")]

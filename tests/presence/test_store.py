@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 import presence
 from presence import store
 from presence.events import parse_transition
-from presence.store import State
 from realtime.redis.client import key, sync_client
 from tests.inprocess import HUB
 
@@ -41,13 +39,6 @@ def test_transition_has_the_fields_of_the_contract(world: World):
     }
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", at)
     assert abs(datetime.fromisoformat(at).timestamp() * 1000 - world.now) < 2_000
-
-
-def test_no_groups_are_an_empty_list(world: World):
-    world.connect(groups=())
-    (fields,) = [fields for _, fields in world.redis.xrange(store.stream())]
-    assert b'"groups":[]' in fields[b"transition"]
-    assert json.loads(world.redis.hget(f"{store.base(HUB)}:known", "ana"))["groups"] == []
 
 
 @pytest.mark.parametrize(
@@ -100,15 +91,6 @@ def test_snapshot_is_sorted_by_name_and_says_since_when(world: World):
         assert abs(datetime.fromisoformat(member["since"]).timestamp() * 1000 - world.now) < 2_000
 
 
-def test_snapshot_of_an_unknown_group_is_empty(world: World):
-    assert store.snapshot_sync(HUB, "empty") == []
-
-
-async def test_asynchronous_code_sees_the_same(world: World, process):
-    world.connect()
-    assert await store.snapshot(HUB, "attendants") == store.snapshot_sync(HUB, "attendants")
-
-
 def test_statuses_of_several_users(ana: World):
     ana.connect("bob", "tab-2")
     ana.choose("away", "bob")
@@ -118,11 +100,6 @@ def test_statuses_of_several_users(ana: World):
         "cem": "offline",
     }
     assert store.statuses_sync(HUB, []) == {}
-
-
-def test_state_of_an_answer():
-    assert store.state("") is None
-    assert store.state('{"status":"away","chosen":true,"since":1500}') == State("away", True, 1500)
 
 
 def test_all_keys_live_in_one_slot_of_a_cluster(ana: World):

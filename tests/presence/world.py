@@ -74,6 +74,12 @@ class World:
     def disconnect(self, connection: str = "tab-1", instance: str = "instance-1") -> None:
         self.apply({"does": "disconnect", "connection": connection}, instance=instance)
 
+    def regroup(
+        self, connection: str = "tab-1", *, groups: tuple[str, ...] = (), dropped: tuple[str, ...] = ()
+    ) -> None:
+        operation = {"does": "regroup", "connection": connection, "groups": groups, "dropped": dropped}
+        self.apply(operation, instance="instance-1")
+
     def logout(self, connection: str = "tab-1", instance: str = "instance-1") -> None:
         self.apply({"does": "logout", "connection": connection}, instance=instance)
 
@@ -94,6 +100,15 @@ class World:
 
     def sweep_once(self) -> store.Swept:
         return msgspec.json.decode(self.apply({"does": "sweep"})[0], type=store.Swept)
+
+    def play(self, story: str) -> None:
+        """Call the methods that a story names, with the words behind them; groups are separated by commas."""
+        for step in filter(None, story.split("; ")):
+            verb, *words = step.split()
+            named: dict[str, Any] = dict(word.split("=") for word in words if "=" in word)
+            for several in named.keys() & {"groups", "dropped"}:
+                named[several] = tuple(named[several].split(","))
+            getattr(self, verb)(*(word for word in words if "=" not in word), **named)
 
     # --- Time ------------------------------------------------------------------------------------
 
