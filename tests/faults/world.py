@@ -231,7 +231,7 @@ class World:
                 for person in self.people
                 for thread in person.threads
             ),
-            30,
+            self.patience,
         )
         return time.monotonic() - began
 
@@ -345,26 +345,33 @@ class World:
         found = re.search(r'^realtime_connections{namespace="hub"} (\d+)', metrics, re.MULTILINE)
         return int(found[1]) if found else 0
 
-    async def nothing_happened(self, record_property: Callable[[str, str], None]) -> None:
-        """Every client has every message once and in order, none was seen to leave, and all who are here are listed."""
-        account = await self.settle()
-        record_property("account", str(account))
-        assert account.is_perfect, account
-        await self.is_itself_again()
+    async def nothing_happened(
+        self, record_property: Callable[[str, str], None], during: str = "account"
+    ) -> Account:
+        """Every client has every message once and in order, and none was seen to leave."""
+        account = await self._settled(record_property, during)
+        assert account.is_perfect, (during, account)
+        return account
 
-    async def nothing_was_hidden(self, record_property: Callable[[str, str], None]) -> None:
-        """Every loss was reported; no user was seen to leave, and all who are here are listed."""
-        account = await self.settle()
-        record_property("account", str(account))
-        assert account.unsaid == 0, account
-        assert account.misordered == 0, account
-        await self.is_itself_again()
+    async def nothing_was_hidden(
+        self, record_property: Callable[[str, str], None], during: str = "account"
+    ) -> Account:
+        """Every loss was reported, and no user was seen to leave."""
+        account = await self._settled(record_property, during)
+        assert account.unsaid == 0, (during, account)
+        return account
 
-    async def is_itself_again(self) -> None:
-        """No user was seen to leave, and all who are here are listed; then all leave."""
-        assert self.flaps() == []
-        await self.presence_is_true()
-        await self.part()
+    async def _settled(self, record_property: Callable[[str, str], None], during: str) -> Account:
+        account = await self.settle()
+        record_property(during, str(account))
+        assert self.flaps() == [], during
+        return account
+
+    def forget(self) -> None:
+        """Begin anew with the same people, of whom each has all that was written."""
+        for notes in (self.written, *(each for person in self.people for each in (person.seen, person.told))):
+            for each in notes.values():
+                each.clear()
 
     async def presence_is_true(self) -> None:
         """Exactly the users who are here are listed."""
