@@ -129,8 +129,12 @@ def test_error_in_the_folder_of_a_project_names_its_settings(
 ):
     hint = f"The settings were {module}; for those of your project add --settings team.settings"
     assert project.realtime(*arguments).stderr.splitlines()[-1].endswith(hint)
-    by_option = project.realtime(*arguments, "--settings", module)
-    by_environment = project.realtime(*arguments, DJANGO_SETTINGS_MODULE=module)
+
+
+@pytest.mark.slow
+def test_error_with_settings_that_were_named_has_no_such_hint(project: Project):
+    by_option = project.realtime("web", "--settings", "realtime.settings.web")
+    by_environment = project.realtime("web", DJANGO_SETTINGS_MODULE="realtime.settings.web")
     for done in (by_option, by_environment):
         assert done.returncode != 0
         assert "The settings were" not in done.stderr
