@@ -63,6 +63,7 @@ def daphne_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
+    require_chromium()
     async with launched() as chromium:
         yield chromium
 
