@@ -296,15 +296,6 @@ def test_check_reports_what_concerns_the_project(project: Project):
     assert "no issues" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["sockets", "bridge"])
-def test_interrupt_ends_a_command_quietly(project: Project, command: str):
-    options = ("--port", str(free_port())) if command == "sockets" else ()
-    process = start(project, command, *ODD, *options)
-    assert process.stop(SIGINT) in {0, -SIGINT, 130}
-    assert "ready" in process.output.splitlines()
-    assert "KeyboardInterrupt" not in process.output
-
-
 def test_manage_of_a_checkout_is_the_same_script(project: Project):
     done = project.run(str(ROOT / "manage.py"), "token", *ODD, *ATTENDANT)
     assert verify(done.stdout.strip()).role == "attendant"
