@@ -203,7 +203,7 @@ async def test_redis_that_vanishes_without_a_word_is_noticed(world: World, recor
 
 
 async def arrived(world: World, count: int) -> bool:
-    return await world.connections(world.ports[1]) == count
+    return await world.stack.connections(world.ports[1]) == count
 
 
 async def test_client_whose_connection_died_without_a_word_comes_back_and_has_everything(
@@ -222,7 +222,9 @@ async def test_client_whose_connection_died_without_a_word_comes_back_and_has_ev
             number_of_people = len(world.people)
             await eventually(lambda: arrived(world, number_of_people))
             await world.all_are_present()
-            assert await world.connections(world.ports[0]) == number_of_people, "the old ones were ended"
+            assert await world.stack.connections(world.ports[0]) == number_of_people, (
+                "the old ones were ended"
+            )
         await world.nothing_happened(record_property)
 
 

@@ -265,18 +265,9 @@ async def test_tls_ends_at_the_proxy_with_the_lines_that_are_prepared_for_it(
 # --- Sticky, for who wants it --------------------------------------------------------------------------
 
 
-async def _counts(world: World) -> list[float]:
-    """Connections of each server, the fewest first."""
-    found = []
-    for port in world.ports[:2]:
-        text = (await world.stack.http("GET", "/metrics", port=port)).body.decode()
-        found.append(sum(map(float, re.findall(r"(?m)^realtime_connections\{.*\} (\S+)$", text))))
-    return sorted(found)
-
-
 async def _stay_on_one(world: World, port: int) -> None:
-    async def has(*counts: float) -> bool:
-        return await _counts(world) == [*counts]
+    async def has(*counts: int) -> bool:
+        return sorted([await world.stack.connections(each) for each in world.ports[:2]]) == [*counts]
 
     headers = {"Authorization": f"Bearer {world.stack.token()}"}
     url = world.stack.url("hub", port=port)

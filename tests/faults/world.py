@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import random
-import re
 import time
 from array import array
 from collections import Counter, defaultdict
@@ -28,7 +27,7 @@ from realtime.client import Client, Event
 from realtime.layers.direct import direct
 from realtime.redis import cluster
 from realtime.redis.url import parse
-from tests.e2e.harness import Process, Stack, eventually, free_port, unique
+from tests.e2e.harness import PATIENCE, Process, Stack, eventually, free_port, unique
 
 GRACE = 3.0
 LEASE = 1.0
@@ -36,7 +35,6 @@ PEOPLE = 6
 THREADS = 3
 RATE = 60.0
 """Messages a second, over all threads."""
-PATIENCE = 60.0
 
 
 @dataclass
@@ -338,12 +336,6 @@ class World:
         async with self.stack.client("hub", role="admin", groups=[self.group], port=self.ports[-1]) as admin:
             state = await admin.expect("presence:state")
             return {member["user_id"] for member in state["data"]["members"]}
-
-    async def connections(self, port: int) -> int:
-        """How many the server there has in the hub, as far as it knows."""
-        metrics = (await self.stack.http("GET", "/metrics", port=port)).body.decode()
-        found = re.search(r'^realtime_connections{namespace="hub"} (\d+)', metrics, re.MULTILINE)
-        return int(found[1]) if found else 0
 
     async def nothing_happened(
         self, record_property: Callable[[str, str], None], during: str = "account"
