@@ -159,8 +159,8 @@ def test_setting_that_cannot_be_read_is_one_sentence(manage: Manage, name: str, 
 def test_wrong_settings_fail_a_numbered_check_with_a_hint(
     manage: Manage, env: dict[str, str], id: str, message: str, hint: str
 ):
-    of_connections = {"E002", "E003"}
-    for command in ("runsockets",) if id in of_connections else ("runsockets", "runweb"):
+    """Which checks concern which side is tested in tests/checks/test_sides.py."""
+    for command in ("runsockets", "runweb") if id == "E001" else ("runsockets",):
         done = manage(command, **env)
         assert done.returncode != 0
         assert f"(realtime.{id})" in done.stderr
