@@ -165,7 +165,7 @@ class Cluster:
         """Whether a replica has become the primary, and the Cluster is whole again."""
         replica = self.replicas[number]
         try:
-            is_fine = b"cluster_state:ok" in self.primaries[number - 1].call("CLUSTER", "INFO")
+            is_fine = b"cluster_state:ok" in replica.call("CLUSTER", "INFO")
             return is_fine and replica.call("ROLE")[0] == b"master"
         except redis.RedisError:
             return False

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,7 +23,10 @@ from tests.e2e.harness import PATIENCE, ROOT, eventually, free_port
 
 expect.set_options(timeout=PATIENCE * 1000)
 CHROMIUM = Path("/usr/bin/chromium")
-BETWEEN_PAGES = "Cannot find default execution context"
+BETWEEN_PAGES = re.compile(
+    "Cannot find default execution context|Execution context was destroyed|Inspected target navigated"
+)
+"""What Chromium answers before the page is there, and when another one comes while it is asked."""
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -125,7 +129,7 @@ class Tab:
 
     async def evaluate(self, expression: str) -> Any:
         asked = {"expression": expression, "returnByValue": True, "awaitPromise": True}
-        while BETWEEN_PAGES in str((found := await self._ask("Runtime.evaluate", **asked)).get("error")):
+        while BETWEEN_PAGES.search(str((found := await self._ask("Runtime.evaluate", **asked)).get("error"))):
             await asyncio.sleep(0.02)
         assert "error" not in found, found
         answer = found["result"]

@@ -5,14 +5,22 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.browser import launched, require_chromium, require_desk
 from tests.e2e.desk import Desk, Screen
-from tests.e2e.harness import SERVERS, Stack
+from tests.e2e.harness import CHEAP_LOGINS, SERVERS, Stack
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests with the browser run in one event loop: to launch it takes longer than what most of them do."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
 @pytest.fixture(scope="session")
@@ -53,18 +61,26 @@ def daphne_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
         yield stack.start_all()
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    """A headless Chromium."""
-    async with launched() as browser:
-        yield browser
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    require_chromium()
+    async with launched() as chromium:
+        yield chromium
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """A headless Chromium, in which no page is open."""
+    yield chromium
+    for context in chromium.contexts:
+        await context.close()
 
 
 # --- The demo's desk -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def demo(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """The demo's processes."""
     require_chromium()
     require_desk()
@@ -72,18 +88,24 @@ def desk(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
         # All tests log in as the same few people, more often in a minute than people do.
         desk.env |= {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
         desk.manage("migrate", "--verbosity", "0")
-        desk.manage("createdemo")
+        desk.manage("createdemo", **CHEAP_LOGINS)
         desk.start("runbridge")
         desk.sockets = desk.start_sockets()
-        desk.start("runweb")
+        desk.start("runweb", **CHEAP_LOGINS)
         yield desk
 
 
 @pytest.fixture
+def desk(demo: Desk) -> Iterator[Desk]:
+    """The demo, in which the test leaves no chat behind."""
+    yield demo
+    demo.end_chats()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def screen(desk: Desk, browser: Browser) -> AsyncIterator[Screen]:
-    """The demo's page. It leaves no chat behind."""
+    """The demo's page."""
     screen = await Screen(await browser.new_page()).open(desk.page_url)
     yield screen
     await screen.page.close()
-    desk.end_chats()
     assert not screen.errors

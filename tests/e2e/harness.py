@@ -8,6 +8,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -40,6 +41,8 @@ SHELL = ("shell", "--no-imports") if django.VERSION >= (5, 2) else ("shell",)
 """The command that runs Python code. It prints nothing of its own."""
 SERVERS = ("uvicorn", pytest.param("daphne", marks=pytest.mark.slow))
 """Who serves the sockets. What is the same by daphne is proved again by daphne, but not with every change."""
+CHEAP_LOGINS = {"DJANGO_SETTINGS_MODULE": "tests.settings_web"}
+"""For the web side, and for what creates its users."""
 QUIET = 0.4
 """Seconds in which something that must not happen is given the chance to."""
 _REQUESTS = ThreadPoolExecutor(32, "request")
@@ -358,6 +361,13 @@ class Stack:
         """One request with exactly these headers (and Host)."""
         return await asyncio.get_running_loop().run_in_executor(
             _REQUESTS, self._http, method, path, [("Connection", "close"), *headers], port, within
+        )
+
+    async def connections(self, port: int | None = None) -> int:
+        """How many the server there has, as far as it knows."""
+        metrics = (await self.http("GET", "/metrics", port=port)).body.decode()
+        return sum(
+            int(float(count)) for count in re.findall(r"(?m)^realtime_connections\{.*\} (\S+)$", metrics)
         )
 
     async def handshake(

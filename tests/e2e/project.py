@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from textwrap import dedent
 
+from django.core.management import call_command
+
 from realtime.conf import conf
 from tests.e2e.harness import ROOT, Stack
 
@@ -132,7 +134,7 @@ class Project(Stack):
         ):
             self.env.pop(name, None)
         self.env["PYTHONPATH"] = str(ROOT)
-        self.run("-m", "django", "startproject", "team", ".")
+        call_command("startproject", "team", self.folder)
         with (self.folder / "team" / "settings.py").open("a") as settings:
             settings.write(
                 SETTINGS.format(

@@ -70,9 +70,9 @@ def restricted(users: Users, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 async def test_system_runs_with_the_users_of_the_recipe(restricted: Stack, users: Users, tmp_path: Path):
-    thread, customer = unique("th"), unique("c")
+    thread, customer, group = unique("th"), unique("c"), unique("g")
     async with (
-        restricted.client("hub", groups=["attendants"]) as attendant,
+        restricted.client("hub", groups=[group]) as attendant,
         restricted.client("portal", customer, "customer") as client,
     ):
         backbone = {"REDIS_URL": users.url("backbone")}
@@ -88,7 +88,7 @@ async def test_system_runs_with_the_users_of_the_recipe(restricted: Stack, users
         await attendant.call("typing:start", {"thread_id": thread})
         await client.expect("thread:typing", typing=True)
         await attendant.call("presence:away")
-        async with restricted.client("hub", role="admin") as admin:
+        async with restricted.client("hub", role="admin", groups=[group]) as admin:
             members = (await admin.expect("presence:state"))["data"]["members"]
             assert [member["status"] for member in members] == ["away"]
         users.client("backbone").publish(

@@ -186,6 +186,7 @@ def test_namespace_is_described_like_the_others(product: Product):
     assert "| `card:moved` | – | ✓ | – | `board:{board_id}` |" in page
 
 
+@pytest.mark.slow
 async def test_namespace_is_in_metrics_and_in_the_admin(product: Product, supervisor: Client):
     port = free_port()
     product.manage("migrate", "--verbosity", "0")

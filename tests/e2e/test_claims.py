@@ -70,6 +70,7 @@ async def test_token_without_that_claim_is_refused(stack: Stack):
     stack.assert_refused(await stack.handshake(token=nameless), 401, "token_invalid")
 
 
+@pytest.mark.slow
 async def test_token_of_the_token_endpoint_has_that_claim(stack: Stack, web_port: int):
     issued = log_in(web_port)
     stack.tokens.add(issued)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGINT
 
 import pytest
 
 from realtime.auth.verification import verify
-from realtime.cli import COMMANDS
+from realtime.cli import COMMANDS, main
 from tests.e2e.harness import ROOT, Process, free_port, unique
 from tests.e2e.project import Project
 
@@ -28,27 +28,37 @@ def project(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 # --- Help -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def realtime(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    """What needs no settings, in this process: status, output and errors."""
+
+    def run(*arguments: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("-h",), ("help",), ("--settings", "team.settings", "--help")]
 )
-def test_help_lists_every_command_in_a_line(project: Project, arguments: tuple[str, ...]):
-    done = project.realtime(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    listed = re.findall(r"(?m)^  (\w+) +(\w.{10,})$", done.stdout)
+def test_help_lists_every_command_in_a_line(realtime, arguments: tuple[str, ...]):
+    status, text, errors = realtime(*arguments)
+    assert (status, errors) == (0, "")
+    listed = re.findall(r"(?m)^  (\w+) +(\w.{10,})$", text)
     assert [name for name, _ in listed] == [*COMMANDS, "docs"]
-    assert max(map(len, done.stdout.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 120
 
 
-def test_no_command_is_an_error_that_helps(project: Project):
-    done = project.realtime()
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == project.realtime("--help").stdout
+def test_no_command_is_an_error_that_helps(realtime):
+    _, text, _ = realtime("--help")
+    assert realtime() == (2, "", text)
 
 
-def test_version_is_printed(project: Project):
-    assert re.fullmatch(
-        r"realtime-sockets (\d+\.\d+\.\d+|\(not installed\))\n", project.realtime("--version").stdout
-    )
+def test_version_is_printed(realtime):
+    _, text, _ = realtime("--version")
+    assert re.fullmatch(r"realtime-sockets (\d+\.\d+\.\d+|\(not installed\))\n", text)
 
 
 def test_help_of_a_command_names_it_as_it_was_called(project: Project):
@@ -129,8 +139,12 @@ def test_error_in_the_folder_of_a_project_names_its_settings(
 ):
     hint = f"The settings were {module}; for those of your project add --settings team.settings"
     assert project.realtime(*arguments).stderr.splitlines()[-1].endswith(hint)
-    by_option = project.realtime(*arguments, "--settings", module)
-    by_environment = project.realtime(*arguments, DJANGO_SETTINGS_MODULE=module)
+
+
+@pytest.mark.slow
+def test_error_with_settings_that_were_named_has_no_such_hint(project: Project):
+    by_option = project.realtime("web", "--settings", "realtime.settings.web")
+    by_environment = project.realtime("web", DJANGO_SETTINGS_MODULE="realtime.settings.web")
     for done in (by_option, by_environment):
         assert done.returncode != 0
         assert "The settings were" not in done.stderr
@@ -280,15 +294,6 @@ def test_check_reports_what_concerns_the_project(project: Project):
     done = project.realtime("check", "--settings", "team.settings")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no issues" in done.stdout
-
-
-@pytest.mark.parametrize("command", ["sockets", "bridge"])
-def test_interrupt_ends_a_command_quietly(project: Project, command: str):
-    options = ("--port", str(free_port())) if command == "sockets" else ()
-    process = start(project, command, *ODD, *options)
-    assert process.stop(SIGINT) in {0, -SIGINT, 130}
-    assert "ready" in process.output.splitlines()
-    assert "KeyboardInterrupt" not in process.output
 
 
 def test_manage_of_a_checkout_is_the_same_script(project: Project):

@@ -9,9 +9,9 @@ from signal import SIGKILL
 
 import pytest
 
-from tests.e2e.harness import Client, Process, Stack, eventually, free_port, unique
+from tests.e2e.harness import Client, Stack, eventually, free_port, unique
 
-GRACE = 2.0
+GRACE = 3.0
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +22,6 @@ class Two:
 
     stack: Stack
     other: int
-
-    def start_other(self) -> Process:
-        return self.stack.start_sockets(self.other)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +36,11 @@ def two(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tw
         REALTIME_NODE_LEASE="3.0",
         REALTIME_PRESENCE_TTL="12",
     ) as stack:
+        two = Two(stack, free_port())
         stack.start("runbridge")
         stack.start_all()
-        yield Two(stack, free_port())
+        stack.start_sockets(two.other)
+        yield two
 
 
 def said(attendant: Client, user_id: str) -> list[str]:
@@ -59,7 +58,6 @@ def customers(frame: dict) -> set[str]:
 
 async def test_reloads_on_either_server_are_not_told(two: Two):
     stack, thread, carla = two.stack, unique("th"), unique("u")
-    other = two.start_other()
     async with stack.client("hub") as ana, stack.client("hub", port=two.other) as bia:
         for attendant in (ana, bia):
             await attendant.call("join:thread", {"thread_id": thread})
@@ -71,12 +69,10 @@ async def test_reloads_on_either_server_are_not_told(two: Two):
         for attendant in (ana, bia):
             await attendant.expect("customer:offline", user_id=carla, thread_id=thread)
             assert said(attendant, carla) == ["online", "offline"]
-    other.stop()
 
 
 async def test_tabs_are_one_customer_and_a_late_attendant_learns_of_them(two: Two):
     stack, thread, carla = two.stack, unique("th"), unique("u")
-    other = two.start_other()
     async with stack.client("hub") as ana:
         await ana.call("join:thread", {"thread_id": thread})
         async with stack.client("portal", carla, name="Carla", threads=[thread]) as first:
@@ -90,21 +86,21 @@ async def test_tabs_are_one_customer_and_a_late_attendant_learns_of_them(two: Tw
             assert first.received("customer:online") == first.received("customer:state") == []
         assert said(ana, carla) == ["online"]
         await ana.expect("customer:offline", user_id=carla)
-    other.stop()
 
 
 async def test_customers_of_a_killed_server_go_offline_unless_they_come_back(two: Two):
     stack, thread, carla, davi = two.stack, unique("th"), unique("u"), unique("u")
-    other = two.start_other()
+    port = free_port()
+    doomed = stack.start_sockets(port)
     async with stack.client("hub") as ana:
         await ana.call("join:thread", {"thread_id": thread})
         async with (
-            stack.client("portal", carla, threads=[thread], port=two.other) as gone,
-            stack.client("portal", davi, threads=[thread], port=two.other),
+            stack.client("portal", carla, threads=[thread], port=port) as gone,
+            stack.client("portal", davi, threads=[thread], port=port),
         ):
             for user in (carla, davi):
                 await ana.expect("customer:online", user_id=user)
-            other.stop(SIGKILL)
+            doomed.stop(SIGKILL)
             await gone.expect_close()
         async with stack.client("portal", davi, threads=[thread]):
             await ana.expect("customer:offline", user_id=carla)
@@ -115,7 +111,6 @@ async def test_customers_of_a_killed_server_go_offline_unless_they_come_back(two
 
 async def test_revoke_takes_customers_of_all_servers_out_once(two: Two):
     stack, thread, carla = two.stack, unique("th"), unique("u")
-    other = two.start_other()
     async with (
         stack.client("hub") as ana,
         stack.client("portal", carla, threads=[thread]) as first,
@@ -131,7 +126,6 @@ async def test_revoke_takes_customers_of_all_servers_out_once(two: Two):
         await ana.expect("customer:offline", user_id=carla, thread_id=thread)
         await asyncio.sleep(GRACE * 1.5)
         assert said(ana, carla).count("offline") == 1
-    other.stop()
 
 
 async def test_transitions_of_customers_carry_their_namespace(two: Two):

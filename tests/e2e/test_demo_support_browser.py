@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
 from signal import SIGKILL
 
 import pytest
@@ -15,12 +14,6 @@ from tests.e2e.desk import Desk, Screen, Side
 from tests.e2e.harness import unique
 
 pytestmark = pytest.mark.needs_browser
-
-
-@pytest.fixture(autouse=True)
-def no_chat_is_left(desk: Desk) -> Iterator[None]:
-    yield
-    desk.end_chats()
 
 
 # --- Before a chat is accepted -------------------------------------------------------------------
@@ -324,37 +317,33 @@ async def assert_headers_keep_to_one_line(page: Page) -> None:
     assert not await page.evaluate("document.documentElement.scrollWidth > innerWidth")
 
 
-@pytest.mark.parametrize("width", [390, 768, 1280])
-async def test_no_header_wraps_however_narrow_the_page_and_long_the_topic(screen: Screen, width: int):
-    await screen.customer.start_chat(LONG)
-    await screen.attendant.take(LONG)
-    await screen.page.set_viewport_size({"width": width, "height": 780})
-    await assert_headers_keep_to_one_line(screen.page)
-    if width < 900:
-        await (
-            screen.page.get_by_role("navigation", name="Sides").get_by_role("button", name="Customer").click()
-        )
-        await assert_headers_keep_to_one_line(screen.page)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_pressed_button_stands_out_from_its_group(screen: Screen, scheme: str):
-    page = screen.page
-    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-    await page.set_viewport_size({"width": 768, "height": 780})
-    pressed = page.locator("[aria-pressed=true]:visible")
-    await expect(pressed).to_have_count(2)
-    for button in await pressed.all():
-        # The least contrast of what shows a state: WCAG 2.2, 1.4.11.
-        assert await button.evaluate(CONTRAST) >= 3, await button.inner_text()
-
-
-async def test_toast_of_a_long_topic_stays_inside_its_pane(screen: Screen):
+async def test_header_and_toast_of_a_long_topic_keep_to_their_place_however_narrow_the_page(screen: Screen):
     await screen.customer.start_chat(LONG)
     toast = screen.attendant.toast("Charged twice")
     for part in (toast, toast.get_by_role("button", name="Dismiss")):
         await expect(part).to_be_visible()
         assert await right_edge(part) <= await right_edge(screen.attendant.pane)
+    await screen.attendant.take(LONG)
+    for width in (1280, 768, 390):
+        await screen.page.set_viewport_size({"width": width, "height": 780})
+        await assert_headers_keep_to_one_line(screen.page)
+        if width < 900:
+            sides = screen.page.get_by_role("navigation", name="Sides")
+            for side in ("Customer", "Attendant"):
+                await sides.get_by_role("button", name=side).click()
+                await assert_headers_keep_to_one_line(screen.page)
+
+
+async def test_pressed_button_stands_out_from_its_group(screen: Screen):
+    page = screen.page
+    await page.set_viewport_size({"width": 768, "height": 780})
+    pressed = page.locator("[aria-pressed=true]:visible")
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        await expect(pressed).to_have_count(2)
+        for button in await pressed.all():
+            # The least contrast of what shows a state: WCAG 2.2, 1.4.11.
+            assert await button.evaluate(CONTRAST) >= 3, (scheme, await button.inner_text())
 
 
 async def right_edge(locator: Locator) -> float:

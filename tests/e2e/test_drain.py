@@ -29,10 +29,10 @@ async def people(stack: Stack, count: int) -> AsyncIterator[list[Client]]:
         yield [await all_clients.enter_async_context(stack.client("hub")) for _ in range(count)]
 
 
-async def test_no_client_is_let_in_while_all_leave(stack: Stack):
-    server = stack.start_sockets()
+async def test_no_client_is_let_in_while_all_leave_and_a_second_signal_ends_it_at_once(stack: Stack):
+    server = stack.start_sockets(REALTIME_DRAIN_SECONDS="300")
     token = stack.token(unique("u"), "attendant")
-    async with people(stack, 20) as clients:
+    async with people(stack, 5):
         assert (await stack.http("GET", "/readyz")).status == 200
         server.signal(SIGTERM)
         await eventually(lambda: '"draining"' in server.output)
@@ -43,8 +43,7 @@ async def test_no_client_is_let_in_while_all_leave(stack: Stack):
         stack.assert_refused(refused, 503, "draining")
         assert int(refused.headers["retry-after"]) > 0
         assert (await stack.http("GET", "/hub/", [("Authorization", f"Bearer {token}")])).status == 503
-        assert {await client.expect_close() for client in clients} == {1012}
-    assert server.wait() == 0
+        assert server.stop() == 0  # sends it again
 
 
 @pytest.mark.slow
@@ -59,15 +58,6 @@ async def test_clients_are_not_closed_all_at_once(stack: Stack):
     assert server.wait() == 0
 
 
-async def test_second_signal_ends_it_at_once(redis_url: str, tmp_path: Path):
-    with Stack(tmp_path, redis_url, REALTIME_DRAIN_SECONDS="300") as stack:
-        server = stack.start_sockets()
-        async with people(stack, 5):
-            server.signal(SIGTERM)
-            await eventually(lambda: '"draining"' in server.output)
-            assert server.stop() == 0  # sends it again
-
-
 @pytest.mark.slow
 async def test_every_worker_drains(stack: Stack):
     command = (str(ROOT / "manage.py"), "runsockets", "--workers", "2")
@@ -78,6 +68,7 @@ async def test_every_worker_drains(stack: Stack):
     assert server.wait() == 0
 
 
+@pytest.mark.slow
 async def test_workers_whose_supervisor_was_killed_drain_and_give_the_port_back(stack: Stack):
     command = (str(ROOT / "manage.py"), "runsockets", "--workers", "2")
     supervisor = stack.start("workers", *command, SOCKETS_PORT=str(stack.port))

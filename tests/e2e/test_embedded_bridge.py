@@ -71,6 +71,7 @@ async def test_project_chooses_it_in_its_settings_and_the_environment_has_the_la
     assert not leads(system)
 
 
+@pytest.mark.slow
 async def test_workers_have_a_bridge_each_of_which_one_leads(system: Stack):
     server = system.start(
         "runsockets", str(system.folder / "manage.py"), "runsockets", "--workers", "2",
@@ -130,6 +131,7 @@ async def test_leaders_that_are_killed_again_and_again_lose_and_repeat_nothing(s
         await conversation.assert_all_got_everything_once_and_in_order()
 
 
+@pytest.mark.slow
 async def test_leader_delivers_while_it_drains_and_a_standalone_bridge_follows(system: Stack):
     draining = start(system, free_port(), REALTIME_DRAIN_SECONDS="2")
     await eventually(lambda: leads(system))

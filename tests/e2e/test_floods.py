@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.frames import client_frame
+from bench.machine import cpu_seconds, resident_bytes
 from tests.e2e.harness import PATIENCE, Process, Stack, eventually, free_port, unique
 
 MIB = 2**20
@@ -58,15 +57,6 @@ def web(stack: Stack) -> tuple[Process, int]:
     return stack.start("runweb", WEB_PORT=str(port)), port
 
 
-def cpu_seconds(process: Process) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident(process: Process) -> int:
-    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def spooled(process: Process, directory: Path) -> int:
     """Bytes in the files that a process has open there, also those without a name."""
     size = 0
@@ -81,16 +71,16 @@ class Cost:
     """What a process has spent since a moment."""
 
     def __init__(self, process: Process) -> None:
-        self._process = process
-        self._cpu = cpu_seconds(process)
-        self._resident = self.most_resident = resident(process)
+        self._pid = process.pid
+        self._cpu = cpu_seconds([self._pid])
+        self._resident = self.most_resident = resident_bytes(self._pid)
 
     def look(self) -> None:
-        self.most_resident = max(self.most_resident, resident(self._process))
+        self.most_resident = max(self.most_resident, resident_bytes(self._pid))
 
     @property
     def cpu(self) -> float:
-        return cpu_seconds(self._process) - self._cpu
+        return cpu_seconds([self._pid]) - self._cpu
 
     @property
     def memory(self) -> int:
@@ -167,19 +157,20 @@ async def test_large_frames_beyond_the_limit_are_forgotten_as_soon_as_they_are_r
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-@pytest.mark.parametrize("side", ["sockets", "web"])
+@pytest.mark.parametrize("side", ["sockets", pytest.param("web", marks=pytest.mark.slow)])
 async def test_flood_of_requests_is_cut(stack: Stack, web: tuple[Process, int], side: str, kind: str):
     server = next(process for process in stack.processes if process.name == "runsockets")
     process, port = web if side == "web" else (server, stack.port)
     usual = await usual_cpu(stack, port, process)
     first, again = REQUESTS[kind]
-    connections = itertools.count()
+    connections = 0
 
     async def attack() -> None:
         """Send without end; come back when cut."""
+        nonlocal connections
         while True:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-            next(connections)
+            connections += 1
             try:
                 writer.write(first)
                 while True:
@@ -193,13 +184,14 @@ async def test_flood_of_requests_is_cut(stack: Stack, web: tuple[Process, int], 
 
     cost = Cost(process)
     async with attacked(*[attack] * 4):
-        await eventually(lambda: next(connections) > 12)  # they are cut
+        await eventually(lambda: connections > 12)  # they are cut
         await others_notice_nothing(stack, port, cost)
         assert cost.memory < 30 * MIB
         assert cost.cpu < usual + CPU_SECONDS
         assert spooled(process, stack.directory / "tmp") < 8 * MIB
 
 
+@pytest.mark.slow
 async def test_slow_head_is_cut_on_the_web_side_too(stack: Stack, web: tuple[Process, int]):
     _, port = web
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -13,7 +13,7 @@ import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, WebSocket, expect
 
 from tests.e2e.browser import Window
-from tests.e2e.harness import eventually, unique
+from tests.e2e.harness import eventually, free_port, unique
 from tests.e2e.site import Site, opened, serving
 
 pytestmark = pytest.mark.needs_browser
@@ -201,16 +201,17 @@ async def test_page_that_was_offline_gets_what_it_missed(browser: Browser, site:
 
 
 async def test_server_that_hangs_is_noticed_by_its_silence(browser: Browser, site: Site):
-    site.sockets.stop()
-    site.sockets = await asyncio.to_thread(site.start_sockets, REALTIME_HEARTBEAT_INTERVAL="0.5")
-    thread, options = unique("th"), {**site.options(), "connectTimeout": 1000}
+    thread, port = unique("th"), free_port()
+    hanging = await asyncio.to_thread(site.start_sockets, port, REALTIME_HEARTBEAT_INTERVAL="0.5")
+    options = {**site.options(), "url": site.url("hub", port=port), "connectTimeout": 1000}
     tab = await desk(browser, site, thread, options=options)
-    site.sockets.signal(SIGSTOP)
+    hanging.signal(SIGSTOP)
     await tab.page.wait_for_function("page.socket.status !== 'connected'")
     missed = message(site, thread, "missed")
-    site.sockets.signal(SIGCONT)
+    hanging.signal(SIGCONT)
     await tab.saw(missed, message(site, thread, "live"))
     assert await tab.value("page.gaps") == []
+    hanging.stop()
 
 
 async def test_hidden_and_frozen_tab_misses_nothing(site: Site):
@@ -240,9 +241,10 @@ async def test_hidden_and_frozen_tab_misses_nothing(site: Site):
 
 async def test_token_that_ends_is_refreshed_on_the_same_connection(browser: Browser, site: Site):
     thread, user = unique("th"), unique("u")
-    options = site.options(site.token(user, ttl=8), site.token(user, ttl=3600))
+    tab = Desk(await opened(browser, site))
     first_ends = time.time() + 8
-    tab = await desk(browser, site, thread, options=options)
+    await tab.mount(site.options(site.token(user, ttl=8), site.token(user, ttl=3600)), thread)
+    await tab.has("state", "in")
     connection = await tab.value("page.socket.connectionId")
     sent: list[str] = []
     tab.connections[0].on("framesent", lambda frame: sent.append(str(frame)))
@@ -256,10 +258,17 @@ async def test_token_that_ends_is_refreshed_on_the_same_connection(browser: Brow
 async def test_page_in_the_back_forward_cache_has_no_connection_and_gets_what_it_missed(
     browser: Browser, site: Site
 ):
-    thread = unique("th")
-    tab = await desk(browser, site, thread)
+    thread, hour = unique("th"), 3_600_000
+    tab = Desk(await opened(browser, site))
+    # No timer runs in the cache: until the page is shown, its next attempt is an hour away.
+    await tab.value("page.luck = 0, Math.random = () => page.luck")
+    await tab.mount({**site.options(), "reconnectionDelay": hour, "reconnectionDelayMax": hour}, thread)
+    await tab.has("state", "in")
     # What the browser says; the cache itself cannot be had here (Playwright switches it off).
-    say = "(type) => { window.dispatchEvent(new PageTransitionEvent(type, { persisted: true })); }"
+    say = """(type) => {
+        page.luck = type === "pagehide" ? 1 : 0;
+        window.dispatchEvent(new PageTransitionEvent(type, { persisted: true }));
+    }"""
     await tab.page.evaluate(say, "pagehide")
     await tab.has("status", "offline")
     await eventually(lambda: not tab.live)

@@ -113,6 +113,7 @@ async def test_operator_and_presence_work_in_one_process(project: Project):
     assert project.dead_letters() == []
 
 
+@pytest.mark.slow
 async def test_reloader_starts_a_new_process_that_delivers(project: Project):
     port = free_port()
     process = serve(project, "runserver", port)
@@ -156,9 +157,8 @@ async def leave_behind(project: Project, number: str, using: str = "default") ->
     assert done.returncode == -SIGKILL, done.stderr
 
 
-@pytest.mark.parametrize(
-    "server", ["runserver", *(pytest.param(name, marks=pytest.mark.slow) for name in ("daphne", "uvicorn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("server", SERVERS)
 async def test_process_relays_what_others_have_left_in_every_outbox(with_outbox: Project, server: str):
     project, port = with_outbox, free_port()
     for database in ("default", "archive"):
@@ -181,6 +181,7 @@ async def test_process_relays_what_others_have_left_in_every_outbox(with_outbox:
     assert "outbox" not in process.output
 
 
+@pytest.mark.slow
 async def test_missing_table_is_one_line_and_found_once_it_is_there(with_outbox: Project):
     project, port = with_outbox, free_port()
     process = serve(project, "runserver", port)
@@ -194,6 +195,7 @@ async def test_missing_table_is_one_line_and_found_once_it_is_there(with_outbox:
     assert process.output.count("run `migrate` first") == 1, process.output
 
 
+@pytest.mark.slow
 async def test_database_that_cannot_be_used_is_one_line_and_holds_up_no_other(with_outbox: Project):
     project, port = with_outbox, free_port()
     settings = project.folder / "team" / "settings.py"
@@ -226,9 +228,8 @@ async def test_several_such_processes_deliver_every_message_once(project: Projec
         assert [frame["data"]["message_id"] for frame in two.received("thread:message")] == ["0", "1"]
 
 
-@pytest.mark.parametrize(
-    "server", [pytest.param(name, marks=pytest.mark.slow) for name in SERVERS if name != "runserver"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
 async def test_endpoints_need_no_urls_of_the_project(project: Project, server: str):
     project.write(
         "settings.py",
@@ -272,6 +273,7 @@ async def echo(scope, receive, send):
     await assert_messages_arrive(project, port)
 
 
+@pytest.mark.slow
 async def test_without_inline_a_bridge_delivers(project: Project):
     port = free_port()
     serve(project, "daphne", port, REALTIME_INLINE="0")

@@ -19,10 +19,11 @@ from tests.e2e.harness import Client, Stack, eventually, free_port, unique
 def limited(
     directory: Path, redis_url: str, settings: Mapping[str, str] | None = None, **limits: str
 ) -> Iterator[Stack]:
-    """A system with limits of its own."""
+    """A socket server with limits of its own."""
     env = {f"REALTIME_LIMIT_{name}": value for name, value in limits.items()}
     with Stack(directory, redis_url, **env, **(settings or {})) as stack:
-        yield stack.start_all()
+        stack.start_sockets()
+        yield stack
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ async def test_who_sends_garbage_too_fast_is_told_so(small: Stack):
         assert codes[-1] == "rate_limited"
 
 
+@pytest.mark.slow
 async def test_client_that_goes_on_too_fast_for_ten_seconds_is_closed(small: Stack):
     async with small.client("hub") as client:
 
@@ -88,6 +90,7 @@ async def test_rooms_beyond_the_limit_are_refused(small: Stack):
 
 async def test_connection_beyond_the_limit_is_refused_and_said_by_the_verdict(small: Stack):
     token = small.token(unique("u"), "attendant")
+    await eventually(lambda: is_empty(small))
     async with contextlib.AsyncExitStack() as clients:
         for _ in range(3):
             await clients.enter_async_context(small.client("hub"))
@@ -97,6 +100,11 @@ async def test_connection_beyond_the_limit_is_refused_and_said_by_the_verdict(sm
         verdict = await small.http("GET", "/hub/", [("Authorization", f"Bearer {token}")])
         assert (verdict.status, verdict.error["code"]) == (503, "at_capacity")
     await eventually(lambda: _accepted(small, token))
+
+
+async def is_empty(stack: Stack) -> bool:
+    """No connection is left of the test before."""
+    return await stack.connections() == 0
 
 
 async def _accepted(stack: Stack, token: str) -> bool:
@@ -117,9 +125,9 @@ async def test_handshakes_beyond_the_rate_are_refused(redis_url: str, tmp_path: 
 # --- Connections of a user ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def few(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
-    with limited(tmp_path, redis_url, USER_CONNECTIONS="2") as stack:
+@pytest.fixture(scope="module")
+def few(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with limited(tmp_path_factory.mktemp("few"), redis_url, USER_CONNECTIONS="2") as stack:
         yield stack
 
 
@@ -138,7 +146,7 @@ async def test_oldest_connection_of_a_user_makes_room_wherever_it_is(few: Stack)
             for client in (elsewhere, third, fourth):
                 await client.call("heartbeat")
     assert [entry["to"] for entry in few.transitions(user)] == ["online"]
-    await eventually(lambda: not few.redis.keys(few.key("seats:*")))
+    await eventually(lambda: not few.redis.keys(few.key(f"seats:*:{user}")))
 
 
 async def test_connections_of_a_killed_process_do_not_count(few: Stack):
@@ -171,7 +179,7 @@ async def test_refused_handshake_takes_no_place(few: Stack):
 
 async def test_handshakes_from_one_address_do_not_keep_another_one_out(redis_url: str, tmp_path: Path):
     proxies = {"TRUSTED_PROXIES": "127.0.0.1"}
-    with limited(tmp_path, redis_url, proxies, ADDRESS_HANDSHAKES="0.25") as stack:
+    with limited(tmp_path, redis_url, proxies, ADDRESS_HANDSHAKES="0.01") as stack:
         token = stack.token(unique("u"), "attendant")
 
         async def status(address: str) -> int:
@@ -198,6 +206,7 @@ def impatient(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with limited(
         tmp_path_factory.mktemp("impatient"), redis_url, long_memory, UNSENT_BYTES="200000"
     ) as stack:
+        stack.start("runbridge")
         yield stack
 
 

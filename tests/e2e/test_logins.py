@@ -13,7 +13,7 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.e2e.harness import PATIENCE, SHELL, Stack, free_port
+from tests.e2e.harness import CHEAP_LOGINS, PATIENCE, SHELL, Stack, free_port
 
 PEOPLE = """
 from django.contrib.auth.models import User
@@ -28,9 +28,9 @@ class Desk(Stack):
     def begin(self) -> Desk:
         self.web_port = free_port()
         self.manage("migrate", "--verbosity", "0")
-        self.manage(*SHELL, "-c", PEOPLE)
+        self.manage(*SHELL, "-c", PEOPLE, **CHEAP_LOGINS)
         self.start_all()
-        self.start("runweb", WEB_PORT=str(self.web_port))
+        self.start("runweb", WEB_PORT=str(self.web_port), **CHEAP_LOGINS)
         return self
 
     def post(self, path: str, **data: str) -> tuple[int, dict[str, Any]]:
@@ -103,7 +103,7 @@ async def test_session_renews_again_and_again_with_what_the_user_is_now(desk: De
     assert (await desk.handshake(token=pair["access"])).status == 403
     assert desk.renew(first)[0] == 401
     pair = desk.renew(pair)[1]
-    desk.manage(*SHELL, "-c", change + "u.set_password('other'); u.save()")
+    desk.manage(*SHELL, "-c", change + "u.set_password('other'); u.save()", **CHEAP_LOGINS)
     status, answer = desk.renew(pair)
     assert (status, answer["code"]) == (401, "password_changed")
 

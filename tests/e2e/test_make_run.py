@@ -13,13 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
+from signal import SIGHUP, SIGINT, SIGKILL
 
 import pytest
 import redis
 from websockets.asyncio.client import connect
 
-from dev.run import KEYS, PROCESSES, read_environment
+from dev.run import KEYS, read_environment
 from tests.e2e.harness import PATIENCE, ROOT, Client, eventually, free_port, python
 
 PACKAGES = ("realtime", "hub", "portal", "presence", "demo", "dev")
@@ -199,7 +199,7 @@ async def test_printed_commands_send_a_message_to_the_printed_token_and_ctrl_c_l
     assert not still_there(processes)
     assert not server.exists()
     assert left_in(run.checkout) == {"development.env"}
-    for command in PROCESSES.values():
+    for command in ("runsockets", "runweb"):
         done = without_debug(run, command)
         assert done.returncode != 0
         assert "_KEY is not set" in done.stderr
@@ -232,8 +232,9 @@ async def test_keys_survive_and_everything_ends_when_one_process_does(make_run, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [SIGTERM, SIGHUP, SIGKILL])
+@pytest.mark.parametrize("how", [SIGHUP, SIGKILL])
 async def test_nothing_stays_however_it_ends(make_run, how: signal.Signals):
+    """SIGHUP is turned into SIGTERM."""
     run = make_run()
     await run.says("Ctrl-C stops it")
     processes = descendants(run.popen.pid)

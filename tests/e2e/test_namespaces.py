@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -25,8 +26,8 @@ ROLES = {"ops": "supervisor", "lab": "researcher"}
 
 
 @pytest.fixture(scope="module")
-def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with System(
+def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(
         tmp_path_factory.mktemp("ops"),
         redis_url,
         REALTIME_NAMESPACES=NAMESPACES,
@@ -35,7 +36,7 @@ def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         REALTIME_LIMIT_RATE="1000",
         REALTIME_LIMIT_BURST="1000",
     ) as stack:
-        yield stack.open()
+        yield stack.start_all()
 
 
 @asynccontextmanager
@@ -401,12 +402,19 @@ async def test_namespace_without_presence_keeps_none(product: Stack):
     assert not product.transitions(ana.user_id)
 
 
-async def test_operator_finds_the_namespaces_and_acts_on_their_rooms(product: System):
-    admin, board = product.admin, unique("b")
+@pytest.fixture
+def system(redis_url: str, tmp_path: Path) -> Iterator[System]:
+    with System(tmp_path, redis_url, REALTIME_NAMESPACES=NAMESPACES) as system:
+        yield system.open()
+
+
+@pytest.mark.slow
+async def test_operator_finds_the_namespaces_and_acts_on_their_rooms(system: System):
+    admin, board = system.admin, unique("b")
     room = f"board:{board}"
     async with (
-        client(product, "ops", room) as ana,
-        client(product, "lab", room, port=product.other_port) as ben,
+        client(system, "ops", room) as ana,
+        client(system, "lab", room, port=system.other_port) as ben,
     ):
         assert await admin.find(room=room, namespace="ops") == [ana.connection_id]
         assert await admin.find(room=room, namespace="lab") == [ben.connection_id]

@@ -11,10 +11,11 @@ from pathlib import Path
 from signal import SIGKILL
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, Request, expect
 
 from tests.e2e.browser import require_chromium
-from tests.e2e.harness import PATIENCE, ROOT, Process, Stack, eventually, free_port
+from tests.e2e.harness import CHEAP_LOGINS, PATIENCE, ROOT, Process, Stack, eventually, free_port
 
 pytestmark = pytest.mark.needs_browser
 
@@ -39,9 +40,9 @@ class Site(Stack):
 
     def start_site(self) -> Site:
         for command in (["migrate", "--verbosity", "0"], ["createdemo", "--verbosity", "0"]):
-            self.manage(*command)
+            self.manage(*command, **CHEAP_LOGINS)
         self.start("runbridge")
-        self.start("runweb")
+        self.start("runweb", **CHEAP_LOGINS)
         self.sockets = self.start_sockets()
         env = {
             **os.environ,
@@ -77,7 +78,7 @@ def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     assert "⨯" not in site.next.output, site.next.output
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser, site: Site) -> AsyncIterator[Page]:
     """The form, on a page on which nothing fails: no rendering of the server that the browser disagrees with."""
     page = await browser.new_page()

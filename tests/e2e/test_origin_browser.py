@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.browser import require_chromium
 from tests.e2e.harness import Stack
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ async ([path, token]) => {
 async def test_page_at_the_address_of_the_server_does_not_pass_for_an_app(
     uvicorn_stack: Stack, browser: Browser
 ):
-    require_chromium()
     page = await browser.new_page()
     await page.goto(f"http://127.0.0.1:{uvicorn_stack.port}/healthz")
     assert await page.evaluate(CONNECT, [uvicorn_stack.url("hub"), uvicorn_stack.token()]) == 1006
@@ -42,7 +40,6 @@ async def test_page_at_the_address_of_the_server_does_not_pass_for_an_app(
 async def test_page_at_the_address_of_the_server_connects_when_it_is_listed(
     redis_url: str, tmp_path, browser: Browser
 ):
-    require_chromium()
     with Stack(tmp_path, redis_url) as stack:
         stack.env["ALLOWED_ORIGINS"] = f"http://127.0.0.1:{stack.port}"
         stack.start_sockets()
@@ -56,7 +53,6 @@ async def test_verdict_for_a_page_at_the_address_of_the_server_is_that_of_the_ha
     uvicorn_stack: Stack, browser: Browser
 ):
     """A browser sends no Origin with a GET to its page's own address."""
-    require_chromium()
     page = await browser.new_page()
     await page.goto(f"http://127.0.0.1:{uvicorn_stack.port}/healthz")
     asked = await page.evaluate(ASK, ["/hub/", uvicorn_stack.token()])

@@ -62,6 +62,7 @@ def project(tmp_path: Path, redis_url: str) -> Project:
     return Project(tmp_path, redis_url)
 
 
+@pytest.mark.slow
 def test_message_of_a_project_without_settings_arrives(project: Project):
     port = free_port()
     token = project.manage("issuetoken", "--user", "7", "--role", "customer")

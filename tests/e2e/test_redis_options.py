@@ -97,7 +97,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["redis", "rediss", "unix"])
+@pytest.fixture(
+    scope="module",
+    params=["redis", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rediss", "unix"))],
+)
 def url(
     request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
@@ -127,7 +130,6 @@ async def test_every_process_works_with_the_options_that_are_permitted(
 ):
     with Stack(tmp_path, url) as stack:
         user, thread = unique("u"), unique("th")
-        stack.manage("check", DJANGO_SETTINGS_MODULE="realtime.settings.web")
         stack.manage("migrate", "--verbosity", "0")
         stack.start_all().start("runrecorder")
         async with stack.client("hub", user_id=user) as client:
@@ -142,7 +144,12 @@ async def test_every_process_works_with_the_options_that_are_permitted(
             assert subscribers(server) == {"ours"}
 
 
-@pytest.mark.parametrize("command", ["runsockets", "runbridge", "runrecorder", "runweb", "check", "publish"])
+OTHERS = ("runbridge", "runrecorder", "runweb", "check", "publish")
+
+
+@pytest.mark.parametrize(
+    "command", ["runsockets", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_process_says_which_option_it_cannot_use_and_does_not_start(
     server: Server, tmp_path: Path, command: str
 ):

@@ -17,10 +17,8 @@ from typing import Any, Self
 
 from bench.frames import Opcode, client_frame, parse
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import READY, ROOT, Process, Stack, eventually
+from tests.e2e.harness import PATIENCE, READY, ROOT, Process, Stack, eventually
 
-PATIENCE = 60.0
-"""Seconds after which a test gives up: a deadline only ends a hang."""
 AT_ONCE = 64
 """Handshakes under way at the same time."""
 
@@ -226,18 +224,18 @@ class Product:
         self.bridge = self.stack.start("runbridge", ready="", **bridge or {})
         self.sockets = self.start_instance(self.stack.port, ready="", **sockets or {})
         for process in (self.bridge, self.sockets):
-            process.wait_for(within=PATIENCE)
+            process.wait_for()
         return self
 
     def start_with_fast_keepalive(self) -> None:
-        """Start an instance that looks every second whether a client has vanished, and a bridge."""
+        """Start an instance that gives a silent client up within six seconds, and a bridge."""
         code = (
-            "import runpy, sys; from realtime import protocol; protocol.PING_SECONDS = 1; "
+            "import runpy, sys; from realtime.server import keepalive; keepalive.PING_SECONDS = 2; "
             f"sys.argv = ['manage.py', 'runsockets']; runpy.run_path({str(ROOT / 'manage.py')!r}, run_name='__main__')"
         )
         self.bridge = self.stack.start("runbridge", ready="")
         self.sockets = self.stack.start("runsockets", "-c", code, SOCKETS_PORT=str(self.stack.port))
-        self.bridge.wait_for(within=PATIENCE)
+        self.bridge.wait_for()
 
     def start_instance(self, port: int, ready: str = READY, **env: str) -> Process:
         """Start one more instance."""
@@ -320,7 +318,7 @@ class Product:
 
     async def delivered(self, entry: str) -> None:
         """Wait until the bridges have dealt with an entry of the bus."""
-        await eventually(lambda: _order(self.cursor()) >= _order(entry), PATIENCE)
+        await eventually(lambda: _order(self.cursor()) >= _order(entry))
 
 
 _CALM = {
@@ -357,11 +355,6 @@ async def running(directory: Path, **env: str) -> AsyncIterator[Product]:
     with Product(directory, **env) as product:
         await asyncio.to_thread(product.start)
         yield product
-
-
-def cpu_seconds(process: Process) -> float:
-    """The processor time that a process has taken so far."""
-    return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 class Trigger:

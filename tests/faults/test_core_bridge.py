@@ -11,7 +11,7 @@ from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
 from tests.e2e.harness import ROOT, eventually, free_port, unique
-from tests.faults.crowd import PATIENCE, Product, running
+from tests.faults.crowd import Product, running
 from tests.faults.network import Network
 from tests.faults.proxy import to_socket
 
@@ -70,7 +70,6 @@ async def test_large_message_for_a_thousand_rooms_goes_to_redis_once(tmp_path: P
                 member.messages(f"thread:{thread}")[-1:] == ["behind"]
                 or network.uploaded - uploaded > 20_000_000
             ),
-            PATIENCE,
         )
         assert network.uploaded - uploaded < 3_000_000, "the body went to Redis again and again"
         assert memory(product) - before < 50_000_000
@@ -223,7 +222,7 @@ async def test_bridge_that_was_suspended_does_not_move_the_cursor_back(tmp_path:
         last = product.cursor()
         behind = len(product.bridge.output)
         product.bridge.signal(SIGCONT)
-        await eventually(lambda: "standing by" in product.bridge.output[behind:], PATIENCE)
+        await eventually(lambda: "standing by" in product.bridge.output[behind:])
         assert product.cursor() == last
         await member.event("thread:message", '"three"')
         assert member.messages(f"thread:{thread}") == ["before", "one", "two", "three"]

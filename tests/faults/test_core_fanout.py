@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.e2e.harness import eventually, unique
-from tests.faults.crowd import PATIENCE, Member, Product, Trigger, running
+from tests.faults.crowd import Member, Product, Trigger, running
 
 MEMBERS = 800
 
@@ -47,8 +47,8 @@ async def all_are_whole(
         assert not lossy, f"{len(lossy)} of {len(members)} members of {thread}, the first saw {lossy[0]}"
 
 
-async def test_subscription_cut_during_a_fan_out_costs_no_member_a_message_untold(tmp_path: Path):
-    async with running(tmp_path) as product:
+async def test_subscription_cut_during_a_fan_out_costs_no_member_a_message_untold(product: Product):
+    with product.visited():
         threads = [unique("a"), unique("b")]
         members = await product.crowd(MEMBERS, product.customer(*threads), joins=threads)
         side = await product.member(product.stack.token(role="admin"), "hub")
@@ -74,8 +74,8 @@ async def test_subscription_cut_during_a_fan_out_costs_no_member_a_message_untol
             burst = [f"m{rounds}-{number}" for number in range(5)]
             product.say_in_turn(threads, burst)
             written += burst
-            await eventually(lambda n=rounds: len(cuts) == n, PATIENCE)
-            await eventually(is_subscribed, PATIENCE)
+            await eventually(lambda n=rounds: len(cuts) == n)
+            await eventually(is_subscribed)
         trigger.close()
         await all_are_whole(product, members, threads, written)
 
@@ -92,9 +92,9 @@ async def test_long_fan_out_is_no_reason_to_give_up_the_subscription(tmp_path: P
         assert "subscription lost" not in product.stack.logs
 
 
-async def test_small_room_does_not_wait_for_a_large_one(tmp_path: Path):
+async def test_small_room_does_not_wait_for_a_large_one(product: Product):
     """A message for the large room is right before one for the small room, again and again."""
-    async with running(tmp_path) as product:
+    with product.visited():
         large, small = unique("l"), unique("s")
         members = await product.crowd(MEMBERS, product.customer(large), joins=[large])
         listener = await product.member(product.customer(small))
@@ -112,5 +112,5 @@ async def test_small_room_does_not_wait_for_a_large_one(tmp_path: Path):
         for number in range(20):
             product.say_in_turn([large, small], [f"m{number}"], size=1000)
             await listener.event("thread:message", f'"m{number}"')
-            await eventually(lambda n=number: all(m.is_waiting(f"m{n}") for m in members), PATIENCE)
+            await eventually(lambda n=number: all(m.is_waiting(f"m{n}") for m in members))
         assert overtaken, "each time, all members of the large room came first"

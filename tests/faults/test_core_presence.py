@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import SIGKILL
 
 from tests.e2e.harness import eventually, free_port, unique
-from tests.faults.crowd import PATIENCE, Product, at_once, running
+from tests.faults.crowd import Product, at_once, running
 
 ATTENDANTS = 250
 """For each of the instances that are killed."""
@@ -24,7 +24,7 @@ async def test_presence_that_is_set_again_by_the_next_bridge_does_not_override_a
         product.stack.add("presence:set", {"user_id": user_id, "status": "away"})
         await attendant.event("attendant:away", user_id)
         await attendant.call("presence:online")
-        await eventually(lambda: len(product.stack.transitions(user_id)) == 3, PATIENCE)
+        await eventually(lambda: len(product.stack.transitions(user_id)) == 3)
         product.bridge.stop(SIGKILL)
         product.stack.redis.hset(product.stack.key("cursors"), product.stack.key("stream"), "0-0")
         product.bridge = await asyncio.to_thread(product.stack.start, "runbridge")
@@ -45,10 +45,10 @@ async def test_attendants_of_instances_that_were_killed_are_announced_offline_on
             (lambda user_id=user_id, port=port, group=group: arrive(product, user_id, port, group))
             for user_id, (port, group) in users.items()
         )
-        await eventually(lambda: announced(admin.texts, b"online") == Counter([*users]), PATIENCE)
+        await eventually(lambda: announced(admin.texts, b"online") == Counter([*users]))
         for process in doomed:
             process.signal(SIGKILL)
-        await eventually(lambda: set(announced(admin.texts, b"offline")) == set(users), PATIENCE)
+        await eventually(lambda: set(announced(admin.texts, b"offline")) == set(users))
         product.say(unique("th"), "behind")
         await admin.call("heartbeat")
         assert announced(admin.texts, b"offline") == Counter([*users])

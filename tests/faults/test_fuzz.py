@@ -9,11 +9,11 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from bench.machine import resident_bytes
 from realtime.protocol.catalogue import catalogue
 from tests.e2e.harness import Client, Stack, unique
 
@@ -47,7 +47,7 @@ async def undisturbed(stack: Stack) -> AsyncIterator[Client]:
     """Another client gets what is published, before, during and after; the server's memory stays bounded."""
     thread = unique("th")
     server = next(process for process in stack.processes if process.name == "runsockets")
-    before = _resident(server.pid)
+    before = resident_bytes(server.pid)
     async with stack.client("hub") as client:
         await client.call("join:thread", {"thread_id": thread})
         for moment in ("before", "during"):
@@ -58,11 +58,7 @@ async def undisturbed(stack: Stack) -> AsyncIterator[Client]:
         stack.add("thread:message", {"thread_id": thread, "message_id": "after"})
         await client.expect("thread:message", message_id="after")
         assert (await stack.http("GET", "/readyz")).status == 200
-    assert _resident(server.pid) - before < 200 * 2**20
-
-
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    assert resident_bytes(server.pid) - before < 200 * 2**20
 
 
 def mangled(chance: random.Random, sample: bytes) -> bytes:

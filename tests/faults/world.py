@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import random
-import re
 import time
 from array import array
 from collections import Counter, defaultdict
@@ -28,7 +27,7 @@ from realtime.client import Client, Event
 from realtime.layers.direct import direct
 from realtime.redis import cluster
 from realtime.redis.url import parse
-from tests.e2e.harness import Process, Stack, eventually, free_port, unique
+from tests.e2e.harness import PATIENCE, Process, Stack, eventually, free_port, unique
 
 GRACE = 3.0
 LEASE = 1.0
@@ -36,7 +35,6 @@ PEOPLE = 6
 THREADS = 3
 RATE = 60.0
 """Messages a second, over all threads."""
-PATIENCE = 60.0
 
 
 @dataclass
@@ -231,7 +229,7 @@ class World:
                 for person in self.people
                 for thread in person.threads
             ),
-            30,
+            self.patience,
         )
         return time.monotonic() - began
 
@@ -339,32 +337,33 @@ class World:
             state = await admin.expect("presence:state")
             return {member["user_id"] for member in state["data"]["members"]}
 
-    async def connections(self, port: int) -> int:
-        """How many the server there has in the hub, as far as it knows."""
-        metrics = (await self.stack.http("GET", "/metrics", port=port)).body.decode()
-        found = re.search(r'^realtime_connections{namespace="hub"} (\d+)', metrics, re.MULTILINE)
-        return int(found[1]) if found else 0
+    async def nothing_happened(
+        self, record_property: Callable[[str, str], None], during: str = "account"
+    ) -> Account:
+        """Every client has every message once and in order, and none was seen to leave."""
+        account = await self._settled(record_property, during)
+        assert account.is_perfect, (during, account)
+        return account
 
-    async def nothing_happened(self, record_property: Callable[[str, str], None]) -> None:
-        """Every client has every message once and in order, none was seen to leave, and all who are here are listed."""
+    async def nothing_was_hidden(
+        self, record_property: Callable[[str, str], None], during: str = "account"
+    ) -> Account:
+        """Every loss was reported, and no user was seen to leave."""
+        account = await self._settled(record_property, during)
+        assert account.unsaid == 0, (during, account)
+        return account
+
+    async def _settled(self, record_property: Callable[[str, str], None], during: str) -> Account:
         account = await self.settle()
-        record_property("account", str(account))
-        assert account.is_perfect, account
-        await self.is_itself_again()
+        record_property(during, str(account))
+        assert self.flaps() == [], during
+        return account
 
-    async def nothing_was_hidden(self, record_property: Callable[[str, str], None]) -> None:
-        """Every loss was reported; no user was seen to leave, and all who are here are listed."""
-        account = await self.settle()
-        record_property("account", str(account))
-        assert account.unsaid == 0, account
-        assert account.misordered == 0, account
-        await self.is_itself_again()
-
-    async def is_itself_again(self) -> None:
-        """No user was seen to leave, and all who are here are listed; then all leave."""
-        assert self.flaps() == []
-        await self.presence_is_true()
-        await self.part()
+    def forget(self) -> None:
+        """Begin anew with the same people, of whom each has all that was written."""
+        for notes in (self.written, *(each for person in self.people for each in (person.seen, person.told))):
+            for each in notes.values():
+                each.clear()
 
     async def presence_is_true(self) -> None:
         """Exactly the users who are here are listed."""
