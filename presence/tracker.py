@@ -270,6 +270,7 @@ class PresenceTracker:
             return
         self.cancel()
         await asyncio.gather(self._runner, return_exceptions=True)
+        self._runner = None  # closed again, it would take its lease back first
         self._queue.tell({"does": "close"})
         await self._flush()
 
