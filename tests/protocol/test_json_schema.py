@@ -60,3 +60,10 @@ def test_id_may_be_a_number_on_the_way_in_only(form: Form, may_be_a_number: bool
     assert validator.is_valid("a-1")
     assert not validator.is_valid("a b")
     assert validator.is_valid(7) is may_be_a_number
+
+
+def test_object_that_refuses_unknown_fields_has_no_others():
+    class Closed(msgspec.Struct, forbid_unknown_fields=True):
+        size: int
+
+    assert schema(Closed, DELIVERED)["additionalProperties"] is False
