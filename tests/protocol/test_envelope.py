@@ -112,6 +112,11 @@ def test_error_of_an_invalid_envelope_carries_its_id_where_it_can_be_read():
     assert caught.value.message == "event: expected str, got int"
 
 
+def test_message_of_an_invalid_envelope_names_the_key_that_is_missing():
+    with pytest.raises(InvalidFrame, match=r"^event: required$"):
+        decode("{}")
+
+
 @pytest.mark.parametrize(
     "text",
     [
