@@ -9,9 +9,8 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from realtime.protocol.ids import ID_ALPHABET, MAX_LENGTH, composed, is_group, is_id
+from realtime.protocol.values import DEPTH
 
-DEPTH = 100
-"""The levels of nesting allowed in a value that is passed on without being read."""
 TOO_DEEP = f"nested more than {DEPTH} levels deep"
 _LARGEST = int(sys.float_info.max)
 
