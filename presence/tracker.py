@@ -87,14 +87,8 @@ class PresenceTracker:
         """A connection is in other groups now, and has no right to the `dropped` ones; sent with the next batch."""
         if presentee.connection_id in self._roster:
             self._roster.put(presentee)
-            self._tell(
-                {
-                    "does": "regroup",
-                    "connection": presentee.connection_id,
-                    "groups": presentee.groups,
-                    "dropped": dropped,
-                }
-            )
+            change = {"does": "regroup", "connection": presentee.connection_id}
+            self._tell({**change, "groups": presentee.groups, "dropped": dropped})
 
     def disconnect(self, connection_id: str) -> None:
         """A connection was lost, and `ConnectionRegistry` has forgotten it: the grace period of its user may begin."""
@@ -270,6 +264,7 @@ class PresenceTracker:
             return
         self.cancel()
         await asyncio.gather(self._runner, return_exceptions=True)
+        self._runner = None  # closed again, it would take its lease back first
         self._queue.tell({"does": "close"})
         await self._flush()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
@@ -220,8 +220,10 @@ _FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Conf))
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def cached(size: int = 1, *, drop: Callable[[Any], object] | None = None) -> Callable[[F], F]:
-    """Decorate a function of the settings: it keeps its last `size` results until `REALTIME` changes (in tests).
+def cached(
+    size: int = 1, *, of: Collection[str] = ("REALTIME",), drop: Callable[[Any], object] | None = None
+) -> Callable[[F], F]:
+    """Decorate a function of the settings `of`: it keeps its last `size` results until one changes (in tests).
 
     `drop` ends what is kept then, if the function has no arguments.
     """
@@ -230,7 +232,7 @@ def cached(size: int = 1, *, drop: Callable[[Any], object] | None = None) -> Cal
         keeping = lru_cache(maxsize=size)(function)
 
         def forget(*, setting: str, **_: object) -> None:
-            if setting == "REALTIME":
+            if setting in of:
                 if drop is not None and keeping.cache_info().currsize:
                     drop(keeping())
                 keeping.cache_clear()

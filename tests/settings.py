@@ -9,6 +9,8 @@ os.environ.setdefault("SECRET_KEY", "the tests' own secret, at least fifty chara
 os.environ.setdefault("JWT_SIGNING_KEY", "the tests' own signing key, at least 32 bytes")
 os.environ.setdefault("REALTIME_PRESENCE_RETENTION", "0")  # the tests' dates grow old
 
+from django.db.backends.signals import connection_created
+
 from realtime.settings.web import *  # noqa: F403
 
 INSTALLED_APPS = [*INSTALLED_APPS, "realtime.server"]  # noqa: F405  (one process is every side)
@@ -20,3 +22,12 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":  # noqa: F405
     DATABASES["default"]["TEST"] = {  # noqa: F405
         "NAME": str(Path(tempfile.gettempdir()) / f"realtime-test-{os.getpid()}.sqlite3")
     }
+
+
+def no_commit_waits_for_the_disk(connection, **_) -> None:
+    """Nothing here is to outlive the machine, and each test that commits makes Django's own rows anew."""
+    if connection.vendor == "sqlite":
+        connection.cursor().execute("PRAGMA synchronous = OFF")
+
+
+connection_created.connect(no_commit_waits_for_the_disk)

@@ -130,15 +130,6 @@ def test_misspelt_name_is_refused(values: dict[str, object]):
 # --- In a process ------------------------------------------------------------------------------------
 
 
-def test_conf_is_the_realtime_setting(settings):
-    settings.REALTIME = {"GRACE_PERIOD": 12}
-    assert conf().grace_period == 12
-
-
-def test_conf_is_validated_once():
-    assert conf() is conf()
-
-
 def test_conf_follows_a_changed_setting(settings):
     conf()
     settings.REALTIME = {"GRACE_PERIOD": 13}

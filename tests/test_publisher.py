@@ -3,12 +3,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
-import datetime as dt
 import inspect
 import json
 import socket
 import time
-from decimal import Decimal
 from doctest import DocTestParser
 from typing import Any
 from uuid import UUID
@@ -26,7 +24,6 @@ from django.utils.translation import gettext_lazy
 
 from presence import store
 from realtime import publisher
-from realtime.protocol.payloads import Id
 from realtime.publisher import InvalidMessage, aonline, apublish, online, publish
 from realtime.redis.bounded import now
 from realtime.redis.client import key, sync_client
@@ -47,13 +44,6 @@ class TestPublish:
     @pytest.fixture(autouse=True)
     def committing(self, django_capture_on_commit_callbacks):
         self.commit = lambda: django_capture_on_commit_callbacks(execute=True)
-
-    def test_message_goes_into_the_durable_stream(self):
-        with self.commit():
-            publish("thread:message", {**MESSAGE, "body": "hi"})
-        (message,) = published()
-        assert message["event"] == "thread:message"
-        assert message["data"] == {"thread_id": 42, "message_id": 7, "body": "hi"}
 
     def test_options_are_those_of_the_bus(self):
         with self.commit():
@@ -88,29 +78,6 @@ class TestPublish:
             publish("thread:message", MESSAGE)
         assert set(published()[0]) == {"event", "data", "id"}
 
-    def test_usual_values_of_a_backbone_can_be_published(self):
-        with self.commit():
-            publish(
-                "thread:message",
-                {
-                    "thread_id": Id("42"),
-                    "message_id": 7,
-                    "price": Decimal("1.10"),
-                    "at": dt.datetime(2024, 2, 29, tzinfo=dt.UTC),
-                    "uuid": UUID(int=1),
-                },
-            )
-        data = published()[0]["data"]
-        assert data["price"] == "1.10"
-        assert data["at"] == "2024-02-29T00:00:00Z"
-        assert data["uuid"] == str(UUID(int=1))
-
-    def test_message_waits_for_the_commit(self):
-        with self.commit():
-            publish("thread:message", MESSAGE)
-            assert published() == []
-        assert len(published()) == 1
-
     def test_rollback_takes_it_back(self):
         def fail() -> None:
             with transaction.atomic():
@@ -125,20 +92,10 @@ class TestPublish:
         ("event", "data", "options", "code"),
         [
             ("thread:massage", MESSAGE, {}, "unknown_event"),
-            ("join:thread", {"thread_id": 1}, {}, "client_event"),
-            ("thread:typing", {}, {}, "not_publishable"),
             ("thread:message", {"thread_id": 42}, {}, "invalid_payload"),
-            ("thread:message", {**MESSAGE, "thread_id": "a b"}, {}, "invalid_payload"),
             ("thread:message", {**MESSAGE, "body": "x" * 300_000}, {}, "too_large"),
-            ("thread:message", MESSAGE, {"id": ""}, "invalid_message"),
-            ("thread:message", MESSAGE, {"rooms": []}, "invalid_message"),
             ("thread:message", MESSAGE, {"rooms": ["lobby"]}, "invalid_message"),
-            ("thread:message", MESSAGE, {"namespaces": ["lobby"]}, "invalid_message"),
-            ("queue:new", {"item_id": 1}, {"namespaces": ["portal"]}, "no_audience"),
-            ("thread:message", {**MESSAGE, "t": b"bytes"}, {}, "invalid_message"),
-            ("thread:message", {**MESSAGE, "t": float("nan")}, {}, "invalid_message"),
             ("thread:message", MESSAGE, {"id": object()}, "invalid_message"),
-            ("thread:message", MESSAGE, {"rooms": [None]}, "invalid_message"),
             ("thread:message", [], {}, "invalid_payload"),
         ],
     )
@@ -148,24 +105,12 @@ class TestPublish:
         assert caught.value.code == code
         assert published() == []
 
-    def test_data_that_holds_itself_is_refused(self):
-        data: dict[str, Any] = dict(MESSAGE)
-        data["self"] = data
-        with pytest.raises(InvalidMessage, match=r"thread:message: data\.self\.self\..*contains itself"):
-            publish("thread:message", data)
-
-    @pytest.mark.parametrize(
-        "value",
-        [User.objects.all(), User(), (n for n in "ab"), len, object(), float("inf"), Decimal("nan")],
-        ids=lambda value: type(value).__name__,
-    )
-    def test_value_that_json_has_no_form_for_is_refused_and_its_place_is_named(self, value):
+    def test_value_that_json_has_no_form_for_is_refused_and_its_place_is_named(self):
         with self.commit(), pytest.raises(InvalidMessage) as caught:
-            publish("thread:message", {**MESSAGE, "items": [1, 2, {"owner": value}]})
+            publish("thread:message", {**MESSAGE, "items": [1, 2, {"owner": User()}]})
         assert caught.value.code == "invalid_message"
-        assert str(caught.value).startswith(
-            "invalid_message: thread:message: data.items[2].owner: JSON has n"
-        )
+        place = "invalid_message: thread:message: data.items[2].owner: JSON has no form for "
+        assert str(caught.value).startswith(place)
         assert published() == []
 
     def test_text_of_templates_translations_and_half_an_emoji_can_be_published(self):
@@ -184,16 +129,6 @@ class TestPublish:
         (message,) = published()
         assert message["data"] == {**MESSAGE, "body": "<b>&amp;</b>", "label": "Open", "key": "\ufffd"}
         assert (message["id"], message["rooms"]) == (str(UUID(int=7)), ["user:1"])
-
-    def test_id_may_be_a_whole_number(self):
-        with self.commit():
-            publish("thread:message", MESSAGE, id=7)
-        assert published()[0]["id"] == 7
-
-    def test_control_events_can_be_published(self):
-        with self.commit():
-            publish("user:disconnect", {"user_id": 7, "namespace": "hub"})
-        assert published()[0]["event"] == "user:disconnect"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -6,11 +6,9 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
-from django.core.signals import setting_changed
 from jwt import PyJWTError, decode, get_unverified_header
 from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, MissingRequiredClaimError
 
@@ -18,7 +16,7 @@ from realtime.auth.claims import mapping, principal_of
 from realtime.auth.jwks import KeySet, KeysUnavailable, UnknownKey
 from realtime.auth.jwt_settings import jwt_settings
 from realtime.auth.shared_secret import ALGORITHM, SharedSecret
-from realtime.conf import conf
+from realtime.conf import cached, conf
 from realtime.protocol.handshake_errors import AuthenticationFailed, RefusalCode, invalid_token
 from realtime.protocol.principal import Principal
 
@@ -137,18 +135,10 @@ class Verifier:
         return claims
 
 
-@lru_cache(maxsize=1)
+@cached(of=("REALTIME", "SIMPLE_JWT"))
 def verifier() -> Verifier:
     """The verifier of this process, made at its first use (it needs the app registry)."""
     return Verifier()
-
-
-def _forget(*, setting: str, **_: object) -> None:
-    if setting in {"REALTIME", "SIMPLE_JWT"}:
-        verifier.cache_clear()
-
-
-setting_changed.connect(_forget)
 
 
 def _backend() -> TokenBackend:

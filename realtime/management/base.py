@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -32,3 +34,14 @@ class Command(BaseCommand):
         if self.app:
             sides.register_checks(self.app)
         return super().execute(*args, **options)
+
+
+@contextmanager
+def listening(host: str, port: int, option: str = "--port") -> Iterator[None]:
+    """Exit with 2 for a port that there cannot be, and for an address that the block cannot listen on."""
+    if not 0 <= port < 65536:
+        raise CommandError(f"{option} must be between 0 and 65535, got {port}", returncode=2)
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error

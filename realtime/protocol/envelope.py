@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from realtime.protocol.nesting import TooDeep, check_nesting
+from realtime.protocol.payloads import readable
 from realtime.protocol.surrogates import whole, whole_json
 from realtime.protocol.values import plain
 
@@ -85,7 +86,7 @@ def decode(text: str) -> Envelope:
     except TooDeep as error:
         raise InvalidFrame(ErrorCode.INVALID_JSON, str(error)) from error
     except msgspec.ValidationError as error:
-        raise InvalidFrame(ErrorCode.INVALID_ENVELOPE, _explain(error), _id_of(text)) from error
+        raise InvalidFrame(ErrorCode.INVALID_ENVELOPE, readable(str(error)), _id_of(text)) from error
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise InvalidFrame(ErrorCode.INVALID_JSON, "expected one JSON object") from error
     data = bytes(frame.data)
@@ -144,9 +145,3 @@ def _id_of(text: str) -> str | int | None:
         return _only_id.decode(text).id
     except msgspec.DecodeError:
         return None
-
-
-def _explain(error: msgspec.ValidationError) -> str:
-    text, _, path = str(error).replace("`", "").partition(" - at $.")
-    text = text[:1].lower() + text[1:]
-    return f"{path}: {text}" if path else text

@@ -34,7 +34,7 @@ from realtime.protocol.type_parts import (
     tag_of,
     unwrapped,
 )
-from realtime.protocol.values import NotJSON, encode, plain
+from realtime.protocol.values import NotJSON, encode, plain, type_name
 
 Schema = dict[str, Any]
 
@@ -164,7 +164,7 @@ class Schemas:
         elif isinstance(kind, abc.Hashable) and kind in _LEAVES:
             found = _LEAVES[kind]
         else:
-            raise NotJSON(f"JSON has no form for {_name(kind)}")
+            raise NotJSON(f"JSON has no form for {type_name(kind)}")
         return found
 
     def _or_number(self, text: Schema, number: str) -> Schema:
@@ -202,7 +202,7 @@ class Schemas:
             case {}:
                 if not found or "anyOf" in found:
                     return {}
-        raise NotJSON(f"a key: expected a string or a whole number, got {_name(key)}")
+        raise NotJSON(f"a key: expected a string or a whole number, got {type_name(key)}")
 
     # --- Classes with fields ---------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Schemas:
 
     def _name_of(self, key: Any, origin: type) -> str:
         if key not in self._names:
-            name = _type_name(origin) + self._form.suffix
+            name = _definition_name(origin) + self._form.suffix
             self._names[key] = next(found for found in _numbered(name) if found not in self._taken)
             self._taken.add(self._names[key])
         return self._names[key]
@@ -264,7 +264,7 @@ def _tuple(parts: list[Schema], least: int, *, is_closed: bool = True) -> Schema
     return {**found, "maxItems": len(parts), "additionalItems": False} if is_closed else found
 
 
-def _type_name(origin: type) -> str:
+def _definition_name(origin: type) -> str:
     """The name of a class as every generator accepts it: in ASCII, and no keyword, as those are in lower case."""
     name = _NOT_ASCII.sub("_", origin.__name__)
     return name[:1].upper() + name[1:]
@@ -276,9 +276,3 @@ def _numbered(name: str) -> Iterator[str]:
     while True:
         yield f"{name}{number}"
         number += 1
-
-
-def _name(kind: Any) -> str:
-    if not isinstance(kind, type):
-        return str(kind)
-    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

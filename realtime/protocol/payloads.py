@@ -9,9 +9,8 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from realtime.protocol.ids import ID_ALPHABET, MAX_LENGTH, composed, is_group, is_id
+from realtime.protocol.values import DEPTH
 
-DEPTH = 100
-"""The levels of nesting allowed in a value that is passed on without being read."""
 TOO_DEEP = f"nested more than {DEPTH} levels deep"
 _LARGEST = int(sys.float_info.max)
 
@@ -118,7 +117,7 @@ def decode_payload(kind: type[P], data: bytes | msgspec.Raw) -> P:
     try:
         payload: P = decoder(kind).decode(data or b"{}")
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidPayload(_readable(str(error))) from error
+        raise InvalidPayload(readable(str(error))) from error
     return payload
 
 
@@ -131,7 +130,7 @@ def _check_unread(name: str, raw: object) -> None:
     except RecursionError as error:
         raise InvalidPayload(f"{name}: {TOO_DEEP}") from error
     except ValueError as error:  # and msgspec's errors, which are
-        raise InvalidPayload(f"{name}: {_readable(str(error))}") from error
+        raise InvalidPayload(f"{name}: {readable(str(error))}") from error
 
 
 def _check_value(value: object, depth: int = 0) -> None:
@@ -155,8 +154,8 @@ def _unread_fields(kind: type[Payload]) -> tuple[str, ...]:
     return tuple(name for name, hint in get_type_hints(kind).items() if hint is msgspec.Raw)
 
 
-def _readable(message: str) -> str:
-    """msgspec's "Expected `str`, got `int` - at `$.name`" as "name: expected str, got int"."""
+def readable(message: str) -> str:
+    """What msgspec says of JSON, "Expected `str`, got `int` - at `$.name`", as "name: expected str, got int"."""
     text, _, path = message.replace("`", "").partition(" - at ")
     field = path.removeprefix("$").removeprefix(".")
     if text.startswith("Object missing required field "):

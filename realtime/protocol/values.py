@@ -134,7 +134,7 @@ def _key(name: object) -> str:
     if type(text) is int:
         return str(text)
     if not isinstance(text, str):
-        raise NotJSON(f"a key: expected a string or a whole number, got {_name(type(name))}")
+        raise NotJSON(f"a key: expected a string or a whole number, got {type_name(type(name))}")
     return text
 
 
@@ -197,10 +197,13 @@ def _lazy(value: Any, depth: int) -> Any:
 
 
 def _no_form(value: object, _: int) -> Any:
-    raise NotJSON(f"JSON has no form for {_name(type(value))}")
+    raise NotJSON(f"JSON has no form for {type_name(type(value))}")
 
 
-def _name(kind: type) -> str:
+def type_name(kind: Any) -> str:
+    """What an error calls a type."""
+    if not isinstance(kind, type):
+        return str(kind)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
 
 

@@ -125,14 +125,11 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
             request = Request(target.decode("ascii"), named, method)
         except ValueError:
             # Bytes outside ASCII in the request line or a header's name.
-            self.send_400_response()
+            self._refuse(self.conn.reject(400, "Bad Request"))
             return b""
         response = self.conn.accept(request)
         if response.status_code != 101:
-            self.conn.send_response(self._refusal() if response.status_code == 400 else response)
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.handshake_complete = self.close_sent = True
-            self.transport.close()
+            self._refuse(self._refusal() if response.status_code == 400 else response)
             return b""
         self.parser = None  # the next one begins behind the handshake
         return response.headers["Sec-WebSocket-Accept"].encode()
@@ -141,6 +138,12 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
         """Which header is wrong, without its value: that may be a token, and `websockets` repeats it."""
         name = getattr(self.conn.handshake_exc, "name", "")
         return self.conn.reject(400, f"{name} is missing, or is not what it has to be\n")
+
+    def _refuse(self, response: Response) -> None:
+        self.conn.send_response(response)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.handshake_complete = self.close_sent = True
+        self.transport.close()
 
     def _make_scope(self, target: bytes, headers: heads.Headers) -> Any:
         path, _, query = target.partition(b"?")
@@ -185,10 +188,3 @@ class WebSocketBeginning(WebSocketsSansIOProtocol):
     def shutdown(self) -> None:
         self.write_head()
         super().shutdown()
-
-    def send_400_response(self) -> None:
-        """Refuse a request that is not HTTP."""
-        self.conn.send_response(self.conn.reject(400, "Bad Request"))
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.handshake_complete = self.close_sent = True
-        self.transport.close()

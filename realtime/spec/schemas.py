@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from realtime.protocol.json_schema import ACCEPTED, DELIVERED, RETURNED, Form, Schema, Schemas
+from realtime.protocol.json_schema import ACCEPTED, DELIVERED, RETURNED, Schema, Schemas
 
 
 class DocumentSchemas:
@@ -18,26 +17,12 @@ class DocumentSchemas:
 
     def __init__(self, root: str = "#/definitions/", reserved: Iterable[str] = ()) -> None:
         taken = set(reserved)
-        self._by_form = {form: Schemas(form, root, taken) for form in (ACCEPTED, DELIVERED, RETURNED)}
-
-    def accepted(self, kind: Any) -> Schema:
-        """What clients and backbones may send. Raises `NotJSON`, as the others do."""
-        return self._of(kind, ACCEPTED)
-
-    def delivered(self, kind: Any) -> Schema:
-        """What clients get of an event."""
-        return self._of(kind, DELIVERED)
-
-    def returned(self, kind: Any) -> Schema:
-        """What clients get of a handler's return value."""
-        return self._of(kind, RETURNED)
+        self._forms = [Schemas(form, root, taken) for form in (ACCEPTED, DELIVERED, RETURNED)]
+        self.accepted, self.delivered, self.returned = (schemas.of for schemas in self._forms)
+        """The schema of a type: what clients and backbones may send, what clients get of an event, and of a handler's
+        return value. They raise `NotJSON`."""
 
     @property
     def definitions(self) -> dict[str, Schema]:
         """The schemas that contain themselves, by name."""
-        return {
-            name: found for schemas in self._by_form.values() for name, found in schemas.definitions.items()
-        }
-
-    def _of(self, kind: Any, form: Form) -> Schema:
-        return self._by_form[form].of(kind)
+        return {name: found for schemas in self._forms for name, found in schemas.definitions.items()}

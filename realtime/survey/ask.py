@@ -10,7 +10,6 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
@@ -168,16 +167,9 @@ def connections(about: AboutConnections, instance: str = "") -> Connections:
         before=before,
         rows=rows,
         silent=asked.silent,
-        namespaces=_add_up(answer.result.namespaces for answer in asked.answers),
+        namespaces=dict(sum((Counter(answer.result.namespaces) for answer in asked.answers), Counter())),
         instances=len(asked.answers),
     )
-
-
-def _add_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for each in counts:
-        found.update(each)
-    return dict(found)
 
 
 def connection(connection_id: str) -> tuple[Instance | None, Detail, list[Instance]]:

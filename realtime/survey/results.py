@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest, nsmallest
+from operator import itemgetter
 from typing import Protocol
 
 from realtime.protocol.principal import Principal
@@ -52,15 +53,15 @@ async def page(about: AboutConnections, connections: Sequence[Connection]) -> Pa
         found = [(place(each, about.behind_first), each) for each in _matching(about, part)]
         namespaces.update(each.user[0] for _, each in found)
         if origin is None:
-            nearest = nsmallest(limit, nearest + found, key=_place)
+            nearest = nsmallest(limit, nearest + found, key=itemgetter(0))
         elif about.backwards:
             ahead = [each for each in found if each[0] < origin]
             before += len(ahead)
-            nearest = nlargest(limit, nearest + ahead, key=_place)
+            nearest = nlargest(limit, nearest + ahead, key=itemgetter(0))
         else:
             behind = [each for each in found if each[0] > origin]
             before += len(found) - len(behind)
-            nearest = nsmallest(limit, nearest + behind, key=_place)
+            nearest = nsmallest(limit, nearest + behind, key=itemgetter(0))
     if about.backwards:
         before -= len(nearest)
         nearest.reverse()
@@ -75,10 +76,6 @@ def _rows(found: Iterable[tuple[Place, Connection]]) -> Iterator[Row]:
             yield row(each, at)
         except Exception:
             report("answer")
-
-
-def _place(found: tuple[Place, Connection]) -> Place:
-    return found[0]
 
 
 async def slices(connections: Sequence[Connection]) -> AsyncIterator[Sequence[Connection]]:

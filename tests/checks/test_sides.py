@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,32 +71,6 @@ def ids(done: subprocess.CompletedProcess[str]) -> list[str]:
 # --- Sides -------------------------------------------------------------------------------------------
 
 
-def test_backbone_hears_nothing_of_keys_layers_and_origins():
-    done = manage("check", "--deploy", apps=["realtime"], DEBUG=False)
-    assert ids(done) == []
-    assert done.returncode == 0
-
-
-def test_backbone_hears_of_its_connection_to_redis():
-    done = manage("check", "--deploy", apps=["realtime"], REALTIME={"REDIS_URL": "redis://redis.internal"})
-    assert ids(done) == ["realtime.W108", "realtime.I109"]
-
-
-@pytest.mark.parametrize(
-    ("realtime", "id"),
-    [
-        ("x", "E001"),
-        ({"GRACE_PERIOD": "soon"}, "E001"),
-        ({"REDIS_URL": "nonsense"}, "E010"),
-        ({"NAMESPACES": ["no.such.NAMESPACE"]}, "E018"),
-        ({"EVENTS": ["no.such.events"]}, "E004"),
-    ],
-    ids=repr,
-)
-def test_backbone_hears_of_what_it_cannot_publish_with(realtime: object, id: str):
-    assert ids(manage("check", apps=["realtime"], REALTIME=realtime)) == [f"realtime.{id}"]
-
-
 WRONG_FOR_CONNECTIONS = {
     "AWAY_AFTER": 1000,
     "TRUSTED_PROXIES": ["proxy"],
@@ -105,21 +80,33 @@ WRONG_FOR_CONNECTIONS = {
 }
 
 
+def test_backbone_hears_nothing_of_keys_layers_origins_and_connections():
+    done = manage("check", "--deploy", apps=["realtime"], DEBUG=False, REALTIME=WRONG_FOR_CONNECTIONS)
+    assert ids(done) == []
+    assert done.returncode == 0
+
+
+def test_backbone_hears_of_its_connection_to_redis():
+    done = manage("check", "--deploy", apps=["realtime"], REALTIME={"REDIS_URL": "redis://redis.internal"})
+    assert ids(done) == ["realtime.W108", "realtime.I109"]
+
+
+def test_backbone_hears_of_what_it_cannot_publish_with():
+    wrong = {"REDIS_URL": "nonsense", "EVENTS": ["no.such.events"]}
+    found = ids(manage("check", apps=["realtime"], REALTIME=wrong))
+    assert sorted(found) == ["realtime.E004", "realtime.E010"]
+
+
 def test_what_concerns_connections_is_said_where_they_are_served():
-    assert ids(manage("check", apps=["realtime"], REALTIME=WRONG_FOR_CONNECTIONS)) == []
     found = ids(manage("check", apps=SERVER, REALTIME=WRONG_FOR_CONNECTIONS))
     assert sorted(found) == [f"realtime.{id}" for id in ("E002", "E005", "E011", "E017", "E020")]
-
-
-def test_server_works_with_every_setting_left_out():
-    assert ids(manage("check", apps=SERVER)) == []
 
 
 def test_server_without_the_apps_that_simplejwt_needs_is_one_message():
     assert ids(manage("check", apps=["realtime", "realtime.server"])) == ["realtime.E032"]
 
 
-def test_server_hears_its_part_of_the_checklist():
+def test_server_works_with_every_setting_left_out_and_hears_its_part_of_the_checklist():
     found = ids(manage("check", "--deploy", apps=SERVER))
     assert sorted(found) == [f"realtime.{id}" for id in ("I103", "I104", "W102", "W106", "W110")]
 
@@ -131,12 +118,11 @@ def test_command_of_the_server_runs_its_checks_without_the_app(command: str):
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("field", ["AutoField", "BigAutoField", "SmallAutoField"])
-def test_no_migration_is_missing_with_any_default_of_the_project(field: str, tmp_path: Path):
+def test_no_migration_is_missing_with_any_default_of_the_project(tmp_path: Path):
     done = manage(
         *("makemigrations", "--check"),
         apps=[*SERVER, "presence", "hub", "portal"],
-        DEFAULT_AUTO_FIELD=f"django.db.models.{field}",
+        DEFAULT_AUTO_FIELD="django.db.models.SmallAutoField",  # that of no migration
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}},
         USE_TZ=True,
     )
@@ -148,48 +134,44 @@ def test_no_migration_is_missing_with_any_default_of_the_project(field: str, tmp
 
 @pytest.fixture
 def own(tmp_path: Path):
-    """Write an app of the team's own."""
+    """Write apps of the team's own."""
 
-    def write(name: str) -> Path:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("")
+    def write(*names: str) -> Path:
+        for name in names:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "__init__.py").write_text("")
         return tmp_path
 
     return write
 
 
-@pytest.mark.parametrize("name", ["hub", "portal"])
-def test_backbone_may_have_apps_of_its_own_with_the_names_of_ours(own, name: str):
-    assert ids(manage("check", apps=["realtime", name], folder=own(name))) == []
+def test_backbone_may_have_apps_of_its_own_with_the_names_of_ours(own):
+    names = ["hub", "portal"]
+    assert ids(manage("check", apps=["realtime", *names], folder=own(*names))) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "apps"),
+    ("names", "apps", "settings"),
     [
-        ("hub", SERVER),
-        ("portal", SERVER),
-        ("presence", ["realtime"]),
-        ("presence", SERVER),
-        ("realtime", ["presence"]),
-        ("realtime", [*ADMIN, "presence"]),
+        (["hub", "portal", "presence"], SERVER, {}),
+        (["presence"], ["realtime"], {"REALTIME": {"NAMESPACES": ["tests.ops.namespace.OPS"]}}),
+        (["realtime"], ["presence"], {}),
+        (["realtime"], [*ADMIN, "presence"], WITH_ADMIN),
     ],
-    ids=str,
+    ids=["server", "publisher", "presence", "admin"],
 )
-def test_package_in_the_place_of_ours_is_one_sentence_with_a_number(own, name: str, apps: list[str]):
-    done = manage("check", apps=apps, folder=own(name), **WITH_ADMIN if "presence" in apps else {})
-    assert ids(done) == ["realtime.E030"]
-    assert re.search(rf"the package `{name}` is /\S+/{name}, not the one of realtime-sockets: ", done.stderr)
+def test_package_in_the_place_of_ours_is_one_sentence_with_a_number(
+    own, names: list[str], apps: list[str], settings: dict[str, Any]
+):
+    done = manage("check", apps=apps, folder=own(*names), **settings)
+    assert ids(done) == ["realtime.E030"] * len(names)
+    for name in names:
+        sentence = rf"the package `{name}` is /\S+/{name}, not the one of realtime-sockets: "
+        assert re.search(sentence, done.stderr)
 
 
 @pytest.mark.parametrize(
-    ("name", "command"),
-    [
-        ("hub", ["runsockets"]),
-        ("portal", ["runbridge"]),
-        ("presence", ["publish", "queue:updated"]),
-        ("presence", ["runsockets"]),
-    ],
-    ids=str,
+    ("name", "command"), [("hub", ["runsockets"]), ("presence", ["publish", "queue:updated"])]
 )
 def test_command_that_needs_ours_says_so_and_exits_with_2(own, name: str, command: list[str]):
     done = manage(*command, apps=["realtime"], folder=own(name))
@@ -198,9 +180,3 @@ def test_command_that_needs_ours_says_so_and_exits_with_2(own, name: str, comman
         rf"CommandError: the package `{name}` is /\S+/{name}, not the one of realtime-sockets: .+\n",
         done.stderr,
     )
-
-
-def test_publisher_needs_presence_whatever_the_namespaces_are(own):
-    own_namespaces = {"NAMESPACES": ["tests.ops.namespace.OPS"]}
-    done = manage("check", apps=["realtime"], folder=own("presence"), REALTIME=own_namespaces)
-    assert ids(done) == ["realtime.E030"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from realtime.outbox import writing
 from realtime.outbox.models import OutboxMessage
-from realtime.outbox.writing import breaker
 from realtime.redis.client import key, sync_client
 
 MESSAGE = {"thread_id": 42, "message_id": 7}
@@ -16,11 +16,12 @@ CLOSED = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(autouse=True)
-def closed_breaker() -> Iterator[None]:
-    """A failure in one test must not pause the attempts of the next one."""
-    breaker.reset()
+def closed_breaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A failure pauses the attempts of its own test, however slow the machine is, and of no other."""
+    monkeypatch.setattr(writing, "PAUSE", 3600.0)
+    writing.breaker.reset()
     yield
-    breaker.reset()
+    writing.breaker.reset()
 
 
 def stream() -> list[dict[str, Any]]:

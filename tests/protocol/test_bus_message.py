@@ -111,24 +111,17 @@ def test_queue_event_for_the_portal_only_has_no_audience(more: dict[str, Any]):
 
 
 @given(
-    event=st.sampled_from(["queue:new", "queue:taken", "queue:updated"]),
     namespaces=st.none() | NAMESPACE_SETS,
     rooms=st.none() | st.lists(st.sampled_from(["user:1", "thread:2", "presence:a"]), min_size=1),
 )
-def test_queue_event_never_reaches_the_portal(event, namespaces, rooms):
-    message = outcome_of(event, {"item_id": 1}, namespaces=namespaces, rooms=rooms)
-    if message != "no_audience":
-        assert {namespace for namespace, _ in message.targets} == {HUB}
-
-
-@given(namespaces=NAMESPACE_SETS, rooms=st.none() | st.just(["user:1"]))
-def test_namespaces_never_widen_the_audience(namespaces, rooms):
+def test_nothing_widens_the_audience(namespaces, rooms):
     for name, event in catalogue().server.items():
         if event.bus:
             data = {"thread_id": 1, "message_id": 1, "attendant_id": 1, "item_id": 1, "user_id": 1}
             message = outcome_of(name, data, namespaces=namespaces, rooms=rooms)
             if message != "no_audience":
-                assert {namespace for namespace, _ in message.targets} <= event.namespaces & set(namespaces)
+                reached = {namespace for namespace, _ in message.targets}
+                assert reached <= event.namespaces & set(namespaces or event.namespaces)
 
 
 @pytest.mark.parametrize("room", ["", "42", "thread:", "lobby:1", "thread:a b", "thread:*"])
@@ -369,30 +362,29 @@ def test_any_json_is_a_message_to_real_rooms_or_invalid(event: str, data: Any, m
         assert all(is_room(room) for _, room in message.targets)
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"{",
-        b"[" * 30_000,
-        b"\xff",
-        b'{"event":"nonsense"}',
-        b'{"event":"heartbeat"}',
-        b'{"event":"thread:message","data":[]}',
-        b'{"event":"thread:message","data":{"thread_id":[1]}}',
-        b'{"event":"thread:message","data":{"thread_id":1,"message_id":1},"rooms":["x"]}',
-    ],
+REFUSED = (
+    b"{",
+    b"[" * 30_000,
+    b"\xff",
+    b'{"event":"nonsense"}',
+    b'{"event":"heartbeat"}',
+    b'{"event":"thread:message","data":[]}',
+    b'{"event":"thread:message","data":{"thread_id":[1]}}',
+    b'{"event":"thread:message","data":{"thread_id":1,"message_id":1},"rooms":["x"]}',
 )
-def test_message_that_is_refused_is_forgotten_with_its_error(raw: bytes):
+
+
+def test_message_that_is_refused_is_forgotten_with_its_error():
     """A traceback keeps the message; in a circle with a frame it would stay until the collector comes by."""
     gc.collect()
     gc.disable()
     try:
-        entry = BUS.entry(b"1-1", [b"message", raw])
-        assert entry.error is not None
-        assert entry.error.__traceback__ is entry.error.__cause__ is None
-        code = entry.error.code
+        for raw in REFUSED:
+            entry = BUS.entry(b"1-1", [b"message", raw])
+            assert entry.error is not None
+            assert entry.error.__traceback__ is entry.error.__cause__ is None
+            assert entry.error.code == outcome(raw)
         del entry
         assert [each for each in gc.get_objects() if issubclass(type(each), InvalidMessage)] == []
     finally:
         gc.enable()
-    assert outcome(raw) == code

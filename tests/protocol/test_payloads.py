@@ -124,15 +124,6 @@ def test_field_of_a_type_without_decoder_is_a_mistake_of_the_event():
 # --- Passing through ---------------------------------------------------------------------------------
 
 
-def test_ids_are_delivered_as_strings():
-    data = b'{"thing_id": 7, "owner_id": 8}'
-    merged = merge(parse_payload(Thing, data), data)
-    assert msgspec.json.decode(msgspec.json.encode(merged, enc_hook=str)) == {
-        "thing_id": "7",
-        "owner_id": "8",
-    }
-
-
 def test_everything_else_passes_through_byte_for_byte():
     data = b'{"thing_id": 7, "price": 1.10, "n": 12345678901234567890, "t": "\\u00e9", "z": {"b":1,  "a":2}}'
     merged = merge(parse_payload(Thing, data), data)
@@ -140,16 +131,6 @@ def test_everything_else_passes_through_byte_for_byte():
     assert bytes(merged["n"]) == b"12345678901234567890"
     assert bytes(merged["z"]) == b'{"b":1,  "a":2}'
     assert list(merged) == ["thing_id", "price", "n", "t", "z"]
-
-
-def test_data_whose_ids_are_strings_passes_through_as_it_is():
-    data = b'{"thing_id": "7",  "z": 1.10}'
-    assert bytes(merge(parse_payload(Thing, data), data)) == data
-
-
-def test_optional_id_that_was_not_sent_is_not_added():
-    data = b'{"thing_id": 7}'
-    assert "owner_id" not in merge(parse_payload(Thing, data), data)
 
 
 def test_no_data_merges_to_nothing():

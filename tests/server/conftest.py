@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from realtime.server.uvicorn_server import Server, bind, configuration
-from tests.inprocess import PATIENCE, eventually
+from tests.inprocess import PATIENCE
+from tests.server.serving import serving
 
 
 @pytest.fixture
@@ -31,11 +30,5 @@ async def port(
         **settings.REALTIME,
         "LIMITS": {"FRAME_BYTES": 2000, "HANDSHAKE_SECONDS": handshake_seconds, **limits},
     }
-    sock = bind("127.0.0.1", 0)
-    running = Server(configuration("127.0.0.1", 0))
-    serving = asyncio.create_task(running.serve(sockets=[sock]))
-    await eventually(lambda: running.started)
-    yield sock.getsockname()[1]
-    running.should_exit = True
-    await asyncio.wait_for(serving, PATIENCE)
-    sock.close()
+    async with serving() as (_, port):
+        yield port

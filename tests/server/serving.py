@@ -17,6 +17,7 @@ from websockets.frames import Frame, Opcode
 
 from realtime.auth.issuing import issue
 from realtime.connections.registry import ConnectionRegistry
+from realtime.server.uvicorn_server import Server, bind, configuration
 from tests.inprocess import PATIENCE, eventually
 
 UPGRADE = (
@@ -39,6 +40,18 @@ def handshake_head() -> bytes:
     """The head of a handshake that is accepted, without its last line."""
     token = issue(user_id="7", role="attendant").encode()
     return b"GET /hub/ HTTP/1.1\r\nAuthorization: Bearer %b\r\n%b" % (token, UPGRADE)
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[tuple[Server, int]]:
+    """A server in this process, and its port; afterwards it has stopped."""
+    with bind("127.0.0.1", 0) as sock:
+        running = Server(configuration("127.0.0.1", 0))
+        task = asyncio.create_task(running.serve(sockets=[sock]))
+        await eventually(lambda: running.started)
+        yield running, sock.getsockname()[1]
+        running.should_exit = True
+        await asyncio.wait_for(task, PATIENCE)
 
 
 async def opened(port: int, **options: Any) -> ClientConnection:

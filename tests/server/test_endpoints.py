@@ -50,7 +50,7 @@ async def test_page_may_read_that_there_is_no_namespace_at_a_path(settings):
     assert answer.headers["access-control-allow-origin"] == "https://a.test"
 
 
-async def ask(method: str, raw_path: bytes, path: str, receive: Any = None) -> dict[str, Any]:
+async def ask(path: str, method: str = "GET", *, receive: Any = None, **scope: Any) -> dict[str, Any]:
     """The start of the answer to a request as a server hands it over."""
     sent: list[dict[str, Any]] = []
 
@@ -61,9 +61,9 @@ async def ask(method: str, raw_path: bytes, path: str, receive: Any = None) -> d
         "type": "http",
         "method": method,
         "path": path,
-        "raw_path": raw_path,
         "query_string": b"",
         "headers": [],
+        **scope,
     }
     await application(request, receive, send)  # type: ignore[arg-type]
     return sent[0]
@@ -73,11 +73,11 @@ async def ask(method: str, raw_path: bytes, path: str, receive: Any = None) -> d
     "raw_path", [b"/%6detrics", b"/metric%73", b"/%2fmetrics", b"/healthz%2F", b"/metrics;x"]
 )
 async def test_path_has_one_spelling_so_that_a_proxy_can_keep_it_inside(raw_path: bytes):
-    assert (await ask("GET", raw_path, "/metrics"))["status"] == 404
+    assert (await ask("/metrics", raw_path=raw_path))["status"] == 404
 
 
 async def test_path_as_it_was_sent_is_compared_without_the_query():
-    assert (await ask("GET", b"/healthz?x=1", "/healthz"))["status"] == 200
+    assert (await ask("/healthz", raw_path=b"/healthz?x=1"))["status"] == 200
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/asyncapi.json"])
@@ -94,7 +94,7 @@ async def test_body_of_a_request_is_never_asked_for(method: str, path: str):
     async def receive() -> None:
         raise AssertionError("the body was asked for")
 
-    assert (await ask(method, path.encode(), path, receive))["status"] in {200, 401, 404, 405}
+    assert (await ask(path, method, receive=receive))["status"] in {200, 401, 404, 405}
 
 
 async def test_answer_without_content_has_no_length():
@@ -179,29 +179,13 @@ def limits(settings):
     return limit
 
 
-async def get(path: str, address: str, **headers: str) -> int:
-    return (await _through_proxy(path, address, **headers))["status"]
+async def get(path: str, address: str) -> int:
+    return (await through_proxy(path, address))["status"]
 
 
-async def _through_proxy(path: str, address: str, **headers: str) -> dict[str, Any]:
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    request: Any = {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "query_string": b"",
-        "client": ("10.0.0.1", 5),
-        "headers": [
-            (b"x-forwarded-for", address.encode()),
-            *((name.lower().encode(), value.encode()) for name, value in headers.items()),
-        ],
-    }
-    await application(request, None, send)  # type: ignore[arg-type]
-    return sent[0]
+async def through_proxy(path: str, address: str, *headers: tuple[bytes, bytes]) -> dict[str, Any]:
+    forwarded = (b"x-forwarded-for", address.encode())
+    return await ask(path, client=("10.0.0.1", 5), headers=[forwarded, *headers])
 
 
 async def handshake(address: str) -> Refusal | str | None:
@@ -240,7 +224,7 @@ async def test_plain_requests_and_handshakes_share_the_limit_of_an_address(
 
 async def test_refused_request_says_when_to_try_again_and_ends_the_connection(limits, address: str):
     await get("/healthz", address)
-    refused = await _through_proxy("/healthz", address)
+    refused = await through_proxy("/healthz", address)
     headers = dict(refused["headers"])
     assert int(headers[b"retry-after"]) > 0
     assert headers[b"connection"] == b"close"
@@ -249,7 +233,7 @@ async def test_refused_request_says_when_to_try_again_and_ends_the_connection(li
 async def test_page_may_read_that_its_address_is_refused(limits, address: str, settings):
     settings.REALTIME = {**settings.REALTIME, "ALLOWED_ORIGINS": ["https://a.test"]}
     await get("/hub/", address)
-    refused = await _through_proxy("/hub/", address, Origin="https://a.test")
+    refused = await through_proxy("/hub/", address, (b"origin", b"https://a.test"))
     assert refused["status"] == 503
     assert dict(refused["headers"])[b"access-control-allow-origin"] == b"https://a.test"
 

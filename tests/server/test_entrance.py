@@ -17,9 +17,8 @@ from realtime.auth.issuing import issue
 from realtime.connections import admission
 from realtime.connections.registry import ConnectionRegistry
 from realtime.server import entrance, heads
-from realtime.server.uvicorn_server import Server, bind, configuration
 from tests.inprocess import PATIENCE, eventually
-from tests.server.serving import UPGRADE, errors, frame
+from tests.server.serving import UPGRADE, errors, frame, serving
 
 ORDINARY = UPGRADE.replace(b"AAAAAAAAAAAAAAAAAAAAAA==", b"dGhlIHNhbXBsZSBub25jZQ==")
 
@@ -192,16 +191,10 @@ async def test_head_that_is_never_complete_is_cut(port: int, handshake_seconds: 
 
 
 async def test_connection_without_a_request_does_not_hold_up_a_server_that_stops(process: str):
-    sock = bind("127.0.0.1", 0)
-    running = Server(configuration("127.0.0.1", 0))
-    serving = asyncio.create_task(running.serve(sockets=[sock]))
-    await eventually(lambda: running.started)
-    reader, writer = await asyncio.open_connection(*sock.getsockname())
-    await eventually(lambda: running.server_state.connections)
-    running.should_exit = True
+    async with serving() as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await eventually(lambda: server.server_state.connections)
     async with asyncio.timeout(PATIENCE):
         assert await reader.read(-1) == b""
-        await serving
     writer.close()
     await writer.wait_closed()
-    sock.close()

@@ -29,7 +29,6 @@ from realtime.server.uvicorn_server import (
     ACCEPTS,
     TESTED,
     Server,
-    WebSocketProtocol,
     Worker,
     Workers,
     bind,
@@ -37,8 +36,8 @@ from realtime.server.uvicorn_server import (
     raise_file_limit,
     without_brackets,
 )
-from tests.inprocess import HUB, PATIENCE, eventually
-from tests.server.serving import opened
+from tests.inprocess import HUB, PATIENCE
+from tests.server.serving import opened, serving
 
 # --- What we rely on in uvicorn ----------------------------------------------------------------------
 
@@ -114,53 +113,29 @@ def test_what_we_override_in_uvicorn_is_what_we_read(owner: type, name: str, dig
     assert hashlib.sha256(source.encode()).hexdigest()[:16] == digest
 
 
-def test_state_we_touch_in_uvicorns_protocol_is_there(realtime_redis: str):
-    config = configuration("127.0.0.1", 0)
-    config.load()
-    protocol = WebSocketProtocol(config, uvicorn.server.ServerState(), {}, asyncio.new_event_loop())
-    protocol.loop.close()
-    assert protocol.curr_msg_data_type == "bytes"
-    assert not protocol.frames
-    assert protocol.close_sent is protocol.handshake_complete is protocol.handshake_initiated is False
-    assert protocol.conn.handshake_exc is None
-    assert protocol.conn.current_size is None
-    assert protocol.conn.reader.buffer == b""
-
-
 def test_connections_that_come_together_are_accepted_together(realtime_redis: str):
     """uvloop accepts one connection a turn of its loop from each listening socket."""
     together = 3 * ACCEPTS
 
     async def accepted_in_few_turns() -> int:
-        sock = bind("127.0.0.1", 0)
-        running = Server(configuration("127.0.0.1", 0))
-        serving = asyncio.create_task(running.serve(sockets=[sock]))
-        await eventually(lambda: running.started)
-        clients = [socket.create_connection(sock.getsockname()) for _ in range(together)]
-        for _ in range(6):
-            await asyncio.sleep(0)
-        accepted = len(running.server_state.connections)
-        for connection in clients:
-            connection.close()
-        running.should_exit = True
-        await asyncio.wait_for(serving, PATIENCE)
+        async with serving() as (running, port):
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(together)]
+            for _ in range(6):
+                await asyncio.sleep(0)
+            accepted = len(running.server_state.connections)
+            for connection in clients:
+                connection.close()
         return accepted
 
     assert uvloop.run(accepted_in_few_turns()) == together
 
 
-async def test_server_that_stops_gives_its_lease_back(process: str, settings):
-    sock = bind("127.0.0.1", 0)
-    running = Server(configuration("127.0.0.1", 0))
-    serving = asyncio.create_task(running.serve(sockets=[sock]))
-    await eventually(lambda: running.started)
-    websocket = await opened(sock.getsockname()[1])
+async def test_server_that_stops_gives_its_lease_back(process: str):
     nodes = f"{store.base(HUB)}:nodes"
-    assert await client().zcard(nodes) == 1
-    await websocket.close()
-    running.should_exit = True
-    await asyncio.wait_for(serving, PATIENCE)
-    sock.close()
+    async with serving() as (_, port):
+        websocket = await opened(port)
+        assert await client().zcard(nodes) == 1
+        await websocket.close()
     assert await client().zcard(nodes) == 0
 
 

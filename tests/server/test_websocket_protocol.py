@@ -140,7 +140,9 @@ async def test_handshake_that_a_server_does_not_wait_for_when_it_stops_is_no_err
 
 
 @pytest.mark.parametrize(
-    "frames", [b"\xff\xff\xff\xff", b"\x81\x05hello", b"\x89\x80\0\0\0\0" * 2000], ids=repr
+    "frames",
+    [b"\xff\xff\xff\xff", b"\x81\x05hello", b"\x89\x80\0\0\0\0" * 2000],
+    ids=["nonsense", "text", "pings"],
 )
 @pytest.mark.parametrize("together", [True, False])
 async def test_frames_before_the_handshake_is_accepted_wait_for_it(

@@ -7,7 +7,7 @@ import re
 import sys
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -54,6 +54,13 @@ class Pair(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 class Renamed(TypedDict("Renamed", {"from-to": str, "if": int})):  # type: ignore[misc]
     """Keys that are no identifiers of TypeScript, and one that is."""
+
+
+class Perhaps(TypedDict):
+    """As Python 3.11 has it with `from __future__ import annotations`: every key counts as required."""
+
+    there: int
+    perhaps: NotRequired[int]
 
 
 class Node(Payload, frozen=True):
@@ -150,6 +157,7 @@ def test_client_may_send_an_id_as_a_number():
         (dict[Literal["a", "b"], int], 'Partial<Record<"a" | "b", number>>'),
         (dict[int, Decimal], "Record<string, string>"),
         (Renamed, '{ "from-to": string; if: number }'),
+        (Perhaps, "{ there: number; perhaps?: number }"),
         (datetime | UUID | None, "string | null"),
         (Joined, "{ room: string; offset: string; recovered?: boolean; missed?: number }"),
         (

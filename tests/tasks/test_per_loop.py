@@ -161,7 +161,7 @@ def test_no_connection_outlives_its_loop(way: Callable[[Any], None]):
     way(use_everything)
     gc.collect()
     before = descriptors()
-    for _ in range(20):
+    for _ in range(5):
         way(use_everything)
     gc.collect()
     assert descriptors() <= before

@@ -7,7 +7,7 @@ import contextlib
 import signal
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 
 from realtime.management import base
 
@@ -24,21 +24,14 @@ class Command(base.Command):
     def handle(self, *, metrics_host: str, metrics_port: int | None, **_: Any) -> None:
         import uvloop  # noqa: PLC0415  (an extra)
 
-        with contextlib.ExitStack() as stack:
-            if metrics_port is not None:
-                self._serve_metrics(stack, metrics_host, metrics_port)
-            stack.enter_context(contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt))
-            uvloop.run(self._run())
-
-    def _serve_metrics(self, stack: contextlib.ExitStack, host: str, port: int) -> None:
         from realtime.telemetry import prometheus  # noqa: PLC0415
 
-        if not 0 <= port < 65536:
-            raise CommandError(f"--metrics-port must be between 0 and 65535, got {port}", returncode=2)
-        try:
-            stack.enter_context(prometheus.port(host, port))
-        except OSError as error:
-            raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
+        with contextlib.ExitStack() as stack:
+            if metrics_port is not None:
+                with base.listening(metrics_host, metrics_port, "--metrics-port"):
+                    stack.enter_context(prometheus.port(metrics_host, metrics_port))
+            stack.enter_context(contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt))
+            uvloop.run(self._run())
 
     async def _run(self) -> None:
         from realtime.inline.delivery import deliver  # noqa: PLC0415

@@ -28,10 +28,6 @@ class Command(base.Command):
 
         if workers < 1:
             raise CommandError(f"--workers must be at least 1, got {workers}", returncode=2)
-        if not 0 <= port < 65536:
-            raise CommandError(f"--port must be between 0 and 65535, got {port}", returncode=2)
-        try:
-            with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
-                uvicorn_server.serve(host, port, workers)
-        except OSError as error:
-            raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
+        # uvicorn raises KeyboardInterrupt again once it has stopped.
+        with base.listening(host, port), contextlib.suppress(KeyboardInterrupt):
+            uvicorn_server.serve(host, port, workers)

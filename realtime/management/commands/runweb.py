@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 
 from realtime.management import base
 
@@ -24,9 +24,5 @@ class Command(base.Command):
     def handle(self, *, host: str, port: int, **_: Any) -> None:
         from realtime.web import serving  # noqa: PLC0415  (an extra)
 
-        if not 0 <= port < 65536:
-            raise CommandError(f"--port must be between 0 and 65535, got {port}", returncode=2)
-        try:
+        with base.listening(host, port):
             serving.serve(host, port)
-        except OSError as error:
-            raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}", returncode=2) from error
