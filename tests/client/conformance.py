@@ -108,6 +108,7 @@ class Player:
         self._named = {spec.get("name"): text for spec, text in zip(specs, self._tokens, strict=True)}
         self._asked = 0
         self._handshakes: asyncio.Queue[Handshake] = asyncio.Queue()
+        self._answers: list[asyncio.Future[Response | None]] = []
         self._refusal: Response | None = None
         self._ended_at = 0.0
         self._handshake: Handshake | None = None
@@ -135,10 +136,17 @@ class Player:
         if "Upgrade" not in request.headers:
             return self._refusal or websocket.respond(HTTPStatus.NO_CONTENT, "")
         handshake = Handshake(websocket, request)
+        self._answers.append(handshake.answer)
         self._handshakes.put_nowait(handshake)
         return await handshake.answer
 
+    def forget_handshakes(self) -> None:
+        """Let no server wait until those that no step has taken are too old."""
+        for answer in self._answers:
+            answer.cancel()
+
     async def serve(self, websocket: ServerConnection) -> None:
+        self._changed.set()
         try:
             async for text in websocket:
                 frame = json.loads(text)
