@@ -14,7 +14,7 @@ import pytest
 
 from realtime.client import Client, Denied
 from tests.client.scripted import Refusal, ScriptedServer, reading, token
-from tests.e2e.harness import eventually
+from tests.e2e.harness import PATIENCE, eventually
 
 HTML = "<html><body>nothing here</body></html>"
 
@@ -158,4 +158,4 @@ async def test_reason_that_is_no_http_is_that_of_the_refusal(answer: bytes):
         url = f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/hub/"
         async with Client(url, lambda: "x") as client:
             with pytest.raises(Denied, match="403 Forbidden"):
-                await client.connected()
+                await asyncio.wait_for(client.connected(), PATIENCE)

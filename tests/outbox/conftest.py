@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from realtime.outbox.models import OutboxMessage
+from realtime.outbox.sending import send, sender
 from realtime.outbox.writing import breaker
+from realtime.publisher import publish
+from realtime.redis.bounded import now
 from realtime.redis.client import key, sync_client
 
 MESSAGE = {"thread_id": 42, "message_id": 7}
@@ -21,6 +24,21 @@ def closed_breaker() -> Iterator[None]:
     breaker.reset()
     yield
     breaker.reset()
+
+
+def say(number: int, thread: int = 42, **options: Any) -> None:
+    publish("thread:message", {"thread_id": thread, "message_id": number}, **options)
+
+
+def leave(number: int, thread: int = 42, **options: Any) -> None:
+    """Leave a message to a relay."""
+    breaker.trip()
+    say(number, thread, **options)
+
+
+def relay(pages: int = 1) -> int:
+    """What one step of a relay sends."""
+    return len(send(sender("default"), lambda row: row.is_due, now() + 5, pages=pages).ids)
 
 
 def stream() -> list[dict[str, Any]]:
