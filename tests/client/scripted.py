@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -176,6 +176,27 @@ class ScriptedServer:
         """Wait for the connection of that number, the first being 1, and until the client has its first frame."""
         await eventually(lambda: len(self.visits) >= number)
         return self.visits[number - 1]
+
+
+class Flood:
+    """Sends more than is taken at once: `send` gets the number of each."""
+
+    size = 400
+
+    def __init__(self, send: Callable[[int], Awaitable[None]]) -> None:
+        self._sent = 0
+        self.task = asyncio.create_task(self._send(send))
+
+    async def _send(self, send: Callable[[int], Awaitable[None]]) -> None:
+        for number in range(self.size):
+            await send(number)
+            self._sent += 1
+
+    async def is_stuck(self) -> bool:
+        """Nothing has been sent for a moment."""
+        before = self._sent
+        await asyncio.sleep(0.2)
+        return 0 < before == self._sent < self.size
 
 
 class Reader:

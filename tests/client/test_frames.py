@@ -10,6 +10,7 @@ import pytest
 
 from realtime.client import CallFailed, Client, Denied
 from tests.client.scripted import (
+    Flood,
     Refusal,
     ScriptedServer,
     reading,
@@ -17,25 +18,9 @@ from tests.client.scripted import (
 from tests.e2e.harness import eventually
 
 
-class Flood:
-    """Sends more than the network takes at once."""
-
-    size = 500
-
-    def __init__(self, client: Client) -> None:
-        self.sent = 0
-        self.task = asyncio.create_task(self._send(client))
-
-    async def _send(self, client: Client) -> None:
-        for _ in range(self.size):
-            await client.send("cursor:move", {"position": "x" * 50_000})
-            self.sent += 1
-
-    async def is_stuck(self) -> bool:
-        """Nothing has been sent for a moment."""
-        before = self.sent
-        await asyncio.sleep(0.2)
-        return 0 < before == self.sent < self.size
+def flood(client: Client) -> Flood:
+    """The client sends more than the network takes."""
+    return Flood(lambda _: client.send("cursor:move", {"position": "x" * 50_000}))
 
 
 async def test_frames_are_sent_in_the_order_in_which_they_were_asked_for(server: ScriptedServer):
@@ -67,10 +52,10 @@ async def test_more_than_the_network_takes_is_waited_for(server: ScriptedServer)
         await reader.client.connected()
         visit = await server.visit(1)
         visit.websocket.transport.pause_reading()
-        flood = Flood(reader.client)
-        await eventually(flood.is_stuck)
+        sending = flood(reader.client)
+        await eventually(sending.is_stuck)
         visit.websocket.transport.resume_reading()
-        await flood.task
+        await sending.task
         await eventually(lambda: len(visit.events("cursor:move")) == Flood.size)
 
 
@@ -79,10 +64,10 @@ async def test_no_call_waits_for_a_connection_that_broke_while_it_took_nothing(s
         await reader.client.connected()
         visit = await server.visit(1)
         visit.websocket.transport.pause_reading()
-        flood = Flood(reader.client)
-        await eventually(flood.is_stuck)
+        sending = flood(reader.client)
+        await eventually(sending.is_stuck)
         visit.drop()
-        await flood.task
+        await sending.task
 
 
 async def test_what_is_no_frame_is_passed_over_and_not_quoted(
