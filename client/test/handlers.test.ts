@@ -101,8 +101,6 @@ test("disconnect() in a handler of a room that is lost leaves no position of the
       },
     },
   };
-  const gaps: string[] = [];
-  socket.when("gap", ({ room }) => gaps.push(room));
   socket.when("left", () => socket.disconnect());
   FakeWebSocket.last.fail(1006);
   await soon(501);

@@ -1,8 +1,6 @@
 // @vitest-environment jsdom
 /** Random scripts for the hooks: components come, go and change at any moment, also in handlers, while the server fails. */
 
-import { execFileSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
 import { StrictMode, createElement, useEffect, useLayoutEffect, type ReactNode } from "react";
 import { flushSync } from "react-dom";
 import { createRoot } from "react-dom/client";
@@ -14,6 +12,7 @@ import type { Member, Socket, Where } from "../src/index.js";
 import * as react from "../src/react.js";
 import type { Namespaces, User } from "../src/vue.js";
 import * as vue from "../src/vue.js";
+import { bundled } from "./bundle.js";
 import { soon } from "./fake.js";
 import { Connection, World, happen } from "./world.js";
 
@@ -374,11 +373,7 @@ async function run(seed: number, mount: Mount): Promise<string[]> {
 }
 
 beforeAll(async () => {
-  const cache = `${import.meta.dirname}/../node_modules/.cache/hooks`; // below the packages that it imports
-  mkdirSync(cache, { recursive: true });
-  writeFileSync(`${cache}/page.js`, 'export * from "svelte"; export { default as Board } from "../../../test/pages/Board.svelte";');
-  execFileSync("node", ["test/pages/build.mjs", `${cache}/page.js`, `${cache}/bundle.mjs`]);
-  svelte = (await import(/* @vite-ignore */ `${cache}/bundle.mjs`)) as typeof svelte;
+  svelte = await bundled("hooks", 'export * from "svelte"; export { default as Board } from "../../../test/pages/Board.svelte";');
 }, 60_000);
 
 beforeEach(() => void vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") }));

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { SocketError, type Gap, type Socket } from "../src/index.js";
+import type { Gap, Socket } from "../src/index.js";
 import { FakeWebSocket, connectTo, leavesNothing, token, soon } from "./fake.js";
 
 let socket: Socket;
@@ -106,16 +106,6 @@ test("the same user keeps everything on a reconnect", async () => {
   await soon(501);
   expect(resets).toEqual([]);
   expect(FakeWebSocket.last.sent.map((frame) => frame.event)).toEqual(["resume", "presence:away"]);
-});
-
-test("who is not logged in any more is denied with the reason", async () => {
-  socket = connectTo({
-    getToken: () => {
-      throw new SocketError("forbidden", "no user is logged in");
-    },
-  });
-  await soon();
-  expect(socket.refusal).toEqual({ status: 0, code: "forbidden", message: "no user is logged in" });
 });
 
 test.each(["offline", "connecting", "connected", "closed", "refused"] as const)("disconnect() by a handler of %s is the end", async (when) => {

@@ -1,8 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import type { Socket } from "../src/index.js";
-import { FakeWebSocket, connectTo, soon } from "./fake.js";
+import { FakeWebSocket, connectTo, leavesNothing, soon } from "./fake.js";
 
 let socket: Socket;
+leavesNothing(() => socket);
 
 const member = (user: string, status = "online") => ({ user_id: user, name: user.toUpperCase(), status, since: "" });
 const state = (offset: string, ...users: string[]): void =>
@@ -17,15 +18,8 @@ const change = (user: string, status: string, offset: string, room = "presence:s
 const listed = (): string[] => socket.presence("sales").map((each) => `${each.user_id} ${each.status}`);
 
 beforeEach(async () => {
-  vi.useFakeTimers({ now: new Date("2026-01-01T00:00:00Z") });
-  FakeWebSocket.reset();
   socket = connectTo();
   await soon();
-});
-
-afterEach(() => {
-  socket.disconnect();
-  vi.useRealTimers();
 });
 
 describe("the members of a group", () => {

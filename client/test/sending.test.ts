@@ -15,17 +15,6 @@ describe("a call", () => {
     expect(FakeWebSocket.last.sent.map((frame) => frame.event)).toEqual(["presence:away", "presence:online"]);
   });
 
-  test("times out without a connection, and is not sent later", async () => {
-    FakeWebSocket.script = ["hang"];
-    socket = connectTo({ ackTimeout: 3000 });
-    const call = expect(socket.call("presence:online", {})).rejects.toMatchObject({ code: "timeout" });
-    await soon(3000);
-    await call;
-    await soon(20_000);
-    expect(socket.status).toBe("connected");
-    expect(FakeWebSocket.last.events("presence:online")).toEqual([]);
-  });
-
   test("that waits survives a lost attempt; one that was sent does not survive its connection", async () => {
     socket = connectTo();
     await soon();
@@ -227,16 +216,6 @@ describe("ids", () => {
     expect(FakeWebSocket.last.events("join:thread").map(({ data }) => data["thread_id"])).toEqual(["0", "42", "9007199254740993"]);
     expect(FakeWebSocket.last.events("typing:start")[0]?.data).toEqual({ thread_id: "42" });
     expect([socket.isIn(42), socket.isIn("42"), socket.isIn("thread:42"), socket.isIn("board:\u00c9")]).toEqual([true, true, true, true]);
-  });
-
-  test("that are numbers are recovered after a reconnect", async () => {
-    socket = connectTo();
-    socket.join(42);
-    await soon();
-    FakeWebSocket.last.message("42", "205");
-    FakeWebSocket.last.fail(1006);
-    await soon(501);
-    expect(FakeWebSocket.last.events("resume")[0]?.data).toMatchObject({ rooms: { "thread:42": "205" } });
   });
 
   test.each([4.5, NaN, 2 ** 53, undefined, null, {}, true])("cannot be %s", async (id) => {

@@ -1,11 +1,10 @@
 /** Rendering on a server opens no connection, and shows what the first render in a browser shows. */
 
-import { execFileSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { createSSRApp, defineComponent, h, type VNode } from "vue";
 import { renderToString } from "vue/server-renderer";
 import { provideSockets, usePresence, useSocket, useThread } from "../src/vue.js";
+import { bundled } from "./bundle.js";
 import { FakeWebSocket } from "./fake.js";
 
 const namespaces = { hub: { url: "ws://server/hub/", getToken: vi.fn(() => "token") } };
@@ -42,19 +41,18 @@ test.each(platforms)("components of Vue are stopped, outside, and alone", async 
   expect(await renderToString(createSSRApp(App))).toBe("<p>stopped false 0 0</p>");
 });
 
-test.each(platforms)("components of Svelte are stopped, outside, and alone", { timeout: 60_000 }, async (platform) => {
-  vi.stubGlobal("WebSocket", platform);
-  const cache = `${import.meta.dirname}/../node_modules/.cache/server`; // below the packages that it imports
-  mkdirSync(cache, { recursive: true });
+let svelte: typeof import("svelte/server") & { App: import("svelte").Component<object> };
+
+beforeAll(async () => {
   const page = 'export { render } from "svelte/server"; export { default as App } from "../../../test/pages/App.svelte";';
-  writeFileSync(`${cache}/page.js`, page);
-  execFileSync("node", ["test/pages/build.mjs", `${cache}/page.js`, `${cache}/bundle.mjs`, "node"]);
-  const { render, App } = (await import(/* @vite-ignore */ `${cache}/bundle.mjs`)) as typeof import("svelte/server") & {
-    App: import("svelte").Component<object>;
-  };
+  svelte = await bundled("server", page, "node");
+}, 60_000);
+
+test.each(platforms)("components of Svelte are stopped, outside, and alone", async (platform) => {
+  vi.stubGlobal("WebSocket", platform);
   const { writable } = await import("svelte/store");
   const view = writable({ threads: ["42"], group: "sales" });
-  const { body } = await render(App, { props: { namespaces, view } });
+  const { body } = await svelte.render(svelte.App, { props: { namespaces, view } });
   expect(body.replaceAll(/<!--.*?-->/g, "").replaceAll(/\s+/g, " ")).toBe(
     '<section id="thread-42"><p class="status">stopped</p> <p class="connected">false</p> <p class="state">outside</p> ' +
       '<p class="typists"></p></section> <p class="people"></p>',

@@ -1,14 +1,13 @@
 // @vitest-environment jsdom
 /** A change of user needs no key: what Vue and Svelte show, with the sockets that they share with React. */
 
-import { execFileSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
 import type { Component } from "svelte";
 import { writable, type Writable } from "svelte/store";
 import { afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { createApp, defineComponent, h, nextTick, ref, type VNode } from "vue";
 import { provideSockets, usePresence, useSocket, useThread, type Namespaces, type User } from "../src/vue.js";
 import { useThread as useThreadStore } from "../src/svelte.js";
+import { bundled } from "./bundle.js";
 import { FakeWebSocket, connectTo, token } from "./fake.js";
 
 /** Mounts a page; returns what changes its user, and what unmounts it. */
@@ -25,12 +24,7 @@ const shown = async (target: Element): Promise<string> => {
 let svelte: typeof import("svelte") & { Session: Component<{ namespaces: Namespaces; user: Writable<User> }> };
 
 beforeAll(async () => {
-  const cache = `${import.meta.dirname}/../node_modules/.cache/users`; // below the packages that it imports
-  mkdirSync(cache, { recursive: true });
-  const page = 'export * from "svelte"; export { default as Session } from "../../../test/pages/Session.svelte";';
-  writeFileSync(`${cache}/page.js`, page);
-  execFileSync("node", ["test/pages/build.mjs", `${cache}/page.js`, `${cache}/bundle.mjs`]);
-  svelte = (await import(/* @vite-ignore */ `${cache}/bundle.mjs`)) as typeof svelte;
+  svelte = await bundled("users", 'export * from "svelte"; export { default as Session } from "../../../test/pages/Session.svelte";');
 }, 60_000);
 
 beforeEach(() => {

@@ -164,7 +164,7 @@ class Session:
             try:
                 connection = await Connection.open(self._connect, url, token, self._tokens.scrub)
             except InvalidStatus as error:
-                raise Refused(await verdict(error, url, token, self._connect_timeout)) from error
+                raise Refused(await verdict(error, url, token)) from error
             except ValueError as error:
                 if isinstance(error.__context__, InvalidStatus):  # `websockets` could not read its Location
                     raise ProtocolError("the server redirects to an address that is none") from error

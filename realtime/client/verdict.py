@@ -23,22 +23,20 @@ class Refused(InvalidHandshake):
         self.loss = loss
 
 
-async def verdict(refusal: InvalidStatus, url: str, token: str, seconds: float) -> Loss:
+async def verdict(refusal: InvalidStatus, url: str, token: str) -> Loss:
     """Why the handshake at `url` was refused: in the words of the refusal, or else in those of a plain answer.
 
     Args:
         refusal: The answer to the handshake.
         url: That of the handshake, `ws://…` or `wss://…`.
         token: The token of the handshake.
-        seconds: How long to wait for the plain answer.
     """
     told = Loss.of(refusal)
     if told.is_explained or refusal.response.status_code != 403:
         return told
     try:
-        async with asyncio.timeout(seconds):
-            answer = _loss(await _ask(url, token))
-    except (OSError, HTTPException):  # TimeoutError is an OSError, too
+        answer = _loss(await _ask(url, token))
+    except (OSError, HTTPException):
         return told
     return answer if answer.is_explained or answer.code is None else told
 

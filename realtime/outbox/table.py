@@ -152,14 +152,11 @@ def release(using: str, ids: Collection[int], claim: str) -> None:
         rows(using).filter(pk__in=ids, claim=claim).update(due_at=Now(), claim="")
 
 
-def make_due(using: str, ids: Collection[int]) -> int:
-    """Let relays take these rows at once, whatever holds them; returns how many there were."""
-    if has_skip_locked(using):
-        with locked(using, ids) as held:
-            count = rows(using).filter(pk__in=held).update(due_at=Now())
-        notify(using)
-        return count
-    return rows(using).filter(pk__in=ids).update(due_at=Now(), claim="")
+def make_due(using: str, ids: Collection[int]) -> None:
+    """Let relays take these rows at once, unless they are being sent."""
+    with _not_locked(using, ids) as free:
+        rows(using).filter(pk__in=free).update(due_at=Now(), claim="")
+    notify(using)
 
 
 def delete(using: str, ids: Collection[int], lease: str = "") -> None:
@@ -180,10 +177,18 @@ def delete(using: str, ids: Collection[int], lease: str = "") -> None:
 
 def drop(using: str, ids: Collection[int]) -> int:
     """Delete rows without sending them, except those that are being sent; returns how many."""
+    with _not_locked(using, ids) as free:
+        return rows(using).filter(_due(), pk__in=free).delete()[0]
+
+
+@contextmanager
+def _not_locked(using: str, ids: Collection[int]) -> Iterator[Collection[int]]:
+    """Those of these rows that no sender has locked, in a transaction; all of them where a claim is no lock."""
     if has_skip_locked(using):
         with locked(using, ids) as held:
-            return rows(using).filter(_due(), pk__in=held).delete()[0]
-    return rows(using).filter(_due(), pk__in=ids).delete()[0]
+            yield held
+    else:
+        yield ids
 
 
 # --- Relays ------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from realtime.client import CallFailed, Client, Denied, Event
-from tests.client.scripted import Bucket
+from tests.client.scripted import Bucket, token, usual_answer
 
 FOLDER = Path(__file__).parents[2] / "client" / "conformance"
 PATIENCE = 10.0
@@ -59,22 +58,7 @@ def contains(found: Value, expected: Value) -> bool:
 def make_token(spec: Mapping[str, Any]) -> str:
     if "raw" in spec:
         return str(spec["raw"])
-    claims = {"exp": time.time() + spec.get("expires_in", 3600), "user_id": spec.get("user_id", "7")}
-    return f"{spec['name']}.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.sig"
-
-
-def usual_answer(event: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """As the real server answers."""
-    match event:
-        case "join":
-            return {"room": data["room"], "offset": "200"}
-        case "join:thread":
-            return {"room": f"thread:{data['thread_id']}", "offset": "200"}
-        case "resume":
-            return {
-                "rooms": {r: {"recovered": True, "offset": o, "missed": 0} for r, o in data["rooms"].items()}
-            }
-    return {}
+    return token(spec["name"], spec.get("expires_in", 3600), spec.get("user_id", "7"))
 
 
 @dataclass(eq=False)
@@ -108,6 +92,7 @@ class Player:
         self._named = {spec.get("name"): text for spec, text in zip(specs, self._tokens, strict=True)}
         self._asked = 0
         self._handshakes: asyncio.Queue[Handshake] = asyncio.Queue()
+        self._answers: list[asyncio.Future[Response | None]] = []
         self._refusal: Response | None = None
         self._ended_at = 0.0
         self._handshake: Handshake | None = None
@@ -135,10 +120,17 @@ class Player:
         if "Upgrade" not in request.headers:
             return self._refusal or websocket.respond(HTTPStatus.NO_CONTENT, "")
         handshake = Handshake(websocket, request)
+        self._answers.append(handshake.answer)
         self._handshakes.put_nowait(handshake)
         return await handshake.answer
 
+    def forget_handshakes(self) -> None:
+        """Let no server wait until those that no step has taken are too old."""
+        for answer in self._answers:
+            answer.cancel()
+
     async def serve(self, websocket: ServerConnection) -> None:
+        self._changed.set()
         try:
             async for text in websocket:
                 frame = json.loads(text)

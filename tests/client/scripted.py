@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -19,9 +19,6 @@ from websockets.http11 import Request, Response
 
 from realtime.client import Client, Event
 from tests.e2e.harness import PATIENCE, eventually
-
-Answer = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]] | None
-
 
 ROOM = "thread:42"
 Answer = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]] | None
@@ -88,6 +85,18 @@ def resumed(data: dict[str, Any]) -> dict[str, Any]:
     return {"rooms": {r: {"recovered": True, "offset": o, "missed": 0} for r, o in data["rooms"].items()}}
 
 
+def usual_answer(event: str, data: dict[str, Any]) -> dict[str, Any]:
+    """As the real server answers."""
+    match event:
+        case "join":
+            return {"room": data["room"], "offset": "200"}
+        case "join:thread":
+            return {"room": f"thread:{data['thread_id']}", "offset": "200"}
+        case "resume":
+            return resumed(data)
+    return {}
+
+
 class Bucket:
     """The rate limit of the server."""
 
@@ -118,12 +127,8 @@ class ScriptedServer:
         """What `connection:ready` says of them, if it does."""
         self.bucket: Bucket | None = None
         self.rooms = {"user:7": "100"}
-        self.answers: dict[str, Answer] = {
-            "join": lambda data: {"room": data["room"], "offset": "200"},
-            "join:thread": lambda data: {"room": f"thread:{data['thread_id']}", "offset": "200"},
-            "resume": resumed,
-        }
-        """By event; None: no answer; with a `code` in it: an error."""
+        self.answers: dict[str, Answer] = {}
+        """Other than usual, by event; None: no answer; with a `code` in it: an error."""
         self.visits: list[Visit] = []
         self.handshakes = 0
         self.url = ""
@@ -160,9 +165,10 @@ class ScriptedServer:
         if self.bucket is not None and not self.bucket.takes():
             return
         visit.sent.append(frame)
-        answer = self.answers.get(frame["event"], {})
+        event, data = frame["event"], frame["data"]
+        answer = self.answers[event] if event in self.answers else usual_answer(event, data)
         if callable(answer):
-            answer = answer(frame["data"])
+            answer = answer(data)
         if answer is not None and "id" in frame:
             await visit.say("error" if "code" in answer else "ack", answer, id=frame["id"])
 
@@ -170,6 +176,27 @@ class ScriptedServer:
         """Wait for the connection of that number, the first being 1, and until the client has its first frame."""
         await eventually(lambda: len(self.visits) >= number)
         return self.visits[number - 1]
+
+
+class Flood:
+    """Sends more than is taken at once: `send` gets the number of each."""
+
+    size = 400
+
+    def __init__(self, send: Callable[[int], Awaitable[None]]) -> None:
+        self._sent = 0
+        self.task = asyncio.create_task(self._send(send))
+
+    async def _send(self, send: Callable[[int], Awaitable[None]]) -> None:
+        for number in range(self.size):
+            await send(number)
+            self._sent += 1
+
+    async def is_stuck(self) -> bool:
+        """Nothing has been sent for a moment."""
+        before = self._sent
+        await asyncio.sleep(0.2)
+        return 0 < before == self._sent < self.size
 
 
 class Reader:
@@ -212,9 +239,10 @@ async def reading(
             await asyncio.gather(reader.task, return_exceptions=True)
 
 
-def token(mark: str = "x") -> str:
-    """A text that looks like a JWT which expires in an hour."""
-    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + 3600}).encode()).decode()
+def token(mark: str = "x", expires_in: float = 3600, user_id: str = "7") -> str:
+    """A text that looks like a JWT."""
+    payload = json.dumps({"exp": time.time() + expires_in, "user_id": user_id})
+    claims = base64.urlsafe_b64encode(payload.encode()).decode()
     return f"{mark}.{claims.rstrip('=')}.sig"
 
 

@@ -19,6 +19,7 @@ import realtime.client
 from realtime.client import Client, retries
 from tests.client.scripted import (
     ROOM,
+    Flood,
     Reader,
     Refusal,
     ScriptedServer,
@@ -30,39 +31,29 @@ from tests.client.scripted import (
 from tests.e2e.harness import PATIENCE, eventually
 
 
-class Talk:
+def talk(visit: Visit) -> Flood:
     """The server sends more than fits into a slow reader and the network."""
-
-    size = 400
-
-    def __init__(self, visit: Visit) -> None:
-        self.said = 0
-        self.task = asyncio.create_task(self._say(visit))
-
-    async def _say(self, visit: Visit) -> None:
-        for number in range(self.size):
-            data = {"message_id": str(number), "body": "x" * 50_000}
-            await visit.say("thread:message", data, room=ROOM, offset=str(1000 + number))
-            self.said += 1
-
-    async def is_stuck(self) -> bool:
-        """Nothing has been sent for a moment."""
-        before = self.said
-        await asyncio.sleep(0.2)
-        return 0 < before == self.said < self.size
+    return Flood(
+        lambda number: visit.say(
+            "thread:message",
+            {"message_id": str(number), "body": "x" * 50_000},
+            room=ROOM,
+            offset=str(1000 + number),
+        )
+    )
 
 
 async def test_slow_reader_holds_up_the_server_and_misses_nothing(server: ScriptedServer):
     async with Client(server.url, token, max_unread=10) as client:
         client.join("42")
         await client.connected()
-        talk = Talk(await server.visit(1))
-        await eventually(talk.is_stuck)
+        talking = talk(await server.visit(1))
+        await eventually(talking.is_stuck)
         reader = Reader(client)
-        await talk.task
-        await reader.heard("thread:message", Talk.size)
+        await talking.task
+        await reader.heard("thread:message", Flood.size)
         seen = [event.data["message_id"] for event in reader.named("thread:message")]
-        assert seen == [str(number) for number in range(Talk.size)]
+        assert seen == [str(number) for number in range(Flood.size)]
 
 
 async def test_slow_reader_whose_connection_is_lost_goes_on_from_the_last_event_that_came(
@@ -72,10 +63,10 @@ async def test_slow_reader_whose_connection_is_lost_goes_on_from_the_last_event_
         client.join("42")
         await client.connected()
         visit = await server.visit(1)
-        talk = Talk(visit)
-        await eventually(talk.is_stuck)
+        talking = talk(visit)
+        await eventually(talking.is_stuck)
         visit.drop()
-        await asyncio.gather(talk.task, return_exceptions=True)
+        await asyncio.gather(talking.task, return_exceptions=True)
         assert server.handshakes == 1
         reader = Reader(client)
         since = (await resumes(await server.visit(2)))[ROOM]

@@ -61,6 +61,7 @@ async def _use(player: Player, options: dict[str, Any]) -> None:
             await player.play()
         finally:
             player.seen.append(repr(client))
+            player.forget_handshakes()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 

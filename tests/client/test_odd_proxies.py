@@ -14,13 +14,18 @@ import pytest
 
 from realtime.client import Client, Denied
 from tests.client.scripted import Refusal, ScriptedServer, reading, token
-from tests.e2e.harness import eventually
+from tests.e2e.harness import PATIENCE, eventually
 
 HTML = "<html><body>nothing here</body></html>"
 
 
-@pytest.mark.parametrize("status", [302, 400, 404, 429, 431, 502, 503, 504])
-@pytest.mark.parametrize("pause", [None, "Wed, 21 Oct 2026 07:28:00 GMT", "-5", "1.5", "²", "soon"])
+@pytest.mark.parametrize(
+    ("status", "pause"),
+    [
+        *((status, None) for status in (302, 400, 404, 429, 431, 502, 503, 504)),
+        *((503, pause) for pause in ("Wed, 21 Oct 2026 07:28:00 GMT", "-5", "1.5", "²", "nan", "")),
+    ],
+)
 async def test_answer_of_a_proxy_is_tried_again_after_a_wait(
     server: ScriptedServer, status: int, pause: str | None
 ):
@@ -70,7 +75,7 @@ async def elsewhere() -> AsyncIterator[tuple[str, list[bytes]]]:
 async def test_redirect_to_what_is_no_websocket_is_a_failed_attempt(server: ScriptedServer, location: str):
     server.script.append(Refusal(302, {"Location": location}, ""))
     async with reading(server) as reader:
-        await reader.heard("connection:lost")
+        assert "redirects" in (await reader.heard("connection:lost")).data["reason"]
         await reader.client.connected()
 
 
@@ -99,7 +104,7 @@ async def test_failed_attempts_leave_no_task_no_socket_and_no_warning(server: Sc
 
 
 @asynccontextmanager
-async def dripping(head: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
+async def dripping() -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A server that refuses each handshake with a bare 403, and whose plain answer never ends."""
     is_dripping = asyncio.Event()
     writers: list[asyncio.StreamWriter] = []
@@ -111,7 +116,7 @@ async def dripping(head: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
             if b"upgrade: websocket" in asked.lower():
                 writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             else:
-                writer.write(head)
+                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 60000\r\n\r\n")
                 while not writer.is_closing():
                     is_dripping.set()
                     writer.write(b"x")
@@ -126,13 +131,9 @@ async def dripping(head: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
         await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
-@pytest.mark.parametrize(
-    "head",
-    [b"", b"HTTP/1.1 403 Forbidden\r\nX: ", b"HTTP/1.1 403 Forbidden\r\nContent-Length: 60000\r\n\r\n"],
-)
-async def test_reason_that_never_ends_is_not_waited_for(head: bytes):
+async def test_reason_that_never_ends_is_not_waited_for():
     async with (
-        dripping(head) as (url, is_dripping),
+        dripping() as (url, is_dripping),
         Client(url, lambda: "x", connect_timeout=1, reconnection_attempts=0) as client,
     ):
         with pytest.raises((Denied, ConnectionError)):
@@ -157,4 +158,4 @@ async def test_reason_that_is_no_http_is_that_of_the_refusal(answer: bytes):
         url = f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/hub/"
         async with Client(url, lambda: "x") as client:
             with pytest.raises(Denied, match="403 Forbidden"):
-                await client.connected()
+                await asyncio.wait_for(client.connected(), PATIENCE)

@@ -18,13 +18,6 @@ from tests.client.scripted import (
 from tests.e2e.harness import eventually
 
 
-async def test_address_with_a_query_keeps_it(server: ScriptedServer):
-    server.url += "?tenant=7"
-    async with reading(server):
-        (await server.visit(1)).drop()
-        assert (await server.visit(2)).path == "/hub/?tenant=7&resume=1"
-
-
 async def test_rooms_one_is_in_are_those_of_this_connection(server: ScriptedServer):
     async with reading(server) as reader:
         client = reader.client
@@ -58,7 +51,7 @@ async def test_gap_of_a_resume_is_said_before_what_is_new(server: ScriptedServer
 
 async def test_answer_to_a_resume_may_take_longer_than_a_call(server: ScriptedServer):
     server.answers["resume"] = None
-    async with reading(server, ack_timeout=1) as reader:
+    async with reading(server, ack_timeout=0.05) as reader:
         (await joined(server, reader)).drop()
         back = await server.visit(2)
         await resumes(back)
@@ -83,21 +76,6 @@ async def test_room_with_a_gap_is_resumed_from_before_it_so_that_no_loss_goes_un
         assert (await resumes(back))[room] == "205"
 
 
-async def test_resume_that_is_refused_as_a_whole_is_asked_for_again(server: ScriptedServer):
-    server.answers["resume"] = {"code": "unavailable", "message": "Redis is down", "retry_after": 0.01}
-    async with reading(server) as reader:
-        (await joined(server, reader)).drop()
-        back = await server.visit(2)
-        await eventually(lambda: len(back.events("resume")) > 1)
-        await back.message("202")  # it will come again
-        await reader.client.call("heartbeat")
-        server.answers["resume"] = resumed
-        await eventually(lambda: reader.client.rooms == {"user:7", ROOM})
-        assert back.events("resume")[-1]["rooms"] == {"user:7": "100", ROOM: "200"}
-        assert reader.named("thread:message") == []
-        assert len(server.visits) == 2
-
-
 async def test_thread_left_while_it_could_not_be_resumed_may_be_joined_anew(server: ScriptedServer):
     server.answers["resume"] = {"code": "unavailable", "message": "Redis is down", "retry_after": 0.01}
     async with reading(server) as reader:
@@ -114,62 +92,6 @@ async def test_thread_left_while_it_could_not_be_resumed_may_be_joined_anew(serv
         assert back.events("resume")[-1]["rooms"] == {"user:7": "100"}
 
 
-async def test_room_that_may_not_be_entered_any_more_is_said_to_be_left(server: ScriptedServer):
-    server.answers["resume"] = {"rooms": {ROOM: {"error": "forbidden"}}}
-    async with reading(server) as reader:
-        (await joined(server, reader)).drop()
-        assert (await reader.heard("room:left")).data == {"room": ROOM, "reason": "forbidden"}
-        (await server.visit(2)).drop()
-        assert await resumes(await server.visit(3)) == {"user:7": "100"}
-
-
-@pytest.mark.parametrize("code", ["unavailable", "rate_limited", "internal"])
-async def test_thread_that_cannot_be_joined_just_now_is_asked_for_again(server: ScriptedServer, code: str):
-    server.answers["join:thread"] = {"code": code, "message": "not now", "retry_after": 0.01}
-    async with reading(server) as reader:
-        reader.client.join("42")
-        visit = await server.visit(1)
-        await eventually(lambda: visit.events("join:thread"))
-        server.answers["join:thread"] = {"room": ROOM, "offset": "200"}
-        await reader.heard("room:joined")
-
-
-async def test_thread_that_cannot_be_left_just_now_is_left_later(server: ScriptedServer):
-    server.answers["leave:thread"] = {"code": "rate_limited", "message": "too fast", "retry_after": 0.01}
-    async with reading(server) as reader:
-        visit = await joined(server, reader)
-        reader.client.leave("42")
-        await eventually(lambda: visit.events("leave:thread"))
-        server.answers["leave:thread"] = {}
-        await eventually(lambda: len(visit.events("leave:thread")) == 2)
-        assert reader.named("error") == []
-
-
-async def test_thread_left_while_the_connection_is_away_is_notresumed(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await joined(server, reader)
-        server.script.append("hang")
-        visit.drop()
-        back = await server.visit(2)
-        reader.client.leave("42")
-        back.go.set()
-        assert await resumes(back) == {"user:7": "100"}
-
-
-async def test_thread_left_is_not_resumed_for_what_was_still_on_its_way(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await joined(server, reader)
-        server.answers["join:thread"] = None
-        reader.client.join("43")
-        for thread_id in ("42", "43"):
-            reader.client.leave(thread_id)
-        await visit.message("201")
-        await visit.answer("join:thread", {"room": "thread:43", "offset": "200"})
-        await reader.client.call("heartbeat")
-        visit.drop()
-        assert await resumes(await server.visit(2)) == {"user:7": "100"}
-
-
 async def test_thread_is_entered_once_and_left_with_the_last_use_of_it(server: ScriptedServer):
     async with reading(server) as reader:
         visit = await joined(server, reader)
@@ -181,39 +103,6 @@ async def test_thread_is_entered_once_and_left_with_the_last_use_of_it(server: S
             reader.client.leave("42")
         await reader.client.call("heartbeat")
         assert visit.events("leave:thread") == [{"thread_id": "42"}]
-
-
-async def test_thread_one_was_taken_out_of_can_be_wanted_anew(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await joined(server, reader)
-        await visit.say("room:left", {"room": ROOM, "reason": "forbidden"})
-        await reader.heard("room:left")
-        reader.client.leave("42")
-        reader.client.join("42")
-        await reader.heard("room:joined", 2)
-        assert visit.events("leave:thread") == []
-
-
-async def test_room_of_any_kind_is_entered_resumed_and_left_by_its_name(server: ScriptedServer):
-    async with reading(server) as reader:
-        visit = await server.visit(1)
-        for _ in range(2):
-            reader.client.join("board:7")
-        await reader.heard("room:joined")
-        assert visit.events("join") == [{"room": "board:7"}]
-        await visit.message("205", "board:7")
-        await reader.heard("thread:message")
-        visit.drop()
-        back = await server.visit(2)
-        assert await resumes(back) == {"user:7": "100", "board:7": "205"}
-        reader.client.leave("board:7")
-        assert back.events("leave") == []
-        reader.client.leave("board:7")
-        await eventually(lambda: back.events("leave") == [{"room": "board:7"}])
-        await back.message("206", "board:7")  # was on its way
-        await reader.heard("thread:message", 2)
-        back.drop()
-        assert await resumes(await server.visit(3)) == {"user:7": "100"}
 
 
 async def test_rooms_whose_frames_are_larger_than_the_server_takes_are_left(server: ScriptedServer):

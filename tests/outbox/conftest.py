@@ -8,6 +8,9 @@ import pytest
 
 from realtime.outbox import writing
 from realtime.outbox.models import OutboxMessage
+from realtime.outbox.sending import send, sender
+from realtime.publisher import publish
+from realtime.redis.bounded import now
 from realtime.redis.client import key, sync_client
 
 MESSAGE = {"thread_id": 42, "message_id": 7}
@@ -22,6 +25,21 @@ def closed_breaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     writing.breaker.reset()
     yield
     writing.breaker.reset()
+
+
+def say(number: int, thread: int = 42, **options: Any) -> None:
+    publish("thread:message", {"thread_id": thread, "message_id": number}, **options)
+
+
+def leave(number: int, thread: int = 42, **options: Any) -> None:
+    """Leave a message to a relay."""
+    writing.breaker.trip()
+    say(number, thread, **options)
+
+
+def relay(pages: int = 1) -> int:
+    """What one step of a relay sends."""
+    return len(send(sender("default"), lambda row: row.is_due, now() + 5, pages=pages).ids)
 
 
 def stream() -> list[dict[str, Any]]:

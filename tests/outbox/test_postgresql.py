@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -57,15 +56,15 @@ print(json.dumps([query["sql"].split()[0] for query in captured]))
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with Cluster() as made:
         yield made
 
 
-@pytest.fixture
-def stack(cluster: Cluster, tmp_path: Path, redis_url: str) -> Iterator[Backbone]:
-    with backbone(tmp_path, redis_url, DATABASE_URL=cluster.url()) as made:
+@pytest.fixture(scope="module")
+def stack(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Backbone]:
+    with backbone(tmp_path_factory.mktemp("backbone"), redis_url, DATABASE_URL=cluster.url()) as made:
         yield made
 
 
@@ -77,9 +76,10 @@ def test_lock_of_a_hung_process_stops_its_room_only(stack: Backbone, cluster: Cl
         connection.execute("BEGIN")
         connection.execute("SELECT * FROM realtime_outbox ORDER BY id LIMIT 1 FOR UPDATE")
         stack.start("runoutbox")
-        until(lambda: set(stack.published()) == {"43"})
+        until(lambda: "43" in stack.published())
+        assert "42" not in stack.published()
         connection.execute("ROLLBACK")
-    until(lambda: stack.published() == {"42": [*range(700)], "43": [0]})
+    until(lambda: stack.published().get("42") == [*range(700)])
 
 
 def test_senders_lock_rows_at_a_level_at_which_others_may_delete_them(stack: Backbone):

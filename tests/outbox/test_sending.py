@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.db.models import F
@@ -17,24 +16,12 @@ from realtime.outbox.models import OutboxMessage
 from realtime.outbox.relay import Relay
 from realtime.outbox.sending import PAGES, send, sender
 from realtime.outbox.table import WINDOW
-from realtime.outbox.writing import breaker
-from realtime.publisher import publish
 from realtime.redis import appending
 from realtime.redis.bounded import now
-from tests.outbox.conftest import numbers, waiting
+from tests.outbox.conftest import leave, numbers, relay, waiting
+from tests.servers import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("realtime_redis")]
-
-
-def leave(number: int, thread: int = 42, **options: Any) -> None:
-    """Leave a message to a relay."""
-    breaker.trip()
-    publish("thread:message", {"thread_id": thread, "message_id": number}, **options)
-
-
-def relay() -> int:
-    """What one step of a relay sends."""
-    return len(send(sender("default"), lambda row: row.is_due, now() + 5, pages=PAGES).ids)
 
 
 def take_first() -> None:
@@ -47,22 +34,15 @@ def take_first() -> None:
 def copies(count: int, thread: int) -> None:
     leave(0, thread)
     row = OutboxMessage.objects.latest("pk")
-    for _ in range(count // 500):
-        OutboxMessage.objects.bulk_create(
-            [
-                OutboxMessage(
-                    message=row.message, rooms=row.rooms, created_at=row.created_at, due_at=row.due_at
-                )
-                for _ in range(500)
-            ]
-        )
+    fields = {name: getattr(row, name) for name in ("message", "rooms", "created_at", "due_at")}
+    OutboxMessage.objects.bulk_create((OutboxMessage(**fields) for _ in range(count)), batch_size=500)
 
 
 def test_backlog_of_a_room_that_another_sender_holds_up_does_not_stop_other_rooms():
     copies(WINDOW + 500, thread=42)
     take_first()
     leave(7, thread=43)
-    assert relay() == 1
+    assert relay(PAGES) == 1
     assert numbers() == [7]
 
 
@@ -71,7 +51,7 @@ def test_row_behind_a_page_is_not_sent_before_an_older_one_of_its_rooms():
     take_first()
     leave(7, rooms=["thread:42", "user:1"])
     leave(8, rooms=["user:1"])
-    assert relay() == 0
+    assert relay(PAGES) == 0
     assert numbers() == []
 
 
@@ -142,29 +122,21 @@ class TestRowThatRedisRefuses:
         stopping.set()
         thread.join()
 
-    @staticmethod
-    def until(what) -> None:
-        for _ in range(600):
-            if what():
-                return
-            threading.Event().wait(0.05)
-        raise AssertionError((numbers(), waiting()))
-
     def test_other_rooms_go_on_and_its_own_waits(self, refusing, running):
         leave(13)
         leave(14)
         for number in range(20):
             leave(number + 100, thread=43 + number % 3)
         running()
-        self.until(lambda: waiting() == 2)
+        until(lambda: waiting() == 2)
         assert sorted(numbers()) == list(range(100, 120))
         refusing.clear()
-        self.until(lambda: not waiting())
+        until(lambda: not waiting())
         assert numbers()[-2:] == [13, 14]
 
     def test_operator_reads_which_row_it_is(self, refusing, running, caplog):
         leave(13)
         leave(1, thread=43)
         running()
-        self.until(lambda: "outbox: Redis takes others, but not this message" in caplog.messages)
+        until(lambda: "outbox: Redis takes others, but not this message" in caplog.messages)
         assert numbers() == [1]

@@ -10,6 +10,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from django.core.management import call_command
+
 from realtime.conf import conf
 from tests.blocks import titled
 from tests.e2e.harness import ROOT
@@ -88,7 +90,7 @@ class Project:
         self._entry_points = directory.parent / f"{directory.name}-installed"
         self._pretend_to_be_installed()
         directory.mkdir()
-        self.run(sys.executable, "-m", "django", "startproject", "shop", ".")
+        call_command("startproject", "shop", str(directory))
         with (directory / "shop" / "settings.py").open("a") as settings:
             settings.write(SETTINGS.format(namespaces=conf().namespaces))
         self.write("shop/urls.py", URLS)

@@ -67,29 +67,14 @@ def test_record_is_a_sequence_and_can_be_cleared(published: Published):
     published.assertNothingPublished()
 
 
-@pytest.mark.parametrize(
-    ("event", "data", "options", "text"),
-    [
-        ("thread:massage", MESSAGE, {}, "unknown_event"),
-        ("thread:message", {"thread_id": 42}, {}, "message_id"),
-        ("thread:message", {**MESSAGE, "owner": object()}, {}, "JSON has no form"),
-        ("queue:new", {"item_id": 1}, {"namespaces": ["portal"]}, "never reaches portal"),
-        ("thread:message", MESSAGE, {"rooms": ["lobby"]}, "is not a room"),
-    ],
-)
-def test_what_is_not_valid_is_refused_as_in_production(published: Published, event, data, options, text):
-    with pytest.raises(InvalidMessage, match=text):
-        publish(event, data, **options)
+def test_what_is_not_valid_is_refused_as_in_production(published: Published):
+    with pytest.raises(InvalidMessage, match="unknown_event"):
+        publish("thread:massage", MESSAGE)
     published.assertNothingPublished()
 
 
-def test_nothing_is_sent(published: Published, realtime_redis: str):
-    publish("thread:message", MESSAGE)
-    assert sync_client().xlen(key("stream")) == 0
-
-
-@pytest.mark.django_db(transaction=True)
-def test_after_the_block_messages_are_sent_again(realtime_redis: str):
+@pytest.mark.usefixtures("realtime_redis", "without_outbox")
+def test_messages_are_sent_again_after_the_block_and_none_in_it():
     with fake_publisher() as record:
         publish("thread:message", MESSAGE)
     publish("thread:message", MESSAGE)
@@ -161,14 +146,6 @@ class TestInATransaction:
             publish("thread:message", MESSAGE)
         assert len(record) == 1
         assert sync_client().xlen(key("stream")) == 0
-
-
-@pytest.mark.django_db(transaction=True)
-def test_real_transaction_publishes_when_it_ends(published: Published):
-    with transaction.atomic():
-        publish("thread:message", MESSAGE)
-        published.assertNothingPublished()
-    published.assertPublished("thread:message")
 
 
 # --- Assertions --------------------------------------------------------------------------------------
