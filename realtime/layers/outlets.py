@@ -154,24 +154,20 @@ class Queue:
     @property
     def is_full(self) -> bool:
         """Whether `capacity` messages wait that have not expired."""
-        self._expire()
-        return len(self.messages) >= self.capacity
+        return len(self._unexpired()) >= self.capacity
 
     async def get(self) -> dict[str, Any]:
         """The next message that has not expired; waits for it."""
-        while self._is_empty():
+        while not self._unexpired():
             self._arrived.clear()
             await self._arrived.wait()
         _, message = self.messages.popleft()
         self.full = self.full and bool(self.messages)
         return message
 
-    def _is_empty(self) -> bool:
-        self._expire()
-        return not self.messages
-
-    def _expire(self) -> None:
+    def _unexpired(self) -> deque[tuple[float, dict[str, Any]]]:
         now = asyncio.get_running_loop().time()
         while self.messages and self.messages[0][0] <= now:
             self.messages.popleft()
         self.full = self.full and bool(self.messages)
+        return self.messages
