@@ -177,19 +177,6 @@ async def test_limits_of_the_process_hold_on_both_ways(
     await eventually(lambda: not ConnectionRegistry.current().connections)
 
 
-@pytest.mark.parametrize("handshake_seconds", [0.2])
-@pytest.mark.parametrize(
-    "beginning", [b"", b"G", head()[:-1]], ids=["nothing", "a letter", "all but the end"]
-)
-async def test_head_that_is_never_complete_is_cut(port: int, handshake_seconds: float, beginning: bytes):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(beginning)
-    async with asyncio.timeout(PATIENCE):
-        assert await reader.read(-1) == b""
-    writer.close()
-    await writer.wait_closed()
-
-
 async def test_connection_without_a_request_does_not_hold_up_a_server_that_stops(process: str):
     async with serving() as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
