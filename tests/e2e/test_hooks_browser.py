@@ -153,7 +153,9 @@ async def test_thousand_messages_while_the_server_is_killed_are_handled_once_wit
     browser: Browser, site: Site
 ):
     thread = unique("th")
-    tab = await desk(browser, site, thread)
+    # However long the server takes to start, there are few attempts, each of which renders the status.
+    options = {**site.options(), "reconnectionDelay": 1000, "reconnectionDelayMax": 2000}
+    tab = await desk(browser, site, thread, options=options)
     rendered = await tab.value("page.renders")
     messages = [message(site, thread, number) for number in range(500)]
     await tab.saw(*messages)
@@ -243,11 +245,11 @@ async def test_token_that_ends_is_refreshed_on_the_same_connection(browser: Brow
     thread, user = unique("th"), unique("u")
     tab = Desk(await opened(browser, site))
     first_ends = time.time() + 8
+    sent: list[str] = []
+    tab.page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(str(frame))))
     await tab.mount(site.options(site.token(user, ttl=8), site.token(user, ttl=3600)), thread)
     await tab.has("state", "in")
     connection = await tab.value("page.socket.connectionId")
-    sent: list[str] = []
-    tab.connections[0].on("framesent", lambda frame: sent.append(str(frame)))
     await eventually(lambda: any("auth:refresh" in frame for frame in sent))
     await eventually(lambda: time.time() > first_ends)
     await tab.saw(message(site, thread, "later"))
