@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import msgspec
 from django.db import models
@@ -49,17 +48,8 @@ class OutboxMessage(models.Model):
         if "message" in self.get_deferred_fields() and "head" in vars(self):
             found = _EVENT.match(bytes(vars(self)["head"]))
             return found[1].decode(errors="replace") if found else ""
-        return str(self._decoded.get("event", ""))
-
-    @property
-    def key(self) -> str:
-        """The idempotency key, by which the bridge recognises a message that was sent twice."""
-        return str(self._decoded.get("id", ""))
-
-    @property
-    def _decoded(self) -> dict[str, Any]:
         try:
             decoded = msgspec.json.decode(bytes(self.message))
         except msgspec.DecodeError:
-            return {}
-        return decoded if isinstance(decoded, dict) else {}
+            return ""
+        return str(decoded.get("event", "")) if isinstance(decoded, dict) else ""

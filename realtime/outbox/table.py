@@ -153,7 +153,7 @@ def release(using: str, ids: Collection[int], claim: str) -> None:
 
 
 def make_due(using: str, ids: Collection[int]) -> None:
-    """Let relays take these rows at once, unless they are being sent."""
+    """Let relays take these rows at once, whatever holds them but a lock."""
     with _not_locked(using, ids) as free:
         rows(using).filter(pk__in=free).update(due_at=Now(), claim="")
     notify(using)

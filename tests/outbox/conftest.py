@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 
 from realtime.outbox import writing
 from realtime.outbox.models import OutboxMessage
@@ -35,6 +37,12 @@ def leave(number: int, thread: int = 42, **options: Any) -> None:
     """Leave a message to a relay."""
     writing.breaker.trip()
     say(number, thread, **options)
+
+
+def take_first() -> None:
+    """Another sender takes the oldest row, and hangs."""
+    first = OutboxMessage.objects.earliest("pk")
+    OutboxMessage.objects.filter(pk=first.pk).update(claim="another", due_at=Now() + timedelta(seconds=9))
 
 
 def relay(pages: int = 1) -> int:

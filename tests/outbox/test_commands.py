@@ -16,7 +16,7 @@ from django.db.models import F
 from realtime.outbox import table
 from realtime.outbox.models import OutboxMessage
 from tests.e2e.harness import python
-from tests.outbox.conftest import leave
+from tests.outbox.conftest import leave, take_first, waiting
 
 
 def test_missing_table_is_one_sentence_and_exit_code_2(tmp_path: Path):
@@ -62,3 +62,13 @@ def test_old_messages_are_pruned():
     for seconds, dropped in ((10_000, 0), (3600, 2), (0, 1)):
         call_command("pruneoutbox", "--older-than", str(seconds), stdout=(out := StringIO()))
         assert out.getvalue() == f"default: {dropped} dropped\n"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("realtime_redis")
+def test_message_that_is_being_sent_is_not_pruned():
+    for number in range(2):
+        leave(number)
+    take_first()
+    call_command("pruneoutbox", "--older-than", "0", stdout=(out := StringIO()))
+    assert (out.getvalue(), waiting()) == ("default: 1 dropped\n", 1)

@@ -18,17 +18,10 @@ from realtime.outbox.sending import PAGES, send, sender
 from realtime.outbox.table import WINDOW
 from realtime.redis import appending
 from realtime.redis.bounded import now
-from tests.outbox.conftest import leave, numbers, relay, waiting
+from tests.outbox.conftest import leave, numbers, relay, take_first, waiting
 from tests.servers import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("realtime_redis")]
-
-
-def take_first() -> None:
-    """Another sender takes the oldest row, and hangs."""
-    first = OutboxMessage.objects.order_by("pk").first()
-    assert first is not None
-    OutboxMessage.objects.filter(pk=first.pk).update(claim="another", due_at=Now() + timedelta(seconds=9))
 
 
 def copies(count: int, thread: int) -> None:
