@@ -24,10 +24,10 @@ QUICKLY = """
     const wait = window.setTimeout;
     window.setTimeout = (act, milliseconds) => {
         waits.push(milliseconds);
-        return wait(act, milliseconds / 50);
+        return wait(act, milliseconds / HURRY);
     };
 """
-"""Notes how long a page waits, and lets it wait for a fiftieth of that."""
+"""Notes how long a page waits, and lets it wait for a part of that."""
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,15 @@ async def _is_empty(system: System) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def signed_in(browser: Browser, system: System, locale: str = "en-US") -> AsyncIterator[Page]:
-    """A page of an operator; nothing on it fails, and nothing breaks the policy that it is served with."""
+async def signed_in(
+    browser: Browser, system: System, locale: str = "en-US", *, hurry: int = 10
+) -> AsyncIterator[Page]:
+    """A page of an operator; nothing on it fails, and nothing breaks the policy that it is served with.
+
+    It refreshes itself so many times as often: the more often, the less time to click on what is replaced.
+    """
     context = await browser.new_context(locale=locale)
-    await context.add_init_script(QUICKLY)
+    await context.add_init_script(QUICKLY.replace("HURRY", str(hurry)))
     page = await context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -116,9 +121,9 @@ async def test_nothing_is_asked_while_the_page_is_hidden(system: System):
         async with window.tab("about:blank") as shown:
             await _open(shown, url)
             await hidden.wait_for("document.hidden")
-            await shown.wait_for(f"{FETCHED} > 3")  # what the other one had asked before has been answered
+            await shown.wait_for(f"{FETCHED} > 1")  # what the other one had asked before has been answered
             asked = await hidden.evaluate(FETCHED)
-            await shown.wait_for(f"{FETCHED} > 9")
+            await shown.wait_for(f"{FETCHED} > 4")
             assert await hidden.evaluate(FETCHED) == asked
             await window.show(hidden)
             await hidden.wait_for(f"{FETCHED} > {asked}")
@@ -126,7 +131,7 @@ async def test_nothing_is_asked_while_the_page_is_hidden(system: System):
 
 async def _open(tab: Tab, url: str) -> None:
     await tab.call("Page.enable")
-    await tab.call("Page.addScriptToEvaluateOnNewDocument", source=QUICKLY)
+    await tab.call("Page.addScriptToEvaluateOnNewDocument", source=QUICKLY.replace("HURRY", "10"))
     await tab.call("Page.navigate", url=url)
 
 
@@ -164,7 +169,7 @@ async def test_web_side_that_is_slow_or_away_is_asked_less_often(system: System,
         else:
             await route.fulfill(status=404, body="<p>of a proxy</p>", content_type="text/html")
 
-    async with signed_in(browser, system) as page:
+    async with signed_in(browser, system, hurry=50) as page:
         await page.goto(f"{system.admin.url}/admin/presence/live/instances/")
         assert await page.evaluate("waits") == [5000]
         await page.route("**/instances/", answer)
@@ -386,7 +391,10 @@ PAGES = [
 async def test_pages_fit_and_work(system: System, browser: Browser):
     for letter in ("no json", '{"event":"nope:nope","data":{"' + "y" * 3000 + '":1}}', "\x00\x1b"):
         system.redis.xadd(system.key("stream"), {"message": letter})
-    async with contextlib.AsyncExitStack() as all_clients, signed_in(browser, system, "pt-BR") as page:
+    async with (
+        contextlib.AsyncExitStack() as all_clients,
+        signed_in(browser, system, "pt-BR", hurry=1) as page,
+    ):
         for number in range(12):
             client = await all_clients.enter_async_context(system.client("hub", name=f"Attendant {number}"))
             await client.call("join:thread", {"thread_id": unique("a-thread-with-a-long-name")})
