@@ -237,6 +237,21 @@ MUTATIONS = [
         "  room.last = room.last + 1",
         seed=111,
     ),
+    Mutation(
+        "a leader delivers what was published before its term",
+        "realtime/bridge/pubsub_listener.py",
+        "            await self._subscriptions.subscribe([channel])\n",
+        "",
+        seed=20,
+    ),
+    Mutation(
+        "a lease that has lapsed is renewed",
+        "realtime/redis/lease.py",
+        "b\"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE'",
+        "b\"if redis.call('GET', KEYS[1]) == ARGV[1] or redis.call('SET', KEYS[1], ARGV[1], 'NX') "
+        "then return redis.call('PEXPIRE'",
+        seed=22,
+    ),
 ]
 
 
