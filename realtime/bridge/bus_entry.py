@@ -34,8 +34,8 @@ class BusEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """When it was added, as text that sorts: milliseconds, and a number among those of the same millisecond."""
     is_repeated: bool = False
     """It was delivered before: its handlers have run, and a room that was entered since then has not missed it."""
-    lease: Lease = NO_LEASE
-    """The term in which alone it may be delivered, for a message that nothing else keeps from coming twice."""
+    term: Lease = NO_LEASE
+    """The term of leading in which Pub/Sub brought it."""
 
     @property
     def at(self) -> float:
@@ -94,10 +94,7 @@ BUS = Source("stream", b"message", lambda raw: (bus_message.parse(raw),), is_pub
 def published(raw: bytes, term: Lease = NO_LEASE) -> BusEntry:
     """A message that Pub/Sub brought in a term. It has no time yet: `added_at`."""
     messages, error = BUS.read(raw)
-    has_id = any(message.id for message in messages)
-    return BusEntry(
-        source=CHANNEL, raw=raw, messages=messages, error=error, lease=NO_LEASE if has_id else term
-    )
+    return BusEntry(source=CHANNEL, raw=raw, messages=messages, error=error, term=term)
 
 
 def entry_order(entry_id: bytes) -> str:

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
-from operator import attrgetter
 
-from redis.exceptions import RedisError
+from redis.exceptions import LockNotOwnedError, RedisError
 
 from realtime.auth.revocation import now
 from realtime.bridge.batch import Batch, in_batches
@@ -17,8 +16,8 @@ from realtime.bridge.bus_handlers import Handlers
 from realtime.bridge.dead_letters import drop
 from realtime.bridge.inbox import Inbox
 from realtime.bridge.read_size import READ_MOST
-from realtime.layers.history import Lease
-from realtime.redis.client import is_cancelled, key
+from realtime.layers.history import NO_LEASE, Lease
+from realtime.redis.client import execute, is_cancelled, key
 from realtime.redis.pipelining import Pipes
 from realtime.redis.pubsub import Message
 from realtime.redis.sharded_pubsub import Subscriptions
@@ -74,27 +73,40 @@ class PubSubListener:
             while not is_cancelled():
                 entries = [published(*taken) for taken in await self._inbox.take(READ_MOST)]
                 for part in in_batches(entries, self._handlers):
-                    for lease, group in groupby(part, attrgetter("lease")):
+                    for lease, group in groupby(part, self._lease):
                         await self._deliver(pipes, list(group), lease)
 
     def _on_messages(self, messages: Sequence[Message]) -> None:
         if self._term is not None:
             self._inbox.put([raw for _, raw in messages], self._term)
 
+    def _lease(self, entry: BusEntry) -> Lease:
+        """The term in which alone it may be delivered; none for what comes once, and does no harm when late."""
+        has_id = any(message.id for message in entry.messages)
+        return NO_LEASE if has_id and not self._handlers.apply_to(entry) else entry.term
+
     async def _deliver(self, pipes: Pipes, entries: Sequence[BusEntry], lease: Lease) -> None:
         """Deliver entries, or drop them: without an id, to try twice could deliver twice."""
         try:
             if any(map(self._handlers.apply_to, entries)):
-                # Each has a time of its own, by Redis' clock.
-                first = max(int(await now() * 1e6), self._latest + 1)
-                self._latest = first + len(entries) - 1
-                entries = [entry.added_at(at) for at, entry in enumerate(entries, first)]
+                entries = await self._timed(entries, lease)
             await self._handlers.run(pipes, entries)
             await Batch(entries, pipes, lease=lease).send()
         except Exception as error:
             if not isinstance(error, RedisError | OSError):
                 report("pubsub")
             drop(len(entries), spelled(error))
+
+    async def _timed(self, entries: Sequence[BusEntry], lease: Lease) -> list[BusEntry]:
+        """The entries, each with a time of its own by Redis' clock, at which the term had not ended.
+
+        Else an order that a suspended bridge handles late would replace a newer one. Raises `redis.RedisError`.
+        """
+        first = max(int(await now() * 1e6), self._latest + 1)
+        if await execute("GET", lease[0]) != lease[1].encode():
+            raise LockNotOwnedError("the lease has ended")
+        self._latest = first + len(entries) - 1
+        return [entry.added_at(at) for at, entry in enumerate(entries, first)]
 
 
 def _ignore(channels: Collection[bytes]) -> None:

@@ -660,6 +660,22 @@ async def test_message_that_another_bridge_has_delivered_is_refused_when_the_lea
         assert await room.message_ids(1) == ["7"]
 
 
+@pytest.mark.parametrize("more", [{}, {"id": "a"}])
+async def test_order_that_comes_after_its_term_is_not_handled(on_ended, more: dict[str, str], caplog):
+    """A bridge that was suspended finds it in its connection; handled now, it would replace a newer one."""
+    handled: list[str] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        handled.append(context.order)
+
+    on_ended(handler)
+    async with listening():
+        await client().delete(key("lease", "bridge"))
+        await publish("chat:ended", {"thread_id": 42}, **more)
+        await eventually(lambda: "dropped" in caplog.messages)
+    assert handled == []
+
+
 async def test_message_that_waits_in_the_connection_when_a_term_begins_is_not_delivered_in_it(room: Room):
     async with listening() as it:
         it.tasks.pop().cancel()
