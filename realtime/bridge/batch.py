@@ -151,7 +151,7 @@ class Batch:
         _DELIVERED.inc(delivered)
         _DUPLICATE.inc(len(positions) - delivered - refused)
         if dropped := len(self._drafts) - len(positions):
-            drop(dropped, "the lease is another bridge's")
+            drop(dropped, "the lease has ended")
 
     def _lag(self, appended: Sequence[Sequence[bytes]]) -> float | None:
         """Positions are times: Redis published when it gave the first one."""

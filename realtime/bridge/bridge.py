@@ -3,7 +3,7 @@
 Any number of bridges may run, and any of them may die at any moment. What makes a repetition harmless is the script
 that appends (`append.lua`): in every room it leaves out what is not above the room's last entry of that stream. A lease
 spares Redis the work of all bridges but one; which one holds it does not matter for correctness, except for a Pub/Sub
-message without an id.
+message without an id, which is delivered in the term of leading in which it was published, or not at all.
 """
 
 from __future__ import annotations
@@ -46,15 +46,12 @@ class Bridge:
         self._sources = {source: ReadSize() for source in sources}
         self._lease = Lease("bridge", LEASE_SECONDS)
         self._handlers = Handlers()
-        self._pubsub = PubSubListener(self._lease, self._handlers)
+        self._pubsub = PubSubListener(self._handlers)
         self._failures = 0
         """Since something last succeeded."""
-        metrics.LEADING.set(0)
-
-    @property
-    def is_leading(self) -> bool:
+        self.is_leading = False
         """Whether this bridge delivers; else it is a standby."""
-        return self._pubsub.is_leading
+        metrics.LEADING.set(0)
 
     async def run(self) -> None:
         """Never returns; raises nothing but `asyncio.CancelledError`."""
@@ -65,6 +62,7 @@ class Bridge:
                 for name, work in works:
                     tasks.create_task(supervise(name, work), name=name)
         finally:
+            self._pubsub.close()
             with contextlib.suppress(RedisError):
                 await self._lease.release()
 
@@ -104,16 +102,17 @@ class Bridge:
 
     async def _lead(self) -> None:
         """Deliver all streams until the lease or a connection to Redis is lost."""
+        term = self._lease.fence
         await topology().known()
-        await direct.allow(self._lease.fence)
+        await direct.allow(term)
         cursors = await read_cursors([*self._sources])
 
         def on_caught_up() -> None:
-            if all(delivery.is_caught_up for delivery in deliveries):
+            if self._pubsub.is_leading and all(delivery.is_caught_up for delivery in deliveries):
                 self._caught_up.set()
 
         deliveries = [
-            StreamDelivery(source, cursor, size, self._handlers, self._lease, on_caught_up)
+            StreamDelivery(source, cursor, size, self._handlers, term, on_caught_up)
             for (source, size), cursor in zip(self._sources.items(), cursors, strict=True)
         ]
         self._become(leading=True)
@@ -121,7 +120,11 @@ class Bridge:
             "delivering",
             extra={"cursors": {key(each.source.name): each.cursor.decode() for each in deliveries}},
         )
-        works = [self._lease.keep(), *[delivery.run() for delivery in deliveries]]
+        works = [
+            self._lease.keep(),
+            self._pubsub.lead(term, on_caught_up),
+            *[delivery.run() for delivery in deliveries],
+        ]
         tasks = [asyncio.create_task(work, name="lead") for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -137,5 +140,5 @@ class Bridge:
             self._become(leading=False)
 
     def _become(self, *, leading: bool) -> None:
-        self._pubsub.is_leading = leading
+        self.is_leading = leading
         metrics.LEADING.set(leading)

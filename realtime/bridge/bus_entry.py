@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from realtime.layers.history import NO_LEASE, Lease
 from realtime.protocol import bus_message
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.telemetry.logs import spelled
@@ -33,6 +34,8 @@ class BusEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """When it was added, as text that sorts: milliseconds, and a number among those of the same millisecond."""
     is_repeated: bool = False
     """It was delivered before: its handlers have run, and a room that was entered since then has not missed it."""
+    term: Lease = NO_LEASE
+    """The term of leading in which Pub/Sub brought it."""
 
     @property
     def at(self) -> float:
@@ -88,10 +91,10 @@ class Source:
 BUS = Source("stream", b"message", lambda raw: (bus_message.parse(raw),), is_public=True)
 
 
-def published(raw: bytes) -> BusEntry:
-    """A message that Pub/Sub brought. It has no time yet: `added_at`."""
+def published(raw: bytes, term: Lease = NO_LEASE) -> BusEntry:
+    """A message that Pub/Sub brought in a term. It has no time yet: `added_at`."""
     messages, error = BUS.read(raw)
-    return BusEntry(source=CHANNEL, raw=raw, messages=messages, error=error)
+    return BusEntry(source=CHANNEL, raw=raw, messages=messages, error=error, term=term)
 
 
 def entry_order(entry_id: bytes) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from realtime.bridge.dead_letters import drop
+from realtime.layers.history import Lease
 
 INBOX_BYTES = 8 << 20
 """Bytes that may wait; what arrives beyond is dropped, as Redis drops what a slow subscriber does not read."""
@@ -14,13 +15,13 @@ MESSAGE_BYTES = 64
 
 
 class Inbox:
-    """A bounded queue of raw messages, from which all that wait are taken together."""
+    """A bounded queue of raw messages, each with the term in which it came. All that wait are taken together."""
 
     def __init__(self) -> None:
-        self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[bytes, Lease]] = asyncio.Queue()
         self._bytes = 0
 
-    def put(self, messages: Sequence[bytes]) -> None:
+    def put(self, messages: Sequence[bytes], term: Lease) -> None:
         """Add messages; those that do not fit are dropped and counted."""
         dropped = 0
         for raw in messages:
@@ -28,14 +29,14 @@ class Inbox:
                 dropped += 1
             else:
                 self._bytes += len(raw) + MESSAGE_BYTES
-                self._waiting.put_nowait(raw)
+                self._waiting.put_nowait((raw, term))
         if dropped:
             drop(dropped, "more than can be delivered")
 
-    async def take(self, most: int) -> list[bytes]:
+    async def take(self, most: int) -> list[tuple[bytes, Lease]]:
         """Wait for a message, and return up to `most` of those that wait, in order."""
         taken = [await self._waiting.get()]
         while len(taken) < most and not self._waiting.empty():
             taken.append(self._waiting.get_nowait())
-        self._bytes -= sum(map(len, taken)) + MESSAGE_BYTES * len(taken)
+        self._bytes -= sum([len(raw) + MESSAGE_BYTES for raw, _ in taken])
         return taken

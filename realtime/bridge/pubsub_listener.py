@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 
-from redis.exceptions import RedisError
+from redis.exceptions import LockNotOwnedError, RedisError
 
 from realtime.auth.revocation import now
 from realtime.bridge.batch import Batch, in_batches
@@ -16,9 +16,8 @@ from realtime.bridge.bus_handlers import Handlers
 from realtime.bridge.dead_letters import drop
 from realtime.bridge.inbox import Inbox
 from realtime.bridge.read_size import READ_MOST
-from realtime.layers.history import NO_LEASE
-from realtime.redis.client import is_cancelled, key
-from realtime.redis.lease import Lease
+from realtime.layers.history import NO_LEASE, Lease
+from realtime.redis.client import execute, is_cancelled, key
 from realtime.redis.pipelining import Pipes
 from realtime.redis.pubsub import Message
 from realtime.redis.sharded_pubsub import Subscriptions
@@ -27,43 +26,70 @@ from realtime.telemetry.logs import spelled
 
 
 class PubSubListener:
-    """Delivers what arrives over Pub/Sub while its bridge leads; what fails is dropped, since nothing keeps it."""
+    """Delivers what arrives over Pub/Sub while its bridge leads; what fails is dropped, since nothing keeps it.
 
-    def __init__(self, lease: Lease, handlers: Handlers) -> None:
-        self.is_leading = False
-        """A message that arrives while no bridge leads is lost."""
+    Without an id only the lease keeps a message from being delivered twice: the term of it in which the message was
+    published delivers it, and no other. What was published before a term is not taken in it, and Redis refuses what
+    comes after its term.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
         self.subscribed = asyncio.Event()
-        self._lease = lease
         self._handlers = handlers
+        self._subscriptions = Subscriptions(self._on_messages, _ignore, _ignore, sharded=False)
         self._inbox = Inbox()
+        self._term: Lease | None = None
         self._latest = 0
         """The time given to the latest message, in microseconds."""
 
+    def close(self) -> None:
+        """Give the connection back."""
+        self._subscriptions.close()
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether messages are taken. One that arrives while no bridge leads is lost."""
+        return self._term is not None
+
+    async def lead(self, term: Lease, on_leading: Callable[[], None]) -> None:
+        """Take what is published from now on as that of a term, until cancelled."""
+        # Nothing is published in it. When Redis confirms the subscription, over the same connection, everything has
+        # arrived that was published before the term.
+        channel = ":".join(term).encode()
+        try:
+            await self._subscriptions.subscribe([channel])
+            self._term = term
+            on_leading()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._term = None
+            self._subscriptions.unsubscribe(channel)
+
     async def run(self) -> None:
         """Deliver messages in order, all that wait together, until cancelled."""
-        subscriptions = Subscriptions(self._on_messages, _ignore, _ignore, sharded=False)
-        with contextlib.closing(subscriptions), contextlib.closing(Pipes()) as pipes:
-            await subscriptions.subscribe([key(CHANNEL).encode()])
-            self.subscribed.set()
+        await self._subscriptions.subscribe([key(CHANNEL).encode()])
+        self.subscribed.set()
+        with contextlib.closing(Pipes()) as pipes:
             while not is_cancelled():
-                entries = [published(raw) for raw in await self._inbox.take(READ_MOST)]
+                entries = [published(*taken) for taken in await self._inbox.take(READ_MOST)]
                 for part in in_batches(entries, self._handlers):
-                    for has_id, group in groupby(part, _has_id):
-                        # Without an id only the lease keeps a message from being delivered twice.
-                        await self._deliver(pipes, list(group), NO_LEASE if has_id else self._lease.fence)
+                    for lease, group in groupby(part, self._lease):
+                        await self._deliver(pipes, list(group), lease)
 
     def _on_messages(self, messages: Sequence[Message]) -> None:
-        if self.is_leading:
-            self._inbox.put([raw for _, raw in messages])
+        if self._term is not None:
+            self._inbox.put([raw for _, raw in messages], self._term)
 
-    async def _deliver(self, pipes: Pipes, entries: Sequence[BusEntry], lease: tuple[str, str]) -> None:
+    def _lease(self, entry: BusEntry) -> Lease:
+        """The term in which alone it may be delivered; none for what comes once, and does no harm when late."""
+        has_id = any(message.id for message in entry.messages)
+        return NO_LEASE if has_id and not self._handlers.apply_to(entry) else entry.term
+
+    async def _deliver(self, pipes: Pipes, entries: Sequence[BusEntry], lease: Lease) -> None:
         """Deliver entries, or drop them: without an id, to try twice could deliver twice."""
         try:
             if any(map(self._handlers.apply_to, entries)):
-                # Each has a time of its own, by Redis' clock.
-                first = max(int(await now() * 1e6), self._latest + 1)
-                self._latest = first + len(entries) - 1
-                entries = [entry.added_at(at) for at, entry in enumerate(entries, first)]
+                entries = await self._timed(entries, lease)
             await self._handlers.run(pipes, entries)
             await Batch(entries, pipes, lease=lease).send()
         except Exception as error:
@@ -71,10 +97,16 @@ class PubSubListener:
                 report("pubsub")
             drop(len(entries), spelled(error))
 
+    async def _timed(self, entries: Sequence[BusEntry], lease: Lease) -> list[BusEntry]:
+        """The entries, each with a time of its own by Redis' clock, at which the term had not ended.
 
-def _has_id(entry: BusEntry) -> bool:
-    """Whether its id keeps a message from being delivered twice."""
-    return any(message.id for message in entry.messages)
+        Else an order that a suspended bridge handles late would replace a newer one. Raises `redis.RedisError`.
+        """
+        first = max(int(await now() * 1e6), self._latest + 1)
+        if await execute("GET", lease[0]) != lease[1].encode():
+            raise LockNotOwnedError("the lease has ended")
+        self._latest = first + len(entries) - 1
+        return [entry.added_at(at) for at, entry in enumerate(entries, first)]
 
 
 def _ignore(channels: Collection[bytes]) -> None:

@@ -21,10 +21,10 @@ from realtime.bridge.guard import StreamEntry, StreamGuard
 from realtime.bridge.lag import Lag
 from realtime.bridge.read_size import ReadSize
 from realtime.layers import direct
+from realtime.layers.history import Lease
 from realtime.layers.interface import room_layer
 from realtime.redis import schema_version
 from realtime.redis.client import is_cancelled, key
-from realtime.redis.lease import Lease
 from realtime.redis.pipelining import Pipes
 from realtime.redis.topology import topology
 
@@ -44,7 +44,7 @@ class StreamDelivery:
     """Up to where the stream was read."""
     size: ReadSize
     handlers: Handlers
-    lease: Lease
+    term: Lease
     on_caught_up: Callable[[], None]
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class StreamDelivery:
             self._trim_at = self._now() + TRIM_SECONDS
             await trim([self.source])
             await schema_version.claim()  # again, in case that Redis was wiped
-            await direct.allow(self.lease.fence)
+            await direct.allow(self.term)
         # In the same write as the batch: a single message costs one round trip. Whether the batch succeeded is asked
         # before the next one, or when nothing has come for a while.
         if not self._pipes.topology.spans_keys:

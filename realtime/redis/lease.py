@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 
 from realtime.redis.client import is_cancelled, key, run, script
+from realtime.redis.pipelining import pipes
 from realtime.tasks.instance import id_for
 
 _HOLD = script(
     b"""
-    local holder = redis.call('GET', KEYS[1])
+    if redis.call('GET', KEYS[1]) == ARGV[1] then
+      redis.call('PEXPIRE', KEYS[1], ARGV[3])
+      return ARGV[1]
+    end
     -- A lease that lasts longer than one can was given before Redis' clock was set back.
-    if holder and holder ~= ARGV[1] and redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[2]) then return 0 end
-    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-    return 1
+    if redis.call('EXISTS', KEYS[1]) == 1 and redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[3]) then return false end
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+    return ARGV[2]
     """,
+)
+_RENEW = script(
+    b"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 )
 _RELEASE = script(
     b"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
@@ -22,29 +29,43 @@ _RELEASE = script(
 
 
 class Lease:
-    """A named lease that lasts for some seconds, and is renewed by asking for it again."""
+    """A named lease that lasts for some seconds, and is kept by renewing it.
+
+    The time from when it is taken until it ends is a term, with a name that no other term has. So what was begun in one
+    is not taken for what the same holder does in a later one, when others may have held the lease in between.
+    """
 
     def __init__(self, name: str, seconds: float) -> None:
-        self.name = name
         self.seconds = seconds
-        self.holder = id_for(f"lease {name}")
+        self._key = key("lease", name)
+        self._milliseconds = int(seconds * 1000)
+        self._id = id_for(f"lease {name}")
+        self._attempts = 0
+        self._term = ""
 
     @property
     def fence(self) -> tuple[str, str]:
-        """Key and holder, for a script that must not run for a former holder."""
-        return key("lease", self.name), self.holder
+        """Key and latest term, for a script that must not run once that term has ended."""
+        return self._key, self._term
 
     async def hold(self) -> bool:
-        """Take or renew the lease; False while another holder has it. Raises `redis.RedisError`."""
-        return bool(await run(_HOLD, [self.fence[0]], [self.holder, int(self.seconds * 1000)]))
+        """Renew the lease, or take it and begin a term; False while another has it. Raises `redis.RedisError`."""
+        self._attempts += 1
+        term = f"{self._id}:{self._attempts}"
+        # Not by `run`, which may send it twice: a command that comes late must not bring back a term that has ended.
+        # Of an attempt that fails the term is never used.
+        held = await pipes().to(self._key).run(_HOLD, [self._key], [self._term, term, self._milliseconds])
+        if held is not None:
+            self._term = held.decode()
+        return held is not None
 
     async def keep(self) -> None:
-        """Renew a lease that is held until another holder has it. Raises `redis.RedisError`."""
+        """Renew the lease until its term has ended, even if no other has it then. Raises `redis.RedisError`."""
         is_held = True
         while is_held and not is_cancelled():
             await asyncio.sleep(self.seconds / 4)
-            is_held = await self.hold()
+            is_held = bool(await run(_RENEW, [self._key], [self._term, self._milliseconds]))
 
     async def release(self) -> None:
-        """Let another holder have it at once. Raises `redis.RedisError`."""
-        await run(_RELEASE, [self.fence[0]], [self.holder])
+        """End the term: another holder can have the lease at once. Raises `redis.RedisError`."""
+        await run(_RELEASE, [self._key], [self._term])

@@ -28,7 +28,7 @@ from realtime.protocol import bus_message, catalogue
 from realtime.protocol.catalogue import BusContext
 from realtime.protocol.publication import Draft
 from realtime.protocol.rooms import group_name
-from realtime.redis.client import client, key
+from realtime.redis.client import client, key, sync_client
 from realtime.redis.lease import Lease
 from realtime.redis.pipelining import pipes
 from tests.bridge.test_bus_handlers import BREAKING
@@ -616,20 +616,74 @@ async def test_revoke_comes_before_the_message_that_follows_it():
 # --- Pub/Sub -----------------------------------------------------------------------------------------
 
 
+class Listening:
+    """Only the Pub/Sub listener of a bridge: nothing renews its lease."""
+
+    def __init__(self) -> None:
+        self.lease = Lease("bridge", 60)
+        self.listener = PubSubListener(Handlers())
+        self.tasks = [asyncio.create_task(self.listener.run())]
+
+    async def lead(self) -> None:
+        begun = asyncio.Event()
+        self.tasks.append(asyncio.create_task(self.listener.lead(self.lease.fence, begun.set)))
+        await asyncio.wait_for(begun.wait(), PATIENCE)
+
+
 @contextlib.asynccontextmanager
-async def listening() -> AsyncIterator[None]:
-    """Only the Pub/Sub listener of a bridge that leads: nothing renews its lease."""
-    lease = Lease("bridge", 60)
-    assert await lease.hold()
-    listener = PubSubListener(lease, Handlers())
-    listener.is_leading = True
-    running = asyncio.create_task(listener.run())
-    await asyncio.wait_for(listener.subscribed.wait(), PATIENCE)
-    try:
-        yield
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+async def listening() -> AsyncIterator[Listening]:
+    """A listener that leads."""
+    listening = Listening()
+    with contextlib.closing(listening.listener):
+        await asyncio.wait_for(listening.listener.subscribed.wait(), PATIENCE)
+        assert await listening.lease.hold()
+        await listening.lead()
+        yield listening
+        for task in listening.tasks:
+            task.cancel()
+        await asyncio.gather(*listening.tasks, return_exceptions=True)
+
+
+def publish_now(message_id: str) -> None:
+    """Publish before this loop does anything else: the message waits in the connections of its bridges."""
+    message = {"event": "thread:message", "data": {**MESSAGE, "message_id": message_id}}
+    sync_client().publish(key("events"), json.dumps(message))
+
+
+async def test_message_that_another_bridge_has_delivered_is_refused_when_the_lease_comes_back(room: Room):
+    """A leader is suspended for longer than its lease, then its successor as well, and the first goes on."""
+    async with listening() as it:
+        sync_client().delete(key("lease", "bridge"))
+        publish_now("delivered-by-the-successor")
+        assert await it.lease.hold()
+        await publish("thread:message", MESSAGE, id="a")
+        assert await room.message_ids(1) == ["7"]
+
+
+@pytest.mark.parametrize("more", [{}, {"id": "a"}])
+async def test_order_that_comes_after_its_term_is_not_handled(on_ended, more: dict[str, str], caplog):
+    """A bridge that was suspended finds it in its connection; handled now, it would replace a newer one."""
+    handled: list[str] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        handled.append(context.order)
+
+    on_ended(handler)
+    async with listening():
+        await client().delete(key("lease", "bridge"))
+        await publish("chat:ended", {"thread_id": 42}, **more)
+        await eventually(lambda: "dropped" in caplog.messages)
+    assert handled == []
+
+
+async def test_message_that_waits_in_the_connection_when_a_term_begins_is_not_delivered_in_it(room: Room):
+    async with listening() as it:
+        it.tasks.pop().cancel()
+        await eventually(lambda: not it.listener.is_leading)
+        publish_now("perhaps-delivered-by-the-former-leader")
+        await it.lead()
+        await publish("thread:message", MESSAGE)
+        assert await room.message_ids(1) == ["7"]
 
 
 async def test_what_was_published_in_the_meantime_is_delivered_together_and_in_order(room: Room, monkeypatch):
@@ -776,15 +830,14 @@ async def test_bridge_ends_even_if_the_cancellation_was_swallowed(monkeypatch):
     await bridge.ready.wait()
     asked = asyncio.Event()
 
-    async def swallow(lease: Lease) -> bool:
-        asked.set()
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            return True
-        return False
+    async def swallow(*command: Any) -> int:
+        if not asked.is_set():
+            asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+        return 1
 
-    monkeypatch.setattr(Lease, "hold", swallow)
+    monkeypatch.setattr("realtime.redis.lease.run", swallow)
     await asked.wait()
     running.cancel()
     await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), PATIENCE)

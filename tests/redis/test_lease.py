@@ -3,18 +3,26 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from redis.exceptions import ConnectionError as RedisDown
 
-from realtime.redis.client import client, key
+from realtime.redis.client import client, key, run
 from realtime.redis.lease import Lease
+from realtime.redis.pipelining import Pipe
 from tests.inprocess import PATIENCE, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
 
 
-async def test_holder_keeps_it_by_asking_again():
+async def failed() -> None:
+    raise RedisDown("gone")
+
+
+async def test_holder_keeps_it_and_its_term_by_asking_again():
     one, two = Lease("work", 60), Lease("work", 60)
-    for _ in range(3):
-        assert await one.hold()
+    assert await one.hold()
+    term = one.fence
+    assert await one.hold()
+    assert one.fence == term
     assert not await two.hold()
 
 
@@ -52,12 +60,47 @@ async def test_leases_of_other_names_are_other_leases():
     assert await Lease("play", 60).hold()
 
 
+async def test_lease_that_was_lost_meanwhile_is_taken_for_another_term():
+    """Even if no other holder has it any more: in between one may have done the work."""
+    lease, other = Lease("work", 60), Lease("work", 60)
+    await lease.hold()
+    term = lease.fence
+    await client().delete(key("lease", "work"))
+    await other.hold()
+    await other.release()
+    assert await lease.hold()
+    assert lease.fence != term
+
+
+async def test_lease_that_has_lapsed_is_not_kept():
+    lease = Lease("work", 0.2)
+    await lease.hold()
+    await client().delete(key("lease", "work"))
+    await asyncio.wait_for(lease.keep(), PATIENCE)
+    assert not await client().exists(key("lease", "work"))
+
+
+async def test_term_of_an_attempt_that_failed_is_never_used(monkeypatch):
+    """Redis may take the command when it has been given up, and the lease has gone from hand to hand."""
+    lease, sent = Lease("work", 60), []
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipe, "run", lambda pipe, *command: sent.append(command) or failed())
+        with pytest.raises(RedisDown):
+            await lease.hold()
+    assert len(sent) == 1
+    assert await lease.hold()
+    await lease.release()
+    for command in sent:
+        await run(*command)
+    assert await client().get(key("lease", "work")) not in {None, lease.fence[1].encode()}
+
+
 async def test_lease_is_kept_until_another_has_it():
     lease = Lease("work", 0.2)
     assert await lease.hold()
     keeping = asyncio.create_task(lease.keep())
     await asyncio.sleep(0.5)
-    assert await client().get(key("lease", "work")) == lease.holder.encode()
+    assert await client().get(key("lease", "work")) == lease.fence[1].encode()
     assert not keeping.done()
     await client().set(key("lease", "work"), "another")
     await asyncio.wait_for(keeping, PATIENCE)

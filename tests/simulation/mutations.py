@@ -79,19 +79,21 @@ MUTATIONS = [
         "        if new.previous != self.position:\n            self.catch_up()\n        else:\n"
         "            self._write(new)",
         "        self._write(new)",
+        seed=6,
     ),
     Mutation(
         "fan-out does not look where a listener stands",
         "realtime/layers/fanout.py",
         "if listener.position == previous and listener.state is live and is_for_all:",
         "if listener.state is live and is_for_all:",
+        seed=2,
     ),
     Mutation(
         "fan-out reaches listeners that are not live",
         "realtime/layers/fanout.py",
         "if listener.position == previous and listener.state is live and is_for_all:",
         "if listener.position == previous and is_for_all:",
-        seed=5,
+        seed=7,
     ),
     Mutation(
         "a listener goes live without looking at the tail",
@@ -116,12 +118,14 @@ MUTATIONS = [
         "realtime/layers/gap_repair.py",
         "        self._hears_orders.set()\n        await self._compare(tuple(self._groups.values()))",
         "        self._hears_orders.set()",
+        seed=2,
     ),
     Mutation(
         "a gap is not told",
         "realtime/layers/listener.py",
         '        self.outlet.gap(self.group.room or "", "lost")',
         "        pass",
+        seed=9,
     ),
     Mutation(
         "what is given up waiting for is not compared",
@@ -135,7 +139,7 @@ MUTATIONS = [
         "realtime/layers/group.py",
         "        if self.tail == tail or end > self.tail:",
         "        if True:",
-        seed=136,
+        seed=147,
     ),
     Mutation(
         "a history of which Redis has lost a part is not cut",
@@ -149,6 +153,7 @@ MUTATIONS = [
         "realtime/connections/rooms.py",
         "        listener.pause()\n",
         "",
+        seed=2,
     ),
     Mutation(
         "a room starts before the acknowledgement",
@@ -168,7 +173,7 @@ MUTATIONS = [
         "            del self._listeners[room]\n            self._leave(room, listener, reason)\n"
         "            self._connection.soon(self._typing.stop, room)",
         "            self._connection.soon(self.leave, room, reason)",
-        seed=64,
+        seed=19,
     ),
     Mutation(
         "rights are not reviewed after orders may have been missed",
@@ -181,28 +186,28 @@ MUTATIONS = [
         "realtime/layers/gap_repair.py",
         "                self._hears_orders.clear()\n",
         "",
-        seed=19,
+        seed=44,
     ),
     Mutation(
         "a wiped Redis is not noticed",
         "realtime/layers/liveness.py",
         "        if known is not None and known != self._epoch:",
         "        if False:",
-        seed=6,
+        seed=19,
     ),
     Mutation(
         "a connection is judged dead because we are late",
         "realtime/redis/connection.py",
         "        self._silent = 0 if is_late else self._silent + 1",
         "        self._silent = TICKS + 1 if is_late else self._silent + 1",
-        seed=45,
+        seed=18,
     ),
     Mutation(
         "rights are not checked after entering",
         "realtime/connections/rooms.py",
         "            is_allowed = await self._connection.may_enter(room) and self._listeners.get(room) is listener",
         "            is_allowed = self._listeners.get(room) is listener",
-        seed=136,
+        seed=163,
     ),
     Mutation(
         "an id is delivered twice",
@@ -229,6 +234,7 @@ MUTATIONS = [
         "realtime/layers/scripts/append.lua",
         "  if last and last >= entry then return false end",
         "",
+        seed=2,
     ),
     Mutation(
         "a lost position is used again",
@@ -236,6 +242,21 @@ MUTATIONS = [
         "  room.last = math.max(room.last + 1, now)",
         "  room.last = room.last + 1",
         seed=111,
+    ),
+    Mutation(
+        "a leader delivers what was published before its term",
+        "realtime/bridge/pubsub_listener.py",
+        "            await self._subscriptions.subscribe([channel])\n",
+        "",
+        seed=20,
+    ),
+    Mutation(
+        "a lease that has lapsed is renewed",
+        "realtime/redis/lease.py",
+        "b\"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE'",
+        "b\"if redis.call('GET', KEYS[1]) == ARGV[1] or redis.call('SET', KEYS[1], ARGV[1], 'NX') "
+        "then return redis.call('PEXPIRE'",
+        seed=22,
     ),
 ]
 

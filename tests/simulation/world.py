@@ -45,6 +45,7 @@ SETTINGS: dict[str, Any] = {
 }
 THREADS = ("1", "2", "3")
 DAMAGED = "thread:13"
+LEASE_SECONDS = 0.3
 SETTLE_SECONDS = 25.0
 QUIET_SECONDS = 9.0
 
@@ -89,7 +90,7 @@ async def bridge() -> None:
 
 @contextmanager
 def small(size: int) -> Iterator[None]:
-    """Slices, batches and bounds so small that everything takes several and meets its bound."""
+    """Slices, batches, bounds and terms so small that everything takes several and meets its bound."""
     sizes = {
         "realtime.layers.fanout.SLICE": size,
         "realtime.layers.group.BATCH_BYTES": 1000,
@@ -97,6 +98,7 @@ def small(size: int) -> Iterator[None]:
         "realtime.layers.history_reader.READ_COUNT": size + 1,
         "realtime.layers.gap_repair.COMPARE_BATCH": 2,
         "realtime.layers.history.READ_BYTES": 1000,
+        "realtime.bridge.bridge.LEASE_SECONDS": LEASE_SECONDS,
     }
     with ExitStack() as stack:
         for name, value in sizes.items():
@@ -169,6 +171,7 @@ class World:
             self.cut_link: 1.2,
             self.stall_link: 0.3,
             self.pause: 0.5,
+            self.hand_over: 0.5,
             self.kill: 0.25,
             self.restart_redis: 0.1,
             self.fail_over: 0.15,
@@ -371,7 +374,7 @@ class World:
         }
         if self.random.random() < 0.3:
             message["data"]["text"] = "x" * self.random.choice((20, 300, 1500))
-        if self.random.random() < 0.3 or not durable:
+        if self.random.random() < 0.3:
             message["id"] = f"id{number}"
         if self.random.random() < 0.2 and connected:
             message["except"] = self.random.choice(connected).connection_id
@@ -491,9 +494,12 @@ class World:
     def _cut_subscription(self, host: Host) -> None:
         """Just before an order, so that it is missed."""
         self._has_broken = True
-        for link in self.network.links_of(host):
-            if isinstance(link.peer, Session) and link.peer.channels:
-                link.cut()
+        for link in self._subscriptions(host):
+            link.cut()
+
+    def _subscriptions(self, host: Host) -> list[Link]:
+        links = self.network.links_of(host)
+        return [link for link in links if isinstance(link.peer, Session) and link.peer.channels]
 
     # --- Faults ----------------------------------------------------------------------------------
 
@@ -531,6 +537,23 @@ class World:
             return
         self.note("pause", part.name, seconds)
         part.host.pause(seconds)
+
+    def hand_over(self) -> None:
+        """A bridge stands still, or hears nothing, for longer than a lease; it goes on while another stands still."""
+        bridges = [part.host for part in self.parts if part.kind == "bridge" or not self._has_bridges]
+        if len(bridges) < 2:
+            return
+        first, second = self.random.sample(bridges, 2)
+        turn = 2 * LEASE_SECONDS + self.random.random() / 2
+        self.note("hand over", first, second)
+        self.clock.after(turn, second.pause, 4 * LEASE_SECONDS)
+        if self.random.random() < 0.5:
+            first.pause(turn + 2 * LEASE_SECONDS)
+            return
+        self._has_broken = True
+        for link in self._subscriptions(first):
+            link.stall()
+            self.clock.after(turn + 2 * LEASE_SECONDS, link.go_on)
 
     def kill(self) -> None:
         """kill -9, between any two callbacks; another one is started in its place."""

@@ -24,7 +24,9 @@ async def test_instance_has_one_id_in_channels_leases_presence_and_what_operator
         present: Any = await client().zrange(f"{{{key('presence')}}}:nodes", 0, -1)
     id = ConnectionRegistry.current().instance.id
     assert channel.split("!")[0].split(".")[-1] == id
-    assert Lease("bridge", 60).fence[1] == id
+    lease = Lease("bridge", 60)
+    await lease.hold()
+    assert lease.fence[1] == f"{id}:1"
     assert [name.decode() for name in known] == [id]
     assert [name.decode() for name in present] == [id]
 
@@ -33,7 +35,12 @@ async def test_second_layer_and_second_lease_are_told_from_the_first():
     layers = RoomChannelLayer(), RoomChannelLayer()
     owners = {(await layer.new_channel()).split("!")[0] for layer in layers}
     assert len(owners) == 2
-    assert Lease("bridge", 60).fence != Lease("bridge", 60).fence
+    terms = set()
+    for lease in (Lease("bridge", 60), Lease("bridge", 60)):
+        await lease.hold()
+        terms.add(lease.fence)
+        await lease.release()
+    assert len(terms) == 2
 
 
 async def test_each_loop_is_an_instance_of_its_own():
