@@ -46,7 +46,7 @@ class Bridge:
         self._sources = {source: ReadSize() for source in sources}
         self._lease = Lease("bridge", LEASE_SECONDS)
         self._handlers = Handlers()
-        self._pubsub = PubSubListener(self._handlers)
+        self._pubsub = PubSubListener(self._lease, self._handlers)
         self._failures = 0
         """Since something last succeeded."""
         self.is_leading = False

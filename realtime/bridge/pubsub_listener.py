@@ -16,8 +16,10 @@ from realtime.bridge.bus_handlers import Handlers
 from realtime.bridge.dead_letters import drop
 from realtime.bridge.inbox import Inbox
 from realtime.bridge.read_size import READ_MOST
-from realtime.layers.history import NO_LEASE, Lease
-from realtime.redis.client import execute, is_cancelled, key
+from realtime.layers.history import NO_LEASE
+from realtime.layers.history import Lease as Term
+from realtime.redis.client import is_cancelled, key
+from realtime.redis.lease import Lease
 from realtime.redis.pipelining import Pipes
 from realtime.redis.pubsub import Message
 from realtime.redis.sharded_pubsub import Subscriptions
@@ -33,12 +35,13 @@ class PubSubListener:
     comes after its term.
     """
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, lease: Lease, handlers: Handlers) -> None:
         self.subscribed = asyncio.Event()
+        self._lease = lease
         self._handlers = handlers
         self._subscriptions = Subscriptions(self._on_messages, _ignore, _ignore, sharded=False)
         self._inbox = Inbox()
-        self._term: Lease | None = None
+        self._term: Term | None = None
         self._latest = 0
         """The time given to the latest message, in microseconds."""
 
@@ -51,7 +54,7 @@ class PubSubListener:
         """Whether messages are taken. One that arrives while no bridge leads is lost."""
         return self._term is not None
 
-    async def lead(self, term: Lease, on_leading: Callable[[], None]) -> None:
+    async def lead(self, term: Term, on_leading: Callable[[], None]) -> None:
         """Take what is published from now on as that of a term, until cancelled."""
         # Nothing is published in it. When Redis confirms the subscription, over the same connection, everything has
         # arrived that was published before the term.
@@ -73,40 +76,47 @@ class PubSubListener:
             while not is_cancelled():
                 entries = [published(*taken) for taken in await self._inbox.take(READ_MOST)]
                 for part in in_batches(entries, self._handlers):
-                    for lease, group in groupby(part, self._lease):
-                        await self._deliver(pipes, list(group), lease)
+                    for term, group in groupby(part, self._term_of):
+                        await self._deliver(pipes, list(group), term)
 
     def _on_messages(self, messages: Sequence[Message]) -> None:
         if self._term is not None:
             self._inbox.put([raw for _, raw in messages], self._term)
 
-    def _lease(self, entry: BusEntry) -> Lease:
+    def _term_of(self, entry: BusEntry) -> Term:
         """The term in which alone it may be delivered; none for what comes once, and does no harm when late."""
         has_id = any(message.id for message in entry.messages)
         return NO_LEASE if has_id and not self._handlers.apply_to(entry) else entry.term
 
-    async def _deliver(self, pipes: Pipes, entries: Sequence[BusEntry], lease: Lease) -> None:
+    async def _deliver(self, pipes: Pipes, entries: Sequence[BusEntry], term: Term) -> None:
         """Deliver entries, or drop them: without an id, to try twice could deliver twice."""
         try:
-            if any(map(self._handlers.apply_to, entries)):
-                entries = await self._timed(entries, lease)
+            has_orders = any(map(self._handlers.apply_to, entries))
+            if has_orders:
+                entries = await self._timed(entries)
+            if has_orders or (term != NO_LEASE and self._lease.may_have_lapsed):
+                await self._confirm(term)
             await self._handlers.run(pipes, entries)
-            await Batch(entries, pipes, lease=lease).send()
+            await Batch(entries, pipes, lease=term).send()
         except Exception as error:
             if not isinstance(error, RedisError | OSError):
                 report("pubsub")
             drop(len(entries), spelled(error))
 
-    async def _timed(self, entries: Sequence[BusEntry], lease: Lease) -> list[BusEntry]:
-        """The entries, each with a time of its own by Redis' clock, at which the term had not ended.
-
-        Else an order that a suspended bridge handles late would replace a newer one. Raises `redis.RedisError`.
-        """
+    async def _timed(self, entries: Sequence[BusEntry]) -> list[BusEntry]:
+        """The entries, each with a time of its own by Redis' clock. Raises `redis.RedisError`."""
         first = max(int(await now() * 1e6), self._latest + 1)
-        if await execute("GET", lease[0]) != lease[1].encode():
-            raise LockNotOwnedError("the lease has ended")
         self._latest = first + len(entries) - 1
         return [entry.added_at(at) for at, entry in enumerate(entries, first)]
+
+    async def _confirm(self, term: Term) -> None:
+        """Raise `redis.RedisError` if the term has ended.
+
+        An order that a suspended bridge handles late would replace a newer one, which its successor has handled.
+        Without a successor the lease is renewed: a lone bridge that has stood still delivers what came meanwhile.
+        """
+        if not await self._lease.renew(term[1]):
+            raise LockNotOwnedError("the lease has ended")
 
 
 def _ignore(channels: Collection[bytes]) -> None:

@@ -621,7 +621,7 @@ class Listening:
 
     def __init__(self) -> None:
         self.lease = Lease("bridge", 60)
-        self.listener = PubSubListener(Handlers())
+        self.listener = PubSubListener(self.lease, Handlers())
         self.tasks = [asyncio.create_task(self.listener.run())]
 
     async def lead(self) -> None:
@@ -650,10 +650,17 @@ def publish_now(message_id: str) -> None:
     sync_client().publish(key("events"), json.dumps(message))
 
 
+async def follow() -> None:
+    """The lease of the leader lapses; another bridge follows it, and its lease lapses as well."""
+    sync_client().delete(key("lease", "bridge"))
+    assert await Lease("bridge", 60).hold()
+    sync_client().delete(key("lease", "bridge"))
+
+
 async def test_message_that_another_bridge_has_delivered_is_refused_when_the_lease_comes_back(room: Room):
     """A leader is suspended for longer than its lease, then its successor as well, and the first goes on."""
     async with listening() as it:
-        sync_client().delete(key("lease", "bridge"))
+        await follow()
         publish_now("delivered-by-the-successor")
         assert await it.lease.hold()
         await publish("thread:message", MESSAGE, id="a")
@@ -670,10 +677,32 @@ async def test_order_that_comes_after_its_term_is_not_handled(on_ended, more: di
 
     on_ended(handler)
     async with listening():
-        await client().delete(key("lease", "bridge"))
+        await follow()
         await publish("chat:ended", {"thread_id": 42}, **more)
         await eventually(lambda: "dropped" in caplog.messages)
     assert handled == []
+
+
+@pytest.mark.parametrize("more", [{}, {"id": "a"}])
+async def test_lone_bridge_that_has_stood_still_delivers_what_came_meanwhile(
+    room: Room, on_ended, more: dict[str, str]
+):
+    """Its lease has lapsed, but no other bridge has followed it."""
+    handled: list[str] = []
+
+    async def handler(payload: ChatEnded, context: BusContext) -> None:
+        handled.append(context.order)
+
+    on_ended(handler)
+    async with listening() as it:
+        it.lease.seconds = 0.0  # that it was renewed is longer ago
+        await client().delete(key("lease", "bridge"))
+        await publish("thread:message", MESSAGE, **more)
+        assert await room.message_ids(1) == ["7"]
+        await client().delete(key("lease", "bridge"))
+        await publish("chat:ended", {"thread_id": 42}, id="b")
+        await eventually(lambda: handled)
+    assert len(handled) == 1
 
 
 async def test_message_that_waits_in_the_connection_when_a_term_begins_is_not_delivered_in_it(room: Room):

@@ -72,12 +72,30 @@ async def test_lease_that_was_lost_meanwhile_is_taken_for_another_term():
     assert lease.fence != term
 
 
-async def test_lease_that_has_lapsed_is_not_kept():
-    lease = Lease("work", 0.2)
+async def test_lease_that_has_lapsed_is_kept_unless_another_has_had_it():
+    lease, other = Lease("work", 0.2), Lease("work", 60)
     await lease.hold()
+    term = lease.fence
+    keeping = asyncio.create_task(lease.keep())
+    for _ in range(3):
+        await client().delete(key("lease", "work"))
+        await eventually(lambda: client().exists(key("lease", "work")))
+    assert not keeping.done()
+    assert lease.fence == term
+    keeping.cancel()
+    await client().delete(key("lease", "work"))
+    await other.hold()
     await client().delete(key("lease", "work"))
     await asyncio.wait_for(lease.keep(), PATIENCE)
+    assert not await lease.renew(term[1])
     assert not await client().exists(key("lease", "work"))
+
+
+async def test_lease_that_was_released_is_not_renewed_by_a_command_that_comes_late():
+    lease = Lease("work", 60)
+    await lease.hold()
+    await lease.release()
+    assert not await lease.renew(lease.fence[1])
 
 
 async def test_term_of_an_attempt_that_failed_is_never_used(monkeypatch):

@@ -251,11 +251,10 @@ MUTATIONS = [
         seed=20,
     ),
     Mutation(
-        "a lease that has lapsed is renewed",
+        "a term that another has followed is renewed",
         "realtime/redis/lease.py",
-        "b\"if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE'",
-        "b\"if redis.call('GET', KEYS[1]) == ARGV[1] or redis.call('SET', KEYS[1], ARGV[1], 'NX') "
-        "then return redis.call('PEXPIRE'",
+        "or redis.call('GET', KEYS[2])) ~= ARGV[1] then return 0 end\n    redis.call('SET'",
+        "or ARGV[1]) ~= ARGV[1] then return 0 end\n    redis.call('SET'",
         seed=22,
     ),
 ]

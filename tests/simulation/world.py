@@ -249,6 +249,7 @@ class World:
     def _clean_up(self) -> None:
         """Leave nothing behind, and let nothing of it run."""
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        logging.disable()
         for each in gc.get_objects():
             if isinstance(each, PerLoop):
                 each.clear()
@@ -267,6 +268,7 @@ class World:
         self.network.links.clear()
         self.sockets.clear()
         gc.collect()
+        logging.disable(logging.NOTSET)
         sys.unraisablehook = hook
         gc.enable()
 
