@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Self
 
+from redis.exceptions import LockNotOwnedError
+
 from realtime.bridge.bus_entry import BusEntry
 from realtime.bridge.bus_handlers import Handlers
-from realtime.bridge.dead_letters import dead_letter, drop
+from realtime.bridge.dead_letters import dead_letter
 from realtime.layers import history
 from realtime.layers.history import NO_CURSOR, NO_LEASE
 from realtime.layers.interface import RoomLayer, room_layer
@@ -118,6 +120,8 @@ class Batch:
 
     async def _finish(self) -> float | None:
         appended = await self._sent
+        if self._drafts and not appended:
+            raise LockNotOwnedError("the lease has ended")
         if refusals := history.refusals(appended, self._drafts):
             await self._keep(refusals)
         return self._lag(appended)
@@ -150,8 +154,6 @@ class Batch:
         refused = sum([not any(positions[int(number)]) for number, _ in refusals])
         _DELIVERED.inc(delivered)
         _DUPLICATE.inc(len(positions) - delivered - refused)
-        if dropped := len(self._drafts) - len(positions):
-            drop(dropped, "the lease has ended")
 
     def _lag(self, appended: Sequence[Sequence[bytes]]) -> float | None:
         """Positions are times: Redis published when it gave the first one."""

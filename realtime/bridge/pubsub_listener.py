@@ -91,13 +91,15 @@ class PubSubListener:
     async def _deliver(self, pipes: Pipes, entries: Sequence[BusEntry], term: Term) -> None:
         """Deliver entries, or drop them: without an id, to try twice could deliver twice."""
         try:
-            has_orders = any(map(self._handlers.apply_to, entries))
-            if has_orders:
+            if any(map(self._handlers.apply_to, entries)):
                 entries = await self._timed(entries)
-            if has_orders or (term != NO_LEASE and self._lease.may_have_lapsed):
                 await self._confirm(term)
             await self._handlers.run(pipes, entries)
-            await Batch(entries, pipes, lease=term).send()
+            try:
+                await Batch(entries, pipes, lease=term).send()
+            except LockNotOwnedError:  # nothing was done, and perhaps the lease has only lapsed
+                await self._confirm(term)
+                await Batch(entries, pipes, lease=term).send()
         except Exception as error:
             if not isinstance(error, RedisError | OSError):
                 report("pubsub")

@@ -88,9 +88,11 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
         await super().__call__(scope, receive, send)
 
     def begin(self, writer: FrameWriter) -> None:
+        self.outlet = ConnectionOutlet(
+            self, writer
+        )  # before what can fail: the end of the connection needs it
         self.channel_layer = channel_layer(self.channel_layer_alias)
         self.layer = room_layer(self.channel_layer_alias)
-        self.outlet = ConnectionOutlet(self, writer)
 
     async def websocket_connect(self, message: Any) -> None:
         try:

@@ -155,7 +155,7 @@ def test_backbone_may_have_apps_of_its_own_with_the_names_of_ours(own):
     [
         (["hub", "portal", "presence"], SERVER, {}),
         (["presence"], ["realtime"], {"REALTIME": {"NAMESPACES": ["tests.ops.namespace.OPS"]}}),
-        (["realtime"], ["presence"], {}),
+        (["realtime"], ["presence"], {"USE_TZ": True}),
         (["realtime"], [*ADMIN, "presence"], WITH_ADMIN),
     ],
     ids=["server", "publisher", "presence", "admin"],

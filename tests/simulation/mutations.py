@@ -253,8 +253,8 @@ MUTATIONS = [
     Mutation(
         "a term that another has followed is renewed",
         "realtime/redis/lease.py",
-        "or redis.call('GET', KEYS[2])) ~= ARGV[1] then return 0 end\n    redis.call('SET'",
-        "or ARGV[1]) ~= ARGV[1] then return 0 end\n    redis.call('SET'",
+        "    if holder ~= ARGV[1] then return 0 end\n    redis.call('SET'",
+        "    redis.call('SET'",
         seed=17,
     ),
 ]
