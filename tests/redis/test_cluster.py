@@ -29,6 +29,7 @@ from realtime.publisher import apublish
 from realtime.redis import client as redis
 from realtime.redis import cluster, pubsub
 from realtime.redis.client import client, key, mget, sync_client
+from realtime.redis.lease import Lease
 from realtime.redis.pipelining import Pipe, Pipes
 from realtime.redis.pubsub import Subscription
 from realtime.redis.sharded_pubsub import Subscriptions
@@ -453,6 +454,29 @@ async def test_presence_that_is_being_moved_is_not_taken_for_empty(layer: Any, s
         for server in both:
             server.call("CLUSTER", "SETSLOT", slot(store.base(HUB)), "STABLE")
     assert [member["user_id"] for member in await store.snapshot(HUB, "attendants")] == ["ana"]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_lease_can_be_had_while_its_slot_is_being_moved(layer: Any, servers: Cluster, is_held: bool):
+    lease, successor = Lease("bridge", 60), Lease("bridge", 60)
+    name = lease.fence[0]
+    await shards().known()
+    if is_held:
+        await lease.hold()
+    both = here, there = half_way(servers, name)
+    try:
+        if is_held:
+            here.call("MIGRATE", "127.0.0.1", there.port, "", 0, 5000, "KEYS", name)
+            assert await lease.renew(lease.fence[1])
+            assert await lease.hold()
+            await lease.release()
+        assert await successor.hold()
+        assert await successor.renew(successor.fence[1])
+        assert not await lease.hold()
+        await successor.release()
+    finally:
+        for server in both:
+            server.call("CLUSTER", "SETSLOT", slot(name), "STABLE")
 
 
 async def test_command_that_is_sent_in_circles_fails(layer: Any):

@@ -91,6 +91,25 @@ async def test_lease_that_has_lapsed_is_kept_unless_another_has_had_it():
     assert not await client().exists(key("lease", "work"))
 
 
+async def test_term_goes_on_if_no_other_has_followed():
+    lease = Lease("work", 60)
+    await lease.hold()
+    term = lease.fence
+    await client().delete(key("lease", "work"))
+    assert await lease.hold()
+    assert lease.fence == term
+
+
+async def test_term_that_one_of_an_older_version_has_followed_is_not_renewed():
+    """That version does not write down its term; whichever of this one stands by does it."""
+    lease, standby = Lease("work", 60), Lease("work", 60)
+    await lease.hold()
+    await client().set(key("lease", "work"), "older", px=60_000)
+    assert not await standby.hold()
+    await client().delete(key("lease", "work"))
+    assert not await lease.renew(lease.fence[1])
+
+
 async def test_lease_that_was_released_is_not_renewed_by_a_command_that_comes_late():
     lease = Lease("work", 60)
     await lease.hold()
