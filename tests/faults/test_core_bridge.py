@@ -226,3 +226,31 @@ async def test_bridge_that_was_suspended_does_not_move_the_cursor_back(tmp_path:
         assert product.cursor() == last
         await member.event("thread:message", '"three"')
         assert member.messages(f"thread:{thread}") == ["before", "one", "two", "three"]
+
+
+async def test_lone_bridge_that_is_suspended_loses_and_doubles_nothing(tmp_path: Path):
+    """What comes over Pub/Sub without an id waits in its connection, and no other bridge has followed it meanwhile."""
+    async with running(tmp_path) as product:
+        thread, redis, published = unique("th"), product.stack.redis, list[str]()
+        member = await product.member(product.stack.token(role="admin"), "hub")
+        await member.call("join:thread", {"thread_id": thread})
+
+        def publish() -> None:
+            ids = [str(len(published) + number) for number in range(300)]
+            published.extend(ids)
+            with redis.pipeline(transaction=False) as pipe:
+                for id in ids:
+                    message = {"event": "thread:message", "data": {"thread_id": thread, "message_id": id}}
+                    pipe.publish(product.stack.key("events"), json.dumps(message))
+                pipe.execute()
+
+        for _ in range(3):
+            publish()  # it is busy when it is suspended
+            product.bridge.signal(SIGSTOP)
+            publish()
+            await eventually(lambda: not redis.exists(product.stack.key("lease:bridge")))
+            publish()
+            product.bridge.signal(SIGCONT)
+            publish()
+            await eventually(lambda: len(member.messages(f"thread:{thread}")) >= len(published))
+        assert member.messages(f"thread:{thread}") == published
