@@ -230,7 +230,7 @@ def snapshot_sync(namespace: str, group: str) -> list[Member]:
 
 
 def statuses_sync(namespace: str, user_ids: Sequence[str]) -> dict[str, str]:
-    """The status of each of these users, `offline` for a user who is not known: one round trip, none for no user."""
+    """The status of each user, `offline` if a user is not known. One round trip; no round trip without users."""
     found = run_sync(_STATUSES, _keys_to_read(namespace), user_ids) if user_ids else ()
     return {user_id: status.decode() for user_id, status in zip(user_ids, found, strict=True)}
 

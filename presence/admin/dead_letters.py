@@ -126,7 +126,7 @@ class DeadLetterAdmin(Pages):
             self.log_change(request, DeadLetter(id=each.letter.id), each.entry(words))
 
     def _selected(self, request: HttpRequest, permission: str) -> list[Letter]:
-        """The letters that were selected, each once, at most a page of them; none as `_read`."""
+        """The letters that were selected, each once, at most a page of them; an empty list in the cases of `_read`."""
         self.require(request, permission)
         if ids := [*dict.fromkeys(filter(_entry, request.POST.getlist("letter")[:PAGE]))]:
             return self._read(request, ids)
@@ -134,7 +134,7 @@ class DeadLetterAdmin(Pages):
         return []
 
     def _read(self, request: HttpRequest, ids: Sequence[str]) -> list[Letter]:
-        """The letters; none, and a message to the operator, when there is none to be had."""
+        """The letters; if none can be read, an empty list, and a message to the operator."""
         try:
             if found := letters.read_these([each for each in ids if _entry(each)]):
                 return found

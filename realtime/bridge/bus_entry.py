@@ -35,7 +35,7 @@ class BusEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_repeated: bool = False
     """It was delivered before: its handlers have run, and a room that was entered since then has not missed it."""
     term: Lease = NO_LEASE
-    """The term of leading in which Pub/Sub brought it."""
+    """The term of leading in which it arrived over Pub/Sub."""
 
     @property
     def at(self) -> float:
@@ -92,7 +92,7 @@ BUS = Source("stream", b"message", lambda raw: (bus_message.parse(raw),), is_pub
 
 
 def published(raw: bytes, term: Lease = NO_LEASE) -> BusEntry:
-    """A message that Pub/Sub brought in a term. It has no time yet: `added_at`."""
+    """A message that arrived over Pub/Sub in a term. It has no time yet: `added_at`."""
     messages, error = BUS.read(raw)
     return BusEntry(source=CHANNEL, raw=raw, messages=messages, error=error, term=term)
 

@@ -15,7 +15,7 @@ MESSAGE_BYTES = 64
 
 
 class Inbox:
-    """A bounded queue of raw messages, each with the term in which it came. All that wait are taken together."""
+    """A bounded queue of raw messages, each with the term in which it arrived. Those that wait are taken together."""
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[tuple[bytes, Lease]] = asyncio.Queue()

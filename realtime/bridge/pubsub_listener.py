@@ -30,9 +30,9 @@ from realtime.telemetry.logs import spelled
 class PubSubListener:
     """Delivers what arrives over Pub/Sub while its bridge leads; what fails is dropped, since nothing keeps it.
 
-    Without an id only the lease keeps a message from being delivered twice: the term of it in which the message was
-    published delivers it, and no other. What was published before a term is not taken in it, and Redis refuses what
-    comes after its term.
+    Only the lease prevents a message without an id from being delivered twice: the message is delivered in the term in
+    which it was published, and in no other. Messages from before the term are not accepted, and Redis refuses a message
+    whose term has ended.
     """
 
     def __init__(self, lease: Lease, handlers: Handlers) -> None:
@@ -51,13 +51,13 @@ class PubSubListener:
 
     @property
     def is_leading(self) -> bool:
-        """Whether messages are taken. One that arrives while no bridge leads is lost."""
+        """Whether messages are accepted. A message that arrives while no bridge leads is lost."""
         return self._term is not None
 
     async def lead(self, term: Term, on_leading: Callable[[], None]) -> None:
-        """Take what is published from now on as that of a term, until cancelled."""
-        # Nothing is published in it. When Redis confirms the subscription, over the same connection, everything has
-        # arrived that was published before the term.
+        """Accept messages that are published from now on, as messages of this term, until cancelled."""
+        # No client publishes in this channel. Redis confirms the subscription on the connection that carries the
+        # messages; so all messages that were published before the term have arrived by then.
         channel = ":".join(term).encode()
         try:
             await self._subscriptions.subscribe([channel])
@@ -84,7 +84,7 @@ class PubSubListener:
             self._inbox.put([raw for _, raw in messages], self._term)
 
     def _term_of(self, entry: BusEntry) -> Term:
-        """The term in which alone it may be delivered; none for what comes once, and does no harm when late."""
+        """The only term in which the entry may be delivered; `NO_LEASE` if its id suffices, and it is no order."""
         has_id = any(message.id for message in entry.messages)
         return NO_LEASE if has_id and not self._handlers.apply_to(entry) else entry.term
 
@@ -97,7 +97,7 @@ class PubSubListener:
             await self._handlers.run(pipes, entries)
             try:
                 await Batch(entries, pipes, lease=term).send()
-            except LockNotOwnedError:  # nothing was done, and perhaps the lease has only lapsed
+            except LockNotOwnedError:  # Redis has done nothing, and perhaps the lease has only lapsed
                 await self._confirm(term)
                 await Batch(entries, pipes, lease=term).send()
         except Exception as error:
@@ -114,8 +114,8 @@ class PubSubListener:
     async def _confirm(self, term: Term) -> None:
         """Raise `redis.RedisError` if the term has ended.
 
-        An order that a suspended bridge handles late would replace a newer one, which its successor has handled.
-        Without a successor the lease is renewed: a lone bridge that has stood still delivers what came meanwhile.
+        A suspended bridge must not handle an order late: the order would replace a newer one that its successor has
+        handled. If no other bridge has led meanwhile, the lease is renewed, and the term continues.
         """
         if not await self._lease.renew(term[1]):
             raise LockNotOwnedError("the lease has ended")

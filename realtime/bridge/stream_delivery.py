@@ -147,7 +147,7 @@ class StreamDelivery:
         # In the same write as the batch: a single message costs one round trip. Whether the batch succeeded is asked
         # before the next one, or when nothing has come for a while.
         if not self._pipes.topology.spans_keys:
-            await self._confirm()  # its commands have not all been sent: they would wait behind the read
+            await self._confirm()  # its remaining commands would wait behind the read
         following = self._read(wait=self.is_caught_up)
         self._pipes.flush()
         return following

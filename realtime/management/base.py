@@ -38,7 +38,7 @@ class Command(BaseCommand):
 
 @contextmanager
 def listening(host: str, port: int, option: str = "--port") -> Iterator[None]:
-    """Exit with 2 for a port that there cannot be, and for an address that the block cannot listen on."""
+    """Exit with code 2 if the port is out of range, or if the block cannot listen on the address."""
     if not 0 <= port < 65536:
         raise CommandError(f"{option} must be between 0 and 65535, got {port}", returncode=2)
     try:

@@ -153,7 +153,7 @@ def release(using: str, ids: Collection[int], claim: str) -> None:
 
 
 def make_due(using: str, ids: Collection[int]) -> None:
-    """Let relays take these rows at once, whatever holds them but a lock."""
+    """Let relays take these rows at once; only a lock holds a row back."""
     with _not_locked(using, ids) as free:
         rows(using).filter(pk__in=free).update(due_at=Now(), claim="")
     notify(using)
@@ -183,7 +183,7 @@ def drop(using: str, ids: Collection[int]) -> int:
 
 @contextmanager
 def _not_locked(using: str, ids: Collection[int]) -> Iterator[Collection[int]]:
-    """Those of these rows that no sender has locked, in a transaction; all of them where a claim is no lock."""
+    """The rows that no sender has locked, in a transaction; all rows on a database whose claims are not locks."""
     if has_skip_locked(using):
         with locked(using, ids) as held:
             yield held

@@ -201,7 +201,7 @@ def _no_form(value: object, _: int) -> Any:
 
 
 def type_name(kind: Any) -> str:
-    """What an error calls a type."""
+    """The name of a type in an error's text."""
     if not isinstance(kind, type):
         return str(kind)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -31,7 +31,7 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while 
 
 T = TypeVar("T")
 _Call = tuple[Callable[[], Any], Future[Any]]
-"""A function, and what becomes of it."""
+"""A function, and the future that gets its result."""
 
 
 def now() -> float:

@@ -12,15 +12,15 @@ from realtime.redis.pipelining import pipes
 from realtime.redis.topology import topology
 from realtime.tasks.instance import id_for
 
-# The second key has the latest term, so that a holder whose lease has lapsed knows whether another has followed it.
-# In a Cluster there is none: a script cannot use two keys while their slot is being moved.
+# The second key keeps the latest term: a holder whose lease has lapsed can tell whether another holder has taken it.
+# A Cluster has no second key: a script cannot use two keys while their slot is being moved.
 _HOLD = script(
     b"""
     local holder, latest = redis.call('GET', KEYS[1]), KEYS[2] and redis.call('GET', KEYS[2])
     local term = (holder or latest) == ARGV[1] and ARGV[1] or ARGV[2]
     -- A lease that lasts longer than one can was given before Redis' clock was set back.
     if holder and holder ~= term and redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[3]) then
-      -- One of an older version says nothing of its term itself.
+      -- A holder of an older version does not write the second key itself.
       if KEYS[2] and latest ~= holder then redis.call('SET', KEYS[2], holder) end
       return false
     end
@@ -49,9 +49,9 @@ _RELEASE = script(
 class Lease:
     """A named lease that lasts for some seconds, and is kept by renewing it.
 
-    A term lasts from when the lease is taken until it is released, or another holder takes what has lapsed; in a
-    Cluster, until it lapses. Its name is no other term's. So what was begun in one is not taken for what the same
-    holder does in a later one, when others may have held the lease in between.
+    A term begins when a holder takes the lease. It ends when that holder releases the lease, or when another holder
+    takes it after it has lapsed; in a Cluster, when it lapses. Each term has a unique name, so work of an earlier term
+    is not mistaken for work of a later term of the same holder: another holder may have had the lease in between.
     """
 
     def __init__(self, name: str, seconds: float) -> None:
@@ -76,11 +76,11 @@ class Lease:
         self._attempts += 1
         term = f"{self._id}:{self._attempts}"
         arguments: list[Argument] = [self._term, term, self._milliseconds]
-        # Not by `run`, which may send it twice: a command that comes late must not bring back a term that has ended.
-        # Of an attempt that fails the term is never used.
+        # `run` might send the command twice, and a late copy would bring back a term that has ended. The term of a
+        # failed attempt is never used.
         try:
             held = await pipes().to(self._key).run(_HOLD, self._keys, arguments)
-        except AskError:  # its slot is being moved, and nothing was done
+        except AskError:  # its slot is being moved, and Redis has done nothing
             held = await client().eval(_HOLD.script, 1, self._key, *arguments)  # type: ignore[arg-type]
         if held is not None:
             self._term = held.decode()

@@ -229,7 +229,7 @@ async def test_bridge_that_was_suspended_does_not_move_the_cursor_back(tmp_path:
 
 
 async def test_lone_bridge_that_is_suspended_loses_and_doubles_nothing(tmp_path: Path):
-    """What comes over Pub/Sub without an id waits in its connection, and no other bridge has followed it meanwhile."""
+    """Messages without an id wait on its Pub/Sub connection meanwhile, and no other bridge takes the lease."""
     async with running(tmp_path) as product:
         thread, redis, published = unique("th"), product.stack.redis, list[str]()
         member = await product.member(product.stack.token(role="admin"), "hub")

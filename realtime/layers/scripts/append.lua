@@ -201,7 +201,7 @@ local function save(room)
   redis.call('EXPIRE', room.key, keep_room)
 end
 
--- An error as Redis tells it: its code comes first.
+-- The text of an error in Redis' form: its code comes first.
 local function text_of(failure)
   local text = type(failure) == 'table' and failure.err or tostring(failure)
   return string.match(text, '^%u+ ') and text or 'ERR ' .. text
