@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,83 +15,22 @@ from realtime.bridge import bus_handlers as handling
 from realtime.bridge import dead_letters as letters
 from realtime.bridge.batch import Batch
 from realtime.bridge.bridge import Bridge
-from realtime.bridge.bus_entry import BUS, entry_order
-from realtime.bridge.bus_handlers import Handlers
+from realtime.bridge.bus_entry import BUS
 from realtime.bridge.cursors import trim
-from realtime.bridge.pubsub_listener import PubSubListener
 from realtime.layers import history
-from realtime.layers.interface import room_layer
-from realtime.layers.outlets import payloads
 from realtime.namespaces.portal_events import ChatEnded
 from realtime.protocol import bus_message, catalogue
 from realtime.protocol.catalogue import BusContext
 from realtime.protocol.publication import Draft
-from realtime.protocol.rooms import group_name
-from realtime.redis.client import client, key, sync_client
+from realtime.redis.client import client, key
 from realtime.redis.lease import Lease
 from realtime.redis.pipelining import pipes
+from tests.bridge.support import MESSAGE, Room, cursor, publish
 from tests.bridge.test_bus_handlers import BREAKING
 from tests.inprocess import HUB, PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.telemetry.test_metrics import Counting
 
 pytestmark = pytest.mark.usefixtures("process")
-MESSAGE = {"thread_id": 42, "message_id": 7}
-
-
-class Room:
-    """The frames that arrive in a room, as a connection would get them."""
-
-    is_behind = False
-
-    def __init__(self, connection_id: str = "") -> None:
-        self.connection_id = connection_id
-        self._frames: asyncio.Queue[bytes] = asyncio.Queue()
-
-    async def enter(self, room: str = "thread:42", namespace: str = HUB) -> Room:
-        layer = room_layer()
-        channel = await layer.attach(self)
-        (listener,) = await layer.enter([group_name(namespace, room)], self, channel)
-        listener.start()
-        return self
-
-    def write(self, frames: bytes) -> None:
-        for payload in payloads(frames):
-            self._frames.put_nowait(payload)
-
-    async def drained(self) -> None:
-        pass
-
-    def gap(self, room: str, reason: str) -> None:
-        raise AssertionError(f"gap in {room}: {reason}")
-
-    def fail(self) -> None:
-        raise AssertionError("failed")
-
-    def message(self, message: dict[str, Any]) -> None:
-        """No message is expected."""
-
-    async def text(self) -> str:
-        return (await asyncio.wait_for(self._frames.get(), PATIENCE)).decode()
-
-    async def frame(self) -> dict[str, Any]:
-        return json.loads(await self.text())
-
-    async def message_ids(self, count: int) -> list[str]:
-        return [(await self.frame())["data"]["message_id"] for _ in range(count)]
-
-
-@pytest.fixture
-async def room() -> Room:
-    return await Room().enter()
-
-
-async def publish(event: str, data: dict[str, Any], **more: Any) -> None:
-    await client().publish(key("events"), json.dumps({"event": event, "data": data, **more}))
-
-
-async def cursor() -> str | None:
-    saved: Any = await client().hget(key("cursors"), key("stream"))
-    return saved.decode() if saved else None
 
 
 async def test_batch_is_sent_only_when_the_one_before_succeeded(room: Room, monkeypatch):
@@ -367,17 +305,6 @@ async def test_lag_and_duplicates_are_counted(room: Room):
 # --- Handlers ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def on_ended(monkeypatch):
-    """Bus handlers of `chat:ended` for one test."""
-
-    def register(*handlers: Any) -> None:
-        handling = {**catalogue.catalogue().bus_handlers, "chat:ended": list(handlers)}
-        monkeypatch.setattr(catalogue.catalogue(), "bus_handlers", handling)
-
-    return register
-
-
 async def test_handler_runs_before_the_event_is_delivered(room: Room, on_ended):
     happened: list[Any] = []
 
@@ -511,20 +438,6 @@ async def test_batch_that_is_too_much_is_made_smaller(room: Room, monkeypatch):
         assert await room.message_ids(60) == [str(number) for number in range(60)]
 
 
-@pytest.fixture(params=["room", "log", "position", "count"])
-async def damaged(request: pytest.FixtureRequest, process: str) -> None:
-    """Another program wrote to thread 13: one of its keys is not what a room has, or its numbers are none."""
-    base = history.base("hub.thread.13")
-    match request.param:
-        case "room":
-            await client().set(f"{base}:room", "not ours")
-        case "log":
-            await client().hset(f"{base}:room", "position", f"{1:016}")
-            await client().set(f"{base}:log", "not ours")
-        case name:
-            await client().hset(f"{base}:room", mapping={"position": f"{1:016}", name: "none"})
-
-
 @pytest.mark.usefixtures("damaged")
 async def test_entry_that_redis_refuses_is_kept_and_holds_nothing_up(room: Room):
     counted = Counting()
@@ -611,198 +524,6 @@ async def test_revoke_comes_before_the_message_that_follows_it():
             await ana.expect("room:left", room="thread:42")
             assert (await ana.expect("thread:message"))["data"]["message_id"] == "elsewhere"
             await ana.nothing("thread:message")
-
-
-# --- Pub/Sub -----------------------------------------------------------------------------------------
-
-
-class Listening:
-    """Only the Pub/Sub listener of a bridge: nothing renews its lease."""
-
-    def __init__(self) -> None:
-        self.lease = Lease("bridge", 60)
-        self.listener = PubSubListener(self.lease, Handlers())
-        self.tasks = [asyncio.create_task(self.listener.run())]
-
-    async def lead(self) -> None:
-        begun = asyncio.Event()
-        self.tasks.append(asyncio.create_task(self.listener.lead(self.lease.fence, begun.set)))
-        await asyncio.wait_for(begun.wait(), PATIENCE)
-
-
-@contextlib.asynccontextmanager
-async def listening() -> AsyncIterator[Listening]:
-    """A listener that leads."""
-    listening = Listening()
-    with contextlib.closing(listening.listener):
-        await asyncio.wait_for(listening.listener.subscribed.wait(), PATIENCE)
-        assert await listening.lease.hold()
-        await listening.lead()
-        yield listening
-        for task in listening.tasks:
-            task.cancel()
-        await asyncio.gather(*listening.tasks, return_exceptions=True)
-
-
-def publish_now(message_id: str) -> None:
-    """Publish before this loop does anything else: the message waits in the connections of its bridges."""
-    message = {"event": "thread:message", "data": {**MESSAGE, "message_id": message_id}}
-    sync_client().publish(key("events"), json.dumps(message))
-
-
-async def follow() -> None:
-    """The lease of the leader lapses; another bridge follows it, and its lease lapses as well."""
-    sync_client().delete(key("lease", "bridge"))
-    assert await Lease("bridge", 60).hold()
-    sync_client().delete(key("lease", "bridge"))
-
-
-async def test_message_that_another_bridge_has_delivered_is_refused_when_the_lease_comes_back(room: Room):
-    """A leader is suspended for longer than its lease, then its successor as well, and the first goes on."""
-    async with listening() as it:
-        await follow()
-        publish_now("delivered-by-the-successor")
-        assert await it.lease.hold()
-        await publish("thread:message", MESSAGE, id="a")
-        assert await room.message_ids(1) == ["7"]
-
-
-@pytest.mark.parametrize("more", [{}, {"id": "a"}])
-async def test_order_that_comes_after_its_term_is_not_handled(on_ended, more: dict[str, str], caplog):
-    """A bridge that was suspended finds it in its connection; handled now, it would replace a newer one."""
-    handled: list[str] = []
-
-    async def handler(payload: ChatEnded, context: BusContext) -> None:
-        handled.append(context.order)
-
-    on_ended(handler)
-    async with listening():
-        await follow()
-        await publish("chat:ended", {"thread_id": 42}, **more)
-        await eventually(lambda: "dropped" in caplog.messages)
-    assert handled == []
-
-
-@pytest.mark.parametrize("more", [{}, {"id": "a"}])
-async def test_lone_bridge_that_has_stood_still_delivers_what_came_meanwhile(
-    room: Room, on_ended, more: dict[str, str]
-):
-    """Its lease has lapsed, but no other bridge has followed it."""
-    handled: list[str] = []
-
-    async def handler(payload: ChatEnded, context: BusContext) -> None:
-        handled.append(context.order)
-
-    on_ended(handler)
-    async with listening():
-        await client().delete(key("lease", "bridge"))
-        await publish("thread:message", MESSAGE, **more)
-        assert await room.message_ids(1) == ["7"]
-        await client().delete(key("lease", "bridge"))
-        await publish("chat:ended", {"thread_id": 42}, id="b")
-        await eventually(lambda: handled)
-    assert len(handled) == 1
-
-
-async def test_message_that_waits_in_the_connection_when_a_term_begins_is_not_delivered_in_it(room: Room):
-    async with listening() as it:
-        it.tasks.pop().cancel()
-        await eventually(lambda: not it.listener.is_leading)
-        publish_now("perhaps-delivered-by-the-former-leader")
-        await it.lead()
-        await publish("thread:message", MESSAGE)
-        assert await room.message_ids(1) == ["7"]
-
-
-async def test_what_was_published_in_the_meantime_is_delivered_together_and_in_order(room: Room, monkeypatch):
-    sizes: list[int] = []
-    prepare_append = history.prepare_append
-
-    def counted(pipes: Any, entries: Any, **options: Any) -> Any:
-        sizes.append(len(entries))
-        return prepare_append(pipes, entries, **options)
-
-    monkeypatch.setattr(history, "prepare_append", counted)
-    async with bridging():
-        async with client().pipeline(transaction=False) as pipe:
-            for number in range(300):
-                message = {"event": "thread:message", "data": {"thread_id": 42, "message_id": number}}
-                pipe.publish(key("events"), json.dumps(message))
-            await pipe.execute()
-        assert await room.message_ids(300) == [str(number) for number in range(300)]
-    assert len([size for size in sizes if size]) < 150
-
-
-async def test_what_is_published_without_id_while_the_lease_is_lost_is_counted(room: Room, caplog):
-    async with listening():
-        await client().set(key("lease", "bridge"), "another bridge")
-        counted = Counting()
-        await publish("thread:message", MESSAGE)
-        await publish("thread:message", MESSAGE, id="a")
-        assert await room.message_ids(1) == ["7"]
-        await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 1)
-    assert "dropped" in caplog.messages
-
-
-async def test_what_could_not_be_delivered_is_counted_and_not_tried_twice(room: Room, monkeypatch):
-    prepare_append = history.prepare_append
-
-    def broken(pipes: Any, entries: Any, **options: Any) -> Any:
-        if entries:
-            raise RedisDown("gone")
-        return prepare_append(pipes, entries, **options)
-
-    async with bridging():
-        counted = Counting()
-        with monkeypatch.context() as patch:
-            patch.setattr(history, "prepare_append", broken)
-            await publish("thread:message", MESSAGE)
-            await eventually(lambda: counted("realtime_bus_messages_total", result="dropped") == 1)
-        await publish("thread:message", {**MESSAGE, "message_id": 8})
-        assert await room.message_ids(1) == ["8"]
-
-
-@pytest.mark.usefixtures("damaged")
-@pytest.mark.parametrize("ids", [(None, None, None, None), ("a", "b", "c", "d"), ("a", None, None, "d")])
-async def test_published_message_that_redis_refuses_is_kept_and_those_with_it_come_once(
-    room: Room, ids: tuple[str | None, ...]
-):
-    async with listening():
-        counted = Counting()
-        async with client().pipeline() as pipe:  # in a transaction: they arrive together
-            for number, (thread_id, id) in enumerate(zip((42, 13, 13, 42), ids, strict=True)):
-                data = {"thread_id": thread_id, "message_id": number}
-                message = {"event": "thread:message", "data": data, "id": id, "namespaces": ["hub"]}
-                pipe.publish(key("events"), json.dumps(message))
-            await pipe.execute()
-        await publish("thread:message", MESSAGE)
-        assert await room.message_ids(3) == ["0", "3", "7"]
-        letters = await dead_letters()
-        assert counted("realtime_bus_messages_total", result="dropped") == 0
-    assert [json.loads(letter["message"])["data"]["message_id"] for letter in letters] == [1, 2]
-    assert {letter["source"] for letter in letters} == {"events"}
-
-
-async def test_orders_that_are_published_follow_each_other(on_ended):
-    orders: list[str] = []
-
-    async def handler(payload: ChatEnded, context: BusContext) -> None:
-        orders.append(context.order)
-
-    on_ended(handler)
-    async with bridging():
-        before = await add("chat:ended", {"thread_id": 42})
-        await eventually(lambda: len(orders) == 1)
-        async with client().pipeline(transaction=False) as pipe:
-            for _ in range(20):
-                pipe.publish(key("events"), json.dumps({"event": "chat:ended", "data": {"thread_id": 42}}))
-            await pipe.execute()
-        await eventually(lambda: len(orders) == 21)
-        await asyncio.sleep(0.002)
-        await add("chat:ended", {"thread_id": 42})
-        await eventually(lambda: len(orders) == 22)
-    assert orders[0] == entry_order(before.encode())
-    assert orders == sorted(set(orders))
 
 
 # --- Housekeeping ------------------------------------------------------------------------------------

@@ -15,18 +15,13 @@ from realtime.bridge.bus_entry import BUS
 from realtime.bridge.guard import AHEAD_SECONDS, StreamGuard
 from realtime.redis.client import client, key
 from realtime.redis.pipelining import pipes
-from tests.bridge.test_bridge import MESSAGE, Room, cursor
+from tests.bridge.support import MESSAGE, Room, cursor
 from tests.inprocess import HUB, add, bridging, connected, dead_letters, eventually, issue
 
 pytestmark = pytest.mark.usefixtures("process")
 
 LAST = f"{2**64 - 1}-{2**64 - 1}"
 DAY = 86_400_000
-
-
-@pytest.fixture
-async def room() -> Room:
-    return await Room().enter()
 
 
 async def now_ms() -> int:

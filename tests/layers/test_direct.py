@@ -24,7 +24,7 @@ from realtime.redis.client import client, key
 from realtime.redis.lease import Lease
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.blocks import DOCS
-from tests.bridge.test_bridge import Room
+from tests.bridge.support import Room
 from tests.inprocess import add, bridging, dead_letters, eventually
 
 pytestmark = pytest.mark.usefixtures("process", "without_outbox", "_directly")

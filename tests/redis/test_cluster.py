@@ -37,7 +37,7 @@ from realtime.redis.topology import Cluster as ClusterTopology
 from realtime.redis.topology import slot, topologies, topology
 from realtime.redis.url import parse
 from realtime.survey import ask
-from tests.bridge.test_bridge import Room
+from tests.bridge.support import Room
 from tests.inprocess import HUB, PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.layers.support import Ears
 from tests.servers import Cluster, Server
