@@ -141,14 +141,15 @@ class Context:
     def publisher(self) -> Publisher:
         return Publisher(str(self.redis_socket), self.peer.script())
 
-    def packed(
-        self, sequence: int, thread: str = THREAD, *, stamped: bool = False, padding: int = 0
-    ) -> bytes:
-        """Return the command that publishes one message; `stamped` puts the time into it, once all else is done."""
+    def packed(self, sequence: int, thread: str = THREAD, *, padding: int = 0) -> bytes:
+        """Return the command that publishes one message, without its time.
+
+        A scenario prepares its commands before it measures: the work of making one would slow down Redis, with which
+        the load generator shares a core, and for some systems more than for others.
+        """
         # The padding comes first: the end of a frame tells which message it is.
         data = ({"padding": "x" * padding} if padding else {}) | wires.message(thread, sequence)
-        command = pack(self.peer.command(self.scenario, EVENT, data))
-        return command.replace(wires.UNSTAMPED, wires.stamp(time.monotonic_ns())) if stamped else command
+        return pack(self.peer.command(self.scenario, EVENT, data))
 
     @asynccontextmanager
     async def measured(self) -> AsyncIterator[Phase]:
@@ -239,6 +240,11 @@ async def at_pace(count: int, rate: float, work: Callable[[int], Awaitable[None]
         if (early := started + turn / rate - time.monotonic()) > 0:
             await asyncio.sleep(early)
         await work(turn)
+
+
+def stamped(command: bytes) -> bytes:
+    """Put the time into a command that is sent now."""
+    return command.replace(wires.UNSTAMPED, wires.stamp(time.monotonic_ns()))
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 
 from bench.clients import Connection, Crowd
-from bench.context import Context, Sizes, at_pace, gather, percentiles
+from bench.context import Context, Sizes, at_pace, gather, percentiles, stamped
 from bench.publishing import Publisher
 from bench.wires import Refused, Seen, User
 
@@ -120,17 +120,15 @@ class Day:
 
     # --- What happens ------------------------------------------------------------------------------
 
-    def start(self, publisher: Publisher) -> None:
-        """Start all that happens; it ends after `mixed_seconds`."""
+    def start(self, publisher: Publisher, commands: Sequence[bytes]) -> None:
+        """Start all that happens; it ends after `mixed_seconds`. The commands publish the day's messages."""
         sizes = self._sizes
         beats = len(self._clients) / sizes.heartbeat_seconds
 
         async def publish(turn: int) -> None:
-            sequence = sizes.mixed_threads + turn
-            self.sent[sequence] = time.monotonic_ns()
-            thread = _thread(sequence, sizes)
-            await publisher.send([self._context.packed(sequence, thread, stamped=True)])
-            self._context.tick(1, round(sizes.mixed_messages * sizes.mixed_seconds))
+            self.sent[sizes.mixed_threads + turn] = time.monotonic_ns()
+            await publisher.send([stamped(commands[turn])])
+            self._context.tick(1, len(commands))
 
         for rate, work in (
             (sizes.mixed_messages, publish),
@@ -264,8 +262,9 @@ async def mixed_day(context: Context) -> None:
     async with context.crowd() as people, context.publisher() as publisher:
         clients = await _arrive(context, people)
         # Each client has received one message before the day, and so knows its position.
-        first = range(sizes.mixed_threads)
-        await publisher.send([context.packed(sequence, _thread(sequence, sizes)) for sequence in first])
+        count = sizes.mixed_threads + round(sizes.mixed_messages * sizes.mixed_seconds)
+        commands = [context.packed(sequence, _thread(sequence, sizes)) for sequence in range(count)]
+        await publisher.send(commands[: sizes.mixed_threads])
         await people.silence(1.0)
         people.read()
         for client in clients:
@@ -273,7 +272,7 @@ async def mixed_day(context: Context) -> None:
         async with context.measured() as phase:
             async with asyncio.TaskGroup() as tasks:
                 day = Day(context, people, clients, tasks)
-                day.start(publisher)
+                day.start(publisher, commands[sizes.mixed_threads :])
             await people.silence(1.0)
         people.read()
         day.check()

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 
 from bench import machine
 from bench.clients import Connection, Crowd
-from bench.context import QUIET, Context, at_pace, gather, percentiles, quantile
+from bench.context import QUIET, Context, at_pace, gather, percentiles, quantile, stamped
 
 # --- a: burst --------------------------------------------------------------------------------------
 
@@ -46,9 +46,10 @@ async def paced(context: Context) -> None:
     events = round(sizes.paced_rate * sizes.paced_seconds)
     async with context.crowd() as people, context.publisher() as publisher:
         await gather(context, people, sizes.paced_connections)
+        commands = [context.packed(sequence) for sequence in range(events)]
 
         async def publish(sequence: int) -> None:
-            await publisher.send([context.packed(sequence, stamped=True)])
+            await publisher.send([stamped(commands[sequence])])
             context.tick(1, events)
 
         async with context.measured() as phase:
@@ -77,10 +78,10 @@ async def chat(context: Context) -> None:
         users = context.users(sizes.threads * sizes.members, lambda index: f"t{index % sizes.threads}")
         await gather(context, people, 0, users)
         typed: dict[tuple[str, bool], int] = {}
+        commands = [context.packed(n, f"t{n * 7 % sizes.threads}") for n in range(messages)]
 
         async def publish(sequence: int) -> None:
-            thread = f"t{sequence * 7 % sizes.threads}"
-            await publisher.send([context.packed(sequence, thread, stamped=True)])
+            await publisher.send([stamped(commands[sequence])])
             context.tick(1, messages + typings)
 
         async def type_or_stop(turn: int) -> None:
@@ -298,11 +299,12 @@ async def slow_reader(context: Context) -> None:
     pid = next(iter(context.pids.values()))
     async with context.crowd() as people, context.crowd() as others, context.publisher() as publisher:
         await gather(context, people, sizes.slow_connections)
+        commands = [context.packed(sequence, padding=sizes.slow_bytes) for sequence in range(2 * events)]
         found: list[dict[str, float]] = []
         for first in (0, events):
 
             async def publish(turn: int, first: int = first) -> None:
-                await publisher.send([context.packed(first + turn, stamped=True, padding=sizes.slow_bytes)])
+                await publisher.send([stamped(commands[first + turn])])
                 context.tick(1, 2 * events)
 
             async with context.measured():
