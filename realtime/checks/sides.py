@@ -8,13 +8,14 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from django.apps import AppConfig
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import ERROR, CheckMessage, Error, register, run_checks
+from django.core.exceptions import ImproperlyConfigured
 
 from realtime import extras
 
 
 class Side(NamedTuple):
-    """What an app needs, and what checks it."""
+    """What an app, or a package of ours, needs, and what checks it."""
 
     extra: str
     modules: tuple[str, ...]
@@ -23,6 +24,7 @@ class Side(NamedTuple):
 
 SIDES = {
     "realtime.server": Side("asgi", ("realtime.checks.server", "realtime.checks.tokens")),
+    "realtime.auth": Side("asgi", ("realtime.checks.tokens",)),
     "realtime.web": Side("web", ("realtime.checks.web", "realtime.checks.tokens")),
 }
 
@@ -35,6 +37,17 @@ def register_checks(app: str) -> None:
         return
     for module in side.modules:
         import_module(module)
+
+
+def require(app: str) -> None:
+    """Run the checks of an app in a process that no command of ours started.
+
+    Raises `ImproperlyConfigured` with every error that they find.
+    """
+    register_checks(app)
+    found = [message for message in run_checks(tags=["realtime"]) if message.is_serious(ERROR)]
+    if errors := [f"{each.id}: {each.msg}. {each.hint}" for each in found if not each.is_silenced()]:
+        raise ImproperlyConfigured("\n".join(errors))
 
 
 def _check_extra(

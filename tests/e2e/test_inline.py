@@ -288,6 +288,23 @@ def test_wrong_value_is_said_when_the_application_is_made(project: Project):
     assert "ImproperlyConfigured: REALTIME['INLINE']: Expected `bool`, got 'perhaps'" in done.stderr
 
 
+@pytest.mark.parametrize("module", ["team.asgi", "realtime.asgi"])
+def test_application_is_not_made_with_what_would_refuse_every_client(project: Project, module: str):
+    project.write(
+        "wrong.py",
+        """
+        from team.settings import *
+
+        REALTIME["HUB_THREAD_POLICY"] = "team.nowhere.policy"
+        SIMPLE_JWT["ALGORITHM"] = "HS257"
+        """,
+    )
+    done = project.run("-c", f"from {module} import application", DJANGO_SETTINGS_MODULE="team.wrong")
+    assert done.returncode == 1
+    assert "realtime.E005: REALTIME['HUB_THREAD_POLICY']: cannot import 'team.nowhere.policy'" in done.stderr
+    assert "realtime.E009: expected a known JWT_ALGORITHM, got 'HS257'" in done.stderr
+
+
 def test_importing_the_module_chooses_no_settings(project: Project):
     code = (
         "import os; from realtime.asgi import with_sockets; print(os.environ.get('DJANGO_SETTINGS_MODULE'))"
