@@ -73,7 +73,7 @@ REALTIME: list[tuple[dict[str, Any], str]] = [
     *(
         ({f"{namespace}_THREAD_POLICY": path}, "E005")
         for namespace in ("HUB", "PORTAL")
-        for path in ("no.such.policy", "hub.policy.no_such", "nodots")
+        for path in ("no.such.policy", "hub.policy.no_such", "nodots", "decimal.Decimal", "os.path.join")
     ),
     *(({"TRUSTED_PROXIES": ["127.0.0.1", each]}, "E011") for each in ("10.0.0.0/33", "proxy", "10.0.0.1/8")),
     *(
