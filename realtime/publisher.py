@@ -29,6 +29,7 @@ from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.ids import composed
 from realtime.redis.appending import append
 from realtime.redis.bounded import call, now
+from realtime.redis.client import location
 from realtime.telemetry import tracing
 from realtime.telemetry.logs import spelled
 
@@ -117,6 +118,7 @@ def publish(
     Raises:
         InvalidMessage: At once, when the event is unknown, a required field is missing, a value is not valid, or JSON
             has no form for it. The text says where: `data.items[2].owner`.
+        ImproperlyConfigured: At once, when a setting such as REDIS_URL cannot be used.
         redis.RedisError: When Redis has not confirmed it within `PUBLISH_TIMEOUT` (inside a transaction: after the
             commit). Never with the outbox.
         django.db.Error: With the outbox, when the message cannot be written into the database.
@@ -141,6 +143,8 @@ def publish(
             from realtime.outbox import table, writing  # noqa: PLC0415  (it has a table)
 
             using = using or table.default_database()
+        if not _receivers:
+            location()  # before the transaction is committed: after it, nothing could be taken back
         if _receivers:
             _after_commit(partial(_receivers[-1].append, encoded), using)
         elif OUTBOX in apps.app_configs:

@@ -15,7 +15,7 @@ import pytest
 import redis
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group, User
-from django.core.exceptions import SynchronousOnlyOperation
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import transaction
 from django.utils.connection import ConnectionDoesNotExist
 from django.utils.html import format_html
@@ -261,6 +261,13 @@ def test_question_that_can_have_no_answer_is_refused():
     with pytest.raises(ValueError, match=r"expected one with presence \(hub, portal\), got 'hubb'"):
         online("sales", namespace="hubb")
     assert online("no/group") == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_address_that_cannot_be_used_is_found_before_the_commit(settings):
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "http://redis"}
+    with transaction.atomic(), pytest.raises(ImproperlyConfigured, match="REDIS_URL cannot be used"):
+        publish("thread:message", MESSAGE, robust=True)
 
 
 @pytest.mark.parametrize("what", ["rooms", "namespaces"])
