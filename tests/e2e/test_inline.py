@@ -274,6 +274,16 @@ async def echo(scope, receive, send):
 
 
 @pytest.mark.slow
+async def test_server_below_a_prefix_serves_the_sockets_there_as_it_does_the_pages(project: Project):
+    port = free_port()
+    prefixed = (*SERVERS["uvicorn"][:-1], "--root-path", "/support", "--port")
+    project.start("uvicorn", *prefixed, str(port), ready="").wait_until_listening(port)
+    await assert_messages_arrive(project, port)  # the proxy has taken the prefix away
+    assert (await project.http("GET", "/readyz", port=port)).status == 200
+    assert (await project.http("GET", "/hub/", port=port)).error["code"] == "token_missing"
+
+
+@pytest.mark.slow
 async def test_without_inline_a_bridge_delivers(project: Project):
     port = free_port()
     serve(project, "daphne", port, REALTIME_INLINE="0")
