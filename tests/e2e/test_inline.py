@@ -305,14 +305,24 @@ def test_application_is_not_made_with_what_would_refuse_every_client(project: Pr
         """
         from team.settings import *
 
+        INSTALLED_APPS.remove("realtime")
+        REALTIME["EVENTS"] = ["team.nowhere"]
         REALTIME["HUB_THREAD_POLICY"] = "team.nowhere.policy"
         SIMPLE_JWT["ALGORITHM"] = "HS257"
         """,
     )
     done = project.run("-c", f"from {module} import application", DJANGO_SETTINGS_MODULE="team.wrong")
     assert done.returncode == 1
+    assert "realtime.E004: REALTIME['EVENTS']: cannot import 'team.nowhere'" in done.stderr
     assert "realtime.E005: REALTIME['HUB_THREAD_POLICY']: cannot import 'team.nowhere.policy'" in done.stderr
     assert "realtime.E009: expected a known JWT_ALGORITHM, got 'HS257'" in done.stderr
+
+
+def test_application_may_be_made_with_a_channel_layer_in_memory(project: Project):
+    layer = '{"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}'
+    project.write("tests.py", f"from team.settings import *\n\nCHANNEL_LAYERS = {layer}\n")
+    done = project.run("-c", "import team.asgi", DJANGO_SETTINGS_MODULE="team.tests")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_importing_the_module_chooses_no_settings(project: Project):
