@@ -41,6 +41,15 @@ def with_presence() -> tuple[str, ...]:
     return teams() + customers()
 
 
+def require_presence(namespace: str) -> None:
+    """Raise `ValueError` for a namespace that no presence is kept of: nobody would ever be there."""
+    names = [*teams(), *filter(lists_customers, namespaces())]
+    if namespace not in names:
+        raise ValueError(
+            f"namespace: expected one with presence ({', '.join(names) or 'none'}), got {namespace!r}"
+        )
+
+
 def lists_customers(namespace: str) -> bool:
     """Whether the groups of this namespace are threads, also while `CUSTOMER_PRESENCE` is off."""
     return namespace in namespaces() and namespaces()[namespace].presence is Presence.CUSTOMERS

@@ -39,10 +39,13 @@ def with_sockets(
     require("realtime.asgi", "asgi")
     if not apps.ready:
         django.setup()
-    from realtime.inline.application import WithSockets  # noqa: PLC0415  (what it imports may need applications)
+    from realtime.checks import sides  # noqa: PLC0415  (what these import may need applications)
+    from realtime.inline.application import WithSockets  # noqa: PLC0415
     from realtime.telemetry import logs, tracing  # noqa: PLC0415
 
     logs.write_facts()
+    # A channel layer in memory connects what is in one process, as in the tests of a team with consumers of its own.
+    sides.require("realtime.server", except_for={"realtime.E008"})
     tracing.start()
     return WithSockets(application, websocket, endpoints=endpoints)
 
@@ -62,6 +65,7 @@ def _standalone() -> Application:
     set_up()
     from channels.routing import ProtocolTypeRouter  # noqa: PLC0415
 
+    from realtime.checks import sides  # noqa: PLC0415
     from realtime.inline.application import in_socket_server  # noqa: PLC0415
     from realtime.inline.life import life  # noqa: PLC0415
     from realtime.routing import websocket  # noqa: PLC0415
@@ -69,6 +73,7 @@ def _standalone() -> Application:
     from realtime.telemetry import logs, tracing  # noqa: PLC0415
 
     logs.write_facts()
+    sides.require("realtime.server")
     tracing.start()
 
     inside = in_socket_server()

@@ -6,6 +6,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
@@ -194,16 +195,47 @@ def parse(values: Mapping[str, Any]) -> Conf:
 
 def _description(error: str, values: Mapping[str, Any]) -> str:
     """A validation error with the entry that it is about, and the value unless that may be a secret."""
-    message, _, path = error.partition(" - at `$.")
+    message, _, path = error.replace("`array`", "a list").partition(" - at `$.")
+    path = path.rstrip("`")
+    if unknown := _UNKNOWN.fullmatch(message):
+        return _unknown(unknown[1], path)
     if not path:
         return f"REALTIME: {message}"
-    path = path.rstrip("`")
     given: Any = values
     for name in path.split("."):
         given = given.get(name) if isinstance(given, Mapping) else None
     if given is not None and not isinstance(given, Mapping) and path not in _SECRETS:
         message = f"{message.partition(', got')[0]}, got {given!r}"
     return f"REALTIME[{path!r}]: {message}"
+
+
+def _unknown(name: str, path: str) -> str:
+    """That there is no such entry, and which one it may stand for."""
+    known = _LIMITS if path == "LIMITS" else _FIELDS
+    if limit := _nearest(name.upper().removeprefix("LIMIT_"), _LIMITS if "LIMIT_" in name.upper() else ()):
+        hint = f"; did you mean REALTIME['LIMITS'][{limit!r}]?"
+    else:
+        hint = f"; did you mean {near!r}?" if (near := _nearest(name.upper(), known)) else ""
+    return f"REALTIME{f'[{path!r}]' if path else ''}[{name!r}]: there is no such setting{hint}"
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    return next(iter(get_close_matches(name, known, 1, 0.8)), "")
+
+
+def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that set nothing, each with the one that it may stand for.
+
+    Others may begin with `REALTIME_`, too: Kubernetes makes some for a service called realtime-sockets.
+    """
+    names = {name: OWN_VARIABLES.get(name, f"REALTIME_{name}") for name in _FIELDS - {"LIMITS"}}
+    names |= {f"LIMIT_{name}": f"REALTIME_LIMIT_{name}" for name in _LIMITS}
+    found = {}
+    for variable in environ.keys() - {*names.values()}:
+        name = variable.removeprefix("REALTIME_")
+        if name != variable and not _is_override(name) and (near := _nearest(name, names)):
+            found[variable] = names[near]
+    return found
 
 
 def overrides() -> dict[str, Any]:
@@ -216,6 +248,8 @@ def _is_override(name: str) -> bool:
 
 
 _FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Conf))
+_LIMITS = frozenset(field.encode_name for field in msgspec.structs.fields(Limits))
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

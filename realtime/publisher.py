@@ -21,7 +21,7 @@ from django.utils.asyncio import async_unsafe
 from redis.exceptions import RedisError
 
 from presence import store
-from presence.namespaces import OLDEST
+from presence.namespaces import OLDEST, require_presence
 from realtime.conf import conf
 from realtime.layers.direct import direct
 from realtime.protocol import bus_message, values
@@ -29,6 +29,7 @@ from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.ids import composed
 from realtime.redis.appending import append
 from realtime.redis.bounded import call, now
+from realtime.redis.client import location
 from realtime.telemetry import tracing
 from realtime.telemetry.logs import spelled
 
@@ -117,6 +118,7 @@ def publish(
     Raises:
         InvalidMessage: At once, when the event is unknown, a required field is missing, a value is not valid, or JSON
             has no form for it. The text says where: `data.items[2].owner`.
+        ImproperlyConfigured: At once, when a setting such as REDIS_URL cannot be used.
         redis.RedisError: When Redis has not confirmed it within `PUBLISH_TIMEOUT` (inside a transaction: after the
             commit). Never with the outbox.
         django.db.Error: With the outbox, when the message cannot be written into the database.
@@ -129,8 +131,8 @@ def publish(
             "data": data,
             # Never without: a write that is repeated because its answer got lost stays one message.
             "id": uuid4().hex if id is None else id,
-            "rooms": None if rooms is None else list(rooms),
-            "namespaces": None if namespaces is None else list(namespaces),
+            "rooms": _listed(rooms),
+            "namespaces": _listed(namespaces),
             "except": exclude,
             "traceparent": traceparent,
         }
@@ -141,6 +143,8 @@ def publish(
             from realtime.outbox import table, writing  # noqa: PLC0415  (it has a table)
 
             using = using or table.default_database()
+        if not _receivers:
+            location()  # before the transaction is committed: after it, nothing could be taken back
         if _receivers:
             _after_commit(partial(_receivers[-1].append, encoded), using)
         elif OUTBOX in apps.app_configs:
@@ -172,13 +176,21 @@ def online(group: str, *, namespace: str = OLDEST) -> list[str]:
         namespace: The namespace of the users, one with presence; by default the oldest.
 
     Raises:
+        TypeError: When the group is no text, but for example Django's group of that name.
+        ValueError: When the namespace has no presence.
         redis.RedisError: When Redis has not answered within `PUBLISH_TIMEOUT`.
         SynchronousOnlyOperation: When called in the thread of a running event loop: `aonline` is for that.
     """
+    if not isinstance(
+        group, str | int
+    ):  # a whole number is the id of a thread, whose customers are asked for
+        raise TypeError(f"group: expected the name of a presence group, got {type(group).__name__}")
+    require_presence(namespace)
+    name = composed(str(group))
     if _receivers:
-        return _receivers[-1].online(namespace, composed(group))
+        return _receivers[-1].online(namespace, name)
     with _waiting() as until:
-        members = call(lambda: store.snapshot_sync(namespace, composed(group)), until)
+        members = call(lambda: store.snapshot_sync(namespace, name), until)
     return [member["user_id"] for member in members if member["status"] == "online"]
 
 
@@ -196,6 +208,11 @@ def _encode(event: str, message: Mapping[str, Any]) -> tuple[bytes, BusMessage]:
     except values.NotJSON as error:
         raise InvalidMessage("invalid_message", f"{event}: {error}") from error
     return encoded, bus_message.parse(encoded)
+
+
+def _listed(names: Iterable[str] | None) -> Any:
+    """What is sent for several names. One name alone stays what it is, and is refused, instead of its characters."""
+    return names if names is None or isinstance(names, str) else list(names)
 
 
 def _after_commit(action: Callable[[], None], using: str | None) -> None:

@@ -14,6 +14,7 @@ from realtime.connections.handshake import (
     Receive,
     Send,
     not_found,
+    path_below_root,
     path_of,
     send_refusal,
 )
@@ -33,20 +34,23 @@ def _application(namespace: Namespace) -> Application:
 
 def is_namespace(scope: Scope) -> bool:
     """Whether a namespace is served at this path."""
-    path = path_of(scope)
-    return path == scope["path"] and path.removeprefix("/").removesuffix("/") in namespaces()
+    return _route(scope).removeprefix("/").removesuffix("/") in namespaces()
+
+
+def _route(scope: Scope) -> str:
+    """The path by which an application is found; empty for one that was spelled in another way."""
+    return path_below_root(scope) if path_of(scope) == scope["path"] else ""
 
 
 async def websocket(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """The ASGI application of WebSockets. Limits come before routes, where the server (daphne) does not know them."""
     if EXTENSION not in (scope.get("extensions") or {}):
         refused = refuse_handshake(
-            scope.get("client"), scope["headers"], scope["path"].encode(errors="replace")
+            scope.get("client"), scope["headers"], path_below_root(scope).encode(errors="replace")
         )
         if refused is not None:
             await receive()
             await send_refusal(scope, send, refused)
             return
-    path = path_of(scope)
-    application = _routes().get(path) if path == scope["path"] else None
+    application = _routes().get(_route(scope))
     await (application or not_found)(scope, receive, send)

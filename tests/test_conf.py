@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
-from realtime.conf import Conf, Limits, conf, from_environment, overrides, parse
+from realtime.conf import Conf, Limits, conf, from_environment, misspelt, overrides, parse
+
+KUBERNETES = (
+    "SERVICE_HOST",
+    "SERVICE_PORT",
+    "SERVICE_PORT_HTTP",
+    "PORT",
+    "PORT_8001_TCP",
+    "PORT_8001_TCP_ADDR",
+)
+"""The ends of the variables that Kubernetes makes for a service."""
 
 
 def test_what_lets_more_clients_in_is_off_by_default():
@@ -70,6 +82,30 @@ def test_what_a_namespace_declares_can_be_replaced_from_the_environment():
     }
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("REALTIME_GRACE_PEROID", "REALTIME_GRACE_PERIOD"),
+        ("REALTIME_REDIS_URL", "REDIS_URL"),
+        ("REALTIME_ALLOWED_ORIGIN", "ALLOWED_ORIGINS"),
+        ("REALTIME_LIMIT_FRAME_BYTE", "REALTIME_LIMIT_FRAME_BYTES"),
+    ],
+)
+def test_variable_that_sets_nothing_is_found_by_what_it_resembles(variable: str, meant: str):
+    assert misspelt({variable: "1"}) == {variable: meant}
+
+
+def test_variables_that_set_something_or_belong_to_others_are_no_mistake():
+    services = [f"REALTIME_{name}_{end}" for name in ("SOCKETS", "WEB", "BRIDGE") for end in KUBERNETES]
+    settings = [
+        "REALTIME_GRACE_PERIOD",
+        "REALTIME_LIMIT_RATE",
+        "REALTIME_OPS_ROLES",
+        "REALTIME_HUB_THREAD_POLICY",
+    ]
+    assert misspelt(dict.fromkeys([*services, *settings, "PREFIX", "LIMIT_RATES"], "1")) == {}
+
+
 def test_variables_of_others_are_ignored():
     assert from_environment({"GRACE_PERIOD": "1", "REALTIME_UNHEARD_OF": "1", "PATH": "/bin"}) == {}
 
@@ -123,7 +159,7 @@ def test_value_that_may_be_a_secret_is_not_quoted(name: str):
 
 @pytest.mark.parametrize("values", [{"GRACE": 1}, {"LIMITS": {"FRAMES": 1}}, {"grace_period": 1}])
 def test_misspelt_name_is_refused(values: dict[str, object]):
-    with pytest.raises(ImproperlyConfigured, match=r"REALTIME.*unknown field"):
+    with pytest.raises(ImproperlyConfigured, match=r"REALTIME.*there is no such setting"):
         parse(values)
 
 
@@ -175,3 +211,28 @@ def test_setting_that_is_no_dict_is_refused(settings, value: object):
     settings.REALTIME = value
     with pytest.raises(ImproperlyConfigured, match="REALTIME: expected a dict, got"):
         conf()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"ALOWED_ORIGINS": []},
+            "REALTIME['ALOWED_ORIGINS']: there is no such setting; did you mean 'ALLOWED_ORIGINS'?",
+        ),
+        ({"prefix": "x"}, "REALTIME['prefix']: there is no such setting; did you mean 'PREFIX'?"),
+        (
+            {"LIMIT_RATE": 1},
+            "REALTIME['LIMIT_RATE']: there is no such setting; did you mean REALTIME['LIMITS']['RATE']?",
+        ),
+        (
+            {"LIMITS": {"RATES": 1}},
+            "REALTIME['LIMITS']['RATES']: there is no such setting; did you mean 'RATE'?",
+        ),
+        ({"UNHEARD_OF": 1}, "REALTIME['UNHEARD_OF']: there is no such setting"),
+        ({"EVENTS": "a.b"}, "REALTIME['EVENTS']: Expected a list, got 'a.b'"),
+    ],
+)
+def test_entry_that_is_wrong_is_named_with_what_was_expected(values: dict[str, object], said: str):
+    with pytest.raises(ImproperlyConfigured, match=f"^{re.escape(said)}$"):
+        parse(values)

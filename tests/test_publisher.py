@@ -14,8 +14,8 @@ from uuid import UUID
 import pytest
 import redis
 from asgiref.sync import sync_to_async
-from django.contrib.auth.models import User
-from django.core.exceptions import SynchronousOnlyOperation
+from django.contrib.auth.models import Group, User
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import transaction
 from django.utils.connection import ConnectionDoesNotExist
 from django.utils.html import format_html
@@ -253,6 +253,28 @@ async def test_examples_of_publishing_arrive(process):
             assert (await ana.expect("thread:message"))["data"].get("body") == expected
         await ana.expect("chat:ended")
         assert (await user.expect("chat:ended"))["room"] == "user:9"
+
+
+def test_question_that_can_have_no_answer_is_refused():
+    with pytest.raises(TypeError, match="group: expected the name of a presence group, got Group"):
+        online(Group(name="sales"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"expected one with presence \(hub, portal\), got 'hubb'"):
+        online("sales", namespace="hubb")
+    assert online("no/group") == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_address_that_cannot_be_used_is_found_before_the_commit(settings):
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "http://redis"}
+    with transaction.atomic(), pytest.raises(ImproperlyConfigured, match="REDIS_URL cannot be used"):
+        publish("thread:message", MESSAGE, robust=True)
+
+
+@pytest.mark.parametrize("what", ["rooms", "namespaces"])
+def test_one_name_in_place_of_several_is_not_taken_for_its_characters(what: str):
+    with pytest.raises(InvalidMessage, match=rf"Expected `array.*`, got `str` - at `\$.{what}`"):
+        publish("thread:message", MESSAGE, **{what: "thread:42"})  # type: ignore[arg-type]
+    assert published() == []
 
 
 async def test_examples_of_asking_who_is_online_are_true():

@@ -8,8 +8,9 @@ from typing import Any
 from uuid import uuid4
 
 from django.core.exceptions import ImproperlyConfigured
+from jwt.exceptions import PyJWTError
 
-from realtime.auth.jwt_settings import jwt_settings
+from realtime.auth.jwt_settings import jwt_settings, signing_key_name
 from realtime.auth.verification import verifier
 
 
@@ -27,7 +28,7 @@ def issue(
 
         token = issue(user_id="7", role="attendant", name="Ana", groups=["sales"])
 
-    Raises `ImproperlyConfigured` when the process has no signing key.
+    Raises `ImproperlyConfigured` when the process has no key that signs.
     """
     jwt = jwt_settings()
 
@@ -49,4 +50,10 @@ def issue(
         raise ImproperlyConfigured(
             "JWT_SIGNING_KEY is not set: this process can verify tokens but not sign them"
         )
-    return backend.encode({**signed, **(claims or {})})
+    try:
+        return backend.encode({**signed, **(claims or {})})
+    except (PyJWTError, ValueError, AttributeError) as error:  # AttributeError: it is a public key
+        raise ImproperlyConfigured(
+            f"{signing_key_name()} is not a key that signs with {backend.algorithm}: "
+            "this process can verify tokens but not sign them"
+        ) from error

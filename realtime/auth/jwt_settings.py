@@ -21,3 +21,8 @@ def jwt_settings() -> Any:
     from rest_framework_simplejwt.settings import api_settings  # noqa: PLC0415
 
     return api_settings
+
+
+def signing_key_name() -> str:
+    """The setting that holds the key to sign with, as its owner knows it."""
+    return "JWT_SIGNING_KEY" if "SIGNING_KEY" in getattr(settings, "SIMPLE_JWT", {}) else "SECRET_KEY"

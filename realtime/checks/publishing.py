@@ -5,6 +5,7 @@ A wrong setting fails at startup, with a hint.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -16,7 +17,7 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.checks import collisions
-from realtime.conf import Conf, conf
+from realtime.conf import Conf, conf, misspelt
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.namespaces import namespaces
 from realtime.redis import url as location
@@ -30,7 +31,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
     except ImproperlyConfigured as error:
         return [Error(str(error), hint="See docs/settings.md.", id="realtime.E001")]
     events = () if collisions.problems(serves=False) else _namespaces()
-    return [*_redis(current), *events, *_tracing(current)]
+    return [*_redis(current), *events, *_tracing(current), *_misspelt()]
 
 
 @register("realtime", deploy=True)
@@ -91,6 +92,15 @@ def _tracing(current: Conf) -> Iterator[CheckMessage]:
             "REALTIME['TRACING'] is on, and opentelemetry-api is not installed",
             hint="pip install 'realtime-sockets[otel]'",
             id="realtime.E013",
+        )
+
+
+def _misspelt() -> Iterator[CheckMessage]:
+    for variable, near in sorted(misspelt(os.environ).items()):
+        yield CheckWarning(
+            f"the environment has {variable}, and no setting is called so",
+            hint=f"Did you mean {near}? Limits begin with REALTIME_LIMIT_: docs/settings.md.",
+            id="realtime.W004",
         )
 
 

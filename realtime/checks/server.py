@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from inspect import iscoroutinefunction, isfunction, unwrap
+from inspect import iscoroutinefunction
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -21,6 +21,7 @@ from realtime.conf import Conf, Limits, conf, load
 from realtime.connections.addresses import networks
 from realtime.connections.consumer import NamespaceConsumer
 from realtime.layers.configured import OWN_LAYER, backend, channel_layer
+from realtime.protocol.declarations import is_async, spelled
 from realtime.protocol.namespaces import Namespace, Presence, namespaces
 from realtime.redis import url
 
@@ -136,8 +137,7 @@ def _unusable(path: object) -> str:
 
 def _not_async(policy: object) -> str:
     found = import_string(policy) if isinstance(policy, str) else policy
-    is_plain = isfunction(found) and not iscoroutinefunction(unwrap(found))
-    return f"expected an async function, got {found!r}" if is_plain else ""
+    return "" if is_async(found) else f"expected an async function, got {spelled(found)}"
 
 
 def _mapping() -> Iterator[CheckMessage]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from django.apps import AppConfig
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import ERROR, CheckMessage, Error, register, run_checks
+from django.core.exceptions import ImproperlyConfigured
 
 from realtime import extras
 
 
 class Side(NamedTuple):
-    """What an app needs, and what checks it."""
+    """What an app, or a package of ours, needs, and what checks it."""
 
     extra: str
     modules: tuple[str, ...]
@@ -23,6 +24,7 @@ class Side(NamedTuple):
 
 SIDES = {
     "realtime.server": Side("asgi", ("realtime.checks.server", "realtime.checks.tokens")),
+    "realtime.auth": Side("asgi", ("realtime.checks.tokens",)),
     "realtime.web": Side("web", ("realtime.checks.web", "realtime.checks.tokens")),
 }
 
@@ -35,6 +37,23 @@ def register_checks(app: str) -> None:
         return
     for module in side.modules:
         import_module(module)
+
+
+def require(app: str, *, except_for: Collection[str] = ()) -> None:
+    """Run the checks of an app in a process that no command of ours started.
+
+    Raises `ImproperlyConfigured` with every error that they find, those with the ids `except_for` excepted.
+    """
+    for module in ("realtime.checks.collisions", "realtime.checks.publishing"):
+        import_module(module)  # those of the app `realtime`, which need not be installed here
+    register_checks(app)
+    errors = [
+        f"{each.id}: {each.msg}. {each.hint}"
+        for each in run_checks(tags=["realtime"])
+        if each.is_serious(ERROR) and not each.is_silenced() and each.id not in except_for
+    ]
+    if errors:
+        raise ImproperlyConfigured("\n".join(errors))
 
 
 def _check_extra(

@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import PyJWTError
 
-from realtime.auth.jwt_settings import jwt_settings
+from realtime.auth.jwt_settings import jwt_settings, signing_key_name
 from realtime.auth.revocation import MARK_SECONDS
 
 DEVELOPMENT_KEY = "development-"
@@ -39,7 +39,7 @@ def check_tokens(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Chec
     All values are those of simplejwt, with its defaults: without `SIMPLE_JWT` tokens are signed with SECRET_KEY.
     """
     try:
-        return [*_apps(), *_keys(), *_claims()]
+        return [*_apps(), *_keys(), *_claims(), *_leeway()]
     except ImproperlyConfigured as error:
         return [Error(str(error), hint="See docs/settings.md, or leave it out.", id="realtime.E009")]
 
@@ -74,7 +74,7 @@ def _keys() -> Iterator[CheckMessage]:
             id="realtime.E009",
         )
     elif verifying:
-        yield from _usable(algorithm, verifying, "JWT_SIGNING_KEY" if symmetric else "JWT_VERIFYING_KEY")
+        yield from _usable(algorithm, verifying, signing_key_name() if symmetric else "JWT_VERIFYING_KEY")
     elif symmetric:
         yield Error(
             f"JWT_SIGNING_KEY is not set; {algorithm} verifies with it",
@@ -104,7 +104,7 @@ def _keys() -> Iterator[CheckMessage]:
         )
     if symmetric and signing and (weakness := _weakness(signing)):
         yield Error(
-            f"JWT_SIGNING_KEY {weakness}",
+            f"{signing_key_name()} {weakness}",
             hint="Tokens can be forged by guessing the key. Use at least 32 random bytes (RFC 7518 §3.2), for example "
             "from `openssl rand -base64 48`.",
             id="realtime.E015",
@@ -139,6 +139,16 @@ def _claims() -> Iterator[CheckMessage]:
             f"expected different claim names in SIMPLE_JWT, got {given}",
             hint="Every token needs an id, a type and a user: give each of these claims a name of its own.",
             id="realtime.E014",
+        )
+
+
+def _leeway() -> Iterator[CheckMessage]:
+    leeway = jwt_settings().LEEWAY
+    if leeway is not None and not isinstance(leeway, int | float | timedelta):
+        yield Error(
+            f"SIMPLE_JWT['LEEWAY']: expected seconds or a timedelta, got {leeway!r}",
+            hint="Expected a number, for example 10; without it an expired token is refused at once.",
+            id="realtime.E009",
         )
 
 

@@ -159,6 +159,18 @@ def path_of(scope: Scope) -> str:
     return path if raw is None else raw.partition(b"?")[0].decode("latin-1")
 
 
+def path_below_root(scope: Scope) -> str:
+    """`path_of`, without the prefix at which the server was told to serve (`uvicorn --root-path`), as Django reads it.
+
+    Daphne takes that from a header, too, which a client may send: it names no other path.
+    """
+    path, root = path_of(scope), scope.get("root_path") or ""
+    if not root or any(name.lower() == b"daphne-root-path" for name, _ in scope["headers"]):
+        return path
+    below = path.removeprefix(root.rstrip("/"))
+    return below if below.startswith("/") else path
+
+
 class JWTScopeMiddleware:
     """Channels middleware: puts the `Principal` into the scope, or refuses before anything is accepted.
 

@@ -20,7 +20,7 @@ class Command(BaseCommand):
     """
 
     app = ""
-    """The app whose checks concern it, besides `realtime`."""
+    """The app, or the package, whose checks concern it, besides `realtime` (`realtime.checks.sides`)."""
     extra = ""
     """The extra that holds what it needs."""
 

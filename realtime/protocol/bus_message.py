@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from realtime.conf import cached, conf
 from realtime.protocol.catalogue import ServerEvent, catalogue
+from realtime.protocol.declarations import check_routes
 from realtime.protocol.envelope import frame_head, frame_tail
 from realtime.protocol.ids import composed
 from realtime.protocol.namespaces import namespaces
@@ -186,6 +187,7 @@ def _targets(event: ServerEvent, payload: Payload, message: BusMessageJSON) -> t
     routes: Sequence[Any] = (
         message.rooms if message.rooms is not None else event.rooms(payload) if event.rooms else ()
     )
+    check_routes(event.name, routes)
     targets: dict[Target, None] = {}
     for route in routes:
         names, room = (audience, route) if isinstance(route, str) else route

@@ -7,7 +7,6 @@ own with the same three decorators, from modules named in `REALTIME["EVENTS"]` (
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -15,10 +14,17 @@ from typing import Any, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.conf import cached, conf, load
+from realtime.protocol.declarations import check_class, check_name, check_routing
 from realtime.protocol.namespaces import Namespace, namespaces
 from realtime.protocol.payloads import Empty, Payload
 from realtime.protocol.respelling import Respell, checked
-from realtime.protocol.wire_types import annotated_ack, annotated_payload, check_ack, check_payload
+from realtime.protocol.wire_types import (
+    annotated_ack,
+    annotated_payload,
+    check_ack,
+    check_handler,
+    check_payload,
+)
 
 BUILT_IN = (
     "realtime.protocol.events",
@@ -50,8 +56,6 @@ C = TypeVar("C", bound=ClientHandler)
 B = TypeVar("B", bound=BusHandler)
 
 E = TypeVar("E", "ServerEvent", "ClientEvent")
-
-_NAME = re.compile(r"[a-z][a-z0-9_-]*:[a-z][a-z0-9_-]*|[a-z]{1,32}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ def catalogue() -> Catalogue:
         _import(f"namespace {namespace.name!r}", namespace.events)
     _import("REALTIME['EVENTS']", conf().events)
     _check_types(registry)
+    _check_bus_handlers(registry)
     found = Catalogue(
         server=_with_audience(_for_clients(event, registered) for event in registry.server.values()),
         client=_with_audience(_from_clients(event, registered) for event in registry.client.values()),
@@ -176,6 +181,11 @@ def _check_types(events: Catalogue) -> None:
             check_payload(name, event.payload)
     for name, event in events.client.items():
         check_ack(name, event.ack)
+
+
+def _check_bus_handlers(events: Catalogue) -> None:
+    if unknown := sorted(events.bus_handlers.keys() - events.server.keys() - events.control.keys()):
+        raise ImproperlyConfigured(f"on_bus({unknown[0]!r}): there is no such event")
 
 
 def _with_audience(events: Iterable[E]) -> dict[str, E]:
@@ -216,10 +226,11 @@ def _resolved(name: str, audience: Audience, registered: Mapping[str, Namespace]
         return frozenset(registered)
     if callable(audience):
         return frozenset(name for name, namespace in registered.items() if audience(namespace))
-    given = frozenset(audience)
+    given = frozenset() if isinstance(audience, str) else frozenset(audience)
     if not given or not given <= registered.keys():
         raise ImproperlyConfigured(
-            f"event {name!r}: expected namespaces out of {sorted(registered)}, got {sorted(given)}"
+            f"event {name!r}: expected namespaces out of {sorted(registered)}, "
+            f"got {repr(audience) if isinstance(audience, str) else sorted(given)}"
         )
     return given
 
@@ -253,7 +264,11 @@ def server_event(
             reported when the catalogue is loaded.
     """
 
+    check_name(name)
+    check_routing(name, rooms)
+
     def register(payload: P) -> P:
+        check_class(name, payload)
         registry.server[_new(name, registry.server)] = ServerEvent(
             name=name,
             payload=payload,
@@ -292,7 +307,10 @@ def client_event(name: str, *, namespaces: Audience = None, waits: bool = True) 
             the handler has no payload class as its annotation, or when its return annotation cannot be evaluated.
     """
 
+    check_name(name)
+
     def register(handler: C) -> C:
+        check_handler(name, handler)
         registry.client[_new(name, registry.client)] = ClientEvent(
             name=name,
             payload=annotated_payload(name, handler),
@@ -310,7 +328,10 @@ def client_event(name: str, *, namespaces: Audience = None, waits: bool = True) 
 def control_event(name: str) -> Callable[[P], P]:
     """Register the decorated payload class as a control event; `on_bus` says what it does."""
 
+    check_name(name)
+
     def register(payload: P) -> P:
+        check_class(name, payload)
         registry.control[_new(name, registry.control)] = ControlEvent(name=name, payload=payload)
         return payload
 
@@ -320,7 +341,10 @@ def control_event(name: str) -> Callable[[P], P]:
 def stream_entry(stream: str, *, field: str) -> Callable[[P], P]:
     """Register the decorated payload class as what the entries of a stream hold, in that field of theirs."""
 
+    check_name(stream)
+
     def register(payload: P) -> P:
+        check_class(stream, payload)
         registry.streams[_new(stream, registry.streams)] = StreamEntry(stream, field, payload)
         return payload
 
@@ -335,7 +359,10 @@ def on_bus(name: str, *, is_order: bool = False) -> Callable[[B], B]:
     nothing else, as the whole bus waits for it. Any other handler that fails twice makes a dead letter.
     """
 
+    check_name(name)
+
     def register(handler: B) -> B:
+        check_handler(name, handler)
         registry.bus_handlers.setdefault(name, []).append(handler)
         if is_order:
             registry.orders.add(handler)
@@ -345,8 +372,6 @@ def on_bus(name: str, *, is_order: bool = False) -> Callable[[B], B]:
 
 
 def _new(name: str, table: dict[str, Any]) -> str:
-    if not _NAME.fullmatch(name):
-        raise ImproperlyConfigured(f"event name {name!r}: expected 'topic:verb' in lower case")
     if name in table:
         raise ImproperlyConfigured(f"event {name!r} is registered twice")
     return name

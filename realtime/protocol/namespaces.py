@@ -139,9 +139,18 @@ class Namespace:
         return kind is not None and kind.is_joined
 
     async def allows(self, principal: Any, room: str) -> bool:
-        """Whether a user may be in a room of a kind that is joined: what its policy says. Raises what that raises."""
+        """Whether a user may be in a room of a kind that is joined: what its policy says.
+
+        Raises what that raises, and `TypeError` for an answer that is neither yes nor no: a coroutine that was not
+        awaited, or the text of a claim, would let everyone in.
+        """
         kind, _, id = room.partition(":")
-        return bool(await _callable(self.policies[kind])(principal, id))
+        allowed = await _callable(self.policies[kind])(principal, id)
+        if not isinstance(allowed, int | None):  # a bool is an int, and so is an answer of Redis
+            raise TypeError(
+                f"the policy of {self.name} for {kind}: expected True or False, got {type(allowed).__name__}"
+            )
+        return bool(allowed)
 
     def is_listed(self, role: str) -> bool:
         """Whether presence lists users of this role."""

@@ -14,6 +14,7 @@ from typing import Any, Union
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
+from realtime.protocol.declarations import is_async, spelled
 from realtime.protocol.json_schema import DELIVERED, RETURNED, Schema, Schemas, schema
 from realtime.protocol.payloads import Empty, Payload, decoder
 from realtime.protocol.type_parts import alternatives
@@ -50,6 +51,15 @@ def annotated_ack(event: str, handler: Callable[..., Any]) -> Any:
         parts = tuple(Empty if part is NoneType else part for part in typing.get_args(found))
         return Union[parts]  # noqa: UP007  (made of a tuple)
     return Empty if found is None or found is NoneType else found
+
+
+def check_handler(event: str, handler: Callable[..., Any]) -> None:
+    """Raise `ImproperlyConfigured` if a handler returns nothing to await."""
+    is_good = is_async(handler) or (
+        callable(handler) and typing.get_origin(_annotation(event, handler, "return")) in _AWAITABLE
+    )
+    if not is_good:
+        raise ImproperlyConfigured(f"event {event!r}: expected an async function, got {spelled(handler)}")
 
 
 def _signature(handler: Callable[..., Any]) -> inspect.Signature:

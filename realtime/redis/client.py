@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from django.core.exceptions import ImproperlyConfigured
 from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import FullJitterBackoff
@@ -44,8 +45,11 @@ _POOL_OPTIONS: Any = {
 
 
 def location() -> Location:
-    """The parsed `REDIS_URL`."""
-    return parse(conf().redis_url)
+    """The parsed `REDIS_URL`. Raises `ImproperlyConfigured` for one that cannot be used."""
+    try:
+        return parse(conf().redis_url)
+    except ValueError as error:  # whose text never holds a password
+        raise ImproperlyConfigured(f"REDIS_URL cannot be used: {error}") from None
 
 
 def client() -> aioredis.Redis:

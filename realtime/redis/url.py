@@ -150,23 +150,24 @@ def parse(url: str) -> Location:
     tls, _, kind = scheme.partition("+")
     alone, hosts = _set_apart(url) if kind else (url, "")
     _check_characters(alone, scheme)
-    if not kind:
+    if scheme in {"redis", "rediss", "unix"}:
         location = Location(url)
     elif tls in {"redis", "rediss"} and kind == "sentinel":
         location = _parse_sentinels(alone, hosts, tls)
     elif tls in {"redis", "rediss"} and kind == "cluster":
         location = _parse_cluster(alone, hosts, tls)
     else:
-        raise ValueError(f"the scheme {scheme!r} is not known")
+        expected = "redis, rediss, unix, redis+sentinel, redis+cluster or one of these two with rediss"
+        raise ValueError(f"expected the scheme {expected}, got {scheme!r}")
     _check_options(location)
+    if not kind and scheme != "unix":
+        _check_numbers(urlsplit(url))
     try:
         arguments = location.sync_arguments()
         arguments.pop("connection_class", redis.Connection)(**arguments)
     except (ValueError, AttributeError, RedisError):
         # What redis-py says may quote all of it.
-        raise ValueError(
-            f"scheme {scheme!r}, number as port and as database, values of options: one of them is not right"
-        ) from None
+        raise ValueError("one of the values of its options is not right") from None
     return location
 
 
@@ -186,6 +187,21 @@ def _check_characters(url: str, scheme: str) -> None:
         )
     if "@" in parts.path and scheme != "unix":
         raise ValueError("a / comes before the @: in a user name or password write / as %2F")
+
+
+def _check_numbers(parts: SplitResult) -> None:
+    """Refuse what redis-py would pass over, and use its defaults."""
+    if _port(parts) is None:
+        raise ValueError("the port is not a number from 1 to 65535")
+    if (database := parts.path.strip("/")) and not database.isdecimal():
+        raise ValueError("the database is not a number")
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        return parts.port or (None if parts.port == 0 else REDIS_PORT)
+    except ValueError:
+        return None
 
 
 def _split(url: str) -> SplitResult | None:

@@ -140,7 +140,7 @@ def concerns(scope: Scope, *, verdicts_only: bool = False) -> bool:
 
     A browser that opens the page at the path of a namespace wants that page, and not the verdict on a handshake.
     """
-    path = handshake.path_of(scope).removesuffix("/")
+    path = handshake.path_below_root(scope).removesuffix("/")
     endpoint = _endpoint(path)
     if endpoint is None or scope["method"] not in endpoint.methods:
         return False
@@ -176,7 +176,7 @@ def _not_found(scope: Scope) -> Response:
 
 
 async def _respond(scope: Scope) -> Response:
-    endpoint = _endpoint(handshake.path_of(scope).removesuffix("/"))
+    endpoint = _endpoint(handshake.path_below_root(scope).removesuffix("/"))
     if endpoint is None:
         return _not_found(scope)
     if scope["method"] not in endpoint.methods:

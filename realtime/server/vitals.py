@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from time import perf_counter
 
@@ -11,6 +12,9 @@ from redis.exceptions import RedisError
 from realtime.redis.client import client, is_cancelled
 from realtime.tasks.supervision import supervise
 from realtime.telemetry import metrics
+from realtime.telemetry.logs import spelled
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 1.0
 """Between two measurements."""
@@ -38,14 +42,21 @@ async def _watch_loop(measures: tuple[Callable[[], None], ...]) -> None:
 
 
 async def _watch_redis() -> None:
+    is_up = True
     while not is_cancelled():
         started = perf_counter()
         try:
             async with asyncio.timeout(PATIENCE):
                 await client().ping()
-        except (RedisError, OSError):  # TimeoutError is an OSError
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
             metrics.REDIS_UP.set(0)
+            if is_up:  # without a client, nothing else would say that the password is wrong
+                logger.warning("redis cannot be used", extra={"error": spelled(error)})
+            is_up = False
         else:
             metrics.REDIS_UP.set(1)
             metrics.REDIS_SECONDS.observe(perf_counter() - started)
+            if not is_up:
+                logger.info("redis can be used again")
+            is_up = True
         await asyncio.sleep(SECONDS)

@@ -12,6 +12,7 @@ from django.core.checks import Error, run_checks
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from rest_framework_simplejwt.settings import DEFAULTS
 
 from realtime.checks.tokens import DEVELOPMENT_KEY, EXAMPLE_KEY
 from tests.checking import startup
@@ -72,7 +73,7 @@ REALTIME: list[tuple[dict[str, Any], str]] = [
     *(
         ({f"{namespace}_THREAD_POLICY": path}, "E005")
         for namespace in ("HUB", "PORTAL")
-        for path in ("no.such.policy", "hub.policy.no_such", "nodots")
+        for path in ("no.such.policy", "hub.policy.no_such", "nodots", "decimal.Decimal", "os.path.join")
     ),
     *(({"TRUSTED_PROXIES": ["127.0.0.1", each]}, "E011") for each in ("10.0.0.0/33", "proxy", "10.0.0.1/8")),
     *(
@@ -154,6 +155,8 @@ JWT: list[tuple[dict[str, Any], str]] = [
     ({"JTI_CLAIM": "user_id"}, "E014"),
     ({"JTI_CLAIM": "sub", "USER_ID_CLAIM": "sub"}, "E014"),
     ({"JTI_CLAIM": "tid", "USER_ID_CLAIM": "sub", "TOKEN_TYPE_CLAIM": "use"}, ""),
+    *(({"LEEWAY": each}, "") for each in (0, 2.5, timedelta(seconds=10), None)),
+    *(({"LEEWAY": each}, "E009") for each in ("10", [10])),
     ({"REFRESH_TOKEN_LIFETIME": timedelta(days=1)}, ""),
     ({"REFRESH_TOKEN_LIFETIME": timedelta(days=1, seconds=1)}, "W003"),
 ]
@@ -243,6 +246,13 @@ def test_shared_secret_that_is_short_or_a_pattern_is_an_error_that_does_not_quot
     assert isinstance(found, Error)
     assert said in found.msg
     assert key not in found.msg or key == "x"
+
+
+def test_weak_key_is_called_what_its_owner_calls_it(settings, monkeypatch):
+    monkeypatch.setitem(DEFAULTS, "SIGNING_KEY", "short")  # where simplejwt has put SECRET_KEY
+    settings.SIMPLE_JWT = {}
+    [found] = [message for message in startup() if message.id == "realtime.E015"]
+    assert found.msg == "SECRET_KEY has 5 bytes, at least 32 are needed"
 
 
 def is_strong(secret: str) -> bool:

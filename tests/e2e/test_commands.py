@@ -18,6 +18,10 @@ from realtime.auth.verification import verify
 from tests.e2e.harness import PATIENCE, Stack, free_port, python, unique
 
 MESSAGE = '{"thread_id": "42", "message_id": "1"}'
+ED25519_PUBLIC = """-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+-----END PUBLIC KEY-----
+"""
 NOBODY = "redis://127.0.0.1:1/0"
 KEYS = {"SECRET_KEY": "k" * 50, "JWT_SIGNING_KEY": "a key for the commands of these tests"}
 
@@ -215,12 +219,30 @@ def test_issuetoken_prints_a_token_and_nothing_else(manage: Manage):
     assert principal.threads == {"42", "43"}
 
 
-def test_issuetoken_needs_a_key_that_it_can_sign_with(manage: Manage):
-    done = manage(
-        "issuetoken", *ATTENDANT, JWT_ALGORITHM="RS256", JWT_SIGNING_KEY="junk", JWT_VERIFYING_KEY="junk"
-    )
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"JWT_SIGNING_KEY": "junk", "JWT_VERIFYING_KEY": "junk"},
+            "JWT_VERIFYING_KEY is not a key for EdDSA",
+        ),
+        (
+            {"JWT_SIGNING_KEY": "junk", "JWT_VERIFYING_KEY": ED25519_PUBLIC},
+            "JWT_SIGNING_KEY is not a key that signs with EdDSA",
+        ),
+        (
+            {"JWT_SIGNING_KEY": ED25519_PUBLIC, "JWT_VERIFYING_KEY": ED25519_PUBLIC},
+            "JWT_SIGNING_KEY is not a key that signs with EdDSA",
+        ),
+        ({"JWT_ALGORITHM": "HS257"}, "expected a known JWT_ALGORITHM, got 'HS257'"),
+    ],
+    ids=["junk", "no private key", "a public key", "no algorithm"],
+)
+def test_issuetoken_needs_a_key_that_it_can_sign_with(manage: Manage, variables: dict[str, str], said: str):
+    done = manage("issuetoken", *ATTENDANT, **{"JWT_ALGORITHM": "EdDSA", **variables})
     assert done.returncode != 0
     assert done.stdout == ""
+    assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 

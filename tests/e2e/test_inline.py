@@ -274,6 +274,16 @@ async def echo(scope, receive, send):
 
 
 @pytest.mark.slow
+async def test_server_below_a_prefix_serves_the_sockets_there_as_it_does_the_pages(project: Project):
+    port = free_port()
+    prefixed = (*SERVERS["uvicorn"][:-1], "--root-path", "/support", "--port")
+    project.start("uvicorn", *prefixed, str(port), ready="").wait_until_listening(port)
+    await assert_messages_arrive(project, port)  # the proxy has taken the prefix away
+    assert (await project.http("GET", "/readyz", port=port)).status == 200
+    assert (await project.http("GET", "/hub/", port=port)).error["code"] == "token_missing"
+
+
+@pytest.mark.slow
 async def test_without_inline_a_bridge_delivers(project: Project):
     port = free_port()
     serve(project, "daphne", port, REALTIME_INLINE="0")
@@ -286,6 +296,33 @@ async def test_without_inline_a_bridge_delivers(project: Project):
 def test_wrong_value_is_said_when_the_application_is_made(project: Project):
     done = project.run("-c", "import team.asgi", REALTIME_INLINE="perhaps")
     assert "ImproperlyConfigured: REALTIME['INLINE']: Expected `bool`, got 'perhaps'" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["team.asgi", "realtime.asgi"])
+def test_application_is_not_made_with_what_would_refuse_every_client(project: Project, module: str):
+    project.write(
+        "wrong.py",
+        """
+        from team.settings import *
+
+        INSTALLED_APPS.remove("realtime")
+        REALTIME["EVENTS"] = ["team.nowhere"]
+        REALTIME["HUB_THREAD_POLICY"] = "team.nowhere.policy"
+        SIMPLE_JWT["ALGORITHM"] = "HS257"
+        """,
+    )
+    done = project.run("-c", f"from {module} import application", DJANGO_SETTINGS_MODULE="team.wrong")
+    assert done.returncode == 1
+    assert "realtime.E004: REALTIME['EVENTS']: cannot import 'team.nowhere'" in done.stderr
+    assert "realtime.E005: REALTIME['HUB_THREAD_POLICY']: cannot import 'team.nowhere.policy'" in done.stderr
+    assert "realtime.E009: expected a known JWT_ALGORITHM, got 'HS257'" in done.stderr
+
+
+def test_application_may_be_made_with_a_channel_layer_in_memory(project: Project):
+    layer = '{"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}'
+    project.write("tests.py", f"from team.settings import *\n\nCHANNEL_LAYERS = {layer}\n")
+    done = project.run("-c", "import team.asgi", DJANGO_SETTINGS_MODULE="team.tests")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_importing_the_module_chooses_no_settings(project: Project):

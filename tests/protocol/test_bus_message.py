@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,17 @@ def test_rooms_replace_the_default_routing():
 def test_message_to_rooms_that_no_namespace_of_its_audience_has_is_refused():
     error = refused("thread:message", MESSAGE, rooms=["presence:sales"], namespaces=[PORTAL])
     assert (error.code, "presence:sales" in str(error)) == ("no_audience", True)
+
+
+@pytest.mark.parametrize("rooms", ["thread:42", None])
+def test_routing_that_returns_no_list_of_rooms_is_named(monkeypatch: pytest.MonkeyPatch, rooms: object):
+    event = catalogue().server["thread:message"]
+    events = {**catalogue().server, event.name: replace(event, rooms=lambda payload: rooms)}
+    monkeypatch.setattr(catalogue(), "server", events)
+    with pytest.raises(
+        TypeError, match=f"thread:message: its rooms: expected a list of rooms, got {rooms!r}"
+    ):
+        parse("thread:message", MESSAGE)
 
 
 def test_room_named_twice_is_served_once():

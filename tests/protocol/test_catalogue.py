@@ -3,6 +3,9 @@ from __future__ import annotations
 import doctest
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial, wraps
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -163,6 +166,74 @@ def test_handler_without_payload_class_is_refused(empty: Registry, handler):
     with pytest.raises(ImproperlyConfigured, match=f"{handler.__name__}: expected"):
         client_event("order:cancel")(handler)
     assert not empty.client
+
+
+async def _handler(connection: object, payload: Empty) -> None: ...
+def _plain(connection: object, payload: Empty) -> None: ...
+async def _no_routing(payload: Empty) -> list[str]: ...
+
+
+class _Plain:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        (lambda: server_event(Empty), "expected 'topic:verb'"),  # @server_event without parentheses
+        (lambda: client_event(_handler), "expected 'topic:verb'"),
+        (lambda: control_event(Empty), "expected 'topic:verb'"),
+        (lambda: on_bus(_handler), "expected 'topic:verb'"),
+        *(
+            (
+                lambda register=register, kind=kind: register("order:paid")(kind),
+                "a class derived from Payload",
+            )
+            for register in (server_event, control_event)
+            for kind in (_Plain, dataclass(_Plain), _plain, Empty())
+        ),
+        (lambda: client_event("order:paid")(_plain), "expected an async function, got .*_plain"),
+        (lambda: on_bus("order:paid")(_plain), "expected an async function, got .*_plain"),
+        (lambda: on_bus("order:paid")(_Plain), "expected an async function, got .*_Plain"),
+        (lambda: server_event("order:paid", rooms=["user:7"]), r"rooms: .*got \['user:7'\]"),
+        (lambda: server_event("order:paid", rooms=_no_routing), "rooms: .*not async, got .*_no_routing"),
+    ],
+)
+def test_what_cannot_work_is_refused_where_it_is_declared(empty: Registry, declare, said: str):
+    with pytest.raises(ImproperlyConfigured, match=said):
+        declare()
+    assert [empty.server, empty.client, empty.control, empty.bus_handlers] == [{}, {}, {}, {}]
+
+
+def test_handler_may_be_anything_that_is_awaited(empty: Registry):
+    class Handler:
+        async def __call__(self, payload: Payload, context: BusContext) -> None: ...
+
+        async def method(self, payload: Payload, context: BusContext) -> None: ...
+
+    async def handler(extra: int, payload: Payload, context: BusContext) -> None: ...
+
+    @wraps(handler)
+    def wrapper(payload, context):
+        return handler(1, payload, context)
+
+    handlers = [Handler(), Handler().method, partial(handler, 1), wrapper, AsyncMock()]
+    for each in handlers:
+        on_bus("order:paid")(each)
+    assert empty.bus_handlers["order:paid"] == handlers
+
+
+def test_handler_of_an_event_that_there_is_not_is_refused(empty: Registry):
+    server_event("order:paid", rooms=lambda payload: ["user:7"])(Empty)
+    on_bus("order:piad")(_handler)
+    with pytest.raises(ImproperlyConfigured, match=r"on_bus\('order:piad'\): there is no such event"):
+        catalogue()
+
+
+def test_namespaces_that_are_one_name_are_quoted_whole(empty: Registry):
+    server_event("order:paid", namespaces="hub")(Empty)
+    with pytest.raises(ImproperlyConfigured, match="got 'hub'"):
+        catalogue()
 
 
 def test_control_event_is_registered_by_name(empty: Registry):

@@ -133,6 +133,39 @@ async def test_policy_may_be_a_function_or_its_path(register: Register):
     assert await HUB.allows(None, "thread:1")
 
 
+@pytest.mark.parametrize(("answer", "is_allowed"), [(True, True), (1, True), (0, False), (None, False)])
+async def test_policy_answers_yes_or_no(answer: object, is_allowed: bool):
+    async def policy(principal: object, board_id: str) -> object:
+        return answer
+
+    assert await replace(LAB, policies={"board": policy}).allows(None, "board:2") is is_allowed
+
+
+async def _refuse(principal: object, board_id: str) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("answer", ["false", ["7"], object(), replace])
+async def test_policy_that_answers_anything_else_lets_nobody_in(answer: object):
+    async def policy(principal: object, board_id: str) -> object:
+        return answer
+
+    with pytest.raises(TypeError, match="the policy of lab for board: expected True or False, got "):
+        await replace(LAB, policies={"board": policy}).allows(None, "board:2")
+
+
+async def test_policy_that_forgets_to_await_lets_nobody_in():
+    started = []
+
+    async def policy(principal: object, board_id: str) -> object:
+        started.append(_refuse(principal, board_id))
+        return started[0]
+
+    with pytest.raises(TypeError, match="got coroutine"):
+        await replace(LAB, policies={"board": policy}).allows(None, "board:2")
+    started[0].close()
+
+
 # --- What settings replace ---------------------------------------------------------------------------
 
 
@@ -277,7 +310,7 @@ def test_path_that_leads_nowhere_is_found_at_start(settings, path: str):
         (
             replace(OPS, policies={"board": is_room}),
             "realtime.E005",
-            "expected an async function, got <function",
+            "expected an async function, got realtime.protocol.rooms.is_room",
         ),
         (replace(OPS, consumer="tests.ops.none"), "realtime.E019", "cannot import"),
         (replace(OPS, consumer=dict), "realtime.E019", "expected a NamespaceConsumer"),

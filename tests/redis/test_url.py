@@ -4,9 +4,10 @@ from inspect import signature
 
 import pytest
 import redis
+from django.core.exceptions import ImproperlyConfigured
 from redis import asyncio as aioredis
 
-from realtime.redis.client import client, close, execute
+from realtime.redis.client import client, close, execute, location
 from realtime.redis.url import parse
 from realtime.testing.embedded_redis import EmbeddedRedis
 
@@ -232,3 +233,32 @@ def test_refusal_has_nothing_of_a_password(url: str):
     with pytest.raises(ValueError, match=r"option|scheme|@") as caught:
         parse(url)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://host", "expected the scheme redis, .*, got 'http'"),
+        (" redis://host", "expected the scheme redis, .*, got ' redis'"),
+        ("unix+cluster://host", "expected the scheme redis, .*, got 'unix.cluster'"),
+        ("host:6379", "it has no scheme"),
+        *(
+            (f"redis://host:{port}/0", "the port is not a number from 1 to 65535")
+            for port in ("port", "0", "65536")
+        ),
+        # redis-py would use database 0, and 1.
+        *(
+            (f"rediss://host/{database}", "the database is not a number")
+            for database in ("shop", "-1", "0/1")
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(url: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        parse(url)
+
+
+def test_whoever_connects_hears_which_setting_it_is(settings):
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://:secret@host/shop"}
+    with pytest.raises(ImproperlyConfigured, match="REDIS_URL cannot be used: the database is not a number"):
+        location()

@@ -76,6 +76,26 @@ async def test_path_has_one_spelling_so_that_a_proxy_can_keep_it_inside(raw_path
     assert (await ask("/metrics", raw_path=raw_path))["status"] == 404
 
 
+@pytest.mark.parametrize(
+    ("path", "root", "status"),
+    [
+        ("/app/healthz", "/app", 200),  # with the prefix (uvicorn), as the ASGI specification has it
+        ("/app/healthz", "/app/", 200),
+        ("/healthz", "/app", 200),  # without it (daphne)
+        ("/app/healthz", "", 404),
+        ("/apphealthz", "/app", 404),
+        ("/app/app/healthz", "/app", 404),
+    ],
+)
+async def test_prefix_at_which_the_server_serves_is_no_part_of_the_path(path: str, root: str, status: int):
+    assert (await ask(path, raw_path=path.encode(), root_path=root))["status"] == status
+
+
+async def test_prefix_that_a_client_names_leads_nowhere():
+    headers = [(b"daphne-root-path", b"/app")]
+    assert (await ask("/app/metrics", root_path="/app", headers=headers))["status"] == 404
+
+
 async def test_path_as_it_was_sent_is_compared_without_the_query():
     assert (await ask("/healthz", raw_path=b"/healthz?x=1"))["status"] == 200
 

@@ -21,13 +21,41 @@ from realtime.telemetry.logs import (
     speak_for,
     spelled,
 )
-from tests.e2e.harness import Stack, eventually, unique
+from tests.blocks import only
+from tests.e2e.harness import Stack, eventually, python, unique
 
 
 def record(message: str = "connection opened", *args: object, **extra: object) -> logging.LogRecord:
     return logging.getLogger("realtime.test").makeRecord(
         "realtime.test", logging.INFO, __file__, 1, message, args, None, extra=extra
     )
+
+
+TEAM = """
+import logging.config
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": True,
+    "formatters": {"plain": {"format": "{levelname} {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+}
+"""
+LOG = """
+logging.config.dictConfig(LOGGING)
+logging.getLogger("realtime.bridge").warning("redis lost", extra={"error": "wrong password"})
+logging.getLogger("shop").warning("theirs")
+"""
+
+
+def test_documented_handler_writes_what_the_formatter_of_a_team_drops():
+    handler = only("metrics.md", "python", "LOGGING")
+    before = python("-c", TEAM + LOG, env={}).stderr.splitlines()
+    after = python("-c", TEAM + handler + LOG, env={}).stderr.splitlines()
+    assert before == ["WARNING redis lost", "WARNING theirs"]
+    assert after[0].endswith("WARNING realtime.bridge  redis lost error='wrong password'")
+    assert after[1:] == before[1:]
 
 
 # --- Console -----------------------------------------------------------------------------------------

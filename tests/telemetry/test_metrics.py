@@ -26,6 +26,7 @@ from realtime.server import backlog, vitals
 from realtime.telemetry import metrics
 from realtime.telemetry.prometheus import CONNECTIONS, exposition
 from realtime.telemetry.prometheus import port as serve_metrics
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import ROOT, Stack, free_port, unique
 from tests.e2e.harness import eventually as eventually_there
 from tests.inprocess import add, bridging, connected, eventually
@@ -225,6 +226,26 @@ async def test_redis_that_does_not_answer_is_down(settings, monkeypatch):
     await eventually(lambda: gauge("realtime_redis_up") == 0)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+
+
+@in_process
+async def test_redis_that_refuses_is_logged_once_with_its_reason(settings, monkeypatch, caplog):
+    monkeypatch.setattr(vitals, "SECONDS", 0.01)
+    with EmbeddedRedis() as server, server.client() as operator:
+        operator.config_set("requirepass", "right")
+        wrong = server.url.replace("unix://", "unix://:wrong@")
+        settings.REALTIME = {**settings.REALTIME, "REDIS_URL": wrong}
+        metrics.REDIS_UP.set(1)
+        with caplog.at_level("INFO", vitals.__name__):
+            watching = asyncio.create_task(vitals.watch())
+            await eventually(lambda: gauge("realtime_redis_up") == 0)
+            operator.config_set("requirepass", "wrong")
+            await eventually(lambda: gauge("realtime_redis_up") == 1)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    refused, back = (record for record in caplog.records if record.name == vitals.__name__)
+    assert (refused.getMessage(), back.getMessage()) == ("redis cannot be used", "redis can be used again")
+    assert "username-password pair" in vars(refused)["error"]
 
 
 class Behind:

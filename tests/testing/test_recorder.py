@@ -101,9 +101,9 @@ def test_inner_block_has_a_record_of_its_own(published: Published):
 async def test_answer_about_who_is_online_is_what_the_test_has_set(published: Published):
     assert await aonline("sales") == []
     published.set_online("sales", [7, "ana"])
-    published.set_online("sales", [8], namespace="ops")
+    published.set_online("sales", [8], namespace="portal")
     assert await aonline("sales") == ["7", "ana"]
-    assert await aonline("sales", namespace="ops") == ["8"]
+    assert await aonline("sales", namespace="portal") == ["8"]
 
 
 # --- Transactions ------------------------------------------------------------------------------------
