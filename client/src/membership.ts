@@ -106,7 +106,8 @@ export class Membership {
   /** Takes note of a publication. Returns false if it is to be ignored, because it is replayed. */
   accepts(name: string, offset: string): boolean {
     if (this.#resumed.has(name)) return false;
-    this.#seen(name, offset);
+    // Not before it was entered: what a room that was left still brings belongs to no position.
+    if (this.isIn(name) || this.#automatic.has(kindOf(name))) this.#seen(name, offset);
     return true;
   }
 
@@ -189,7 +190,6 @@ export class Membership {
   /** The client is in the room, at this offset; `missed` is why it may have missed publications if it was in it before. */
   #seen(name: string, offset: string | undefined, missed?: string): void {
     const room = this.#rooms.get(name) ?? { users: new Set() };
-    if (room.users.size === 0 && !this.#automatic.has(kindOf(name))) return; // sent before the room was left
     if (missed && room.isIn !== undefined) this.#gaps.add(name, missed);
     room.offset = offset && String(offset);
     room.isIn = true;
