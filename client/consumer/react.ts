@@ -1,6 +1,6 @@
 /** An application with React, which knows the events that core.ts declares. */
 
-import { createElement } from "react";
+import { createElement, type ReactElement, type ReactNode } from "react";
 import { SocketProvider, useGap, usePresence, useSocket, useSocketEvent, useThread } from "realtime-sockets/react";
 
 function Chat(): string {
@@ -13,6 +13,9 @@ function Chat(): string {
   useGap(socket, ({ room }) => room.length);
   return [status, ...typists.map((typist) => typist.name), ...members.map((member) => member.name)].join();
 }
+
+/** TypeScript 5.0, and the types of React before 18.2.8, accept in JSX only a function that returns an element. */
+export const provide: (props: { namespaces: {}; children?: ReactNode }) => ReactElement | null = SocketProvider;
 
 const namespaces = { hub: { url: "wss://example.com/hub/", getToken: async () => "token" } };
 const application = createElement(SocketProvider, { namespaces }, createElement(Chat));

@@ -27,6 +27,8 @@ const STABLE = 10_000;
 const PAUSE = 5_000;
 /** Milliseconds within which a connection that may be dead must answer. */
 const PROBE = 5_000;
+/** The shortest time between two calls of `wake()` that count, in milliseconds. */
+const BETWEEN = 1_000;
 
 /** No call has its id. */
 const HEARTBEAT = '{"event":"heartbeat","data":{},"id":0}';
@@ -51,6 +53,8 @@ export class Connector {
   #heardAt = 0;
   /** The earliest time of the next attempt, by `performance.now()`: a clock that is set back would delay it. */
   #earliest = 0;
+  /** Until then, by `performance.now()`, a further `wake()` would change nothing, or put the attempt off. */
+  #nextWake = 0;
   readonly #settings: Settings;
   readonly #owner: Owner;
   readonly #reports: Emitter<SocketEvents>;
@@ -84,6 +88,9 @@ export class Connector {
 
   /** Connects soon, or checks that the connection is alive. */
   wake(): void {
+    const now = performance.now();
+    if (now < this.#nextWake) return;
+    this.#nextWake = now + BETWEEN;
     if (this.status === "connected") this.#probe(PROBE);
     // With jitter, because the network of a whole office may be back.
     if (this.status === "offline") this.#retryIn(this.#settings.random() * this.#settings.reconnectionDelay);
@@ -192,7 +199,7 @@ export class Connector {
   /** Handles an attempt that did not get as far as a WebSocket. */
   #fail(error: unknown): void {
     const why = failure(error);
-    if (why.code === "forbidden") this.#refuse({ status: 0, code: why.code, message: why.message });
+    if (why.code === "forbidden") this.#refuse(why);
     else if (this.#goesOn("error", why)) this.#later();
   }
 
@@ -224,7 +231,7 @@ export class Connector {
     else this.#refuse(found, [401, 403].includes(status) || code === "not_found");
   }
 
-  #refuse({ status, code, message, wait }: Verdict, isFinal = true): void {
+  #refuse({ status = 0, code, message, wait }: Partial<Verdict> & { code: string }, isFinal = true): void {
     this.refusal = { status, code, message: this.tokens.scrub(message) };
     if (!this.#goesOn("refused", this.refusal)) return;
     if (isFinal) this.end("denied");
@@ -239,10 +246,8 @@ export class Connector {
   }
 
   #later(least = 0): void {
-    if (this.#backoff.attempts >= this.#settings.reconnectionAttempts) {
-      this.end("stopped");
-      return;
-    }
+    if (this.#backoff.attempts >= this.#settings.reconnectionAttempts) return this.end("stopped");
+    this.#nextWake = 0;
     this.#earliest = Math.max(this.#earliest, performance.now() + least);
     this.#retryIn(this.#backoff.next());
     this.#become("offline"); // last, because its handlers may disconnect

@@ -53,7 +53,7 @@ export class Membership {
     this.#rooms.set(name, room);
     if (room.users.add(who).size === 1) this.#enter(name, room);
     return () => {
-      if (!room.users.delete(who) || room.users.size > 0 || this.#rooms.get(name) !== room) return;
+      if (!room.users.delete(who) || room.users.size || this.#rooms.get(name) !== room) return;
       this.#forget(name);
       this.#leave(name);
     };
@@ -105,9 +105,10 @@ export class Membership {
 
   /** Takes note of a publication. Returns false if it is to be ignored, because it is replayed. */
   accepts(name: string, offset: string): boolean {
-    if (this.#resumed.has(name)) return false;
-    this.#seen(name, offset);
-    return true;
+    const isDue = !this.#resumed.has(name);
+    // Not before it was entered: what a room that was left still brings belongs to no position.
+    if (isDue && (this.isIn(name) || this.#automatic.has(kindOf(name)))) this.#seen(name, offset);
+    return isDue;
   }
 
   /** The client is live again from here; a room that is still to be resumed waits for that all the same. */
@@ -126,7 +127,7 @@ export class Membership {
 
   /** Enters a room that is wanted, if there is a connection. */
   #enter(name: string, room: Room): void {
-    const isWanted = (): boolean => room.users.size > 0 && this.#rooms.get(name) === room;
+    const isWanted = (): boolean => !!room.users.size && this.#rooms.get(name) === room;
     const entered = ({ offset }: Acks["join"]): void => {
       if (!isWanted()) return;
       this.#seen(name, room.offset ?? offset, "joined anew");
@@ -155,15 +156,16 @@ export class Membership {
   async #recover(offsets: Membership["offsets"]): Promise<void> {
     const asked = offsets.filter(([name]) => this.#resumed.has(name)); // the others were left in the meantime
     if (asked.length === 0) return;
-    const rooms = Object.fromEntries(asked);
     try {
-      await this.#outbox.ask<Acks["resume"]>("resume", { rooms }, (answer) => this.#recovered(answer));
+      const data = { rooms: Object.fromEntries(asked) };
+      await this.#outbox.ask<Acks["resume"]>("resume", data, (answer) => this.#recovered(answer));
       // Those that failed for now.
       if (this.#resumed.size) this.#again({}, () => void this.#recover(asked));
     } catch (error) {
       const half = asked.length >> 1;
       if ((error as SocketError).code === "too_large" && half > 0) {
-        for (const part of [asked.slice(half), asked.slice(0, half)]) void this.#recover(part);
+        void this.#recover(asked.splice(half));
+        void this.#recover(asked);
         return;
       }
       this.#outbox.complain(error as SocketError);
@@ -189,7 +191,6 @@ export class Membership {
   /** The client is in the room, at this offset; `missed` is why it may have missed publications if it was in it before. */
   #seen(name: string, offset: string | undefined, missed?: string): void {
     const room = this.#rooms.get(name) ?? { users: new Set() };
-    if (room.users.size === 0 && !this.#automatic.has(kindOf(name))) return; // sent before the room was left
     if (missed && room.isIn !== undefined) this.#gaps.add(name, missed);
     room.offset = offset && String(offset);
     room.isIn = true;

@@ -124,7 +124,7 @@ export class Outbox {
     for (;;) {
       const list = this.#own.length ? this.#own : this.#waiting;
       const frame = list[0];
-      if (this.#send === undefined || frame === undefined) return;
+      if (!this.#send || !frame) return;
       const size = bytesOf(frame.text);
       const isDue = size <= this.#most && this.#isWanted(frame);
       const wait = isDue && frame !== this.#urgent && this.#pace?.take();

@@ -10,6 +10,7 @@ import {
   useRef,
   useState,
   useSyncExternalStore,
+  type ReactElement,
   type ReactNode,
 } from "react";
 import type { ServerEvents } from "./events.js";
@@ -48,7 +49,7 @@ export function SocketProvider({
   namespaces: Namespaces;
   user?: User;
   children?: ReactNode;
-}): ReactNode {
+}): ReactElement {
   const [sockets] = useState(() => new Sockets(namespaces, user));
   useBeforeEffects(() => {
     sockets.update(namespaces);

@@ -98,7 +98,8 @@ class Thread {
         if (status !== "connected" && this.#typists.size > 0) this.#become({ typists: this.#forget() });
       }),
       socket.on("thread:typing", (data) => {
-        if (data.thread_id === threadId) this.#type(data);
+        // Outside, it is left over from before the thread was left and wanted again.
+        if (data.thread_id === threadId && this.state.joined) this.#type(data);
       }),
     ];
     this.#become({ joined: socket.isIn(room) });

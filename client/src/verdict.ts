@@ -10,8 +10,8 @@ export interface Refusal {
   message: string;
 }
 
-/** A refusal, and the least wait before another attempt, in milliseconds; none if the server said nothing of it. */
-export type Verdict = Refusal & { wait?: number };
+/** A refusal in the server's words, and the least wait before another attempt, in milliseconds, if it named one. */
+export type Verdict = { status: number; code: string; message: unknown; wait?: number };
 
 /** The longest `Retry-After` that is accepted, in milliseconds. */
 const LONGEST = 600_000;
@@ -35,9 +35,9 @@ export async function verdict(fetch: FetchLike, url: string, token: string, sign
   }
   const { status } = response;
   if (status === 204) return undefined;
-  const body = (await response.json().catch(() => undefined)) as { error?: Partial<Refusal> } | undefined;
+  const body = (await response.json().catch(() => undefined)) as { error?: Partial<Verdict> } | undefined;
   const { code = `http_${status}`, message = "no answer of the server" } = body?.error ?? {};
   const after = response.headers.get("Retry-After");
   const wait = Number(after) * 1000 || Date.parse(after as string) - Date.now();
-  return { status, code: String(code), message: String(message), wait: Math.min(wait || 0, LONGEST) };
+  return { status, code: String(code), message, wait: Math.min(wait || 0, LONGEST) };
 }

@@ -34,9 +34,8 @@ export function watch(connection: Connection): () => void {
   });
   let last = Date.now();
   const clock = setInterval(() => {
-    const now = Date.now();
-    if (now - last > TICK + ASLEEP) wake();
-    last = now;
+    if (Date.now() - last > TICK + ASLEEP) wake();
+    last = Date.now();
   }, TICK);
   return () => {
     clearInterval(clock);

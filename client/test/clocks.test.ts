@@ -30,6 +30,41 @@ test("a clock that is set back between loss and wake does not delay the next att
   expect(socket.status).toBe("connected");
 });
 
+test("wake() again and again probes a connection once a second, and still finds out that it is dead", async () => {
+  FakeWebSocket.limits = { frame_bytes: 65_536, rate: 50, burst: 100, rooms: 200 };
+  socket = connectTo();
+  await soon();
+  const server = FakeWebSocket.last;
+  const wakeFor = async (milliseconds: number): Promise<void> => {
+    for (let at = 0; at < milliseconds; at += 10) {
+      socket.wake();
+      await soon(10);
+    }
+  };
+  server.answers = { heartbeat: null };
+  await wakeFor(4000);
+  expect(server.events("heartbeat").length).toBe(4);
+  await wakeFor(1000);
+  expect([server.closed, FakeWebSocket.made.length]).toEqual([true, 1]);
+  await wakeFor(510);
+  expect([socket.status, FakeWebSocket.made.length]).toEqual(["connected", 2]);
+});
+
+test("wake() again and again does not put the next attempt off, and counts anew after one that failed", async () => {
+  FakeWebSocket.script = ["refuse", "refuse", "refuse", "refuse"];
+  socket = connectTo({ reconnectionDelay: 900 });
+  await soon(900 + 1800);
+  expect(FakeWebSocket.made.length).toBe(2);
+  for (let attempt = 3; attempt <= 5; attempt++) {
+    for (let at = 0; at < 95; at++) {
+      socket.wake();
+      await soon(10);
+    }
+    expect(FakeWebSocket.made.length).toBe(attempt);
+  }
+  expect(socket.status).toBe("connected");
+});
+
 test("heartbeats and pauses longer than a timer can be are not immediate", async () => {
   FakeWebSocket.heartbeat = 2 ** 31;
   socket = connectTo();

@@ -258,6 +258,18 @@ test("a lost connection has no typists", async () => {
   await soon(501);
 });
 
+test("a thread that was left and is wanted again has no typists before it is entered", async () => {
+  const { result, rerender } = renderHook(({ id }) => useThread(useSocket("hub").socket, id), { wrapper, initialProps: { id: "42" } });
+  await soon();
+  FakeWebSocket.last.answers = { "leave:thread": null, "join:thread": null };
+  rerender({ id: "43" });
+  await soon(1001);
+  rerender({ id: "42" });
+  await soon();
+  act(() => type("ana", true)); // the server has not read of the leave yet
+  expect(result.current).toMatchObject({ joined: false, typists: [] });
+});
+
 test("all components in a thread see the same typists, also one that is mounted later", async () => {
   const lists: (readonly Typist[])[] = [];
   function Typists({ at }: { at: number }): ReactNode {

@@ -55,7 +55,7 @@ def _problem(url: str) -> str:
         return "got one with a space, a line break or another character that an address cannot have"
     try:
         parts = urlsplit(url)
-        is_complete = bool(parts.hostname) and parts.port != 0
+        is_complete = bool((parts.hostname or "").encode("idna")) and parts.port != 0
     except ValueError as error:
         return f"and its host or port is none ({type(error).__name__})"
     if parts.scheme not in {"ws", "wss"}:

@@ -87,8 +87,10 @@ class Loss:
         """The loss that an exception of a connection, or of an attempt, stands for."""
         match error:
             case InvalidStatus(response=response):
-                pause = response.headers.get("Retry-After", "")
-                return cls.refused(response.status_code, response.reason_phrase, response.body or b"", pause)
+                pauses = response.headers.get_all("Retry-After")  # a proxy may have added its own
+                return cls.refused(
+                    response.status_code, response.reason_phrase, response.body or b"", *pauses
+                )
             case ConnectionClosed(rcvd=Close(code=code, reason=reason)):
                 return cls(code, reason, PAUSE_SECONDS if code == RATE_LIMITED else 0.0)
             case ConnectionClosed():
@@ -99,11 +101,11 @@ class Loss:
                 return cls(None, ": ".join(filter(None, (type(error).__name__, str(error)))))
 
     @classmethod
-    def refused(cls, status: int, phrase: str, body: bytes | bytearray, retry_after: str) -> Self:
+    def refused(cls, status: int, phrase: str, body: bytes | bytearray, *pauses: str) -> Self:
         """The loss that an answer of HTTP stands for, in the words of the server or of a proxy before it."""
         error, message = _error(body)
         reason = f"{error}: {message}" if error else phrase
-        return cls(status, reason, _seconds(retry_after), status, error)
+        return cls(status, reason, max(map(_seconds, pauses), default=0.0), status, error)
 
     def __str__(self) -> str:
         return self.reason if self.code is None else f"{self.code} {self.reason}"

@@ -82,7 +82,8 @@ class Rooms:
         """Take note of a publication; False if it will come again, after the answer to a `resume`."""
         if room in self._resuming:
             return False
-        if self._is_wanted(room):
+        # Not before it was entered: what a room that was left still brings belongs to no position.
+        if room in self.entered or _kind(room) in self._automatic:
             self._offsets[room] = offset
         return True
 

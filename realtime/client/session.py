@@ -165,8 +165,9 @@ class Session:
                 connection = await Connection.open(self._connect, url, token, self._tokens.scrub)
             except InvalidStatus as error:
                 raise Refused(await verdict(error, url, token)) from error
-            except ValueError as error:
-                if isinstance(error.__context__, InvalidStatus):  # `websockets` could not read its Location
+            except (LookupError, ValueError) as error:
+                # `websockets` could not read its Location, or found a host in it that no name server can be asked for.
+                if isinstance(error.__context__, InvalidStatus) or isinstance(error, UnicodeError):
                     raise ProtocolError("the server redirects to an address that is none") from error
                 raise
             try:

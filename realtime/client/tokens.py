@@ -51,6 +51,8 @@ class Tokens:
         """A new token. Callers that ask during a request share its result. Raises what `get` raises."""
         if self._request is None or self._request.done():
             self._request = asyncio.create_task(self._ask(), name="client: get_token")
+            # Otherwise asyncio logs a failure that no caller waits for any more, and what it quotes.
+            self._request.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         request = self._request
         # Not awaited itself: a caller that is cancelled must not end a request that another one may need.
         await asyncio.wait([request])

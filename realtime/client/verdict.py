@@ -84,5 +84,5 @@ def _loss(answer: bytes) -> Loss:
     response.begin()
     if response.status == 204:
         return Loss(None, "the handshake was refused, and would be accepted now")
-    pause = response.headers.get("Retry-After", "")
-    return Loss.refused(response.status, response.reason, response.read(), pause)
+    pauses = response.headers.get_all("Retry-After", [])
+    return Loss.refused(response.status, response.reason, response.read(), *pauses)

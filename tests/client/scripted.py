@@ -29,7 +29,7 @@ class Refusal:
     """A handshake that ends with an HTTP status."""
 
     status: int
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] | list[tuple[str, str]] = field(default_factory=dict)
     body: str = '{"error": {"code": "some_code", "message": "some words"}}'
 
 

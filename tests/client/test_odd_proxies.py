@@ -38,6 +38,15 @@ async def test_answer_of_a_proxy_is_tried_again_after_a_wait(
         await reader.client.connected()
 
 
+@pytest.mark.parametrize("pauses", [("1", "2"), ("2", "1"), ("2", "soon")])
+async def test_longest_of_the_pauses_that_server_and_proxy_ask_for_is_kept(
+    server: ScriptedServer, pauses: tuple[str, ...]
+):
+    server.script.append(Refusal(503, [("Retry-After", pause) for pause in pauses], HTML))
+    async with reading(server) as reader:
+        assert 2 <= (await reader.heard("connection:lost")).data["retry_in"] < 3
+
+
 async def test_pause_that_is_asked_for_has_an_end(server: ScriptedServer):
     server.script.append(Refusal(429, {"Retry-After": "9" * 400}, HTML))
     async with reading(server) as reader:
@@ -71,9 +80,17 @@ async def elsewhere() -> AsyncIterator[tuple[str, list[bytes]]]:
         yield f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/hub/", got
 
 
-@pytest.mark.parametrize("location", ["http://127.0.0.1:1/login", "ftp://x/", "wss://[::1/", "ws://x:99999/"])
-async def test_redirect_to_what_is_no_websocket_is_a_failed_attempt(server: ScriptedServer, location: str):
-    server.script.append(Refusal(302, {"Location": location}, ""))
+@pytest.mark.parametrize(
+    "locations",
+    [
+        *(["http://127.0.0.1:1/login"], ["ftp://x/"], ["wss://[::1/"], ["ws://x:99999/"]),
+        *(["ws://a..b/"], [f"ws://{'a' * 64}/"], ["/hub/", "/hub/"]),
+    ],
+)
+async def test_redirect_to_what_is_no_websocket_is_a_failed_attempt(
+    server: ScriptedServer, locations: list[str]
+):
+    server.script.append(Refusal(302, [("Location", location) for location in locations], ""))
     async with reading(server) as reader:
         assert "redirects" in (await reader.heard("connection:lost")).data["reason"]
         await reader.client.connected()

@@ -53,6 +53,7 @@ def test_longest_wait_is_not_below_the_first():
         *("http://example.com/hub/", "example.com/hub/", "/hub/", "", "wss://", "wss:///hub/"),
         *("wss://example.com:0/", "wss://example.com:99999/", "wss://example.com:port/", "wss://[::1/"),
         *("wss://example.com/hub/#x", "wss://user:secret@example.com/", "wss://example.com/a b"),
+        *("wss://example..com/", f"wss://{'a' * 64}.com/"),
         *("wss://example.com/hub/\n", "wss://exämple.com/", "http://example.com/?token=secret"),
     ],
 )

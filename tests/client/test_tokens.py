@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import itertools
 import json
 import logging
@@ -84,6 +85,33 @@ async def test_refresh_that_fails_is_no_end(server: ScriptedServer):
         await eventually(lambda: tokens.asked == 2)
         await visit.fail(4401)
         assert (await server.visit(2)).token.startswith("3.")
+
+
+async def test_refresh_that_fails_after_its_connection_has_ended_is_not_logged_by_asyncio(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+):
+    failing, secret = asyncio.Event(), token("eyJhbGciOiJIUzI1NiJ9")
+
+    async def get_token() -> str:
+        if failing.is_set():
+            return secret
+        if server.visits:
+            await failing.wait()
+            raise LookupError(f"no session for {secret}")
+        return token()
+
+    async with reading(server, get_token):
+        visit = await server.visit(1)
+        await visit.say("auth:expiring", {})
+        await eventually(lambda: any(task.get_name() == "client: get_token" for task in asyncio.all_tasks()))
+        visit.drop()
+        visit = await server.visit(2)
+        failing.set()
+        await eventually(lambda: all(task.get_name() != "client: get_token" for task in asyncio.all_tasks()))
+        await visit.say("auth:expiring", {})
+        await eventually(lambda: visit.events("auth:refresh"))
+        gc.collect()
+    assert secret not in caplog.text
 
 
 # --- What is no token, and where none appears ---------------------------------------------------------

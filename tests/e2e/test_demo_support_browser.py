@@ -126,6 +126,23 @@ async def test_draft_stays_with_its_chat(screen: Screen):
     await expect(screen.attendant.draft).to_have_value("Half an answer")
 
 
+async def test_message_that_cannot_be_sent_stays_with_its_chat_as_a_draft(screen: Screen):
+    first, second = unique("first "), unique("second ")
+    await screen.customer.start_chat(first)
+    await screen.attendant.take(first)
+    await screen.customer.sign_in_as("davi")
+    await screen.customer.start_chat(second)
+    await screen.attendant.take(second)
+    taken = screen.attendant.listed("My chats").filter(has_text=second).get_by_role("button")
+    await expect(taken).to_have_attribute("aria-current", "true")
+    await screen.page.route("**/messages/", lambda route: route.abort())
+    await screen.attendant.write("An answer")
+    await expect(screen.attendant.problem).to_contain_text("The server cannot be reached.")
+    for topic in (first, second):
+        await screen.attendant.listed("My chats").filter(has_text=topic).get_by_role("button").click()
+    await expect(screen.attendant.draft).to_have_value("An answer")
+
+
 # --- Transfer ------------------------------------------------------------------------------------
 
 

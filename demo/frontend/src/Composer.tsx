@@ -1,4 +1,4 @@
-import { useState, type KeyboardEvent } from "react";
+import { useRef, useState, type KeyboardEvent } from "react";
 
 export interface ComposerProps {
   draft: string;
@@ -13,14 +13,16 @@ const LINES = 6; // that are shown at once
 /** The field in which a message is written: Enter sends it, Shift+Enter starts a new line. */
 export function Composer({ draft, autoFocus, onChange, onSend }: ComposerProps) {
   const [text, setText] = useState(draft);
+  const typed = useRef(draft); // since the request began, too
   const change = (changed: string) => {
+    typed.current = changed;
     setText(changed);
     onChange(changed);
   };
   const send = async () => {
     if (text.trim() === "") return;
     change(""); // before the request, so that pressing Enter twice does not send it twice
-    if (!(await onSend(text))) setText((typed) => typed || text);
+    if (!(await onSend(text)) && typed.current === "") change(text); // also the draft, which outlives this field
   };
   return (
     <form
