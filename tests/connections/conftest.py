@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from realtime.connections.registry import ConnectionRegistry
 from realtime.protocol import catalogue
 from realtime.protocol.catalogue import ClientEvent
 from realtime.protocol.namespaces import namespaces
@@ -22,3 +23,10 @@ def client_event(monkeypatch):
         monkeypatch.setitem(catalogue.catalogue().client, name, event)
 
     return register
+
+
+@pytest.fixture
+async def registry() -> ConnectionRegistry:
+    registry = ConnectionRegistry.current()
+    await registry.start()
+    return registry
