@@ -5,7 +5,9 @@ import pytest
 from presence.recorder import ghosts
 from presence.recorder import recorder as module
 from realtime.conf import Conf
+from realtime.survey import ask as asking
 from tests.presence.recording import Clock
+from tests.presence.support import System
 
 from .world import World
 
@@ -41,3 +43,15 @@ def clock(monkeypatch, settings) -> Clock:
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(ghosts, "time", clock)
     return clock
+
+
+@pytest.fixture
+def system(monkeypatch) -> System:
+    system = System()
+    monkeypatch.setattr(asking, "ask", system.ask)
+    return system
+
+
+@pytest.fixture
+def without_redis(realtime_redis: str, settings) -> None:
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}

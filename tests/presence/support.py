@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from presence.models import PresenceRecord, PresenceTransition
+from realtime.survey import load, results
+from realtime.survey.ask import Answered, Asked
+from realtime.survey.messages import (
+    AboutConnection,
+    AboutConnections,
+    AboutInstances,
+    AboutRooms,
+    Detail,
+    InRoom,
+    Instance,
+)
+from tests.survey.test_messages import Connection, Principal
 
 PEOPLE = "admin:presence_availability_changelist"
 PERSON = "admin:presence_availability_person"
@@ -46,3 +61,60 @@ def transitions(user_id: str, changes: Changes, namespace: str = "hub") -> Itera
             at=moment,
         )
         before = status
+
+
+PUBLISHES = pytest.mark.django_db(transaction=True)
+"""What is published is not held back for a commit."""
+
+ONE = Instance("one", "pod-a", 11, "0.1.0", 1e9)
+TWO = Instance("two", "pod-b", 22, "0.1.0", 1e9, is_draining=True)
+
+CONNECTIONS = "admin:presence_live_changelist"
+INSTANCES = "admin:presence_live_instances"
+ROOMS = "admin:presence_live_rooms"
+EVENT = "admin:presence_live_event"
+LOG = "admin:presence_live_log"
+DISCONNECT = ("admin:presence_live_disconnect", "hub", "7")
+MOVE = ("admin:presence_live_move", "hub", "7", "thread:42")
+DRAIN = ("admin:presence_live_drain", "one")
+
+
+class System:
+    """Processes with connections, which answer as real ones do."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, tuple[Instance, list[Connection]]] = {"one": (ONE, []), "two": (TWO, [])}
+        self.silent: list[Instance] = []
+        self.asked: list[Any] = []
+
+    def hold(self, instance: str, *connections: Connection) -> None:
+        self.held[instance][1].extend(connections)
+
+    def ask(self, about: Any, kind: Any, instance: str = "") -> Asked[Any]:
+        self.asked.append(about)
+        answers = [
+            Answered(who, asyncio.run(self._say(about, held)), 0.025)
+            for id, (who, held) in self.held.items()
+            if instance in {"", id}
+        ]
+        return Asked(answers, self.silent)
+
+    async def _say(self, about: Any, held: list[Any]) -> Any:
+        match about:
+            case AboutConnections():
+                return await results.page(about, held)
+            case AboutRooms():
+                return await results.rooms(about, held)
+            case AboutInstances():
+                return await load.load(held, cpu=0.25, stall=0.001)
+            case AboutConnection():
+                for each in held:
+                    if each.connection_id == about.connection_id:
+                        rooms = [InRoom(room, position, 2_500_001) for room, position in each.rooms.items()]
+                        return Detail(results.row(each), ["sales"], 2e9, rooms)
+                return Detail()
+
+
+def person(number: int, name: str = "Ana", **rooms: int) -> Connection:
+    rooms = {"user:7": 1, "thread:42": 2_500_001, **rooms}
+    return Connection(f"c{number}", ("hub", "7"), Principal(name), 1e9 + number, rooms, 0)
