@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 
 from presence.models import PresenceRecord, PresenceTransition
+from realtime.redis.client import key, sync_client
 from realtime.survey import load, results
 from realtime.survey.ask import Answered, Asked
 from realtime.survey.messages import (
@@ -118,3 +121,18 @@ class System:
 def person(number: int, name: str = "Ana", **rooms: int) -> Connection:
     rooms = {"user:7": 1, "thread:42": 2_500_001, **rooms}
     return Connection(f"c{number}", ("hub", "7"), Principal(name), 1e9 + number, rooms, 0)
+
+
+LETTERS = "admin:presence_deadletter_changelist"
+RESEND = "admin:presence_deadletter_resend"
+
+VALID = b'{"event":"thread:message","data":{"thread_id":42,"message_id":"1","total":1.10}}'
+
+
+def dead(message: bytes = VALID, reason: str = "unknown_event: 'x'", source: str = "stream") -> str:
+    fields: Any = {"reason": reason, "source": source, "message": message}
+    return sync_client().xadd(key("dead"), fields).decode()
+
+
+def send(client: Client, *ids: str) -> Any:
+    return client.post(reverse(RESEND), {"letter": [*ids], "confirmed": "yes"}, follow=True)

@@ -1,14 +1,21 @@
+"""The pages of dead letters: reading, discarding, and what a page costs."""
+
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import translation
 
+from presence.admin import letters
 from presence.admin.letters import printable
 from realtime.redis.client import key, sync_client
-from tests.operators import logged, operator, texts
+from tests.e2e.harness import ROOT
+from tests.operators import logged, operator, text_of, texts
+from tests.presence.support import LETTERS, VALID, dead, send
 
 pytestmark = [
     pytest.mark.django_db,
@@ -16,7 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:No directory at"),
 ]
 
-LETTERS = "admin:presence_deadletter_changelist"
 DISCARD = "admin:presence_deadletter_discard"
 
 
@@ -33,11 +39,6 @@ def left() -> list[str]:
 
 def ids(response: Any) -> list[str]:
     return [letter.id for letter in response.context["rows"]]
-
-
-@pytest.fixture
-def without_redis(realtime_redis: str, settings) -> None:
-    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}
 
 
 def test_letter_is_shown_with_reason_source_and_time(admin_client: Client):
@@ -146,3 +147,49 @@ def test_page_says_that_redis_does_not_answer(admin_client: Client):
     done = admin_client.post(reverse(DISCARD), {"letter": ["1-0"], "confirmed": "yes"}, follow=True)
     assert "Redis does not answer: nothing was done." in texts(done)
     assert logged() == []
+
+
+# --- Reasons, and what a page costs ------------------------------------------------------------------
+
+
+def test_every_documented_reason_is_there_in_the_language_of_the_reader(admin_client: Client):
+    table = (ROOT / "docs/protocol.md").read_text().partition("### Dead letters")[2].partition("\n## ")[0]
+    documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert {*documented} == {*letters.REASONS}
+    for code in documented:
+        dead(reason=f"{code}: in detail")
+    english = text_of(admin_client.get(reverse(LETTERS), headers={"Accept-Language": "en"}))
+    portuguese = text_of(admin_client.get(reverse(LETTERS), headers={"Accept-Language": "pt-BR"}))
+    for code in documented:
+        with translation.override("en"):
+            meaning = str(letters.REASONS[code])
+        assert f"{meaning} {code}: in detail" in english
+        assert f"{meaning} {code}" not in portuguese
+        assert f"{code}: in detail" in portuguese
+
+
+def commands() -> dict[str, int]:
+    found: Any = sync_client().info("commandstats")
+    return {name.removeprefix("cmdstat_"): each["calls"] for name, each in found.items()}
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_page_and_bulk_cost_as_many_commands_for_many_letters_as_for_few(
+    admin_client: Client, count: int, django_assert_max_num_queries: Any
+):
+    pipeline = sync_client().pipeline()
+    for _ in range(count):
+        pipeline.xadd(key("dead"), {"reason": "x: y", "source": "stream", "message": VALID})
+    pipeline.execute()
+    before = commands()
+    with django_assert_max_num_queries(4):
+        page = admin_client.get(reverse(LETTERS))
+    after = commands()
+    assert {name: after[name] - before.get(name, 0) for name in ("xrevrange", "xlen")} == {
+        "xrevrange": 1,
+        "xlen": 1,
+    }
+    assert len(page.context["rows"]) == min(count, 50)
+    assert len(page.content) < 80_000
+    send(admin_client, *[letter.id for letter in page.context["rows"]])
+    assert commands()["evalsha"] - after.get("evalsha", 0) == 1
