@@ -25,8 +25,7 @@ from realtime.protocol.publication import Draft
 from realtime.redis.client import client, key
 from realtime.redis.lease import Lease
 from realtime.redis.pipelining import pipes
-from tests.bridge.support import MESSAGE, Room, cursor, publish
-from tests.bridge.test_bus_handlers import BREAKING
+from tests.bridge.support import BREAKING, MESSAGE, Room, cursor, publish
 from tests.inprocess import HUB, PATIENCE, add, bridging, connected, dead_letters, eventually
 from tests.telemetry.test_metrics import Counting
 
