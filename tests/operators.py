@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
 from typing import Any
 
 from django.contrib.admin.models import LogEntry
@@ -36,3 +38,9 @@ def texts(response: Any) -> list[str]:
 def logged() -> list[tuple[str, str]]:
     """The log of actions, newest last: about what, and what."""
     return [*LogEntry.objects.order_by("pk").values_list("object_repr", "change_message")]
+
+
+def text_of(response: Any) -> str:
+    """What a page says, without its tags."""
+    body = re.sub(r"<[^>]*>", " ", response.content.decode())
+    return re.sub(r"\s+", " ", unescape(body))

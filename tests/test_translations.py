@@ -19,8 +19,7 @@ from django.utils.translation.template import templatize
 from realtime.redis.client import key, sync_client
 from realtime.survey import ask as asking
 from tests.e2e.harness import ROOT
-from tests.presence.test_admin_availability import at, attend
-from tests.presence.test_admin_live import ONE, TWO, System, person
+from tests.presence.support import ONE, TWO, System, at, attend, person
 
 APPS = [ROOT / "presence", ROOT / "realtime/outbox"]
 TEMPLATES = sorted(each for app in APPS for each in (app / "templates").rglob("*.html"))

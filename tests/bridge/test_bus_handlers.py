@@ -1,12 +1,10 @@
-"""Which handlers wait for which, and what is published in between."""
+"""Which handlers wait for which, and what becomes of those that fail."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
-import sys
 from collections import defaultdict
 from typing import Any
 
@@ -15,7 +13,6 @@ from redis.exceptions import ConnectionError as RedisDown
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
 from realtime.bridge import bus_handlers as handling
-from realtime.bridge.batch import BATCH_BYTES, BATCH_ROOMS, in_batches
 from realtime.bridge.bus_entry import BUS, BusEntry, published
 from realtime.bridge.bus_handlers import Handlers
 from realtime.protocol import catalogue
@@ -23,74 +20,10 @@ from realtime.protocol.catalogue import BusContext
 from realtime.redis.client import client, key
 from realtime.redis.connection import is_refusal
 from realtime.redis.pipelining import Pipes
+from tests.bridge.support import BREAKING, accepted, message
 from tests.inprocess import PATIENCE, dead_letters, eventually
 
 pytestmark = pytest.mark.usefixtures("process")
-
-
-def message(event: str, data: dict[str, Any], number: int = 1, **more: Any) -> BusEntry:
-    encoded = json.dumps({"event": event, "data": data, **more}).encode()
-    return BUS.entry(b"%d-0" % number, [b"message", encoded], "")
-
-
-def said(thread: str, number: int = 1, **more: Any) -> BusEntry:
-    return message("thread:message", {"thread_id": thread, "message_id": number}, number, **more)
-
-
-def accepted(thread: str, number: int = 1, **more: Any) -> BusEntry:
-    return message("chat:accepted", {"thread_id": thread, "attendant_id": "a"}, number, **more)
-
-
-def revoked(thread: str, user: str, number: int = 1, **more: Any) -> BusEntry:
-    return message("thread:revoke", {"thread_id": thread, "user_id": user}, number, **more)
-
-
-def parts(*messages: BusEntry) -> list[int]:
-    return [len(part) for part in in_batches(messages, Handlers())]
-
-
-# --- Batches -----------------------------------------------------------------------------------------
-
-
-def test_batch_is_bounded_by_bytes():
-    messages = [
-        message("thread:message", {"thread_id": "42", "message_id": n, "body": "x" * 60_000}, n)
-        for n in range(1, 101)
-    ]
-    found = list(in_batches(messages, Handlers()))
-    assert [each for part in found for each in part] == messages
-    assert max(sum(len(each.raw) for each in part) for part in found) <= BATCH_BYTES
-    assert len(found) <= 7
-
-
-def test_batch_is_bounded_by_rooms():
-    messages = [
-        message(
-            "thread:message", {"thread_id": 1, "message_id": n}, n, rooms=[f"thread:{r}" for r in range(150)]
-        )
-        for n in range(1, 21)
-    ]
-    assert parts(*messages) == [BATCH_ROOMS // 300] * 6 + [2]
-
-
-def test_control_work_begins_a_new_batch_only_after_what_it_concerns():
-    assert parts(said("1"), said("2"), accepted("3"), accepted("4"), said("3"), said("4")) == [6]
-    assert parts(said("1"), accepted("1"), said("1")) == [1, 2]
-    assert parts(revoked("1", "ana"), said("1")) == [2]
-    assert parts(said("1"), revoked("1", "ana"), said("1")) == [1, 2]
-    assert parts(said("1", rooms=["user:ana"]), revoked("9", "ana")) == [1, 1]
-    assert parts(said("1"), revoked("9", "ana"), revoked("8", "eva")) == [3]
-    assert parts(said("1"), revoked("1", "ana"), revoked("1", "eva")) == [1, 2]
-    assert parts(said("1", rooms=["user:eva"]), revoked("1", "ana")) == [1, 1]
-    assert parts(said("1"), message("instance:drain", {"instance": "i"})) == [1, 1]  # it concerns no subject
-
-
-def test_what_is_repeated_has_no_control_work():
-    again = BUS.entry(b"2-0", [b"message", accepted("1").raw], "9" * 41)
-    assert parts(said("1"), again) == [2]
-
-
-# --- Handlers ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -322,78 +255,6 @@ async def test_order_that_takes_too_long_is_not_lost(on_accepted, pipes: Pipes, 
     assert await dead_letters() == []
 
 
-async def raises_cancelled_error() -> None:
-    raise asyncio.CancelledError
-
-
-async def cancels_itself() -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.cancel()
-    await asyncio.sleep(0)
-
-
-async def waits_for_what_is_cancelled() -> None:
-    future = asyncio.get_running_loop().create_future()
-    future.cancel()
-    await future
-
-
-async def exits() -> None:
-    sys.exit("enough")
-
-
-async def is_interrupted() -> None:
-    raise KeyboardInterrupt
-
-
-async def closes() -> None:
-    raise GeneratorExit
-
-
-async def raises_a_group() -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(fails())
-        tasks.create_task(loses_redis())
-
-
-async def fails() -> None:
-    raise ZeroDivisionError
-
-
-async def loses_redis() -> None:
-    raise RedisDown("gone")
-
-
-async def raises_a_group_of_anything() -> None:
-    raise BaseExceptionGroup("all of it", [KeyboardInterrupt(), ValueError()])
-
-
-async def never_returns() -> None:
-    await asyncio.Event().wait()
-
-
-async def refuses_to_be_cancelled() -> None:
-    for _ in range(2):
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-
-
-BREAKING = [
-    (raises_cancelled_error, "CancelledError"),
-    (cancels_itself, "CancelledError"),
-    (waits_for_what_is_cancelled, "CancelledError"),
-    (exits, "SystemExit"),
-    (is_interrupted, "KeyboardInterrupt"),
-    (closes, "GeneratorExit"),
-    (raises_a_group, "ExceptionGroup"),
-    (raises_a_group_of_anything, "BaseExceptionGroup"),
-    (never_returns, "TimeoutError"),
-    (refuses_to_be_cancelled, "TimeoutError"),
-]
-"""What a handler can do, and what it has failed with."""
-
-
 @pytest.mark.parametrize(("breaks", "name"), BREAKING)
 async def test_handler_can_break_nothing_but_itself(
     on_accepted, pipes: Pipes, monkeypatch, breaks: Any, name: str
@@ -478,15 +339,3 @@ def handling_tasks() -> list[Any]:
 )
 def test_refusal_is_what_redis_would_say_at_any_time(error: Exception, refused: bool):
     assert is_refusal(error) == refused
-
-
-def test_times_of_what_is_published_compare_with_entries():
-    earlier, later = (
-        published(b"{}").added_at(1_795_000_000_123_456),
-        published(b"{}").added_at(1_795_000_000_123_457),
-    )
-    before = BUS.entry(b"1795000000122-99", [b"message", b"{}"], "")
-    after = BUS.entry(b"1795000000124-0", [b"message", b"{}"], "")
-    orders = [each.order for each in (before, earlier, later, after)]
-    assert orders == sorted(set(orders))
-    assert earlier.at == 1_795_000_000.123456

@@ -1,148 +1,77 @@
+"""Bus messages that cannot be delivered."""
+
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
-from django.test import Client
-from django.urls import reverse
 
-from presence.admin.letters import printable
-from realtime.redis.client import key, sync_client
-from tests.operators import logged, operator, texts
+from realtime.bridge import dead_letters as letters
+from realtime.protocol import catalogue
+from realtime.redis.client import client, key
+from tests.bridge.support import MESSAGE, Room, publish
+from tests.inprocess import add, bridging, dead_letters, eventually
 
-pytestmark = [
-    pytest.mark.django_db,
-    pytest.mark.usefixtures("realtime_redis"),
-    pytest.mark.filterwarnings("ignore:No directory at"),
-]
-
-LETTERS = "admin:presence_deadletter_changelist"
-DISCARD = "admin:presence_deadletter_discard"
-
-
-def dead_letter(
-    message: bytes = b"no json", reason: bytes = b"invalid_json: what is this", id: str = "*"
-) -> str:
-    fields: Any = {"reason": reason, "source": b"stream", "message": message}
-    return sync_client().xadd(key("dead"), fields, id=id).decode()
-
-
-def left() -> list[str]:
-    return [entry_id.decode() for entry_id, _ in sync_client().xrange(key("dead"))]
-
-
-def ids(response: Any) -> list[str]:
-    return [letter.id for letter in response.context["rows"]]
-
-
-@pytest.fixture
-def without_redis(realtime_redis: str, settings) -> None:
-    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}
-
-
-def test_letter_is_shown_with_reason_source_and_time(admin_client: Client):
-    dead_letter(b'{"event":"nope"}', b"unknown_event: 'nope'", id="1700000000123-0")
-    page = admin_client.get(reverse(LETTERS)).content.decode()
-    for text in ("2023-11-14 22:13:20", "unknown_event: &#x27;nope&#x27;", "stream", "{&quot;event&quot;"):
-        assert text in page
-
-
-def test_thousand_letters_are_read_page_by_page_there_and_back(admin_client: Client):
-    for number in range(1, 121):
-        dead_letter(id=f"{number}-0")
-    newest_first = [f"{number}-0" for number in range(120, 0, -1)]
-    first = admin_client.get(reverse(LETTERS))
-    second = admin_client.get(reverse(LETTERS) + first.context["older"])
-    third = admin_client.get(reverse(LETTERS) + second.context["older"])
-    assert [*ids(first), *ids(second), *ids(third)] == newest_first
-    assert ("newer" in first.context, "older" in third.context) == (False, False)
-    back = admin_client.get(reverse(LETTERS) + third.context["newer"])
-    assert ids(back) == ids(second)
-    front = admin_client.get(reverse(LETTERS) + back.context["newer"])
-    assert ids(front) == ids(first)
-    assert "newer" not in front.context
-    assert "120 dead letters" in first.content.decode()
-
-
-def test_invalid_place_leads_to_the_first_page(admin_client: Client):
-    dead_letter(id="1-0")
-    assert ids(admin_client.get(reverse(LETTERS), {"before": "nonsense", "after": "+"})) == ["1-0"]
-
-
-def test_page_says_that_there_are_no_letters(admin_client: Client):
-    assert (
-        "There are no dead letters: no message of the bus has failed"
-        in admin_client.get(reverse(LETTERS)).content.decode()
-    )
-
-
-def test_payload_can_do_nothing_to_the_page(admin_client: Client):
-    dead_letter(b"<script>alert(1)</script>\xff\x00\x1b[31m" + "\u202etxt".encode(), b"<b>")
-    page = admin_client.get(reverse(LETTERS)).content.decode()
-    assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    for harmful in ("\x00", "\x1b", "\u202e", "<b>"):
-        assert harmful not in page
+pytestmark = pytest.mark.usefixtures("process")
 
 
 @pytest.mark.parametrize(
-    ("raw", "shown"),
+    ("fields", "reason"),
     [
-        (b"plain {}", "plain {}"),
-        ("ação ✓".encode(), "ação ✓"),
-        (b"a\nb\tc\r", "a\nb\\tc\\r"),
-        (b"\xff\x00", "\\xff\\u0000"),
-        ("a\u202eb\u2028".encode(), "a\\u202eb\\u2028"),
+        ({"message": "{"}, "invalid_json"),
+        ({"message": "[]"}, "invalid_message"),
+        ({"message": b"\xff"}, "invalid_json"),
+        ({"message": '{"event": "thread:massage"}'}, "unknown_event"),
+        ({"message": '{"event": "join:thread", "data": {"thread_id": 1}}'}, "client_event"),
+        ({"message": '{"event": "thread:message", "data": {"thread_id": 1}}'}, "invalid_payload"),
+        ({"massage": "{}"}, "invalid_message"),
     ],
 )
-def test_characters_that_are_not_printable_are_escaped(raw: bytes, shown: str):
-    assert printable(raw) == shown
+async def test_message_that_is_not_valid_is_a_dead_letter_and_holds_nothing_up(
+    room: Room, fields: dict[str, Any], reason: str, caplog
+):
+    await client().xadd(key("stream"), fields)
+    await add("thread:message", MESSAGE)
+    async with bridging():
+        assert await room.message_ids(1) == ["7"]
+    entries: Any = await client().xrange(key("dead"))
+    ((_, letter),) = entries
+    assert letter[b"reason"].decode().startswith(f"{reason}: ")
+    assert letter[b"source"] == b"stream"
+    assert "dead letter" in caplog.text
 
 
-# --- Discard -----------------------------------------------------------------------------------------
+async def test_dead_letter_is_cut_to_4_kib():
+    async with bridging():
+        await client().xadd(key("stream"), {"message": "x" * 10_000})
+        await eventually(dead_letters)
+        (letter,) = await dead_letters()
+    assert len(letter["message"]) == 4096
 
 
-def test_letters_are_discarded_once_that_is_confirmed(admin_client: Client):
-    kept, first, second = dead_letter(), dead_letter(), dead_letter()
-    asked = admin_client.post(reverse(DISCARD), {"letter": [first, second]})
-    assert "Discard 2 dead letters for good?" in asked.content.decode()
-    assert left() == [kept, first, second]
-    done = admin_client.post(reverse(DISCARD), {"letter": [first, second], "confirmed": "yes"}, follow=True)
-    assert left() == [kept]
-    assert texts(done) == ["Discarded 2 dead letters."]
-    assert logged() == [(first, "Discarded."), (second, "Discarded.")]
+async def test_dead_letters_are_capped(monkeypatch):
+    monkeypatch.setattr(letters, "DEAD_LETTERS", 100)
+    for n in range(500):
+        await client().xadd(key("stream"), {"message": str(n)})
+    async with bridging():
+        kept = [letter["message"] for letter in await dead_letters()]
+    assert 100 <= len(kept) < 300  # Redis cuts off whole nodes of about a hundred entries
+    assert kept[-1] == "499"
 
 
-def test_page_says_that_nothing_was_selected(admin_client: Client):
-    kept = dead_letter()
-    for data in ({}, {"letter": ["-", "+", "nonsense"]}):
-        done = admin_client.post(reverse(DISCARD), {**data, "confirmed": "yes"}, follow=True)
-        assert texts(done) == ["Nothing was selected."]
-    assert left() == [kept]
-
-
-def test_looking_and_discarding_want_a_permission_each(client: Client):
-    letter = dead_letter()
-    operator(client, "view_deadletter")
-    page = client.get(reverse(LETTERS))
-    assert page.status_code == 200
-    assert "checkbox" not in page.content.decode()
-    assert client.post(reverse(DISCARD), {"letter": [letter], "confirmed": "yes"}).status_code == 403
-    assert left() == [letter]
-    operator(client, "view_presencerecord", "delete_deadletter")
-    assert client.get(reverse(LETTERS)).status_code == 403
-
-
-def test_no_other_site_can_have_it_done():
-    letter, strict = dead_letter(), Client(enforce_csrf_checks=True)
-    operator(strict, "view_deadletter", "delete_deadletter")
-    assert strict.post(reverse(DISCARD), {"letter": [letter], "confirmed": "yes"}).status_code == 403
-    assert left() == [letter]
-
-
-@pytest.mark.usefixtures("without_redis")
-def test_page_says_that_redis_does_not_answer(admin_client: Client):
-    assert texts(admin_client.get(reverse(LETTERS))) == ["Redis does not answer."]
-    done = admin_client.post(reverse(DISCARD), {"letter": ["1-0"], "confirmed": "yes"}, follow=True)
-    assert "Redis does not answer: nothing was done." in texts(done)
-    assert logged() == []
+@pytest.mark.parametrize(
+    "rooms",
+    [lambda payload: {}["x"], lambda payload: None, lambda payload: [5], lambda payload: [("hub", [])]],
+)
+async def test_event_whose_rooms_fail_is_a_dead_letter(room: Room, monkeypatch, rooms: Any):
+    server = catalogue.catalogue().server
+    broken = dataclasses.replace(server["chat:ended"], rooms=rooms)
+    monkeypatch.setitem(server, "chat:ended", broken)
+    async with bridging():
+        for send in (add, publish):
+            await send("chat:ended", {"thread_id": 42})
+            await send("thread:message", MESSAGE)
+            assert await room.message_ids(1) == ["7"]
+        letters = await dead_letters()
+    assert [letter["reason"].partition(":")[0] for letter in letters] == ["event_failed"] * 2

@@ -52,3 +52,8 @@ async def behind(process: str, settings, proxy: Proxy) -> AsyncIterator[Layers]:
     layers = Layers()
     yield layers
     await layers.flush()
+
+
+@pytest.fixture
+def _directly(process: str, settings) -> None:
+    settings.REALTIME = {**settings.REALTIME, "PUBLISH_DIRECTLY": True}

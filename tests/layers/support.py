@@ -1,11 +1,11 @@
-"""The layers under test, and outlets that write down what they are given."""
+"""The layers under test, outlets that write down what they are given, and histories as a test writes them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,10 +13,12 @@ import pytest
 
 from realtime.layers import history
 from realtime.layers.fanout import SLICE
+from realtime.layers.history import append
 from realtime.layers.listener import Listener
 from realtime.layers.outlets import Ephemeral, payloads
 from realtime.layers.room_layer import RoomChannelLayer
-from realtime.protocol.publication import Draft
+from realtime.protocol.publication import Draft, Publication, unpack
+from realtime.redis.client import client
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
 
@@ -331,13 +333,61 @@ class Proxy:
         writer.close()
 
 
-class Review:
-    """What is awaited when orders may have been missed: it takes until it may go on."""
+HERE, THERE = "hub.thread.42", "portal.thread.42"
+EVERYTHING = 10_000
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.may_go_on = asyncio.Event()
 
-    async def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
-        await self.may_go_on.wait()
+def entry(
+    name: str = "", *groups: str, source: str = "stream", id: str = "", exclude: str = "", body: bytes = b""
+) -> Draft:
+    """An entry that goes to `groups` (HERE, when none is named) and whose frame says `<name><body>@<position>`."""
+    rooms = [(group, name.encode() + body + b"@") for group in groups or (HERE,)]
+    return Draft(
+        rooms=rooms,
+        tail=b"!",
+        source=source if name else "",
+        entry=f"{name:0>20}",
+        id=id,
+        exclude=exclude,
+    )
+
+
+async def put(*entries: Draft, publish: bool = False, **options) -> list[list[int]]:
+    """Append, to rooms that need not have been entered; the positions, 0 where an entry was left out."""
+    appended = await append(entries, publish=publish, **options)
+    return [[int(position or 0) for position in found] for found in appended[: len(entries)]]
+
+
+async def one(name: str, *groups: str, **options) -> int:
+    """Append an entry to HERE; its position there."""
+    ((position, *_),) = await put(entry(name, *groups, **options))
+    return position
+
+
+async def several(count: int, *, start: int = 1, **options) -> list[int]:
+    """Append entries one after the other, each a little later than the one before."""
+    return [await one(str(number), **options) for number in range(start, start + count)]
+
+
+async def logged(group: str = HERE) -> list[Publication]:
+    """Everything that is in the log."""
+    found: Any = await client().xrange(f"{history.base(group)}:log")
+    return [unpack(fields[b"p"]) for _, fields in found]
+
+
+async def names(group: str = HERE) -> list[str]:
+    """What is in the log, by the names of its entries."""
+    return names_of(await logged(group))
+
+
+def names_of(publications: Sequence[Publication]) -> list[str]:
+    return [publication.frame.partition(b"@")[0].decode() for publication in publications]
+
+
+async def microseconds() -> int:
+    seconds, micro = await client().time()
+    return int(seconds) * 1_000_000 + int(micro)
+
+
+def limited(settings, **limits) -> None:
+    settings.REALTIME = {**settings.REALTIME, **limits}

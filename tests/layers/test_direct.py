@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import re
 from typing import Any
@@ -14,25 +13,17 @@ from django.test import override_settings
 
 from realtime.layers import direct as module
 from realtime.layers import history
-from realtime.layers.configured import OWN_LAYER
 from realtime.outbox.sending import BATCH_ROWS
-from realtime.protocol.catalogue import catalogue
 from realtime.publisher import apublish
 from realtime.redis import appending
 from realtime.redis.bounded import now
 from realtime.redis.client import client, key
-from realtime.redis.lease import Lease
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.blocks import DOCS
 from tests.bridge.support import Room
 from tests.inprocess import add, bridging, dead_letters, eventually
 
 pytestmark = pytest.mark.usefixtures("process", "without_outbox", "_directly")
-
-
-@pytest.fixture
-def _directly(process: str, settings) -> None:
-    settings.REALTIME = {**settings.REALTIME, "PUBLISH_DIRECTLY": True}
 
 
 @pytest.fixture
@@ -122,22 +113,6 @@ async def test_message_that_is_too_large_for_the_bridge_is_a_dead_letter_also_if
         await eventually(dead_letters)
         assert await room.message_ids(1) == ["1"]
     assert "too_large" in str(await dead_letters())
-
-
-@pytest.mark.parametrize("part", ["namespaces", "events", "handlers"])
-def test_fingerprint_is_of_what_decides_the_rooms(part: str, settings, monkeypatch: pytest.MonkeyPatch):
-    own = module.fingerprint()
-    match part:
-        case "namespaces":
-            settings.REALTIME = {**settings.REALTIME, "NAMESPACES": ["realtime.namespaces.hub.HUB"]}
-        case "events":
-            event = catalogue().server["thread:message"]
-            monkeypatch.setitem(catalogue().server, "ticket:moved", event)
-        case _:
-            monkeypatch.setitem(catalogue().bus_handlers, "thread:message", [])
-    module.fingerprint.cache_clear()
-    assert module.fingerprint() != own
-    module.fingerprint.cache_clear()
 
 
 async def test_by_default_all_messages_use_the_stream(room: Room, settings):
@@ -251,29 +226,6 @@ async def test_replica_takes_nothing(settings, entered: list[str]):
             await say(1)
 
 
-async def test_other_channel_layer_keeps_the_bridge(settings):
-    lease = Lease("bridge", 60)
-    assert await lease.hold()
-    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}):
-        await module.allow(lease.fence)
-    assert await client().hget(key("cursors"), "catalogue") is None
-    await module.allow(lease.fence)
-    assert await client().hget(key("cursors"), "catalogue") is not None
-
-
-@pytest.mark.parametrize("layer", [OWN_LAYER, "channels.layers.InMemoryChannelLayer"])
-async def test_bridge_that_was_suspended_changes_nothing_of_what_its_successor_allows(layer: str):
-    """They may be of different versions, with different catalogues."""
-    old, new = Lease("bridge", 60), Lease("bridge", 60)
-    assert await old.hold()
-    await old.release()
-    assert await new.hold()
-    await client().hset(key("cursors"), mapping={"catalogue": "that of the new one", "size": 7})
-    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": layer}}):
-        await module.allow(old.fence)
-    assert await client().hmget(key("cursors"), "catalogue", "size") == [b"that of the new one", b"7"]
-
-
 # --- Once, and with the histories as the servers have them -----------------------------------------------
 
 
@@ -358,46 +310,10 @@ async def test_several_messages_go_together_and_in_order(room: Room):
         assert await room.message_ids(len(numbers)) == [str(number) for number in numbers]
 
 
-GOOD = b'{"event": "thread:message", "data": {"thread_id": 1, "message_id": 1}, "id": 1}'
-
-
 def send(messages: list[bytes]) -> None:
     found = module.direct(messages)
     assert found is not None
     appending.append(messages, now() + 5, found)
-
-
-@pytest.mark.parametrize(
-    "message",
-    [b"no JSON", b'{"event": "thread:message", "data": {"thread_id": 1, "message_id": 1}}'],
-    ids=["not valid any more", "without an id"],
-)
-def test_one_message_that_cannot_be_direct_sends_all_by_the_stream(message: bytes):
-    assert module.direct([GOOD]) is not None
-    assert module.direct([GOOD, message]) is None
-
-
-def test_messages_to_many_rooms_use_the_stream_together():
-    """Redis would serve nothing else for as long as the script runs; the bridge sends them in parts."""
-    rooms = [f"user:{number}" for number in range(500)]
-    message = {"event": "thread:message", "data": {"thread_id": 1, "message_id": 1}, "id": 1, "rooms": rooms}
-    wide = json.dumps({**message, "namespaces": ["hub"]}).encode()
-    assert module.direct([wide, wide]) is not None
-    assert module.direct([wide, wide, wide]) is None
-
-
-def test_code_of_a_product_that_fails_leaves_the_message_to_the_bridge(monkeypatch: pytest.MonkeyPatch):
-    def broken(payload: Any) -> list[str]:
-        raise KeyError(payload.thread_id)
-
-    event = dataclasses.replace(catalogue().server["thread:message"], rooms=broken)
-    monkeypatch.setitem(catalogue().server, "thread:message", event)
-    assert module.direct([GOOD]) is None
-
-
-def test_cluster_uses_the_stream(settings):
-    with override_settings(REALTIME={**settings.REALTIME, "REDIS_URL": "redis+cluster://a:1,b:2"}):
-        assert module.direct([GOOD]) is None
 
 
 async def has_read_all() -> bool:

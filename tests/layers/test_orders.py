@@ -21,7 +21,19 @@ from realtime.protocol.publication import Publication
 from realtime.tasks.task_set import TaskSet
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.inprocess import PATIENCE, eventually
-from tests.layers.support import ROOM, Ears, Layers, Review, Slow, crowd, members, publish, turns_until
+from tests.layers.support import ROOM, Ears, Layers, Slow, crowd, members, publish, turns_until
+
+
+class Review:
+    """What is awaited when orders may have been missed: it takes until it may go on."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.may_go_on = asyncio.Event()
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await self.may_go_on.wait()
 
 
 async def test_nothing_is_delivered_while_orders_may_have_been_missed_and_then_everything_is(

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from presence.recorder import ghosts
+from presence.recorder import recorder as module
 from realtime.conf import Conf
+from realtime.survey import ask as asking
+from tests.presence.recording import Clock
+from tests.presence.support import System
 
 from .world import World
 
@@ -29,3 +34,24 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def patient(patient_outbox: None) -> None:
     """What an operator does is sent at once, on a busy machine, too."""
+
+
+@pytest.fixture
+def clock(monkeypatch, settings) -> Clock:
+    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 10, "GRACE_PERIOD": 60}
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(ghosts, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def system(monkeypatch) -> System:
+    system = System()
+    monkeypatch.setattr(asking, "ask", system.ask)
+    return system
+
+
+@pytest.fixture
+def without_redis(realtime_redis: str, settings) -> None:
+    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}

@@ -88,11 +88,6 @@ def redis_calls(monkeypatch) -> list[str]:
     return calls
 
 
-@pytest.fixture
-def without_redis(realtime_redis: str, settings) -> None:
-    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}
-
-
 # --- Records ---------------------------------------------------------------------------------------
 
 

@@ -1,17 +1,12 @@
-"""The live view: what it asks and shows, what it lets an operator do, and what it writes down."""
+"""The live view: what it asks and shows."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
-from html import unescape
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from unittest.mock import Mock
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -19,27 +14,12 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from msgspec import Meta
-from redis.exceptions import RedisError
 
-from presence.admin import live
-from presence.admin.samples import sample
-from realtime.outbox.models import OutboxMessage
-from realtime.protocol.payloads import Payload, parse_payload
 from realtime.survey import ask as asking
-from realtime.survey import load, results
-from realtime.survey.ask import Answered, Asked
-from realtime.survey.messages import (
-    AboutConnection,
-    AboutConnections,
-    AboutInstances,
-    AboutRooms,
-    Detail,
-    InRoom,
-    Instance,
-)
+from realtime.survey.messages import Instance
 from tests.e2e.harness import ROOT
-from tests.operators import logged, operator, published, texts
+from tests.operators import text_of
+from tests.presence.support import CONNECTIONS, DISCONNECT, INSTANCES, LOG, MOVE, ONE, ROOMS, System, person
 from tests.survey.test_messages import CROWD, Connection, Principal
 
 pytestmark = [
@@ -47,80 +27,6 @@ pytestmark = [
     pytest.mark.usefixtures("realtime_redis"),
     pytest.mark.filterwarnings("ignore:No directory at"),
 ]
-
-PUBLISHES = pytest.mark.django_db(transaction=True)
-"""What is published is not held back for a commit."""
-
-ONE = Instance("one", "pod-a", 11, "0.1.0", 1e9)
-TWO = Instance("two", "pod-b", 22, "0.1.0", 1e9, is_draining=True)
-
-CONNECTIONS = "admin:presence_live_changelist"
-INSTANCES = "admin:presence_live_instances"
-ROOMS = "admin:presence_live_rooms"
-EVENT = "admin:presence_live_event"
-LOG = "admin:presence_live_log"
-DISCONNECT = ("admin:presence_live_disconnect", "hub", "7")
-MOVE = ("admin:presence_live_move", "hub", "7", "thread:42")
-DRAIN = ("admin:presence_live_drain", "one")
-
-
-class System:
-    """Processes with connections, which answer as real ones do."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, tuple[Instance, list[Connection]]] = {"one": (ONE, []), "two": (TWO, [])}
-        self.silent: list[Instance] = []
-        self.asked: list[Any] = []
-
-    def hold(self, instance: str, *connections: Connection) -> None:
-        self.held[instance][1].extend(connections)
-
-    def ask(self, about: Any, kind: Any, instance: str = "") -> Asked[Any]:
-        self.asked.append(about)
-        answers = [
-            Answered(who, asyncio.run(self._say(about, held)), 0.025)
-            for id, (who, held) in self.held.items()
-            if instance in {"", id}
-        ]
-        return Asked(answers, self.silent)
-
-    async def _say(self, about: Any, held: list[Any]) -> Any:
-        match about:
-            case AboutConnections():
-                return await results.page(about, held)
-            case AboutRooms():
-                return await results.rooms(about, held)
-            case AboutInstances():
-                return await load.load(held, cpu=0.25, stall=0.001)
-            case AboutConnection():
-                for each in held:
-                    if each.connection_id == about.connection_id:
-                        rooms = [InRoom(room, position, 2_500_001) for room, position in each.rooms.items()]
-                        return Detail(results.row(each), ["sales"], 2e9, rooms)
-                return Detail()
-
-
-@pytest.fixture
-def system(monkeypatch) -> System:
-    system = System()
-    monkeypatch.setattr(asking, "ask", system.ask)
-    return system
-
-
-@pytest.fixture
-def without_redis(realtime_redis: str, settings) -> None:
-    settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "unix:///nowhere/redis.sock"}
-
-
-def person(number: int, name: str = "Ana", **rooms: int) -> Connection:
-    rooms = {"user:7": 1, "thread:42": 2_500_001, **rooms}
-    return Connection(f"c{number}", ("hub", "7"), Principal(name), 1e9 + number, rooms, 0)
-
-
-def text_of(response: Any) -> str:
-    """What a page says, without its tags."""
-    body = re.sub(r"<[^>]*>", " ", response.content.decode())
-    return re.sub(r"\s+", " ", unescape(body))
 
 
 def ids(response: Any) -> list[str]:
@@ -414,240 +320,6 @@ def test_odd_place_in_an_address_is_no_error(admin_client: Client, system: Syste
         assert admin_client.get(f"{reverse(CONNECTIONS)}?{query}").status_code == 200
 
 
-# --- What an operator may ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "permission"),
-    [
-        (CONNECTIONS, (), "view_live"),
-        ("admin:presence_live_connection", ("c1",), "view_live"),
-        (INSTANCES, (), "view_live"),
-        (ROOMS, (), "view_live"),
-        (LOG, (), "view_live"),
-        (EVENT, (), "publish_live"),
-        (DISCONNECT[0], DISCONNECT[1:], "disconnect_presencerecord"),
-        (MOVE[0], MOVE[1:], "move_live"),
-        (DRAIN[0], DRAIN[1:], "drain_live"),
-    ],
-)
-def test_each_page_wants_its_own_permission(
-    client: Client, system: System, name: str, arguments: tuple[str, ...], permission: str
-):
-    system.hold("one", person(1))
-    everything = {"view_live", "publish_live", "move_live", "drain_live", "disconnect_presencerecord"}
-    url = reverse(name, args=arguments)
-    operator(client, *(everything - {permission}))
-    for method in (client.get, client.post):
-        assert method(url, {"confirmed": "yes"}).status_code == 403
-    assert published() == []
-    client.logout()
-    assert client.get(url).status_code == 302
-    operator(client, permission)
-    assert client.get(url).status_code == 200
-
-
-def test_who_may_only_look_is_offered_nothing_to_do(client: Client, system: System):
-    system.hold("one", person(1))
-    operator(client, "view_live")
-    for url in (
-        reverse(CONNECTIONS),
-        reverse(INSTANCES),
-        reverse("admin:presence_live_connection", args=["c1"]),
-    ):
-        page = client.get(url).content.decode()
-        for name in (DISCONNECT, MOVE, DRAIN, (EVENT,)):
-            assert reverse(name[0], args=name[1:]) not in page
-
-
-def test_index_links_to_the_live_view_for_operators_who_may_see_it(client: Client):
-    operator(client, "view_live")
-    page = client.get(reverse("admin:index")).content.decode()
-    assert reverse(CONNECTIONS) in page
-    assert reverse("admin:presence_deadletter_changelist") not in page
-
-
-# --- What an operator does -----------------------------------------------------------------------------
-
-ACTIONS = [
-    (DISCONNECT, ("user:disconnect", {"user_id": "7", "namespace": "hub"}), ("hub user:7", "Disconnected.")),
-    (
-        MOVE,
-        ("room:expel", {"user_id": "7", "namespace": "hub", "room": "thread:42"}),
-        ("hub user:7", "Taken out: thread:42"),
-    ),
-    (
-        (MOVE[0], "portal", "7", "42"),
-        ("room:revoke", {"user_id": "7", "namespace": "portal", "room": "thread:42"}),
-        ("portal user:7", "Taken out: thread:42"),
-    ),
-    (DRAIN, ("instance:drain", {"instance": "one"}), ("instance one", "Drained: one")),
-]
-
-
-@PUBLISHES
-@pytest.mark.parametrize(("action", "event", "entry"), ACTIONS)
-def test_action_is_asked_for_then_done_and_written_down(
-    admin_client: Client, action: tuple[str, ...], event: Any, entry: Any
-):
-    url = reverse(action[0], args=action[1:])
-    for asked in (admin_client.get(url), admin_client.get(url, {"confirmed": "yes"}), admin_client.post(url)):
-        assert asked.status_code == 200
-        assert "csrfmiddlewaretoken" in asked.content.decode()
-    assert (published(), logged()) == ([], [])
-    done = admin_client.post(url, {"confirmed": "yes"})
-    assert done.status_code == 302
-    assert published() == [event]
-    assert logged() == [entry]
-
-
-@pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
-def test_no_other_site_can_have_it_done(client: Client, action: tuple[str, ...]):
-    strict = Client(enforce_csrf_checks=True)
-    operator(strict, "view_live", "move_live", "drain_live", "disconnect_presencerecord")
-    assert strict.post(reverse(action[0], args=action[1:]), {"confirmed": "yes"}).status_code == 403
-    assert (published(), logged()) == ([], [])
-
-
-@PUBLISHES
-@pytest.mark.usefixtures("without_redis", "without_outbox")
-@pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
-def test_action_that_failed_is_said_and_not_written_down(admin_client: Client, action: tuple[str, ...]):
-    done = admin_client.post(reverse(action[0], args=action[1:]), {"confirmed": "yes"}, follow=True)
-    assert "Redis does not answer: nothing was done." in texts(done)
-    assert logged() == []
-
-
-@PUBLISHES
-@pytest.mark.usefixtures("without_redis")
-@pytest.mark.parametrize("action", [action for action, _, _ in ACTIONS])
-def test_action_is_kept_in_the_outbox_while_redis_is_away(admin_client: Client, action: tuple[str, ...]):
-    admin_client.post(reverse(action[0], args=action[1:]), {"confirmed": "yes"}, follow=True)
-    assert OutboxMessage.objects.count() == 1
-    assert len(logged()) == 1
-
-
-@PUBLISHES
-def test_action_on_what_cannot_be_is_refused(admin_client: Client, system: System):
-    for name, arguments in (
-        (DISCONNECT[0], ("nowhere", "7")),
-        (DISCONNECT[0], ("hub", "a b")),
-        (DRAIN[0], ("a b",)),
-    ):
-        done = admin_client.post(reverse(name, args=arguments), {"confirmed": "yes"}, follow=True)
-        assert len(texts(done)) == 1, name
-        assert "invalid_payload" in texts(done)[0]
-    for where in (("nowhere", "7", "42"), ("hub", "7", "*"), ("hub", "7", "user:7"), ("hub", "7", "board:7")):
-        assert admin_client.get(reverse(MOVE[0], args=where)).status_code == 404
-    assert (published(), logged()) == ([], [])
-
-
-def test_drained_instance_is_named_in_the_log(admin_client: Client):
-    url = reverse(DRAIN[0], args=DRAIN[1:])
-    admin_client.post(f"{url}?name=pod-a:11", {"confirmed": "yes"})
-    assert logged() == [("instance pod-a:11", "Drained: one")]
-
-
-# --- Test event --------------------------------------------------------------------------------------
-
-MESSAGE = {"event": "thread:message", "payload": '{"thread_id": "42", "message_id": "1"}', "rooms": ""}
-
-
-@PUBLISHES
-def test_event_is_shown_with_where_it_goes_before_it_is_sent(admin_client: Client, system: System):
-    system.hold("one", person(1))
-    system.hold("two", Connection("c2", ("portal", "9"), Principal("Carla"), 1.0, {"thread:42": 1}))
-    page = admin_client.post(reverse(EVENT), MESSAGE).content.decode()
-    assert "hub thread:42, portal thread:42" in page
-    assert "<dd>2</dd>" in page
-    assert (published(), logged()) == ([], [])
-    done = admin_client.post(reverse(EVENT), {**MESSAGE, "confirmed": "yes"})
-    assert done.status_code == 302
-    assert published() == [("thread:message", {"thread_id": "42", "message_id": "1"})]
-    assert logged() == [
-        (
-            "thread:message",
-            'Sent: hub thread:42, portal thread:42: {"thread_id": "42", "message_id": "1"}',
-        )
-    ]
-
-
-def test_event_is_filled_in_with_what_it_needs_and_is_valid_as_it_is(admin_client: Client, system: System):
-    first = admin_client.get(reverse(EVENT))
-    names = [name for name, _ in first.context["form"].fields["event"].choices]
-    assert {"thread:message", "chat:ended", "queue:updated"} <= {*names}
-    assert '{ "thread_id": "1", "message_id": "1" }' in text_of(
-        admin_client.get(reverse(EVENT), {"event": "thread:message"})
-    )
-    for name in names:
-        page = admin_client.get(reverse(EVENT), {"event": name})
-        filled = page.context["form"].initial
-        assert filled["event"] == name
-        asked = admin_client.post(reverse(EVENT), {**filled, "rooms": ""})
-        assert "Connections there now" in text_of(asked), name
-    assert admin_client.get(reverse(EVENT), {"event": "nope"}).context["form"].initial["event"] == names[0]
-
-
-class Priced(Payload, frozen=True, kw_only=True):
-    status: Literal["open", "closed"]
-    total: Decimal
-    at: datetime
-    parts: tuple[int, str]
-    lines: Annotated[list[str], Meta(min_length=2)]
-    rating: Annotated[int, Meta(ge=3, le=5)]
-    code: Annotated[str, Meta(min_length=6)]
-    share: float
-    parent: Priced | None
-    position: msgspec.Raw
-    note: str = ""
-
-
-def test_sample_fits_the_types_of_a_product(settings):
-    filled = sample(Priced)
-    parse_payload(Priced, filled.encode())
-    assert "note" not in json.loads(filled)
-
-
-def test_event_can_go_to_other_rooms(admin_client: Client, system: System):
-    page = admin_client.post(reverse(EVENT), {**MESSAGE, "rooms": "thread:1, user:7"}).content.decode()
-    assert "hub thread:1, portal thread:1, hub user:7, portal user:7" in page
-    rooms = "presence:E\u0301quipe Sa\u0303o Paulo, presence:sales user:ana@example.com"
-    queue = {"event": "queue:updated", "payload": "{}", "rooms": rooms}
-    page = admin_client.post(reverse(EVENT), queue).content.decode()
-    assert "hub presence:Équipe São Paulo, hub presence:sales, hub user:ana@example.com" in page
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"payload": "{"}, "This is not JSON"),
-        ({"payload": "[]"}, "Expected a JSON object."),
-        ({"payload": "{}"}, "thread_id: required"),
-        ({"payload": "[" * 5000}, "This is not JSON"),
-        (
-            {"payload": '{"thread_id": "1", "message_id": "1", "x": %s}' % ("[" * 500 + "]" * 500)},
-            "levels deep",
-        ),
-        ({"payload": '{"thread_id": "1", "message_id": "1", "x": [NaN]}'}, "data.x[0]: JSON has neither NaN"),
-        ({"rooms": "nonsense"}, "is not a room"),
-        ({"event": "thread:typing"}, "Select a valid choice"),
-        ({"event": "user:disconnect"}, "Select a valid choice"),
-    ],
-)
-def test_event_that_is_not_valid_is_not_sent(
-    admin_client: Client, system: System, changed: dict[str, str], said: str
-):
-    page = admin_client.post(reverse(EVENT), {**MESSAGE, **changed, "confirmed": "yes"})
-    assert page.status_code == 200
-    assert said in page.content.decode()
-    assert (published(), logged()) == ([], [])
-
-
-def test_audience_that_cannot_be_counted_keeps_no_operator_from_looking(admin_client: Client, monkeypatch):
-    monkeypatch.setattr(asking, "ask", Mock(side_effect=RedisError))
-    assert "<dd>–</dd>" in admin_client.post(reverse(EVENT), MESSAGE).content.decode()
-
-
 # --- What a strict Content-Security-Policy wants -------------------------------------------------------
 
 
@@ -657,18 +329,3 @@ def test_audience_that_cannot_be_counted_keeps_no_operator_from_looking(admin_cl
 def test_templates_have_neither_script_nor_style_of_their_own(path: Path):
     for forbidden in ("style=", "<style", "<script", "javascript:", " onclick", " onchange", "|safe"):
         assert forbidden not in path.read_text().replace('<script src="{% static', "")
-
-
-# --- Log ---------------------------------------------------------------------------------------------
-
-
-def test_log_says_who_did_what_newest_first(admin_client: Client, admin_user: Any, monkeypatch):
-    assert "There are no actions yet." in admin_client.get(reverse(LOG)).content.decode()
-    monkeypatch.setattr(live, "PAGE", 2)
-    for user in ("ana", "bia", "cleo"):
-        admin_client.post(reverse(DISCONNECT[0], args=["hub", user]), {"confirmed": "yes"})
-    page = admin_client.get(reverse(LOG))
-    assert [entry.object_repr for _, entry, _ in page.context["rows"]] == ["hub user:cleo", "hub user:bia"]
-    assert admin_user.username in page.content.decode()
-    last = admin_client.get(reverse(LOG) + page.context["next"])
-    assert [entry.object_repr for _, entry, _ in last.context["rows"]] == ["hub user:ana"]

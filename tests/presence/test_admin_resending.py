@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from html import unescape
 from threading import Barrier
 from typing import Any
 
@@ -13,15 +12,14 @@ import pytest
 from django.db import connections
 from django.test import Client
 from django.urls import reverse
-from django.utils import translation
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from presence.admin import letters
 from realtime.bridge.dead_letters import DEAD_LETTER_BYTES
 from realtime.redis.client import key, sync_client
-from tests.e2e.harness import ROOT
-from tests.operators import logged, operator, texts
+from tests.operators import logged, operator, text_of, texts
+from tests.presence.support import LETTERS, RESEND, VALID, dead, send
 
 pytestmark = [
     pytest.mark.django_db,
@@ -29,18 +27,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:No directory at"),
 ]
 
-LETTERS = "admin:presence_deadletter_changelist"
-RESEND = "admin:presence_deadletter_resend"
 DISCARD = "admin:presence_deadletter_discard"
 LETTER = "admin:presence_deadletter_letter"
 
-VALID = b'{"event":"thread:message","data":{"thread_id":42,"message_id":"1","total":1.10}}'
 GONE = "1 dead letter was gone: it had been sent again or discarded, or newer ones replaced it."
-
-
-def dead(message: bytes = VALID, reason: str = "unknown_event: 'x'", source: str = "stream") -> str:
-    fields: Any = {"reason": reason, "source": source, "message": message}
-    return sync_client().xadd(key("dead"), fields).decode()
 
 
 def left() -> list[str]:
@@ -51,16 +41,8 @@ def on_the_bus() -> list[bytes]:
     return [fields[b"message"] for _, fields in sync_client().xrange(key("stream"))]
 
 
-def send(client: Client, *ids: str) -> Any:
-    return client.post(reverse(RESEND), {"letter": [*ids], "confirmed": "yes"}, follow=True)
-
-
 def edit(client: Client, letter_id: str, message: str, **more: str) -> Any:
     return client.post(reverse(LETTER, args=[letter_id]), {"message": message, **more}, follow=True)
-
-
-def text_of(response: Any) -> str:
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", response.content.decode())))
 
 
 # --- In bulk -----------------------------------------------------------------------------------------
@@ -369,49 +351,3 @@ def test_no_other_site_can_have_it_done(admin_user: Any):
     assert strict.post(url, {"message": VALID.decode(), "confirmed": "yes"}).status_code == 403
     assert strict.get(url, {"message": VALID.decode(), "confirmed": "yes"}).status_code == 200
     assert on_the_bus() == []
-
-
-# --- Reasons, and what a page costs ------------------------------------------------------------------
-
-
-def test_every_documented_reason_is_there_in_the_language_of_the_reader(admin_client: Client):
-    table = (ROOT / "docs/protocol.md").read_text().partition("### Dead letters")[2].partition("\n## ")[0]
-    documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    assert {*documented} == {*letters.REASONS}
-    for code in documented:
-        dead(reason=f"{code}: in detail")
-    english = text_of(admin_client.get(reverse(LETTERS), headers={"Accept-Language": "en"}))
-    portuguese = text_of(admin_client.get(reverse(LETTERS), headers={"Accept-Language": "pt-BR"}))
-    for code in documented:
-        with translation.override("en"):
-            meaning = str(letters.REASONS[code])
-        assert f"{meaning} {code}: in detail" in english
-        assert f"{meaning} {code}" not in portuguese
-        assert f"{code}: in detail" in portuguese
-
-
-def commands() -> dict[str, int]:
-    found: Any = sync_client().info("commandstats")
-    return {name.removeprefix("cmdstat_"): each["calls"] for name, each in found.items()}
-
-
-@pytest.mark.parametrize("count", [1, 1000])
-def test_page_and_bulk_cost_as_many_commands_for_many_letters_as_for_few(
-    admin_client: Client, count: int, django_assert_max_num_queries: Any
-):
-    pipeline = sync_client().pipeline()
-    for _ in range(count):
-        pipeline.xadd(key("dead"), {"reason": "x: y", "source": "stream", "message": VALID})
-    pipeline.execute()
-    before = commands()
-    with django_assert_max_num_queries(4):
-        page = admin_client.get(reverse(LETTERS))
-    after = commands()
-    assert {name: after[name] - before.get(name, 0) for name in ("xrevrange", "xlen")} == {
-        "xrevrange": 1,
-        "xlen": 1,
-    }
-    assert len(page.context["rows"]) == min(count, 50)
-    assert len(page.content) < 80_000
-    send(admin_client, *[letter.id for letter in page.context["rows"]])
-    assert commands()["evalsha"] - after.get("evalsha", 0) == 1

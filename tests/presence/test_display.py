@@ -7,7 +7,7 @@ from django.test import Client
 
 from presence.admin.display import instant, moment, since, until
 from presence.recorder.recorder import Recorder
-from tests.presence.test_recorder import append
+from tests.presence.recording import append
 
 ZONES = ["Asia/Tokyo", "America/Sao_Paulo"]
 EXTREMES = [253_402_300_799.0, 1e300, -1e300, float("inf"), float("-inf"), float("nan")]

@@ -20,7 +20,7 @@ from django.utils import timezone
 from presence.admin import hours as counting
 from presence.admin.hours import Hours, days, hours
 from presence.models import PresenceRecord, PresenceTransition
-from tests.presence.test_admin_availability import CSV, PEOPLE, PERSON, Changes, at, transitions
+from tests.presence.support import CSV, PEOPLE, PERSON, Changes, at, transitions
 
 pytestmark = [
     pytest.mark.slow,

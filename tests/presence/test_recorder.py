@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from django.core.management import call_command
-from django.db import DataError, IntegrityError, OperationalError, connection, connections
+from django.db import DataError, IntegrityError, OperationalError
 from django.db.models import QuerySet
 from prometheus_client import REGISTRY
 from redis import Redis
@@ -17,55 +16,18 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from presence import store
 from presence.models import PresenceRecord, PresenceTransition, StreamCursor
-from presence.recorder import ghosts, history
+from presence.recorder import history
 from presence.recorder import recorder as module
 from presence.recorder.recorder import Recorder
 from realtime.redis.client import key, sync_client
-from tests.inprocess import HUB
+from tests.presence.recording import START, append, append_raw, at, entry, groups_of, record, run
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("realtime_redis")]
-
-START = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
-
-
-def at(seconds: float) -> str:
-    return (START + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
-
-
-def entry(user_id: str = "7", old: str = "offline", new: str = "online", **more: Any) -> dict[str, Any]:
-    return {
-        "user_id": user_id,
-        "namespace": "hub",
-        "from": old,
-        "to": new,
-        "reason": "connect",
-        "at": at(0),
-        "name": "Ana",
-        "groups": ["attendants"],
-        **more,
-    }
-
-
-def append(*arguments: Any, **more: Any) -> str:
-    return append_raw(json.dumps(entry(*arguments, **more)))
-
-
-def append_raw(value: str | bytes, field: str = "transition", entry_id: str = "*") -> str:
-    added: Any = sync_client().xadd(store.stream(), {field: value}, id=entry_id)
-    return str(added.decode())
 
 
 def dead_letters() -> list[dict[bytes, bytes]]:
     entries: Any = sync_client().xrange(key("dead"))
     return [fields for _, fields in entries]
-
-
-def record(user_id: str = "7") -> PresenceRecord:
-    return PresenceRecord.objects.get(user_id=user_id)
-
-
-def groups_of(row: PresenceRecord | PresenceTransition) -> set[str]:
-    return {group.name for group in row.groups.all()}
 
 
 # --- Transitions -----------------------------------------------------------------------------------
@@ -283,236 +245,6 @@ def test_batch_whose_dead_letter_cannot_be_kept_is_not_recorded(monkeypatch):
     assert not PresenceTransition.objects.exists()
     Recorder().step()
     assert PresenceTransition.objects.count() == len(dead_letters()) == 1
-
-
-# --- Ghosts ----------------------------------------------------------------------------------------
-
-
-class Enough(BaseException):
-    """Ends a recorder that would run for ever."""
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *happenings: Exception | None) -> tuple[int, list[bool]]:
-    """Run a recorder: each of its steps fails or, with None, is taken, and then it is enough.
-
-    Returns how often it said that it is ready, and for each step that was taken whether it waited for news.
-    """
-    step, left, waited, ready = Recorder.step, [*happenings, Enough()], [], []
-
-    def next_step(self: Recorder, *, wait: bool = False) -> bool:
-        if error := left.pop(0):
-            raise error
-        waited.append(wait)
-        return step(self, wait=wait)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "step", next_step)
-        patch.setattr(connections, "close_all", lambda: None)  # the test's transaction lives there
-        with pytest.raises(Enough):
-            Recorder().run(lambda: ready.append(True))
-    return len(ready), waited
-
-
-class Clock:
-    """`time` for the recorder: it stands until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch, settings) -> Clock:
-    settings.REALTIME = {**settings.REALTIME, "NODE_LEASE": 10, "GRACE_PERIOD": 60}
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(ghosts, "time", clock)
-    return clock
-
-
-@pytest.mark.parametrize("status", ["online", "away"])
-def test_user_whom_redis_lost_goes_offline_once_lease_and_grace_have_passed(clock: Clock, status: str):
-    append("7", new=status, groups=["attendants", "sales"])
-    first, second = Recorder(), Recorder()
-    for seconds in (0, 35, 35):
-        clock.now += seconds
-        for recorder in (first, second):
-            recorder.step()
-    assert record().status == status
-    clock.now += 1
-    for _ in range(2):
-        for recorder in (first, second):
-            recorder.step()
-    assert record().status == "offline"
-    line = PresenceTransition.objects.latest("id")
-    assert (line.from_status, line.to_status, line.reason, line.name) == (status, "offline", "reset", "Ana")
-    assert groups_of(line) == {"attendants", "sales"}
-    clock.now += 100
-    for recorder in (first, second):
-        recorder.step()
-    assert PresenceTransition.objects.count() == 2
-
-
-def test_user_whom_redis_knows_again_in_time_stays(clock: Clock):
-    append("7")
-    recorder = Recorder()
-    recorder.step()
-    clock.now += 40
-    store.apply_sync(HUB, [{"does": "grace", **_in_grace("7")}])
-    recorder.step()
-    sync_client().delete(*sync_client().keys(f"{store.base(HUB)}:*"))
-    clock.now += 40
-    recorder.step()
-    clock.now += 40
-    recorder.step()
-    assert record().status == "online"
-
-
-def _in_grace(user_id: str) -> dict[str, Any]:
-    return {
-        "user": user_id,
-        "name": "Ana",
-        "groups": ["attendants"],
-        "restored": {"status": "online", "chosen": False, "since": 0},
-        "remaining": 60_000,
-    }
-
-
-def test_time_in_which_the_recorder_stood_still_does_not_count(clock: Clock):
-    append("7")
-    recorder = Recorder()
-    recorder.step()
-    clock.now += 100
-    recorder.step()
-    assert record().status == "online"
-    for _ in range(3):
-        clock.now += 30
-        recorder.step()
-    recorder.step()
-    assert record().status == "offline"
-
-
-def test_time_in_which_redis_did_not_answer_does_not_count(clock: Clock, monkeypatch):
-    append("7")
-    sleep = clock.sleep
-    monkeypatch.setattr(clock, "sleep", lambda seconds: sleep(30))  # after each failure
-    run(monkeypatch, None, *(RedisConnectionError("gone"), None) * 3, None)
-    assert record().status == "online"
-
-
-def test_looking_for_ghosts_is_one_round_trip_and_none_when_no_user_is_there(clock: Clock, monkeypatch):
-    look = Mock(wraps=store.run_sync)
-    monkeypatch.setattr(store, "run_sync", look)
-    recorder = Recorder()
-    recorder.step()
-    assert not look.called
-    for number in range(5):
-        append(f"u{number}")
-    clock.now += 10
-    recorder.step()
-    recorder.step()
-    assert sorted(look.call_args.args[2]) == [f"u{number}" for number in range(5)]
-    assert look.call_count == 1
-
-
-# --- Old history -----------------------------------------------------------------------------------
-
-
-def days_ago(days: float) -> str:
-    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
-
-
-@pytest.fixture
-def keep_ten_days(settings) -> None:
-    settings.REALTIME = {**settings.REALTIME, "PRESENCE_RETENTION": 10 * 86400}
-
-
-@pytest.mark.usefixtures("keep_ten_days")
-def test_history_older_than_the_retention_is_forgotten_and_nothing_else():
-    append("7", at=days_ago(11))
-    append("7", "online", "away", at=days_ago(10.001))
-    kept = append("7", "away", "offline", at=days_ago(9.9))
-    Recorder().step()
-    assert [line.entry_id for line in PresenceTransition.objects.all()] == [kept]
-    assert PresenceTransition.groups.through.objects.count() == 1
-    assert record().status == "offline"
-
-
-@pytest.mark.usefixtures("keep_ten_days")
-@pytest.mark.parametrize("ahead", ["ours", "that of Redis"])
-def test_clock_that_is_ahead_forgets_nothing(monkeypatch, ahead: str):
-    append(at=days_ago(1))
-    in_a_year = datetime.now(UTC) + timedelta(days=366)
-    if ahead == "ours":
-        monkeypatch.setattr(module.timezone, "now", lambda: in_a_year)
-    else:
-        monkeypatch.setattr(module, "time_sync", in_a_year.timestamp)
-    Recorder().step()
-    assert PresenceTransition.objects.count() == 1
-
-
-def test_history_is_kept_for_ever_with_a_retention_of_zero(settings):
-    settings.REALTIME = {**settings.REALTIME, "PRESENCE_RETENTION": 0}
-    append(at=days_ago(10_000))
-    Recorder().step()
-    assert PresenceTransition.objects.count() == 1
-
-
-@pytest.mark.usefixtures("keep_ten_days")
-def test_backlog_of_old_history_goes_batch_by_batch_between_what_is_recorded(clock: Clock, monkeypatch):
-    recorder = Recorder()
-    recorder.step()
-    for number in range(7):
-        append(f"u{number}", at=days_ago(20 - number))
-    recorder.step()
-    clock.now += module.PRUNE_SECONDS
-    monkeypatch.setattr(history, "PRUNE_BATCH", 3)
-    left = []
-    for _ in range(3):
-        recorder.step()
-        left.append([line.user_id for line in PresenceTransition.objects.order_by("at")])
-    assert left == [["u3", "u4", "u5", "u6"], ["u6"], []]
-    append("8", at=days_ago(11))
-    recorder.step()
-    assert PresenceTransition.objects.count() == 1  # until it is time again
-    clock.now += module.PRUNE_SECONDS
-    recorder.step()
-    assert not PresenceTransition.objects.exists()
-
-
-def test_old_history_is_found_by_its_index():
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute("SET LOCAL enable_seqscan = off")  # what it would do with a table so small
-        old = PresenceTransition.objects.filter(at__lt=START).order_by("at", "id")
-        assert "presence_history_at" in old.values_list("pk")[:500].explain()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_two_recorders_forget_everything_once():
-    for number in range(40):
-        append(f"u{number}", at=days_ago(20))
-    Recorder().step()
-    pruned = []
-
-    def work() -> None:
-        try:
-            pruned.append(history.prune(datetime.now(UTC)))
-        finally:
-            connections.close_all()
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(pruned) == 40
-    assert not PresenceTransition.objects.exists()
 
 
 # --- Going on --------------------------------------------------------------------------------------

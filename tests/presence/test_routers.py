@@ -13,7 +13,7 @@ from django.db import OperationalError, connections
 from presence.models import PresenceRecord, PresenceTransition, StreamCursor
 from presence.recorder import history
 from presence.recorder.recorder import Recorder
-from tests.presence.test_recorder import append
+from tests.presence.recording import append
 
 pytestmark = [
     pytest.mark.django_db(databases=["default", "other"]),
