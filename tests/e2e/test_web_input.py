@@ -108,3 +108,9 @@ def test_refusals_are_in_the_log_with_their_path(web: Stack):
     assert "Referer checking failed - https://elsewhere.test/?…" in said["django.security.csrf"]
     assert "/admin/login/" in said["django.security.csrf"]
     assert all("request" not in line for line in lines)
+
+
+def test_user_name_whose_marks_take_hours_to_put_in_order_is_an_unknown_one(web: Stack):
+    name = "a" + "\u0301\u0316" * 300_000
+    answer = ask(web, "POST", "/token/", json.dumps({"username": name, "password": "x"}, ensure_ascii=False))
+    assert answer.status == 401
