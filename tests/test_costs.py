@@ -252,6 +252,20 @@ async def test_list_of_who_is_present_is_charged_when_a_refresh_brings_it(monkey
         assert charged == [pytest.approx(len(json.dumps(state, separators=(",", ":"))), abs=8)]
 
 
+async def test_list_of_who_is_present_is_charged_when_a_resume_asks_for_it_once_more(monkeypatch):
+    async with connected(groups=["a"]) as ana:
+        await ana.expect("presence:state")
+        charged: list[int] = []
+        monkeypatch.setattr(FrameRate, "spend_bytes", lambda _, size: charged.append(size))
+        lost = {"rooms": {"presence:a": "5"}}
+        assert (await ana.call("resume", lost))["rooms"]["presence:a"]["recovered"] is False
+        await ana.expect("presence:state")
+        assert charged == []
+        await ana.call("resume", lost)
+        state = await ana.expect("presence:state")
+        assert charged == [pytest.approx(len(json.dumps(state, separators=(",", ":"))), abs=8)]
+
+
 async def test_threads_that_a_token_claims_are_bounded(settings):
     settings.REALTIME = {**settings.REALTIME, "CUSTOMER_PRESENCE": True, "LIMITS": {"ROOMS": 5}}
     token = issue(user_id="7", role="customer", threads=[str(number) for number in range(500)])
