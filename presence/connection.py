@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -95,7 +96,7 @@ class TeamPresence(ListedConnection):
         await super().on_gap(room)
         for group in self.principal.groups:
             if room == presence_room(group):
-                await self.send_presence_state(group)
+                await self.send_presence_state(group, is_charged=self.rooms.is_charged)
 
     async def on_principal_changed(self, previous: Principal) -> None:
         await super().on_principal_changed(previous)
@@ -109,8 +110,8 @@ class TeamPresence(ListedConnection):
     async def send_presence_state(self, group: str, *, is_charged: bool = False) -> None:
         """Send `presence:state`, which replaces what the client knew of the group, unless it has left the room."""
         room = presence_room(group)
-        own = [self.namespace]
-        if room in self.rooms and (found := await _snapshot(self, own, room, self.send_presence_state)):
+        own, again = [self.namespace], partial(self.send_presence_state, is_charged=is_charged)
+        if room in self.rooms and (found := await _snapshot(self, own, room, again)):
             offset, members = found
             state = {"group": group, "members": members, "total": len(members), "offset": offset}
             size = self.write_event("presence:state", state)

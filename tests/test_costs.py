@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from realtime.auth.issuing import issue
 from realtime.conf import conf
-from realtime.connections.rate_limit import REPLAY_BYTES, FrameRate
+from realtime.connections.rate_limit import UNIT_BYTES, FrameRate, frame_cost
 from realtime.connections.registry import ConnectionRegistry
 from realtime.layers import history
 from realtime.protocol.publication import Draft
@@ -56,9 +56,9 @@ bill = Bill()
 def _charges_are_added_up(monkeypatch) -> None:
     take, spend = FrameRate.take, FrameRate.spend
 
-    def charged_take(rate: FrameRate) -> float:
-        wait = take(rate)
-        bill.total += not wait
+    def charged_take(rate: FrameRate, size: int) -> float:
+        wait = take(rate, size)
+        bill.total += 0 if wait else frame_cost(size)
         return wait
 
     def charged_spend(rate: FrameRate, frames: float) -> None:
@@ -92,6 +92,16 @@ async def test_room_that_may_not_be_entered_leaves_no_key(event: str, data: dict
         answers = frame["data"].get("rooms", {"": {"error": frame["data"].get("code")}})
         assert {answer["error"] for answer in answers.values()} == {"forbidden"}
         assert await keys(process) == before
+
+
+# --- Frames --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "cost"), [(0, 1), (16_000, 1), (17_000, 2), (60_000, 4)])
+async def test_frame_is_charged_by_its_bytes(size: int, cost: int):
+    async with connected() as ana:
+        await ana.call("heartbeat", {"x": "x" * size})
+        assert bill.total == cost
 
 
 # --- Resuming ------------------------------------------------------------------------------------------
@@ -169,7 +179,7 @@ async def test_replayed_bytes_are_charged(settings):
             replays += 1
             for _ in range(32):
                 sent += len(json.dumps(await ana.expect("thread:message")))
-            due = sent / REPLAY_BYTES * 0.9
+            due = sent / UNIT_BYTES * 0.9
             await eventually(lambda due=due: bill.total > due)
         assert (frame["data"]["code"], replays) == ("rate_limited", 1)
         assert frame["data"]["retry_after"] > 1
@@ -239,6 +249,20 @@ async def test_list_of_who_is_present_is_charged_when_a_refresh_brings_it(monkey
         monkeypatch.setattr(FrameRate, "spend_bytes", lambda _, size: charged.append(size))
         await ana.call("auth:refresh", {"token": issue(user_id="7", role="attendant", groups=["b"])})
         state = await ana.expect("presence:state", group="b")
+        assert charged == [pytest.approx(len(json.dumps(state, separators=(",", ":"))), abs=8)]
+
+
+async def test_list_of_who_is_present_is_charged_when_a_resume_asks_for_it_once_more(monkeypatch):
+    async with connected(groups=["a"]) as ana:
+        await ana.expect("presence:state")
+        charged: list[int] = []
+        monkeypatch.setattr(FrameRate, "spend_bytes", lambda _, size: charged.append(size))
+        lost = {"rooms": {"presence:a": "5"}}
+        assert (await ana.call("resume", lost))["rooms"]["presence:a"]["recovered"] is False
+        await ana.expect("presence:state")
+        assert charged == []
+        await ana.call("resume", lost)
+        state = await ana.expect("presence:state")
         assert charged == [pytest.approx(len(json.dumps(state, separators=(",", ":"))), abs=8)]
 
 

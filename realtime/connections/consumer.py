@@ -198,15 +198,15 @@ class NamespaceConsumer(ConnectionHooks, EventDrivenConsumer):
 
     # --- Frames ----------------------------------------------------------------------------------
 
-    def charge(self) -> float:
-        wait = self.rate.take()
+    def charge(self, size: int) -> float:
+        wait = self.rate.take(size)
         if wait and self.rate.is_persistent:
             self.terminate(CloseCode.RATE_LIMITED)
         return wait
 
     def receive_frame(self, message: Mapping[str, Any]) -> Awaitable[None] | None:
         wait = message.get("retry_after")
-        retry_after = self.charge() if wait is None else wait
+        retry_after = self.charge(_size(message)) if wait is None else wait
         self.on_frame()
         self.deadlines.heard()
         rest = self.frames.begin(message.get("text"), retry_after)
@@ -341,6 +341,10 @@ def _refusal(code: CloseCode, reason: str) -> handshake.Refused:
     if code == CloseCode.RESTARTING:
         return handshake.draining()
     return handshake.Refused(RefusalCode.TOKEN_INVALID, reason)
+
+
+def _size(message: Mapping[str, Any]) -> int:
+    return len(message.get("text") or message.get("bytes") or "")
 
 
 def _ending(message: Mapping[str, Any]) -> tuple[By, int, str]:

@@ -36,7 +36,7 @@ class EventDrivenConsumer(SerialExecutor, AsyncJsonWebsocketConsumer):
         """Get ready to write with `writer`."""
         raise NotImplementedError
 
-    def charge(self) -> float:
+    def charge(self, size: int) -> float:
         """Count one frame of the client, of whatever kind. Returns 0, or how many seconds it came too early.
 
         A server without a frame writer tells of messages only: then these are counted.

@@ -30,8 +30,8 @@ class Receiver(Protocol):
         `is_alone`: no earlier event is being handled.
         """
 
-    def charge(self) -> float:
-        """Count one frame of the client, of whatever kind. Returns 0, or how many seconds it came too early."""
+    def charge(self, size: int) -> float:
+        """Count one frame of `size` bytes, of whatever kind. Returns 0, or how many seconds it came too early."""
 
 
 class FrameWriter(Protocol):

@@ -11,8 +11,8 @@ PERSISTENT_SECONDS = 10.0
 """Seconds of refusals without a pause that are persistence."""
 ROOM_COST = 0.5
 """What each room costs that is looked up because of a frame, in frames. A `join` includes one."""
-REPLAY_BYTES = 16 * 1024
-"""Bytes sent because of a frame that cost as much as one more frame."""
+UNIT_BYTES = 16 * 1024
+"""Bytes, of a frame or sent because of it, that cost as much as one more frame."""
 NEVER = float("-inf")
 
 
@@ -26,8 +26,11 @@ class Bucket:
         self._seen_at = 0.0
         self._refused_since = self._refused_at = NEVER
 
-    def take(self, now: float, rate: float, burst: float) -> float:
-        """Returns 0 if one more may pass at `now` (seconds of a monotonic clock), else how many seconds to wait."""
+    def take(self, now: float, rate: float, burst: float, cost: float = 1.0) -> float:
+        """Returns 0 if one more may pass at `now` (seconds of a monotonic clock), else how many seconds to wait.
+
+        What costs more than 1 passes all the same, and delays the next.
+        """
         if not rate:
             return 0.0
         spent = max(0.0, self._spent - (now - self._seen_at) * rate)
@@ -39,7 +42,7 @@ class Bucket:
                 self._refused_since = now
             self._refused_at = now
             return (spent + 1 - most) / rate
-        self._spent = spent + 1
+        self._spent = spent + cost
         return 0.0
 
     def spend(self, now: float, rate: float, cost: float) -> None:
@@ -54,6 +57,11 @@ class Bucket:
         return self._refused_at - self._refused_since >= PERSISTENT_SECONDS
 
 
+def frame_cost(size: int) -> int:
+    """What a frame of `size` bytes costs: more than 1 for a large one."""
+    return 1 + size // UNIT_BYTES
+
+
 class FrameRate:
     """The rate limit of one connection's frames (`RATE`, `BURST`), to which their cost is charged, too."""
 
@@ -63,10 +71,10 @@ class FrameRate:
         self._bucket: Bucket | None = None
         """Made when the first frame comes: an idle connection has none."""
 
-    def take(self) -> float:
-        """Count one frame. Returns 0, or how many seconds it came too early."""
+    def take(self, size: int) -> float:
+        """Count one frame of `size` bytes. Returns 0, or how many seconds it came too early."""
         limits = conf().limits
-        return self._made().take(running_loop().time(), limits.rate, limits.burst)
+        return self._made().take(running_loop().time(), limits.rate, limits.burst, frame_cost(size))
 
     @property
     def is_persistent(self) -> bool:
@@ -83,7 +91,7 @@ class FrameRate:
 
     def spend_bytes(self, size: int) -> None:
         """`spend` for bytes that are sent because of a frame."""
-        self.spend(size / REPLAY_BYTES)
+        self.spend(size / UNIT_BYTES)
 
     def _made(self) -> Bucket:
         if self._bucket is None:

@@ -38,6 +38,7 @@ class Rooms(Mapping[str, int]):
         "_listeners",
         "_typing",
         "has_resumed",
+        "is_charged",
     )
 
     def __init__(self, connection: Connection, typing: Typing) -> None:
@@ -50,6 +51,8 @@ class Rooms(Mapping[str, int]):
         """The initial rooms wait for a `resume`."""
         self.has_resumed = False
         """A `resume` was answered. The first one is part of connecting, and costs no more than any frame."""
+        self.is_charged = False
+        """`on_gap` is called because of a frame of the client, which is charged for what is sent."""
 
     def __getitem__(self, room: str) -> int:
         return self._listeners[room].position
@@ -121,7 +124,8 @@ class Rooms(Mapping[str, int]):
     async def rejoin(self, room: str, since: str, *, is_free: bool = False) -> Resumption:
         """Enter a room where an earlier connection stood: what it missed follows the acknowledgement.
 
-        What it missed is charged by its bytes, unless this is part of connecting (`is_free`).
+        What it missed, or what is sent in its place, is charged by its bytes, unless this is part of connecting
+        (`is_free`).
 
         Raises `EventError` when the room is not allowed (any more).
         """
@@ -138,10 +142,18 @@ class Rooms(Mapping[str, int]):
             raise _not_allowed(room)
         if missed is None:
             metrics.RECOVERIES.labels("lost").inc()
-            self._connection.soon(self._connection.on_gap, room)
+            self._connection.soon(self._unrecovered, room, is_free)
             return {"recovered": False, "offset": str(listener.position), "missed": 0}
         metrics.RECOVERIES.labels("recovered" if missed else "nothing_missed").inc()
         return {"recovered": True, "offset": since, "missed": missed}
+
+    async def _unrecovered(self, room: str, is_free: bool) -> None:
+        """The client has been told that what it missed in a room is lost."""
+        self.is_charged = not is_free
+        try:
+            await self._connection.on_gap(room)
+        finally:
+            self.is_charged = False
 
     async def _pause(self, room: str) -> Listener:
         """Deliver nothing of a room this connection is in until the client has been told where it goes on."""

@@ -58,8 +58,8 @@ class BusMessageJSON(msgspec.Struct, frozen=True, kw_only=True):
     rooms: Annotated[list[str], Meta(min_length=1, max_length=1000)] | None = None
     namespaces: Annotated[list[str], Meta(min_length=1)] | None = None
     exclude: Annotated[str, Meta(max_length=MOST_TEXT)] | None = msgspec.field(default=None, name="except")
-    traceparent: Any = None
-    """Ignored unless it is a short text."""
+    traceparent: msgspec.Raw = msgspec.Raw(b"")
+    """Ignored unless it is a short text, and not read before that is known."""
 
 
 class BusMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -156,8 +156,11 @@ def parse(raw: bytes) -> BusMessage:
     raise InvalidMessage("unknown_event", f"{message.event[:64]!r} is not in the catalogue")
 
 
-def _traceparent(value: object) -> str | None:
-    return value if isinstance(value, str) and len(value) <= MOST_TEXT else None
+def _traceparent(raw: msgspec.Raw) -> str | None:
+    text = bytes(raw)
+    if not text.startswith(b'"') or len(text) > MOST_TEXT + 2:
+        return None
+    return msgspec.json.decode(text, type=str)
 
 
 def _payload(kind: type[Payload], event: str, data: bytes) -> Payload:

@@ -14,21 +14,26 @@ _OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 class TooDeep(ValueError):
-    """A JSON document is nested more than `LEVELS` levels deep."""
+    """A JSON document is nested too deeply."""
 
-    def __init__(self) -> None:
-        super().__init__(f"nested more than {LEVELS} levels deep")
+    def __init__(self, levels: int) -> None:
+        super().__init__(f"nested more than {levels} levels deep")
 
 
-def check_nesting(text: str) -> None:
-    """Raise `TooDeep` for a JSON document with more than `LEVELS` arrays and objects inside each other.
+def check_nesting(text: str, levels: int = LEVELS) -> None:
+    """Raise `TooDeep` for a JSON document with more than `levels` arrays and objects inside each other.
 
     All frames, bus messages and entries of presence pass through here before they are parsed.
     """
-    if text.count("[") + text.count("{") > LEVELS and _depth(text) > LEVELS:
-        raise TooDeep
+    if text.count("[") + text.count("{") > levels and _depth(text) > levels:
+        raise TooDeep(levels)
+
+
+def without_strings(text: str) -> bytes:
+    """A JSON document without its strings: keys are missing, too."""
+    return _STRING.sub(b"", text.encode("utf-8", "surrogatepass"))
 
 
 def _depth(text: str) -> int:
-    brackets = _STRING.sub(b"", text.encode("utf-8", "surrogatepass")).translate(_STEPS, _OTHERS)
+    brackets = without_strings(text).translate(_STEPS, _OTHERS)
     return max(accumulate(memoryview(brackets).cast("b")), default=0)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Protocol
 
 from realtime.conf import conf
-from realtime.connections.rate_limit import PAUSE_SECONDS, Bucket
+from realtime.connections.rate_limit import PAUSE_SECONDS, Bucket, frame_cost
 from realtime.server.dispatcher import Dispatcher
 from realtime.server.frames import frame_size
 
@@ -64,7 +64,7 @@ class FrameReader:
         if (
             not self._received
             and len(data) == frame_size(data, self._most)
-            and (early := self._admit()) is not None
+            and (early := self._admit(len(data))) is not None
         ):
             self._connection.frame_received(data, early)
         else:
@@ -85,7 +85,7 @@ class FrameReader:
             if len(received) < (size := frame_size(received, self._most)):
                 self._resume_reading()
                 return
-            if (early := self._admit()) is None:
+            if (early := self._admit(size)) is None:
                 self._pause_reading()
                 return
             frame = bytes(received[:size])
@@ -94,23 +94,23 @@ class FrameReader:
         self._pause_reading()
         self._hold(0)
 
-    def _admit(self) -> float | None:
+    def _admit(self, size: int) -> float | None:
         """How many seconds one more frame comes too early; None if it may not be parsed before `_parse` runs again."""
         dispatcher = self._dispatcher
         if self._held is not None or dispatcher is None or dispatcher.is_full:
             return None
-        early = dispatcher.receiver.charge()
-        if early and (pause := self._refusal_pause()):
+        early = dispatcher.receiver.charge(size)
+        if early and (pause := self._refusal_pause(size)):
             self._hold(min(pause, LONGEST_HOLD))
             return None
         return early
 
-    def _refusal_pause(self) -> float:
+    def _refusal_pause(self, size: int) -> float:
         """Seconds until one more frame over the limit may be parsed; 0 when it may be now."""
         if self._refusals is None:
             self._refusals = Bucket()
         limits = conf().limits
-        return self._refusals.take(self._connection.loop.time(), limits.rate, limits.burst)
+        return self._refusals.take(self._connection.loop.time(), limits.rate, limits.burst, frame_cost(size))
 
     def _hold(self, seconds: float) -> None:
         if self._held is None:

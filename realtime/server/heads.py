@@ -26,7 +26,7 @@ _HEAD = re.compile(
 )
 _LINE = re.compile(rb"([\w-]+): (.+)\r\n")
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_SUBPROTOCOLS = re.compile(rb"[\w.-]+(?:, ?[\w.-]+)*")
+_SUBPROTOCOLS = re.compile(rb"[\w.-]+(?:, ?[\w.-]+){0,9}")
 _CONNECTION = frozenset({b"upgrade", b"keep-alive, upgrade"})
 _LEFT_TO_THE_PARSER = frozenset({b"content-length", b"transfer-encoding", b"expect", b"proxy-connection"})
 """Headers that change how a request is read."""

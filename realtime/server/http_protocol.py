@@ -7,7 +7,7 @@ changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -23,12 +23,29 @@ HEAD_BYTES = 64 * 1024
 """The longest request head."""
 HEAD_LINES = 100
 """The most lines of a request head, the request line included."""
+MOST_ITEMS = 100
+"""About the most items in all lists of a head that say what a connection becomes: each is parsed in Python."""
+MOST_ESCAPES = 1000
+"""The most backslashes in the cookies of a head: before 3.11.10 and 3.12.6 Python takes quadratic time for them."""
 PIECE_BYTES = 256
 """A piece of a body that is smaller than this counts as this much more, so that there cannot be many."""
 LINGER_SECONDS = 2.0
 """The time that a client has to read why its request was refused. Nothing more is read from it."""
 READ_SECONDS = 30.0
 """The time that a client has to read the end of its last response, and to send each piece of a body."""
+_BOUNDS = (
+    (frozenset({b"connection", b"upgrade", b"sec-websocket-protocol"}), b",", MOST_ITEMS),
+    (frozenset({b"cookie"}), b"\\", MOST_ESCAPES),
+)
+"""Names of headers, a byte, and how often it may be in all of these headers together."""
+
+
+def _takes_long(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether parsing these headers would take long for their size."""
+    return any(
+        sum([value.count(byte) for name, value in headers if name in names]) > most
+        for names, byte, most in _BOUNDS
+    )
 
 
 class _Lingering:
@@ -49,8 +66,9 @@ class Unacceptable(Exception):
 class HttpProtocol(HttpToolsProtocol):
     """Reads one request at a time, with a head and a body of bounded size.
 
-    A head that is too large gets 431, a body that is too large 413. A head must be complete `HANDSHAKE_SECONDS` after
-    its beginning. What follows a request that is not answered yet is not read: the connection ends with the response.
+    A head that is too large, or that would take long to parse, gets 431, a body that is too large 413. A head must be
+    complete `HANDSHAKE_SECONDS` after its beginning. What follows a request that is not answered yet is not read: the
+    connection ends with the response.
     """
 
     _deadline: asyncio.TimerHandle | None = None
@@ -127,6 +145,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._body = 0
         self._forget_deadline()
+        if _takes_long(self.headers):
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise Unacceptable
         headers = dict(self.headers)
         if not self._may_have_body(int(headers.get(b"content-length", 0))) or (
             self.most_body == 0 and b"transfer-encoding" in headers

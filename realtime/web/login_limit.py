@@ -13,10 +13,13 @@ from django.contrib.auth import get_user_model
 from django.http import HttpRequest, HttpResponse
 from rest_framework.exceptions import Throttled
 from rest_framework.request import Request
-from rest_framework.throttling import SimpleRateThrottle
+from rest_framework.throttling import BaseThrottle, SimpleRateThrottle
 
 from realtime.conf import conf
 from realtime.connections.addresses import client_address
+
+LONGEST_NAME = 500
+"""Characters of a user name that are compared: to normalize marks that are out of order takes quadratic time."""
 
 
 class LoginThrottle(SimpleRateThrottle):
@@ -64,10 +67,24 @@ class NameThrottle(LoginThrottle):
     def counted(self, request: Any) -> str | None:
         form: Any = request.data if isinstance(request, Request) else request.POST
         name = form.get(get_user_model().USERNAME_FIELD) if isinstance(form, Mapping) else None
-        return unicodedata.normalize("NFKC", str(name)).casefold() if name else None
+        return unicodedata.normalize("NFKC", str(name)[:LONGEST_NAME]).casefold() if name else None
 
 
-THROTTLES = [AddressThrottle, NameThrottle]
+class AttemptThrottle(BaseThrottle):
+    """Both: an attempt that its address may not make is not counted for the name, or it would lock that user out."""
+
+    _refusing: LoginThrottle | None = None
+
+    def allow_request(self, request: Any, view: Any) -> bool:
+        tried = (AddressThrottle(), NameThrottle())
+        self._refusing = next((each for each in tried if not each.allow_request(request, view)), None)
+        return self._refusing is None
+
+    def wait(self) -> float | None:
+        return self._refusing.wait() if self._refusing is not None else None
+
+
+THROTTLES = [AttemptThrottle]
 
 
 def limited(login: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -76,10 +93,9 @@ def limited(login: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     @wraps(login)
     def view(request: HttpRequest, *arguments: Any, **more: Any) -> HttpResponse:
         if request.method == "POST":
-            tried = [throttle() for throttle in THROTTLES]
-            refusing = [each for each in tried if not each.allow_request(request, None)]  # type: ignore[arg-type]
-            if refusing:
-                return _too_many(max(each.wait() or 0 for each in refusing))
+            throttle = AttemptThrottle()
+            if not throttle.allow_request(request, None):
+                return _too_many(throttle.wait() or 0)
         return login(request, *arguments, **more)
 
     return view

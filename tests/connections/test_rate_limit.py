@@ -30,6 +30,12 @@ def test_after_a_pause_there_is_a_whole_burst_again():
     assert bucket.take(1001.0, 10, 5) > 0
 
 
+def test_what_costs_more_passes_when_one_may_and_delays_the_next():
+    bucket = Bucket()
+    assert [bucket.take(1000.0, 10, 5, cost=4) for _ in range(2)] == [0, 0]
+    assert bucket.take(1000.0, 10, 5) == pytest.approx(0.4)
+
+
 def test_rate_of_zero_is_no_limit():
     bucket = Bucket()
     assert not any(bucket.take(1000.0, 0, 0) for _ in range(1000))

@@ -191,6 +191,25 @@ async def test_flood_of_requests_is_cut(stack: Stack, web: tuple[Process, int], 
         assert spooled(process, stack.directory / "tmp") < 8 * MIB
 
 
+def most_resident(process: Process) -> int:
+    """The most bytes of memory that a process has ever had."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def test_bridge_that_finds_huge_messages_when_it_starts_reads_one_by_one(redis_url: str, tmp_path: Path):
+    """A limit of memory would kill it again and again, and so every bridge after it."""
+    with Stack(tmp_path, redis_url) as stack:
+        usual = most_resident(stack.start("runbridge"))
+        stack.processes[0].stop()
+        for _ in range(60):
+            stack.redis.xadd(stack.key("stream"), {"message": "x" * 2 * MIB})
+        bridge = stack.start("runbridge")
+        assert len(stack.dead_letters()) == 60
+        assert most_resident(bridge) - usual < 60 * MIB
+        stack.redis.delete(stack.key("stream"))
+
+
 @pytest.mark.slow
 async def test_slow_head_is_cut_on_the_web_side_too(stack: Stack, web: tuple[Process, int]):
     _, port = web

@@ -108,3 +108,15 @@ def test_refusals_are_in_the_log_with_their_path(web: Stack):
     assert "Referer checking failed - https://elsewhere.test/?…" in said["django.security.csrf"]
     assert "/admin/login/" in said["django.security.csrf"]
     assert all("request" not in line for line in lines)
+
+
+def test_user_name_whose_marks_take_hours_to_put_in_order_is_an_unknown_one(web: Stack):
+    name = "a" + "\u0301\u0316" * 300_000
+    answer = ask(web, "POST", "/token/", json.dumps({"username": name, "password": "x"}, ensure_ascii=False))
+    assert answer.status == 401
+
+
+@pytest.mark.parametrize(("escapes", "status"), [(1000, 200), (60_000, 431)])
+def test_cookie_of_escapes_is_not_parsed_for_seconds(web: Stack, escapes: int, status: int):
+    answer = ask(web, "GET", "/admin/login/", Cookie='a="' + "\\" * escapes + '"')
+    assert answer.status == status

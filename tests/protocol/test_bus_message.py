@@ -200,6 +200,15 @@ def test_what_a_publication_carries_besides_its_frame_is_short(settings):
     assert parse("thread:message", MESSAGE, traceparent=long).traceparent is None
 
 
+@pytest.mark.parametrize("value", [7, True, None, [1e300] * 1000, {"a": "b"}, "x" * 129])
+def test_traceparent_that_is_no_short_text_is_ignored(value: Any):
+    assert parse("thread:message", MESSAGE, traceparent=value).traceparent is None
+
+
+def test_traceparent_of_the_longest_length_is_kept():
+    assert parse("thread:message", MESSAGE, traceparent="x" * 128).traceparent == "x" * 128
+
+
 @pytest.mark.parametrize("name", ["id", "rooms", "namespaces", "except"])
 def test_option_may_be_null(name: str):
     assert parse("thread:message", MESSAGE, **{name: None}) == parse("thread:message", MESSAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from websockets.frames import Opcode
@@ -103,4 +104,15 @@ async def test_message_in_fragments_of_which_one_came_too_early_is_refused_once(
     await asyncio.sleep(refused["retry_after"])
     await websocket.send('{"event":"a:b","id":10}')
     assert (await reply(websocket, 10))["data"]["code"] == "unknown_event"
+    await websocket.close()
+
+
+@pytest.mark.parametrize("limits", [{"RATE": 0.001, "BURST": 10, "FRAME_BYTES": 64 * 1024}])
+async def test_large_frame_is_charged_by_its_bytes(port: int):
+    """The third one passes, as the limit allows one more frame, and delays all that follow."""
+    websocket = await opened(port)
+    for frame_id in range(4):
+        await websocket.send(json.dumps({"event": "a:b", "id": frame_id, "data": {"x": "x" * 60_000}}))
+    codes = [(await reply(websocket, frame_id))["data"]["code"] for frame_id in range(4)]
+    assert codes == ["unknown_event"] * 3 + ["rate_limited"]
     await websocket.close()

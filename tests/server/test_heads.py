@@ -94,6 +94,7 @@ def with_line(number: int, line: bytes) -> bytes:
         pytest.param(with_line(4, LINES[4] * 2), id="two keys"),
         pytest.param(with_line(5, LINES[5] * 2), id="two tokens"),
         pytest.param(with_line(6, b"Sec-WebSocket-Protocol: a b\r\n"), id="no subprotocol"),
+        pytest.param(with_line(6, b"Sec-WebSocket-Protocol: a%b\r\n" % (b",a" * 10)), id="many subprotocols"),
         pytest.param(with_line(6, b"Content-Length: 0\r\n"), id="a length"),
         pytest.param(with_line(6, b"Transfer-Encoding: chunked\r\n"), id="a body"),
         pytest.param(with_line(6, b"Expect: 100-continue\r\n"), id="an expectation"),

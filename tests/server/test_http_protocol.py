@@ -40,6 +40,32 @@ async def test_head_that_is_too_large_is_refused_at_once(port: int, beginning: b
     assert errors(caplog) == []
 
 
+LONG_LISTS = {
+    "connection": UPGRADE.replace(b"Connection: ", b"Connection: " + b"a, " * 20_000),
+    "upgrade": UPGRADE.replace(b"Upgrade: ", b"Upgrade: " + b"," * 60_000),
+    "subprotocols": UPGRADE + b"Sec-WebSocket-Protocol: a%b\r\n" % (b",a" * 30_000),
+    "subprotocols that fit a short head": UPGRADE + b"Sec-WebSocket-Protocol: a%b\r\n" % (b",a" * 101),
+    "many lines of subprotocols": UPGRADE + b"Sec-WebSocket-Protocol: a, b, c\r\n" * 60,
+}
+
+
+@pytest.mark.parametrize("headers", LONG_LISTS.values(), ids=LONG_LISTS)
+async def test_handshake_whose_lists_have_very_many_items_is_refused(port: int, headers: bytes, caplog):
+    answered = await answer(port, b"GET /hub/ HTTP/1.1\r\n" + headers + b"\r\n")
+    assert answered.startswith(b"HTTP/1.1 431 ")
+    assert errors(caplog) == []
+
+
+async def test_hundred_subprotocols_may_be_offered(port: int):
+    token = issue(user_id="7", role="attendant").encode()
+    offer = b"Sec-WebSocket-Protocol: realtime.v1, bearer.%b%b\r\n" % (token, b", a" * 98)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /hub/ HTTP/1.1\r\n" + UPGRADE + offer + b"\r\n")
+    async with asyncio.timeout(PATIENCE):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+    writer.close()
+
+
 async def test_verdict_and_handshake_take_the_same_heads(port: int):
     """A large cookie or a long token works for both, or for neither."""
     token = issue(user_id="7", role="attendant").encode()

@@ -322,6 +322,13 @@ def test_logins_from_an_address_are_limited_whatever_the_name(
     assert attempt(client, where, "u8", "203.0.113.10") == wrong
 
 
+@pytest.mark.parametrize(("where", "wrong"), [("token", 401), ("admin", 200)])
+def test_address_beyond_its_limit_locks_no_user_out(client: Client, limits: None, where: str, wrong: int):
+    assert [attempt(client, where, f"u{n}") for n in range(5)] == [wrong] * 5
+    assert {attempt(client, where, "ana") for _ in range(5)} == {429}
+    assert attempt(client, where, "ana", "203.0.113.10") == wrong
+
+
 def test_pages_and_tokens_are_counted_together(client: Client, limits: None):
     assert [attempt(client, where, "ana") for where in ("admin", "token", "admin", "token")][-1] == 429
 
