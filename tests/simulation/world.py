@@ -195,8 +195,11 @@ class World:
             with simulated(self.clock, self.seed), small(self.slice), self._layer(), self._watching_logs():
                 self._populate()
                 self.clock.run(steps=steps)
-                self._heal()
-                self.clock.run(until=self.clock.now + SETTLE_SECONDS)
+                # A slow host may still have everything to write.
+                backlog = self._messages * len(self.clients) * self.write_seconds
+                settle_seconds = max(SETTLE_SECONDS, backlog)
+                self._heal(settle_seconds)
+                self.clock.run(until=self.clock.now + settle_seconds)
                 self.checker.settled(self.clients)
                 self._probe()
                 self.clock.run(until=self.clock.now + QUIET_SECONDS)
@@ -634,7 +637,7 @@ class World:
 
     # --- The end ---------------------------------------------------------------------------------
 
-    def _heal(self) -> None:
+    def _heal(self, settle_seconds: float) -> None:
         """Nothing breaks any more."""
         self.note("heal")
         self._is_over = True
@@ -647,7 +650,7 @@ class World:
             part.host.wake()
         for client in self.clients:
             client.pause, client.appetite = 0.0, 1 << 30
-            self.clock.after(12.0, client.enter_wanted)
+            self.clock.after(settle_seconds - 13.0, client.enter_wanted)
 
     def _probe(self) -> None:
         """One last message to each room."""
