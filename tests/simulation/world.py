@@ -117,6 +117,8 @@ class World:
         """Else every instance has one inside."""
         self._has_refusals = seed % 5 == 0
         """Some messages are for a room, too, whose key another program has overwritten."""
+        self._has_clock_jumps = seed % 7 == 6
+        """Redis' clock is set forward now and then."""
         self.calm = calm
         """Nothing breaks."""
         self._say = say
@@ -184,6 +186,7 @@ class World:
         return {
             **ordinary,
             **{fault: weight * self.random.choice((0, 0, 1, 1, 3)) for fault, weight in faults.items()},
+            **({self.set_clock_forward: 1.0} if self._has_clock_jumps else {}),
         }
 
     # --- Running ---------------------------------------------------------------------------------
@@ -493,7 +496,7 @@ class World:
             )
         )
         at = self._add(msgspec.json.encode({"event": event, "data": data}))
-        self.checker.orders.append(Order(event, data, at, self.redis.now))
+        self.checker.orders.append(Order(event, data, at, EPOCH + self.clock.now))
         self.note(event, data)
 
     def _cut_subscription(self, host: Host) -> None:
@@ -605,7 +608,7 @@ class World:
     def fail_over(self) -> None:
         """A replica takes over that has not got what was written last."""
         if self._replica is None and self.redis.is_up:
-            self._replica = self.redis.database.copy(), self.checker.state(), self.redis.now
+            self._replica = self.redis.database.copy(), self.checker.state(), EPOCH + self.clock.now
             self.clock.after(
                 self.random.choice((0.0, 0.003, 0.05, 0.5)), self._replica_takes_over, self._replica
             )
@@ -627,6 +630,12 @@ class World:
             self.redis.run(None, [b"FLUSHALL"])
             self.checker.lose({}, 0.0)
             self._replica = None
+
+    def set_clock_forward(self) -> None:
+        """Redis' clock is set forward, by less than histories last."""
+        seconds = self.random.choice((1.0, 60.0))
+        self.note("clock", seconds)
+        self.redis.skew += seconds
 
     def hang_redis(self) -> None:
         """Redis takes what it is sent and does nothing."""
