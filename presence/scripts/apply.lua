@@ -387,6 +387,8 @@ local function postpone()
     end
     redis.call('DEL', key('postponed'))
   elseif now - touched > call.lease / 2 then
+    -- Records may have expired, so all instances must register again. They do so, too, when the clock was set forward.
+    if now - touched > call.ttl / 4 then redis.call('DEL', key('calls')) end
     redis.call('SET', key('postponed'), number(now + call.lease), 'NX', 'PX', number(call.lease))
     local till = redis.call('GET', key('postponed'))
     if not move(key('nodes'), '-inf', '(' .. till, till) or not move(key('deadlines'), '-inf', '(' .. till, till) then

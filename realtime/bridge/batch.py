@@ -10,7 +10,7 @@ from redis.exceptions import LockNotOwnedError
 
 from realtime.bridge.bus_entry import BusEntry
 from realtime.bridge.bus_handlers import Handlers
-from realtime.bridge.dead_letters import dead_letter
+from realtime.bridge.dead_letters import dead_letter, drop
 from realtime.layers import history
 from realtime.layers.history import NO_CURSOR, NO_LEASE
 from realtime.layers.interface import RoomLayer, room_layer
@@ -18,6 +18,7 @@ from realtime.protocol.bus_message import BusMessage, InvalidMessage, subjects
 from realtime.protocol.publication import Draft
 from realtime.redis.pipelining import Pipes
 from realtime.telemetry import metrics, tracing
+from realtime.telemetry.logs import spelled
 
 BATCH_BYTES = 1 << 20
 """About as many bytes go to Redis at once, unless a single entry has more."""
@@ -144,8 +145,12 @@ class Batch:
         letters = [
             dead_letter(self._pipes, entries[number], error) for number, error in sorted(reasons.items())
         ]
-        await asyncio.gather(*letters)
-        if self._cursor is not NO_CURSOR:
+        if self._cursor is NO_CURSOR:  # nothing is sent again
+            kept = await asyncio.gather(*letters, return_exceptions=True)
+            if lost := [error for error in kept if isinstance(error, BaseException)]:
+                drop(len(lost), spelled(lost[0]))
+        else:
+            await asyncio.gather(*letters)
             await history.prepare_append(self._pipes, [], cursor=self._cursor)()
 
     def _count(self, appended: Sequence[Sequence[bytes]]) -> None:

@@ -91,10 +91,11 @@ class PubSubListener:
     async def _deliver(self, pipes: Pipes, entries: Sequence[BusEntry], term: Term) -> None:
         """Deliver entries, or drop them: without an id, to try twice could deliver twice."""
         try:
-            if any(map(self._handlers.apply_to, entries)):
+            if any(entry.error or self._handlers.apply_to(entry) for entry in entries):
                 entries = await self._timed(entries)
                 await self._confirm(term)
             await self._handlers.run(pipes, entries)
+            entries = [entry for entry in entries if not entry.error]  # the others are dead letters now
             try:
                 await Batch(entries, pipes, lease=term).send()
             except LockNotOwnedError:  # Redis has done nothing, and perhaps the lease has only lapsed
@@ -115,7 +116,8 @@ class PubSubListener:
         """Raise `redis.RedisError` if the term has ended.
 
         A suspended bridge must not handle an order late: the order would replace a newer one that its successor has
-        handled. If no other bridge has led meanwhile, the lease is renewed, and the term continues.
+        handled. Nor must it keep a dead letter that its successor has kept. If no other bridge has led meanwhile, the
+        lease is renewed, and the term continues.
         """
         if not await self._lease.renew(term[1]):
             raise LockNotOwnedError("the lease has ended")

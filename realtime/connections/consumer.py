@@ -339,7 +339,8 @@ def _limits() -> msgspec.Raw:
 def _refusal(code: CloseCode, reason: str) -> handshake.Refused:
     """The refusal of a handshake whose connection was ended before it was accepted."""
     if code == CloseCode.RESTARTING:
-        return handshake.draining()
+        is_draining = ConnectionRegistry.current().is_draining
+        return handshake.draining() if is_draining else handshake.unavailable()
     return handshake.Refused(RefusalCode.TOKEN_INVALID, reason)
 
 

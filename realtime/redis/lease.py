@@ -17,7 +17,8 @@ from realtime.tasks.instance import id_for
 _HOLD = script(
     b"""
     local holder, latest = redis.call('GET', KEYS[1]), KEYS[2] and redis.call('GET', KEYS[2])
-    local term = (holder or latest) == ARGV[1] and ARGV[1] or ARGV[2]
+    local term = holder or latest or ''
+    if string.sub(term, 1, #ARGV[1]) ~= ARGV[1] then term = ARGV[2] end
     -- A lease that lasts longer than one can was given before Redis' clock was set back.
     if holder and holder ~= term and redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[3]) then
       -- A holder of an older version does not write the second key itself.
@@ -58,7 +59,8 @@ class Lease:
         self.seconds = seconds
         self._key = key("lease", name)
         self._milliseconds = int(seconds * 1000)
-        self._id = id_for(f"lease {name}")
+        self._prefix = f"{id_for(f'lease {name}')}:"
+        """The first part of all terms of this holder."""
         self._attempts = 0
         self._term = ""
 
@@ -74,10 +76,9 @@ class Lease:
     async def hold(self) -> bool:
         """Renew the lease, or take it and begin a term; False while another has it. Raises `redis.RedisError`."""
         self._attempts += 1
-        term = f"{self._id}:{self._attempts}"
-        arguments: list[Argument] = [self._term, term, self._milliseconds]
-        # `run` might send the command twice, and a late copy would bring back a term that has ended. The term of a
-        # failed attempt is never used.
+        arguments: list[Argument] = [self._prefix, f"{self._prefix}{self._attempts}", self._milliseconds]
+        # `run` might send the command twice, and a late copy would bring back a term that has ended. So each attempt
+        # is sent once and has a term of its own, which may be the one that the next attempt finds.
         try:
             held = await pipes().to(self._key).run(_HOLD, self._keys, arguments)
         except AskError:  # its slot is being moved, and Redis has done nothing

@@ -93,6 +93,15 @@ async def test_order_that_comes_after_its_term_is_not_handled(on_ended, more: di
     assert handled == []
 
 
+async def test_invalid_message_that_comes_after_its_term_is_no_second_dead_letter(caplog):
+    """The bridge that has led since has kept one."""
+    async with listening():
+        await follow()
+        await client().publish(key("events"), "no json")
+        await eventually(lambda: "dropped" in caplog.messages)
+        assert await dead_letters() == []
+
+
 @pytest.mark.parametrize("more", [{}, {"id": "a"}])
 async def test_lone_bridge_that_has_stood_still_delivers_what_came_meanwhile(
     room: Room, on_ended, more: dict[str, str]
@@ -172,6 +181,45 @@ async def test_what_could_not_be_delivered_is_counted_and_not_tried_twice(room: 
         assert await room.message_ids(1) == ["8"]
 
 
+async def publish_together(*messages: dict[str, Any]) -> None:
+    """In a transaction: they arrive together."""
+    async with client().pipeline() as pipe:
+        for message in messages:
+            pipe.publish(key("events"), json.dumps(message))
+        await pipe.execute()
+
+
+def to_thread(thread_id: int) -> dict[str, Any]:
+    return {"event": "thread:message", "data": {**MESSAGE, "thread_id": thread_id}, "namespaces": ["hub"]}
+
+
+async def test_dead_letter_is_not_counted_as_dropped_with_the_messages_beside_it(monkeypatch):
+    async with listening():
+        counted = Counting()
+        monkeypatch.setattr(history, "prepare_append", lambda *_, **__: refused)
+        await publish_together({"event": "nonsense"}, to_thread(42))
+        await eventually(lambda: counted("realtime_bus_messages_total", result="dropped"))
+        assert counted("realtime_bus_messages_total", result="dropped") == 1
+        assert len(await dead_letters()) == 1
+
+
+def refused() -> asyncio.Future[Any]:
+    future = asyncio.get_running_loop().create_future()
+    future.set_exception(RedisDown("gone"))
+    return future
+
+
+@pytest.mark.usefixtures("damaged")
+async def test_message_beside_a_dead_letter_that_cannot_be_kept_is_not_counted_as_dropped(room: Room):
+    await client().set(key("dead"), "not ours")
+    async with listening():
+        counted = Counting()
+        await publish_together(to_thread(42), to_thread(13))
+        assert await room.message_ids(1) == ["7"]
+        await eventually(lambda: counted("realtime_bus_messages_total", result="dropped"))
+        assert counted("realtime_bus_messages_total", result="dropped") == 1
+
+
 @pytest.mark.usefixtures("damaged")
 @pytest.mark.parametrize("ids", [(None, None, None, None), ("a", "b", "c", "d"), ("a", None, None, "d")])
 async def test_published_message_that_redis_refuses_is_kept_and_those_with_it_come_once(
@@ -179,12 +227,12 @@ async def test_published_message_that_redis_refuses_is_kept_and_those_with_it_co
 ):
     async with listening():
         counted = Counting()
-        async with client().pipeline() as pipe:  # in a transaction: they arrive together
-            for number, (thread_id, id) in enumerate(zip((42, 13, 13, 42), ids, strict=True)):
-                data = {"thread_id": thread_id, "message_id": number}
-                message = {"event": "thread:message", "data": data, "id": id, "namespaces": ["hub"]}
-                pipe.publish(key("events"), json.dumps(message))
-            await pipe.execute()
+        messages = [
+            {**to_thread(thread_id), "id": id} for thread_id, id in zip((42, 13, 13, 42), ids, strict=True)
+        ]
+        for number, message in enumerate(messages):
+            message["data"]["message_id"] = number
+        await publish_together(*messages)
         await publish("thread:message", MESSAGE)
         assert await room.message_ids(3) == ["0", "3", "7"]
         letters = await dead_letters()

@@ -166,7 +166,7 @@ async def test_connection_whose_rights_are_reviewed_before_it_is_open_has_to_try
     await client().set(key("disconnected", "hub", "7"), repr(await revocation.now() - 5))
     monkeypatch.setattr(Arrivals, "ask", ask_amid_a_review)
     answer = await refusal("/hub/", headers=bearer(issue(user_id="7", role="attendant")))
-    assert (answer.status, answer.code) == (503, "draining")
+    assert (answer.status, answer.code) == (503, "unavailable")
     await asyncio.gather(*reviews)
 
 

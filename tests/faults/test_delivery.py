@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 
+from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.harness import eventually
 from tests.faults.proxy import Proxy, to_port, to_socket
 from tests.faults.world import GRACE, LEASE, World
@@ -248,19 +250,23 @@ async def test_reader_at_one_kilobyte_a_second_holds_up_no_other(world: World, r
 # --- Clocks ---------------------------------------------------------------------------------------------
 
 
-async def test_clock_of_a_host_that_jumps_matters_to_no_client(world: World, tmp_path: Path, record_property):
+def skewed(clock: Path) -> dict[str, str]:
+    """The environment of a process whose clock is ahead by what the file says."""
     libraries = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     assert libraries, "needs the Debian package faketime"
-    clock = tmp_path / "clock"
     clock.write_text("+0")
-    skewed = {
+    return {
         "LD_PRELOAD": str(libraries[0]),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    await asyncio.to_thread(world.start, **skewed)
-    bridge = await asyncio.to_thread(world.stack.start, "runbridge", **skewed)
+
+
+async def test_clock_of_a_host_that_jumps_matters_to_no_client(world: World, tmp_path: Path, record_property):
+    clock = tmp_path / "clock"
+    await asyncio.to_thread(world.start, **skewed(clock))
+    bridge = await asyncio.to_thread(world.stack.start, "runbridge", **skewed(clock))
     for other in world.bridges:
         other.signal(SIGKILL)
     world.bridges = [bridge]
@@ -270,3 +276,26 @@ async def test_clock_of_a_host_that_jumps_matters_to_no_client(world: World, tmp
             clock.write_text(f"{seconds:+d}")
             await asyncio.sleep(1.5)
         await world.nothing_happened(record_property, f"{seconds:+d} s")
+
+
+async def test_clock_of_redis_that_jumps_matters_to_no_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property
+):
+    """Presence knows everyone at once, and not when the next heartbeat comes."""
+    clock = tmp_path / "clock"
+    with ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            for name, value in skewed(clock).items():
+                patch.setenv(name, value)
+            server = stack.enter_context(EmbeddedRedis(tmp_path / "redis"))
+        async with World(tmp_path, server) as world:
+            for name, seconds in (("HEARTBEAT_INTERVAL", 1000), ("AWAY_AFTER", 2000), ("PRESENCE_TTL", 3000)):
+                world.stack.env[f"REALTIME_{name}"] = str(seconds)
+            await asyncio.to_thread(world.start)
+            await world.gather()
+            for seconds in (3600, 0):
+                async with world.traffic():
+                    clock.write_text(f"{seconds:+d}")
+                    await asyncio.sleep(1.5)
+                await world.nothing_happened(record_property, f"{seconds:+d} s")
+                await world.presence_is_true()

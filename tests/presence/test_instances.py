@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from presence import store
+from presence.store import LeaseLost
 from tests.inprocess import HUB
 
 from .world import World
@@ -131,7 +132,20 @@ def test_user_whose_record_expired_in_grace_still_goes_offline(ana: World):
     assert ana.news() == [("online", "offline", "grace")]
 
 
-# --- A clock that is set back --------------------------------------------------------------------------
+# --- A clock that is set forward, or back --------------------------------------------------------------
+
+
+def test_instance_registers_again_when_records_may_have_expired(ana: World):
+    """Redis' clock was set forward: no heartbeat has been missed that would show it."""
+    ana.stand_still(80_000)
+    ana.redis.delete(f"{store.base(HUB)}:user:ana")
+    with pytest.raises(LeaseLost):
+        ana.apply_once(instance="instance-1")
+
+
+def test_instance_does_not_register_again_after_a_short_pause(ana: World):
+    ana.stand_still(70_000)
+    assert ana.apply_once(instance="instance-1") == []
 
 
 def test_clock_that_is_set_back_delays_nothing_by_as_much(ana: World):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisDown
@@ -117,7 +118,27 @@ async def test_lease_that_was_released_is_not_renewed_by_a_command_that_comes_la
     assert not await lease.renew(lease.fence[1])
 
 
-async def test_term_of_an_attempt_that_failed_is_never_used(monkeypatch):
+async def test_lease_that_was_taken_without_an_answer_is_held_by_the_next_attempt(monkeypatch):
+    """The connection is lost just then; a holder that stood by now would wait for itself."""
+    lease, other = Lease("work", 60), Lease("work", 60)
+    run_command = Pipe.run
+
+    async def unanswered(pipe: Pipe, *command: Any) -> None:
+        await run_command(pipe, *command)
+        raise RedisDown("gone")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Pipe, "run", unanswered)
+            with pytest.raises(RedisDown):
+                await lease.hold()
+        assert not await other.hold()
+        assert await lease.hold()
+        assert await client().get(key("lease", "work")) == lease.fence[1].encode()
+        await lease.release()
+
+
+async def test_attempt_that_comes_late_does_not_bring_back_a_term_that_has_ended(monkeypatch):
     """Redis may take the command when it has been given up, and the lease has gone from hand to hand."""
     lease, sent = Lease("work", 60), []
     with monkeypatch.context() as patch:

@@ -117,6 +117,8 @@ class World:
         """Else every instance has one inside."""
         self._has_refusals = seed % 5 == 0
         """Some messages are for a room, too, whose key another program has overwritten."""
+        self._has_clock_jumps = seed % 7 == 6
+        """Redis' clock is set forward now and then."""
         self.calm = calm
         """Nothing breaks."""
         self._say = say
@@ -184,6 +186,7 @@ class World:
         return {
             **ordinary,
             **{fault: weight * self.random.choice((0, 0, 1, 1, 3)) for fault, weight in faults.items()},
+            **({self.set_clock_forward: 1.0} if self._has_clock_jumps else {}),
         }
 
     # --- Running ---------------------------------------------------------------------------------
@@ -195,8 +198,11 @@ class World:
             with simulated(self.clock, self.seed), small(self.slice), self._layer(), self._watching_logs():
                 self._populate()
                 self.clock.run(steps=steps)
-                self._heal()
-                self.clock.run(until=self.clock.now + SETTLE_SECONDS)
+                # A slow host may still have everything to write.
+                backlog = self._messages * len(self.clients) * self.write_seconds
+                settle_seconds = max(SETTLE_SECONDS, backlog)
+                self._heal(settle_seconds)
+                self.clock.run(until=self.clock.now + settle_seconds)
                 self.checker.settled(self.clients)
                 self._probe()
                 self.clock.run(until=self.clock.now + QUIET_SECONDS)
@@ -490,7 +496,7 @@ class World:
             )
         )
         at = self._add(msgspec.json.encode({"event": event, "data": data}))
-        self.checker.orders.append(Order(event, data, at, self.redis.now))
+        self.checker.orders.append(Order(event, data, at, EPOCH + self.clock.now))
         self.note(event, data)
 
     def _cut_subscription(self, host: Host) -> None:
@@ -602,7 +608,7 @@ class World:
     def fail_over(self) -> None:
         """A replica takes over that has not got what was written last."""
         if self._replica is None and self.redis.is_up:
-            self._replica = self.redis.database.copy(), self.checker.state(), self.redis.now
+            self._replica = self.redis.database.copy(), self.checker.state(), EPOCH + self.clock.now
             self.clock.after(
                 self.random.choice((0.0, 0.003, 0.05, 0.5)), self._replica_takes_over, self._replica
             )
@@ -625,6 +631,12 @@ class World:
             self.checker.lose({}, 0.0)
             self._replica = None
 
+    def set_clock_forward(self) -> None:
+        """Redis' clock is set forward, by less than histories last."""
+        seconds = self.random.choice((1.0, 60.0))
+        self.note("clock", seconds)
+        self.redis.skew += seconds
+
     def hang_redis(self) -> None:
         """Redis takes what it is sent and does nothing."""
         self.note("redis hangs")
@@ -634,7 +646,7 @@ class World:
 
     # --- The end ---------------------------------------------------------------------------------
 
-    def _heal(self) -> None:
+    def _heal(self, settle_seconds: float) -> None:
         """Nothing breaks any more."""
         self.note("heal")
         self._is_over = True
@@ -647,7 +659,7 @@ class World:
             part.host.wake()
         for client in self.clients:
             client.pause, client.appetite = 0.0, 1 << 30
-            self.clock.after(12.0, client.enter_wanted)
+            self.clock.after(settle_seconds - 13.0, client.enter_wanted)
 
     def _probe(self) -> None:
         """One last message to each room."""
