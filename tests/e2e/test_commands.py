@@ -190,6 +190,15 @@ def test_what_is_not_even_a_setting_is_said_in_one_sentence(
     assert done.stderr == f"Configuration error: {sentence}\n"
 
 
+def test_runweb_needs_the_names_of_its_hosts_unless_it_is_for_development(manage: Manage):
+    done = manage("runweb", DEBUG="0", ALLOWED_HOSTS="")
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "CommandError: ALLOWED_HOSTS is not set: with DEBUG off every request would be refused\n"
+    )
+
+
 # --- What they do ---------------------------------------------------------------------------------------
 
 
