@@ -75,6 +75,7 @@ ATTENDANT = ("--user", "7", "--role", "attendant")
         (("issuetoken", *ATTENDANT, "--ttl", "soon"), "argument --ttl: invalid float value: 'soon'"),
         (("issuetoken", *ATTENDANT, "--ttl", "0"), "--ttl must be more than 0"),
         (("issuetoken", *ATTENDANT, "--ttl", "nan"), "--ttl must be more than 0"),
+        (("issuetoken", *ATTENDANT, "--threads", ",".join(map(str, range(2000)))), "the server accepts 8192"),
         (("publish",), "the following arguments are required: event"),
         (("publish", "thread:message", "{"), "the data is not JSON: "),
         (("publish", "thread:message", "[" * 100_000), "the data is not JSON: "),
