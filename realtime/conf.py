@@ -18,6 +18,7 @@ from msgspec import Meta
 
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86400)]
 Count = Annotated[int, Meta(ge=0)]  # 0 = off
+Rate = Annotated[float, Meta(ge=0, le=1e9)]  # 0 = off; JSON has no infinity for `connection:ready`
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_unknown_fields=True):
@@ -25,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
 
     frame_bytes: Count = 64 * 1024
     """Largest client frame; beyond it the connection is closed with 1009."""
-    rate: Annotated[float, Meta(ge=0)] = 50.0
+    rate: Rate = 50.0
     """Frames a second and connection; beyond it `rate_limited`, and 4429 after 10 s of it."""
     burst: Count = 100
     """Frames that may come at once."""
@@ -37,9 +38,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid
     """Connections of a user in a namespace, over all instances; beyond it the oldest is closed with 4409."""
     connections: Count = 0
     """Connections of an instance; beyond it handshakes get 503 `at_capacity`."""
-    handshakes: Annotated[float, Meta(ge=0)] = 5000.0
+    handshakes: Rate = 5000.0
     """Handshakes a second and instance, verdicts on them included; beyond it they get 503 `at_capacity`."""
-    address_handshakes: Annotated[float, Meta(ge=0)] = 50.0
+    address_handshakes: Rate = 50.0
     """Requests a second and address, plain or for a WebSocket, four times as many at once; beyond it they get 503.
 
     Only with `TRUSTED_PROXIES`: without it, all clients behind a proxy have the proxy's address."""

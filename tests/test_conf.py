@@ -143,6 +143,7 @@ def test_wrong_value_is_refused_with_its_name_and_what_was_expected_and_given(na
     [
         *(("FRAME_BYTES", value) for value in (-1, 1.5, "many")),
         *(("HANDSHAKE_SECONDS", value) for value in ("nan", "inf", -1)),
+        *((name, "inf") for name in ("RATE", "HANDSHAKES", "ADDRESS_HANDSHAKES")),
     ],
 )
 def test_wrong_limit_is_refused_likewise(name: str, value: object):

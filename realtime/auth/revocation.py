@@ -152,5 +152,6 @@ async def revoke_token(payload: TokenRevoke, context: BusContext) -> None:
     from realtime.auth.verification import leeway  # noqa: PLC0415  (PyJWT, which a publisher does without)
 
     # Kept for the refresh token of the same id, and where a clock is behind, also when the access token has expired.
-    await run(_REVOKE, [_revoked_key(payload.jti)], [repr(float(payload.exp + leeway())), MARK_SECONDS])
-    await broadcast(TokenRevoked(jti=payload.jti))
+    jti = str(payload.jti)
+    await run(_REVOKE, [_revoked_key(jti)], [repr(float(payload.exp + leeway())), MARK_SECONDS])
+    await broadcast(TokenRevoked(jti=jti))

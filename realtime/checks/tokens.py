@@ -25,6 +25,7 @@ EXAMPLE_KEY = "change-me"
 """Every key in `deploy/realtime.env.example` and `deploy/kubernetes/` starts with this."""
 SECRET_BYTES = 32
 """The shortest secret for HS256 (RFC 7518 §3.2)."""
+LONGEST_LEEWAY = 366 * 86400
 _REPETITION = re.compile(r"(.+?)\1+", re.DOTALL)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]")
 """What no request line may hold (`http.client`)."""
@@ -144,9 +145,11 @@ def _claims() -> Iterator[CheckMessage]:
 
 def _leeway() -> Iterator[CheckMessage]:
     leeway = jwt_settings().LEEWAY
-    if leeway is not None and not isinstance(leeway, int | float | timedelta):
+    seconds = leeway.total_seconds() if isinstance(leeway, timedelta) else leeway
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (is_number and 0 <= seconds <= LONGEST_LEEWAY):
         yield Error(
-            f"SIMPLE_JWT['LEEWAY']: expected seconds or a timedelta, got {leeway!r}",
+            f"SIMPLE_JWT['LEEWAY']: expected 0 to {LONGEST_LEEWAY} seconds, or a timedelta, got {leeway!r}",
             hint="Expected a number, for example 10; without it an expired token is refused at once.",
             id="realtime.E009",
         )

@@ -21,6 +21,8 @@ class Connection(results.Connection, Protocol):
 
     channel_name: str
     layer: RoomLayer
+    opened_at: float
+    """Seconds of Redis' clock."""
     rate: FrameRate
 
     @property

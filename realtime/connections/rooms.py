@@ -133,7 +133,7 @@ class Rooms(Mapping[str, int]):
         listener = await (self._pause(room) if was_in else self._enter(room))
         listener.on_replay = None if is_free else self._connection.rate.spend_bytes
         try:
-            missed = await self._connection.layer.missed(listener, since)
+            missed = await self._connection.layer.missed(listener, since, self._connection.opened_at)
         except BaseException:
             if not was_in:  # else what is published now would hide from the client that it lacks something
                 await self.leave(room)

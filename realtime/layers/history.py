@@ -228,14 +228,20 @@ async def ends(groups: Iterable[str], received: Mapping[str, int] = NOTHING_RECE
     return {group: int(position) for group, position in zip(wanted, found, strict=True)}
 
 
-async def after(group: str, position: int, most: int, received: Sequence[int] = ()) -> After:
+async def after(
+    group: str, position: int, most: int, received: Sequence[int] = (), *, reader: tuple[str, int] = ("", 0)
+) -> After:
     """What came after a position: their number, and the first of them, up to `most` or about `READ_BYTES`.
 
-    `received`: positions that this instance has received (`ends`). Raises `Unrecoverable` when not all of it is known,
-    or `redis.RedisError`.
+    `received`: positions that this instance has received (`ends`). `reader`: the id of a connection, and the position
+    at which it was opened; publications that leave it out are not counted.
+
+    Raises `Unrecoverable` when not all of it is known, or `redis.RedisError`.
     """
     command = pipes().topology.publish_command
-    end, *known = await _run(pipes(), _after, [base(group)], [position, most, READ_BYTES, command, *received])
+    end, *known = await _run(
+        pipes(), _after, [base(group)], [position, most, READ_BYTES, command, *reader, *received]
+    )
     if not known:
         raise Unrecoverable(int(end) if end else (await ends([group]))[group])
     missed, publications = known

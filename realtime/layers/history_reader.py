@@ -75,7 +75,9 @@ class HistoryReader:
             raise
         return PublicationBatch(found.publications) if found.publications else None
 
-    async def after(self, group: Group, position: int, most: int, *written: int) -> After:
+    async def after(
+        self, group: Group, position: int, most: int, *written: int, reader: tuple[str, int] = ("", 0)
+    ) -> After:
         """Read up to `most` publications, and learn where the history ends. Raises as `read` does.
 
         `written`: what a client here was written, so that this instance has received it. It may have come after the
@@ -83,7 +85,7 @@ class HistoryReader:
         """
         tail, received = group.tail, group.received
         try:
-            found = await history.after(group.name, position, most, (received, *written))
+            found = await history.after(group.name, position, most, (received, *written), reader=reader)
         except Unrecoverable as lost:
             group.learn(lost.end, tail, received)
             raise

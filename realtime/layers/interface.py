@@ -58,8 +58,10 @@ class RoomLayer(Protocol):
     def leave(self, listener: Listener, channel: str) -> None:
         """Leave a room: nothing of it is written any more."""
 
-    async def missed(self, listener: Listener, since: str) -> int | None:
-        """Count the publications after an offset; None when not all of them are known.
+    async def missed(self, listener: Listener, since: str, opened_at: float = 0.0) -> int | None:
+        """Count the publications after an offset that its connection will get; None when not all of them are known.
+
+        No publication from before the connection was opened (Redis' clock, in seconds) leaves it out.
 
         The listener then stands at that offset, or at the room's end. Raises `redis.RedisError`.
         """

@@ -133,8 +133,8 @@ class LoopLayer:
         listener.group.listeners.pop(listener, None)
         self._drop_if_empty(listener.group)
 
-    async def missed(self, listener: Listener, position: int) -> int | None:
-        """Count the publications after a position, where the listener then stands.
+    async def missed(self, listener: Listener, position: int, opened_at: float) -> int | None:
+        """Count the publications after a position, where the listener then stands, that its connection will get.
 
         None when not all of them are known: then it stands where the room ends. Raises `redis.RedisError`.
         """
@@ -143,7 +143,8 @@ class LoopLayer:
             listener.place(position)
             return 0  # everything after it arrives live
         try:
-            found = await self._histories.after(group, position, 0)
+            reader = listener.outlet.connection_id, int(opened_at * 1e6)
+            found = await self._histories.after(group, position, 0, reader=reader)
         except Unrecoverable:
             listener.place(group.tail)
             return None

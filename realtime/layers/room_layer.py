@@ -209,15 +209,17 @@ class RoomChannelLayer(BaseChannelLayer):
         """Leave a room: nothing of it is written any more."""
         self._here.exit(listener)
 
-    async def missed(self, listener: Listener, since: str) -> int | None:
-        """Count the publications after an offset; None when not all of them are known.
+    async def missed(self, listener: Listener, since: str, opened_at: float = 0.0) -> int | None:
+        """Count the publications after an offset that its connection will get; None when not all of them are known.
+
+        No publication from before the connection was opened (Redis' clock, in seconds) leaves it out.
 
         The listener then stands at that offset, or at the room's end. Raises `redis.RedisError`.
         """
         if (position := parse_position(since)) is None:
             listener.place(listener.group.tail)
             return None
-        return await self._here.missed(listener, position)
+        return await self._here.missed(listener, position, opened_at)
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:
         """Send an event that is stored nowhere, without waiting for Redis: it may be lost on the way.

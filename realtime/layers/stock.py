@@ -136,7 +136,7 @@ class StockLayer:
             # When it fails, the channel goes on getting messages, for which it has no listener.
             await self._layer.group_discard(portable_group(group), channel)
 
-    async def missed(self, listener: Listener, since: str) -> int | None:
+    async def missed(self, listener: Listener, since: str, opened_at: float = 0.0) -> int | None:
         return None
 
     async def emit(self, groups: Sequence[str], ephemeral: Ephemeral) -> None:

@@ -179,5 +179,5 @@ class TokenRevoke(Payload, frozen=True):
     `jti` is the value of the claim that `SIMPLE_JWT["JTI_CLAIM"]` names.
     """
 
-    jti: str
+    jti: str | int
     exp: float

@@ -162,6 +162,8 @@ def parse(url: str) -> Location:
     _check_options(location)
     if not kind and scheme != "unix":
         _check_numbers(urlsplit(url))
+    elif not kind and not urlsplit(url).path.strip("/"):
+        raise ValueError("the path of the socket is missing")
     try:
         arguments = location.sync_arguments()
         arguments.pop("connection_class", redis.Connection)(**arguments)

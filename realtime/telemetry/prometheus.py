@@ -37,9 +37,12 @@ def exposition() -> bytes:
 
 
 def may_read(authorization: str) -> bool:
-    """Whether a request with this Authorization header may read metrics: if `METRICS_TOKEN` is set, it must bear it."""
+    """Whether a request with this Authorization header may read metrics: if `METRICS_TOKEN` is set, it must bear it.
+
+    The header is text as ASGI frameworks decode it, one character for each byte.
+    """
     expected = f"Bearer {conf().metrics_token}"
-    return not conf().metrics_token or hmac.compare_digest(authorization.encode(), expected.encode())
+    return not conf().metrics_token or hmac.compare_digest(authorization.encode("latin-1"), expected.encode())
 
 
 # --- Workers -----------------------------------------------------------------------------------------

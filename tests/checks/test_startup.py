@@ -310,6 +310,7 @@ def test_channel_layer_in_memory_is_refused(settings):
     [
         "foo://x",
         "redis://host:port/0",
+        "unix://:secret@",
         "redis",
         "redis+sentinel://:secret@host:26379",
         "redis+sentinel://:secret@host:port/primary",
@@ -364,6 +365,22 @@ def test_address_of_keys_that_cannot_be_fetched_is_an_error_that_does_not_quote_
     set_jwt(**{"ALGORITHM": "RS256", **WITHOUT_KEYS, "JWK_URL": url})
     [found] = [message for message in startup() if message.id == "realtime.E009"]
     assert "hidden" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "leeway", [-1, "30", True, float("nan"), float("inf"), 1e300, timedelta(seconds=-1)], ids=repr
+)
+def test_leeway_that_is_no_time_is_an_error(set_jwt, leeway: object):
+    set_jwt(LEEWAY=leeway)
+    [found] = [message for message in startup() if message.id == "realtime.E009"]
+    assert repr(leeway) in found.msg
+    assert found.hint
+
+
+@pytest.mark.parametrize("leeway", [None, 0, 1.5, timedelta(minutes=1)], ids=repr)
+def test_leeway_of_some_seconds_is_none(set_jwt, leeway: object):
+    set_jwt(LEEWAY=leeway)
+    assert ids() == set()
 
 
 # --- E016: channels cross databases ------------------------------------------------------------------

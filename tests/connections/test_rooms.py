@@ -163,10 +163,10 @@ async def test_member_whose_rejoin_fails_stays_in_the_room(monkeypatch):
 async def test_room_held_back_for_a_resume_waits_also_when_the_resume_has_failed(monkeypatch):
     missed = RoomChannelLayer.missed
 
-    async def fails_for_the_thread(layer: Any, listener: Any, since: str) -> Any:
+    async def fails_for_the_thread(layer: Any, listener: Any, *args: Any) -> Any:
         if listener.group.room == "thread:42":
             raise RedisDown("away")
-        return await missed(layer, listener, since)
+        return await missed(layer, listener, *args)
 
     async with bridging(), connected("hub", "9") as first_tab:
         since = first_tab.ready["rooms"]["user:9"]

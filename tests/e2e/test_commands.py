@@ -75,6 +75,7 @@ ATTENDANT = ("--user", "7", "--role", "attendant")
         (("issuetoken", *ATTENDANT, "--ttl", "soon"), "argument --ttl: invalid float value: 'soon'"),
         (("issuetoken", *ATTENDANT, "--ttl", "0"), "--ttl must be more than 0"),
         (("issuetoken", *ATTENDANT, "--ttl", "nan"), "--ttl must be more than 0"),
+        (("issuetoken", *ATTENDANT, "--threads", ",".join(map(str, range(2000)))), "the server accepts 8192"),
         (("publish",), "the following arguments are required: event"),
         (("publish", "thread:message", "{"), "the data is not JSON: "),
         (("publish", "thread:message", "[" * 100_000), "the data is not JSON: "),
@@ -188,6 +189,15 @@ def test_what_is_not_even_a_setting_is_said_in_one_sentence(
     done = manage(command, **env)
     assert done.returncode != 0
     assert done.stderr == f"Configuration error: {sentence}\n"
+
+
+def test_runweb_needs_the_names_of_its_hosts_unless_it_is_for_development(manage: Manage):
+    done = manage("runweb", DEBUG="0", ALLOWED_HOSTS="")
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "CommandError: ALLOWED_HOSTS is not set: with DEBUG off every request would be refused\n"
+    )
 
 
 # --- What they do ---------------------------------------------------------------------------------------

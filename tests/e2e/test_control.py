@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from uuid import uuid4
 
 import pytest
 
@@ -126,8 +127,12 @@ async def test_very_long_reason_is_cut_to_what_a_close_frame_holds(stack: Stack)
 
 
 @pytest.mark.parametrize("namespace", ["hub", "portal"])
-async def test_revoked_token_is_closed_and_refused_from_then_on(stack: Stack, namespace: str):
-    jti, user, exp = unique("j"), unique("u"), int(time.time()) + 600
+@pytest.mark.parametrize("number", [False, True], ids=["text", "number"])
+async def test_revoked_token_is_closed_and_refused_from_then_on(
+    stack: Stack, namespace: str, *, number: bool
+):
+    jti: str | int = uuid4().int if number else unique("j")
+    user, exp = unique("u"), int(time.time()) + 600
     role = "attendant" if namespace == "hub" else "customer"
     token = stack.sign(user_id=user, role=role, jti=jti, exp=exp)
     other_token = stack.sign(user_id=user, role=role)

@@ -87,6 +87,30 @@ async def test_who_comes_back_gets_what_was_missed_after_the_ack_and_before_what
         assert [f["offset"] for f in frames_of(other, room)][-5:] == [str(offset) for offset in offsets]
 
 
+@pytest.mark.parametrize("event", ["join:thread", "resume"])
+async def test_what_leaves_a_connection_out_is_not_counted_as_missed_by_it(stack: Stack, event: str):
+    thread = unique("th")
+    room = f"thread:{thread}"
+    async with stack.client("hub") as other, stack.client("hub") as client:
+        since = await left_off(stack, thread, 1, 2)
+        await other.call("join:thread", {"thread_id": thread})
+        say(stack, thread, 3)
+        for number in (4, 5):
+            data = {"thread_id": thread, "message_id": str(number)}
+            stack.add("thread:message", data, **{"except": client.ready["connection_id"]})
+        say(stack, thread, 6)
+        await heard(other, thread, 6)
+        if event == "join:thread":
+            answer = await client.call("join:thread", {"thread_id": thread, "since": since})
+            assert answer == {"room": room, "offset": since, "recovered": True, "missed": 2}
+        else:
+            answer = await client.call("resume", {"rooms": {room: since}})
+            assert answer == {"rooms": {room: {"offset": since, "recovered": True, "missed": 2}}}
+        await got(client, thread, 3, 6)
+        answer = await other.call("join:thread", {"thread_id": thread, "since": since})
+        assert answer["missed"] == 4
+
+
 async def test_every_room_of_a_resume_is_recovered_by_itself(stack: Stack):
     threads = [unique("th") for _ in range(4)]
     user = unique("u")

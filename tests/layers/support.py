@@ -250,9 +250,9 @@ def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The positions above which a history is read."""
     after, reads = history.after, []
 
-    async def noted(group: str, position: int, most: int, *rest: Any) -> Any:
+    async def noted(group: str, position: int, most: int, *rest: Any, **named: Any) -> Any:
         reads.append(position)
-        return await after(group, position, most, *rest)
+        return await after(group, position, most, *rest, **named)
 
     monkeypatch.setattr(history, "after", noted)
     return reads

@@ -184,10 +184,10 @@ async def test_closing_some_listeners_that_read_together_does_not_disturb_the_ot
     all_ears = [await Ears.in_rooms(layer, ROOM) for _ in range(6)]
     after, asked, go_on = history.after, asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: Any) -> Any:
+    async def slow(*args: Any, **named: Any) -> Any:
         asked.set()
         await go_on.wait()
-        return await after(*args)
+        return await after(*args, **named)
 
     monkeypatch.setattr(history, "after", slow)
     await silently("1")
@@ -212,8 +212,8 @@ async def test_room_left_and_entered_again_while_its_history_is_read_gets_all_of
     await ears.hear("1")
     after, asked, go_on = history.after, asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: Any) -> Any:
-        found = await after(*args)
+    async def slow(*args: Any, **named: Any) -> Any:
+        found = await after(*args, **named)
         asked.set()
         await go_on.wait()
         return found

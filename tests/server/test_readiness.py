@@ -70,3 +70,9 @@ async def test_metrics_want_their_token_when_there_is_one(settings, given: dict[
     answer = await http("/metrics", **given)
     assert (answer.status, answer.headers["www-authenticate"]) == (status, "Bearer")
     assert (await http("/metrics", Authorization="Bearer s3cret")).status == 200
+
+
+async def test_metrics_token_may_have_characters_beyond_ascii(settings):
+    settings.REALTIME = {**settings.REALTIME, "METRICS_TOKEN": "señal"}
+    assert (await http("/metrics", Authorization="Bearer señal")).status == 200
+    assert (await http("/metrics", Authorization="Bearer senal")).status == 401

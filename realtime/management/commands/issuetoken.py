@@ -34,6 +34,7 @@ class Command(base.Command):
     def handle(
         self, *, user: str, role: str, name: str, groups: str | None, threads: str, ttl: float, **_: Any
     ) -> None:
+        from realtime.auth.credentials import MAX_TOKEN_LENGTH  # noqa: PLC0415
         from realtime.auth.issuing import issue  # noqa: PLC0415  (an extra)
 
         if role not in roles():
@@ -53,4 +54,10 @@ class Command(base.Command):
             )
         except (ValueError, ImproperlyConfigured) as error:
             raise CommandError(str(error), returncode=2) from error
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise CommandError(
+                f"the token would have {len(token)} characters, and the server accepts {MAX_TOKEN_LENGTH}: "
+                "leave out some threads or groups",
+                returncode=2,
+            )
         self.stdout.write(token)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.conf import settings
+from django.core.management.base import CommandError, CommandParser
 
 from realtime.management import base
 
@@ -24,5 +25,9 @@ class Command(base.Command):
     def handle(self, *, host: str, port: int, **_: Any) -> None:
         from realtime.web import serving  # noqa: PLC0415  (an extra)
 
+        if not (settings.DEBUG or settings.ALLOWED_HOSTS):
+            raise CommandError(
+                "ALLOWED_HOSTS is not set: with DEBUG off every request would be refused", returncode=2
+            )
         with base.listening(host, port):
             serving.serve(host, port)
