@@ -28,7 +28,8 @@ from tests.simulation.clients import Client, Socket
 from tests.simulation.clock import EPOCH, Clock, simulated
 from tests.simulation.host import Host, Numbered
 from tests.simulation.network import Link, Network
-from tests.simulation.redis import RedisServer, Session
+from tests.simulation.redis.server import RedisServer
+from tests.simulation.redis.session import Session
 
 PREFIX = "sim"
 REDIS = ("redis", 6379)
