@@ -23,7 +23,8 @@ from realtime.layers.direct import direct
 from realtime.protocol.namespaces import namespaces
 from realtime.protocol.rooms import group_name
 from realtime.tasks.per_loop import PerLoop
-from tests.simulation.checker import Checker, Order, Violation
+from tests.simulation.checker.checker import Checker, Violation
+from tests.simulation.checker.orders import Order
 from tests.simulation.clients import Client, Socket
 from tests.simulation.clock import EPOCH, Clock, simulated
 from tests.simulation.host import Host, Numbered
