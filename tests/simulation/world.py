@@ -25,12 +25,13 @@ from realtime.protocol.rooms import group_name
 from realtime.tasks.per_loop import PerLoop
 from tests.simulation.checker.checker import Checker, Violation
 from tests.simulation.checker.orders import Order
-from tests.simulation.clients import Client, Socket
+from tests.simulation.clients import Client
 from tests.simulation.clock import EPOCH, Clock, simulated
 from tests.simulation.host import Host, Numbered
 from tests.simulation.network import Link, Network
 from tests.simulation.redis.server import RedisServer
 from tests.simulation.redis.session import Session
+from tests.simulation.sockets import Socket
 
 PREFIX = "sim"
 REDIS = ("redis", 6379)

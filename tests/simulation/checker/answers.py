@@ -10,7 +10,7 @@ from tests.simulation.checker.orders import Orders
 from tests.simulation.checker.views import BARRED, LIVE, UNCERTAIN, Asked, Segment, View
 
 if TYPE_CHECKING:
-    from tests.simulation.clients import Frame
+    from tests.simulation.sockets import Frame
 
 
 class Answers(Orders):

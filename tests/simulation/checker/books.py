@@ -10,7 +10,7 @@ from tests.simulation.checker.views import View
 
 if TYPE_CHECKING:
     from tests.simulation.checker.orders import Order
-    from tests.simulation.clients import Socket
+    from tests.simulation.sockets import Socket
 
 
 class Books:

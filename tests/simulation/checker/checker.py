@@ -12,7 +12,8 @@ from tests.simulation.checker.views import LIVE, UNCERTAIN, Asked, Segment, View
 from tests.simulation.clock import EPOCH
 
 if TYPE_CHECKING:
-    from tests.simulation.clients import Client, Frame, Socket
+    from tests.simulation.clients import Client
+    from tests.simulation.sockets import Frame, Socket
 
 
 class Violation(AssertionError):

@@ -9,7 +9,7 @@ from tests.simulation.checker.books import Books
 from tests.simulation.checker.views import BARRED, LIVE, Segment, View
 
 if TYPE_CHECKING:
-    from tests.simulation.clients import Frame, Socket
+    from tests.simulation.sockets import Frame, Socket
 
 
 class Frames(Books):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.simulation.clients import Socket
+    from tests.simulation.sockets import Socket
 
 LIVE, UNCERTAIN, BARRED = "live", "uncertain", "barred"
 
