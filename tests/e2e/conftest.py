@@ -11,6 +11,7 @@ from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e.browser import launched, require_chromium, require_desk
 from tests.e2e.desk import Desk, Screen
 from tests.e2e.harness import CHEAP_LOGINS, SERVERS, Stack
+from tests.e2e.product import NAMESPACES
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -58,6 +59,21 @@ def uvicorn_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
 def daphne_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(tmp_path_factory.mktemp("daphne"), redis_url) as stack:
         stack.server = "daphne"
+        yield stack.start_all()
+
+
+@pytest.fixture(scope="module")
+def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The processes of a product with namespaces and kinds of rooms of its own."""
+    with Stack(
+        tmp_path_factory.mktemp("ops"),
+        redis_url,
+        REALTIME_NAMESPACES=NAMESPACES,
+        REALTIME_GRACE_PERIOD="0.3",
+        REALTIME_LIMIT_ROOMS="12",
+        REALTIME_LIMIT_RATE="1000",
+        REALTIME_LIMIT_BURST="1000",
+    ) as stack:
         yield stack.start_all()
 
 
