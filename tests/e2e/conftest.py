@@ -8,10 +8,12 @@ import pytest
 import pytest_asyncio
 
 from realtime.testing.embedded_redis import EmbeddedRedis
+from tests.e2e import hooks
 from tests.e2e.browser import launched, require_chromium, require_desk
 from tests.e2e.desk import Desk, Screen
 from tests.e2e.harness import CHEAP_LOGINS, SERVERS, Stack
 from tests.e2e.product import NAMESPACES
+from tests.e2e.site import Site, serving
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -90,6 +92,13 @@ async def browser(chromium: Browser) -> AsyncIterator[Browser]:
     yield chromium
     for context in chromium.contexts:
         await context.close()
+
+
+@pytest.fixture(scope="module")
+def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page of the React hooks, and the processes that it needs."""
+    with serving(redis_url, tmp_path_factory, hooks.PAGE, "test/pages/hooks.tsx") as site:
+        yield site
 
 
 # --- The demo's desk -----------------------------------------------------------------------------
