@@ -9,9 +9,10 @@ import pytest_asyncio
 
 from realtime.testing.embedded_redis import EmbeddedRedis
 from tests.e2e import hooks
+from tests.e2e.admin import System
 from tests.e2e.browser import launched, require_chromium, require_desk
 from tests.e2e.desk import Desk, Screen
-from tests.e2e.harness import CHEAP_LOGINS, SERVERS, Stack
+from tests.e2e.harness import CHEAP_LOGINS, SERVERS, Stack, eventually
 from tests.e2e.product import NAMESPACES
 from tests.e2e.site import Site, serving
 
@@ -99,6 +100,30 @@ def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """The page of the React hooks, and the processes that it needs."""
     with serving(redis_url, tmp_path_factory, hooks.PAGE, "test/pages/hooks.tsx") as site:
         yield site
+
+
+# --- The admin -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def system(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system with an admin and a recorder, for all tests of a file: to start it takes longer than what they do."""
+    require_chromium()
+    unlimited = {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
+    with System(tmp_path_factory.mktemp("admin"), redis_url, **unlimited) as system:
+        system.open().start("runrecorder")
+        yield system
+
+
+@pytest.fixture
+async def clean(system: System) -> None:
+    """No dead letter and no connection is left of the test before."""
+    system.redis.delete(system.key("dead"))
+    await eventually(lambda: _is_empty(system))
+
+
+async def _is_empty(system: System) -> bool:
+    return len(await system.admin.instances()) == 2 and not await system.admin.find()
 
 
 # --- The demo's desk -----------------------------------------------------------------------------

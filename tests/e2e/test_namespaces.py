@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.admin import System
 from tests.e2e.harness import Stack, eventually, unique
 from tests.e2e.product import NAMESPACES, client
-from tests.e2e.test_live_view import System
 
 # --- Who gets in -------------------------------------------------------------------------------------
 
