@@ -80,17 +80,15 @@ class Handshake:
         return tokens[0]
 
 
-class Player:
-    """The server of a case, the program that uses the client, and the script that both follow."""
+class CaseServer:
+    """The server of a case, as its script has it."""
 
     def __init__(self, case: Mapping[str, Any]) -> None:
-        self._steps: list[dict[str, Any]] = case["steps"]
         limit = case.get("limit")
         self._bucket = Bucket(limit["rate"], limit["burst"]) if limit else None
         specs = case.get("tokens", [{"name": "a"}])
         self._tokens = [make_token(spec) for spec in specs]
         self._named = {spec.get("name"): text for spec, text in zip(specs, self._tokens, strict=True)}
-        self._asked = 0
         self._handshakes: asyncio.Queue[Handshake] = asyncio.Queue()
         self._answers: list[asyncio.Future[Response | None]] = []
         self._refusal: Response | None = None
@@ -100,21 +98,10 @@ class Player:
         self._frames: list[dict[str, Any]] = []
         self._optional: list[dict[str, Any]] = []
         self._last_id: Any = None
-        self._reports: list[tuple[str, Mapping[str, Any]]] = []
-        self._calls: dict[str, asyncio.Task[Any]] = {}
         self._changed = asyncio.Event()
-        self.seen: list[str] = []
-        """Everything that the client has reported, as text."""
-        self.client: Client | None = None
 
     def secrets(self) -> list[str]:
         return [text.strip() for text in self._tokens if len(text.strip()) > 6]
-
-    def get_token(self) -> str:
-        self._asked += 1
-        return self._tokens[min(self._asked, len(self._tokens)) - 1]
-
-    # --- The server ------------------------------------------------------------------------------
 
     async def look(self, websocket: ServerConnection, request: Request) -> Response | None:
         if "Upgrade" not in request.headers:
@@ -245,6 +232,34 @@ class Player:
         ]
         assert not left, f"no step took {left}"
 
+    async def _until(self, condition: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(PATIENCE):
+            while not (found := condition()):
+                self._changed.clear()
+                try:
+                    await asyncio.wait_for(self._changed.wait(), 0.05)
+                except TimeoutError:
+                    continue
+        return found
+
+
+class Player(CaseServer):
+    """The program that uses the client, and the script that it and the server follow."""
+
+    def __init__(self, case: Mapping[str, Any]) -> None:
+        super().__init__(case)
+        self._steps: list[dict[str, Any]] = case["steps"]
+        self._asked = 0
+        self._reports: list[tuple[str, Mapping[str, Any]]] = []
+        self._calls: dict[str, asyncio.Task[Any]] = {}
+        self.seen: list[str] = []
+        """Everything that the client has reported, as text."""
+        self.client: Client | None = None
+
+    def get_token(self) -> str:
+        self._asked += 1
+        return self._tokens[min(self._asked, len(self._tokens)) - 1]
+
     # --- The program -----------------------------------------------------------------------------
 
     async def read(self, client: Client) -> None:
@@ -362,13 +377,3 @@ class Player:
             case _:
                 name = next(iter(step))
                 await simple[name](step[name])
-
-    async def _until(self, condition: Callable[[], Any]) -> Any:
-        async with asyncio.timeout(PATIENCE):
-            while not (found := condition()):
-                self._changed.clear()
-                try:
-                    await asyncio.wait_for(self._changed.wait(), 0.05)
-                except TimeoutError:
-                    continue
-        return found

@@ -8,9 +8,13 @@ import pytest
 import pytest_asyncio
 
 from realtime.testing.embedded_redis import EmbeddedRedis
+from tests.e2e import hooks
+from tests.e2e.admin import System
 from tests.e2e.browser import launched, require_chromium, require_desk
 from tests.e2e.desk import Desk, Screen
-from tests.e2e.harness import CHEAP_LOGINS, SERVERS, Stack
+from tests.e2e.harness import CHEAP_LOGINS, SERVERS, Stack, eventually
+from tests.e2e.product import NAMESPACES
+from tests.e2e.site import Site, serving
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -61,6 +65,21 @@ def daphne_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
         yield stack.start_all()
 
 
+@pytest.fixture(scope="module")
+def product(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The processes of a product with namespaces and kinds of rooms of its own."""
+    with Stack(
+        tmp_path_factory.mktemp("ops"),
+        redis_url,
+        REALTIME_NAMESPACES=NAMESPACES,
+        REALTIME_GRACE_PERIOD="0.3",
+        REALTIME_LIMIT_ROOMS="12",
+        REALTIME_LIMIT_RATE="1000",
+        REALTIME_LIMIT_BURST="1000",
+    ) as stack:
+        yield stack.start_all()
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
     require_chromium()
@@ -74,6 +93,37 @@ async def browser(chromium: Browser) -> AsyncIterator[Browser]:
     yield chromium
     for context in chromium.contexts:
         await context.close()
+
+
+@pytest.fixture(scope="module")
+def site(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page of the React hooks, and the processes that it needs."""
+    with serving(redis_url, tmp_path_factory, hooks.PAGE, "test/pages/hooks.tsx") as site:
+        yield site
+
+
+# --- The admin -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def system(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system with an admin and a recorder, for all tests of a file: to start it takes longer than what they do."""
+    require_chromium()
+    unlimited = {"REALTIME_LIMIT_NAME_LOGINS": "0", "REALTIME_LIMIT_ADDRESS_LOGINS": "0"}
+    with System(tmp_path_factory.mktemp("admin"), redis_url, **unlimited) as system:
+        system.open().start("runrecorder")
+        yield system
+
+
+@pytest.fixture
+async def clean(system: System) -> None:
+    """No dead letter and no connection is left of the test before."""
+    system.redis.delete(system.key("dead"))
+    await eventually(lambda: _is_empty(system))
+
+
+async def _is_empty(system: System) -> bool:
+    return len(await system.admin.instances()) == 2 and not await system.admin.find()
 
 
 # --- The demo's desk -----------------------------------------------------------------------------

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import http.client
 import itertools
 import json
 import os
-import re
 import secrets
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Any, Self
@@ -26,15 +21,16 @@ import django
 import jwt
 import pytest
 import redis
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.asyncio.client import connect
 
 from realtime.auth.issuing import issue
 from realtime.redis import cluster
 from realtime.redis.url import parse
 from tests.asking import PATIENCE as PATIENCE
-from tests.asking import Asking, matching
 from tests.asking import eventually as eventually
+from tests.e2e.client import QUIET as QUIET
+from tests.e2e.client import Client as Client
+from tests.e2e.plain_http import PlainHttp
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = ("shell", "--no-imports") if django.VERSION >= (5, 2) else ("shell",)
@@ -43,9 +39,6 @@ SERVERS = ("uvicorn", pytest.param("daphne", marks=pytest.mark.slow))
 """Who serves the sockets. What is the same by daphne is proved again by daphne, but not with every change."""
 CHEAP_LOGINS = {"DJANGO_SETTINGS_MODULE": "tests.settings_web"}
 """For the web side, and for what creates its users."""
-QUIET = 0.4
-"""Seconds in which something that must not happen is given the chance to."""
-_REQUESTS = ThreadPoolExecutor(32, "request")
 
 
 def unique(prefix: str = "") -> str:
@@ -160,23 +153,7 @@ class Process:
         return self._popen.returncode
 
 
-@dataclass(frozen=True)
-class Response:
-    """An answer over plain HTTP, to a handshake too."""
-
-    status: int
-    headers: dict[str, str]
-    """Names in lower case."""
-    body: bytes
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error of a JSON body."""
-        error: dict[str, Any] = json.loads(self.body)["error"]
-        return error
-
-
-class Stack:
+class Stack(PlainHttp):
     """A whole system with settings of its own: socket servers, bridges, recorders, on one Redis.
 
     As a context manager it ends its processes, and looks whether they were calm unless the block has failed.
@@ -350,80 +327,6 @@ class Stack:
                     return token
         raise AssertionError(f"there is no token of {length} characters")
 
-    async def http(
-        self,
-        method: str,
-        path: str,
-        headers: Iterable[tuple[str, str | bytes]] = (),
-        port: int | None = None,
-        within: float = PATIENCE,
-    ) -> Response:
-        """One request with exactly these headers (and Host)."""
-        return await asyncio.get_running_loop().run_in_executor(
-            _REQUESTS, self._http, method, path, [("Connection", "close"), *headers], port, within
-        )
-
-    async def connections(self, port: int | None = None) -> int:
-        """How many the server there has, as far as it knows."""
-        metrics = (await self.http("GET", "/metrics", port=port)).body.decode()
-        return sum(
-            int(float(count)) for count in re.findall(r"(?m)^realtime_connections\{.*\} (\S+)$", metrics)
-        )
-
-    async def handshake(
-        self,
-        path: str = "/hub/",
-        headers: Iterable[tuple[str, str | bytes]] = (),
-        *,
-        token: str | None = None,
-        port: int | None = None,
-        within: float = PATIENCE,
-    ) -> Response:
-        """Ask for a WebSocket and hang up; 101 when it was granted. `token` goes into Authorization."""
-        upgrade: list[tuple[str, str | bytes]] = [
-            ("Connection", "Upgrade"),
-            ("Upgrade", "websocket"),
-            ("Sec-WebSocket-Version", "13"),
-            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ]
-        if token is not None:
-            upgrade.append(("Authorization", f"Bearer {token}"))
-        return await asyncio.get_running_loop().run_in_executor(
-            _REQUESTS, self._http, "GET", path, [*upgrade, *headers], port, within
-        )
-
-    def _http(
-        self,
-        method: str,
-        path: str,
-        headers: Iterable[tuple[str, str | bytes]],
-        port: int | None,
-        within: float,
-    ) -> Response:
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=within)
-        try:
-            connection.putrequest(method, path, skip_accept_encoding=True)
-            for name, value in headers:
-                connection.putheader(name, value)
-            connection.endheaders()
-            with connection.getresponse() as response:
-                return Response(
-                    response.status,
-                    {name.lower(): value for name, value in response.getheaders()},
-                    response.read(),
-                )
-        finally:
-            connection.close()
-
-    def assert_refused(self, response: Response, status: int, code: str) -> None:
-        """The handshake got this status and error; from daphne it can only be a bare 403."""
-        if self.server == "daphne":
-            assert response.status == 403, response
-        else:
-            assert (response.status, response.error["code"]) == (status, code), response
-            assert isinstance(response.error["message"], str)
-            assert response.headers["content-type"] == "application/json"
-
     @contextlib.asynccontextmanager
     async def client(
         self,
@@ -450,113 +353,3 @@ class Stack:
                 yield client
             finally:
                 await client.close()
-
-
-class Client(Asking):
-    """A native WebSocket client: sends frames, keeps everything it receives in order."""
-
-    def __init__(self, websocket: ClientConnection) -> None:
-        self.websocket = websocket
-        self.ready: dict[str, Any] = {}
-        self.frames: list[dict[str, Any]] = []
-        """Everything received, in order."""
-        self.texts: list[str] = []
-        """The same as it came."""
-        self.close_code: int | None = None
-        self.close_reason = ""
-        self._unread: list[dict[str, Any]] = []
-        self._news = asyncio.Event()
-        self._ids = 0
-        self._reader = asyncio.create_task(self._read())
-
-    @property
-    def connection_id(self) -> str:
-        return self.ready["connection_id"]
-
-    @property
-    def user_id(self) -> str:
-        return self.ready["user_id"]
-
-    async def _read(self) -> None:
-        try:
-            async for text in self.websocket:
-                frame = json.loads(text)
-                self.texts.append(text)
-                self.frames.append(frame)
-                self._unread.append(frame)
-                self._news.set()
-        except ConnectionClosed:
-            pass
-        finally:
-            self.close_code = self.websocket.close_code
-            self.close_reason = self.websocket.close_reason or ""
-            self._news.set()
-
-    async def close(self) -> None:
-        await self.websocket.close()
-        await self._reader
-
-    def drop(self) -> None:
-        """Cut the connection without a closing handshake."""
-        self.websocket.transport.abort()
-
-    async def raw(self, frame: str | bytes) -> None:
-        await self.websocket.send(frame)
-
-    async def ask(self, event: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send with an id, as fast as it is allowed, and return the answer: an ack or an error."""
-        while True:
-            self._ids += 1
-            frame_id = f"call-{self._ids}"
-            await self.send(event, data, id=frame_id)
-            frame = await self._answer_to(frame_id, event)
-            if frame["data"].get("code") != "rate_limited":
-                return frame
-            await asyncio.sleep(frame["data"]["retry_after"])
-
-    async def _answer_to(self, frame_id: str, event: str) -> dict[str, Any]:
-        return await self.next_frame(lambda frame: frame.get("id") == frame_id, f"an answer to {event}")
-
-    async def expect(self, event: str, within: float = PATIENCE, **data: Any) -> dict[str, Any]:
-        """The next unread frame of this event whose data has these values; frames before it stay unread."""
-        return await self.next_frame(
-            matching(event, data),
-            f"{event} {data}",
-            within,
-        )
-
-    async def expect_close(self, within: float = PATIENCE) -> int | None:
-        """Wait for the close; returns its code."""
-        await asyncio.wait_for(asyncio.shield(self._reader), within)
-        return self.close_code
-
-    async def nothing(self, *events: str, within: float = QUIET) -> None:
-        """None of these events (none at all, if none is named) is unread, nor comes within a moment."""
-        await asyncio.sleep(within)
-        found = [frame for frame in self._unread if not events or frame["event"] in events]
-        assert not found, found
-
-    def received(self, event: str) -> list[dict[str, Any]]:
-        """Every frame of this event so far, read or not."""
-        return [frame for frame in self.frames if frame["event"] == event]
-
-    def forget_unread(self) -> None:
-        """Let no frame that has come so far be found any more."""
-        self._unread.clear()
-
-    async def next_frame(
-        self, matches: Callable[[dict[str, Any]], bool], what: str, within: float = PATIENCE
-    ) -> dict[str, Any]:
-        """The next unread frame that matches; frames before it stay unread. `what` describes it if it does not come."""
-        try:
-            async with asyncio.timeout(within):
-                while True:
-                    for frame in self._unread:
-                        if matches(frame):
-                            self._unread.remove(frame)
-                            return frame
-                    assert not self._reader.done(), f"closed with {self.close_code} while waiting for {what}"
-                    self._news.clear()
-                    await self._news.wait()
-        except TimeoutError:
-            raise AssertionError(f"{what} did not come; got {self.frames}") from None

@@ -9,7 +9,8 @@ from signal import SIGCONT, SIGSTOP
 import pytest
 
 from realtime.testing.embedded_redis import EmbeddedRedis
-from tests.e2e.harness import PATIENCE, Client, Response, Stack, eventually, unique
+from tests.e2e.harness import PATIENCE, Client, Stack, eventually, unique
+from tests.e2e.plain_http import Response
 
 
 async def test_process_that_lives_says_so(stack: Stack):

@@ -19,7 +19,7 @@ from realtime.conf import conf
 from tests.blocks import titled
 from tests.dockerfile import Image, lineage, parse
 from tests.e2e.harness import ROOT, Process, Stack
-from tests.test_packages import copy_of_the_project
+from tests.packages.building import copy_of_the_project
 
 pytestmark = pytest.mark.slow
 

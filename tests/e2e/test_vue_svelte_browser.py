@@ -11,8 +11,8 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.e2e.harness import eventually, unique
+from tests.e2e.hooks import PAGE, Desk, desk, message
 from tests.e2e.site import Site, serving
-from tests.e2e.test_hooks_browser import PAGE, Desk, desk, message
 
 pytestmark = pytest.mark.needs_browser
 

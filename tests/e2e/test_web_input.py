@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import PATIENCE, Response, Stack, free_port
+from tests.e2e.harness import PATIENCE, Stack, free_port
+from tests.e2e.plain_http import Response
 
 SECRET = "eyJhbGciOiJub25lIn0"
 LEVELS = 5000

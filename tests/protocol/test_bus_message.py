@@ -1,23 +1,18 @@
 from __future__ import annotations
 
-import gc
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.bridge.bus_entry import BUS
 from realtime.protocol import bus_message
 from realtime.protocol.bus_message import BusMessage, InvalidMessage
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.events import TokenRevoke, UserDisconnect
-from realtime.protocol.rooms import is_room
 from tests.inprocess import HUB, PORTAL, data_of
-
-from .test_envelope import JSON
 
 
 def parse(event: str, data: Any = None, **more: Any) -> BusMessage:
@@ -347,65 +342,3 @@ def test_message_beyond_the_limit_is_too_large(settings):
 def test_limit_can_be_switched_off(settings):
     settings.REALTIME = {**settings.REALTIME, "LIMITS": {"BUS_BYTES": 0}}
     assert parse("thread:message", {**MESSAGE, "body": "x" * 300_000})
-
-
-@given(st.binary())
-@example(b'{"event":"thread:message","data":{"thread_id":1,"message_id":"\\ud800"}}')
-@example(b'{"event":"user:disconnect","data":{"user_id":1,"namespace":"\\ud800"}}')
-@example(b'{"event":"token:revoke","data":{"jti":"j","exp":1' + b"0" * 400 + b"}}")
-def test_any_bytes_are_a_message_or_invalid(raw: bytes):
-    assert outcome(raw)
-
-
-@given(
-    event=st.sampled_from(
-        [
-            "thread:message",
-            "chat:accepted",
-            "queue:new",
-            "user:notification",
-            "user:disconnect",
-            "token:revoke",
-        ]
-    ),
-    data=JSON
-    | st.fixed_dictionaries(
-        {},
-        optional=dict.fromkeys(
-            ("thread_id", "message_id", "user_id", "item_id", "group", "exp", "jti", "namespace"), JSON
-        ),
-    ),
-    more=st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "rooms", "namespaces", "except"), JSON)),
-)
-def test_any_json_is_a_message_to_real_rooms_or_invalid(event: str, data: Any, more: dict[str, Any]):
-    message = outcome_of(event, data, **more)
-    if isinstance(message, BusMessage):
-        assert all(is_room(room) for _, room in message.targets)
-
-
-REFUSED = (
-    b"{",
-    b"[" * 30_000,
-    b"\xff",
-    b'{"event":"nonsense"}',
-    b'{"event":"heartbeat"}',
-    b'{"event":"thread:message","data":[]}',
-    b'{"event":"thread:message","data":{"thread_id":[1]}}',
-    b'{"event":"thread:message","data":{"thread_id":1,"message_id":1},"rooms":["x"]}',
-)
-
-
-def test_message_that_is_refused_is_forgotten_with_its_error():
-    """A traceback keeps the message; in a circle with a frame it would stay until the collector comes by."""
-    gc.collect()
-    gc.disable()
-    try:
-        for raw in REFUSED:
-            entry = BUS.entry(b"1-1", [b"message", raw])
-            assert entry.error is not None
-            assert entry.error.__traceback__ is entry.error.__cause__ is None
-            assert entry.error.code == outcome(raw)
-        del entry
-        assert [each for each in gc.get_objects() if issubclass(type(each), InvalidMessage)] == []
-    finally:
-        gc.enable()

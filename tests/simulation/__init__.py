@@ -8,6 +8,12 @@ subscriptions, pipes, redis-py and consumers are the real ones, unmodified. What
 - `network`  connections that delay, split, stall and break
 - `redis`    a small Redis that runs our Lua scripts, and can lose everything, or what was written last
 - `clients`  people at browsers: they come, read slowly, vanish, come back
+- `sockets`  the servers' ends of their WebSockets
+- `system`   instances and bridges
+- `backbone` what is added to the bus
+- `visits`   what clients do
+- `faults`   what breaks
+- `stage`    all that these share
 - `world`    puts all of it together and decides, by the seed, what happens, and whether instances have bridges inside
 - `checker`  knows what was published, sees every frame that a host writes, and raises `Violation`
 

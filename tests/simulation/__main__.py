@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def simulate(options: argparse.Namespace) -> int:
-    from tests.simulation.checker import Violation
+    from tests.simulation.checker.checker import Violation
     from tests.simulation.world import World
 
     done, started = 0, time.perf_counter()

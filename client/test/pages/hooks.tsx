@@ -1,4 +1,4 @@
-/** The page of tests/e2e/test_hooks_browser.py: every hook once, under StrictMode; `window` has the results. */
+/** The page of tests/e2e/hooks.py: every hook once, under StrictMode; `window` has the results. */
 
 import { StrictMode, Suspense, use, useSyncExternalStore, type ReactNode } from "react";
 import { createRoot, type Root } from "react-dom/client";
