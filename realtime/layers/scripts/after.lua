@@ -5,8 +5,8 @@
 --                           received (cut.lua)
 --
 -- Returns {end}: not all of it is known. Else {end, missed, publications}: the number after the position, without those that leave
--- out the connection (none from before it was opened does), and the first of them, with those. A position counts as known when it is the room's end, when its entry is in the log, or when it
--- stands right before the log's first entry.
+-- out the connection (none from before it was opened does), and the first of them, with those. A position counts as known when it is
+-- the room's end, when its entry is in the log, or when it stands right before the log's first entry.
 
 local room, log, since = KEYS[1] .. ':room', KEYS[1] .. ':log', ARGV[1]
 local known = redis.call('HMGET', room, 'position', 'count')
