@@ -35,5 +35,9 @@ def startup(side: str = "sockets") -> list[CheckMessage]:
     return [message for check in STARTUP[side] for message in check(None)]
 
 
+def ids() -> set[str]:
+    return {str(message.id) for message in startup()}
+
+
 def production(side: str = "sockets") -> list[CheckMessage]:
     return [message for check in PRODUCTION[side] for message in check(None)]

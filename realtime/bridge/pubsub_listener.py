@@ -96,6 +96,8 @@ class PubSubListener:
                 await self._confirm(term)
             await self._handlers.run(pipes, entries)
             entries = [entry for entry in entries if not entry.error]  # the others are dead letters now
+            if not entries:
+                return
             try:
                 await Batch(entries, pipes, lease=term).send()
             except LockNotOwnedError:  # Redis has done nothing, and perhaps the lease has only lapsed

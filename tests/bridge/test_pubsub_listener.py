@@ -203,6 +203,15 @@ async def test_dead_letter_is_not_counted_as_dropped_with_the_messages_beside_it
         assert len(await dead_letters()) == 1
 
 
+async def test_dead_letter_that_came_alone_leaves_nothing_to_deliver(room: Room, caplog):
+    async with listening():
+        await publish("nonsense", {})
+        await eventually(dead_letters)
+        await publish("thread:message", MESSAGE)
+        assert await room.message_ids(1) == ["7"]
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 def refused() -> asyncio.Future[Any]:
     future = asyncio.get_running_loop().create_future()
     future.set_exception(RedisDown("gone"))

@@ -76,10 +76,10 @@ async def test_history_that_cannot_be_read_for_a_moment_is_read_again(
     await ears.hear("1")
     failures, original = [RedisError("away")] * 2, getattr(history, read)
 
-    async def unreliable(*arguments: Any) -> Any:
+    async def unreliable(*arguments: Any, **more: Any) -> Any:
         if failures:
             raise failures.pop()
-        return await original(*arguments)
+        return await original(*arguments, **more)
 
     monkeypatch.setattr(history, read, unreliable)
     await silently("2")

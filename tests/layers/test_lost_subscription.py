@@ -37,9 +37,9 @@ async def test_what_comes_while_a_gap_is_found_out_is_not_forgotten(layer: Any, 
     await ears.hear("first")
     after, (listener,) = history.after, ears.listeners
 
-    async def slow(*args: Any) -> Any:
+    async def slow(*args: Any, **more: Any) -> Any:
         try:
-            return await after(*args)
+            return await after(*args, **more)
         except Unrecoverable:
             monkeypatch.setattr(history, "after", after)
             tail = listener.group.tail
