@@ -42,7 +42,7 @@ def with_presence() -> tuple[str, ...]:
 
 
 def require_presence(namespace: str) -> None:
-    """Raise `ValueError` for a namespace that no presence is kept of: nobody would ever be there."""
+    """Raise `ValueError` for a namespace without presence: its list of users would always be empty."""
     names = [*teams(), *filter(lists_customers, namespaces())]
     if namespace not in names:
         raise ValueError(

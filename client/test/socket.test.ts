@@ -12,10 +12,6 @@ async function connected(options: Parameters<typeof connectTo>[0] = {}): Promise
   return FakeWebSocket.last;
 }
 
-function verdict(status: number, headers: Record<string, string> = {}): typeof fetch {
-  return () => Promise.resolve(new Response(null, { status, headers }));
-}
-
 test.each(["", "{", "null", "1", '"x"', "[]", "{}", '{"event":"connection:ready"}', '{"event":5}'])(
   "what is no frame is reported, and ends nothing: %s",
   async (text) => {
@@ -82,126 +78,6 @@ describe("connecting", () => {
     give(token());
     await soon(60_000);
     expect(FakeWebSocket.made).toEqual([]);
-  });
-});
-
-describe("a refused handshake", () => {
-  test.each([
-    [401, "token_expired"],
-    [403, "forbidden_origin"],
-    [404, "not_found"],
-  ])("ends in denied when the verdict is %i %s, and reports why", async (status, code) => {
-    FakeWebSocket.script = ["refuse", "refuse", "refuse"];
-    const reports: unknown[] = [];
-    const error = { code, message: "the reason" };
-    socket = connectTo({ fetch: () => Promise.resolve(Response.json({ error }, { status })) });
-    socket.when("refused", (refusal) => reports.push(refusal));
-    socket.when("status", (now) => now === "denied" && reports.push(now));
-    await soon(60_000);
-    expect(reports).toEqual([{ status, ...error }, "denied"]);
-    expect(socket.refusal).toEqual({ status, ...error });
-    expect(FakeWebSocket.made).toHaveLength(status === 401 ? 2 : 1);
-    await expect(socket.connected()).rejects.toMatchObject(error);
-  });
-
-  test.each([404, 500, 502, 200])("is tried again when something else answers %i", async (status) => {
-    FakeWebSocket.script = ["refuse"];
-    const refusals: unknown[] = [];
-    socket = connectTo({ fetch: verdict(status) });
-    socket.when("refused", ({ code }) => refusals.push(code));
-    await soon(501);
-    expect([socket.status, refusals, socket.refusal]).toEqual(["connected", [`http_${status}`], undefined]);
-  });
-
-  test("names ALLOWED_ORIGINS when the page may not read the verdict, and tries again", async () => {
-    vi.stubGlobal("location", { origin: "https://shop.example" });
-    FakeWebSocket.script = ["refuse"];
-    const asked = vi.fn((_: string, { mode }: { mode?: string } = {}) =>
-      mode === "no-cors" ? Promise.resolve(Response.error()) : Promise.reject(new TypeError("Failed to fetch")),
-    );
-    socket = connectTo({ fetch: asked });
-    await soon(5);
-    vi.unstubAllGlobals();
-    expect(socket.status).toBe("offline");
-    expect(socket.refusal).toMatchObject({ status: 0, code: "unreadable" });
-    expect(socket.refusal?.message).toBe("no answer for https://shop.example: is it in the server's ALLOWED_ORIGINS?");
-    await soon(501);
-    expect(socket.status).toBe("connected");
-  });
-
-  test.each(["SyntaxError", "SecurityError"])("of an address that the WebSocket does not accept (%s) is not tried again", async (name) => {
-    let made = 0;
-    class Strict {
-      constructor(_: string, protocols: string[]) {
-        made += 1;
-        throw Object.assign(new Error(`no ${protocols.join()}`), { name });
-      }
-    }
-    socket = connectTo({ url: "nonsense", WebSocket: Strict as never });
-    await soon(60_000);
-    expect([socket.status, made]).toEqual(["denied", 1]);
-    expect(socket.refusal).toEqual({ status: 0, code: "forbidden", message: `WebSocket does not accept the url: ${name}` });
-  });
-
-  test("is retried after Retry-After also when the network is reported in the meantime", async () => {
-    const page = new EventTarget();
-    vi.stubGlobal("window", page);
-    FakeWebSocket.script = ["refuse"];
-    socket = connectTo({ fetch: verdict(503, { "Retry-After": "7" }) });
-    await soon(1000);
-    page.dispatchEvent(new Event("offline"));
-    page.dispatchEvent(new Event("online"));
-    await soon(5900);
-    vi.unstubAllGlobals();
-    expect(FakeWebSocket.made).toHaveLength(1);
-    await soon(700);
-    expect(FakeWebSocket.made).toHaveLength(2);
-  });
-
-  test("is tried again at the date of a Retry-After", async () => {
-    FakeWebSocket.script = ["refuse"];
-    socket = connectTo({ fetch: verdict(503, { "Retry-After": "Thu, 01 Jan 2026 00:00:07 GMT" }) });
-    await soon(6900);
-    expect(FakeWebSocket.made).toHaveLength(1);
-    await soon(601);
-    expect(socket.status).toBe("connected");
-  });
-
-  test("is tried again with the usual backoff when Retry-After is nonsense, or too large", async () => {
-    FakeWebSocket.script = ["refuse", "refuse"];
-    const answers = ["soon", "1e12"];
-    socket = connectTo({ fetch: () => verdict(503, { "Retry-After": answers.shift() ?? "" })("") });
-    await soon(450);
-    expect(FakeWebSocket.made).toHaveLength(1);
-    await soon(60);
-    expect(FakeWebSocket.made).toHaveLength(2);
-    await soon(60_000);
-    expect(FakeWebSocket.made).toHaveLength(2);
-    await soon(3_600_000);
-    expect(socket.status).toBe("connected");
-  });
-
-  test("waits for the reason no longer than for a handshake", async () => {
-    FakeWebSocket.script = ["refuse"];
-    const hangs = (_: unknown, init?: RequestInit): Promise<Response> =>
-      new Promise((_, reject) => init?.signal?.addEventListener("abort", () => reject(new Error("aborted"))));
-    socket = connectTo({ fetch: hangs as typeof fetch, connectTimeout: 3000 });
-    await soon(3000 + 501);
-    expect(socket.status).toBe("connected");
-  });
-
-  test("stays denied when the browser reports network changes", async () => {
-    vi.stubGlobal("window", new EventTarget());
-    FakeWebSocket.script = ["refuse"];
-    socket = connectTo({ fetch: verdict(403) });
-    await soon(5);
-    expect(socket.status).toBe("denied");
-    window.dispatchEvent(new Event("offline"));
-    window.dispatchEvent(new Event("online"));
-    await soon(60_000);
-    vi.unstubAllGlobals();
-    expect(socket.status).toBe("denied");
-    expect(FakeWebSocket.made).toHaveLength(1);
   });
 });
 
@@ -389,64 +265,6 @@ describe("threads", () => {
   });
 });
 
-describe("a resume", () => {
-  /** A connection in thread 42 at offset 205 that gets no answer to its resume. */
-  async function unanswered(): Promise<FakeWebSocket> {
-    const server = await connected();
-    socket.join("42");
-    await soon();
-    server.message("42", "205");
-    FakeWebSocket.answers = { resume: null };
-    server.fail(1006);
-    await soon(501);
-    return FakeWebSocket.last;
-  }
-
-  test("that is answered late handles nothing twice", async () => {
-    const back = await unanswered();
-    const seen: string[] = [];
-    socket.on("thread:message", ({ message_id }) => seen.push(message_id));
-    back.message("42", "207"); // the server does not wait forever
-    await soon(12_000);
-    expect(back.events("resume")).toHaveLength(2);
-    back.message("42", "206");
-    back.message("42", "207");
-    const [first, second] = back.events("resume");
-    const recovered = { rooms: { "thread:42": { recovered: true, offset: "205", missed: 2 } } };
-    back.say("ack", recovered, { id: first?.id });
-    back.message("42", "206");
-    expect(seen).toEqual([]);
-    back.say("ack", recovered, { id: second?.id });
-    back.message("42", "206");
-    back.message("42", "207");
-    expect(seen).toEqual(["206", "207"]);
-    expect(second?.data).toEqual({ rooms: { "user:7": "100", "thread:42": "205" } });
-  });
-
-  test("that cannot recover a room continues at its end, also if new messages follow at once", async () => {
-    const back = await unanswered();
-    back.say(
-      "ack",
-      { rooms: { "thread:42": { recovered: false, offset: "300", missed: 0 } } },
-      { id: back.events("resume")[0]?.id },
-    );
-    back.message("42", "301");
-    back.fail(1006);
-    await soon(2000);
-    expect(FakeWebSocket.last.events("resume")[0]?.data).toMatchObject({ rooms: { "thread:42": "301" } });
-  });
-
-  test("reports a gap of the user's own room if its offset is unknown", async () => {
-    const server = await connected();
-    const gaps: Gap[] = [];
-    server.say("room:gap", { room: "user:7", reason: "lost" });
-    socket.when("gap", (gap) => gaps.push(gap));
-    server.fail(1006);
-    await soon(3000);
-    expect(gaps).toEqual([{ room: "user:7", reason: "joined anew" }]);
-  });
-});
-
 describe("rooms of any kind", () => {
   test("are entered and left by their names, and a thread also by its id", async () => {
     const server = await connected();
@@ -469,67 +287,6 @@ describe("rooms of any kind", () => {
     expect(FakeWebSocket.last.events("resume")[0]?.data).toEqual({
       rooms: { "user:7": "100", "shift:early": "100", "shift:late": "101" },
     });
-  });
-});
-
-describe("gaps", () => {
-  async function losing(options: Parameters<typeof connectTo>[0] = {}): Promise<{ server: FakeWebSocket; gaps: Gap[] }> {
-    const server = await connected(options);
-    const gaps: Gap[] = [];
-    socket.when("gap", (gap) => gaps.push(gap));
-    return { server, gaps };
-  }
-
-  test("are reported after a random delay, each room once", async () => {
-    const { server, gaps } = await losing({ random: () => 0.75, gapDelayMax: 4000 });
-    server.say("room:gap", { room: "user:7", reason: "lost" });
-    server.say("room:gap", { room: "presence:sales", reason: "lost" });
-    await soon(2900);
-    server.say("room:gap", { room: "user:7", reason: "lost again" });
-    expect(gaps).toEqual([]);
-    await soon(100);
-    expect(gaps.map(({ room }) => room).sort()).toEqual(["presence:sales", "user:7"]);
-    await soon(60_000);
-    expect(gaps).toHaveLength(2);
-  });
-
-  test("of many clients are spread", async () => {
-    const { server, gaps } = await losing();
-    const sockets = Array.from({ length: 200 }, () => connectTo({ random: Math.random }));
-    await soon();
-    const told: number[] = [];
-    for (const each of sockets) each.when("gap", () => told.push(Date.now()));
-    const start = Date.now();
-    for (const each of FakeWebSocket.open) each.say("room:gap", { room: "user:7", reason: "lost" });
-    await soon(2000);
-    for (const each of sockets) each.disconnect();
-    expect([server.closed, gaps.length, told.length]).toEqual([false, 1, 200]);
-    const perHalf = [0, 500, 1000, 1500].map((from) => told.filter((at) => Math.floor((at - start) / 500) * 500 === from).length);
-    expect(Math.max(...perHalf)).toBeLessThan(90); // 50 on average
-  });
-
-  test("are reported once although the connection is lost before the delay ends", async () => {
-    const { server, gaps } = await losing();
-    server.say("room:gap", { room: "user:7", reason: "lost" });
-    server.fail(1006);
-    await soon(5000);
-    expect(gaps).toEqual([{ room: "user:7", reason: "joined anew" }]);
-  });
-
-  test("that were not reported before a disconnect are reported after the next connect", async () => {
-    const { server, gaps } = await losing();
-    socket.join("42");
-    await soon();
-    FakeWebSocket.answers = { resume: { rooms: { "thread:42": { recovered: false, offset: "300", missed: 0 } } } };
-    server.fail(1006);
-    await soon(501);
-    socket.disconnect();
-    await soon(60_000);
-    expect(gaps).toEqual([]);
-    FakeWebSocket.answers = {};
-    socket.connect();
-    await soon(5000);
-    expect(gaps).toEqual(["user:7", "thread:42"].map((room) => ({ room, reason: "joined anew" })));
   });
 });
 

@@ -1,4 +1,4 @@
-"""Who types and who is there, by the React hooks in a real browser."""
+"""Typing and presence, as the React hooks show them in a real browser."""
 
 from __future__ import annotations
 

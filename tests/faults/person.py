@@ -20,7 +20,7 @@ from tests.e2e.harness import Stack, unique
 
 @dataclass
 class Person:
-    """The project's own client, as products use it, and who notes what it saw and was told."""
+    """The project's own client, as products use it, with notes of what it saw and was told."""
 
     stack: Stack
     ports: Sequence[int]

@@ -146,7 +146,7 @@ async def _refuse(principal: object, board_id: str) -> bool:
 
 
 @pytest.mark.parametrize("answer", ["false", ["7"], object(), replace])
-async def test_policy_that_answers_anything_else_lets_nobody_in(answer: object):
+async def test_policy_that_answers_anything_else_lets_no_user_in(answer: object):
     async def policy(principal: object, board_id: str) -> object:
         return answer
 
@@ -154,7 +154,7 @@ async def test_policy_that_answers_anything_else_lets_nobody_in(answer: object):
         await replace(LAB, policies={"board": policy}).allows(None, "board:2")
 
 
-async def test_policy_that_forgets_to_await_lets_nobody_in():
+async def test_policy_that_forgets_to_await_lets_no_user_in():
     started = []
 
     async def policy(principal: object, board_id: str) -> object:

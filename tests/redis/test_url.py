@@ -258,7 +258,7 @@ def test_what_is_wrong_is_named(url: str, said: str):
         parse(url)
 
 
-def test_whoever_connects_hears_which_setting_it_is(settings):
+def test_connection_with_a_wrong_address_names_the_setting(settings):
     settings.REALTIME = {**settings.REALTIME, "REDIS_URL": "redis://:secret@host/shop"}
     with pytest.raises(ImproperlyConfigured, match="REDIS_URL cannot be used: the database is not a number"):
         location()

@@ -1,4 +1,4 @@
-"""What a simulation consists of: time, chance, a network, Redis, and who is in it."""
+"""What a simulation consists of: time, chance, a network, Redis, and all that take part."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ async def instance(*, embeds_bridge: bool = False) -> None:
         return {"type": "lifespan.startup"}
 
     async def send(message: Any) -> None:
-        """Nobody waits for it."""
+        """No code waits for it."""
 
     started: list[bool] = []
     await life().run({"type": "lifespan"}, receive, send, EMBEDDED_BRIDGE if embeds_bridge else ())

@@ -38,7 +38,7 @@ class Visits(Stage):
                 client.resume()
 
     def say(self) -> None:
-        """Somebody types."""
+        """A client types."""
         client = self.random.choice(self.clients)
         threads = sorted(room[7:] for room in client.joined if room.startswith("thread:"))
         if threads:

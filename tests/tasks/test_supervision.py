@@ -248,17 +248,6 @@ def test_every_other_task_that_the_server_makes_is_supervised():
                 assert set(tasks_made(path)) <= ENDING.get(name, set()), name
 
 
-class Clockwork:
-    """An event loop whose timers the test fires."""
-
-    def __init__(self) -> None:
-        self.due: list[Callable[[], object]] = []
-
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> object:
-        self.due.append(callback)
-        return callback
-
-
 async def test_keepalive_looks_after_all_other_connections_when_one_fails(monkeypatch, caplog):
     looked: list[str] = []
 

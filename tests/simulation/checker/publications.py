@@ -45,7 +45,7 @@ class Publications(Books):
                 self.fail(f"{group}: message {number} was published after {data['number']}")
 
     def entered(self, key: bytes) -> None:
-        """Somebody has entered a room for the first time since Redis knows it: from now on it is published in."""
+        """A room is entered for the first time since Redis has known it: messages are published in it from now on."""
         if key.startswith(self.log) and key.endswith(b"}:room"):
             self.expected.setdefault(key[len(self.log) : -6].decode(), [])
 

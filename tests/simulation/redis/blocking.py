@@ -56,7 +56,7 @@ class Blocking(Keys):
         blocked.session.go_on()
 
     def tell(self, key: bytes) -> None:
-        """There is news for who waits for this key, once the command (or script) that runs is over."""
+        """Answer the clients that wait for this key, once the command (or script) that runs is over."""
         if self._waiting.get(key):
             self.clock.after(0.0, self._look, key)
 

@@ -1,4 +1,4 @@
-"""Channels and who has subscribed to them."""
+"""Channels and their subscribers."""
 
 from __future__ import annotations
 
