@@ -18,10 +18,10 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from realtime.client import CallFailed, Client, Denied, Event
+from tests.asking import PATIENCE
 from tests.client.scripted import Bucket, token, usual_answer
 
 FOLDER = Path(__file__).parents[2] / "client" / "conformance"
-PATIENCE = 10.0
 READY = {
     "namespace": "hub",
     "user_id": "7",

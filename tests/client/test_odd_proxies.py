@@ -51,7 +51,7 @@ async def test_pause_that_is_asked_for_has_an_end(server: ScriptedServer):
     server.script.append(Refusal(429, {"Retry-After": "9" * 400}, HTML))
     async with reading(server) as reader:
         assert (await reader.heard("connection:lost")).data["retry_in"] < 601
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await reader.client.__aexit__(None, None, None)
 
 
@@ -113,7 +113,7 @@ async def test_failed_attempts_leave_no_task_no_socket_and_no_warning(server: Sc
         warnings.simplefilter("error")
         async with reading(server) as reader:
             await reader.client.connected()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await reader.client.__aexit__(None, None, None)
         gc.collect()
     ours = {task for task in asyncio.all_tasks() - before if task.get_name().startswith("client")}
@@ -154,10 +154,10 @@ async def test_reason_that_never_ends_is_not_waited_for():
         Client(url, lambda: "x", connect_timeout=1, reconnection_attempts=0) as client,
     ):
         with pytest.raises((Denied, ConnectionError)):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await client.connected()
         assert is_dripping.is_set()
-        async with asyncio.timeout(5):  # as `asyncio.run` does in the end
+        async with asyncio.timeout(PATIENCE):  # as `asyncio.run` does in the end
             await asyncio.get_running_loop().shutdown_default_executor()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from realtime.client import CallFailed
 from tests.client.scripted import Bucket, ScriptedServer, joined, reading, resumes
-from tests.e2e.harness import eventually
+from tests.e2e.harness import PATIENCE, eventually
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_client_that_waits_for_its_turn_ends_at_once(server: ScriptedServe
         waiting = [asyncio.create_task(reader.client.send("presence:online")) for _ in range(3)]
         calling = asyncio.create_task(reader.client.call("presence:online"))
         await asyncio.sleep(0.05)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await reader.client.__aexit__(None, None, None)
             await asyncio.gather(*waiting, return_exceptions=True)
             with pytest.raises(CallFailed, match="closed"):

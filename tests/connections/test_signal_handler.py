@@ -152,7 +152,7 @@ async def test_connection_that_ends_meanwhile_is_not_waited_for(registry: Connec
     reviewing = asyncio.create_task(registry.signals.on_missed(1.0))
     await eventually(lambda: gone.reviewed)
     registry.remove(gone)
-    await asyncio.wait_for(reviewing, 10)
+    await asyncio.wait_for(reviewing, PATIENCE)
 
 
 @pytest.mark.parametrize("seconds", [0.0, MARK_SECONDS / 2, MARK_SECONDS / 2 + 0.1, 10_000.0])
