@@ -7,7 +7,7 @@ import { Player, type Case } from "./conformance.js";
 const files = import.meta.glob<Case[]>("../conformance/*.json", { eager: true, import: "default" });
 
 /** Milliseconds. A case that hangs ends with the patience of one of its steps. */
-const LONGEST = 40_000;
+const LONGEST = 60_000;
 
 for (const [path, cases] of Object.entries(files)) {
   describe(path.replace("../conformance/", ""), () => {

@@ -18,7 +18,7 @@ type Frame = { event: string; data?: Data; id?: number };
 type Report = { what: string; data: Data };
 
 /** Milliseconds that a step may wait. */
-const PATIENCE = 10_000;
+const PATIENCE = 30_000;
 const READY = {
   namespace: "hub",
   user_id: "7",
