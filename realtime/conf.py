@@ -147,6 +147,8 @@ _LISTS = frozenset({"ALLOWED_ORIGINS", "TRUSTED_PROXIES", "NAMESPACES", "PRESENC
 _OVERRIDE = re.compile(r"[A-Z][A-Z0-9_]*_(ROLES|POLICY)", re.ASCII)
 OWN_VARIABLES = {name: name for name in ("REDIS_URL", "ALLOWED_ORIGINS", "TRUSTED_PROXIES")}
 """Settings whose environment variable does not start with `REALTIME_`."""
+_READ_ALWAYS = frozenset({"INLINE", "EMBEDDED_BRIDGE"})
+"""Settings whose variable is read whatever settings a project has."""
 _SECRETS = frozenset({"REDIS_URL", "METRICS_TOKEN"})
 """Settings whose value no message shows."""
 
@@ -237,6 +239,20 @@ def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
         if name != variable and not _is_override(name) and (near := _nearest(name, names)):
             found[variable] = names[near]
     return found
+
+
+def hidden(environ: Mapping[str, str]) -> list[str]:
+    """Variables that set nothing because the project has a `REALTIME` of its own, which lacks their entries.
+
+    Without the prefix a variable may be the project's own (`REDIS_URL` of its cache).
+    """
+    given = getattr(settings, "REALTIME", None)
+    if given is None:
+        return []
+    values = from_environment(environ)
+    limits = values.pop("LIMITS", {}).keys() - given.get("LIMITS", {}).keys()
+    names = values.keys() - given.keys() - OWN_VARIABLES.keys() - _READ_ALWAYS
+    return sorted([*(f"REALTIME_{name}" for name in names), *(f"REALTIME_LIMIT_{name}" for name in limits)])
 
 
 def overrides() -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
-from realtime.conf import Conf, Limits, conf, from_environment, misspelt, overrides, parse
+from realtime.conf import Conf, Limits, conf, from_environment, hidden, misspelt, overrides, parse
 
 KUBERNETES = (
     "SERVICE_HOST",
@@ -104,6 +104,35 @@ def test_variables_that_set_something_or_belong_to_others_are_no_mistake():
         "REALTIME_HUB_THREAD_POLICY",
     ]
     assert misspelt(dict.fromkeys([*services, *settings, "PREFIX", "LIMIT_RATES"], "1")) == {}
+
+
+VARIABLES = {
+    "REALTIME_METRICS_TOKEN": "secret",
+    "REALTIME_DRAIN_SECONDS": "5",
+    "REALTIME_HUB_THREAD_POLICY": "a.b",
+    "REALTIME_LIMIT_RATE": "10",
+    "REALTIME_LIMIT_ROOMS": "",
+    "REALTIME_INLINE": "1",
+    "REALTIME_EMBEDDED_BRIDGE": "1",
+    "REALTIME_UNHEARD_OF": "1",
+    "REDIS_URL": "redis://cache",
+}
+
+
+def test_variable_that_the_projects_own_setting_hides_is_found(settings):
+    settings.REALTIME = {"DRAIN_SECONDS": 5, "LIMITS": {"BURST": 10}}
+    assert hidden(VARIABLES) == [
+        "REALTIME_HUB_THREAD_POLICY",
+        "REALTIME_LIMIT_RATE",
+        "REALTIME_METRICS_TOKEN",
+    ]
+
+
+def test_no_variable_is_hidden_where_the_environment_is_read(settings):
+    settings.REALTIME = from_environment(VARIABLES)
+    assert hidden(VARIABLES) == []
+    del settings.REALTIME
+    assert hidden(VARIABLES) == []
 
 
 def test_variables_of_others_are_ignored():

@@ -17,7 +17,7 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 
 from realtime.checks import collisions
-from realtime.conf import Conf, conf, misspelt
+from realtime.conf import Conf, conf, hidden, misspelt
 from realtime.protocol.catalogue import catalogue
 from realtime.protocol.namespaces import namespaces
 from realtime.redis import url as location
@@ -31,7 +31,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
     except ImproperlyConfigured as error:
         return [Error(str(error), hint="See docs/settings.md.", id="realtime.E001")]
     events = () if collisions.problems(serves=False) else _namespaces()
-    return [*_redis(current), *events, *_tracing(current), *_misspelt()]
+    return [*_redis(current), *events, *_tracing(current), *_without_effect()]
 
 
 @register("realtime", deploy=True)
@@ -95,7 +95,13 @@ def _tracing(current: Conf) -> Iterator[CheckMessage]:
         )
 
 
-def _misspelt() -> Iterator[CheckMessage]:
+def _without_effect() -> Iterator[CheckMessage]:
+    for variable in hidden(os.environ):
+        yield CheckWarning(
+            f"the environment has {variable}, which the settings do not read: their REALTIME lacks this entry",
+            hint="Give REALTIME the entry, for example from os.environ: docs/settings.md.",
+            id="realtime.W005",
+        )
     for variable, near in sorted(misspelt(os.environ).items()):
         yield CheckWarning(
             f"the environment has {variable}, and no setting is called so",

@@ -35,6 +35,14 @@ def test_checks_run_with_manage_py_check(set_realtime):
     assert "realtime.E001" in {message.id for message in run_checks(tags=["realtime"])}
 
 
+def test_variable_that_the_projects_own_setting_hides_is_a_warning(settings, monkeypatch):
+    monkeypatch.setenv("REALTIME_METRICS_TOKEN", "a secret")
+    assert "realtime.W005" in ids()
+    [warning] = [message for message in startup() if message.id == "realtime.W005"]
+    assert "REALTIME_METRICS_TOKEN" in warning.msg
+    assert "a secret" not in f"{warning.msg} {warning.hint}"
+
+
 def test_every_error_comes_with_a_hint(set_realtime, set_jwt):
     set_realtime(AWAY_AFTER=1000, GRACE_PERIOD=1000, EVENTS=["no.such"], HUB_THREAD_POLICY="no.such")
     set_jwt(SIGNING_KEY="")

@@ -124,15 +124,10 @@ class Project(Stack):
         super().__init__(directory, redis_url, **env)
         self.folder = directory / "project"
         self.folder.mkdir()
-        for name in (
-            "REALTIME_PREFIX",
-            "REDIS_URL",
-            "ALLOWED_ORIGINS",
-            "JWT_SIGNING_KEY",
-            "SECRET_KEY",
-            "DEBUG",
-        ):
+        for name in ("REDIS_URL", "ALLOWED_ORIGINS", "JWT_SIGNING_KEY", "SECRET_KEY", "DEBUG"):
             self.env.pop(name, None)
+        for name in [name for name in self.env if name.startswith("REALTIME_") and name not in env]:
+            del self.env[name]
         self.env["PYTHONPATH"] = str(ROOT)
         call_command("startproject", "team", self.folder)
         with (self.folder / "team" / "settings.py").open("a") as settings:
