@@ -31,7 +31,7 @@ COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 95
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
-run: ## run everything in the foreground: Redis, sockets, bridge, recorder, web
+run: ## run everything in the foreground: Redis, sockets, bridge, recorder, outbox, web
 	@$(MAKE) --no-print-directory --jobs 2 $(DEMO) desk
 	@$(BIN)/python -m dev.run
 

@@ -25,6 +25,7 @@ from realtime.extras import DISTRIBUTION
 
 SOCKETS, WEB = "realtime.settings.sockets", "realtime.settings.web"
 ENVIRONMENT = "DJANGO_SETTINGS_MODULE"
+HELP = frozenset({"-h", "--help"})
 
 
 class Command(NamedTuple):
@@ -36,7 +37,7 @@ class Command(NamedTuple):
     settings: str = WEB
     """Its settings, unless the user names others."""
     app: str = "realtime"
-    """The app that brings it; empty: not one of ours."""
+    """The package that brings it; empty: the settings say which."""
     is_of_socket_side: bool = False
     """It needs no database, and runs with any project's settings."""
 
@@ -51,7 +52,9 @@ COMMANDS = {
     "recorder": Command("runrecorder", "write presence changes to the database", app="presence"),
     "web": Command("runweb", "serve the admin and the token endpoint"),
     "outbox": Command("runoutbox", "send what the outbox holds", app="realtime.outbox"),
-    "check": Command("check", "report settings that are wrong; with --deploy, unsafe ones"),
+    "check": Command(
+        "check", "report settings that are wrong; with --deploy, unsafe ones", app="django.core"
+    ),
     "token": _of_socket_side("issuetoken", "print an access token, for experiments"),
     "publish": Command("publish", "publish one event", SOCKETS),
 }
@@ -108,7 +111,7 @@ def _run(arguments: list[str]) -> int:
     if not rest:
         print(_usage(), file=sys.stderr)
         return 2
-    if rest[0] in {"-h", "--help"} or rest == ["help"]:
+    if rest[0] in HELP or rest == ["help"] or (rest[0] == "docs" and not HELP.isdisjoint(rest)):
         print(_usage())
     elif rest == ["--version"]:
         print(_version())
@@ -156,6 +159,7 @@ def _documentation(page: str = "", *others: str) -> str:
     """The text of a page, or of none, where the pages are."""
     folder = _documentation_folder()
     pages = {path.stem: path for path in (*folder.glob("*.md"), *folder.glob("docs/*.md"))}
+    pages["client"] = folder / "client" / "README.md"
     if not page:
         return "\n".join([str(folder), *(f"  {path.relative_to(folder)}" for path in sorted(pages.values()))])
     if page not in pages or others:
@@ -188,6 +192,9 @@ def _run_command(arguments: list[str], module: str | None, path: str | None) -> 
         raise Unusable(f"expected a command first, got {name}; {_program()} --help lists the commands")
     command = command_of(name)
     _find_modules(path)
+    if command.app and not HELP.isdisjoint(rest[: rest.index("--")] if "--" in rest else rest):
+        _print_help(name, command)
+        return
     hint = "" if module or ENVIRONMENT in os.environ else _hint(command)
     if module:
         os.environ[ENVIRONMENT] = module
@@ -202,6 +209,17 @@ def _run_command(arguments: list[str], module: str | None, path: str | None) -> 
         if end.code and hint:
             print(hint, file=sys.stderr)
         raise
+
+
+def _print_help(name: str, command: Command) -> None:
+    """Print the options of a command that we know. They are the same with any settings, so none are loaded."""
+    import django  # noqa: PLC0415
+
+    apps = {"django.contrib.contenttypes", "django.contrib.auth", "realtime", command.app} - {"django.core"}
+    settings.configure(INSTALLED_APPS=sorted(apps))
+    django.setup()
+    loaded = _importing(lambda: load_command_class(command.app, command.name), f"cannot run {name}")
+    loaded.print_help(_program(), name)
 
 
 def _hint(command: Command) -> str:

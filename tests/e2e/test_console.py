@@ -68,6 +68,18 @@ def test_help_of_a_command_names_it_as_it_was_called(project: Project):
     assert "--workers" in done.stdout
 
 
+@pytest.mark.parametrize("name", [*COMMANDS, "pruneoutbox", "generateclient"])
+def test_options_of_a_command_are_listed_without_settings(project: Project, name: str):
+    done = project.realtime(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: python -m realtime {name} ")
+    assert "\noptions:\n" in done.stdout
+
+
+def test_help_of_docs_is_that_of_all_commands(realtime):
+    assert realtime("docs", "--help") == realtime("--help")
+
+
 # --- What a user can get wrong --------------------------------------------------------------------------
 
 

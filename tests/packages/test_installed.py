@@ -85,7 +85,8 @@ def test_installed_documentation_is_found_and_read(installed: Path, tmp_path: Pa
     folder, *pages = realtime(installed, tmp_path, "docs").stdout.splitlines()
     assert (Path(folder) / "deploy" / "compose.yaml").exists()
     assert (Path(folder) / "Dockerfile").exists()
-    assert "  docs/deployment.md" in pages
+    assert {"  docs/deployment.md", "  client/README.md"} <= {*pages}
+    assert realtime(installed, tmp_path, "docs", "client").stdout == (ROOT / "client/README.md").read_text()
     page = realtime(installed, tmp_path, "docs", "deployment").stdout
     assert page == (ROOT / "docs" / "deployment.md").read_text()
     done = realtime(installed, tmp_path, "docs", "nothing")

@@ -29,7 +29,9 @@ class Command(base.Command):
         parser.add_argument("--name", default="", help="what other users see")
         parser.add_argument("--groups", help="presence groups, comma-separated (default: attendants)")
         parser.add_argument("--threads", default="", help="a customer's own threads, comma-separated")
-        parser.add_argument("--ttl", type=float, default=3600, help="seconds (default 3600)")
+        parser.add_argument(
+            "--ttl", type=float, default=3600, help="seconds until it expires (default %(default)s)"
+        )
 
     def handle(
         self, *, user: str, role: str, name: str, groups: str | None, threads: str, ttl: float, **_: Any

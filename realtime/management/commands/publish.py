@@ -21,13 +21,23 @@ class Command(base.Command):
         parser.add_argument("event", help="the name of the event in the catalogue, e.g. thread:message")
         parser.add_argument("data", nargs="?", default="{}", help="the data of the event, a JSON object")
         parser.add_argument(
-            "--room", action="append", dest="rooms", help="a room, instead of the event's own"
+            "--room",
+            action="append",
+            dest="rooms",
+            help="a room, instead of the event's own; may be given several times",
         )
         parser.add_argument(
-            "--namespace", action="append", dest="namespaces", help="a namespace; may be given several times"
+            "--namespace",
+            action="append",
+            dest="namespaces",
+            help="publish only in this namespace; may be given several times",
         )
-        parser.add_argument("--id", help="an id: what was published with it before is not delivered again")
-        parser.add_argument("--except", dest="exclude", help="a connection_id that is left out")
+        parser.add_argument(
+            "--id", help="an id: a message whose id was delivered in the last 10 minutes is dropped"
+        )
+        parser.add_argument(
+            "--except", dest="exclude", help="the connection_id of a connection that does not get it"
+        )
 
     def handle(self, *, event: str, data: str, **options: Any) -> None:
         from realtime.publisher import publish  # noqa: PLC0415  (a package `presence` may be another one)

@@ -18,7 +18,9 @@ class Command(base.Command):
     requires_system_checks = ("realtime",)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--metrics-host", default="127.0.0.1")
+        parser.add_argument(
+            "--metrics-host", default="127.0.0.1", help="address for /metrics (default %(default)s)"
+        )
         parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port (default: on none)")
 
     def handle(self, *, metrics_host: str, metrics_port: int | None, **_: Any) -> None:

@@ -17,10 +17,11 @@ class Command(base.Command):
     requires_system_checks = ("realtime",)  # neither the URLs nor the models of a project are used
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--host", default=os.environ.get("SOCKETS_HOST") or "127.0.0.1")
-        parser.add_argument("--port", type=int, default=os.environ.get("SOCKETS_PORT") or "8001")
+        host, port = os.environ.get("SOCKETS_HOST") or "127.0.0.1", os.environ.get("SOCKETS_PORT") or "8001"
+        parser.add_argument("--host", default=host, help="address to listen on (default %(default)s)")
+        parser.add_argument("--port", type=int, default=port, help="default %(default)s")
         parser.add_argument(
-            "--workers", type=int, default=1, help="instances that share the port (default 1)"
+            "--workers", type=int, default=1, help="instances that share the port (default %(default)s)"
         )
 
     def handle(self, *, host: str, port: int, workers: int, **_: Any) -> None:

@@ -19,8 +19,9 @@ class Command(base.Command):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--host", default=os.environ.get("WEB_HOST") or "127.0.0.1")
-        parser.add_argument("--port", type=int, default=os.environ.get("WEB_PORT") or "8000")
+        host, port = os.environ.get("WEB_HOST") or "127.0.0.1", os.environ.get("WEB_PORT") or "8000"
+        parser.add_argument("--host", default=host, help="address to listen on (default %(default)s)")
+        parser.add_argument("--port", type=int, default=port, help="default %(default)s")
 
     def handle(self, *, host: str, port: int, **_: Any) -> None:
         from realtime.web import serving  # noqa: PLC0415  (an extra)

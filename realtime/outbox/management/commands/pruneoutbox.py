@@ -15,10 +15,12 @@ LONGEST = 100 * 366 * 86400
 
 
 class Command(BaseCommand):
-    help = "Drop the messages of the outbox that were written longer ago than this: they will not be sent."
+    help = "Drop the messages of the outbox that are older than --older-than: they will not be sent."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--older-than", type=float, required=True, metavar="SECONDS")
+        parser.add_argument(
+            "--older-than", type=float, required=True, metavar="SECONDS", help="age; required"
+        )
         add_database_option(parser)
 
     def handle(self, *, older_than: float, databases: list[str] | None, **_: Any) -> None:

@@ -26,7 +26,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_database_option(parser)
-        parser.add_argument("--metrics-host", default="127.0.0.1")
+        parser.add_argument(
+            "--metrics-host", default="127.0.0.1", help="address for /metrics (default %(default)s)"
+        )
         parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port (default: on none)")
 
     def handle(
