@@ -287,7 +287,19 @@ def test_option_of_the_python_client_is_documented_with_its_default(option: insp
     assert re.search(row, (DOCS / "clients.md").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_of_the_typescript_client_are_documented_with_their_defaults():
+    source = (CLIENT / "src" / "options.ts").read_text()
+    options = re.findall(r"\(default: ([^);]+)\)[^*]*\*/\s+(\w+)\?:", source)
+    page = (CLIENT / "README.md").read_text()
+    assert len(options) == 8
+    for default, name in options:
+        assert f"`{name}` ({default})" in page
+
+
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", CLIENT / "conformance" / "README.md"]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path):
     for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)]*)\)", page.read_text()):
         if "://" not in target:
