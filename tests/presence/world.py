@@ -25,6 +25,7 @@ class World:
         self.redis = sync_client()
         self.epochs: dict[str, str] = {}
         self._read = "-"
+        self._began = self.now - 1  # `kill` lets a lease end so long ago
 
     # --- Operations ------------------------------------------------------------------------------
 
@@ -121,6 +122,10 @@ class World:
         """Milliseconds until a user's deadline (`away`, `grace`), if there is one."""
         score: Any = self.redis.zscore(f"{self.base}:deadlines", f"{what}|{user}")
         return None if score is None else score - self.now
+
+    def was_set_to(self, left: float | None, milliseconds: int) -> bool:
+        """Whether what is due in `left` milliseconds was set to `milliseconds` at a moment of this test."""
+        return left is not None and milliseconds - (self.now - self._began) <= left <= milliseconds
 
     def pass_deadline(self, what: str, user: str = "ana") -> None:
         assert self.deadline(what, user) is not None, f"no {what} deadline for {user}"
