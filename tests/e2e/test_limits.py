@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 
 import jwt
 import pytest
@@ -37,14 +38,17 @@ def small(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 async def test_frames_beyond_the_rate_are_refused_one_by_one(small: Stack):
     async with small.client("hub") as client:
         began = time.monotonic()
-        for number in range(40):
-            await client.send("heartbeat", id=number)
-        answers = [await client.next_frame(lambda frame: "id" in frame, "an answer") for _ in range(40)]
+        sent, refused = 0, list[dict[str, Any]]()
+        while not refused:  # a slow machine may need more than one attempt
+            numbers = range(sent, sent + 40)
+            for number in numbers:
+                await client.send("heartbeat", id=number)
+            answers = [await client.next_frame(lambda frame: "id" in frame, "an answer") for _ in numbers]
+            sent += len(numbers)
+            assert [answer["id"] for answer in answers] == [*numbers]
+            refused = [answer["data"] for answer in answers if answer["event"] == "error"]
         seconds = time.monotonic() - began
-        assert [answer["id"] for answer in answers] == list(range(40))
-        refused = [answer["data"] for answer in answers if answer["event"] == "error"]
-        assert 40 - (10 + 20 * seconds) - 1 <= len(refused) <= 30
-        assert refused
+        assert sent - (10 + 20 * seconds) - 1 <= len(refused) <= 30
         assert {data["code"] for data in refused} == {"rate_limited"}
         assert all(0 < data["retry_after"] <= 2 for data in refused)
         await asyncio.sleep(refused[-1]["retry_after"])
@@ -53,11 +57,12 @@ async def test_frames_beyond_the_rate_are_refused_one_by_one(small: Stack):
 
 async def test_who_sends_garbage_too_fast_is_told_so(small: Stack):
     async with small.client("hub") as client:
-        for _ in range(20):
-            await client.raw("{")
-        codes = [(await client.expect("error"))["data"]["code"] for _ in range(20)]
-        assert codes[0] == "invalid_json"
-        assert codes[-1] == "rate_limited"
+        codes = set[str]()
+        while "rate_limited" not in codes:  # a slow machine may need more than one attempt
+            for _ in range(20):
+                await client.raw("{")
+            codes |= {(await client.expect("error"))["data"]["code"] for _ in range(20)}
+        assert codes == {"invalid_json", "rate_limited"}
 
 
 @pytest.mark.slow

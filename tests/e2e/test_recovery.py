@@ -152,6 +152,8 @@ async def test_nothing_is_lost_or_doubled_for_a_client_that_comes_and_goes_durin
 
     async def publish() -> None:
         for number in range(count):
+            # At full speed, but it lasts for three visits.
+            await eventually(lambda number=number: visits > number // 150)
             for thread in threads:
                 say(stack, thread, number)
             await asyncio.sleep(0.001)
@@ -191,7 +193,6 @@ async def test_nothing_is_lost_or_doubled_for_a_client_that_comes_and_goes_durin
                 for frame in frames_of(client, f"thread:{thread}"):
                     since[frame["room"]] = frame["offset"]
     await publishing
-    assert visits > 2
     for found in seen.values():
         assert found == [str(number) for number in range(count)]
 

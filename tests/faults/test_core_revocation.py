@@ -51,13 +51,15 @@ class Replay:
 async def slow_replay(product: Product, **claims: Any) -> AsyncIterator[Replay]:
     with product.visited():
         thread, elsewhere, user_id = unique("th"), unique("el"), unique("u")
-        token = product.customer(thread, elsewhere, user_id=user_id, **claims)
-        quick = await product.member(token)
+        quick = await product.member(product.customer(thread, elsewhere, user_id=user_id))
         await quick.call("join:thread", {"thread_id": thread})
         product.say(thread, "first")
         since = (await quick.event("thread:message", '"first"'))["offset"]
         product.say(thread, *[f"m{number}" for number in range(COUNT)], size=SIZE)
         await quick.event("thread:message", f'"m{COUNT - 1}"')
+        # Made only now, for both: a token that soon expires outlives what comes before the replay.
+        token = product.customer(thread, elsewhere, user_id=user_id, **claims)
+        await quick.call("auth:refresh", {"token": token})
         slow = await product.member(token, narrow=True)
         await slow.call("join:thread", {"thread_id": elsewhere})
         answer = await slow.call("join:thread", {"thread_id": thread, "since": since})

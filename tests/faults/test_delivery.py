@@ -152,7 +152,7 @@ async def redis_restarts_empty(world: World) -> None:
 
 async def redis_comes_back_as_it_was_a_while_ago(world: World) -> None:
     world.stack.redis.save()
-    await asyncio.sleep(1)
+    await world.all_hear()  # something that is not saved
     await asyncio.to_thread(world.server.stop, SIGKILL)
     await asyncio.to_thread(world.server.start)
 
@@ -165,6 +165,7 @@ async def test_client_that_may_have_missed_something_is_told(world: World, recor
     await world.gather()
     for breaks in LOSES:
         async with world.traffic():
+            await world.all_hear()  # a room in which nothing was written loses nothing
             await breaks(world)
         account = await world.nothing_was_hidden(record_property, breaks.__name__)
         assert account.gaps > 0, breaks.__name__
