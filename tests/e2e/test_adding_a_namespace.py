@@ -140,13 +140,18 @@ async def test_python_client_of_the_page_follows_the_board(product: Product, tok
         page["follow"](product.url("ops"), token, lambda card, column: moved.append((card, column)))
     )
 
+    added = 0
+
     async def has_moved() -> bool:
+        nonlocal added
         product.add("card:moved", {"board_id": 7, "card_id": 1, "column": "done"})
+        added += 1
         return ("1", "done") in moved
 
     await eventually(has_moved)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+    await eventually(lambda: len(supervisor.received("card:moved")) == added)  # none is left to the next test
 
 
 @pytest.mark.needs_browser
