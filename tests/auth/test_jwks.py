@@ -27,6 +27,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "REFETCH_SECONDS", 0.0)
 
 
+@pytest.fixture
+def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause between two fetches that does not pass during a test."""
+    monkeypatch.setattr(keys, "REFETCH_SECONDS", 3600.0)
+
+
 def key_set(provider: JwksServer, timeout: float = 30.0, outage: float = 60.0) -> KeySet:
     return KeySet(provider.url, "RS256", timeout=timeout, outage=outage)
 
@@ -78,7 +84,7 @@ async def test_key_is_not_unknown_while_the_provider_hangs(provider: JwksServer,
 
 
 async def test_provider_that_failed_a_moment_ago_is_not_asked_again_and_no_token_is_called_invalid(
-    provider: JwksServer,
+    provider: JwksServer, an_hour_later: None
 ):
     found = key_set(provider)
     with provider.failing():
@@ -128,7 +134,7 @@ async def test_key_that_was_taken_away_is_unknown_as_soon_as_the_keys_are_fetche
         await found.find("k1")
 
 
-async def test_flood_of_unknown_keys_costs_one_fetch(provider: JwksServer, clock: Clock):
+async def test_flood_of_unknown_keys_costs_one_fetch(provider: JwksServer, clock: Clock, an_hour_later: None):
     found = key_set(provider)
     await found.find("k1")
     clock.ahead += keys.REFETCH_SECONDS
