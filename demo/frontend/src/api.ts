@@ -58,34 +58,36 @@ async function http<Answer>(method: string, path: string, token?: string, body?:
   return answer;
 }
 
+interface TokenPair {
+  access: string;
+  refresh: string;
+}
+
 /** A signed-in user: the tokens, and the API that uses them. */
 export class Session {
   #fresh = true;
   #refreshing: Promise<void> | undefined;
 
   private constructor(
-    private access: string,
-    private refreshToken: string,
+    private tokens: TokenPair,
+    private readonly signInAgain: () => Promise<TokenPair>,
   ) {}
 
   static async signIn(username: string, password: string): Promise<Session> {
-    const { access, refresh } = await http<{ access: string; refresh: string }>("POST", "/demo/token/", undefined, {
-      username,
-      password,
-    });
-    return new Session(access, refresh);
+    const signIn = () => http<TokenPair>("POST", "/demo/token/", undefined, { username, password });
+    return new Session(await signIn(), signIn);
   }
 
   /** A token for the socket, which calls this only when its last token is about to expire. */
   getToken = async (): Promise<string> => {
     if (!this.#fresh) await this.#refresh();
     this.#fresh = false;
-    return this.access;
+    return this.tokens.access;
   };
 
   /** The user's id, from the token. */
   get me(): string {
-    const claims: { user_id: string } = JSON.parse(atob(this.access.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/")));
+    const claims: { user_id: string } = JSON.parse(atob(this.tokens.access.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/")));
     return String(claims.user_id);
   }
 
@@ -106,20 +108,21 @@ export class Session {
   }
 
   async #renew(): Promise<void> {
-    const { access, refresh } = await http<{ access: string; refresh: string }>("POST", "/demo/token/refresh/", undefined, {
-      refresh: this.refreshToken,
+    const { refresh } = this.tokens;
+    this.tokens = await http<TokenPair>("POST", "/demo/token/refresh/", undefined, { refresh }).catch((error: unknown) => {
+      // The token has expired, or the answer with its successor was lost. A product asks for the password here.
+      if (error instanceof HttpError && error.status === 401) return this.signInAgain();
+      throw error;
     });
-    this.access = access;
-    this.refreshToken = refresh;
   }
 
   async #call<Answer>(method: string, path: string, body?: object): Promise<Answer> {
     try {
-      return await http<Answer>(method, `/demo/${path}`, this.access, body);
+      return await http<Answer>(method, `/demo/${path}`, this.tokens.access, body);
     } catch (error) {
       if (!(error instanceof HttpError) || error.status !== 401) throw error;
       await this.#refresh();
-      return http<Answer>(method, `/demo/${path}`, this.access, body);
+      return http<Answer>(method, `/demo/${path}`, this.tokens.access, body);
     }
   }
 }
