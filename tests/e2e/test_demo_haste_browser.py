@@ -2,14 +2,98 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
 import pytest
-from playwright.async_api import Browser, Route
+from playwright.async_api import Browser, Page, Request, Route, expect
 
 from tests.e2e.desk import Desk, Screen
-from tests.e2e.harness import eventually
+from tests.e2e.harness import eventually, unique
 from tests.e2e.test_demo_browser import connections, hand_out_tokens
 
 pytestmark = pytest.mark.needs_browser
+
+
+def posts(page: Page, path: str) -> list[Request]:
+    """Every POST to that path that the page begins from now on."""
+    begun: list[Request] = []
+
+    def keep(request: Request) -> None:
+        if request.method == "POST" and path in request.url:
+            begun.append(request)
+
+    page.on("request", keep)
+    return begun
+
+
+@asynccontextmanager
+async def held(page: Page, pattern: str, method: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """The server answers such a request, and the first answer arrives only after the block; `answered` waits for it."""
+    may_arrive, answered = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        if answered.is_set() or route.request.method != method:
+            await route.continue_()
+            return
+        answered.set()
+        response = await route.fetch()
+        await may_arrive.wait()
+        await route.fulfill(response=response)
+
+    async def wait() -> None:
+        await answered.wait()
+
+    await page.route(pattern, hold)
+    yield wait
+    may_arrive.set()
+
+
+# --- Hasty hands ---------------------------------------------------------------------------------
+
+
+async def test_double_click_takes_one_chat_although_the_next_moves_under_the_pointer(
+    screen: Screen, desk: Desk
+):
+    first, second = unique("first "), unique("second ")
+    desk.api("davi", "conversations/", {"topic": first})
+    desk.api("elisa", "conversations/", {"topic": second})
+    queue = screen.attendant.listed("Queue")
+    await expect(queue).to_have_count(2)
+    where = await queue.first.get_by_role("button", name="Take").bounding_box()
+    assert where is not None
+    mouse = screen.page.mouse
+    await mouse.move(where["x"] + 5, where["y"] + 5)
+    await mouse.down(click_count=1)
+    await mouse.up(click_count=1)
+    await expect(queue).to_have_count(1)
+    taken = posts(screen.page, "/take/")
+    await mouse.down(click_count=2)
+    await mouse.up(click_count=2)
+    await screen.attendant.is_live()
+    assert taken == []
+    await expect(queue).to_contain_text(second)
+
+
+async def test_button_that_is_pressed_again_before_the_answer_acts_once(screen: Screen):
+    page = screen.page
+    started, taken = posts(page, "/conversations/"), posts(page, "/take/")
+    topic = unique("about ")
+    await screen.customer.pane.get_by_label("What is it about?").fill(topic)
+    async with held(page, "**/demo/conversations/", "POST") as answered:
+        await screen.customer.button("Start chat").press("Enter")
+        await answered()
+        await screen.customer.button("Start chat").press("Enter")
+    await expect(screen.customer.state).to_have_text("waiting for an attendant…")
+    take = screen.attendant.listed("Queue").filter(has_text=topic).get_by_role("button", name="Take")
+    async with held(page, "**/take/", "POST") as answered:
+        await take.evaluate("button => { button.click(); button.click(); }")
+        await answered()
+    await expect(screen.attendant.state).to_have_text("with Carla Reis")
+    for side in (screen.attendant, screen.customer):
+        await expect(side.problem).to_have_count(0)
+    assert [len(taken), len([each for each in started if each.url.endswith("/conversations/")])] == [1, 1]
 
 
 # --- Slow answers --------------------------------------------------------------------------------

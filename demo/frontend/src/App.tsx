@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useState, type ComponentType } from "react";
+import { useEffect, useMemo, useState, type ComponentType, type MouseEvent } from "react";
 import { SocketProvider } from "realtime-sockets/react";
 import { HttpError, Session } from "./api";
 import { AttendantConsole } from "./Attendant";
@@ -38,7 +38,7 @@ export function App({ sockets }: { sockets: string }) {
           ))}
         </nav>
       </header>
-      <main data-side={side}>
+      <main data-side={side} onClickCapture={ignoreSecondClick}>
         <Side
           name="Attendant"
           people={ATTENDANTS}
@@ -130,6 +130,13 @@ function useSession(username: string): { session: Session | undefined; problem: 
   const current = state?.username === username ? state : undefined;
   const retry = () => setAttempt((count) => count + 1);
   return { session: current?.session, problem: current?.problem ?? "", retry };
+}
+
+/** The second click of a double click: after the first, another button may be under the pointer. */
+function ignoreSecondClick(event: MouseEvent): void {
+  if (event.detail < 2 || !(event.target as Element).closest("button")) return;
+  event.preventDefault();
+  event.stopPropagation();
 }
 
 function explain(error: unknown): string {

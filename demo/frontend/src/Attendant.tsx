@@ -39,7 +39,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
     desk.attempt(async () => {
       dispatch({ type: "changed", conversation: await session.take(threadId) });
       setSelected(threadId);
-    });
+    }, `take ${threadId}`);
   const open = (threadId: string) => {
     if (current?.status === "ended" && current.thread_id !== threadId) dispatch({ type: "gone", threadId: current.thread_id });
     dismiss(threadId);

@@ -122,7 +122,7 @@ function End({ chat, desk, session }: ActionProps) {
     desk.attempt(async () => {
       await session.end(chat.thread_id);
       await desk.fetch(chat.thread_id);
-    });
+    }, `end ${chat.thread_id}`);
   return (
     <>
       <button type="button" className="action" aria-haspopup="dialog" onClick={() => setAsks(true)}>
@@ -139,7 +139,7 @@ function Transfer({ chat, desk, session, colleagues }: ActionProps & { colleague
     desk.attempt(async () => {
       await session.transfer(chat.thread_id, user_id);
       desk.dispatch({ type: "gone", threadId: chat.thread_id });
-    });
+    }, `transfer ${chat.thread_id}`);
   return (
     <>
       <button type="button" className="action" aria-haspopup="dialog" onClick={() => setAsks(true)}>

@@ -54,7 +54,7 @@ function StartForm({ desk, session, previous }: { desk: Desk; session: Session; 
           const conversation = await session.start(topic);
           if (previous !== undefined) desk.dispatch({ type: "gone", threadId: previous });
           desk.dispatch({ type: "changed", conversation });
-        });
+        }, "start");
       }}
     >
       <label htmlFor="topic">What is it about?</label>

@@ -79,8 +79,8 @@ export interface Desk {
   problem: string;
   dismissProblem: () => void;
   dispatch: (change: Change) => void;
-  /** Runs an action that may fail; true if it succeeded. */
-  attempt: (action: () => Promise<unknown>) => Promise<boolean>;
+  /** Runs an action that may fail; true if it succeeded. While one of that name runs, another is ignored: a double click. */
+  attempt: (action: () => Promise<unknown>, name?: string) => Promise<boolean>;
   /** Fetches a conversation with its messages: after its room was entered, and after a gap. */
   fetch: (threadId: string) => Promise<void>;
   refetch: () => Promise<void>;
@@ -97,7 +97,10 @@ export function useDesk(session: Session, socket: Socket, connected: boolean, is
   const drafts = useRef(new Map<string, string>()).current;
   const { load, unreachable } = useLoading();
 
-  const attempt = useCallback(async (action: () => Promise<unknown>) => {
+  const running = useRef(new Set<string>()).current;
+  const attempt = useCallback(async (action: () => Promise<unknown>, name = "") => {
+    if (name !== "" && running.has(name)) return false;
+    running.add(name);
     try {
       await action();
       setProblem("");
@@ -105,8 +108,10 @@ export function useDesk(session: Session, socket: Socket, connected: boolean, is
     } catch (error) {
       setProblem(error instanceof HttpError ? error.message : UNREACHABLE);
       return false;
+    } finally {
+      running.delete(name);
     }
-  }, []);
+  }, [running]);
   const refetch = useCallback(
     () =>
       load(async () => {
