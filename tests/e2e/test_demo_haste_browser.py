@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, Request, Route, expect
 
 from tests.e2e.desk import Desk, Screen
 from tests.e2e.harness import eventually, unique
-from tests.e2e.test_demo_browser import connections, hand_out_tokens
+from tests.e2e.test_demo_browser import connections, frames_sent, hand_out_tokens
 
 pytestmark = pytest.mark.needs_browser
 
@@ -94,6 +94,60 @@ async def test_button_that_is_pressed_again_before_the_answer_acts_once(screen: 
     for side in (screen.attendant, screen.customer):
         await expect(side.problem).to_have_count(0)
     assert [len(taken), len([each for each in started if each.url.endswith("/conversations/")])] == [1, 1]
+
+
+async def test_messages_arrive_in_the_order_of_their_writing_although_the_first_is_slow(screen: Screen):
+    await screen.chat()
+    may_go = asyncio.Event()
+    written = posts(screen.page, "/messages/")
+
+    async def delay(route: Route) -> None:
+        if "one" in (route.request.post_data or ""):
+            await may_go.wait()
+        await route.continue_()
+
+    await screen.page.route("**/messages/", delay)
+    for text in ("one", "two", "three"):
+        await screen.customer.draft.fill(text)
+        await screen.customer.draft.press("Enter")
+    await expect(screen.customer.draft).to_have_value("")
+    assert len(written) == 1
+    may_go.set()
+    await screen.attendant.reads("three")
+    for number, text in enumerate(("one", "two", "three"), start=1):
+        await expect(screen.attendant.messages.nth(number)).to_contain_text(text)
+
+
+async def test_messages_that_cannot_be_sent_return_in_front_of_what_was_typed_meanwhile(screen: Screen):
+    await screen.chat()
+    may_fail = asyncio.Event()
+
+    async def fail(route: Route) -> None:
+        await may_fail.wait()
+        await route.abort()
+
+    await screen.page.route("**/messages/", fail)
+    for text in ("one", "two"):
+        await screen.customer.draft.fill(text)
+        await screen.customer.draft.press("Enter")
+    await screen.customer.draft.fill("three")
+    may_fail.set()
+    await expect(screen.customer.problem).to_contain_text("The server cannot be reached.")
+    await expect(screen.customer.draft).to_have_value("one\ntwo\nthree")
+
+
+async def test_emptied_field_is_not_typing(desk: Desk, browser: Browser):
+    page = await browser.new_page()
+    await page.clock.install()
+    sent = frames_sent(page)
+    screen = await Screen(page).open(desk.page_url)
+    await screen.chat()
+    await screen.customer.draft.press_sequentially("W")
+    await expect(screen.attendant.typing).to_have_text("Carla Reis is typing…")
+    await page.clock.pause_at(await page.evaluate("Date.now() + 1000"))  # silence ends nothing now
+    await screen.customer.draft.press("Backspace")
+    await expect(screen.attendant.typing).to_have_text("")
+    assert any("typing:stop" in frame for frame in sent)
 
 
 # --- Slow answers --------------------------------------------------------------------------------

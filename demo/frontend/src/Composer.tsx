@@ -19,10 +19,15 @@ export function Composer({ draft, autoFocus, onChange, onSend }: ComposerProps) 
     setText(changed);
     onChange(changed);
   };
+  const unsent = useRef<string[]>([]);
   const send = async () => {
     if (text.trim() === "") return;
     change(""); // before the request, so that pressing Enter twice does not send it twice
-    if (!(await onSend(text)) && typed.current === "") change(text); // also the draft, which outlives this field
+    if (unsent.current.push(text) > 1) return; // in its turn, behind those that are being sent
+    while (unsent.current.length > 0 && (await onSend(unsent.current[0]!))) unsent.current.shift();
+    const failed = unsent.current.splice(0);
+    // Before what was typed meanwhile; also the draft, which outlives this field.
+    if (failed.length > 0) change([...failed, typed.current].join("\n").trimEnd());
   };
   return (
     <form
@@ -34,6 +39,7 @@ export function Composer({ draft, autoFocus, onChange, onSend }: ComposerProps) 
     >
       <textarea
         aria-label="Message"
+        dir="auto"
         placeholder="Write a message"
         title="Enter sends, Shift+Enter starts a new line"
         enterKeyHint="send"

@@ -61,15 +61,15 @@ export function Conversation({ chat, desk, session, socket, autoFocus = false, o
           autoFocus={autoFocus}
           onChange={(text) => {
             desk.drafts.set(thread_id, text);
-            live.sendTyping();
+            if (text === "") live.stopTyping();
+            else live.sendTyping();
           }}
-          onSend={(body) => {
-            live.stopTyping();
-            return desk.attempt(async () => {
+          onSend={(body) =>
+            desk.attempt(async () => {
               const message = await session.write(thread_id, body);
               desk.dispatch({ type: "written", message, unread: false });
-            });
-          }}
+            })
+          }
         />
       )}
     </article>
