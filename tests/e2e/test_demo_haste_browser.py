@@ -153,6 +153,41 @@ async def test_emptied_field_is_not_typing(desk: Desk, browser: Browser):
 # --- Slow answers --------------------------------------------------------------------------------
 
 
+async def test_list_that_arrives_late_does_not_remove_a_chat_that_began_meanwhile(screen: Screen, desk: Desk):
+    before, topic = unique("before "), unique("about ")
+    thread = desk.api("davi", "conversations/", {"topic": before})["thread_id"]
+    queue = screen.attendant.listed("Queue")
+    await expect(queue.filter(has_text=before)).to_have_count(1)
+    async with held(screen.page, "**/demo/conversations/", "GET") as answered:
+        desk.api("davi", f"conversations/{thread}/end/", {})
+        await answered()
+        desk.api("elisa", "conversations/", {"topic": topic})
+        await expect(queue.filter(has_text=topic)).to_have_count(1)
+    await expect(queue.filter(has_text=before)).to_have_count(0)  # the list has arrived
+    await expect(queue.filter(has_text=topic)).to_have_count(1)
+
+
+async def test_answer_from_before_the_chat_was_accepted_does_not_make_its_customer_wait_again(
+    screen: Screen, desk: Desk
+):
+    topic = unique("about ")
+
+    def is_start(request: Request) -> bool:
+        return request.method == "POST" and request.url.endswith("/conversations/")
+
+    async with (
+        screen.page.expect_event("requestfinished", is_start),
+        held(screen.page, "**/demo/conversations/", "POST") as answered,
+    ):
+        await screen.customer.start_chat(topic)
+        await answered()
+        await screen.attendant.take(topic)
+        await expect(screen.customer.state).to_have_text("with Ana Lima")
+    await screen.attendant.write("Hello!")
+    await screen.customer.reads("Hello!")
+    await expect(screen.customer.state).to_have_text("with Ana Lima")
+
+
 async def test_lost_answer_with_the_next_tokens_does_not_end_the_session(desk: Desk, browser: Browser):
     page = await browser.new_page()
     await hand_out_tokens(page, ttl=3)

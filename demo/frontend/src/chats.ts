@@ -12,6 +12,9 @@ export interface Chat extends Conversation {
 
 export type Chats = ReadonlyMap<string, Chat>;
 
+/** A conversation never goes back: an answer that an event has overtaken does not undo it. */
+const STEPS: readonly Conversation["status"][] = ["waiting", "open", "ended"];
+
 type Change =
   | { type: "listed"; conversations: Conversation[] }
   | { type: "changed"; conversation: Conversation; messages?: Message[]; unread?: boolean }
@@ -23,8 +26,9 @@ export function reduce(chats: Chats, change: Change): Chats {
   const next = new Map(chats);
   const put = (conversation: Conversation, messages: readonly Message[] = [], unread = false): void => {
     const known = chats.get(conversation.thread_id);
+    const isOvertaken = known && STEPS.indexOf(conversation.status) < STEPS.indexOf(known.status);
     next.set(conversation.thread_id, {
-      ...conversation,
+      ...(isOvertaken ? known : conversation),
       messages: messages.reduce(add, known?.messages ?? []),
       unread: (known?.unread ?? 0) + Number(unread),
     });
@@ -90,12 +94,23 @@ export interface Desk {
 
 /** `isShown` returns whether the thread is visible; messages of other threads count as unread. */
 export function useDesk(session: Session, socket: Socket, connected: boolean, isShown: (id: string) => boolean): Desk {
-  const [chats, dispatch] = useReducer(reduce, new Map<string, Chat>());
+  const [chats, apply] = useReducer(reduce, new Map<string, Chat>());
+  const changes = useRef(0); // of conversations, by events and actions
+  const dispatch = useCallback((change: Change) => {
+    if (change.type === "changed" || change.type === "gone") changes.current += 1;
+    apply(change);
+  }, []);
   const [loaded, setLoaded] = useState(false);
   const [live, setLive] = useState(false);
   const [problem, setProblem] = useState("");
   const drafts = useRef(new Map<string, string>()).current;
   const { load, unreachable } = useLoading();
+  /** What the server answers once nothing has changed while it did: an answer may be older than an event. */
+  const settled = useCallback(async <Answer>(ask: () => Promise<Answer>): Promise<Answer> => {
+    const before = changes.current;
+    const answer = await ask();
+    return changes.current === before ? answer : settled(ask);
+  }, []);
 
   const running = useRef(new Set<string>()).current;
   const attempt = useCallback(async (action: () => Promise<unknown>, name = "") => {
@@ -115,18 +130,18 @@ export function useDesk(session: Session, socket: Socket, connected: boolean, is
   const refetch = useCallback(
     () =>
       load(async () => {
-        dispatch({ type: "listed", conversations: await session.conversations() });
+        apply({ type: "listed", conversations: await settled(session.conversations) });
         setLoaded(true);
       }),
-    [load, session],
+    [load, settled, session],
   );
   const fetch = useCallback(
     (threadId: string) =>
       load(async () => {
-        const { messages, ...conversation } = await session.conversation(threadId);
-        dispatch({ type: "changed", conversation, messages });
+        const { messages, ...conversation } = await settled(() => session.conversation(threadId));
+        apply({ type: "changed", conversation, messages });
       }),
-    [load, session],
+    [load, settled, session],
   );
 
   // At once, so that the first screen does not wait for the connection; and again with the first connection, so that no
