@@ -207,3 +207,22 @@ async def test_lost_answer_with_the_next_tokens_does_not_end_the_session(desk: D
     await eventually(lambda: len(lost) == 2 and len(opened) == 4)
     for side in (screen.attendant, screen.customer):
         await side.is_connected()
+
+
+# --- The keyboard --------------------------------------------------------------------------------
+
+
+async def test_focus_is_never_lost_with_what_had_it(screen: Screen):
+    page, topic = screen.page, unique("about ")
+    await screen.customer.pane.get_by_label("What is it about?").fill(topic)
+    await page.keyboard.press("Enter")
+    await expect(screen.customer.draft).to_be_focused()
+    await screen.attendant.take(topic)
+    await screen.attendant.button("End chat").press("Enter")
+    await page.get_by_role("dialog").get_by_role("button", name="End chat").press("Enter")
+    await expect(screen.attendant.state).to_have_text("ended")
+    await expect(screen.attendant.log).to_be_focused()
+    await page.keyboard.press("Tab")
+    await expect(screen.attendant.button("Close")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(screen.attendant.pane.locator(".side")).to_be_focused()

@@ -4,7 +4,7 @@ import type { Socket } from "realtime-sockets";
 import type { Conversation as Fields, Message } from "./api";
 import { useDesk, type Chat, type Desk } from "./chats";
 import { Connection, Outage, useClosing, useStale } from "./connection";
-import { Conversation, useFetched } from "./Conversation";
+import { Conversation, useFetched, useKeptFocus } from "./Conversation";
 import { Avatar, Problem, Waiting, type SideProps } from "./parts";
 import { useToasts } from "./toasts";
 
@@ -77,6 +77,7 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
     show({ key: thread_id, title: `From ${String(by)}`, text: topic, label: "Show", act: () => open(thread_id) });
   });
 
+  const focus = useKeptFocus<HTMLDivElement>(current === undefined, ".side");
   const empty = (text: string) => (desk.loaded ? text : "Loading…");
 
   return (
@@ -92,8 +93,8 @@ export function AttendantConsole({ session, visible, onUnread, account }: SidePr
       </header>
       {stale && <Outage socket={socket} status={status} reason={closing} />}
       <Problem text={desk.problem} onClose={desk.dismissProblem} />
-      <div className="body columns" data-open={current !== undefined} data-stale={stale || undefined}>
-        <div className="side">
+      <div className="body columns" data-open={current !== undefined} data-stale={stale || undefined} {...focus}>
+        <div className="side" tabIndex={-1}>
           <h3 id="queue">Queue {waiting.length > 0 && <span className="badge">{waiting.length}</span>}</h3>
           <ul aria-labelledby="queue" aria-label="Queue" data-empty={empty("The queue is empty.")} onKeyDown={moveFocus}>
             {waiting.map(({ thread_id, topic, customer, created_at }) => (

@@ -1,4 +1,4 @@
-import { useEffect, useLayoutEffect, useRef, useState, type ReactNode } from "react";
+import { useEffect, useLayoutEffect, useRef, useState, type FocusEvent, type ReactNode } from "react";
 import { useThread, type Member } from "realtime-sockets/react";
 import type { Socket } from "realtime-sockets";
 import type { Conversation as Fields, Message, Session } from "./api";
@@ -29,10 +29,11 @@ const NOT_LIVE: Live = { joined: false, typists: [], sendTyping: () => undefined
 export function Conversation({ chat, desk, session, socket, autoFocus = false, onBack, colleagues, after }: ConversationProps) {
   const { thread_id, status, messages } = chat;
   const [live, setLive] = useState(NOT_LIVE);
+  const focus = useKeptFocus<HTMLElement>(status, ".log");
   useFetched(desk, thread_id, status === "open" ? live.joined : true);
 
   return (
-    <article className="chat" aria-label={chat.topic} data-live={live.joined}>
+    <article className="chat" aria-label={chat.topic} data-live={live.joined} {...focus}>
       {status === "open" && <Room socket={socket} threadId={thread_id} onChange={setLive} />}
       <header className="title">
         {onBack && (
@@ -82,6 +83,25 @@ function Room({ socket, threadId, onChange }: { socket: Socket; threadId: string
   useEffect(() => onChange({ joined, typists, sendTyping, stopTyping }), [joined, typists, sendTyping, stopTyping, onChange]);
   useEffect(() => () => onChange(NOT_LIVE), [onChange]);
   return null;
+}
+
+/**
+ * Where the focus goes when a change removes what had it, so that a keyboard does not start again at the top of the page.
+ *
+ * @param state Changes with what is shown.
+ * @param place The selector of the element that gets the focus.
+ */
+export function useKeptFocus<Box extends HTMLElement>(state: unknown, place: string) {
+  const box = useRef<Box>(null);
+  const hadFocus = useRef(false);
+  useEffect(() => {
+    if (hadFocus.current && document.activeElement === document.body) box.current?.querySelector<HTMLElement>(place)?.focus();
+  }, [state, place]);
+  return {
+    ref: box,
+    onFocus: () => void (hadFocus.current = true),
+    onBlur: ({ relatedTarget }: FocusEvent) => void (hadFocus.current &&= relatedTarget === null),
+  };
 }
 
 /** Joins the room before it fetches, so that no message is missed in between. */

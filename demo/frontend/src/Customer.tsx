@@ -2,7 +2,7 @@ import { useEffect } from "react";
 import { useSocket } from "realtime-sockets/react";
 import { useDesk, type Desk } from "./chats";
 import { Connection, Outage, useClosing, useStale } from "./connection";
-import { Conversation } from "./Conversation";
+import { Conversation, useKeptFocus } from "./Conversation";
 import { Loading, Problem, type SideProps } from "./parts";
 import type { Session } from "./api";
 
@@ -19,6 +19,7 @@ export function CustomerWidget({ session, visible, onUnread, account }: SideProp
   useEffect(() => {
     if (visible && chat) dispatch({ type: "read", threadId: chat.thread_id });
   }, [visible, chat?.thread_id, dispatch]); // eslint-disable-line react-hooks/exhaustive-deps
+  const focus = useKeptFocus<HTMLDivElement>(chat?.thread_id, "textarea");
   const start = <StartForm desk={desk} session={session} previous={chat?.thread_id} />;
 
   return (
@@ -29,7 +30,7 @@ export function CustomerWidget({ session, visible, onUnread, account }: SideProp
       </header>
       {stale && <Outage socket={socket} status={status} reason={closing} />}
       <Problem text={desk.problem} onClose={desk.dismissProblem} />
-      <div className="body" data-stale={stale || undefined}>
+      <div className="body" data-stale={stale || undefined} {...focus}>
         {chat && <Conversation key={chat.thread_id} chat={chat} desk={desk} session={session} socket={socket} after={start} />}
         {!chat && !desk.loaded && <Loading />}
         {!chat && desk.loaded && (
