@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from playwright.async_api import Browser, Page, Request, Route, expect
 
-from tests.e2e.desk import Desk, Screen
+from tests.e2e.desk import Desk, Screen, Side
 from tests.e2e.harness import eventually, unique
 from tests.e2e.test_demo_browser import connections, frames_sent, hand_out_tokens
 
@@ -207,6 +207,45 @@ async def test_lost_answer_with_the_next_tokens_does_not_end_the_session(desk: D
     await eventually(lambda: len(lost) == 2 and len(opened) == 4)
     for side in (screen.attendant, screen.customer):
         await side.is_connected()
+
+
+# --- Small windows -------------------------------------------------------------------------------
+
+
+async def expect_at_end(side: Side) -> None:
+    log = await side.log.element_handle()
+    await side.pane.page.wait_for_function(
+        "log => log.clientHeight > 0 && log.scrollHeight - log.scrollTop - log.clientHeight < 2", arg=log
+    )
+
+
+async def test_log_stays_at_its_end_when_the_window_the_field_or_the_side_changes(screen: Screen):
+    await screen.chat()
+    for number in range(12):
+        await screen.attendant.write(f"{number} " + "words that take more lines in a smaller window " * 3)
+        await screen.customer.reads(str(number))
+    await expect_at_end(screen.customer)
+    await screen.attendant.draft.fill("\n" * 6)
+    await expect_at_end(screen.attendant)
+    await screen.page.set_viewport_size({"width": 390, "height": 700})
+    await expect_at_end(screen.attendant)
+    await screen.attendant.write("And this while the customer's side is hidden.")
+    sides = screen.page.get_by_role("navigation", name="Sides")
+    await sides.get_by_role("button", name="Customer").click()
+    await screen.customer.reads("And this")
+    await expect_at_end(screen.customer)
+
+
+async def test_header_fits_a_small_phone_although_both_sides_have_unread_messages(screen: Screen):
+    await screen.chat()
+    await screen.page.set_viewport_size({"width": 360, "height": 640})
+    await screen.attendant.write("Hello!")
+    sides = screen.page.get_by_role("navigation", name="Sides")
+    await expect(sides.get_by_role("button", name="Customer 1")).to_be_visible()
+    for side in await sides.get_by_role("button").all():
+        assert await side.evaluate("side => side.getBoundingClientRect().right <= innerWidth")
+    assert await screen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await expect(screen.page.get_by_role("heading", name="Support desk")).to_have_count(1)
 
 
 # --- The keyboard --------------------------------------------------------------------------------

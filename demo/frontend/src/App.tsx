@@ -27,7 +27,7 @@ export function App({ sockets }: { sockets: string }) {
       <header className="page">
         <h1>
           <span className="logo" aria-hidden="true" />
-          Support desk
+          <span>Support desk</span>
         </h1>
         <p>Two people, two sockets: start a chat on the customer’s side, take it on the attendant’s.</p>
         <nav className="sides" aria-label="Sides">

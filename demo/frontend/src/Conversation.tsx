@@ -178,11 +178,22 @@ const NEAR = 60; // pixels from the end that still count as the end
 function Log({ messages, me }: { messages: readonly Message[]; me: string }) {
   const log = useRef<HTMLDivElement>(null);
   const follows = useRef(true);
+  const size = useRef("");
   const last = messages.at(-1);
+  const scrollToEnd = () => log.current?.scrollTo({ top: log.current.scrollHeight });
   useLayoutEffect(() => {
     const isMine = last?.author.user_id === me;
-    if (follows.current || isMine) log.current?.scrollTo({ top: log.current.scrollHeight });
+    if (follows.current || isMine) scrollToEnd();
   }, [last?.message_id, me]); // eslint-disable-line react-hooks/exhaustive-deps
+  useLayoutEffect(() => {
+    // With the window, a message field that grows, or a side that is shown again.
+    const resized = new ResizeObserver(() => {
+      size.current = sizeOf(log.current!);
+      if (follows.current) scrollToEnd();
+    });
+    resized.observe(log.current!);
+    return () => resized.disconnect();
+  }, []);
   return (
     <div
       className="log"
@@ -190,7 +201,9 @@ function Log({ messages, me }: { messages: readonly Message[]; me: string }) {
       aria-label="Messages"
       tabIndex={0}
       ref={log}
-      onScroll={({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) => {
+      onScroll={({ currentTarget }) => {
+        if (sizeOf(currentTarget) !== size.current) return; // another size moved it, and not the user
+        const { scrollHeight, scrollTop, clientHeight } = currentTarget;
         follows.current = scrollHeight - scrollTop - clientHeight < NEAR;
       }}
     >
@@ -201,6 +214,10 @@ function Log({ messages, me }: { messages: readonly Message[]; me: string }) {
       </ol>
     </div>
   );
+}
+
+function sizeOf({ clientWidth, clientHeight }: HTMLElement): string {
+  return `${clientWidth}×${clientHeight}`;
 }
 
 function Entry({ message, previous, me }: { message: Message; previous: Message | undefined; me: string }) {
