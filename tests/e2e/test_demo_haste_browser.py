@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, Request, Route, expect
 
 from tests.e2e.desk import Desk, Screen, Side
 from tests.e2e.harness import eventually, unique
-from tests.e2e.test_demo_browser import connections, frames_sent, hand_out_tokens
+from tests.e2e.test_demo_browser import connections, hand_out_tokens
 
 pytestmark = pytest.mark.needs_browser
 
@@ -136,20 +136,6 @@ async def test_messages_that_cannot_be_sent_return_in_front_of_what_was_typed_me
     await expect(screen.customer.draft).to_have_value("one\ntwo\nthree")
 
 
-async def test_emptied_field_is_not_typing(desk: Desk, browser: Browser):
-    page = await browser.new_page()
-    await page.clock.install()
-    sent = frames_sent(page)
-    screen = await Screen(page).open(desk.page_url)
-    await screen.chat()
-    await screen.customer.draft.press_sequentially("W")
-    await expect(screen.attendant.typing).to_have_text("Carla Reis is typing…")
-    await page.clock.pause_at(await page.evaluate("Date.now() + 1000"))  # silence ends nothing now
-    await screen.customer.draft.press("Backspace")
-    await expect(screen.attendant.typing).to_have_text("")
-    assert any("typing:stop" in frame for frame in sent)
-
-
 # --- Slow answers --------------------------------------------------------------------------------
 
 
@@ -265,3 +251,41 @@ async def test_focus_is_never_lost_with_what_had_it(screen: Screen):
     await expect(screen.attendant.button("Close")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(screen.attendant.pane.locator(".side")).to_be_focused()
+
+
+# --- Other scripts -------------------------------------------------------------------------------
+
+BEGINS_RIGHT_OF_ITS_END = """entry => {
+    const text = entry.lastChild;
+    const at = (from, to) => {
+        const range = document.createRange();
+        range.setStart(text, from);
+        range.setEnd(text, to);
+        return range.getBoundingClientRect().left;
+    };
+    return at(0, 1) > at(text.length - 1, text.length);
+}"""
+
+
+async def test_message_in_hebrew_or_arabic_is_read_from_the_right(screen: Screen):
+    await screen.chat()
+    for text, is_from_right in (("שלום, world (123)!", True), ("سؤال (hi).", True), ("Hi, שלום!", False)):
+        await screen.customer.write(text)
+        await screen.attendant.reads(text)
+        assert await screen.attendant.messages.last.evaluate(BEGINS_RIGHT_OF_ITS_END) is is_from_right
+
+
+async def test_initials_are_whole_characters(desk: Desk, browser: Browser):
+    topic = unique("about ")
+    desk.api("davi", "conversations/", {"topic": topic})
+    page = await browser.new_page()
+
+    async def rename(route: Route) -> None:
+        response = await route.fetch()
+        text = (await response.text()).replace("Davi Alves", " 😀 𝔇avi Alves")
+        await route.fulfill(response=response, body=text)
+
+    await page.route("**/demo/conversations/", rename)
+    screen = await Screen(page).open(desk.page_url)
+    waiting = screen.attendant.listed("Queue").filter(has_text=topic)
+    await expect(waiting.locator(".avatar")).to_have_text("😀𝔇")

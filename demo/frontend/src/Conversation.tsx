@@ -233,7 +233,7 @@ function Entry({ message, previous, me }: { message: Message; previous: Message 
   return (
     <li className={author.user_id === me ? "own" : ""} data-follows={follows || undefined}>
       <small>
-        {author.name} · <time dateTime={created_at}>{time(created_at)}</time>
+        <bdi>{author.name}</bdi> · <time dateTime={created_at}>{time(created_at)}</time>
       </small>
       {body}
     </li>

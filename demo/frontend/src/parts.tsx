@@ -14,7 +14,7 @@ export interface SideProps {
 }
 
 export function Avatar({ name, status }: { name: string; status?: string | undefined }) {
-  const initials = name.split(/\s+/, 2).map((word) => word[0]).join("");
+  const initials = name.trim().split(/\s+/, 2).map((word) => [...word][0]).join("");
   const hue = [...name].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 360, 7);
   return (
     <span className="avatar" data-status={status} style={{ "--hue": hue } as CSSProperties} aria-hidden="true">
