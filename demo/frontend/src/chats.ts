@@ -69,6 +69,8 @@ function add(messages: readonly Message[], message: Message): readonly Message[]
   return [...messages, message].sort((a, b) => Number(a.message_id) - Number(b.message_id));
 }
 
+/** On a desk where something always changes, the last answer has to do. */
+const ATTEMPTS = 5;
 const UNREACHABLE = "The server cannot be reached.";
 /** Milliseconds until a fetch that did not reach the server is repeated. */
 const RETRY = 3_000;
@@ -105,11 +107,13 @@ export function useDesk(session: Session, socket: Socket, connected: boolean, is
   const [problem, setProblem] = useState("");
   const drafts = useRef(new Map<string, string>()).current;
   const { load, unreachable } = useLoading();
-  /** What the server answers once nothing has changed while it did: an answer may be older than an event. */
+  /** What the server answers, asked again if something changed meanwhile: an answer may be older than an event. */
   const settled = useCallback(async <Answer>(ask: () => Promise<Answer>): Promise<Answer> => {
-    const before = changes.current;
-    const answer = await ask();
-    return changes.current === before ? answer : settled(ask);
+    for (let left = ATTEMPTS; ; left -= 1) {
+      const before = changes.current;
+      const answer = await ask();
+      if (changes.current === before || left === 1) return answer;
+    }
   }, []);
 
   const running = useRef(new Set<string>()).current;
