@@ -79,7 +79,7 @@ class Recorder:
         """
         cursor = self._cursor()
         found = self._read(cursor, wait=wait)
-        if _is_lost(cursor, found):
+        while _is_lost(cursor, found):  # also where another recorder has moved the cursor to
             cursor = self._begin_again(cursor)
             found = self._read(cursor)
         entries = _behind(cursor, found)[:BATCH]

@@ -180,6 +180,30 @@ def test_stream_that_lost_its_end_is_read_again_though_no_command_failed_and_new
     assert StreamCursor.objects.get().entry_id == "3001-0"
 
 
+def test_stream_that_is_lost_again_while_another_recorder_begins_anew_is_read_from_its_beginning(monkeypatch):
+    slow, other = Recorder(), Recorder()
+    append_raw(json.dumps(entry("7")), entry_id="2000-0")
+    slow.step()
+
+    def lose(*user_ids: str, since: int) -> None:
+        sync_client().delete(store.stream())
+        for number, user_id in enumerate(user_ids):
+            append_raw(json.dumps(entry(user_id)), entry_id=f"{since + 1500 * number}-0")
+
+    def begin_again(message: str, **_: Any) -> None:
+        """The slow recorder has found that the cursor is lost: before it does anything, all this happens."""
+        monkeypatch.undo()
+        other.step()
+        lose("below", "above", since=1002)
+
+    lose("8", "9", since=1001)
+    monkeypatch.setattr(module.logger, "warning", begin_again)
+    slow.step()
+    slow.step()
+    recorded = PresenceTransition.objects.order_by("id").values_list("user_id", flat=True)
+    assert list(recorded) == ["7", "8", "9", "below", "above"]
+
+
 def test_stream_whose_old_entries_were_removed_is_not_read_again(caplog):
     recorder = Recorder()
     for number in range(1, 4):
