@@ -178,6 +178,7 @@ async def test_title_of_a_hidden_tab_counts_unread_messages_until_it_is_shown(de
         await tab.call("Page.navigate", url=desk.page_url)
         await tab.wait_for(
             """document.querySelector(".customer .state")?.textContent === "with Ana Lima"
+               && document.querySelector(".customer .chat").dataset.live === "true"
                && document.querySelectorAll(".connection[data-state=connected]").length === 2"""
         )
         # A small window shows one side.
