@@ -184,6 +184,7 @@ async def test_title_of_a_hidden_tab_counts_unread_messages_until_it_is_shown(de
         # A small window shows one side.
         await tab.evaluate("[...document.querySelectorAll('.sides button')].at(-1).click()")
         async with window.tab("about:blank"):
+            await tab.wait_for("document.hidden")
             for count in (1, 2):
                 desk.api("ana", f"conversations/{thread}/messages/", {"body": "Hello?"})
                 await tab.wait_for(f"document.title.startsWith('({count}) ')")
