@@ -79,7 +79,7 @@ class Recorder:
         """
         cursor = self._cursor()
         found = self._read(cursor, wait=wait)
-        while _is_lost(cursor, found):  # also where another recorder has moved the cursor to
+        while _is_lost(cursor, found):  # another recorder may have moved it to one that is lost, too
             cursor = self._begin_again(cursor)
             found = self._read(cursor)
         entries = _behind(cursor, found)[:BATCH]

@@ -152,7 +152,7 @@ async def test_nothing_is_lost_or_doubled_for_a_client_that_comes_and_goes_durin
 
     async def publish() -> None:
         for number in range(count):
-            # At full speed, but it lasts for three visits.
+            # This publishes at full speed, but waits until the client has come three times.
             await eventually(lambda number=number: visits > number // 150)
             for thread in threads:
                 say(stack, thread, number)

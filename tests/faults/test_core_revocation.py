@@ -57,7 +57,7 @@ async def slow_replay(product: Product, **claims: Any) -> AsyncIterator[Replay]:
         since = (await quick.event("thread:message", '"first"'))["offset"]
         product.say(thread, *[f"m{number}" for number in range(COUNT)], size=SIZE)
         await quick.event("thread:message", f'"m{COUNT - 1}"')
-        # Made only now, for both: a token that soon expires outlives what comes before the replay.
+        # The token is issued here, so that one with a short lifetime does not expire before the replay begins.
         token = product.customer(thread, elsewhere, user_id=user_id, **claims)
         await quick.call("auth:refresh", {"token": token})
         slow = await product.member(token, narrow=True)

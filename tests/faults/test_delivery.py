@@ -152,7 +152,7 @@ async def redis_restarts_empty(world: World) -> None:
 
 async def redis_comes_back_as_it_was_a_while_ago(world: World) -> None:
     world.stack.redis.save()
-    await world.all_hear()  # something that is not saved
+    await world.all_hear()  # now there is something that was not saved
     await asyncio.to_thread(world.server.stop, SIGKILL)
     await asyncio.to_thread(world.server.start)
 

@@ -52,7 +52,7 @@ async def test_what_the_replica_never_got_is_said(watched, record_property):
         # Of one who goes and one who comes now only the old primary knew.
         await world.people.pop().leave()
         await world.gather(count=1)
-        # What only the old primary knows: each client has a message that the replica never gets.
+        # Now each client has a message that the replica never gets.
         await world.all_hear()
         await primary_is_killed(world, servers)
     newcomer = world.people.pop()

@@ -23,7 +23,7 @@ export function Composer({ draft, autoFocus, onChange, onSend }: ComposerProps) 
   const send = async () => {
     if (text.trim() === "") return;
     change(""); // before the request, so that pressing Enter twice does not send it twice
-    if (unsent.current.push(text) > 1) return; // in its turn, behind those that are being sent
+    if (unsent.current.push(text) > 1) return; // the loop below, already running, sends it after those before it
     while (unsent.current.length > 0 && (await onSend(unsent.current[0]!))) unsent.current.shift();
     const failed = unsent.current.splice(0);
     // Before what was typed meanwhile; also the draft, which outlives this field.
